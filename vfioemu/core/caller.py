@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: MIT
+"""Who makes a system call: the kernel's `current`, as far as VFIO looks at it."""
+
+from dataclasses import dataclass
+
+
+class AddressSpace:
+    """The kernel's mm_struct: the memory in which a vaddr of MAP_DMA means something, and what it has locked.
+
+    Drivers subclass it: the daemon's knows a process, the in-memory one a page table. Its identity is what counts:
+    a mapping keeps the address space of whoever made it, whoever asks for DMA later.
+
+    Attributes:
+        locked_pages: pages charged by MAP_DMA and pins (VmLck / 4 KiB); kept by core/limits.py only.
+    """
+
+    def __init__(self) -> None:
+        self.locked_pages = 0
+
+    def memlock_limit(self) -> int | None:
+        """RLIMIT_MEMLOCK in bytes as it is now; None where accounting is off."""
+        return None
+
+    def window(self, vaddr: int, size: int) -> int | None:
+        """The address *in this process* of memory that we map ourselves for [vaddr, vaddr+size), or None.
+
+        Only sealed memory that the owner handed over (io/memory.py) has a window. The window lives as long as the
+        address space object.
+        """
+        del vaddr, size
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """One calling thread.
+
+    Attributes:
+        space: its address space; arguments are read there, and MAP_DMA remembers it.
+        pid: for logs only.
+        ipc_lock: it has CAP_IPC_LOCK, so RLIMIT_MEMLOCK does not bind it.
+    """
+
+    space: AddressSpace
+    pid: int = 0
+    ipc_lock: bool = True

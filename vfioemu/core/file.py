@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: MIT
+"""The struct file and file_operations of an emulated fd.
+
+`release()` runs once, when the last reference to the file is gone (the kernel's ->release(): every dup, fork copy and
+SCM_RIGHTS message in flight counts). The defaults are what the kernel answers where a driver has no such operation.
+"""
+
+import errno
+
+from vfioemu.core.caller import Caller
+from vfioemu.core.effects import Steps
+from vfioemu.core.errors import IoctlError
+from vfioemu.uapi.kinds import FdKind
+
+POLLIN = 0x1
+POLLPRI = 0x2
+POLLOUT = 0x4
+
+
+class File:
+    """An emulated open file. Subclasses set `kind` and override what they have.
+
+    Attributes:
+        kind: what the fd is; ioctl numbers collide between kinds, so dispatch looks here first.
+    """
+
+    kind: FdKind
+
+    def ioctl(self, caller: Caller, cmd: int, arg: int) -> Steps[int]:
+        """ioctl(2): the result (>= 0); raises IoctlError."""
+        raise NotImplementedError
+
+    def read(self, caller: Caller, addr: int, size: int) -> Steps[int]:
+        """read(2) into the caller's `addr`: bytes read; EINVAL without a read operation."""
+        yield from ()
+        raise IoctlError(errno.EINVAL, f"a {self.kind} fd has no read operation")
+
+    def write(self, caller: Caller, addr: int, size: int) -> Steps[int]:
+        """write(2) from the caller's `addr`: bytes written; EINVAL without a write operation."""
+        yield from ()
+        raise IoctlError(errno.EINVAL, f"a {self.kind} fd has no write operation")
+
+    def pread(self, caller: Caller, addr: int, size: int, offset: int) -> Steps[int]:
+        """pread(2); EINVAL without a read operation."""
+        return (yield from self.read(caller, addr, size))
+
+    def pwrite(self, caller: Caller, addr: int, size: int, offset: int) -> Steps[int]:
+        """pwrite(2); EINVAL without a write operation."""
+        return (yield from self.write(caller, addr, size))
+
+    def mmap(self, caller: Caller, offset: int, size: int, prot: int, shared: bool) -> Steps[int]:
+        """mmap(2): an fd of our own whose contents the caller maps in its place; ENODEV without an mmap operation."""
+        yield from ()
+        raise IoctlError(errno.ENODEV, f"a {self.kind} fd cannot be mapped")
+
+    def poll(self) -> int:
+        """poll(2) revents; without a poll operation the kernel says readable and writable."""
+        return POLLIN | POLLOUT
+
+    def release(self) -> Steps[None]:
+        """The last reference is gone."""
+        yield from ()
