@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: MIT
+"""A C struct of <linux/vfio.h> as a frozen Python class, declared once.
+
+    @payload("vfio_bitmap")
+    class Bitmap(Payload):
+        pgsize: U64 = 0
+        size: U64 = 0
+        data: U64 = 0
+
+The annotations are the declaration: from them the decorator builds the construct layout (`LAYOUT`, for tools, fuzzers
+and tests), with the padding that the x86-64 ABI puts in, and from that layout a `struct.Struct` for the hot path.
+construct takes about 14 us for a MAP_DMA argument, struct 0.2; a test holds both to the same answer.
+
+Three things construct would do by itself are avoided on purpose:
+
+* flags are plain integers, because construct's FlagsEnum forgets unknown bits, and those the kernel refuses;
+* trailing bytes are ignored by `parse`, so `argsz` is checked by handlers, as in the kernel;
+* flexible arrays (`TAIL`) are no part of the layout: their count comes from the caller and must be bounded first.
+"""
+
+import re
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Self, TypeAlias, TypeVar, dataclass_transform
+
+import construct
+
+U8: TypeAlias = Annotated[int, construct.Int8ul]
+U16: TypeAlias = Annotated[int, construct.Int16ul]
+U32: TypeAlias = Annotated[int, construct.Int32ul]
+S32: TypeAlias = Annotated[int, construct.Int32sl]
+U64: TypeAlias = Annotated[int, construct.Int64ul]
+Uuid: TypeAlias = Annotated[bytes, construct.Bytes(16)]
+
+SIZEOF_SELF = -1
+"""Default of an `argsz` field: replaced by the size of the struct that declares it, as C code writes sizeof(x)."""
+
+
+class Payload:
+    """Base of all structs; immutable, compared by value.
+
+    Attributes:
+        CNAME: the struct's name in C.
+        LAYOUT: the construct layout; its names are those of the fields.
+        SIZE: sizeof() in bytes, without a flexible array.
+        TAIL: the flexible array member's name, or "".
+        CODEC: the same layout for the struct module, nested structs spread out.
+        MEMBERS: name and, for a nested struct, class of each field.
+    """
+
+    __slots__ = ()
+
+    CNAME: ClassVar[str]
+    LAYOUT: ClassVar[construct.Struct]
+    SIZE: ClassVar[int]
+    TAIL: ClassVar[str] = ""
+    CODEC: ClassVar[struct.Struct]
+    MEMBERS: ClassVar[tuple[tuple[str, "type[Payload] | None"], ...]]
+
+    @classmethod
+    def parse(cls, data: bytes | bytearray | memoryview) -> Self:
+        """Read the struct from the first SIZE bytes.
+
+        Raises:
+            ValueError: fewer than SIZE bytes.
+        """
+        if len(data) < cls.SIZE:
+            raise ValueError(f"{cls.CNAME} takes {cls.SIZE} bytes, got {len(data)}")
+        return _gather(cls, iter(cls.CODEC.unpack_from(data)))
+
+    def build(self) -> bytes:
+        """Write the struct: SIZE bytes, padding zeroed.
+
+        Raises:
+            struct.error: a field does not fit its C type.
+        """
+        return self.CODEC.pack(*_spread(self))
+
+
+P = TypeVar("P", bound=Payload)
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def payload(cname: str, tail: str = "") -> Callable[[type[P]], type[P]]:
+    """Turn an annotated class into a struct.
+
+    Args:
+        cname: the C struct's name.
+        tail: the name of its flexible array member, if it has one.
+    """
+
+    def decorate(cls: type[P]) -> type[P]:
+        layout, members, size = _lay_out(cls)
+        if getattr(cls, "argsz", None) == SIZEOF_SELF:
+            cls.argsz = size  # type: ignore[attr-defined]  # a field that only some payloads have
+        made = dataclass(frozen=True, slots=True, kw_only=True)(cls)
+        made.CNAME = cname
+        made.TAIL = tail
+        made.LAYOUT = layout
+        made.SIZE = size
+        made.CODEC = struct.Struct("<" + "".join(_formats(layout)))
+        made.MEMBERS = members
+        if made.CODEC.size != size:
+            raise AssertionError(f"{cname}: struct says {made.CODEC.size} bytes, construct {size}")
+        return made
+
+    return decorate
+
+
+def _gather(cls: type[P], leaves: Iterator[Any]) -> P:
+    """Make a payload from the values that CODEC has unpacked, in order."""
+    return cls(**{name: _gather(nested, leaves) if nested else next(leaves) for name, nested in cls.MEMBERS})
+
+
+def _spread(made: Payload) -> Iterator[Any]:
+    """The values that CODEC packs, in order."""
+    for name, nested in made.MEMBERS:
+        value = getattr(made, name)
+        if nested:
+            yield from _spread(value)
+        else:
+            yield value
+
+
+def _lay_out(cls: type[P]) -> tuple[construct.Struct, tuple[tuple[str, type[Payload] | None], ...], int]:
+    """Place the fields as the C compiler does: each at a multiple of its own alignment, the end at the largest."""
+    subcons: list[Any] = []
+    members: list[tuple[str, type[Payload] | None]] = []
+    offset = 0
+    largest = 1
+    for name, hint in cls.__annotations__.items():
+        nested = hint if isinstance(hint, type) and issubclass(hint, Payload) else None
+        subcon = nested.LAYOUT if nested else hint.__metadata__[0]
+        alignment = _alignment(subcon)
+        if gap := -offset % alignment:
+            subcons.append(construct.Padding(gap))
+        subcons.append(name / subcon)
+        members.append((name, nested))
+        offset += gap + subcon.sizeof()
+        largest = max(largest, alignment)
+    if gap := -offset % largest:
+        subcons.append(construct.Padding(gap))
+    return construct.Struct(*subcons), tuple(members), offset + gap
+
+
+def _alignment(subcon: Any) -> int:
+    """The x86-64 alignment of a layout: an integer's own size, a struct's largest member's, 1 for bytes."""
+    if isinstance(subcon, construct.FormatField):
+        return subcon.sizeof()
+    if isinstance(subcon, construct.Struct):
+        return max(_alignment(member) for member in subcon.subcons)
+    if isinstance(subcon, construct.Renamed):
+        return _alignment(subcon.subcon)
+    return 1
+
+
+def _formats(layout: Any) -> Iterator[str]:
+    """The struct module's format characters of a layout."""
+    for member in layout.subcons:
+        subcon = member.subcon if isinstance(member, construct.Renamed) else member
+        if isinstance(subcon, construct.Struct):
+            yield from _formats(subcon)
+        elif isinstance(subcon, construct.FormatField):
+            yield re.sub("[<>=!@]", "", subcon.fmtstr)
+        elif isinstance(subcon, construct.Bytes):
+            yield f"{subcon.length}s"
+        else:
+            yield f"{subcon.sizeof()}x"
