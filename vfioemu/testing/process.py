@@ -1,0 +1,413 @@
+# SPDX-License-Identifier: MIT
+"""An in-memory client process: memory, a table of fds, and the system calls, without a process or a socket.
+
+The conformance runner, the fuzzer and the property tests drive the core with it. `Process` answers what the kernel's
+system call layer answers (EBADF, EFAULT, ENOTTY on foreign fds); everything else comes from the core. Several fds, of
+several processes, may refer to one open file; its release() runs when the last is gone.
+"""
+
+import errno
+import mmap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar
+
+from vfioemu.core.caller import AddressSpace, Caller
+from vfioemu.core.effects import (
+    Buffer,
+    DmaRead,
+    DmaWrite,
+    Effect,
+    ForeignFd,
+    GiveFd,
+    PinUser,
+    ReadUser,
+    RevokeFd,
+    Signal,
+    Steps,
+    TakeFd,
+    WriteUser,
+)
+from vfioemu.core.errors import IoctlError
+from vfioemu.core.file import POLLIN, POLLOUT, POLLPRI, File
+from vfioemu.testing.memory import PAGE, Memory
+from vfioemu.testing.scheduler import Scheduler, Task
+
+T = TypeVar("T")
+
+FIRST_FD: Final = 3
+MAX_FDS: Final = 1024
+"""RLIMIT_NOFILE."""
+DEFAULT_MEMLOCK: Final = 8 << 20
+EVENTFD_MAX: Final = (1 << 64) - 2
+
+_NAMES: Final[Mapping[int, str]] = {errno.EOPNOTSUPP: "EOPNOTSUPP"}  # Python knows it as ENOTSUP
+
+
+def errno_name(number: int) -> str:
+    """The symbolic name of an errno as glibc's strerrorname_np() has it."""
+    return _NAMES.get(number) or errno.errorcode.get(number, str(number))
+
+
+class Opener(Protocol):
+    """What opens device nodes: a Machine."""
+
+    def open(self, caller: Caller, path: str) -> Steps[File]:
+        """open(2) of `path`."""
+
+
+class Result(NamedTuple):
+    """What a system call returned: the value and, if it is -1, the errno's name."""
+
+    ret: int
+    err: str | None = None
+
+
+class MemoryEventFd:
+    """An eventfd: the counter, and how many references the core holds to it."""
+
+    is_eventfd = True
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.references = 0
+
+    def signal(self) -> None:
+        """eventfd_signal(): add one, at most up to the largest value."""
+        self.count = min(self.count + 1, EVENTFD_MAX)
+
+    def close(self) -> None:
+        """eventfd_ctx_put()."""
+        if self.references <= 0:
+            raise AssertionError("an eventfd reference was dropped twice")
+        self.references -= 1
+
+
+class NullDevice:
+    """An open /dev/null: an fd that is none of ours."""
+
+
+Opened: TypeAlias = File | MemoryEventFd | NullDevice
+
+
+@dataclass(eq=False, slots=True)
+class OpenFile:
+    """The kernel's struct file: what is open, and how many fds and running calls refer to it."""
+
+    what: Opened
+    references: int = 0
+
+
+class Process(AddressSpace):
+    """A client process.
+
+    Args:
+        machine: opens /dev/vfio/*.
+        scheduler: shared by all processes of a test whose calls shall interleave.
+        ipc_lock: it has CAP_IPC_LOCK.
+        memlock: RLIMIT_MEMLOCK in bytes.
+        pid: for logs.
+    """
+
+    def __init__(
+        self,
+        machine: Opener,
+        *,
+        scheduler: Scheduler | None = None,
+        ipc_lock: bool = True,
+        memlock: int = DEFAULT_MEMLOCK,
+        pid: int = 1,
+    ) -> None:
+        super().__init__()
+        self.machine = machine
+        self.scheduler = scheduler or Scheduler()
+        self.memory = Memory()
+        self.fds: dict[int, OpenFile] = {}
+        self.alive = True
+        self.fallible = 0
+        self._memlock = memlock
+        self._faults: dict[int, int] = {}
+        self._ipc_lock = ipc_lock
+        self._pid = pid
+
+    # --- as the core sees it ---
+
+    @property
+    def caller(self) -> Caller:
+        """The calling thread."""
+        return Caller(space=self, pid=self._pid, ipc_lock=self._ipc_lock)
+
+    def memlock_limit(self) -> int | None:
+        """RLIMIT_MEMLOCK in bytes."""
+        return self._memlock
+
+    def window(self, vaddr: int, size: int) -> int | None:
+        """Where memory allocated with ``shared=True`` is in this process."""
+        return self.memory.window(vaddr, size)
+
+    def perform(self, effect: Effect, task: Task[Any]) -> object:
+        """Carry out an effect of a call that this process made."""
+        if isinstance(effect, TakeFd):
+            return self._take_fd(effect, task)
+        handler = _PERFORM[type(effect)]
+        if not self._faults or type(effect) in _NEVER_FAILS:
+            self.fallible += type(effect) not in _NEVER_FAILS
+            return handler(self, effect)
+        self.fallible += 1
+        fault = self._faults.pop(self.fallible, None)
+        return handler(self, effect) if fault is None else self._fail(effect, fault)
+
+    def inject(self, nth: int, fault: int = errno.EFAULT) -> None:
+        """Let the nth effect from now on that can fail do so: half of a write arrives, half of the pages are there."""
+        self._faults[self.fallible + nth] = fault
+
+    def heal(self) -> None:
+        """Forget all faults that have not happened."""
+        self._faults.clear()
+
+    def limit_memlock(self, size: int) -> None:
+        """Give up CAP_IPC_LOCK and set RLIMIT_MEMLOCK."""
+        self._ipc_lock = False
+        self._memlock = size
+
+    # --- system calls ---
+
+    def open(self, path: str) -> Result:
+        """open(path, O_RDWR): a new fd; EMFILE, and what the machine answers."""
+        return self._finish(self.start(self._open(path), "open"))
+
+    def ioctl(self, fd: int, cmd: int, arg: int) -> Result:
+        """ioctl(2); EBADF, ENOTTY on what is not ours, and what the core answers."""
+        return self._file_call(
+            fd, lambda file: file.ioctl(self.caller, cmd & 0xFFFFFFFF, arg & 0xFFFFFFFFFFFFFFFF), errno.ENOTTY
+        )
+
+    def start_ioctl(self, fd: int, cmd: int, arg: int, name: str = "ioctl") -> Task[int]:
+        """Begin an ioctl on one of our files and leave it to the scheduler (`Scheduler.step`, `run`)."""
+        opened = self.fds[fd]
+        if not isinstance(opened.what, File):
+            raise TypeError(f"fd {fd} is not one of ours")
+        return self._spawn(opened, opened.what.ioctl(self.caller, cmd, arg), name)
+
+    def read(self, fd: int, addr: int, size: int) -> Result:
+        """read(2) into memory; EBADF."""
+        opened = self.fds.get(fd)
+        if opened is not None and isinstance(opened.what, MemoryEventFd):
+            return self._read_eventfd(opened.what, addr, size)
+        return self._file_call(fd, lambda file: file.read(self.caller, addr, size), errno.EINVAL)
+
+    def write(self, fd: int, addr: int, size: int) -> Result:
+        """write(2) from memory; EBADF."""
+        return self._file_call(fd, lambda file: file.write(self.caller, addr, size), errno.EINVAL)
+
+    def pread(self, fd: int, addr: int, size: int, offset: int) -> Result:
+        """pread(2); EINVAL for negative offsets, EBADF."""
+        if offset >> 63:
+            return Result(-1, "EINVAL")
+        return self._file_call(fd, lambda file: file.pread(self.caller, addr, size, offset), errno.ESPIPE)
+
+    def pwrite(self, fd: int, addr: int, size: int, offset: int) -> Result:
+        """pwrite(2); EINVAL for negative offsets, EBADF."""
+        if offset >> 63:
+            return Result(-1, "EINVAL")
+        return self._file_call(fd, lambda file: file.pwrite(self.caller, addr, size, offset), errno.ESPIPE)
+
+    def mmap(self, fd: int, size: int, prot: str, offset: int) -> Result:
+        """mmap(MAP_SHARED); the result of success is 0."""
+        bits = {"rw": mmap.PROT_READ | mmap.PROT_WRITE, "r": mmap.PROT_READ, "none": 0}[prot]
+        mapped = self._file_call(
+            fd, lambda file: file.mmap(self.caller, offset, size, bits, shared=True), errno.ENODEV
+        )
+        return mapped if mapped.err else Result(0)
+
+    def poll(self, fd: int) -> int:
+        """poll(2) for IN, OUT and PRI with no time to wait: revents (0 for a negative fd)."""
+        opened = self.fds.get(fd)
+        if opened is None:
+            return 0 if fd < 0 else 0x20  # POLLNVAL
+        what = opened.what
+        if isinstance(what, File):
+            return what.poll() & (POLLIN | POLLOUT | POLLPRI)
+        if isinstance(what, MemoryEventFd):
+            return (POLLIN if what.count else 0) | (POLLOUT if what.count < EVENTFD_MAX else 0)
+        return POLLIN | POLLOUT
+
+    def close(self, fd: int) -> Result:
+        """close(2); EBADF."""
+        opened = self.fds.pop(fd, None)
+        if opened is None:
+            return Result(-1, "EBADF")
+        self._put(opened)
+        return Result(0)
+
+    def dup(self, fd: int) -> int:
+        """dup(2) of an open fd."""
+        return self._install(self.fds[fd])
+
+    def send(self, fd: int, receiver: "Process") -> int:
+        """SCM_RIGHTS: give another process an fd for the same open file; returns its number there."""
+        return receiver._install(self.fds[fd])
+
+    def eventfd(self) -> int:
+        """eventfd(0, EFD_NONBLOCK)."""
+        return self._install(OpenFile(MemoryEventFd()))
+
+    def null(self) -> int:
+        """open("/dev/null", O_RDWR)."""
+        return self._install(OpenFile(NullDevice()))
+
+    def exit(self) -> None:
+        """The process ends: first its memory goes (exit_mm), then its fds are closed, lowest first (exit_files)."""
+        self.alive = False
+        for fd in sorted(self.fds):
+            self.close(fd)
+
+    def start(self, steps: Steps[T], name: str = "task") -> Task[T]:
+        """Leave any generator of effects to the scheduler, in the name of this process."""
+        return self.scheduler.spawn(steps, self, name)
+
+    # --- inside ---
+
+    def _open(self, path: str) -> Steps[int]:
+        file = yield from self.machine.open(self.caller, path)
+        number: int = yield GiveFd(file)
+        return number
+
+    def _file_call(self, fd: int, call: Callable[[File], Steps[int]], foreign: int) -> Result:
+        opened = self.fds.get(fd)
+        if opened is None:
+            return Result(-1, "EBADF")
+        if not isinstance(opened.what, File):
+            return Result(-1, errno_name(foreign))
+        return self._finish(self._spawn(opened, call(opened.what), "call"))
+
+    def _spawn(self, opened: OpenFile, steps: Steps[T], name: str) -> Task[T]:
+        """Keep the file open while a call on it runs (fdget): a close() meanwhile releases it afterwards."""
+        task = self.scheduler.spawn(steps, self, name)
+        self._hold(opened, task)
+        return task
+
+    def _hold(self, opened: OpenFile, task: Task[Any]) -> None:
+        opened.references += 1
+        task.at_end.append(lambda: self._put(opened))
+
+    def _finish(self, task: Task[int]) -> Result:
+        try:
+            return Result(self.scheduler.run(task))
+        except IoctlError as error:
+            return Result(-1, errno_name(error.errno))
+
+    def _install(self, opened: OpenFile) -> int:
+        number = FIRST_FD
+        while number in self.fds:
+            number += 1
+        if number >= MAX_FDS:
+            raise IoctlError(errno.EMFILE, f"{MAX_FDS} fds are open")
+        opened.references += 1
+        self.fds[number] = opened
+        return number
+
+    def _put(self, opened: OpenFile) -> None:
+        opened.references -= 1
+        if opened.references == 0 and isinstance(opened.what, File):
+            self.scheduler.call(opened.what.release(), self, "release")
+
+    def _read_eventfd(self, eventfd: MemoryEventFd, addr: int, size: int) -> Result:
+        if size < 8:
+            return Result(-1, "EINVAL")
+        if not eventfd.count:
+            return Result(-1, "EAGAIN")
+        count, eventfd.count = eventfd.count, 0
+        written = self.memory.write(addr, count.to_bytes(8, "little"))
+        return Result(8) if written == 8 else Result(-1, "EFAULT")
+
+    # --- effects ---
+
+    def _fail(self, effect: Effect, fault: int) -> object:
+        if isinstance(effect, PinUser):
+            return min(effect.npages // 2, self._pin_user(effect))
+        if isinstance(effect, WriteUser) and self.alive:
+            self.memory.write(effect.addr, memoryview(effect.data).cast("B")[: len(effect.data) // 2])
+        if isinstance(effect, DmaWrite):
+            self._dma_write(DmaWrite(effect.space, effect.vaddr, effect.data[: len(effect.data) // 2]))
+        raise IoctlError(fault, "a fault was injected here")
+
+    def _read_user(self, effect: ReadUser) -> bytes:
+        data = self.memory.read(effect.addr, effect.size) if self.alive else b""
+        if len(data) != effect.size:
+            raise IoctlError(errno.EFAULT, f"cannot read {effect.addr:#x}+{effect.size:#x}")
+        return data
+
+    def _write_user(self, effect: WriteUser) -> None:
+        self._store(self, effect.addr, effect.data)
+
+    def _store(self, process: "Process", addr: int, data: Buffer) -> None:
+        size = memoryview(data).nbytes
+        if not process.alive or process.memory.write(addr, data) != size:
+            raise IoctlError(errno.EFAULT, f"cannot write {addr:#x}+{size:#x}")
+
+    def _pin_user(self, effect: PinUser) -> int:
+        owner = _process(effect.space)
+        if not owner.alive:
+            return 0
+        return owner.memory.accessible(effect.vaddr, effect.npages * PAGE, write=effect.write) // PAGE
+
+    def _take_fd(self, effect: TakeFd, task: Task[Any]) -> File | MemoryEventFd | ForeignFd:
+        self.fallible += 1
+        if (fault := self._faults.pop(self.fallible, None)) is not None:
+            raise IoctlError(fault, "a fault was injected here")
+        opened = self.fds.get(effect.number)
+        if opened is None:
+            raise IoctlError(errno.EBADF, f"fd {effect.number} is not open")
+        if isinstance(opened.what, MemoryEventFd):
+            opened.what.references += 1
+            return opened.what
+        if isinstance(opened.what, NullDevice):
+            return ForeignFd(effect.number)
+        self._hold(opened, task)
+        return opened.what
+
+    def _give_fd(self, effect: GiveFd) -> int:
+        return self._install(OpenFile(effect.file))
+
+    def _revoke_fd(self, effect: RevokeFd) -> None:
+        del self.fds[effect.number]
+
+    def _signal(self, effect: Signal) -> None:
+        if not isinstance(effect.eventfd, MemoryEventFd):
+            raise TypeError("an eventfd of another driver")
+        effect.eventfd.signal()
+
+    def _dma_read(self, effect: DmaRead) -> bytes:
+        owner = _process(effect.space)
+        if not owner.alive:
+            raise IoctlError(errno.EPERM, "the address space is gone")
+        data = owner.memory.read(effect.vaddr, effect.size)
+        if len(data) != effect.size:
+            raise IoctlError(errno.EFAULT, f"cannot read {effect.vaddr:#x}+{effect.size:#x}")
+        return data
+
+    def _dma_write(self, effect: DmaWrite) -> None:
+        owner = _process(effect.space)
+        if not owner.alive:
+            raise IoctlError(errno.EPERM, "the address space is gone")
+        self._store(owner, effect.vaddr, effect.data)
+
+
+def _process(space: AddressSpace) -> Process:
+    if not isinstance(space, Process):
+        raise TypeError("an address space of another driver")
+    return space
+
+
+_NEVER_FAILS: Final = frozenset({RevokeFd, Signal})
+_PERFORM: Final[Mapping[type, Callable[[Process, Any], object]]] = {
+    ReadUser: Process._read_user,
+    WriteUser: Process._write_user,
+    PinUser: Process._pin_user,
+    GiveFd: Process._give_fd,
+    RevokeFd: Process._revoke_fd,
+    Signal: Process._signal,
+    DmaRead: Process._dma_read,
+    DmaWrite: Process._dma_write,
+}

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: MIT
+"""Drives handlers of the core in one thread: to their end, or interleaved at every effect.
+
+A task is a generator of effects together with the process that called. `Scheduler.run` drives tasks until one of them
+is done; a task that waits for a lock lets the others go on, as threads in the kernel would. With a `choose` function
+the scheduler changes the task after every effect, so that a test can try the orders in which two calls may meet.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+from vfioemu.core.effects import Effect, Locked, Steps
+from vfioemu.core.errors import IoctlError
+
+T = TypeVar("T")
+
+
+class Performer(Protocol):
+    """Who carries out the effects of a task."""
+
+    def perform(self, effect: Effect, task: "Task[Any]") -> object:
+        """Carry out one effect (never Locked) of a task and return its result; raises IoctlError."""
+
+
+class DeadlockError(AssertionError):
+    """No task can go on: each waits for a lock."""
+
+
+class Task(Generic[T]):
+    """One running handler.
+
+    Attributes:
+        done: it returned or raised.
+        waiting: the lock it waits for, if any.
+        effects: how many it has yielded.
+        at_end: called once the handler has ended: what a call holds while it runs is given back here.
+    """
+
+    def __init__(self, steps: Steps[T], performer: Performer, name: str) -> None:
+        self.name = name
+        self.done = False
+        self.waiting: str | None = None
+        self.effects = 0
+        self.at_end: list[Callable[[], None]] = []
+        self._steps = steps
+        self._performer = performer
+        self._send: object = None
+        self._throw: IoctlError | None = None
+        self._value: Any = None
+        self._error: IoctlError | None = None
+
+    def result(self) -> T:
+        """What the handler returned; raises the IoctlError that it raised."""
+        if not self.done:
+            raise RuntimeError(f"{self.name} is not done")
+        if self._error is not None:
+            raise self._error
+        value: T = self._value
+        return value
+
+    def advance(self, wake: Callable[["Task[Any]"], None]) -> None:
+        """Run the handler up to its next effect and carry that out (or begin to wait for a lock)."""
+        try:
+            if self._throw is not None:
+                error, self._throw = self._throw, None
+                effect = self._steps.throw(error)
+            else:
+                effect = self._steps.send(self._send)
+        except StopIteration as stop:
+            self._value = stop.value
+            self._finish()
+            return
+        except IoctlError as error:
+            self._error = error
+            self._finish()
+            return
+        self._send = None
+        self.effects += 1
+        if isinstance(effect, Locked):
+            lock = effect.lock
+            if not lock.acquire(lambda: self._resume(wake)):
+                self.waiting = lock.name
+            return
+        try:
+            self._send = self._performer.perform(effect, self)
+        except IoctlError as error:
+            self._throw = error
+
+    def _finish(self) -> None:
+        self.done = True
+        for give_back in self.at_end:
+            give_back()
+
+    def _resume(self, wake: Callable[["Task[Any]"], None]) -> None:
+        self.waiting = None
+        wake(self)
+
+
+class Scheduler:
+    """Runs tasks in one thread.
+
+    Args:
+        choose: picks the task that makes the next effect; without it a task runs until it waits or ends.
+    """
+
+    def __init__(self, choose: Callable[[Sequence[Task[Any]]], Task[Any]] | None = None) -> None:
+        self.choose = choose
+        self._ready: list[Task[Any]] = []
+        self._blocked = 0
+
+    def spawn(self, steps: Steps[T], performer: Performer, name: str = "task") -> Task[T]:
+        """Make a task of a handler; nothing of it runs yet."""
+        task = Task(steps, performer, name)
+        self._ready.append(task)
+        return task
+
+    def step(self, task: Task[Any]) -> bool:
+        """Let a task make one effect; returns whether it can go on at once.
+
+        Raises:
+            ValueError: the task is done, or waits for a lock.
+        """
+        self._ready.remove(task)
+        task.advance(self._ready.append)
+        if task.done or task.waiting is not None:
+            return False
+        self._ready.append(task)
+        return True
+
+    def run(self, task: Task[T]) -> T:
+        """Run until `task` is done (others may run too) and return its result.
+
+        Raises:
+            DeadlockError: it waits for a lock that nobody who runs will release.
+        """
+        while not task.done:
+            self._run_one(task)
+        return task.result()
+
+    def run_all(self) -> None:
+        """Run until no task can go on."""
+        while self._ready:
+            self._run_one(self._ready[0])
+
+    def call(self, steps: Steps[T], performer: Performer, name: str = "call") -> T:
+        """Spawn a task and run it to its end."""
+        return self.run(self.spawn(steps, performer, name))
+
+    def _run_one(self, wanted: Task[Any]) -> None:
+        if not self._ready:
+            raise DeadlockError(f"{wanted.name} waits for {wanted.waiting} and nothing else can run")
+        if self.choose is not None:
+            self.step(self.choose(tuple(self._ready)))
+            return
+        task = wanted if wanted in self._ready else self._ready[0]
+        self._ready.remove(task)
+        append = self._ready.append
+        while not task.done and task.waiting is None:
+            task.advance(append)
