@@ -1,1 +1,2 @@
 # SPDX-License-Identifier: MIT
+"""Replays golden traces and compares every bit of every answer."""

@@ -1,1 +1,2 @@
 # SPDX-License-Identifier: MIT
+"""Doubles and tools for tests: an in-memory process, a scheduler of calls, a fuzzer."""

@@ -10,7 +10,7 @@ import errno
 import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, Final, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from vfioemu.core.caller import AddressSpace, Caller
 from vfioemu.core.effects import (
@@ -41,6 +41,8 @@ MAX_FDS: Final = 1024
 DEFAULT_MEMLOCK: Final = 8 << 20
 EVENTFD_MAX: Final = (1 << 64) - 2
 
+_NEVER_FAILS: Final = frozenset({RevokeFd, Signal})
+
 _NAMES: Final[Mapping[int, str]] = {errno.EOPNOTSUPP: "EOPNOTSUPP"}  # Python knows it as ENOTSUP
 
 
@@ -53,7 +55,7 @@ class Opener(Protocol):
     """What opens device nodes: a Machine."""
 
     def open(self, caller: Caller, path: str) -> Steps[File]:
-        """open(2) of `path`."""
+        """Open `path`."""
 
 
 class Result(NamedTuple):
@@ -149,7 +151,7 @@ class Process(AddressSpace):
         """Carry out an effect of a call that this process made."""
         if isinstance(effect, TakeFd):
             return self._take_fd(effect, task)
-        handler = _PERFORM[type(effect)]
+        handler = self._effects[type(effect)]
         if not self._faults or type(effect) in _NEVER_FAILS:
             self.fallible += type(effect) not in _NEVER_FAILS
             return handler(self, effect)
@@ -173,11 +175,11 @@ class Process(AddressSpace):
     # --- system calls ---
 
     def open(self, path: str) -> Result:
-        """open(path, O_RDWR): a new fd; EMFILE, and what the machine answers."""
+        """Open a node read-write: a new fd; EMFILE, and what the machine answers."""
         return self._finish(self.start(self._open(path), "open"))
 
     def ioctl(self, fd: int, cmd: int, arg: int) -> Result:
-        """ioctl(2); EBADF, ENOTTY on what is not ours, and what the core answers."""
+        """Make an ioctl; EBADF, ENOTTY on what is not ours, and what the core answers."""
         return self._file_call(
             fd, lambda file: file.ioctl(self.caller, cmd & 0xFFFFFFFF, arg & 0xFFFFFFFFFFFFFFFF), errno.ENOTTY
         )
@@ -190,30 +192,30 @@ class Process(AddressSpace):
         return self._spawn(opened, opened.what.ioctl(self.caller, cmd, arg), name)
 
     def read(self, fd: int, addr: int, size: int) -> Result:
-        """read(2) into memory; EBADF."""
+        """Read into memory; EBADF."""
         opened = self.fds.get(fd)
         if opened is not None and isinstance(opened.what, MemoryEventFd):
             return self._read_eventfd(opened.what, addr, size)
         return self._file_call(fd, lambda file: file.read(self.caller, addr, size), errno.EINVAL)
 
     def write(self, fd: int, addr: int, size: int) -> Result:
-        """write(2) from memory; EBADF."""
+        """Write from memory; EBADF."""
         return self._file_call(fd, lambda file: file.write(self.caller, addr, size), errno.EINVAL)
 
     def pread(self, fd: int, addr: int, size: int, offset: int) -> Result:
-        """pread(2); EINVAL for negative offsets, EBADF."""
+        """Read at an offset; EINVAL for negative ones, EBADF."""
         if offset >> 63:
             return Result(-1, "EINVAL")
         return self._file_call(fd, lambda file: file.pread(self.caller, addr, size, offset), errno.ESPIPE)
 
     def pwrite(self, fd: int, addr: int, size: int, offset: int) -> Result:
-        """pwrite(2); EINVAL for negative offsets, EBADF."""
+        """Write at an offset; EINVAL for negative ones, EBADF."""
         if offset >> 63:
             return Result(-1, "EINVAL")
         return self._file_call(fd, lambda file: file.pwrite(self.caller, addr, size, offset), errno.ESPIPE)
 
     def mmap(self, fd: int, size: int, prot: str, offset: int) -> Result:
-        """mmap(MAP_SHARED); the result of success is 0."""
+        """Map a file shared; the result of success is 0."""
         bits = {"rw": mmap.PROT_READ | mmap.PROT_WRITE, "r": mmap.PROT_READ, "none": 0}[prot]
         mapped = self._file_call(
             fd, lambda file: file.mmap(self.caller, offset, size, bits, shared=True), errno.ENODEV
@@ -221,7 +223,7 @@ class Process(AddressSpace):
         return mapped if mapped.err else Result(0)
 
     def poll(self, fd: int) -> int:
-        """poll(2) for IN, OUT and PRI with no time to wait: revents (0 for a negative fd)."""
+        """Ask for IN, OUT and PRI with no time to wait: revents (0 for a negative fd)."""
         opened = self.fds.get(fd)
         if opened is None:
             return 0 if fd < 0 else 0x20  # POLLNVAL
@@ -233,7 +235,7 @@ class Process(AddressSpace):
         return POLLIN | POLLOUT
 
     def close(self, fd: int) -> Result:
-        """close(2); EBADF."""
+        """Close an fd; EBADF."""
         opened = self.fds.pop(fd, None)
         if opened is None:
             return Result(-1, "EBADF")
@@ -241,20 +243,20 @@ class Process(AddressSpace):
         return Result(0)
 
     def dup(self, fd: int) -> int:
-        """dup(2) of an open fd."""
-        return self._install(self.fds[fd])
+        """Make a second fd for the same open file."""
+        return self.install(self.fds[fd])
 
     def send(self, fd: int, receiver: "Process") -> int:
         """SCM_RIGHTS: give another process an fd for the same open file; returns its number there."""
-        return receiver._install(self.fds[fd])
+        return receiver.install(self.fds[fd])
 
     def eventfd(self) -> int:
-        """eventfd(0, EFD_NONBLOCK)."""
-        return self._install(OpenFile(MemoryEventFd()))
+        """Make a non-blocking eventfd."""
+        return self.install(OpenFile(MemoryEventFd()))
 
     def null(self) -> int:
         """open("/dev/null", O_RDWR)."""
-        return self._install(OpenFile(NullDevice()))
+        return self.install(OpenFile(NullDevice()))
 
     def exit(self) -> None:
         """The process ends: first its memory goes (exit_mm), then its fds are closed, lowest first (exit_files)."""
@@ -297,7 +299,8 @@ class Process(AddressSpace):
         except IoctlError as error:
             return Result(-1, errno_name(error.errno))
 
-    def _install(self, opened: OpenFile) -> int:
+    def install(self, opened: OpenFile) -> int:
+        """Give an open file the lowest free fd; EMFILE."""
         number = FIRST_FD
         while number in self.fds:
             number += 1
@@ -368,7 +371,7 @@ class Process(AddressSpace):
         return opened.what
 
     def _give_fd(self, effect: GiveFd) -> int:
-        return self._install(OpenFile(effect.file))
+        return self.install(OpenFile(effect.file))
 
     def _revoke_fd(self, effect: RevokeFd) -> None:
         del self.fds[effect.number]
@@ -393,21 +396,19 @@ class Process(AddressSpace):
             raise IoctlError(errno.EPERM, "the address space is gone")
         self._store(owner, effect.vaddr, effect.data)
 
+    _effects: ClassVar[Mapping[type, Callable[..., object]]] = {
+        ReadUser: _read_user,
+        WriteUser: _write_user,
+        PinUser: _pin_user,
+        GiveFd: _give_fd,
+        RevokeFd: _revoke_fd,
+        Signal: _signal,
+        DmaRead: _dma_read,
+        DmaWrite: _dma_write,
+    }
+
 
 def _process(space: AddressSpace) -> Process:
     if not isinstance(space, Process):
         raise TypeError("an address space of another driver")
     return space
-
-
-_NEVER_FAILS: Final = frozenset({RevokeFd, Signal})
-_PERFORM: Final[Mapping[type, Callable[[Process, Any], object]]] = {
-    ReadUser: Process._read_user,
-    WriteUser: Process._write_user,
-    PinUser: Process._pin_user,
-    GiveFd: Process._give_fd,
-    RevokeFd: Process._revoke_fd,
-    Signal: Process._signal,
-    DmaRead: Process._dma_read,
-    DmaWrite: Process._dma_write,
-}

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: MIT
+"""What a replay needs from the system that it runs on: a process's memory, fds and calls.
+
+Two systems exist: `inprocess` (the core and an in-memory process) and `live` (a daemon and real memory). Methods that
+may wait are coroutines; in process none of them ever does.
+"""
+
+from typing import Protocol
+
+from vfioemu.testing.process import Result
+
+
+class System(Protocol):
+    """One client process and the machine it talks to."""
+
+    def allocate(self, size: int, protection: str, fill: int, align: int) -> int:
+        """New memory with guards around it; returns its address."""
+
+    def protect(self, address: int, size: int, protection: str) -> None:
+        """mprotect()."""
+
+    def unmap(self, address: int, size: int) -> None:
+        """munmap()."""
+
+    def peek(self, address: int, size: int) -> bytes:
+        """The process reads its own memory."""
+
+    def poke(self, address: int, data: bytes | bytearray) -> None:
+        """The process writes its own memory."""
+
+    async def open(self, path: str) -> Result:
+        """Open a device node."""
+
+    async def ioctl(self, fd: int, cmd: int, arg: int) -> Result:
+        """Make an ioctl with an address or a value."""
+
+    async def read(self, fd: int, address: int, size: int) -> Result:
+        """Read from an fd into memory."""
+
+    async def write(self, fd: int, address: int, size: int) -> Result:
+        """Write to an fd from memory."""
+
+    async def pread(self, fd: int, address: int, size: int, offset: int) -> Result:
+        """Read at an offset."""
+
+    async def pwrite(self, fd: int, address: int, size: int, offset: int) -> Result:
+        """Write at an offset."""
+
+    async def mmap(self, fd: int, size: int, protection: str, offset: int) -> tuple[Result, int]:
+        """Map an fd, shared: 0 or an error, and the address."""
+
+    async def poll(self, fd: int) -> int:
+        """Ask what is ready for IN, OUT and PRI without waiting: revents."""
+
+    async def close(self, fd: int) -> Result:
+        """Close an fd."""
+
+    def eventfd(self) -> int:
+        """A new non-blocking eventfd."""
+
+    def null(self) -> int:
+        """A new fd of /dev/null."""
+
+    async def set_parameter(self, name: str, value: str) -> Result:
+        """Set a module parameter of the machine."""
+
+    def limit_memlock(self, size: int) -> None:
+        """Give up CAP_IPC_LOCK and set RLIMIT_MEMLOCK."""
+
+    async def locked_kib(self) -> int:
+        """Locked memory of the process as the machine accounts it (VmLck)."""
+
+    async def leave(self) -> tuple[str, ...]:
+        """The process ends. Returns what it left behind in the machine, in words; nothing if all is well."""
