@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: MIT
+"""What a machine consists of, as plain data: what a machine description says and what tests build by hand."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from vfioemu.core.limits import DMA_ENTRY_LIMIT, PAGE_SIZE
+from vfioemu.core.profile import PROFILES
+
+Quirks: TypeAlias = Literal["recorded", "clean"]
+"""Whether the kernel's own mistakes are answered as recorded, or as they should be."""
+
+Memlock: TypeAlias = Literal["off", "client"] | int
+"""What limits locked memory: nothing, the client's RLIMIT_MEMLOCK, or so many bytes for each address space."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IommuSpec:
+    """The hardware IOMMU behind a group.
+
+    Attributes:
+        address_bits: width of an IOVA: the aperture is [0, 2^address_bits).
+        pgsizes: the page sizes it supports, as a mask; 4 KiB is among them.
+        reserved: [start, end] ranges, inclusive, that no mapping may touch (the MSI window).
+        coherent: it enforces cache coherency (VFIO_DMA_CC_IOMMU).
+        isolated_msi: interrupts are remapped; without it the group is refused (EPERM).
+    """
+
+    address_bits: int = 48
+    pgsizes: int = 0x40201000
+    reserved: tuple[tuple[int, int], ...] = ()
+    coherent: bool = False
+    isolated_msi: bool = True
+
+    def __post_init__(self) -> None:
+        if not 12 < self.address_bits <= 64:
+            raise ValueError(f"address_bits is {self.address_bits}, not 13 to 64")
+        if not self.pgsizes & PAGE_SIZE or self.pgsizes >> 64:
+            raise ValueError(f"pgsizes {self.pgsizes:#x} lacks 4 KiB")
+        for start, end in self.reserved:
+            if not 0 <= start <= end < 1 << 64:
+                raise ValueError(f"the reserved range [{start:#x}, {end:#x}] is none")
+
+    @property
+    def last(self) -> int:
+        """The last IOVA of the aperture."""
+        return (1 << self.address_bits) - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupSpec:
+    """An IOMMU group.
+
+    Attributes:
+        number: N of /dev/vfio/N.
+        iommu: the hardware behind it, or None for devices that only go through pins and dma_rw (mdev).
+        viable: no other driver holds a device of it.
+    """
+
+    number: int
+    iommu: IommuSpec | None = None
+    viable: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceSpec:
+    """A device.
+
+    Attributes:
+        symbol: how the machine's owner calls it.
+        name: what GET_DEVICE_FD wants: a UUID (mdev) or a PCI address.
+        group: the number of its group.
+        model: the name of its device model.
+        options: for the model.
+    """
+
+    symbol: str
+    name: str
+    group: int
+    model: str
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineSpec:
+    """A machine.
+
+    Attributes:
+        groups: its groups; numbers differ.
+        devices: its devices; symbols differ, groups exist.
+        profile: the kernel release whose answers are given.
+        quirks: see `Quirks`.
+        memlock: see `Memlock`.
+        dma_entry_limit: the module parameter; read when SET_IOMMU succeeds.
+    """
+
+    groups: tuple[GroupSpec, ...] = ()
+    devices: tuple[DeviceSpec, ...] = ()
+    profile: str = "linux-6.12"
+    quirks: Quirks = "recorded"
+    memlock: Memlock = "off"
+    dma_entry_limit: int = DMA_ENTRY_LIMIT
+
+    def __post_init__(self) -> None:
+        if self.profile not in PROFILES:
+            raise ValueError(f"profile {self.profile!r} is none of {', '.join(PROFILES)}")
+        if self.quirks not in ("recorded", "clean"):
+            raise ValueError(f"quirks {self.quirks!r} is neither 'recorded' nor 'clean'")
+        if self.memlock not in ("off", "client") and not (isinstance(self.memlock, int) and self.memlock >= 0):
+            raise ValueError(f"memlock {self.memlock!r} is neither 'off', 'client' nor a number of bytes")
+        if not 0 <= self.dma_entry_limit < 1 << 32:
+            raise ValueError(f"dma_entry_limit {self.dma_entry_limit} does not fit 32 bits")
+        numbers = {group.number for group in self.groups}
+        if len(numbers) != len(self.groups):
+            raise ValueError("two groups have the same number")
+        if len({device.symbol for device in self.devices}) != len(self.devices):
+            raise ValueError("two devices have the same symbol")
+        for device in self.devices:
+            if device.group not in numbers:
+                raise ValueError(f"device {device.symbol} is in group {device.group}, which does not exist")
