@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: MIT
+"""Which machine a trace file needs: a machine file like a user's, with the names of the recording environment.
+
+`machine.toml` beside this module describes the recording machine; `machine-FIRST.toml` the one of the families whose
+name begins with ``FIRST_`` (``aw39_map``: an IOMMU of 39 bits).
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Final
+
+from vfioemu.conformance.trace import Environment, TraceError
+from vfioemu.core.machine import MachineSpec
+from vfioemu.daemon.config import load_machine
+
+FOLDER: Final = Path(__file__).parent
+
+
+def machine_file(family: str) -> Path:
+    """The machine file of a family."""
+    special = FOLDER / f"machine-{family.partition('_')[0]}.toml"
+    return special if special.exists() else FOLDER / "machine.toml"
+
+
+def profile_of(environment: Environment) -> str:
+    """The kernel profile that answers as the recorded kernel did: ``linux-6.12`` for ``6.12.107+deb13-amd64``."""
+    return "linux-" + ".".join(environment.kernel.split(".")[:2])
+
+
+def machine_for(
+    family: str, environment: Environment, *, path: Path | None = None, profile: str | None = None
+) -> MachineSpec:
+    """The machine to replay a family on.
+
+    Args:
+        family: of the scenarios.
+        environment: of the trace file: its devices' names and group numbers are those that the traces contain.
+        path: a machine file; by default the one that belongs to the family.
+        profile: a kernel profile; by default the recorded kernel's.
+
+    Raises:
+        TraceError: the machine cannot have the environment's devices.
+    """
+    spec = load_machine(path or machine_file(family))
+    spec = dataclasses.replace(spec, profile=profile or profile_of(environment))
+    return dataclasses.replace(spec, groups=tuple(_as_recorded(spec, environment)))
+
+
+def _as_recorded(spec: MachineSpec, environment: Environment) -> list[object]:
+    groups = []
+    for group in spec.groups:
+        numbers = {
+            environment.devices[d.symbol].group for d in group.devices if d.symbol in environment.devices
+        }
+        if len(numbers) > 1:
+            raise TraceError(
+                f"group {group.number}: the traces have its devices in the groups {sorted(numbers)}"
+            )
+        devices = tuple(
+            dataclasses.replace(d, name=environment.devices[d.symbol].name)
+            if d.symbol in environment.devices
+            else d
+            for d in group.devices
+        )
+        number = numbers.pop() if numbers else group.number
+        groups.append(dataclasses.replace(group, number=number, devices=devices))
+    return groups

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: MIT
+"""Runs trace files, in process or through a daemon, in one process or several.
+
+Each worker has its own machine (and its own daemon), on which its share of the scenarios runs one after the other.
+"""
+
+import multiprocessing
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from vfioemu.conformance.inprocess import InProcessRunner
+from vfioemu.conformance.machine import machine_for
+from vfioemu.conformance.replay import Difference
+from vfioemu.conformance.trace import Environment, Scenario, Traces
+from vfioemu.core.machine import MachineSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to run.
+
+    Attributes:
+        memory: None for in process; ``"ask"`` or ``"process_vm"`` through a daemon that reaches the memory so.
+        machine: a machine file instead of the traces' own.
+        profile: a kernel profile instead of the recorded kernel's.
+        jobs: worker processes.
+    """
+
+    memory: str | None = None
+    machine: Path | None = None
+    profile: str | None = None
+    jobs: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one scenario.
+
+    Attributes:
+        scenario: its id.
+        differences: none if it passed.
+        crash: a traceback of ours, if there was one.
+    """
+
+    scenario: str
+    differences: tuple[Difference, ...] = ()
+    crash: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Every answer was the kernel's."""
+        return not self.differences and self.crash is None
+
+
+class Runner(Protocol):
+    """Runs scenarios on one machine."""
+
+    def run(self, scenario: Scenario, environment: Environment) -> list[Difference]:
+        """Replay one scenario."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One scenario to run and where."""
+
+    spec: MachineSpec
+    environment: Environment
+    scenario: Scenario
+
+
+def plan(files: Iterable[Traces], options: Options) -> list[Job]:
+    """All scenarios of all files with their machines.
+
+    Raises:
+        TraceError: a file's machine does not fit it.
+        ConfigError: a machine file is wrong.
+    """
+    jobs = []
+    for traces in files:
+        specs: dict[str, MachineSpec] = {}
+        for scenario in traces.scenarios:
+            if scenario.family not in specs:
+                specs[scenario.family] = machine_for(
+                    scenario.family, traces.environment, path=options.machine, profile=options.profile
+                )
+            jobs.append(Job(specs[scenario.family], traces.environment, scenario))
+    return jobs
+
+
+def run(jobs: Sequence[Job], options: Options) -> Iterator[Outcome]:
+    """Run all jobs; outcomes come in the order of the jobs within each worker's share."""
+    workers = min(options.jobs, len(jobs))
+    if workers <= 1:
+        yield from _run_share(jobs, options)
+        return
+    context = multiprocessing.get_context("fork")
+    shares = [(jobs[n::workers], options) for n in range(workers)]
+    receivers = []
+    for share in shares:
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_work, args=(*share, sender))
+        process.start()
+        sender.close()
+        receivers.append((receiver, process, len(share[0])))
+    for receiver, process, count in receivers:
+        done = 0
+        while done < count:
+            try:
+                yield receiver.recv()
+            except EOFError:
+                break
+            done += 1
+        process.join()
+        for job in shares[receivers.index((receiver, process, count))][0][done:]:
+            yield Outcome(job.scenario.id, crash="the worker process died")
+
+
+def _work(jobs: Sequence[Job], options: Options, sender: "multiprocessing.connection.Connection") -> None:
+    for outcome in _run_share(jobs, options):
+        sender.send(outcome)
+    sender.close()
+
+
+def _run_share(jobs: Sequence[Job], options: Options) -> Iterator[Outcome]:
+    runners: dict[int, Runner] = {}
+    with ExitStack() as stack:
+        for job in jobs:
+            runner = runners.get(id(job.spec))
+            if runner is None:
+                runner = runners[id(job.spec)] = _runner(job.spec, options, stack)
+            yield _run_one(runner, job)
+
+
+def _runner(spec: MachineSpec, options: Options, stack: ExitStack) -> Runner:
+    if options.memory is None:
+        return InProcessRunner(spec)
+    from vfioemu.conformance.live import LiveRunner  # a daemon is not needed to replay in process
+
+    return stack.enter_context(LiveRunner(spec, options.memory))
+
+
+def _run_one(runner: Runner, job: Job) -> Outcome:
+    try:
+        return Outcome(job.scenario.id, tuple(runner.run(job.scenario, job.environment)))
+    except Exception:  # noqa: BLE001 - the boundary: a bug of ours fails its scenario, the others still run
+        return Outcome(job.scenario.id, crash=traceback.format_exc())
