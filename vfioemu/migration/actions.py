@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: MIT
+"""What the engine asks of its driver, and what the driver answers.
+
+Exactly one action is outstanding at any time. The driver performs it and feeds one event to `Engine.step()`. Every
+event carries `now`, the driver's clock, because the engine has none.
+
+======================  ==========================================  =====================================
+action                  does                                        answered by
+======================  ==========================================  =====================================
+Connect                 connection, HELLO, SETUP, the peer accepts  Done | Failed
+FillBitmaps             the bitmap of each block := all ones        Done
+StartTracking(target)   DIRTY_PAGES START, LOGGING_START, CPU log   Done | Failed
+StopTracking(target)    the opposite                                Done | Failed
+Sync(final)             read and clear every log into the bitmaps   Synced | Failed
+SendRam(limit)          up to `limit` bytes of dirty pages          RamSent | Failed
+SetState(device)        MIG_DEVICE_STATE                            Done | Failed
+ResetDevice(device)     DEVICE_RESET                                Done | Failed
+SendDevice(device)      bytes of its saving fd                      DeviceSent | Failed
+PauseCpus / ResumeCpus  virtual CPUs                                Done
+Wait(seconds)           nothing, for so long                        Done | Failed
+SendCpus                state of the virtual CPUs                   Done | Failed
+SendSums                checksums of all pages, ledger of devices   Done | Failed
+Prepare                 PREPARE; wait for READY                     Ready | Failed
+Commit                  COMMIT; wait for the answer                 Started | Refused | Failed
+Query                   on a new connection: what became of it?     Started | Refused | Failed
+Abort                   tell the peer to forget all; best effort    Done | Failed
+Release                 the source gives up what it holds           Done
+Finish                  the end; nothing is outstanding after it    (none)
+======================  ==========================================  =====================================
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+
+from vfioemu.migration.plan import Blocker, Reason
+
+
+class TargetKind(StrEnum):
+    """What dirty tracking can be switched on for."""
+
+    CPU = "cpu"
+    CONTAINER = "container"
+    DEVICE = "device"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One tracker that has to be started and stopped."""
+
+    kind: TargetKind
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """Reach the destination and have the geometry of the guest accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class FillBitmaps:
+    """Every page has to be sent: the bulk round begins from all ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartTracking:
+    """Switch a tracker on."""
+
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
+class StopTracking:
+    """Switch a tracker off."""
+
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
+class Sync:
+    """Read and clear all logs, OR them into the bitmap of each block, ask the devices how much they still have.
+
+    Attributes:
+        final: CPUs and devices have stopped; nothing can be written afterwards.
+    """
+
+    final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SendRam:
+    """Send dirty pages. The bit of a page is cleared before its bytes are read, never after.
+
+    Attributes:
+        limit: bytes; 0 = all that is left.
+        final: nothing runs any more.
+    """
+
+    limit: int
+    final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SetState:
+    """Bring a device into a state of VFIO_DEVICE_STATE_*."""
+
+    device: str
+    state: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResetDevice:
+    """The last means to get a device running again."""
+
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendDevice:
+    """Send what the saving fd of a device has.
+
+    Attributes:
+        limit: bytes; 0 = to its end (final).
+    """
+
+    device: str
+    limit: int
+    final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PauseCpus:
+    """Stop the virtual CPUs."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeCpus:
+    """Let the virtual CPUs run."""
+
+
+@dataclass(frozen=True, slots=True)
+class SendCpus:
+    """Send the state of the (stopped) virtual CPUs."""
+
+
+@dataclass(frozen=True, slots=True)
+class SendSums:
+    """Send a checksum of each page and the registers of each device; everything has stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Let time pass; ended early by a cancel or by the loss of the peer."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """First phase of the hand-over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Second phase: from here on the source may run only if the destination has refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Ask on a new connection whether the destination runs; it refuses for ever if it does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Tell the peer that nothing will come of it."""
+
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The destination owns the guest: end the saving sessions."""
+
+
+class Outcome(StrEnum):
+    """How a migration ended."""
+
+    COMPLETED = "completed"
+    BLOCKED = "blocked"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    IN_DOUBT = "in_doubt"
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The end.
+
+    Attributes:
+        source_runs: the guest runs on the source.
+        mismatches: pages and devices that the verification found different; only with COMPLETED.
+        lost_devices: devices that could not be brought back to RUNNING.
+        errno: of the call that failed, verbatim; None if no call failed.
+    """
+
+    outcome: Outcome
+    reason: Reason | None = None
+    detail: str = ""
+    source_runs: bool = False
+    mismatches: int = 0
+    lost_devices: tuple[str, ...] = ()
+    blockers: tuple[Blocker, ...] = ()
+    errno: int | None = None
+
+
+Action: TypeAlias = (
+    Connect
+    | FillBitmaps
+    | StartTracking
+    | StopTracking
+    | Sync
+    | SendRam
+    | SetState
+    | ResetDevice
+    | SendDevice
+    | PauseCpus
+    | ResumeCpus
+    | SendCpus
+    | SendSums
+    | Wait
+    | Prepare
+    | Commit
+    | Query
+    | Abort
+    | Release
+    | Finish
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """It worked, and there is nothing to tell."""
+
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """It did not work."""
+
+    now: float
+    reason: Reason
+    detail: str = ""
+    errno: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """The logs were read.
+
+    Attributes:
+        pages: pages that are dirty now, in all blocks.
+        dirtied: how many of them this sync added.
+        device_bytes: what the devices still have to send, stop-copy part included.
+    """
+
+    now: float
+    pages: int
+    dirtied: int
+    device_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RamSent:
+    """Pages went out.
+
+    Attributes:
+        sent: bytes on the wire.
+        pages: pages still dirty in the bitmaps.
+    """
+
+    now: float
+    sent: int
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSent:
+    """Device state went out.
+
+    Attributes:
+        pending: what PRE_COPY_INFO says is left (initial and dirty bytes); 0 at the end of the stream.
+    """
+
+    now: float
+    sent: int
+    pending: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The destination has everything and could run.
+
+    Attributes:
+        mismatches: pages and devices that differ from the source's.
+    """
+
+    now: float
+    mismatches: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The destination runs."""
+
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The destination has refused for ever to run this guest."""
+
+    now: float
+    detail: str = ""
+
+
+Event: TypeAlias = Done | Failed | Synced | RamSent | DeviceSent | Ready | Started | Refused

@@ -1,0 +1,428 @@
+# SPDX-License-Identifier: MIT
+"""The source of a pre-copy migration, as a pure state machine: events in, actions out.
+
+It has no I/O, no clock and no randomness, so the same engine runs under trio, in virtual time and from a recorded
+log, and Hypothesis can drive it through any order of failures. The algorithm is QEMU's (migration/migration.c
+migration_thread(), hw/vfio/migration.c), with three differences that its users asked for elsewhere: the hand-over is
+confirmed by the destination, so that both sides never run; the first 100 ms are not blind; and a migration that does
+not converge ends with a reason instead of running for ever.
+
+Like the handlers of the core it is written as a generator, here of actions, because the order *is* the algorithm and
+a reader should see it in one piece. `Engine.step()` hides the generator.
+
+Rules that must never break, and that tests/migration/test_engine.py holds against any sequence of events:
+
+* tracking is on, in every container, before the first page is read;
+* devices are stopped (P2P first) and the CPUs paused before the final sync, and the final sync is before the last page;
+* until COMMIT any failure ends with devices RUNNING, CPUs running and tracking off on the source;
+* after COMMIT the source runs again only if the destination has refused; if nobody can tell, nobody guesses.
+"""
+
+from collections.abc import Generator
+from dataclasses import replace
+from enum import StrEnum
+from typing import TypeAlias, TypeVar
+
+from vfioemu.migration import actions as do
+from vfioemu.migration.actions import Action, Event, Finish, Outcome, Target, TargetKind
+from vfioemu.migration.plan import PAGE, DevicePlan, Limits, Plan, Reason, Round, Timeline, Tracker
+from vfioemu.uapi.constants import (
+    VFIO_DEVICE_STATE_PRE_COPY,
+    VFIO_DEVICE_STATE_PRE_COPY_P2P,
+    VFIO_DEVICE_STATE_RUNNING,
+    VFIO_DEVICE_STATE_RUNNING_P2P,
+    VFIO_DEVICE_STATE_STOP_COPY,
+)
+
+T = TypeVar("T")
+Flow: TypeAlias = Generator[Action, Event, T]
+
+
+class Phase(StrEnum):
+    """Where a migration is."""
+
+    NEW = "new"
+    SETUP = "setup"
+    PRECOPY = "precopy"
+    STOPPING = "stopping"
+    COPY = "stop-copy"
+    HANDOVER = "hand-over"
+    COMMITTED = "committed"
+    ROLLBACK = "rollback"
+    ENDED = "ended"
+
+
+class _Abandoned(Exception):
+    def __init__(self, reason: Reason, detail: str = "", errno: int | None = None) -> None:
+        super().__init__(reason, detail, errno)
+        self.reason = reason
+        self.detail = detail
+        self.errno = errno
+
+
+class _InDoubt(_Abandoned):
+    """COMMIT is out and nobody answers."""
+
+
+class Engine:
+    """One migration of one guest.
+
+    Args:
+        plan: the guest.
+        limits: what the user allows.
+
+    Attributes:
+        phase: where it is; for display.
+        rounds: every pre-copy round so far; the last one is open.
+        pages: dirty pages now.
+        bandwidth: bytes per second in the last window; 0 as long as nothing was measured.
+    """
+
+    def __init__(self, plan: Plan, limits: Limits) -> None:
+        self.plan = plan
+        self.limits = limits
+        self.phase = Phase.NEW
+        self.rounds: list[Round] = []
+        self.pages = 0
+        self.bandwidth = 0.0
+        self.timeline = Timeline()
+        self.finish: Finish | None = None
+        self._now = 0.0
+        self._cancelled = False
+        self._flow: Flow[Finish] = self._migrate()
+        self._connected = False
+        self._tracking: list[Target] = []
+        self._touched: list[DevicePlan] = []
+        self._paused = False
+        self._device_pending: dict[str, int] = {}
+        self._window_began = 0.0
+        self._window_sent = 0
+        self._measured = False
+
+    # What a driver calls.
+
+    def start(self, now: float) -> Action:
+        """Begin, and return the first action."""
+        self._now = self.timeline.began = self._window_began = now
+        return self._advance(None)
+
+    def step(self, event: Event) -> Action:
+        """Take the answer to the outstanding action and return the next one; `Finish` is the last."""
+        self._now = max(self._now, event.now)
+        return self._advance(event)
+
+    def _advance(self, event: Event | None) -> Action:
+        try:
+            return next(self._flow) if event is None else self._flow.send(event)
+        except StopIteration as stop:
+            finish: Finish = stop.value
+            return finish
+
+    def cancel(self) -> bool:
+        """Ask for the end. It takes effect with the next event, which the driver may hurry.
+
+        Returns:
+            False when it is too late: COMMIT is out, and only the destination's answer decides.
+        """
+        if self.phase in (Phase.COMMITTED, Phase.ENDED):
+            return False
+        self._cancelled = True
+        return True
+
+    @property
+    def threshold(self) -> float:
+        """Bytes that fit into the downtime limit at the measured bandwidth."""
+        return self.bandwidth * self.limits.downtime
+
+    @property
+    def remaining(self) -> int:
+        """Bytes that are known to be left without asking anybody."""
+        return self.pages * PAGE + sum(self._device_pending.values())
+
+    # The algorithm.
+
+    def _migrate(self) -> Flow[Finish]:
+        blockers = self.plan.blockers()
+        if blockers:
+            return self._end(
+                Finish(
+                    Outcome.BLOCKED,
+                    blockers[0].reason,
+                    "; ".join(blocker.detail for blocker in blockers),
+                    source_runs=True,
+                    blockers=blockers,
+                )
+            )
+        try:
+            yield from self._setup()
+            yield from self._precopy()
+            yield from self._stop()
+            yield from self._copy()
+            mismatches = yield from self._hand_over()
+        except _Abandoned as why:
+            return (yield from self._give_up(why))
+        yield from self._try(do.Release())
+        return self._end(Finish(Outcome.COMPLETED, mismatches=mismatches))
+
+    def _setup(self) -> Flow[None]:
+        self.phase = Phase.SETUP
+        yield from self._must(do.Connect())
+        self._connected = True
+        self._check()
+        yield from self._must(do.FillBitmaps())
+        self.pages = self.plan.npages
+        for target in self._targets():
+            yield from self._must(do.StartTracking(target))
+            self._tracking.append(target)
+            self._check()
+        # The bitmaps are all ones already. This sync empties the logs, so that round 1 does not send again what
+        # round 0 is about to send (precopy.md 3.5).
+        yield from self._sync(final=False)
+        for device in self.plan.devices:
+            if device.precopy:
+                yield from self._set_state(device, VFIO_DEVICE_STATE_PRE_COPY)
+                self._check()
+
+    def _targets(self) -> list[Target]:
+        targets = [Target(TargetKind.CPU, "cpus")]
+        for container in self.plan.containers:
+            if container.tracker is Tracker.DEVICE:
+                targets += [Target(TargetKind.DEVICE, device.name) for device in container.devices]
+            elif container.tracker is Tracker.CONTAINER:
+                targets.append(Target(TargetKind.CONTAINER, container.name))
+        return targets
+
+    def _precopy(self) -> Flow[None]:
+        self.phase = Phase.PRECOPY
+        began = self._now
+        while True:
+            if self.remaining == 0 or self.remaining < self.threshold:
+                exact = yield from self._sync(final=False)
+                if exact == 0 or exact < self.threshold:
+                    return
+                self._check_progress(exact, began)
+            sent = 0
+            for device in self.plan.devices:
+                if device.precopy and self._device_pending.get(device.name, 0):
+                    sent += yield from self._send_device(device, self.limits.device_slice_bytes, final=False)
+            if self.pages:
+                sent += yield from self._send_ram(self._budget(), final=False)
+            yield from self._pace(sent)
+
+    def _check_progress(self, exact: int, began: float) -> None:
+        last = self.rounds[-1]
+        seconds = self._now - began
+        if last.number <= self.limits.max_rounds and not 0 < self.limits.max_seconds < seconds:
+            return
+        needed = f"{exact / self.bandwidth:.3g} s of downtime" if self.bandwidth else "a faster connection"
+        if last.device_bytes > self.threshold:
+            raise _Abandoned(
+                Reason.DEVICE_STATE_TOO_LARGE,
+                f"{last.device_bytes} bytes of device state are above the threshold of {self.threshold:.0f} bytes;"
+                f" it would take {needed}",
+            )
+        raise _Abandoned(
+            Reason.NOT_CONVERGING,
+            f"after {last.number} rounds in {seconds:.1f} s {exact} bytes are left, above the threshold of"
+            f" {self.threshold:.0f} bytes; it would take {needed}",
+        )
+
+    def _budget(self) -> int:
+        if not self.limits.bandwidth:
+            return self.limits.slice_bytes
+        return max(PAGE, int(self.limits.bandwidth * self.limits.window) - self._window_sent)
+
+    def _pace(self, sent: int) -> Flow[None]:
+        """Close the window when its time is over; wait for that if its bytes are used up or there was nothing to send."""
+        limited = self.limits.bandwidth
+        used_up = limited and self._window_sent >= limited * self.limits.window
+        left = self._window_began + self.limits.window - self._now
+        if left > 0 and (used_up or not sent):
+            yield from self._must(do.Wait(left))
+            left = 0.0
+        elapsed = self._now - self._window_began
+        if elapsed > 0 and self._window_sent and (left <= 0 or not self._measured):
+            # Before the first window is over, what there is of it has to do: a small guest on a fast link would be
+            # syncing in a tight loop against a threshold of zero.
+            bandwidth = self._window_sent / elapsed
+            self.bandwidth = min(bandwidth, limited) if limited else bandwidth
+        if left <= 0:
+            self._measured = self._measured or bool(self._window_sent)
+            self._window_began, self._window_sent = self._now, 0
+
+    def _stop(self) -> Flow[None]:
+        """QEMU's vm_stop(): CPUs first, then the devices in two passes, children before parents."""
+        self.phase = Phase.STOPPING
+        self._paused = True
+        yield from self._must(do.PauseCpus())
+        self.timeline.paused = self._now
+        for device in reversed(self.plan.devices):
+            if device.p2p:
+                state = VFIO_DEVICE_STATE_PRE_COPY_P2P if device.precopy else VFIO_DEVICE_STATE_RUNNING_P2P
+                yield from self._set_state(device, state)
+        for device in reversed(self.plan.devices):
+            yield from self._set_state(device, VFIO_DEVICE_STATE_STOP_COPY)
+        self.timeline.stopped = self._now
+
+    def _copy(self) -> Flow[None]:
+        self.phase = Phase.COPY
+        yield from self._sync(final=True)
+        self.timeline.synced = self._now
+        while self.pages:
+            yield from self._send_ram(0, final=True)
+        self.timeline.ram = self._now
+        for device in self.plan.devices:
+            yield from self._send_device(device, 0, final=True)
+        yield from self._must(do.SendCpus())
+        self.timeline.state = self._now
+        if self.plan.verify:
+            yield from self._must(do.SendSums())
+        self.timeline.sums = self._now
+
+    def _hand_over(self) -> Flow[int]:
+        """PREPARE, READY, COMMIT, STARTED. From COMMIT on a cancel changes nothing."""
+        self.phase = Phase.HANDOVER
+        ready = yield from self._must(do.Prepare())
+        self.timeline.ready = self._now
+        mismatches = ready.mismatches if isinstance(ready, do.Ready) else 0
+        self.phase = Phase.COMMITTED
+        answer = yield do.Commit()
+        if isinstance(answer, do.Failed):
+            answer = yield do.Query()
+        if isinstance(answer, do.Started):
+            self.timeline.started = self._now
+            return mismatches
+        if isinstance(answer, do.Refused):
+            raise _Abandoned(Reason.PEER_REFUSED, answer.detail)
+        raise _InDoubt(Reason.PEER_LOST, answer.detail if isinstance(answer, do.Failed) else "no answer")
+
+    def _give_up(self, why: _Abandoned) -> Flow[Finish]:
+        """Bring the guest back to life on the source, whatever state it was left in."""
+        if isinstance(why, _InDoubt):
+            return self._end(Finish(Outcome.IN_DOUBT, why.reason, why.detail, errno=why.errno))
+        self.phase = Phase.ROLLBACK
+        lost = yield from self._resume()
+        if self._connected:
+            yield from self._try(do.Abort(why.reason, why.detail))
+        for target in reversed(self._tracking):
+            yield from self._try(do.StopTracking(target))
+        outcome = Outcome.CANCELLED if why.reason is Reason.CANCELLED else Outcome.FAILED
+        return self._end(
+            Finish(
+                outcome,
+                why.reason,
+                why.detail,
+                source_runs=not lost,
+                lost_devices=tuple(device.name for device in lost),
+                errno=why.errno,
+            )
+        )
+
+    def _resume(self) -> Flow[list[DevicePlan]]:
+        """Devices to RUNNING in two passes, parents first, then the CPUs (QEMU's vm_start()).
+
+        Returns:
+            The devices that neither the state machine nor a reset brought back.
+        """
+        lost = []
+        touched = [device for device in self.plan.devices if device in self._touched]
+        failed = set()
+        for device in touched:
+            if (
+                device.p2p
+                and self._paused
+                and not (yield from self._try_state(device, VFIO_DEVICE_STATE_RUNNING_P2P))
+            ):
+                failed.add(device)
+        for device in touched:
+            if device not in failed and (yield from self._try_state(device, VFIO_DEVICE_STATE_RUNNING)):
+                continue
+            if not (yield from self._try(do.ResetDevice(device.name))):  # a reset device is in RUNNING
+                lost.append(device)
+        if self._paused:
+            yield from self._try(do.ResumeCpus())
+            self._paused = False
+        self.timeline.resumed = self._now
+        return lost
+
+    # Steps.
+
+    def _must(self, action: Action) -> Flow[Event]:
+        """Perform an action that a failure or a cancel ends the migration at."""
+        event = yield action
+        if isinstance(event, do.Failed):
+            raise _Abandoned(event.reason, event.detail, event.errno)
+        if not isinstance(action, do.Connect | do.StartTracking | do.SetState):
+            self._check()  # those first write down what has to be undone
+        return event
+
+    def _try(self, action: Action) -> Flow[bool]:
+        event = yield action
+        return not isinstance(event, do.Failed)
+
+    def _try_state(self, device: DevicePlan, state: int) -> Flow[bool]:
+        return (yield from self._try(do.SetState(device.name, state)))
+
+    def _check(self) -> None:
+        if self._cancelled:
+            raise _Abandoned(Reason.CANCELLED)
+
+    def _set_state(self, device: DevicePlan, state: int) -> Flow[None]:
+        if device not in self._touched:  # a failed transition may have got half way
+            self._touched.append(device)
+        yield from self._must(do.SetState(device.name, state))
+        if state == VFIO_DEVICE_STATE_PRE_COPY:
+            self._device_pending[device.name] = 1  # something to read; the first answer tells how much
+        self._check()
+
+    def _sync(self, *, final: bool) -> Flow[int]:
+        synced = yield from self._must(do.Sync(final))
+        if not isinstance(synced, do.Synced):
+            raise TypeError(f"{synced} is no answer to Sync")
+        self.pages = synced.pages
+        if not final:
+            self.rounds.append(
+                Round(
+                    number=len(self.rounds),
+                    pages=synced.pages,
+                    dirtied=synced.dirtied,
+                    device_bytes=synced.device_bytes,
+                    began=self._now,
+                )
+            )
+        return synced.pages * PAGE + synced.device_bytes
+
+    def _send_ram(self, limit: int, *, final: bool) -> Flow[int]:
+        answer = yield from self._must(do.SendRam(limit, final))
+        if not isinstance(answer, do.RamSent):
+            raise TypeError(f"{answer} is no answer to SendRam")
+        self.pages = answer.pages
+        self._account(ram=answer.sent, final=final)
+        return answer.sent
+
+    def _send_device(self, device: DevicePlan, limit: int, *, final: bool) -> Flow[int]:
+        answer = yield from self._must(do.SendDevice(device.name, limit, final))
+        if not isinstance(answer, do.DeviceSent):
+            raise TypeError(f"{answer} is no answer to SendDevice")
+        self._device_pending[device.name] = answer.pending
+        self._account(state=answer.sent, final=final)
+        return answer.sent
+
+    def _account(self, *, ram: int = 0, state: int = 0, final: bool) -> None:
+        self._window_sent += ram + state
+        if final:
+            return
+        last = self.rounds[-1]
+        self.rounds[-1] = replace(
+            last,
+            ram_bytes=last.ram_bytes + ram,
+            state_bytes=last.state_bytes + state,
+            seconds=self._now - last.began,
+            bandwidth=self.bandwidth,
+        )
+
+    def _end(self, finish: Finish) -> Finish:
+        self.phase = Phase.ENDED
+        self.timeline.ended = self._now
+        self.finish = finish
+        return finish

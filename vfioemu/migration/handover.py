@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: MIT
+"""The destination's half of the hand-over, as a pure state machine; the source's half is in the engine.
+
+    source                              destination
+      |  everything, then PREPARE(token)   |
+      |----------------------------------->|  loads and verifies all: READY
+      |<-----------------------------------|
+      |  COMMIT(token)                     |
+      |----------------------------------->|  STARTING, then STARTED (or REFUSED, if a device does not start)
+      |<-----------------------------------|
+
+If the connection breaks before COMMIT arrives, the destination refuses the token for ever, because the source resumes.
+If it breaks after the source sent COMMIT, the source asks QUERY(token) on a new connection: the answer is STARTED, or
+the destination refuses for ever *by being asked*, and the source may resume. A token that this process never accepted
+is answered UNKNOWN, which settles nothing: another process may have run the guest and ended.
+"""
+
+from enum import StrEnum
+
+
+class Standing(StrEnum):
+    """What the destination makes of one token."""
+
+    LOADING = "loading"
+    READY = "ready"
+    STARTING = "starting"
+    STARTED = "started"
+    REFUSED = "refused"
+    UNKNOWN = "unknown"
+
+
+class Handover:
+    """All tokens that one destination process has ever accepted, and what became of each.
+
+    The memory of a refusal may not be lost as long as the process lives; one entry per accepted migration is small.
+    """
+
+    def __init__(self) -> None:
+        self._standing: dict[str, Standing] = {}
+
+    def standing(self, token: str) -> Standing:
+        """How things are."""
+        return self._standing.get(token, Standing.UNKNOWN)
+
+    def accept(self, token: str) -> bool:
+        """Begin to load; False for a token that was seen before (a replayed stream must not be loaded twice)."""
+        if token in self._standing:
+            return False
+        self._standing[token] = Standing.LOADING
+        return True
+
+    def prepared(self, token: str) -> bool:
+        """Everything is here; False when the token was refused meanwhile."""
+        return self._move(token, Standing.LOADING, Standing.READY)
+
+    def commit(self, token: str) -> bool:
+        """Whether the guest may be started now."""
+        return self._move(token, Standing.READY, Standing.STARTING)
+
+    def started(self, token: str) -> bool:
+        """The guest runs."""
+        return self._move(token, Standing.STARTING, Standing.STARTED)
+
+    def not_started(self, token: str) -> bool:
+        """It could not be started; nothing of it runs."""
+        return self._move(token, Standing.STARTING, Standing.REFUSED)
+
+    def lost(self, token: str) -> None:
+        """The connection is gone, or the source sent ABORT."""
+        if self.standing(token) in (Standing.LOADING, Standing.READY):
+            self._standing[token] = Standing.REFUSED
+
+    def query(self, token: str) -> Standing:
+        """Answer QUERY; asking a destination that has not started makes it refuse for ever.
+
+        Returns:
+            STARTED, REFUSED or UNKNOWN; STARTING means that the caller has to ask again when that is over.
+        """
+        self.lost(token)
+        return self.standing(token)
+
+    def _move(self, token: str, before: Standing, after: Standing) -> bool:
+        if self.standing(token) is not before:
+            return False
+        self._standing[token] = after
+        return True

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: MIT
+"""What is to be migrated, within which limits, and what forbids it.
+
+Values only: the engine decides on them, drivers fill them from a live guest, tests invent them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from vfioemu.uapi.constants import VFIO_MIGRATION_P2P, VFIO_MIGRATION_PRE_COPY, VFIO_MIGRATION_STOP_COPY
+
+PAGE: Final = 4096
+"""Guest pages are 4 KiB, the smallest page size of every emulated IOMMU; bitmaps have one bit for each."""
+
+
+class Reason(StrEnum):
+    """Why a migration ended as it did: a closed list, stable for scripts."""
+
+    NO_MIGRATION_SUPPORT = "no_migration_support"
+    P2P_MIXED = "p2p_mixed"
+    DEVICE_NOT_RUNNING = "device_not_running"
+    TRACKING_START_FAILED = "tracking_start_failed"
+    TRACKING_SYNC_FAILED = "tracking_sync_failed"
+    TRACKING_STOP_FAILED = "tracking_stop_failed"
+    DEVICE_ERROR = "device_error"
+    DEVICE_STATE_TOO_LARGE = "device_state_too_large"
+    NOT_CONVERGING = "not_converging"
+    PEER_REFUSED = "peer_refused"
+    PEER_LOST = "peer_lost"
+    STREAM_CORRUPT = "stream_corrupt"
+    VERSION = "version"
+    CANCELLED = "cancelled"
+    LOST_WRITE = "lost_write"
+
+
+class Tracker(StrEnum):
+    """Who tells which pages the devices of one container wrote."""
+
+    DEVICE = "device"
+    """DMA logging of every device of the container; their reports are OR-ed."""
+    CONTAINER = "container"
+    """VFIO_IOMMU_DIRTY_PAGES of the container."""
+    ALL_DIRTY = "all-dirty"
+    """Nobody: every page counts as written, at every sync."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """One RAM block of the guest."""
+
+    name: str
+    npages: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DevicePlan:
+    """One device, as its uAPI describes it.
+
+    Attributes:
+        name: unique in the guest.
+        migration: the flags of VFIO_DEVICE_FEATURE_MIGRATION; 0 when the device has no such feature.
+        logging: it supports VFIO_DEVICE_FEATURE_DMA_LOGGING_START.
+        running: it is in VFIO_DEVICE_STATE_RUNNING.
+    """
+
+    name: str
+    migration: int
+    logging: bool
+    running: bool = True
+
+    @property
+    def p2p(self) -> bool:
+        """It has the RUNNING_P2P state."""
+        return bool(self.migration & VFIO_MIGRATION_P2P)
+
+    @property
+    def precopy(self) -> bool:
+        """It has the PRE_COPY state."""
+        return bool(self.migration & VFIO_MIGRATION_PRE_COPY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerPlan:
+    """One container with its devices.
+
+    Attributes:
+        dirty_pages: it reports the migration capability with 4 KiB pages, so DIRTY_PAGES works on it.
+    """
+
+    name: str
+    devices: tuple[DevicePlan, ...]
+    dirty_pages: bool
+
+    @property
+    def tracker(self) -> Tracker:
+        """QEMU's order (vfio_get_dirty_bitmap): device logging if all have it, else the container, else nobody."""
+        if self.devices and all(device.logging for device in self.devices):
+            return Tracker.DEVICE
+        return Tracker.CONTAINER if self.dirty_pages else Tracker.ALL_DIRTY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocker:
+    """One reason why a migration may not even begin."""
+
+    reason: Reason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The guest as the engine sees it."""
+
+    blocks: tuple[Block, ...]
+    containers: tuple[ContainerPlan, ...]
+    verify: bool = False
+
+    @property
+    def npages(self) -> int:
+        """Pages of RAM, of all blocks."""
+        return sum(block.npages for block in self.blocks)
+
+    @property
+    def devices(self) -> tuple[DevicePlan, ...]:
+        """Every device, in the order in which they are started; they are stopped in the reverse order."""
+        return tuple(device for container in self.containers for device in container.devices)
+
+    def blockers(self) -> tuple[Blocker, ...]:
+        """All reasons at once, so that a user does not meet them one by one."""
+        return tuple(self._blockers())
+
+    def _blockers(self) -> Iterator[Blocker]:
+        devices = self.devices
+        for device in devices:
+            if not device.migration & VFIO_MIGRATION_STOP_COPY:
+                yield Blocker(reason=Reason.NO_MIGRATION_SUPPORT, detail=f"{device.name} has no STOP_COPY")
+            elif not device.running:
+                yield Blocker(reason=Reason.DEVICE_NOT_RUNNING, detail=f"{device.name} is not in RUNNING")
+        if len(devices) > 1:  # QEMU: vfio_multiple_devices_migration_is_supported()
+            for device in devices:
+                if not device.p2p:
+                    yield Blocker(
+                        reason=Reason.P2P_MIXED,
+                        detail=f"{device.name} has no P2P, which {len(devices)} devices together need",
+                    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the user allows.
+
+    Attributes:
+        bandwidth: bytes per second while the guest runs; 0 = as fast as it goes. The stopped phase is never slowed.
+        downtime: seconds that the guest may stand still; times the measured bandwidth it is the threshold.
+        max_rounds: pre-copy rounds before the engine says that it does not converge.
+        max_seconds: the same for the whole pre-copy phase; 0 = no limit.
+        slice_bytes: RAM sent by one action when the bandwidth is not limited.
+        window: seconds over which the bandwidth is measured and limited (QEMU's BUFFER_DELAY).
+    """
+
+    bandwidth: int = 0
+    downtime: float = 0.3
+    max_rounds: int = 30
+    max_seconds: float = 0.0
+    slice_bytes: int = 64 << 20
+    device_slice_bytes: int = 1 << 20
+    window: float = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """One pre-copy round: from one sync to the next.
+
+    Attributes:
+        number: 0 is the bulk round.
+        pages: pages to be sent when the round began.
+        dirtied: pages that its sync found newly dirty (all, in the bulk round).
+        device_bytes: device state still to come when the round began, stop-copy part included.
+        ram_bytes: bytes of RAM sent, headers included.
+        bandwidth: as measured when the round ended.
+    """
+
+    number: int
+    pages: int
+    dirtied: int
+    began: float
+    device_bytes: int = 0
+    ram_bytes: int = 0
+    state_bytes: int = 0
+    seconds: float = 0.0
+    bandwidth: float = 0.0
+
+
+@dataclass(slots=True)
+class Timeline:
+    """When each step of the switch-over ended, on the clock of the driver."""
+
+    began: float = 0.0
+    paused: float | None = None
+    stopped: float | None = None
+    synced: float | None = None
+    ram: float | None = None
+    state: float | None = None
+    sums: float | None = None
+    ready: float | None = None
+    started: float | None = None
+    ended: float = 0.0
+    resumed: float | None = None

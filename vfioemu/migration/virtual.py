@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: MIT
+"""The engine in virtual time: no memory, no sockets, no waiting; a migration of hours takes milliseconds.
+
+RAM is only counted here. A guest writes uniformly over a working set, so the expected number of distinct pages after
+`n` writes is W (1 - exp(-n / W)), and what a sync adds to the pages that are still dirty follows from that. With
+`overlap=False` each write goes to a page that is still clean, the model of the closed forms (Clark et al.).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from vfioemu.migration import actions as do
+from vfioemu.migration.actions import Action, Event, Finish
+from vfioemu.migration.engine import Engine
+from vfioemu.migration.plan import PAGE
+
+
+@dataclass(slots=True, kw_only=True)
+class VirtualGuest:
+    """A guest as rates and counts, and its link.
+
+    Attributes:
+        bandwidth: of the link, bytes per second.
+        write_rate: pages written per second while the CPUs run.
+        working_set: pages over which the writes spread.
+        always_dirty: pages that every sync reports, whatever was written (a type 2 device).
+        device_bytes: device state that only the stopped phase carries.
+    """
+
+    bandwidth: float
+    write_rate: float = 0.0
+    working_set: int = 0
+    always_dirty: int = 0
+    device_bytes: int = 0
+    overlap: bool = True
+    now: float = 0.0
+    dirty: float = 0.0
+    logged: float = 0.0
+    sent: int = 0
+    running: bool = True
+    history: list[Action] = field(default_factory=list)
+
+    def pass_time(self, seconds: float) -> None:
+        """Let the guest run."""
+        self.now += seconds
+        if not self.running or not self.working_set:
+            return
+        clean = self.working_set - self.logged
+        if self.overlap:
+            self.logged += clean * -math.expm1(-self.write_rate * seconds / self.working_set)
+        else:
+            self.logged += min(clean, self.write_rate * seconds)
+
+    def sync(self) -> int:
+        """Merge the log into the dirty pages; how many that added."""
+        hit = self.dirty / self.working_set if self.working_set and self.overlap else 0.0
+        added = self.logged * max(0.0, 1.0 - hit)
+        added = max(added, self.always_dirty - self.dirty)
+        self.dirty += added
+        self.logged = 0.0
+        return round(added)
+
+
+def run(
+    engine: Engine, guest: VirtualGuest, interfere: Callable[[Action], Event | None] | None = None
+) -> Finish:
+    """Migrate.
+
+    Args:
+        engine: a new engine.
+        guest: what it migrates.
+        interfere: called with each action; an event that it returns is what the engine gets instead of success.
+    """
+    action = engine.start(guest.now)
+    while not isinstance(action, Finish):
+        guest.history.append(action)
+        event = interfere(action) if interfere is not None else None
+        action = engine.step(event if event is not None else _perform(guest, engine, action))
+    guest.history.append(action)
+    return action
+
+
+def _perform(guest: VirtualGuest, engine: Engine, action: Action) -> Event:
+    match action:
+        case do.FillBitmaps():
+            guest.dirty = engine.plan.npages
+        case do.PauseCpus():
+            guest.running = False
+        case do.ResumeCpus():
+            guest.running = True
+        case do.Wait(seconds):
+            guest.pass_time(seconds)
+        case do.Sync():
+            added = guest.sync()
+            return do.Synced(guest.now, math.ceil(guest.dirty - 1e-9), added, guest.device_bytes)
+        case do.SendRam(limit):
+            pages = min(guest.dirty, limit / PAGE) if limit else guest.dirty
+            guest.dirty -= pages
+            guest.pass_time(pages * PAGE / guest.bandwidth)
+            sent = math.ceil(pages * PAGE)
+            guest.sent += sent
+            return do.RamSent(guest.now, sent, math.ceil(guest.dirty - 1e-9))
+        case do.SendDevice(final=final):
+            sent = guest.device_bytes if final else 0
+            guest.pass_time(sent / guest.bandwidth)
+            guest.sent += sent
+            return do.DeviceSent(guest.now, sent, 0)
+        case do.Prepare():
+            return do.Ready(guest.now)
+        case do.Commit() | do.Query():
+            return do.Started(guest.now)
+        case _:
+            pass
+    return do.Done(guest.now)
