@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 from vfioemu.conformance.replay import Difference, Replay
 from vfioemu.conformance.trace import Environment, Scenario
-from vfioemu.core.machine import Machine, MachineSpec
+from vfioemu.core.machine import Machine
+from vfioemu.core.spec import MachineSpec
 from vfioemu.devices.registry import load_models
 from vfioemu.testing.process import Process, Result
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from vfioemu.conformance.trace import Environment, TraceError
-from vfioemu.core.machine import MachineSpec
+from vfioemu.core.spec import MachineSpec
 from vfioemu.daemon.config import load_machine
 
 FOLDER: Final = Path(__file__).parent
@@ -42,26 +42,19 @@ def machine_for(
         TraceError: the machine cannot have the environment's devices.
     """
     spec = load_machine(path or machine_file(family))
-    spec = dataclasses.replace(spec, profile=profile or profile_of(environment))
-    return dataclasses.replace(spec, groups=tuple(_as_recorded(spec, environment)))
-
-
-def _as_recorded(spec: MachineSpec, environment: Environment) -> list[object]:
-    groups = []
-    for group in spec.groups:
-        numbers = {
-            environment.devices[d.symbol].group for d in group.devices if d.symbol in environment.devices
-        }
-        if len(numbers) > 1:
-            raise TraceError(
-                f"group {group.number}: the traces have its devices in the groups {sorted(numbers)}"
-            )
-        devices = tuple(
-            dataclasses.replace(d, name=environment.devices[d.symbol].name)
-            if d.symbol in environment.devices
-            else d
-            for d in group.devices
-        )
-        number = numbers.pop() if numbers else group.number
-        groups.append(dataclasses.replace(group, number=number, devices=devices))
-    return groups
+    groups: dict[int, int] = {}
+    devices = []
+    for device in spec.devices:
+        recorded = environment.devices.get(device.symbol)
+        if recorded is None:
+            devices.append(device)
+            continue
+        if groups.setdefault(device.group, recorded.group) != recorded.group:
+            raise TraceError(f"{device.symbol} has a group of its own in the traces, but not in the machine")
+        devices.append(dataclasses.replace(device, name=recorded.name, group=recorded.group))
+    return dataclasses.replace(
+        spec,
+        profile=profile or profile_of(environment),
+        groups=tuple(dataclasses.replace(g, number=groups.get(g.number, g.number)) for g in spec.groups),
+        devices=tuple(devices),
+    )

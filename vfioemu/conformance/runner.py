@@ -16,7 +16,7 @@ from vfioemu.conformance.inprocess import InProcessRunner
 from vfioemu.conformance.machine import machine_for
 from vfioemu.conformance.replay import Difference
 from vfioemu.conformance.trace import Environment, Scenario, Traces
-from vfioemu.core.machine import MachineSpec
+from vfioemu.core.spec import MachineSpec
 
 
 @dataclass(frozen=True, slots=True)
