@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: MIT
+# What to type. All of it happens in .venv and build/; nothing else is touched.
+
+PYTHON ?= python3
+JOBS ?= 2
+MINUTES ?= 5
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip -qq --disable-pip-version-check install
+PYTEST := $(BIN)/python -m pytest -q -n $(JOBS)
+EXTENSION := vfioemu/_kernel.abi3.so
+C_SOURCES := $(wildcard csrc/*.c csrc/*.h)
+C_FORMATTED := $(C_SOURCES) $(wildcard protocol/*.h tests/*.[ch] tests/*/*.[ch])
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help build demo test test-full test-c lint format bench fuzz clean
+
+help:
+	@echo 'make build      .venv with everything in it, and .venv/bin/vfioemu'
+	@echo 'make demo       two daemons, and a guest that moves between them while a device writes into its memory'
+	@echo 'make test       the tests, in less than five minutes'
+	@echo 'make test-full  all of the tests, and the C tests under the sanitizers'
+	@echo 'make lint       ruff, mypy, import-linter, clang-format, C warnings as errors'
+	@echo 'make format     let ruff and clang-format have their way'
+	@echo 'make bench      how fast it is, as ratios against what this machine can do'
+	@echo 'make fuzz       arbitrary bytes to every ioctl, for MINUTES=$(MINUTES)'
+	@echo 'make clean      remove what was built, but for .venv'
+
+build: $(VENV)/.installed $(EXTENSION)
+
+# What Debian has in packages of its own is asked for by its name.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo 'vfioemu needs Python 3.11 or later (Debian: apt install python3)' >&2; exit 77; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo 'python3 -m venv does not work here (Debian: apt install python3-venv)' >&2; exit 77; }
+	@$(PYTHON) -c 'import sysconfig; open(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null || \
+		{ echo 'There is no Python.h (Debian: apt install python3-dev)' >&2; exit 77; }
+	@command -v cc >/dev/null || \
+		{ echo 'There is no C compiler (Debian: apt install gcc libc6-dev)' >&2; exit 77; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade 'pip>=25.1'
+
+# All packages; of vfioemu itself the metadata, the command and a .pth file: Python files are used where they lie.
+$(VENV)/.installed: pyproject.toml packaging/develop.pth.in | $(BIN)/python
+	$(PIP) --group build
+	$(PIP) --no-build-isolation --config-settings=setup-args=-Ddevelop=true --group dev .
+	@touch $@
+
+# Moved into place, so that a running program keeps the file that it has mapped.
+$(EXTENSION): $(C_SOURCES) csrc/kernel_build.py csrc/meson.build meson.build meson.options | $(VENV)/.installed
+	@mkdir -p build
+	@test -f build/dev/build.ninja || meson setup build/dev >build/dev.log || { cat build/dev.log; exit 1; }
+	ninja --quiet -C build/dev
+	@cp build/dev/csrc/_kernel.abi3.so $@.new && mv $@.new $@
+
+demo: build
+	$(BIN)/vfioemu demo
+
+test: build
+	$(PYTEST) -m 'not slow and not full'
+
+test-full: build test-c
+	HYPOTHESIS_PROFILE=full $(PYTEST)
+
+test-c: build
+	@test -f build/asan/build.ninja || meson setup build/asan -Dextension=false -Dbuildtype=debugoptimized \
+		-Db_sanitize=address,undefined -Db_lundef=false >build/asan.log || { cat build/asan.log; exit 1; }
+	@test -f build/tsan/build.ninja || meson setup build/tsan -Dextension=false -Dbuildtype=debugoptimized \
+		-Db_sanitize=thread -Db_lundef=false >build/tsan.log || { cat build/tsan.log; exit 1; }
+	meson test -C build/asan --print-errorlogs
+	meson test -C build/tsan --print-errorlogs
+
+lint: build
+	ruff check
+	ruff format --check
+	mypy vfioemu
+	lint-imports
+	clang-format --dry-run -Werror $(C_FORMATTED)
+	@test -f build/lint/build.ninja || meson setup build/lint -Dextension=false -Dwerror=true \
+		-Dbuildtype=debugoptimized >build/lint.log || { cat build/lint.log; exit 1; }
+	ninja --quiet -C build/lint all $$(ninja -C build/lint -t targets all | sed -n 's/^\(csrc\/test_[a-z0-9_]*\): .*/\1/p')
+
+format: build
+	ruff check --fix
+	ruff format
+	clang-format -i $(C_FORMATTED)
+
+bench: build
+	$(BIN)/vfioemu bench
+
+fuzz: build
+	$(BIN)/vfioemu fuzz --minutes $(MINUTES)
+
+clean:
+	rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -f $(EXTENSION) $(VENV)/.installed
+	find vfioemu tests -name __pycache__ -prune -exec rm -rf {} +
