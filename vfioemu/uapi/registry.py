@@ -2,7 +2,7 @@
 """One row per ioctl and per device feature: what is dispatched, documented, fuzzed and traced.
 
 ioctl numbers collide between fd kinds (0x3b70 to 0x3b75 mean two things each), so every lookup is by kind first. The
-`errnos` of a row are all that Linux 6.12 and this emulator answer with; a fuzzer holds answers against them, and a test
+`errnos` of a row are all that Linux 6.12, and this emulator as it, answers with; a fuzzer holds answers against them, and a test
 holds the recorded traces. What is not listed per row:
 
 * EBADF for an fd that is not open, which never reaches a handler;
@@ -11,10 +11,12 @@ holds the recorded traces. What is not listed per row:
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import IntFlag
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
 from vfioemu.uapi import constants as c
+from vfioemu.uapi import flags as f
 from vfioemu.uapi import structs as s
 from vfioemu.uapi.kinds import FdKind
 from vfioemu.uapi.payload import Payload
@@ -36,6 +38,8 @@ class Ioctl:
         minsz: how many bytes the kernel insists on reading, which may be less than the whole struct.
         errnos: what it may fail with.
         handler: the method of the core's file class.
+        flags: the bits of the payload's `flags` that mean something going in.
+        later: what kernels after Linux 6.12 may fail with in addition.
     """
 
     name: str
@@ -46,6 +50,8 @@ class Ioctl:
     minsz: int
     errnos: frozenset[str]
     handler: str
+    flags: type[IntFlag] | None = None
+    later: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +145,23 @@ def _ioctl(
     errnos: str = "",
     payload: type[Payload] | None = None,
     minsz: int | None = None,
+    flags: type[IntFlag] | None = None,
+    later: str = "",
 ) -> Ioctl:
     if minsz is None:
         minsz = payload.SIZE if payload else 0
-    return Ioctl(name, getattr(c, name), kind, argument, payload, minsz, frozenset(errnos.split()), handler)
+    return Ioctl(
+        name,
+        getattr(c, name),
+        kind,
+        argument,
+        payload,
+        minsz,
+        frozenset(errnos.split()),
+        handler,
+        flags,
+        frozenset(later.split()),
+    )
 
 
 _CONTAINER: Final = FdKind.CONTAINER
@@ -172,6 +191,8 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
         "pointer",
         "EFAULT EINVAL EEXIST ENOENT ENOSPC ENOMEM",
         s.IommuType1DmaMap,
+        flags=f.DmaMapFlag,
+        later="EOVERFLOW",
     ),
     _ioctl(
         _CONTAINER,
@@ -180,6 +201,8 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
         "pointer",
         "EFAULT EINVAL EBUSY",
         s.IommuType1DmaUnmap,
+        flags=f.DmaUnmapFlag,
+        later="EOVERFLOW",
     ),
     _ioctl(
         _CONTAINER,
@@ -188,6 +211,8 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
         "pointer",
         "EACCES EFAULT EINVAL ENOMEM",
         s.IommuType1DirtyBitmap,
+        flags=f.DirtyPagesFlag,
+        later="EOVERFLOW",
     ),
     _ioctl(_GROUP, "VFIO_GROUP_GET_STATUS", "get_status", "pointer", "EFAULT EINVAL ENODEV", s.GroupStatus),
     _ioctl(
@@ -226,6 +251,7 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
         "pointer",
         "EFAULT EINVAL ENOTTY EBADF ENOMEM ENODEV ENOSPC ERANGE EBUSY",
         s.IrqSet,
+        flags=f.IrqSetFlag,
     ),
     _ioctl(_DEVICE, "VFIO_DEVICE_RESET", "reset", "none", "EINVAL EAGAIN EIO"),
     _ioctl(
@@ -251,6 +277,8 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
         "pointer",
         " ".join(sorted(frozenset[str]().union(*(feature.errnos for feature in FEATURES.values())))),
         s.DeviceFeature,
+        flags=f.FeatureFlag,
+        later="ENODEV",
     ),
     _ioctl(
         _DATA,
@@ -301,7 +329,9 @@ def lookup(kind: FdKind, number: int) -> Ioctl | None:
     return _BY_NUMBER[kind].get(number)
 
 
-def errnos(kind: FdKind, number: int) -> frozenset[str]:
-    """All that ioctl `number` on an open fd of `kind` may fail with, served or not."""
+def errnos(kind: FdKind, number: int, later: bool = False) -> frozenset[str]:
+    """All that ioctl `number` on an open fd of `kind` may fail with, served or not; `later` as in `Ioctl`."""
     row = lookup(kind, number)
-    return row.errnos if row else UNKNOWN_ERRNOS[kind]
+    if row is None:
+        return UNKNOWN_ERRNOS[kind]
+    return row.errnos | row.later if later else row.errnos
