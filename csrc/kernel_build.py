@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: MIT
+"""Write the C source of `vfioemu._kernel`: what cffi needs to know of csrc/vfe_*.h.
+
+    python kernel_build.py _kernel.c
+
+API mode: the C compiler sees the headers themselves, so a declaration that disagrees with them does not compile, and
+`...` leaves layouts to it.
+"""
+
+import sys
+
+from cffi import FFI
+
+DECLARATIONS = """
+    enum vfe_isa { VFE_ISA_BEST, VFE_ISA_PORTABLE, VFE_ISA_AVX2 };
+
+    struct vfe_bitmap { uint64_t nbits; ...; };
+    struct vfe_run { uint64_t first; uint64_t npages; };
+
+    struct vfe_bitmap *vfe_bitmap_create(uint64_t nbits, enum vfe_isa isa);
+    void vfe_bitmap_destroy(struct vfe_bitmap *bitmap);
+    void vfe_mark(struct vfe_bitmap *bitmap, uint64_t page);
+    void vfe_mark_range(struct vfe_bitmap *bitmap, uint64_t first, uint64_t npages);
+    void vfe_mark_pages(struct vfe_bitmap *bitmap, const uint64_t *pages, size_t count);
+    bool vfe_test(const struct vfe_bitmap *bitmap, uint64_t page);
+    void vfe_merge(struct vfe_bitmap *bitmap, uint64_t first, uint64_t npages, const void *src, uint64_t src_bit);
+    void vfe_clear(struct vfe_bitmap *bitmap);
+    uint64_t vfe_count(struct vfe_bitmap *bitmap);
+    size_t vfe_runs(struct vfe_bitmap *bitmap, uint64_t *cursor, struct vfe_run *runs, size_t max);
+    size_t vfe_take_runs(struct vfe_bitmap *bitmap, uint64_t *cursor, struct vfe_run *runs, size_t max);
+    size_t vfe_buffer_runs(const void *data, uint64_t nbits, uint64_t *cursor, struct vfe_run *runs, size_t max);
+    size_t vfe_harvest_words(const struct vfe_bitmap *bitmap, unsigned int shift);
+    void vfe_harvest(struct vfe_bitmap *bitmap, void *out, unsigned int shift, uint64_t lead, bool residue);
+    void vfe_spoil(struct vfe_bitmap *bitmap, const void *out, size_t nwords);
+    void vfe_harvest_or(struct vfe_bitmap *bitmap, uint64_t first, uint64_t npages, void *out, uint64_t dst_bit);
+    void vfe_harvest_scaled(struct vfe_bitmap *bitmap, uint64_t first, uint64_t npages, void *out,
+                            uint64_t dst_bit, int up);
+
+    struct vfe_index { size_t count; ...; };
+    struct vfe_mapping { uint64_t iova; uint64_t last; char *host; struct vfe_bitmap *bitmap; uint32_t prot; };
+
+    struct vfe_index *vfe_index_create(unsigned int pgshift);
+    void vfe_index_destroy(struct vfe_index *index);
+    int vfe_index_insert(struct vfe_index *index, const struct vfe_mapping *mapping);
+    bool vfe_index_remove(struct vfe_index *index, uint64_t iova);
+    int vfe_index_set_bitmap(struct vfe_index *index, uint64_t iova, struct vfe_bitmap *bitmap);
+    struct vfe_mapping *vfe_index_find(const struct vfe_index *index, uint64_t iova);
+
+    struct vfe_log_range { uint64_t iova; uint64_t last; struct vfe_bitmap *bitmap; };
+    struct vfe_log { ...; };
+
+    struct vfe_log *vfe_log_create(const struct vfe_log_range *ranges, size_t nranges, unsigned int pgshift);
+    void vfe_log_destroy(struct vfe_log *log);
+    void vfe_log_mark(const struct vfe_log *log, uint64_t iova, uint64_t last);
+
+    #define VFE_DMA_READ ...
+    #define VFE_DMA_WRITE ...
+    #define VFE_DMA_DONE ...
+    #define VFE_DMA_SLOW ...
+    #define VFE_DMA_BAD ...
+    struct vfe_dma { uint64_t iova; uint64_t size; uint64_t local; uint32_t op; uint32_t status; };
+
+    size_t vfe_dma_batch(const struct vfe_index *index, const struct vfe_log *log, struct vfe_dma *batch,
+                         size_t count, char *local, size_t local_size);
+"""
+
+
+def builder() -> FFI:
+    """The cffi builder: declarations and the headers that they are held against."""
+    ffi = FFI()
+    ffi.cdef(DECLARATIONS)
+    ffi.set_source(
+        "vfioemu._kernel",
+        '#include "vfe_bitmap.h"\n#include "vfe_dma.h"\n#include "vfe_index.h"\n#include "vfe_log.h"\n',
+        py_limited_api=True,
+    )
+    return ffi
+
+
+if __name__ == "__main__":
+    builder().emit_c_code(sys.argv[1])

@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file
+ * The dirty bitmap: one bit per page, and a summary of where bits are.
+ *
+ * Layout. `words` holds bit p of page p (word p / 64, bit p % 64). Above it
+ * are three summaries, each bit of which says "look below":
+ *
+ *	words	1 bit = 1 page
+ *	l1	1 bit = 1 line  = 8 words = 512 pages
+ *	l2	1 bit = 1 chunk = 64 lines = 1 word of l1 = 32768 pages
+ *	l3	1 bit = 64 chunks = 1 word of l2
+ *
+ * A set bit implies that its summary bits are set, or that a writer is about
+ * to set them; a set summary bit implies nothing. All of it is one anonymous
+ * mapping: memory that was never marked costs nothing.
+ *
+ * Who may do what at the same time: any number of writers (mark, mark_range,
+ * merge) with any number of harvesters. What is never lost is a mark: the
+ * page that was marked is in the harvest that runs, or in the next one. It
+ * may be in both.
+ *
+ * The order that makes it so. A writer changes the page, then its bit (a full
+ * barrier), then each summary from l1 upwards. A harvester clears from l3
+ * downwards before it looks below, so a bit that it missed has a writer that
+ * sees the cleared summary and sets it again.
+ *
+ * The gate. Taking words one by one with an atomic exchange is some ten times
+ * slower than copying. So a harvester that finds much in a chunk takes the
+ * chunk's gate (odd = taken) and copies with plain, wide moves. Writers do not
+ * take the gate: they look at it before and after their OR, and whoever sees
+ * that it was or is taken cannot trust the OR and does it again with the gate
+ * in hand. A harvester never waits: if the gate is taken it exchanges words.
+ *
+ * Residue. The kernel shifts its bitmap in place to meet an unaligned user
+ * bitmap, and clears only the first nbits afterwards, so shifted bits past the
+ * end stay and come back (type1.c, update_user_bitmap()). Those bits live in
+ * `residue`, outside the words that writers and summaries know. Harvests with
+ * residue are the caller's to serialise (type1 holds iommu->lock).
+ */
+#ifndef VFE_BITMAP_H
+#define VFE_BITMAP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define VFE_LINE_WORDS	8
+#define VFE_CHUNK_LINES 64
+#define VFE_CHUNK_WORDS 512
+#define VFE_CHUNK_SHIFT 15
+#define VFE_CHUNK_PAGES ((uint64_t)1 << VFE_CHUNK_SHIFT)
+
+/** Which instruction set to use. */
+enum vfe_isa {
+	VFE_ISA_BEST = 0,     /**< the best that this CPU has */
+	VFE_ISA_PORTABLE = 1, /**< C11 only */
+	VFE_ISA_AVX2 = 2,     /**< AVX2; creation fails without it */
+};
+
+struct vfe_ops;
+
+struct vfe_bitmap {
+	uint64_t nbits;
+	uint64_t *words;
+	uint64_t *l1;
+	uint64_t *l2;
+	uint64_t *l3;
+	uint64_t *gate; /**< one per chunk; odd = held exclusively */
+	size_t nchunks; /**< words of l1 = bits of l2 */
+	size_t nl2;
+	size_t nl3;
+	uint64_t residue[2]; /**< bits >= nbits of words nbits/64 and +1 */
+	const struct vfe_ops *ops;
+	void *memory;
+	size_t memory_size;
+};
+
+/** A run of dirty pages. */
+struct vfe_run {
+	uint64_t first;
+	uint64_t npages;
+};
+
+/**
+ * Make a clean bitmap. Precondition: 0 < nbits <= 2^56.
+ * @return NULL without memory, or if the CPU lacks `isa`.
+ */
+struct vfe_bitmap *vfe_bitmap_create(uint64_t nbits, enum vfe_isa isa);
+void vfe_bitmap_destroy(struct vfe_bitmap *bitmap);
+
+/** OR `bits` into one word, with the gate held; for those who saw it taken. */
+void vfe_or_word_gated(struct vfe_bitmap *bitmap, uint64_t word, uint64_t bits);
+
+/** Mark pages [first, first + npages). Precondition: inside the bitmap. */
+void vfe_mark_range(struct vfe_bitmap *bitmap, uint64_t first, uint64_t npages);
+
+/** Mark each of `count` pages. Precondition: each < nbits. */
+void vfe_mark_pages(struct vfe_bitmap *bitmap, const uint64_t *pages,
+		    size_t count);
+
+/**
+ * OR `npages` bits of `src`, from bit `src_bit`, into pages from `first`.
+ * `src` needs no alignment and has at least src_bit + npages bits.
+ */
+void vfe_merge(struct vfe_bitmap *bitmap, uint64_t first, uint64_t npages,
+	       const void *src, uint64_t src_bit);
+
+/** Drop every bit and the residue. */
+void vfe_clear(struct vfe_bitmap *bitmap);
+
+/** @return how many pages are dirty (the residue is no page). */
+uint64_t vfe_count(struct vfe_bitmap *bitmap);
+
+/**
+ * Runs of dirty pages from page *cursor on, without clearing anything.
+ * @return the number of runs stored; *cursor is where to go on, nbits at the
+ * end.
+ */
+size_t vfe_runs(struct vfe_bitmap *bitmap, uint64_t *cursor,
+		struct vfe_run *runs, size_t max);
+
+/**
+ * The same for bits that came from elsewhere: `nbits` bits of `data`, which
+ * needs no alignment and has whole words.
+ */
+size_t vfe_buffer_runs(const void *data, uint64_t nbits, uint64_t *cursor,
+		       struct vfe_run *runs, size_t max);
+
+/** How many words a harvest of all pages, shifted by `shift`, delivers. */
+static inline size_t vfe_harvest_words(const struct vfe_bitmap *bitmap,
+				       unsigned int shift)
+{
+	return (size_t)((bitmap->nbits + shift + 63) / 64);
+}
+
+/**
+ * update_user_bitmap() of the kernel, with the clearing that GET_BITMAP does:
+ * out = bitmap << shift, in whole words; with shift, the first word gets
+ * `lead` ORed in; pages are cleared, the residue stays (`residue`) or is
+ * dropped too. `out` needs no alignment and has vfe_harvest_words() words,
+ * all of which are written. Precondition: shift < 64.
+ */
+void vfe_harvest(struct vfe_bitmap *bitmap, void *out, unsigned int shift,
+		 uint64_t lead, bool residue);
+
+/**
+ * Undo vfe_harvest() after a failed copy, as the kernel leaves it: all bits of
+ * the `nwords` words of `out` come back, those past the end as residue.
+ */
+void vfe_spoil(struct vfe_bitmap *bitmap, const void *out, size_t nwords);
+
+/**
+ * OR pages [first, first + npages) into `out` from bit `dst_bit` on, and clear
+ * them. `out` needs no alignment and has whole words for dst_bit + npages
+ * bits. Words outside those bits are not touched.
+ */
+void vfe_harvest_or(struct vfe_bitmap *bitmap, uint64_t first, uint64_t npages,
+		    void *out, uint64_t dst_bit);
+
+/**
+ * The same with another page size in `out`: a bit of `out` stands for 2^up of
+ * our pages (aligned to 2^up from page 0: page p goes to bit
+ * dst_bit + (p >> up) - (first >> up)), or, with up < 0, each page becomes
+ * 2^-up bits. Precondition: -24 <= up <= 24 and `out` large enough.
+ */
+void vfe_harvest_scaled(struct vfe_bitmap *bitmap, uint64_t first,
+			uint64_t npages, void *out, uint64_t dst_bit, int up);
+
+/**
+ * Runs of dirty pages from page *cursor on, clearing them. A chunk is taken
+ * whole, so `max` is at least VFE_CHUNK_PAGES / 2.
+ * @return as vfe_runs().
+ */
+size_t vfe_take_runs(struct vfe_bitmap *bitmap, uint64_t *cursor,
+		     struct vfe_run *runs, size_t max);
+
+/** Set a summary bit if it is clear; the load is what pairs with harvests. */
+static inline void vfe_summary_set(uint64_t *word, uint64_t bit)
+{
+	if (!(__atomic_load_n(word, __ATOMIC_SEQ_CST) & bit))
+		__atomic_fetch_or(word, bit, __ATOMIC_SEQ_CST);
+}
+
+/** Tell the summaries that `line` has a bit. All three, whoever was first. */
+static inline void vfe_summarise(struct vfe_bitmap *bitmap, uint64_t line)
+{
+	vfe_summary_set(&bitmap->l1[line >> 6], (uint64_t)1 << (line & 63));
+	vfe_summary_set(&bitmap->l2[line >> 12],
+			(uint64_t)1 << (line >> 6 & 63));
+	vfe_summary_set(&bitmap->l3[line >> 18],
+			(uint64_t)1 << (line >> 12 & 63));
+}
+
+/** OR bits into a word, and see to it that no harvest undoes it. */
+static inline void vfe_or_word(struct vfe_bitmap *bitmap, uint64_t word,
+			       uint64_t bits)
+{
+	const uint64_t *gate = &bitmap->gate[word / VFE_CHUNK_WORDS];
+	uint64_t before = __atomic_load_n(gate, __ATOMIC_ACQUIRE);
+
+	__atomic_fetch_or(&bitmap->words[word], bits, __ATOMIC_SEQ_CST);
+	if (__builtin_expect((before & 1) ||
+				     __atomic_load_n(gate, __ATOMIC_SEQ_CST) !=
+					     before,
+			     0))
+		vfe_or_word_gated(bitmap, word, bits);
+}
+
+/** Mark one page, which has been written before. Precondition: < nbits. */
+static inline void vfe_mark(struct vfe_bitmap *bitmap, uint64_t page)
+{
+	vfe_or_word(bitmap, page >> 6, (uint64_t)1 << (page & 63));
+	vfe_summarise(bitmap, page >> 9);
+}
+
+/**
+ * Mark one page after a full fence that followed its write (and the writes of
+ * other pages: one fence serves a batch). A bit that is still set is enough:
+ * whoever clears it later sees the data. Without that fence it is wrong.
+ */
+static inline void vfe_mark_fenced(struct vfe_bitmap *bitmap, uint64_t page)
+{
+	uint64_t bit = (uint64_t)1 << (page & 63);
+	const uint64_t *word = &bitmap->words[page >> 6];
+
+	if (!(__atomic_load_n(word, __ATOMIC_SEQ_CST) & bit))
+		vfe_or_word(bitmap, page >> 6, bit);
+	vfe_summarise(bitmap, page >> 9);
+}
+
+/** @return whether the page is dirty. */
+static inline bool vfe_test(const struct vfe_bitmap *bitmap, uint64_t page)
+{
+	return __atomic_load_n(&bitmap->words[page >> 6], __ATOMIC_ACQUIRE) >>
+		       (page & 63) &
+	       1;
+}
+
+#endif

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file
+ * A batch of DMA in one call: look everything up and prefetch, copy, one full
+ * fence, mark. Descriptors are done in their order, VFE_DMA_STAGE at a time.
+ *
+ * Whatever is not plainly inside one mapping that this process has mapped is
+ * left to the caller ("slow"), untouched and unmarked. Mapped memory is sealed
+ * against shrinking, so a copy cannot fault.
+ */
+#ifndef VFE_DMA_H
+#define VFE_DMA_H
+
+#include "vfe_index.h"
+#include "vfe_log.h"
+
+#define VFE_DMA_STAGE 32
+
+enum vfe_dma_op {
+	VFE_DMA_READ = 0,  /**< the device reads guest memory */
+	VFE_DMA_WRITE = 1, /**< the device writes guest memory */
+};
+
+enum vfe_dma_status {
+	VFE_DMA_DONE = 0,
+	VFE_DMA_SLOW =
+		1, /**< not done: no mapping, several, not here, denied */
+	VFE_DMA_BAD =
+		2, /**< not done: outside the local buffer, or no such op */
+};
+
+struct vfe_dma {
+	uint64_t iova;
+	uint64_t size;
+	uint64_t local; /**< offset in the device's buffer */
+	uint32_t op;
+	uint32_t status; /**< out */
+};
+
+/**
+ * Do a batch. `log` may be NULL; it marks writes beside the mapping's bitmap.
+ * @return how many descriptors are done.
+ */
+size_t vfe_dma_batch(const struct vfe_index *index, const struct vfe_log *log,
+		     struct vfe_dma *batch, size_t count, char *local,
+		     size_t local_size);
+
+#endif

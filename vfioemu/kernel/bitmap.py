@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: MIT
+"""The dirty bitmap: one bit per page, marked and harvested at the same time by whoever likes.
+
+The C side (csrc/vfe_bitmap.h) says how; vfioemu/kernel/twin.py says the same in the plainest Python, and a property
+test holds one against the other. The rules that a user must keep: a page is written first and marked after, and
+harvests of one bitmap that keep residue do not run at the same time (type1 has the container's lock for that).
+
+Bits and words are those of the uAPI: page p is bit p % 64 of little-endian word p / 64.
+"""
+
+import os
+from array import array
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Final, Literal, TypeAlias
+
+from vfioemu._kernel import ffi, lib
+
+Isa: TypeAlias = Literal["best", "portable", "avx2"]
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+MAX_BITS: Final = 1 << 56
+MAX_SCALE: Final = 24
+ISA_VARIABLE: Final = "VFIOEMU_ISA"
+
+_ISAS: Final[dict[str, int]] = {"best": 0, "portable": 1, "avx2": 2}
+_RUNS_AT_ONCE: Final = 1 << 14  # half a chunk's pages: what vfe_take_runs() asks for at least
+
+
+class DirtyBitmap:
+    """A bitmap of `nbits` pages, all clean. Memory of pages that were never marked costs nothing.
+
+    Args:
+        nbits: how many pages, 1 to 2^56.
+        isa: which instructions to use; by default what the environment variable VFIOEMU_ISA says, else the best.
+
+    Raises:
+        ValueError: nbits out of range.
+        MemoryError: no address space for it (or no such instructions on this CPU).
+    """
+
+    __slots__ = ("_bitmap", "_nbits")
+
+    def __init__(self, nbits: int, isa: Isa | None = None) -> None:
+        if not 0 < nbits <= MAX_BITS:
+            raise ValueError(f"nbits {nbits} is not in 1..2^56")
+        bitmap = lib.vfe_bitmap_create(nbits, _ISAS[isa or os.environ.get(ISA_VARIABLE, "best")])
+        if bitmap == ffi.NULL:
+            raise MemoryError(f"a dirty bitmap of {nbits} pages")
+        self._bitmap: Any = ffi.gc(bitmap, lib.vfe_bitmap_destroy)
+        self._nbits = nbits
+
+    def close(self) -> None:
+        """Give it up; its memory goes when no index or log refers to it any more."""
+        self._bitmap = None
+
+    @property
+    def cdata(self) -> Any:
+        """The `struct vfe_bitmap *`; it lives as long as somebody holds it."""
+        return self._bitmap
+
+    def nbits(self) -> int:
+        """How many pages."""
+        return self._nbits
+
+    @property
+    def nbytes(self) -> int:
+        """What the kernel would have allocated: DIRTY_BITMAP_BYTES() and a word to shift into."""
+        return (self._nbits + 63) // 64 * 8 + 8
+
+    def mark(self, page: int) -> None:
+        """Mark a page that has been written."""
+        self._check(page, 1)
+        lib.vfe_mark(self._bitmap, page)
+
+    def mark_range(self, first: int, count: int) -> None:
+        """Mark `count` pages from `first`."""
+        self._check(first, count)
+        lib.vfe_mark_range(self._bitmap, first, count)
+
+    def populate(self, pages: Iterable[int]) -> None:
+        """Mark each of `pages` (the kernel's vfio_dma_populate_bitmap() with the pinned ones)."""
+        numbers = pages if isinstance(pages, array) and pages.typecode == "Q" else array("Q", pages)
+        if not numbers:
+            return
+        self._check(min(numbers), 1)
+        self._check(max(numbers), 1)
+        lib.vfe_mark_pages(self._bitmap, ffi.from_buffer("uint64_t[]", numbers), len(numbers))
+
+    def fill(self) -> None:
+        """Mark every page."""
+        lib.vfe_mark_range(self._bitmap, 0, self._nbits)
+
+    def clear(self) -> None:
+        """Forget every mark, and the residue."""
+        lib.vfe_clear(self._bitmap)
+
+    def test(self, page: int) -> bool:
+        """Whether a page is marked."""
+        self._check(page, 1)
+        return bool(lib.vfe_test(self._bitmap, page))
+
+    def merge(self, data: Buffer, first: int = 0, count: int | None = None, src_bit: int = 0) -> None:
+        """Mark the pages whose bits are set in `data`: bit src_bit + i stands for page first + i."""
+        if count is None:
+            count = self._nbits - first
+        self._check(first, count)
+        _check_room(data, src_bit, count)
+        lib.vfe_merge(self._bitmap, first, count, ffi.from_buffer(data), src_bit)
+
+    def count(self) -> int:
+        """How many pages are marked."""
+        return int(lib.vfe_count(self._bitmap))
+
+    def runs(self, limit: int | None = None) -> list[tuple[int, int]]:
+        """The runs of marked pages as (first, count), ascending; at most `limit` of them."""
+        return _collect(partial(lib.vfe_runs, self._bitmap), self._nbits, limit)
+
+    def take_runs(self) -> list[tuple[int, int]]:
+        """The runs of marked pages as (first, count), ascending, clearing them: a harvest as a page list."""
+        return _collect(partial(lib.vfe_take_runs, self._bitmap), self._nbits, None)
+
+    def harvest_size(self, shift: int = 0) -> int:
+        """The bytes that harvest() writes with this shift: whole words."""
+        return (self._nbits + shift + 63) // 64 * 8
+
+    def harvest(self, out: bytearray | memoryview, shift: int = 0, lead: int = 0) -> None:
+        """Overwrite `out` with the bitmap shifted left, and clear it: update_user_bitmap() as it is.
+
+        Whole words go out, the top one unmasked. With a shift, `lead` (the user's first word) is ORed into the first
+        word. Pages are cleared afterwards; bits at or past nbits stay, and turn up in later harvests.
+        """
+        self._harvest(out, shift, lead, residue=True)
+
+    def harvest_clean(self, out: bytearray | memoryview, shift: int = 0, lead: int = 0) -> None:
+        """The same without residue: everything is cleared."""
+        self._harvest(out, shift, lead, residue=False)
+
+    def _harvest(self, out: bytearray | memoryview, shift: int, lead: int, *, residue: bool) -> None:
+        if not 0 <= shift < 64:
+            raise ValueError(f"shift {shift} is not in 0..63")
+        target = ffi.from_buffer(out, require_writable=True)
+        if len(target) < self.harvest_size(shift):
+            raise ValueError(f"{len(target)} bytes for a harvest of {self.harvest_size(shift)}")
+        lib.vfe_harvest(self._bitmap, target, shift, lead, residue)
+
+    def spoil(self, out: Buffer) -> None:
+        """Undo harvest() after its copy-out failed, as the kernel leaves it: shifted in place, the lead included."""
+        if len(out) % 8 or len(out) > (self._nbits + 63 + 63) // 64 * 8 or len(out) * 8 < self._nbits:
+            raise ValueError(f"{len(out)} bytes are no harvest of {self._nbits} pages")
+        lib.vfe_spoil(self._bitmap, ffi.from_buffer(out), len(out) // 8)
+
+    def restore(self, out: Buffer, shift: int = 0) -> None:
+        """Undo harvest_clean() after its copy-out failed: the pages of `out` are marked again.
+
+        Bits that came from the lead may mark pages that were clean; nothing is lost.
+        """
+        self.merge(out, 0, self._nbits, shift)
+
+    def shift(self, shift: int) -> None:
+        """Shift in place (the kernel has done that when the user's first word cannot be read)."""
+        words = bytearray(self.harvest_size(shift))
+        self.harvest(words, shift)
+        self.spoil(words)
+
+    def harvest_or(
+        self, out: bytearray | memoryview, first: int = 0, count: int | None = None, dst_bit: int = 0
+    ) -> None:
+        """OR `count` pages from `first` into the words of `out` from bit `dst_bit`, and clear them (LOGGING_REPORT)."""
+        if count is None:
+            count = self._nbits - first
+        self._check(first, count)
+        _check_room(out, dst_bit, count)
+        lib.vfe_harvest_or(self._bitmap, first, count, ffi.from_buffer(out, require_writable=True), dst_bit)
+
+    def harvest_scaled(
+        self,
+        out: bytearray | memoryview,
+        first: int = 0,
+        count: int | None = None,
+        *,
+        up: int,
+        dst_bit: int = 0,
+    ) -> None:
+        """harvest_or() into a bitmap of another page size.
+
+        With up >= 0 a bit of `out` stands for 2^up of our pages, aligned from page 0: page p goes to bit
+        dst_bit + (p >> up) - (first >> up). With up < 0 each page becomes 2^-up bits, from dst_bit on.
+        """
+        if count is None:
+            count = self._nbits - first
+        self._check(first, count)
+        if not -MAX_SCALE <= up <= MAX_SCALE:
+            raise ValueError(f"a scale of 2^{up}")
+        if count:
+            span = count << -up if up < 0 else (first + count - 1 >> up) - (first >> up) + 1
+            _check_room(out, dst_bit, span)
+        target = ffi.from_buffer(out, require_writable=True)
+        lib.vfe_harvest_scaled(self._bitmap, first, count, target, dst_bit, up)
+
+    def _check(self, first: int, count: int) -> None:
+        if first < 0 or count < 0 or first + count > self._nbits:
+            raise IndexError(f"pages {first}+{count} of {self._nbits}")
+
+
+def buffer_runs(data: Buffer, nbits: int, limit: int | None = None) -> list[tuple[int, int]]:
+    """The runs of ones in the first `nbits` bits of a bitmap that came from elsewhere, as (first, count)."""
+    _check_room(data, 0, nbits)
+    return _collect(partial(lib.vfe_buffer_runs, ffi.from_buffer(data), nbits), nbits, limit)
+
+
+def _check_room(data: Buffer, bit: int, count: int) -> None:
+    size = memoryview(data).nbytes
+    if bit < 0 or bit + count > size // 8 * 64:
+        raise ValueError(f"bits {bit}+{count} of {size} bytes")
+
+
+def _collect(call: Callable[[Any, Any, int], int], nbits: int, limit: int | None) -> list[tuple[int, int]]:
+    """Call a C function that fills an array of runs until its cursor is at the end."""
+    cursor = ffi.new("uint64_t *", 0)
+    room = array("Q", bytes(16 * _RUNS_AT_ONCE))
+    table = ffi.from_buffer("struct vfe_run[]", room)
+    runs: list[tuple[int, int]] = []
+    while cursor[0] < nbits and (limit is None or len(runs) < limit):
+        most = _RUNS_AT_ONCE if limit is None else min(_RUNS_AT_ONCE, limit - len(runs))
+        found = call(cursor, table, most)
+        numbers = memoryview(room)[: 2 * found].tolist()
+        if runs and found and sum(runs[-1]) == numbers[0]:
+            first, count = runs.pop()
+            numbers[:2] = [first, count + numbers[1]]
+        runs.extend(zip(numbers[::2], numbers[1::2], strict=True))
+    return runs
