@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: MIT
+"""Where a migration goes: `unix:PATH` and `tcp:127.0.0.1:PORT`.
+
+TCP is for loopback only: the stream is neither encrypted nor authenticated, and it is a guest's memory. A UNIX socket
+is created 0600 in a directory that is the user's business, and a peer of another uid is turned away.
+"""
+
+import errno
+import os
+import socket
+import stat
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from vfioemu.migration.plan import Reason
+from vfioemu.migration.stream import StreamError
+
+MAX_PATH: Final = 107
+BUFFER: Final = 4 << 20
+
+
+class AddressError(ValueError):
+    """A URI that cannot be used, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A parsed URI.
+
+    Attributes:
+        path: of a UNIX socket; None for TCP.
+    """
+
+    path: str | None = None
+    host: str = ""
+    port: int = 0
+
+    @classmethod
+    def parse(cls, uri: str) -> "Address":
+        """Read a URI; AddressError says what is wrong with it."""
+        scheme, colon, rest = uri.partition(":")
+        if scheme == "unix" and colon and rest:
+            if len(os.fsencode(rest)) > MAX_PATH:
+                raise AddressError(
+                    f"{rest}: a socket path may have {MAX_PATH} bytes, this has {len(os.fsencode(rest))}"
+                )
+            return cls(path=rest)
+        if scheme == "tcp" and colon:
+            host, colon, port = rest.rpartition(":")
+            host = host.strip("[]")
+            if not (colon and port.isdecimal() and int(port) <= 65535):
+                raise AddressError(f"{uri}: expected tcp:127.0.0.1:PORT")
+            try:
+                loopback = ip_address("127.0.0.1" if host == "localhost" else host).is_loopback
+            except ValueError:
+                raise AddressError(f"{uri}: {host!r} is no IP address") from None
+            if not loopback:
+                raise AddressError(f"{uri}: TCP is for loopback only, the stream is not encrypted")
+            return cls(host="127.0.0.1" if host == "localhost" else host, port=int(port))
+        raise AddressError(f"{uri!r}: expected unix:PATH or tcp:127.0.0.1:PORT")
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return f"unix:{self.path}"
+        return f"tcp:[{self.host}]:{self.port}" if ":" in self.host else f"tcp:{self.host}:{self.port}"
+
+    async def connect(self, patience: float = 10.0) -> socket.socket:
+        """A connected, nonblocking socket; StreamError PEER_LOST when there is nobody."""
+        family = socket.AF_UNIX if self.path is not None else _family(self.host)
+        sock = trio.socket.socket(family, socket.SOCK_STREAM)
+        try:
+            with trio.fail_after(patience):
+                await sock.connect(self.path if self.path is not None else (self.host, self.port))
+            return _tune(socket.socket(fileno=sock.detach()))
+        except OSError as error:
+            raise StreamError(
+                Reason.PEER_LOST, f"cannot connect to {self}: {error.strerror}"
+            ) from None
+        except trio.TooSlowError:
+            raise StreamError(
+                Reason.PEER_LOST, f"cannot connect to {self}: no answer in {patience:g} s"
+            ) from None
+        finally:
+            sock.close()
+
+    @contextmanager
+    def listen(self) -> Iterator["Listener"]:
+        """A listening socket; a UNIX socket of a dead process is replaced, one of a living process is not.
+
+        Raises:
+            AddressError: somebody else listens there, or the place cannot be used.
+        """
+        sock = socket.socket(
+            socket.AF_UNIX if self.path is not None else _family(self.host), socket.SOCK_STREAM
+        )
+        try:
+            if self.path is None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.bind((self.host, self.port))
+            else:
+                _remove_stale(self.path)
+                before = os.umask(0o177)
+                try:
+                    sock.bind(self.path)
+                finally:
+                    os.umask(before)
+            sock.listen(16)
+        except OSError as error:
+            sock.close()
+            raise AddressError(f"cannot listen on {self}: {error.strerror}") from None
+        mine = None if self.path is None else Path(self.path).stat()
+        try:
+            yield Listener(sock, self)
+        finally:
+            sock.close()
+            if self.path is not None and mine is not None:
+                _unlink_own(self.path, mine)
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A listening socket."""
+
+    sock: socket.socket
+    address: Address
+
+    @property
+    def bound(self) -> Address:
+        """Where it listens; port 0 has become a real one."""
+        if self.address.path is not None:
+            return self.address
+        name = self.sock.getsockname()
+        return Address(host=name[0], port=name[1])
+
+    async def accept(self) -> socket.socket:
+        """The next connection of somebody who may connect."""
+        self.sock.setblocking(False)
+        while True:
+            try:
+                sock, _ = self.sock.accept()
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self.sock)
+                continue
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                    await trio.sleep(0.1)
+                continue
+            if self.address.path is not None and _peer_uid(sock) not in (os.getuid(), 0):
+                sock.close()
+                continue
+            return _tune(sock)
+
+
+def _tune(sock: socket.socket) -> socket.socket:
+    sock.setblocking(False)
+    if sock.family == socket.AF_UNIX:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+    else:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _peer_uid(sock: socket.socket) -> int:
+    size = struct.calcsize("3i")
+    return int(struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[1])
+
+
+def _remove_stale(path: str) -> None:
+    try:
+        if not stat.S_ISSOCK(Path(path).stat().st_mode):
+            raise FileExistsError(errno.EEXIST, "exists and is no socket")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            Path(path).unlink(missing_ok=True)
+            return
+    raise OSError(errno.EADDRINUSE, "somebody listens there")
+
+
+def _unlink_own(path: str, mine: os.stat_result) -> None:
+    try:
+        now = Path(path).stat()
+        if (now.st_dev, now.st_ino) == (mine.st_dev, mine.st_ino):
+            Path(path).unlink()
+    except FileNotFoundError:
+        pass

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: MIT
+"""Moving frames over a connected socket, and pages without a copy in Python.
+
+Control frames are small and go through trio. The pages of a RAM frame go from the memfd into the socket by sendfile(),
+or gathered by sendmsg() where runs are short, and from the socket straight into the destination's memfd by
+recvmsg_into(). Bulk of more than `THREADED` bytes is moved in a worker thread that polls the socket itself: an epoll
+round through trio for each socket buffer would cost more than the copy. The thread looks up ten times a second, so
+that a cancel is never more than that away.
+
+sendfile() hands the socket references to pages, not copies. A page that the guest writes before the peer has read it
+arrives torn or newer; in pre-copy it is dirty again, and in stop-copy nothing writes.
+
+What breaks raises StreamError with PEER_LOST.
+"""
+
+import os
+import select
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, TypeAlias
+
+import trio
+
+from vfioemu.migration import stream
+from vfioemu.migration.messages import Message
+from vfioemu.migration.plan import PAGE, Reason
+from vfioemu.migration.stream import FrameType, Header, Run, StreamError
+
+THREADED: Final = 1 << 19
+SENDFILE: Final = 64 << 10
+"""Runs from this size on are sent by sendfile()."""
+IOV_MAX: Final = 1024
+POLL_MS: Final = 100
+IDLE: Final = 30.0
+"""Seconds of silence in the middle of something after which the peer counts as lost."""
+
+
+class Pages(Protocol):
+    """The memory of a RAM block, as far as the transport needs it."""
+
+    @property
+    def view(self) -> memoryview:
+        """All of it, writable."""
+
+    @property
+    def fd(self) -> int:
+        """Its memfd."""
+
+
+def lost(error: OSError | str) -> StreamError:
+    """The connection is of no use any more."""
+    return StreamError(Reason.PEER_LOST, error if isinstance(error, str) else f"connection: {error.strerror}")
+
+
+FilePart: TypeAlias = tuple[int, int, int]
+"""A memfd, an offset, a length."""
+
+
+class _Push:
+    """Bytes on their way into a nonblocking socket."""
+
+    def __init__(self, parts: Sequence[FilePart | list[memoryview]]) -> None:
+        self._parts = deque(parts)
+        self.moved = 0
+        self.events = select.POLLOUT
+
+    def step(self, sock: socket.socket) -> bool:
+        """Push until the socket is full; True when all is in it."""
+        while self._parts:
+            part = self._parts[0]
+            try:
+                if isinstance(part, tuple):
+                    fd, offset, length = part
+                    count = os.sendfile(sock.fileno(), fd, offset, length)
+                    self._parts[0] = (fd, offset + count, length - count)
+                    finished = count == length
+                else:
+                    count = sock.sendmsg(part[:IOV_MAX])
+                    finished = _consume(part, count)
+            except BlockingIOError:
+                return False
+            if count == 0:
+                raise lost("nothing more can be sent")
+            self.moved += count
+            if finished:
+                self._parts.popleft()
+        return True
+
+
+class _Pull:
+    """Bytes on their way from a nonblocking socket into memory."""
+
+    def __init__(self, views: list[memoryview]) -> None:
+        self._views = views
+        self.moved = 0
+        self.events = select.POLLIN
+
+    def step(self, sock: socket.socket) -> bool:
+        """Take what there is; True when all has come."""
+        while self._views:
+            try:
+                count = sock.recvmsg_into(self._views[:IOV_MAX])[0]
+            except BlockingIOError:
+                return False
+            if count == 0:
+                raise lost("the peer closed the connection in the middle of a frame")
+            self.moved += count
+            _consume(self._views, count)
+        return True
+
+
+def _consume(views: list[memoryview], count: int) -> bool:
+    """Drop the first `count` bytes of a list of views; True when nothing is left."""
+    done = 0
+    for view in views:
+        if count < len(view):
+            break
+        count -= len(view)
+        done += 1
+    del views[:done]
+    if count:
+        views[0] = views[0][count:]
+    return not views
+
+
+class Channel:
+    """One connected stream socket that carries frames in both directions.
+
+    One task at a time sends, and one at a time receives.
+
+    Args:
+        sock: connected; owned by the channel from now on.
+        idle: seconds of silence in the middle of a frame that are one too many.
+    """
+
+    def __init__(self, sock: socket.socket, idle: float = IDLE) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._idle = idle
+        self._out = 0
+        self._in = 0
+        self.sent = 0
+        self.received = 0
+
+    def close(self) -> None:
+        """Close the socket; a task that waits for it gets StreamError."""
+        if self._sock.fileno() >= 0:
+            trio.lowlevel.notify_closing(self._sock)
+            self._sock.close()
+
+    async def greet(self) -> None:
+        """Send our preamble, which opens our direction."""
+        await self._send_all(stream.preamble())
+
+    async def greeted(self) -> int:
+        """Read the peer's preamble; its minor version."""
+        return stream.check_preamble(await self._read(stream.PREAMBLE.size))
+
+    async def send(
+        self, type: FrameType, body: bytes | Message = b"", bulk: Sequence[memoryview] = ()
+    ) -> None:
+        """Send a frame whose bulk is small."""
+        if isinstance(body, Message):
+            body = stream.encode(body)
+        size = sum(map(len, bulk))
+        head = stream.frame(type, self._out, body, size)
+        self._out += 1
+        await self._move(_Push([[memoryview(head), *bulk]]), size)
+
+    async def send_pages(self, block: int, pages: Pages, runs: Sequence[Run]) -> int:
+        """Send one RAM frame; returns the bytes on the wire."""
+        bulk = sum(length for _, length in runs) * PAGE
+        head = stream.frame(FrameType.RAM, self._out, stream.pack_runs(block, list(runs)), bulk)
+        self._out += 1
+        parts: list[FilePart | list[memoryview]] = [[memoryview(head)]]
+        for first, length in runs:
+            offset, size = first * PAGE, length * PAGE
+            last = parts[-1]
+            if size >= SENDFILE:
+                parts.append((pages.fd, offset, size))
+            elif isinstance(last, list):
+                last.append(pages.view[offset : offset + size])
+            else:
+                parts.append([pages.view[offset : offset + size]])
+        await self._move(_Push(parts), bulk)
+        return len(head) + bulk
+
+    async def receive(self, *, wait: float | None = None) -> tuple[Header, bytes]:
+        """The next frame's header and body; its bulk is read by `receive_bulk`.
+
+        Args:
+            wait: seconds to wait for the frame to begin; None = for ever.
+        """
+        first = await self._read(stream.HEADER_SIZE, wait)
+        header = stream.parse_header(first, self._in)
+        self._in += 1
+        body = await self._read(header.body) if header.body else b""
+        stream.check_body(first, body)
+        return header, body
+
+    async def receive_bulk(self, views: list[memoryview]) -> None:
+        """Read the bulk of the last frame into `views`, which are as long as it is."""
+        await self._move(_Pull(views), sum(map(len, views)))
+
+    async def _send_all(self, data: bytes) -> None:
+        await self._move(_Push([[memoryview(data)]]), 0)
+
+    async def _read(self, size: int, wait: float | None = -1.0) -> bytes:
+        data = bytearray(size)
+        pull = _Pull([memoryview(data)])
+        if wait != -1.0:
+            with trio.move_on_after(wait if wait is not None else float("inf")) as waited:
+                await self._ready(trio.lowlevel.wait_readable)
+            if waited.cancelled_caught:
+                raise lost(f"the peer has been silent for {wait:g} s")
+        await self._move(pull, 0)
+        return bytes(data)
+
+    async def _move(self, work: _Push | _Pull, bulk: int) -> None:
+        """Do the work to its end, in a worker thread if it is much."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        threaded = bulk >= THREADED
+        wait = trio.lowlevel.wait_writable if isinstance(work, _Push) else trio.lowlevel.wait_readable
+        silent_since = trio.current_time()
+        try:
+            while True:
+                before = work.moved
+                finished = (
+                    await trio.to_thread.run_sync(_run, self._sock, work)
+                    if threaded
+                    else work.step(self._sock)
+                )
+                self._count(work, work.moved - before)
+                if finished:
+                    return
+                if work.moved != before:
+                    silent_since = trio.current_time()
+                left = self._idle - (trio.current_time() - silent_since)
+                if left <= 0:
+                    raise lost(f"nothing moved for {self._idle:g} s")
+                if not threaded:
+                    with trio.move_on_after(left):
+                        await self._ready(wait)
+        except OSError as error:
+            raise lost(error) from None
+
+    async def _ready(self, wait: Callable[[socket.socket], object]) -> None:
+        try:
+            await wait(self._sock)  # type: ignore[misc]
+        except (trio.ClosedResourceError, ValueError, OSError):
+            raise lost("the connection was closed") from None
+
+    def _count(self, work: _Push | _Pull, count: int) -> None:
+        if isinstance(work, _Push):
+            self.sent += count
+        else:
+            self.received += count
+
+
+def _run(sock: socket.socket, work: _Push | _Pull) -> bool:
+    """In a worker thread: work until it is done, or until nothing moved for POLL_MS."""
+    poll = select.poll()
+    poll.register(sock, work.events)
+    while True:
+        if work.step(sock):
+            return True
+        if not poll.poll(POLL_MS):
+            return False
