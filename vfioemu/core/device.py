@@ -1,0 +1,351 @@
+# SPDX-License-Identifier: MIT
+"""A device, and the fds that are open on it: what vfio core does around a driver.
+
+Kernel: drivers/vfio/vfio_main.c and group.c. All fds of one device share one opened device: the model's open_device()
+runs for the first, close_device() after the last. From first open to last close the device is in the container's list
+of devices to tell before an unmap, if it has a dma_unmap callback.
+
+Locks of a device, in the order in which they are taken: `open` (opening and closing), `lock` (interrupts, state,
+logging, reset), the session's (bytes of a data fd), `activity` (whatever the device does by itself). The container's
+comes after all of them, and whoever holds it takes none of these.
+"""
+
+import errno
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final
+
+from vfioemu.core import dispatch, irqs, regions
+from vfioemu.core.caller import Caller
+from vfioemu.core.effects import Buffer, Steps, locked, read_user, write_user
+from vfioemu.core.errors import IoctlError
+from vfioemu.core.feature import feature
+from vfioemu.core.file import File
+from vfioemu.core.held_pins import HeldPins
+from vfioemu.core.locks import Lock
+from vfioemu.core.migration import Migration
+from vfioemu.core.model import DeviceModel, finish
+from vfioemu.uapi.kinds import FdKind
+from vfioemu.uapi.structs import DeviceInfo
+
+if TYPE_CHECKING:
+    from vfioemu.core.group import Group
+    from vfioemu.core.spec import DeviceSpec
+    from vfioemu.core.type1.state import Iommu
+    from vfioemu.kernel.dma import DmaBatch
+    from vfioemu.kernel.log import DirtyLog
+
+PIN_PAGES_MAX: Final = 512
+"""VFIO_PIN_PAGES_MAX_ENTRIES: as many page pointers as one page holds."""
+_INFO_MINSZ: Final = 16
+_U64: Final = (1 << 64) - 1
+
+
+class Device:
+    """One device of a machine; the `host` of its model.
+
+    Args:
+        spec: its symbol and name.
+        model: what it is.
+        group: its group.
+    """
+
+    def __init__(self, spec: "DeviceSpec", model: DeviceModel, group: "Group") -> None:
+        self.spec = spec
+        self.model = model
+        self.group = group
+        self.open_count = 0
+        self.irqs = irqs.IrqTable()
+        self.pins = HeldPins()
+        self.lock = Lock(f"device {spec.symbol}")
+        self.on_wake: list[Callable[[], None]] = []
+        self._open_lock = Lock(f"opening of device {spec.symbol}")
+        self._activity = Lock(f"activity of device {spec.symbol}")
+        self.migration = Migration(model, spec.symbol, self._activity)
+        model.host = self
+
+    @property
+    def name(self) -> str:
+        """What GET_DEVICE_FD calls it: an mdev's uuid, a PCI function's address."""
+        return self.spec.name
+
+    @property
+    def symbol(self) -> str:
+        """What the machine's owner calls it."""
+        return self.spec.symbol
+
+    @property
+    def npinned(self) -> int:
+        """How many pins (counting repeats) it holds."""
+        return self.pins.count
+
+    @property
+    def has_dma_unmap(self) -> bool:
+        """Whether it is told before mappings go; without that it cannot pin."""
+        return self.model.has_dma_unmap
+
+    def matches(self, name: str) -> bool:
+        """Whether GET_DEVICE_FD with `name` means it; IoctlError is the driver's own refusal (EINVAL, EACCES)."""
+        return self.model.matches(name)
+
+    # --- life ---
+
+    def open(self) -> Steps["DeviceFile"]:
+        """vfio_device_open_file(): a new file on the device.
+
+        Raises:
+            IoctlError: EINVAL without a container, or without its backend at the first open; the model's.
+        """
+        yield from locked(self._open_lock)
+        try:
+            if self.group.container is None:
+                raise IoctlError(errno.EINVAL, f"group {self.group.number} has no container")
+            if self.open_count == 0:
+                yield from self._first_open()
+            self.open_count += 1
+        finally:
+            self._open_lock.release()
+        return DeviceFile(self)
+
+    def _first_open(self) -> Steps[None]:
+        """vfio_df_device_first_open(): use the container, be in its list, then the driver's own."""
+        iommu = self._iommu()
+        if iommu is None:
+            raise IoctlError(errno.EINVAL, "the container has no IOMMU backend")
+        self.group.device_opened(self)
+        if self.has_dma_unmap:
+            yield from iommu.register_device(self)
+        try:
+            yield from finish(self.model.open_device())
+        except IoctlError:
+            if self.has_dma_unmap:
+                yield from iommu.unregister_device(self)
+            yield from self.group.device_closed(self)
+            raise
+
+    def close(self) -> Steps[None]:
+        """vfio_df_close(): one file fewer; after the last one everything is as before the first."""
+        yield from locked(self._open_lock)
+        try:
+            last = self.open_count == 1
+            if last:
+                yield from self._last_close()
+            self.open_count -= 1
+        finally:
+            self._open_lock.release()
+        if last:
+            yield from self.group.device_closed(self)
+
+    def _last_close(self) -> Steps[None]:
+        """vfio_df_device_last_close(), with what drivers do in close_device() to the things that are kept here."""
+        yield from locked(self.lock)
+        try:
+            yield from locked(self._activity)
+            try:
+                yield from finish(self.model.close_device())
+                if self.model.has_dma_logging:
+                    yield from finish(self.model.log_stop())
+                self.irqs.drop()
+                yield from self.migration.reset()
+            finally:
+                self._activity.release()
+        finally:
+            self.lock.release()
+        yield from self.unpin_range(0, _U64)
+        iommu = self._iommu()
+        if iommu is not None and self.has_dma_unmap:
+            yield from iommu.unregister_device(self)
+
+    def reset(self) -> Steps[int]:
+        """VFIO_DEVICE_RESET: EINVAL for a device that has none; waits for a state change that is under way."""
+        if not self.model.can_reset:
+            raise IoctlError(errno.EINVAL, f"{self.symbol} cannot be reset")
+        yield from locked(self.lock)
+        try:
+            yield from locked(self._activity)
+            try:
+                yield from self.migration.reset()
+                yield from finish(self.model.reset())
+            finally:
+                self._activity.release()
+        finally:
+            self.lock.release()
+        return 0
+
+    def work(self, now: float) -> Steps[float | None]:
+        """Let the device do what it does by itself, if its migration state lets it run at all.
+
+        Returns:
+            When to call again, in monotonic seconds, or None: not before it calls its `on_wake`.
+        """
+        yield from locked(self._activity)
+        try:
+            if not self.open_count or not self.migration.runs:
+                return None
+            return (yield from finish(self.model.work(now)))
+        finally:
+            self._activity.release()
+
+    def wake(self) -> None:
+        """The model asks for `work`."""
+        for call in self.on_wake:
+            call()
+
+    def dma_unmap(self, iova: int, size: int) -> Steps[None]:
+        """A mapping with pins goes away (called with the container's lock dropped)."""
+        yield from finish(self.model.dma_unmap(iova, size))
+
+    def signal_irq(self, index: int, subindex: int) -> Steps[bool]:
+        """Raise an interrupt; False when no eventfd is set for it."""
+        return (yield from self.irqs.signal(index, subindex))
+
+    # --- guest memory: vfio_main.c's own checks, then the container's backend ---
+
+    def pin(self, iova: int, npages: int, prot: int) -> Steps[int]:
+        """vfio_pin_pages(); see `Host.pin`."""
+        if not npages or not self.open_count or not self.has_dma_unmap:
+            raise IoctlError(errno.EINVAL, f"{npages} pages, or {self.symbol} is not open or cannot pin")
+        if not 0 < npages <= PIN_PAGES_MAX:  # vfio_device_container_pin_pages() compares unsigned
+            raise IoctlError(errno.E2BIG, f"{npages} pages at once, at most {PIN_PAGES_MAX}")
+        pinned = yield from self._backend().pin_pages(self, iova, npages, prot)
+        for i in range(pinned):
+            self.pins.add((iova + i * 4096) & _U64)
+        return pinned
+
+    def unpin(self, iova: int, npages: int) -> Steps[int]:
+        """vfio_unpin_pages() for those of the pages that the device holds; see `Host.unpin`."""
+        return (yield from self._unpin(self.pins.take_pages(iova, npages)))
+
+    def unpin_range(self, iova: int, size: int) -> Steps[None]:
+        """Give back every pin in [iova, iova+size); see `Host.unpin_range`."""
+        last = min(iova + size - 1, _U64)
+        while runs := self.pins.take_range(iova, last):
+            yield from self._unpin(runs)
+
+    def _unpin(self, runs: Iterable[tuple[int, int]]) -> Steps[int]:
+        backend = self._backend()
+        total = 0
+        for iova, npages in runs:
+            yield from backend.unpin_pages(self, iova, npages)
+            total += npages
+        return total
+
+    def dma_read(self, iova: int, size: int) -> Steps[bytes]:
+        """vfio_dma_rw(); see `Host.dma_read`."""
+        if not size or not self.open_count:
+            raise IoctlError(errno.EINVAL, f"{size} bytes, or {self.symbol} is not open")
+        return (yield from self._backend().dma_read(self, iova, size))
+
+    def dma_write(self, iova: int, data: Buffer) -> Steps[None]:
+        """vfio_dma_rw(); see `Host.dma_write`."""
+        if not len(data) or not self.open_count:
+            raise IoctlError(errno.EINVAL, f"{len(data)} bytes, or {self.symbol} is not open")
+        yield from self._backend().dma_write(self, iova, data)
+
+    def dma_batch(self, batch: "DmaBatch", log: "DirtyLog | None" = None) -> Steps[int]:
+        """Many transfers in one C call; see `Host.dma_batch`."""
+        if not self.open_count:
+            raise IoctlError(errno.EINVAL, f"{self.symbol} is not open")
+        return (yield from self._backend().dma_batch(self, batch, log))
+
+    def _iommu(self) -> "Iommu | None":
+        container = self.group.container
+        return None if container is None else container.iommu
+
+    def _backend(self) -> "Iommu":
+        iommu = self._iommu()
+        if iommu is None:
+            raise IoctlError(errno.ENOTTY, "the container has no IOMMU backend")
+        return iommu
+
+
+class DeviceFile(File):
+    """A device fd ("[vfio-device]")."""
+
+    kind = FdKind.DEVICE
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self._position = 0
+
+    def ioctl(self, caller: Caller, cmd: int, arg: int) -> Steps[int]:
+        """Dispatch; ENOTTY for what neither vfio core nor the driver knows."""
+        return dispatch.ioctl(self, caller, cmd, arg)
+
+    def get_info(self, caller: Caller, arg: int) -> Steps[int]:
+        """VFIO_DEVICE_GET_INFO: EFAULT, EINVAL. The driver says how much of the struct it writes."""
+        del caller
+        argsz = int.from_bytes((yield from read_user(arg, _INFO_MINSZ))[:4], "little")
+        if argsz < _INFO_MINSZ:
+            raise IoctlError(errno.EINVAL, f"argsz {argsz} < {_INFO_MINSZ}")
+        model = self.device.model
+        info = DeviceInfo(
+            argsz=argsz,
+            flags=model.info_flags,
+            num_regions=len(model.regions()),
+            num_irqs=len(model.irqs()),
+        )
+        yield from write_user(arg, info.build()[: min(argsz, model.info_size)])
+        return 0
+
+    def get_region_info(self, caller: Caller, arg: int) -> Steps[int]:
+        """VFIO_DEVICE_GET_REGION_INFO: EFAULT, EINVAL."""
+        del caller
+        return regions.get_region_info(self.device.model, arg)
+
+    def get_irq_info(self, caller: Caller, arg: int) -> Steps[int]:
+        """VFIO_DEVICE_GET_IRQ_INFO: EFAULT, EINVAL."""
+        del caller
+        return irqs.get_irq_info(self.device.model, arg)
+
+    def set_irqs(self, caller: Caller, arg: int) -> Steps[int]:
+        """VFIO_DEVICE_SET_IRQS: EFAULT, EINVAL, EBADF, ENOTTY, the model's."""
+        del caller
+        request = yield from irqs.read_request(self.device.model, arg)
+        yield from locked(self.device.lock)
+        try:
+            yield from finish(self.device.model.set_irqs(request))
+        finally:
+            self.device.lock.release()
+        return 0
+
+    def reset(self, caller: Caller, arg: int) -> Steps[int]:
+        """VFIO_DEVICE_RESET, which takes no argument: EINVAL."""
+        del caller, arg
+        return self.device.reset()
+
+    def feature(self, caller: Caller, arg: int) -> Steps[int]:
+        """VFIO_DEVICE_FEATURE: EFAULT, EINVAL, ENOTTY, the feature's."""
+        return feature(self.device, caller, arg)
+
+    def read(self, caller: Caller, addr: int, size: int) -> Steps[int]:
+        """read(2) at the file's own position, which moves only if the driver moves it."""
+        done = yield from self.pread(caller, addr, size, self._position)
+        if self.device.model.moves_position:
+            self._position += done
+        return done
+
+    def write(self, caller: Caller, addr: int, size: int) -> Steps[int]:
+        """write(2) at the file's own position, which moves only if the driver moves it."""
+        done = yield from self.pwrite(caller, addr, size, self._position)
+        if self.device.model.moves_position:
+            self._position += done
+        return done
+
+    def pread(self, caller: Caller, addr: int, size: int, offset: int) -> Steps[int]:
+        """Read a region: EFAULT, EINVAL, the model's."""
+        del caller
+        return regions.read(self.device.model, addr, size, offset)
+
+    def pwrite(self, caller: Caller, addr: int, size: int, offset: int) -> Steps[int]:
+        """Write a region: EFAULT, EINVAL, the model's."""
+        del caller
+        return regions.write(self.device.model, addr, size, offset)
+
+    def mmap(self, caller: Caller, offset: int, size: int, prot: int, shared: bool) -> Steps[int]:
+        """Map a region: EINVAL."""
+        del caller
+        return regions.mmap(self.device.model, offset, size, prot, shared)
+
+    def release(self) -> Steps[None]:
+        """vfio_device_fops_release()."""
+        return self.device.close()

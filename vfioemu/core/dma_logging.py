@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: MIT
+"""Device DMA logging: the checks of START, STOP and REPORT, and how a report reaches the caller's bitmap.
+
+Kernel: vfio_ioctl_device_feature_logging_start(), _stop() and _report() in drivers/vfio/vfio_main.c, and
+drivers/iommu/iommufd/iova_bitmap.c. The log itself is the model's (`DeviceModel.log_start`, `log_stop`, `log_report`).
+
+A REPORT ORs into the caller's memory: bits are only ever set, and bytes for which nothing is dirty are not touched.
+**What cannot be written is lost without an error**, as in the kernel: the device's log is clear by then.
+"""
+
+import errno
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from vfioemu.core.caller import AddressSpace, Caller
+from vfioemu.core.effects import PinUser, Steps, locked, read_user, write_user
+from vfioemu.core.errors import IoctlError
+from vfioemu.core.locks import Lock
+from vfioemu.core.model import PAGE, finish
+from vfioemu.core.userrange import is_user_range
+from vfioemu.uapi.structs import (
+    DeviceFeatureDmaLoggingControl,
+    DeviceFeatureDmaLoggingRange,
+    DeviceFeatureDmaLoggingReport,
+)
+
+if TYPE_CHECKING:
+    from vfioemu.core.device import Device
+
+LOG_MAX_RANGES: Final = PAGE // DeviceFeatureDmaLoggingRange.SIZE
+_U64: Final = (1 << 64) - 1
+_WINDOW_PAGES: Final = PAGE // 8
+"""How many pages of the bitmap the kernel pins at a time: as many page pointers as one page holds."""
+
+_report_locks: "weakref.WeakKeyDictionary[AddressSpace, Lock]" = weakref.WeakKeyDictionary()
+"""Reports of one process exclude one another: two that OR into one bitmap must not lose each other's bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogRange:
+    """A range to log, [start, last], as the interval tree that a driver's log_start() is given."""
+
+    start: int
+    last: int
+
+    def overlaps(self, other: "LogRange") -> bool:
+        """interval_tree_iter_first(); a range of length 0 has last = start - 1, and 0 wraps to everything."""
+        return self.start <= other.last and other.start <= self.last
+
+
+def start(device: "Device", arg: int) -> Steps[None]:
+    """DMA_LOGGING_START, after the checks that all features share.
+
+    Raises:
+        IoctlError: EFAULT, EINVAL, E2BIG (over 256 ranges), EOVERFLOW (also for an end of exactly 2^64), the model's.
+    """
+    control = DeviceFeatureDmaLoggingControl.parse(
+        (yield from read_user(arg, DeviceFeatureDmaLoggingControl.SIZE))
+    )
+    if control.num_ranges == 0:
+        raise IoctlError(errno.EINVAL, "no range to log")
+    if control.num_ranges > LOG_MAX_RANGES:
+        raise IoctlError(errno.E2BIG, f"{control.num_ranges} ranges, at most {LOG_MAX_RANGES}")
+    ranges: list[LogRange] = []
+    for i in range(control.num_ranges):
+        at = (control.ranges + i * DeviceFeatureDmaLoggingRange.SIZE) & _U64
+        asked = DeviceFeatureDmaLoggingRange.parse(
+            (yield from read_user(at, DeviceFeatureDmaLoggingRange.SIZE))
+        )
+        ranges.append(_check_range(asked, control.page_size, ranges))
+    ranges.sort(key=lambda range_: range_.start)
+    yield from locked(device.lock)
+    try:
+        page_size = yield from finish(device.model.log_start(control.page_size, ranges))
+        answer = replace(control, page_size=page_size)
+        try:
+            yield from write_user(arg, answer.build())
+        except IoctlError:
+            yield from finish(device.model.log_stop())
+            raise
+    finally:
+        device.lock.release()
+
+
+def _check_range(asked: DeviceFeatureDmaLoggingRange, page_size: int, earlier: list[LogRange]) -> LogRange:
+    """One range: aligned to the *requested* page size by mask, whatever that is; no wrap; no overlap."""
+    mask = (page_size - 1) & _U64
+    if asked.iova & mask or asked.length & mask:
+        raise IoctlError(errno.EINVAL, f"{asked.iova:#x}+{asked.length:#x} against page size {page_size:#x}")
+    if asked.iova + asked.length > _U64:
+        raise IoctlError(errno.EOVERFLOW, f"{asked.iova:#x}+{asked.length:#x} ends beyond 2^64 - 1")
+    range_ = LogRange(asked.iova, (asked.iova + asked.length - 1) & _U64)
+    for other in earlier:
+        if range_.overlaps(other):
+            raise IoctlError(errno.EINVAL, f"range at {asked.iova:#x} overlaps the one at {other.start:#x}")
+    return range_
+
+
+def report(device: "Device", caller: Caller, arg: int) -> Steps[None]:
+    """DMA_LOGGING_REPORT, after the checks that all features share.
+
+    Raises:
+        IoctlError: EFAULT (the argument, never the bitmap), EINVAL, EOVERFLOW, the model's.
+    """
+    asked = DeviceFeatureDmaLoggingReport.parse(
+        (yield from read_user(arg, DeviceFeatureDmaLoggingReport.SIZE))
+    )
+    if asked.page_size < PAGE or asked.page_size & (asked.page_size - 1):
+        raise IoctlError(errno.EINVAL, f"page size {asked.page_size:#x}")
+    if asked.iova + asked.length > _U64:
+        raise IoctlError(errno.EOVERFLOW, f"{asked.iova:#x}+{asked.length:#x} ends beyond 2^64 - 1")
+    sink = DirtySink(asked.iova, asked.length, asked.page_size)
+    yield from locked(device.lock)
+    try:
+        yield from finish(device.model.log_report(asked.iova, asked.length, sink))
+    finally:
+        device.lock.release()
+    if sink.empty:
+        return
+    lock = _report_locks.setdefault(caller.space, Lock("DMA logging reports of one process"))
+    yield from locked(lock)
+    try:
+        yield from sink.write_out(caller.space, asked.bitmap)
+    finally:
+        lock.release()
+
+
+class DirtySink:
+    """The bitmap of one REPORT, as a model sees it: bit i is [iova + i * page_size, + page_size).
+
+    Attributes:
+        iova: the address of bit 0.
+        length: how many bytes of address space were asked about.
+        page_size: a power of two, at least 4096; it need not be the one that the device logs with.
+    """
+
+    def __init__(self, iova: int, length: int, page_size: int) -> None:
+        self.iova = iova
+        self.length = length
+        self.page_size = page_size
+        self._records: list[tuple[int, int]] = []
+        self._planes: list[tuple[int, bytes | bytearray]] = []
+
+    @property
+    def empty(self) -> bool:
+        """Nothing was reported."""
+        return not self._records and not self._planes
+
+    def set(self, iova: int, length: int) -> None:
+        """[iova, iova+length) is dirty: every bit that it touches is set (iova_bitmap_set())."""
+        self._records.append((iova, length))
+
+    def merge(self, offset: int, bits: bytes | bytearray) -> None:
+        """Many bits at once: `bits` belong at byte `offset` of the bitmap. Not copied: leave them alone."""
+        self._planes.append((offset, bits))
+
+    def write_out(self, space: AddressSpace, address: int) -> Steps[None]:
+        """OR everything into memory at `address`, as far as it is there and writable."""
+        window = _Window(self, space, address)
+        for iova, length in self._records:
+            yield from window.set(iova, length)
+        for offset, bits in self._planes:
+            yield from window.merge(offset, bits)
+        yield from window.flush()
+
+
+class _Window:
+    """The part of the caller's bitmap that is pinned now (struct iova_bitmap), and the bits that go there."""
+
+    def __init__(self, sink: DirtySink, space: AddressSpace, address: int) -> None:
+        self._base = sink.iova
+        self._length = sink.length
+        self._shift = sink.page_size.bit_length() - 1
+        self._total = (((sink.length - 1) & _U64) >> (self._shift + 3)) + 1
+        self._space = space
+        self._address = address
+        self._hole = -1
+        self._npages = 0
+        self._start = 0
+        self._iova = 0
+        self._span = 0
+        self._pgoff = 0
+        self._delta = bytearray()
+
+    def set(self, iova: int, length: int) -> Steps[None]:
+        """iova_bitmap_set(), in its arithmetic of 64-bit words that wrap."""
+        while True:
+            if not self._covers(iova, length) and not (yield from self._advance_to(iova)):
+                return
+            bits = self._npages * PAGE * 8
+            first = (((iova - self._iova) & _U64) >> self._shift) + self._pgoff * 8
+            last = (((iova + length - 1 - self._iova) & _U64) >> self._shift) + self._pgoff * 8
+            _set_bits(self._delta, first, min(last, bits - 1))
+            if last < bits:
+                return
+            left = ((last - max(first, bits) + 1) << self._shift) & _U64
+            iova = (iova + length - left) & _U64
+            length = left
+
+    def merge(self, offset: int, bits: bytes | bytearray) -> Steps[None]:
+        """Set the bits of a plane, page by page of the caller's memory; a page that is missing loses its bits."""
+        for at, piece in _dirty_pieces((self._address + offset) % PAGE, bits):
+            index = offset + at
+            if index >= self._total:
+                return
+            if not self._pinned(index) and not (yield from self._pin(index)):
+                continue
+            where = self._address + index - self._start
+            end = where + len(piece)
+            old = int.from_bytes(self._delta[where:end], "little")
+            self._delta[where:end] = (old | int.from_bytes(piece, "little")).to_bytes(len(piece), "little")
+
+    def flush(self) -> Steps[None]:
+        """OR what has gathered into memory: one read and one write for each page that has a bit."""
+        delta, self._delta = self._delta, bytearray()
+        for at, piece in _dirty_pieces(0, delta):
+            try:
+                old = yield from read_user(self._start + at, len(piece))
+                new = int.from_bytes(old, "little") | int.from_bytes(piece, "little")
+                yield from write_user(self._start + at, new.to_bytes(len(piece), "little"))
+            except IoctlError as error:
+                if error.errno != errno.EFAULT:
+                    raise
+
+    def _covers(self, iova: int, length: int) -> bool:
+        """iova_bitmap_mapped_range()."""
+        if not self._npages:
+            return False
+        return iova >= self._iova and (iova + length - 1) & _U64 <= (self._iova + self._span - 1) & _U64
+
+    def _pinned(self, index: int) -> bool:
+        """Whether byte `index` of the bitmap is in the window."""
+        return self._start <= self._address + index < self._start + self._npages * PAGE
+
+    def _advance_to(self, iova: int) -> Steps[bool]:
+        """iova_bitmap_advance_to(): False when `iova` is outside, or the page of its bit cannot be had."""
+        index = ((iova - self._base) & _U64) >> (self._shift + 3)
+        if index >= self._total:
+            return False
+        return (yield from self._pin(index))
+
+    def _pin(self, index: int) -> Steps[bool]:
+        """iova_bitmap_get(): pin what is there from byte `index` of the bitmap on, up to 512 pages."""
+        yield from self.flush()
+        self._npages = 0
+        address = (self._address + index) & _U64
+        page = address - address % PAGE
+        if page == self._hole:
+            return False
+        npages = -(-(self._total - index) // PAGE) + (address % PAGE != 0)
+        npages = min(npages, _WINDOW_PAGES)
+        if not is_user_range(page, npages * PAGE):
+            return False
+        present: int = yield PinUser(self._space, page, npages, write=True)
+        if present <= 0:
+            self._hole = page
+            return False
+        self._npages = present
+        self._start = page
+        self._pgoff = address % PAGE
+        self._iova = (self._base + (index << (self._shift + 3))) & _U64
+        remaining = min(self._total - index, present * PAGE - self._pgoff) << (self._shift + 3)
+        end = (self._base + self._length - 1) & _U64
+        last = (self._iova + remaining - 1) & _U64
+        self._span = remaining - (last - end) if last > end else remaining
+        self._delta = bytearray(present * PAGE)
+        return True
+
+
+def _set_bits(buffer: bytearray, first: int, last: int) -> None:
+    """bitmap_set() of [first, last]; nothing if that is empty."""
+    if first > last:
+        return
+    head, tail = first >> 3, last >> 3
+    if head == tail:
+        buffer[head] |= (0xFF << (first & 7)) & (0xFF >> (7 - (last & 7)))
+        return
+    buffer[head] |= (0xFF << (first & 7)) & 0xFF
+    buffer[tail] |= 0xFF >> (7 - (last & 7))
+    buffer[head + 1 : tail] = b"\xff" * (tail - head - 1)
+
+
+_ZERO: Final = bytes(PAGE)
+
+
+def _dirty_pieces(phase: int, bits: bytes | bytearray) -> Iterator[tuple[int, bytes]]:
+    """Cut at page boundaries and drop zeros at both ends of each page; `phase` is where in its page `bits` begin."""
+    at = 0
+    view = memoryview(bits)
+    while at < len(bits):
+        size = min(PAGE - (phase + at) % PAGE, len(bits) - at)
+        if view[at : at + size] != _ZERO[:size]:
+            piece = bytes(view[at : at + size])
+            rest = piece.lstrip(b"\0")
+            yield at + size - len(rest), rest.rstrip(b"\0")
+        at += size

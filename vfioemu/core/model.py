@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: MIT
+"""The device API: what a device model provides, and what vfio core gives it.
+
+A model is what a vendor driver and its hardware are together. It is a subclass of `DeviceModel` with callbacks, each
+a plain function or a generator of effects (`Steps`); `core/device.py` supplies everything that vfio core supplies in
+the kernel. A model reaches guest memory only through `self.host` (pin, unpin, dma_read, dma_write, dma_batch), so it
+cannot forget to mark a page dirty.
+
+Models are found by name through the entry-point group ``vfioemu.devices``; docs/devices.md has a complete example.
+
+When callbacks run: all of them between the device's first open and its last close, but for `regions`, `irqs` and
+`matches`. Between two yields nothing else runs. Migration arcs, logging, `set_irqs` and `reset` exclude one another;
+`work`, arcs, `reset` and `close_device` exclude one another as well, so that a device which has been stopped has no
+DMA in flight. Region accesses and `dma_unmap` may run at any yield of any other callback.
+"""
+
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias, TypeVar, cast
+
+from vfioemu.core.effects import Buffer, Steps
+from vfioemu.core.irqs import Irq, IrqRequest, IrqTable, trigger_irqs
+from vfioemu.core.migration import ResumingStream, SavingStream
+from vfioemu.uapi import constants as c
+
+if TYPE_CHECKING:
+    from vfioemu.core.dma_logging import DirtySink, LogRange
+    from vfioemu.kernel.dma import DmaBatch
+    from vfioemu.kernel.log import DirtyLog
+
+T = TypeVar("T")
+
+MaybeSteps: TypeAlias = T | Steps[T]
+"""What a callback returns: the answer itself, or a generator of effects that returns it."""
+
+PAGE = 4096
+
+
+def finish(value: MaybeSteps[T]) -> Steps[T]:
+    """Run a callback's result to its end, whichever of the two kinds it is."""
+    if isinstance(value, Generator):
+        return cast("T", (yield from value))
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """One region of a device, as VFIO_DEVICE_GET_REGION_INFO tells it.
+
+    Attributes:
+        size: in bytes; 0 is a region that the device does not have (it is still answered, as vfio-pci does).
+        flags: VFIO_REGION_INFO_FLAG_*; without READ or WRITE that access is EINVAL.
+        caps: capabilities (id, version, body) in the order in which they are told.
+    """
+
+    size: int = 0
+    flags: int = 0
+    caps: tuple[tuple[int, int, bytes], ...] = ()
+
+
+READ_WRITE = c.VFIO_REGION_INFO_FLAG_READ | c.VFIO_REGION_INFO_FLAG_WRITE
+ABSENT = Region()
+
+
+class Host(Protocol):
+    """What vfio core offers a device: `self.host` of a model. It is core/device.py's Device."""
+
+    @property
+    def name(self) -> str:
+        """The device's name: an mdev's uuid, a PCI function's address."""
+
+    @property
+    def irqs(self) -> IrqTable:
+        """The eventfds that SET_IRQS gave the device."""
+
+    @property
+    def npinned(self) -> int:
+        """How many pins (counting repeats) the device holds."""
+
+    def pin(self, iova: int, npages: int, prot: int) -> Steps[int]:
+        """vfio_pin_pages(): pin pages; prot: 1 = the device reads, 2 = it writes. Returns npages.
+
+        Raises:
+            IoctlError: EINVAL, E2BIG (more than 512), ENOTTY, EACCES, EBUSY, EPERM, EFAULT, ENOMEM; nothing is pinned.
+        """
+
+    def unpin(self, iova: int, npages: int) -> Steps[int]:
+        """vfio_unpin_pages() for those of the pages that the device holds; returns how many they were."""
+
+    def unpin_range(self, iova: int, size: int) -> Steps[None]:
+        """Give back every pin in [iova, iova+size): what `dma_unmap` has to do before it returns."""
+
+    def dma_read(self, iova: int, size: int) -> Steps[bytes]:
+        """vfio_dma_rw() read: EINVAL, ENOTTY, EBUSY, EPERM, EFAULT."""
+
+    def dma_write(self, iova: int, data: Buffer) -> Steps[None]:
+        """vfio_dma_rw() write: pages are written, then marked dirty. Errors as `dma_read`."""
+
+    def dma_batch(self, batch: "DmaBatch", log: "DirtyLog | None" = None) -> Steps[int]:
+        """Many DMA transfers in one call of the C kernel; returns how many succeeded.
+
+        With `log`, the device's own dirty log is marked in the same C call as the copy. ENOTTY, EBUSY; what becomes of
+        each transfer is in the batch.
+        """
+
+    def signal_irq(self, index: int, subindex: int) -> Steps[bool]:
+        """Raise an interrupt; False when no eventfd is set for it."""
+
+    def wake(self) -> None:
+        """Ask for `work` to be called soon: something that it waits for has changed."""
+
+
+class DeviceModel:
+    """A device. Subclass it, and override what the device has.
+
+    Args:
+        options: the `options` table of the machine file; raise ValueError for what makes no sense.
+
+    Attributes:
+        host: what the core offers; set before any callback runs.
+        info_flags: VFIO_DEVICE_FLAGS_* of GET_INFO.
+        info_size: how many bytes of vfio_device_info the driver writes: 16 up to num_irqs (mdev drivers), or 24.
+        keeps_cap_offset: GET_REGION_INFO leaves the caller's cap_offset as it is (vfio-pci of Linux 6.12).
+        can_reset: VFIO_DEVICE_RESET works; otherwise it is EINVAL.
+        moves_position: read() and write() without an offset advance the file's position.
+        migration_flags: VFIO_MIGRATION_*; 0 is a device without migration (the features are ENOTTY).
+        has_dma_logging: the DMA logging features exist (ENOTTY otherwise).
+        OPTIONS: option names and what they mean, for people.
+    """
+
+    OPTIONS: ClassVar[Mapping[str, str]] = {}
+
+    host: Host
+    info_flags: int = c.VFIO_DEVICE_FLAGS_PCI | c.VFIO_DEVICE_FLAGS_RESET
+    info_size: int = 16
+    keeps_cap_offset: bool = False
+    can_reset: bool = True
+    moves_position: bool = False
+    migration_flags: int = 0
+    has_dma_logging: bool = False
+
+    def __init__(self, options: Mapping[str, object]) -> None:
+        if unknown := set(options) - set(self.OPTIONS):
+            raise ValueError(f"no such option: {', '.join(sorted(unknown))}")
+
+    @property
+    def has_dma_unmap(self) -> bool:
+        """Whether the device has a dma_unmap callback: without it, it cannot pin (vfio_pin_pages: EINVAL)."""
+        return type(self).dma_unmap is not DeviceModel.dma_unmap
+
+    # --- what it looks like ---
+
+    def matches(self, name: str) -> bool:
+        """Whether GET_DEVICE_FD with `name` means this device; IoctlError EINVAL for options it does not know.
+
+        Kernel: vfio_device_get_from_name(): exact comparison, unless the driver has a match callback.
+        """
+        return name == self.host.name
+
+    def regions(self) -> Sequence[Region | None]:
+        """The regions by index; None, like an index beyond the end, is EINVAL in GET_REGION_INFO."""
+        return ()
+
+    def irqs(self) -> Sequence[Irq | None]:
+        """The interrupts by index; None, like an index beyond the end, is EINVAL in GET_IRQ_INFO."""
+        return ()
+
+    # --- life ---
+
+    def open_device(self) -> MaybeSteps[None]:
+        """The first open: bring the device into its initial state. IoctlError refuses the open."""
+        return None
+
+    def close_device(self) -> MaybeSteps[None]:
+        """The last close: stop everything. Pins, interrupts, logging and data fds are taken back by the core."""
+        return None
+
+    def reset(self) -> MaybeSteps[None]:
+        """VFIO_DEVICE_RESET; the migration state is RUNNING again, sessions are ended by the core."""
+        return None
+
+    def work(self, now: float) -> MaybeSteps[float | None]:
+        """Do what the device does by itself and is due at `now` (monotonic seconds).
+
+        Called only while the migration state lets the device run. Do a bounded amount and return.
+
+        Returns:
+            When to be called again (`now` for at once), or None: not before `host.wake()`.
+        """
+        del now
+        return None
+
+    # --- regions ---
+
+    def accept_write(self, index: int, offset: int, size: int) -> int:
+        """How many bytes of a write to copy from the caller, decided before any is; IoctlError refuses it.
+
+        Less than `size` is for regions whose contents do not matter: the write counts as done in full.
+        """
+        del index, offset
+        return size
+
+    def read_region(self, index: int, offset: int, size: int) -> MaybeSteps[bytes]:
+        """Read; [offset, offset+size) lies in the region. Fewer bytes are a short read."""
+        raise NotImplementedError
+
+    def write_region(self, index: int, offset: int, data: bytes) -> MaybeSteps[None]:
+        """Write; what is written lies in the region."""
+        raise NotImplementedError
+
+    def map_region(self, index: int, offset: int, size: int, prot: int) -> MaybeSteps[int] | None:
+        """mmap(MAP_SHARED): an fd of this process whose pages show the region; None, the default, is EINVAL."""
+        del index, offset, size, prot
+        return None
+
+    # --- interrupts ---
+
+    def set_irqs(self, request: IrqRequest) -> MaybeSteps[None]:
+        """VFIO_DEVICE_SET_IRQS with a valid header; by default eventfds are set and triggered, nothing masked."""
+        return trigger_irqs(self.host.irqs, request)
+
+    # --- memory ---
+
+    def dma_unmap(self, iova: int, size: int) -> MaybeSteps[None]:
+        """A mapping with pins goes away: give back every pin in [iova, iova+size) before returning.
+
+        Every open device of the container is told, whether the pins are its own or not, with the container's lock
+        dropped. Kernel: vfio_notify_dma_unmap().
+        """
+        del iova, size
+        return None
+
+    # --- migration (migration_flags) ---
+
+    def arc(self, current: int, target: int) -> MaybeSteps[SavingStream | ResumingStream | None]:
+        """Make one arc of the migration state machine; core/migration.py has the table.
+
+        Returns:
+            The stream of the new session for the arcs that begin one, None for all others.
+
+        Raises:
+            IoctlError: the arc failed, the state stays.
+            StateLost: the arc failed and the device can hold no valid state: it is in ERROR until it is reset.
+        """
+        del current, target
+        return None
+
+    def stop_copy_size(self) -> int:
+        """MIG_DATA_SIZE: how much a stop-copy stream would have, about."""
+        return 0
+
+    # --- DMA logging (has_dma_logging) ---
+
+    def log_start(self, page_size: int, ranges: "Sequence[LogRange]") -> MaybeSteps[int]:
+        """Begin to log DMA writes to `ranges` (ascending); returns the page size that the device chose.
+
+        Raises:
+            IoctlError: EINVAL when it logs already, or what the device cannot do.
+        """
+        raise NotImplementedError
+
+    def log_stop(self) -> MaybeSteps[None]:
+        """End logging; nothing happens if it is off. Also called at the last close."""
+        return None
+
+    def log_report(self, iova: int, length: int, sink: "DirtySink") -> MaybeSteps[None]:
+        """Put what was written in [iova, iova+length) into `sink`, and forget it.
+
+        Raises:
+            IoctlError: EINVAL when logging is off, EIO.
+        """
+        raise NotImplementedError
+
+
+Factory: TypeAlias = Callable[[Mapping[str, object]], DeviceModel]
+"""Makes a model from its options: a DeviceModel subclass is one."""

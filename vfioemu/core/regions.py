@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: MIT
+"""Device regions: GET_REGION_INFO, and read, write and mmap of a device fd.
+
+A device fd is one file in which region i begins at i << 40 (VFIO_PCI_OFFSET_SHIFT). What the bytes mean is the model's;
+that an access lies inside the region is checked here, once.
+"""
+
+import errno
+from typing import TYPE_CHECKING, Final
+
+from vfioemu.core.capchain import CapChain
+from vfioemu.core.effects import Steps, read_user, write_user
+from vfioemu.core.errors import IoctlError
+from vfioemu.core.userrange import clip, refuse_bad_range
+from vfioemu.uapi import constants as c
+from vfioemu.uapi.structs import RegionInfo
+
+if TYPE_CHECKING:
+    from vfioemu.core.model import DeviceModel, Region
+
+OFFSET_SHIFT: Final = 40
+_OFFSET_MASK: Final = (1 << OFFSET_SHIFT) - 1
+_PIECE: Final = 1 << 20
+"""How much of one access a model is asked for at a time."""
+
+
+def region_offset(index: int) -> int:
+    """Where region `index` begins in a device fd."""
+    return index << OFFSET_SHIFT
+
+
+def get_region_info(model: "DeviceModel", arg: int) -> Steps[int]:
+    """VFIO_DEVICE_GET_REGION_INFO: EFAULT, EINVAL.
+
+    A chain of capabilities that does not fit argsz is not written; argsz then says how much it takes.
+    """
+    asked = RegionInfo.parse((yield from read_user(arg, RegionInfo.SIZE)))
+    if asked.argsz < RegionInfo.SIZE:
+        raise IoctlError(errno.EINVAL, f"argsz {asked.argsz} < {RegionInfo.SIZE}")
+    region = _region(model, asked.index)
+    flags = region.flags
+    argsz = asked.argsz
+    cap_offset = asked.cap_offset if model.keeps_cap_offset else 0
+    if region.caps:
+        flags |= c.VFIO_REGION_INFO_FLAG_CAPS
+        chain = CapChain()
+        for cap in region.caps:
+            chain.add(*cap)
+        if argsz < RegionInfo.SIZE + chain.size:
+            argsz = RegionInfo.SIZE + chain.size
+            cap_offset = 0
+        else:
+            yield from write_user(arg + RegionInfo.SIZE, chain.build(RegionInfo.SIZE))
+            cap_offset = RegionInfo.SIZE
+    answer = RegionInfo(
+        argsz=argsz,
+        flags=flags,
+        index=asked.index,
+        cap_offset=cap_offset,
+        size=region.size,
+        offset=region_offset(asked.index),
+    )
+    yield from write_user(arg, answer.build())
+    return 0
+
+
+def read(model: "DeviceModel", addr: int, size: int, position: int) -> Steps[int]:
+    """Read a device fd at `position`: EFAULT, EINVAL, what the model says."""
+    refuse_bad_range(addr, size)
+    index, offset, left = _access(model, position, clip(size), c.VFIO_REGION_INFO_FLAG_READ)
+    done = 0
+    while True:
+        piece = min(left, _PIECE)
+        answer = model.read_region(index, offset + done, piece)
+        data = answer if isinstance(answer, bytes) else (yield from answer)
+        yield from write_user(addr + done, data)
+        done += len(data)
+        left -= piece
+        if not left or len(data) < piece:
+            return done
+
+
+def write(model: "DeviceModel", addr: int, size: int, position: int) -> Steps[int]:
+    """Write a device fd at `position`: EFAULT, EINVAL, what the model says."""
+    refuse_bad_range(addr, size)
+    index, offset, left = _access(model, position, clip(size), c.VFIO_REGION_INFO_FLAG_WRITE)
+    done = 0
+    while True:
+        piece = min(left, _PIECE)
+        wanted = model.accept_write(index, offset + done, piece)
+        data = (yield from read_user(addr + done, wanted)) if wanted else b""
+        answer = model.write_region(index, offset + done, data)
+        if answer is not None:
+            yield from answer
+        done += piece
+        left -= piece
+        if not left:
+            return done
+
+
+def mmap(model: "DeviceModel", position: int, size: int, prot: int, shared: bool) -> Steps[int]:
+    """mmap() of a device fd: EINVAL for what cannot be mapped.
+
+    Kernel: vfio_pci_core_mmap(): MAP_SHARED only, and inside the region rounded up to pages.
+    """
+    index, offset = position >> OFFSET_SHIFT, position & _OFFSET_MASK
+    region = _region(model, index)
+    if not shared or not region.flags & c.VFIO_REGION_INFO_FLAG_MMAP:
+        raise IoctlError(errno.EINVAL, f"region {index} cannot be mapped like this")
+    if offset + size > (region.size + 4095) & ~4095:
+        raise IoctlError(errno.EINVAL, f"{offset:#x}+{size:#x} of region {index} with {region.size:#x} bytes")
+    answer = model.map_region(index, offset, size, prot)
+    if answer is None:
+        raise IoctlError(errno.EINVAL, f"region {index} cannot be mapped")
+    return answer if isinstance(answer, int) else (yield from answer)
+
+
+def _region(model: "DeviceModel", index: int) -> "Region":
+    regions = model.regions()
+    region = regions[index] if index < len(regions) else None
+    if region is None:
+        raise IoctlError(errno.EINVAL, f"no region {index}")
+    return region
+
+
+def _access(model: "DeviceModel", position: int, size: int, flag: int) -> tuple[int, int, int]:
+    """(index, offset, size) of an access, cut at the region's end."""
+    index, offset = position >> OFFSET_SHIFT, position & _OFFSET_MASK
+    region = _region(model, index)
+    if offset >= region.size or not region.flags & flag:
+        raise IoctlError(errno.EINVAL, f"offset {offset:#x} of region {index} with {region.size:#x} bytes")
+    return index, offset, min(size, region.size - offset)

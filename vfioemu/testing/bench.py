@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: MIT
+"""A device on a bench: a model, one process with an fd on it, and 16 MiB of guest memory, without a container.
+
+For the tests of device models, here and elsewhere (docs/devices.md). The memory behind the device is a bytearray that
+is mapped from IOVA 0; what was marked dirty and what is pinned can be looked at.
+"""
+
+import errno
+from collections import Counter
+from typing import Any, Final
+
+from vfioemu.core.device import Device
+from vfioemu.core.effects import Buffer, GiveFd, Steps, locked
+from vfioemu.core.errors import IoctlError
+from vfioemu.core.file import File
+from vfioemu.core.locks import Lock
+from vfioemu.core.model import DeviceModel
+from vfioemu.core.spec import DeviceSpec
+from vfioemu.kernel.dma import DmaBatch, Op, Status
+from vfioemu.kernel.log import DirtyLog
+from vfioemu.testing.process import Process, Result
+from vfioemu.testing.scheduler import Scheduler
+from vfioemu.uapi.constants import VFIO_DEVICE_FEATURE
+
+NAME: Final = "00000000-0000-4000-8000-000000000001"
+GUEST: Final = 16 << 20
+PAGE: Final = 4096
+
+
+class BenchIommu:
+    """Guest memory [0, GUEST), all of it readable and writable.
+
+    Attributes:
+        memory: its bytes.
+        pins: how often each IOVA is pinned.
+        dirty: the pages that were marked.
+        told: the devices to tell before an unmap.
+    """
+
+    def __init__(self) -> None:
+        self.lock = Lock("container")
+        self.memory = bytearray(GUEST)
+        self.pins: Counter[int] = Counter()
+        self.dirty: set[int] = set()
+        self.told: list[Device] = []
+
+    def register_device(self, device: Device) -> Steps[None]:
+        """The first open."""
+        yield from locked(self.lock)
+        self.told.append(device)
+        self.lock.release()
+
+    def unregister_device(self, device: Device) -> Steps[None]:
+        """The last close."""
+        yield from locked(self.lock)
+        self.told.remove(device)
+        self.lock.release()
+
+    def pin_pages(self, device: Device, iova: int, npage: int, prot: int) -> Steps[int]:
+        """EINVAL outside."""
+        del device, prot
+        yield from locked(self.lock)
+        try:
+            self._check(iova, npage * PAGE)
+            self.pins.update(range(iova, iova + npage * PAGE, PAGE))
+        finally:
+            self.lock.release()
+        return npage
+
+    def unpin_pages(self, device: Device, iova: int, npage: int) -> Steps[None]:
+        """Never fails."""
+        del device
+        yield from locked(self.lock)
+        self.pins.subtract(range(iova, iova + npage * PAGE, PAGE))
+        self.pins += Counter()
+        self.lock.release()
+
+    def dma_read(self, device: Device, iova: int, size: int) -> Steps[bytes]:
+        """EINVAL outside."""
+        del device
+        yield from locked(self.lock)
+        try:
+            self._check(iova, size)
+            return bytes(self.memory[iova : iova + size])
+        finally:
+            self.lock.release()
+
+    def dma_write(self, device: Device, iova: int, data: Buffer) -> Steps[None]:
+        """EINVAL outside."""
+        del device
+        yield from locked(self.lock)
+        try:
+            self._check(iova, len(data))
+            self._write(iova, bytes(data))
+        finally:
+            self.lock.release()
+
+    def dma_batch(self, device: Device, batch: DmaBatch, log: DirtyLog | None = None) -> Steps[int]:
+        """Transfers outside stay undone."""
+        del device
+        yield from locked(self.lock)
+        done = 0
+        for i, dma in enumerate(batch):
+            if dma.iova + dma.size > GUEST:
+                continue
+            local = slice(dma.local, dma.local + dma.size)
+            if dma.op == Op.READ:
+                batch.local[local] = self.memory[dma.iova : dma.iova + dma.size]
+            else:
+                self._write(dma.iova, bytes(batch.local[local]))
+                if log is not None:
+                    log.mark(dma.iova, dma.size)
+            batch.set_status(i, Status.DONE)
+            done += 1
+        self.lock.release()
+        return done
+
+    def _write(self, iova: int, data: bytes) -> None:
+        self.memory[iova : iova + len(data)] = data
+        self.dirty.update(range(iova // PAGE, (iova + len(data) - 1) // PAGE + 1))
+
+    def _check(self, iova: int, size: int) -> None:
+        if iova + size > GUEST:
+            raise IoctlError(errno.EINVAL, f"{iova:#x}+{size:#x} is not mapped")
+
+
+class BenchContainer:
+    """A container with its backend set."""
+
+    def __init__(self, iommu: BenchIommu) -> None:
+        self.iommu: BenchIommu | None = iommu
+
+
+class BenchGroup:
+    """A group of one device, attached.
+
+    Attributes:
+        users: open devices.
+    """
+
+    number = 1
+
+    def __init__(self, container: BenchContainer) -> None:
+        self.container: BenchContainer | None = container
+        self.users = 0
+
+    def device_opened(self, device: Device) -> None:
+        """The first open."""
+        del device
+        self.users += 1
+
+    def device_closed(self, device: Device) -> Steps[None]:
+        """The last close."""
+        del device
+        yield from ()
+        self.users -= 1
+
+
+class _NoNodes:
+    def open(self, caller: object, path: str) -> Steps[File]:
+        del caller
+        raise IoctlError(errno.ENOENT, path)
+
+
+class Bench:
+    """The bench: the device is open, `fd` is its fd, `arg` an address where payloads are put.
+
+    Args:
+        model: what to test.
+        scheduler: of a test that interleaves calls.
+        name: the device's name.
+    """
+
+    def __init__(self, model: DeviceModel, scheduler: Scheduler | None = None, name: str = NAME) -> None:
+        self.iommu = BenchIommu()
+        self.group = BenchGroup(BenchContainer(self.iommu))
+        self.model = model
+        spec = DeviceSpec(symbol="dev", name=name, group=1, model="bench")
+        self.device = Device(spec, model, self.group)  # type: ignore[arg-type]  # as much of a group as it needs
+        self.process = Process(_NoNodes(), scheduler=scheduler)
+        self.arg = self.process.memory.allocate(64 << 10)
+        self.fd = self.open()
+
+    def open(self) -> int:
+        """Open the device once more; returns the fd."""
+        file = self.run(self.device.open())
+        number: int = self.run(_give(file))
+        return number
+
+    def run(self, steps: Steps[Any]) -> Any:
+        """Drive any handler or callback to its end."""
+        return self.process.scheduler.call(steps, self.process)
+
+    def ioctl(self, cmd: int, payload: bytes = b"", fd: int | None = None) -> Result:
+        """An ioctl whose argument points to `payload`."""
+        self.process.memory.write(self.arg, payload)
+        return self.process.ioctl(self.fd if fd is None else fd, cmd, self.arg)
+
+    def answer(self, size: int, offset: int = 0) -> bytes:
+        """What the argument holds now."""
+        return self.process.memory.read(self.arg + offset, size)
+
+    def pread(self, size: int, offset: int) -> bytes:
+        """pread(2) of the device fd.
+
+        Raises:
+            OSError: with the errno's name.
+        """
+        result = self.process.pread(self.fd, self.arg, size, offset)
+        if result.err is not None:
+            raise OSError(result.err)
+        return self.answer(result.ret)
+
+    def pwrite(self, data: bytes, offset: int) -> Result:
+        """pwrite(2) to the device fd."""
+        self.process.memory.write(self.arg, data)
+        return self.process.pwrite(self.fd, self.arg, len(data), offset)
+
+    def feature(self, flags: int, payload: bytes = b"") -> tuple[Result, bytes]:
+        """VFIO_DEVICE_FEATURE with a large enough argsz: the result, and the payload as it is afterwards."""
+        header = (8 + len(payload)).to_bytes(4, "little") + flags.to_bytes(4, "little")
+        result = self.ioctl(VFIO_DEVICE_FEATURE, header + payload)
+        return result, self.answer(len(payload), 8)
+
+
+def _give(file: File) -> Steps[int]:
+    number: int = yield GiveFd(file)
+    return number
