@@ -30,7 +30,7 @@ from vfioemu.uapi.structs import DeviceInfo
 if TYPE_CHECKING:
     from vfioemu.core.group import Group
     from vfioemu.core.spec import DeviceSpec
-    from vfioemu.core.type1.state import Iommu
+    from vfioemu.core.type1 import Type1
     from vfioemu.kernel.dma import DmaBatch
     from vfioemu.kernel.log import DirtyLog
 
@@ -247,11 +247,11 @@ class Device:
             raise IoctlError(errno.EINVAL, f"{self.symbol} is not open")
         return (yield from self._backend().dma_batch(self, batch, log))
 
-    def _iommu(self) -> "Iommu | None":
+    def _iommu(self) -> "Type1 | None":
         container = self.group.container
         return None if container is None else container.iommu
 
-    def _backend(self) -> "Iommu":
+    def _backend(self) -> "Type1":
         iommu = self._iommu()
         if iommu is None:
             raise IoctlError(errno.ENOTTY, "the container has no IOMMU backend")

@@ -107,7 +107,9 @@ class MachineSpec:
             raise ValueError(f"profile {self.profile!r} is none of {', '.join(PROFILES)}")
         if self.quirks not in ("recorded", "clean"):
             raise ValueError(f"quirks {self.quirks!r} is neither 'recorded' nor 'clean'")
-        if self.memlock not in ("off", "client") and not (isinstance(self.memlock, int) and self.memlock >= 0):
+        if self.memlock not in ("off", "client") and not (
+            isinstance(self.memlock, int) and self.memlock >= 0
+        ):
             raise ValueError(f"memlock {self.memlock!r} is neither 'off', 'client' nor a number of bytes")
         if not 0 <= self.dma_entry_limit < 1 << 32:
             raise ValueError(f"dma_entry_limit {self.dma_entry_limit} does not fit 32 bits")

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: MIT
+"""A machine: groups, devices, and the device nodes by which programs reach them."""
+
+import errno
+from collections.abc import Mapping
+from dataclasses import replace
+
+from vfioemu.core.caller import Caller
+from vfioemu.core.container import Container, ContainerFile
+from vfioemu.core.device import Device
+from vfioemu.core.effects import Steps
+from vfioemu.core.errors import IoctlError
+from vfioemu.core.file import File
+from vfioemu.core.group import Group
+from vfioemu.core.limits import Accounting
+from vfioemu.core.model import Factory
+from vfioemu.core.profile import PROFILES
+from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
+
+__all__ = ["DeviceSpec", "GroupSpec", "IommuSpec", "Machine", "MachineSpec"]
+
+CONTAINER_NODE = "/dev/vfio/vfio"
+GROUP_NODES = "/dev/vfio/"
+
+
+class Machine:
+    """A machine and all that is open on it.
+
+    Args:
+        spec: what it consists of.
+        models: device models by name.
+
+    Raises:
+        ValueError: a device's model does not exist or refuses its options.
+
+    Attributes:
+        groups: by number.
+        devices: by symbol.
+        parameters: module parameters, which may be changed; they apply to what is set up later.
+        containers: those that an fd or a group refers to, oldest first.
+    """
+
+    def __init__(self, spec: MachineSpec, models: Mapping[str, Factory]) -> None:
+        self.spec = spec
+        self.models = models
+        self.profile = PROFILES[spec.profile]
+        self.accounting = Accounting(spec.memlock)
+        self.parameters = {"dma_entry_limit": spec.dma_entry_limit}
+        self.groups = {group.number: Group(group) for group in spec.groups}
+        self.devices: dict[str, Device] = {}
+        self.containers: dict[int, Container] = {}
+        self._serial = 0
+        for device in spec.devices:
+            self.add_device(device)
+
+    def open(self, caller: Caller, path: str) -> Steps[File]:
+        """open(2) of a device node.
+
+        Raises:
+            IoctlError: ENOENT for any other path, and for a group that does not exist; EBUSY, ENODEV from the group.
+        """
+        del caller
+        if path == CONTAINER_NODE:
+            yield from ()
+            return ContainerFile(self._new_container())
+        name = path.removeprefix(GROUP_NODES)
+        group = (
+            self.groups.get(int(name))
+            if name.isdecimal() and name.isascii() and str(int(name)) == name
+            else None
+        )
+        if group is None or path == name:
+            raise IoctlError(errno.ENOENT, f"there is no {path}")
+        return (yield from group.open())
+
+    def add_device(self, spec: DeviceSpec) -> Device:
+        """Create a device; its group is created too if it is new, as that of an mdev.
+
+        Raises:
+            ValueError: the symbol is taken, the model does not exist or refuses its options.
+        """
+        if spec.symbol in self.devices:
+            raise ValueError(f"there is a device {spec.symbol} already")
+        factory = self.models.get(spec.model)
+        if factory is None:
+            raise ValueError(
+                f"device {spec.symbol}: model {spec.model!r} is none of {', '.join(sorted(self.models))}"
+            )
+        model = factory(spec.options)
+        group = self.groups.get(spec.group)
+        if group is None:
+            group = self.groups[spec.group] = Group(GroupSpec(number=spec.group))
+        device = Device(spec, model, group)
+        group.devices.insert(0, device)
+        self.devices[spec.symbol] = device
+        return device
+
+    def add_mdev(self, symbol: str, name: str, model: str, options: Mapping[str, object]) -> Device:
+        """Create a device without an IOMMU, in a new group of its own; errors as `add_device`."""
+        number = max(self.groups, default=-1) + 1
+        return self.add_device(
+            DeviceSpec(symbol=symbol, name=name, group=number, model=model, options=options)
+        )
+
+    def remove_device(self, symbol: str) -> None:
+        """Take a device away, and its group's node with the last one.
+
+        Raises:
+            KeyError: there is none of that name.
+            IoctlError: EBUSY while it is open (the kernel would wait for its last close).
+        """
+        device = self.devices[symbol]
+        if device.open_count:
+            raise IoctlError(errno.EBUSY, f"device {symbol} is open")
+        group = device.group
+        del self.devices[symbol]
+        group.devices.remove(device)
+        if not group.devices:
+            del self.groups[group.number]
+
+    def set_parameter(self, name: str, value: int) -> None:
+        """Set a module parameter: KeyError for no such, ValueError for no such value."""
+        if name not in self.parameters:
+            raise KeyError(name)
+        replace(self.spec, **{name: value})  # type: ignore[arg-type] # raises what MachineSpec raises
+        self.parameters[name] = value
+
+    def gauges(self) -> dict[int, dict[str, int]]:
+        """What each container holds, by its number."""
+        return {number: container.gauges() for number, container in self.containers.items()}
+
+    def keep(self, container: Container) -> None:
+        """A container's last reference may have gone: forget it if nothing refers to it."""
+        if container.is_open or container.groups:
+            self.containers[container.number] = container
+        else:
+            self.containers.pop(container.number, None)
+
+    def _new_container(self) -> Container:
+        self._serial += 1
+        container = Container(self, self._serial)
+        self.keep(container)
+        return container

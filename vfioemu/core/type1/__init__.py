@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: MIT
+"""The type1 IOMMU backend (drivers/vfio/vfio_iommu_type1.c): an instance, and its calls by name.
+
+state.py has what an instance knows; each call is a module beside it. `Type1` is the face that containers, groups and
+devices use.
+"""
+
+import errno
+from typing import TYPE_CHECKING
+
+from vfioemu.core.caller import Caller
+from vfioemu.core.effects import Buffer, Steps
+from vfioemu.core.errors import IoctlError
+from vfioemu.core.limits import Accounting
+from vfioemu.core.locks import Lock
+from vfioemu.core.profile import Profile
+from vfioemu.core.spec import Quirks
+from vfioemu.core.type1 import attach, dirty_pages, external, info, map_dma, unmap_dma
+from vfioemu.core.type1.state import Iommu, PinningDevice
+from vfioemu.kernel.dma import DmaBatch
+from vfioemu.uapi.constants import VFIO_TYPE1_IOMMU, VFIO_TYPE1_NESTING_IOMMU, VFIO_TYPE1v2_IOMMU
+
+if TYPE_CHECKING:
+    from vfioemu.core.group import Group
+    from vfioemu.kernel.log import DirtyLog
+
+__all__ = ["Type1", "check_extension"]
+
+check_extension = info.check_extension
+
+
+class Type1(Iommu):
+    """A type1 instance with its calls. Ioctls are named as in the registry."""
+
+    @classmethod
+    def open(
+        cls,
+        type: int,
+        *,
+        lock: Lock,
+        profile: Profile,
+        quirks: Quirks,
+        accounting: Accounting,
+        dma_avail: int,
+    ) -> "Type1":
+        """vfio_iommu_type1_open(): EINVAL for what is an extension but no type (VFIO_UNMAP_ALL)."""
+        if type not in (VFIO_TYPE1_IOMMU, VFIO_TYPE1v2_IOMMU, VFIO_TYPE1_NESTING_IOMMU):
+            raise IoctlError(errno.EINVAL, f"{type} is no type of type1")
+        return cls(
+            lock=lock,
+            v2=type != VFIO_TYPE1_IOMMU,
+            nesting=type == VFIO_TYPE1_NESTING_IOMMU,
+            profile=profile,
+            quirks=quirks,
+            accounting=accounting,
+            dma_avail=dma_avail,
+        )
+
+    def release(self) -> None:
+        """vfio_iommu_type1_release(): the last group has left; calls on their way find out in `hold()`."""
+        self.remove_all()
+        self.released = True
+
+    # --- ioctls ---
+
+    def iommu_get_info(self, caller: Caller, arg: int) -> Steps[int]:
+        """``VFIO_IOMMU_GET_INFO``: EFAULT, EINVAL."""
+        return info.get_info(self, caller, arg)
+
+    def map_dma(self, caller: Caller, arg: int) -> Steps[int]:
+        """``VFIO_IOMMU_MAP_DMA``: EFAULT, EINVAL, EOVERFLOW, EEXIST, ENOENT, ENOSPC, ENOMEM."""
+        return map_dma.map_dma(self, caller, arg)
+
+    def unmap_dma(self, caller: Caller, arg: int) -> Steps[int]:
+        """``VFIO_IOMMU_UNMAP_DMA``: EFAULT, EINVAL, EOVERFLOW, EBUSY."""
+        return unmap_dma.unmap_dma(self, caller, arg)
+
+    def dirty_pages(self, caller: Caller, arg: int) -> Steps[int]:
+        """``VFIO_IOMMU_DIRTY_PAGES``: EACCES, EFAULT, EINVAL, EOVERFLOW, ENOMEM."""
+        return dirty_pages.dirty_pages(self, caller, arg)
+
+    # --- groups; the container holds the lock ---
+
+    def attach_group(self, group: "Group") -> Steps[None]:
+        """A group comes: EBUSY, EINVAL, EPERM, EFAULT, ENOMEM."""
+        return attach.attach_group(self, group)
+
+    def detach_group(self, group: "Group") -> None:
+        """A group goes."""
+        attach.detach_group(self, group)
+
+    # --- devices ---
+
+    def register_device(self, device: PinningDevice) -> Steps[None]:
+        """A device with a dma_unmap callback is open."""
+        return external.register_device(self, device)
+
+    def unregister_device(self, device: PinningDevice) -> Steps[None]:
+        """It is closed."""
+        return external.unregister_device(self, device)
+
+    def pin_pages(self, device: PinningDevice, iova: int, npages: int, prot: int) -> Steps[int]:
+        """vfio_pin_pages(): EACCES, EOVERFLOW, EBUSY, EINVAL, EPERM, EFAULT, ENOMEM."""
+        return external.pin_pages(self, device, iova, npages, prot)
+
+    def unpin_pages(self, device: PinningDevice, iova: int, npages: int) -> Steps[None]:
+        """vfio_unpin_pages()."""
+        return external.unpin_pages(self, device, iova, npages)
+
+    def dma_read(self, device: PinningDevice, iova: int, size: int) -> Steps[bytes]:
+        """vfio_dma_rw(), read: EBUSY, EINVAL, EPERM, EFAULT."""
+        return external.dma_read(self, device, iova, size)
+
+    def dma_write(self, device: PinningDevice, iova: int, data: Buffer) -> Steps[None]:
+        """vfio_dma_rw(), write: EBUSY, EINVAL, EPERM, EFAULT."""
+        return external.dma_write(self, device, iova, data)
+
+    def dma_batch(self, device: PinningDevice, batch: DmaBatch, log: "DirtyLog | None" = None) -> Steps[int]:
+        """Many dma_rw() in one go: EBUSY; how many are done."""
+        return external.dma_batch(self, device, batch, log)

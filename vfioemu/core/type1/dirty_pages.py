@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: MIT
+"""VFIO_IOMMU_DIRTY_PAGES, and the merge of one mapping's dirty bits into the user's bitmap.
+
+With quirks "recorded" the merge is update_user_bitmap() of the kernel to the bit, mistakes included: a mapping that does
+not start at a multiple of 64 pages has its bitmap shifted in place, only its own bits are cleared afterwards, so stale
+bits come back behind its end; the whole first word of the user is ORed in and kept; a failed copy leaves the bitmap
+shifted, and the page that was dirty is reported elsewhere. With "clean" a mapping's bits are its own, nothing stays
+behind, and a failed copy loses nothing.
+"""
+
+import errno
+
+from vfioemu.core.caller import Caller
+from vfioemu.core.effects import Steps, read_user, write_user
+from vfioemu.core.errors import IoctlError
+from vfioemu.core.iova_map import Dma
+from vfioemu.core.limits import (
+    DIRTY_BITMAP_PAGES_MAX,
+    DIRTY_BITMAP_SIZE_MAX,
+    U64_MAX,
+    access_ok,
+    dirty_bitmap_bytes,
+)
+from vfioemu.core.type1.state import Iommu
+from vfioemu.kernel.bitmap import DirtyBitmap
+from vfioemu.uapi import Bitmap, IommuType1DirtyBitmap, IommuType1DirtyBitmapGet
+from vfioemu.uapi.constants import (
+    VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP,
+    VFIO_IOMMU_DIRTY_PAGES_FLAG_START,
+    VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP,
+)
+
+_FLAGS = (
+    VFIO_IOMMU_DIRTY_PAGES_FLAG_START
+    | VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP
+    | VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP
+)
+
+
+def dirty_pages(iommu: Iommu, caller: Caller, arg: int) -> Steps[int]:
+    """``VFIO_IOMMU_DIRTY_PAGES``.
+
+    Raises:
+        IoctlError: EACCES on type1 v1, before anything is read; EFAULT; EINVAL; ENOMEM.
+
+    Kernel: vfio_iommu_type1_dirty_pages().
+    """
+    del caller
+    if not iommu.v2:
+        raise IoctlError(errno.EACCES, "VFIO_TYPE1_IOMMU has no dirty tracking")
+    request = IommuType1DirtyBitmap.parse((yield from read_user(arg, IommuType1DirtyBitmap.SIZE)))
+    argsz, flags = request.argsz, request.flags
+    if argsz < IommuType1DirtyBitmap.SIZE or flags & ~_FLAGS:
+        raise IoctlError(errno.EINVAL, f"argsz {argsz}, flags {flags:#x}")
+    if flags.bit_count() != 1:
+        raise IoctlError(errno.EINVAL, f"flags {flags:#x} are not exactly one")
+    if flags == VFIO_IOMMU_DIRTY_PAGES_FLAG_START:
+        yield from _start(iommu)
+    elif flags == VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP:
+        yield from _stop(iommu)
+    else:
+        yield from _get_bitmap(iommu, argsz, arg + IommuType1DirtyBitmap.SIZE)
+    return 0
+
+
+def _start(iommu: Iommu) -> Steps[None]:
+    """vfio_dma_bitmap_alloc_all(): what is pinned now is dirty; nothing changes when tracking is on already."""
+    yield from iommu.hold()
+    try:
+        if iommu.dirty_page_tracking:
+            return
+        try:
+            for dma in iommu.map:
+                alloc_bitmap(iommu, dma)
+                populate(iommu, dma)
+        except IoctlError:
+            _free_all(iommu)
+            raise
+        iommu.dirty_page_tracking = True
+    finally:
+        iommu.lock.release()
+
+
+def _stop(iommu: Iommu) -> Steps[None]:
+    yield from iommu.hold()
+    try:
+        iommu.dirty_page_tracking = False
+        _free_all(iommu)
+    finally:
+        iommu.lock.release()
+
+
+def _free_all(iommu: Iommu) -> None:
+    for dma in iommu.map:
+        iommu.free_bitmap(dma)
+
+
+def alloc_bitmap(iommu: Iommu, dma: Dma) -> None:
+    """vfio_dma_bitmap_alloc(): a clean bitmap; EINVAL for more pages than an int counts, ENOMEM."""
+    npages = dma.size >> iommu.pgshift
+    if npages > DIRTY_BITMAP_PAGES_MAX:
+        raise IoctlError(errno.EINVAL, f"{dma} has {npages} pages, more than {DIRTY_BITMAP_PAGES_MAX}")
+    try:
+        dma.bitmap = DirtyBitmap(npages)
+    except MemoryError:
+        raise IoctlError(errno.ENOMEM, f"no memory for the dirty bitmap of {dma}") from None
+    iommu.track(dma)
+
+
+def populate(iommu: Iommu, dma: Dma) -> None:
+    """vfio_dma_populate_bitmap(): every pinned page is dirty."""
+    if dma.pins and dma.bitmap is not None:
+        shift, size = iommu.pgshift, dma.size
+        dma.bitmap.populate((iova - dma.iova) >> shift for iova in dma.pins if 0 <= iova - dma.iova < size)
+
+
+def verify_bitmap(size: int, bitmap: Bitmap) -> None:
+    """access_ok() and verify_bitmap_size(): a user range, large enough for the pages of `size` bytes; EINVAL.
+
+    A page size of 0 has no lowest bit; whatever the kernel makes of that, it ends in EINVAL.
+    """
+    if not access_ok(bitmap.data, bitmap.size):
+        raise IoctlError(errno.EINVAL, f"the bitmap {bitmap.data:#x}+{bitmap.size:#x} is not user memory")
+    if not bitmap.pgsize:
+        raise IoctlError(errno.EINVAL, "the bitmap's pgsize is 0")
+    npages = size >> ((bitmap.pgsize & -bitmap.pgsize).bit_length() - 1)
+    if not npages or not bitmap.size or bitmap.size > DIRTY_BITMAP_SIZE_MAX:
+        raise IoctlError(errno.EINVAL, f"{npages} pages, a bitmap of {bitmap.size:#x} bytes")
+    if bitmap.size < dirty_bitmap_bytes(npages):
+        raise IoctlError(errno.EINVAL, f"a bitmap of {bitmap.size:#x} bytes is too small for {npages} pages")
+
+
+def _get_bitmap(iommu: Iommu, argsz: int, arg: int) -> Steps[None]:
+    if argsz < IommuType1DirtyBitmap.SIZE + IommuType1DirtyBitmapGet.SIZE:
+        raise IoctlError(errno.EINVAL, f"argsz {argsz} leaves no room for the range")
+    get = IommuType1DirtyBitmapGet.parse((yield from read_user(arg, IommuType1DirtyBitmapGet.SIZE)))
+    iova, size, bitmap = get.iova, get.size, get.bitmap
+    profile = iommu.profile
+    if profile.wrap_first:
+        if not size:
+            raise IoctlError(errno.EINVAL, "size is 0")
+        if iova + size - 1 > U64_MAX:
+            raise IoctlError(profile.wrap_errno, f"{iova:#x}+{size:#x} passes 2^64")
+    elif iova + size > U64_MAX:  # 6.12: `iova + size < iova`, so that even a range up to 2^64 is refused
+        raise IoctlError(profile.wrap_errno, f"{iova:#x}+{size:#x} reaches 2^64")
+    verify_bitmap(size, bitmap)
+    yield from iommu.hold()
+    try:
+        pgsize = iommu.pgsize
+        if bitmap.pgsize != pgsize:
+            raise IoctlError(errno.EINVAL, f"the bitmap's pgsize is {bitmap.pgsize:#x}, not {pgsize:#x}")
+        if not size or (iova | size) & (pgsize - 1):
+            raise IoctlError(errno.EINVAL, f"{iova:#x}+{size:#x} is not in whole pages")
+        if not iommu.dirty_page_tracking:
+            raise IoctlError(errno.EINVAL, "dirty tracking is off")
+        yield from _harvest_range(iommu, iova, size, bitmap.data)
+    finally:
+        iommu.lock.release()
+
+
+def _harvest_range(iommu: Iommu, iova: int, size: int, data: int) -> Steps[None]:
+    """vfio_iova_dirty_bitmap(): mapping by mapping; what has been reported is clean again, but for pinned pages."""
+    refuse_bisecting(iommu, iova, size)
+    dma = iommu.map.starting_from(iova)
+    while dma is not None and dma.iova <= iova + size - 1:
+        yield from merge(iommu, dma, data, iova)
+        populate(iommu, dma)
+        dma = iommu.map.next(dma)
+
+
+def refuse_bisecting(iommu: Iommu, iova: int, size: int) -> None:
+    """EINVAL when a mapping is partly inside the range, at its start or end; holes are fine."""
+    if (dma := iommu.map.find(iova, 1)) and dma.iova != iova:
+        raise IoctlError(errno.EINVAL, f"{iova:#x} bisects {dma}")
+    dma = iommu.map.find_last(iova, size)
+    if dma and iommu.map.end(dma.iova, dma.size) != iommu.map.end(iova, size):
+        raise IoctlError(errno.EINVAL, f"{iova + size:#x} bisects {dma}")
+
+
+def merge(iommu: Iommu, dma: Dma, data: int, base: int) -> Steps[None]:
+    """Put a mapping's dirty bits into the user's bitmap at `data`, whose bit 0 is the page at `base`; EFAULT.
+
+    Kernel: update_user_bitmap(), with the bitmap_clear() that follows it in vfio_iova_dirty_bitmap().
+    """
+    bitmap = dma.bitmap
+    if bitmap is None:
+        raise IoctlError(errno.EINVAL, f"dirty tracking of {dma} ended while a device gave its pins back")
+    if iommu.num_non_pinned_groups and dma.iommu_mapped:
+        bitmap.fill()
+    word, shift = divmod((dma.iova - base) >> iommu.pgshift, 64)
+    at = data + 8 * word
+    out = bytearray(dirty_bitmap_bytes((dma.size >> iommu.pgshift) + shift))
+    if iommu.recorded:
+        yield from _merge_recorded(bitmap, out, at, shift)
+    else:
+        yield from _merge_clean(bitmap, out, at, shift)
+
+
+def _merge_recorded(bitmap: DirtyBitmap, out: bytearray, at: int, shift: int) -> Steps[None]:
+    lead = 0
+    if shift:
+        try:
+            lead = int.from_bytes((yield from read_user(at, 8)), "little")
+        except IoctlError:
+            bitmap.shift(shift)  # bitmap_shift_left() came before copy_from_user()
+            raise
+    bitmap.harvest(out, shift, lead)
+    try:
+        yield from write_user(at, memoryview(out))
+    except IoctlError:
+        bitmap.spoil(out)
+        raise
+
+
+def _merge_clean(bitmap: DirtyBitmap, out: bytearray, at: int, shift: int) -> Steps[None]:
+    lead = 0
+    if shift:
+        lead = int.from_bytes((yield from read_user(at, 8)), "little") & ((1 << shift) - 1)
+    bitmap.harvest_clean(out, shift, lead)
+    try:
+        yield from write_user(at, memoryview(out))
+    except IoctlError:
+        bitmap.restore(out, shift)
+        raise

@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: MIT
+"""What devices do to guest memory: pin, unpin, read, write (vfio_pin_pages(), vfio_unpin_pages(), vfio_dma_rw()).
+
+The checks of vfio_main.c (a device that is not open, one without dma_unmap, too many pages) are in core/device.py.
+"""
+
+import errno
+from typing import TYPE_CHECKING
+
+from vfioemu.core.effects import Buffer, DmaRead, DmaWrite, PinUser, Steps
+from vfioemu.core.errors import IoctlError
+from vfioemu.core.iova_map import PROT_READ, PROT_WRITE, Dma
+from vfioemu.core.limits import PAGE_MASK, PAGE_SIZE, U64_MAX
+from vfioemu.core.type1.state import Iommu, PinningDevice
+from vfioemu.kernel.dma import DmaBatch, Op, Status
+
+if TYPE_CHECKING:
+    from vfioemu.kernel.log import DirtyLog
+
+
+def register_device(iommu: Iommu, device: PinningDevice) -> Steps[None]:
+    """The device is told before pinned mappings go, from now on. Kernel: vfio_iommu_type1_register_device()."""
+    yield from iommu.hold()
+    try:
+        iommu.devices.insert(0, device)
+    finally:
+        iommu.lock.release()
+
+
+def unregister_device(iommu: Iommu, device: PinningDevice) -> Steps[None]:
+    """The device is closed; it holds no pin any more. Kernel: vfio_iommu_type1_unregister_device()."""
+    yield from iommu.hold()
+    try:
+        iommu.devices.remove(device)
+    finally:
+        iommu.lock.release()
+
+
+def pin_pages(iommu: Iommu, device: PinningDevice, iova: int, npages: int, prot: int) -> Steps[int]:
+    """Pin pages for a device: all or none, but those that were pinned before a failure stay dirty.
+
+    The first success tells that the device's group dirties nothing but what it pins and writes with dma_rw.
+
+    Args:
+        iommu: the container's instance.
+        device: who asks.
+        iova: the first page; not necessarily aligned: pins are keyed by the exact IOVA.
+        npages: at most 512.
+        prot: PROT_READ, PROT_WRITE: what the device is going to do.
+
+    Returns:
+        npages.
+
+    Raises:
+        IoctlError: EACCES on v1, EOVERFLOW (7.2), EBUSY while a vaddr is invalid, EINVAL for no mapping, EPERM for more
+            than the mapping allows, EFAULT, ENOMEM.
+
+    Kernel: vfio_iommu_type1_pin_pages().
+    """
+    if not iommu.v2:
+        raise IoctlError(errno.EACCES, "VFIO_TYPE1_IOMMU cannot pin")
+    if iommu.profile.wrap_first and iova + npages * PAGE_SIZE - 1 > U64_MAX:
+        raise IoctlError(iommu.profile.wrap_errno, f"{npages} pages from {iova:#x} pass 2^64")
+    yield from iommu.hold()
+    try:
+        if iommu.vaddr_invalid_count:
+            raise IoctlError(errno.EBUSY, "a mapping waits for its vaddr")
+        if not iommu.devices:
+            raise IoctlError(errno.EINVAL, "no device of this container has a dma_unmap callback")
+        done = 0
+        try:
+            while done < npages:
+                at = (iova + done * PAGE_SIZE) & U64_MAX
+                done += yield from _pin_run(iommu, at, npages - done, prot)
+        except _PinFailedError as failed:
+            _unpin(iommu, iova, done + failed.done)
+            raise failed.why from None
+        except IoctlError:
+            _unpin(iommu, iova, done)
+            raise
+        attached = iommu.groups[device.group]
+        if not attached.pinned_page_dirty_scope:
+            attached.pinned_page_dirty_scope = True
+            iommu.num_non_pinned_groups -= 1
+        return npages
+    finally:
+        iommu.lock.release()
+
+
+class _PinFailedError(Exception):
+    """A run failed after `done` of its pages had been pinned."""
+
+    def __init__(self, done: int, why: IoctlError) -> None:
+        super().__init__(done, why)
+        self.done = done
+        self.why = why
+
+
+def _pin_run(iommu: Iommu, iova: int, npages: int, prot: int) -> Steps[int]:
+    """Pin a page that is pinned already, or as many fresh ones of one mapping as follow each other.
+
+    The kernel does page after page; user memory is asked about for all of the run at once here, with the same result.
+    """
+    dma = iommu.map.find(iova, PAGE_SIZE)
+    if dma is None:
+        raise IoctlError(errno.EINVAL, f"no mapping at {iova:#x}")
+    if prot & ~dma.prot:
+        raise IoctlError(errno.EPERM, f"prot {prot} at {dma}")
+    pins = dma.pins
+    if iova in pins:
+        pins[iova] += 1
+        return 1
+    run = 1
+    while run < npages and iova + (run + 1) * PAGE_SIZE <= dma.iova + dma.size:
+        if iova + run * PAGE_SIZE in pins:
+            break
+        run += 1
+    vaddr = (dma.vaddr + iova - dma.iova) & U64_MAX & PAGE_MASK
+    present: int = yield PinUser(dma.space, vaddr, run, bool(dma.prot & PROT_WRITE))
+    for page in range(min(present, run)):
+        try:
+            if not iommu.domains:  # else the mapping has been charged as a whole
+                iommu.accounting.charge(dma, 1)
+        except IoctlError as error:
+            raise _PinFailedError(page, error) from None
+        at = iova + page * PAGE_SIZE
+        pins[at] = 1
+        if dma.bitmap is not None and dma.iova <= at:
+            dma.bitmap.mark((at - dma.iova) >> iommu.pgshift)
+    if present < run:
+        fault = IoctlError(errno.EFAULT, f"page {vaddr + present * PAGE_SIZE:#x} of {dma} cannot be pinned")
+        raise _PinFailedError(present, fault)
+    return run
+
+
+def unpin_pages(iommu: Iommu, device: PinningDevice, iova: int, npages: int) -> Steps[None]:
+    """Give pins back, up to the first page without a mapping. Kernel: vfio_iommu_type1_unpin_pages()."""
+    del device
+    if not iommu.v2:
+        return
+    yield from iommu.hold()
+    try:
+        _unpin(iommu, iova, npages)
+    finally:
+        iommu.lock.release()
+
+
+def _unpin(iommu: Iommu, iova: int, npages: int) -> None:
+    """vfio_unpin_page_external() for each page; pages that are not pinned are ignored, dirty bits stay."""
+    for page in range(npages):
+        at = (iova + page * PAGE_SIZE) & U64_MAX
+        dma = iommu.map.find(at, PAGE_SIZE)
+        if dma is None:
+            return
+        references = dma.pins.get(at)
+        if references is None:
+            continue
+        if references > 1:
+            dma.pins[at] = references - 1
+            continue
+        del dma.pins[at]
+        if not iommu.domains:
+            iommu.accounting.charge(dma, -1)
+
+
+def dma_read(iommu: Iommu, device: PinningDevice, iova: int, size: int) -> Steps[bytes]:
+    """Read guest memory: EINVAL for no mapping, EPERM without READ, EBUSY, EFAULT. Kernel: vfio_iommu_type1_dma_rw()."""
+    del device
+    yield from iommu.hold()
+    try:
+        return (yield from _read(iommu, iova, size))
+    finally:
+        iommu.lock.release()
+
+
+def dma_write(iommu: Iommu, device: PinningDevice, iova: int, data: Buffer) -> Steps[None]:
+    """Write guest memory; each page that was written is dirty, also those before the one that failed.
+
+    Errors as `dma_read`; the mapping needs READ as well as WRITE. Kernel: vfio_iommu_type1_dma_rw().
+    """
+    del device
+    yield from iommu.hold()
+    try:
+        yield from _write(iommu, iova, memoryview(data).cast("B"))
+    finally:
+        iommu.lock.release()
+
+
+def _chunk(iommu: Iommu, iova: int, size: int, write: bool) -> tuple[Dma, int, int]:
+    """The mapping at `iova`, the offset in it, and how many bytes of the transfer are in it."""
+    if iommu.vaddr_invalid_count:
+        raise IoctlError(errno.EBUSY, "a mapping waits for its vaddr")
+    dma = iommu.map.find(iova, 1)
+    if dma is None:
+        raise IoctlError(errno.EINVAL, f"no mapping at {iova:#x}")
+    if not dma.prot & PROT_READ or (write and not dma.prot & PROT_WRITE):
+        raise IoctlError(errno.EPERM, f"{'write to' if write else 'read of'} {dma}")
+    offset = iova - dma.iova
+    return dma, offset, min(size, dma.size - offset)
+
+
+def _read(iommu: Iommu, iova: int, size: int) -> Steps[bytes]:
+    parts = []
+    while size:
+        dma, offset, count = _chunk(iommu, iova, size, write=False)
+        data: bytes = yield DmaRead(dma.space, (dma.vaddr + offset) & U64_MAX, count)
+        parts.append(data)
+        iova, size = (iova + count) & U64_MAX, size - count
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _write(iommu: Iommu, iova: int, data: memoryview) -> Steps[None]:
+    while data:
+        dma, offset, count = _chunk(iommu, iova, len(data), write=True)
+        try:
+            yield DmaWrite(dma.space, (dma.vaddr + offset) & U64_MAX, data[:count])
+        except IoctlError:
+            if not iommu.recorded:  # a part of it may have been written; the kernel does not mark that
+                _mark(iommu, dma, offset, count)
+            raise
+        _mark(iommu, dma, offset, count)
+        iova, data = (iova + count) & U64_MAX, data[count:]
+
+
+def _mark(iommu: Iommu, dma: Dma, offset: int, count: int) -> None:
+    if dma.bitmap is not None:
+        first = offset >> iommu.pgshift
+        dma.bitmap.mark_range(first, ((offset + count - 1) >> iommu.pgshift) - first + 1)
+
+
+def dma_batch(iommu: Iommu, device: PinningDevice, batch: DmaBatch, log: "DirtyLog | None") -> Steps[int]:
+    """Do many transfers: by one C call where this process maps the memory, by effects for the rest.
+
+    Writes are marked after the data is there, in the mapping's bitmap and in the device's own `log`. What becomes of
+    each transfer is its status; a transfer that fails stays SLOW.
+
+    Returns:
+        How many are done.
+
+    Raises:
+        IoctlError: EBUSY while a vaddr is invalid; nothing is done then.
+    """
+    del device
+    yield from iommu.hold()
+    try:
+        if iommu.vaddr_invalid_count:
+            raise IoctlError(errno.EBUSY, "a mapping waits for its vaddr")
+        if (
+            iommu.map.wrapped
+        ):  # 6.12: lookups that meet a mapping up to 2^64 go astray, which the index does not copy
+            for number in range(len(batch)):
+                batch.set_status(number, Status.SLOW)
+            done = 0
+        else:
+            done = iommu.index.dma(batch, log)
+        if done < len(batch):
+            done += yield from _slow_batch(iommu, batch, log)
+        return done
+    finally:
+        iommu.lock.release()
+
+
+def _slow_batch(iommu: Iommu, batch: DmaBatch, log: "DirtyLog | None") -> Steps[int]:
+    local = memoryview(batch.local).cast("B")
+    done = 0
+    for number in batch.pending():
+        transfer = batch[number]
+        iova, size, at = transfer.iova, transfer.size, transfer.local
+        if transfer.status == Status.BAD or at + size > len(local):
+            batch.set_status(number, Status.BAD)
+            continue
+        try:
+            if transfer.op == Op.WRITE:
+                yield from _write(iommu, iova, local[at : at + size])
+            else:
+                local[at : at + size] = yield from _read(iommu, iova, size)
+        except IoctlError:
+            continue
+        finally:
+            if log is not None and transfer.op == Op.WRITE and 0 < size <= U64_MAX + 1 - iova:
+                log.mark(iova, size)  # whatever has been written of a failed one is marked, too
+        batch.set_status(number, Status.DONE)
+        done += 1
+    return done

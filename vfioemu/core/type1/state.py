@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: MIT
+"""What a type1 instance knows: struct vfio_iommu, vfio_domain and vfio_iommu_group.
+
+One lock, the container's, guards all of it as iommu->lock does in the kernel: handlers take it with `hold()` and keep
+it over the effects that they yield. The handlers are in the modules beside this one.
+"""
+
+import errno
+from typing import TYPE_CHECKING, Protocol
+
+from vfioemu.core.effects import Steps, locked
+from vfioemu.core.errors import IoctlError
+from vfioemu.core.iova_map import PROT_READ, Dma, IovaMap
+from vfioemu.core.limits import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, U64_MAX, Accounting, dirty_bitmap_bytes
+from vfioemu.core.locks import Lock
+from vfioemu.core.profile import Profile
+from vfioemu.core.spec import IommuSpec, Quirks
+from vfioemu.kernel.index import IovaIndex
+
+if TYPE_CHECKING:
+    from vfioemu.core.group import Group
+
+
+class PinningDevice(Protocol):
+    """What type1 sees of a device (struct vfio_device)."""
+
+    @property
+    def group(self) -> "Group":
+        """Its group."""
+
+    @property
+    def has_dma_unmap(self) -> bool:
+        """Whether its driver has a dma_unmap callback; without one it cannot pin."""
+
+    def dma_unmap(self, iova: int, size: int) -> Steps[None]:
+        """Give back every pin in the range; called without the container's lock."""
+
+
+class Domain:
+    """One IOMMU domain: page tables that several groups share."""
+
+    __slots__ = ("groups", "spec")
+
+    def __init__(self, spec: IommuSpec) -> None:
+        self.spec = spec
+        self.groups: list[AttachedGroup] = []
+
+    def takes(self, spec: IommuSpec) -> bool:
+        """Whether a group behind such hardware can join: same coherency, width and page sizes."""
+        mine = self.spec
+        return (mine.coherent, mine.address_bits, mine.pgsizes) == (
+            spec.coherent,
+            spec.address_bits,
+            spec.pgsizes,
+        )
+
+
+class AttachedGroup:
+    """A group in the container.
+
+    Attributes:
+        group: which.
+        domain: its domain; None for emulated devices.
+        pinned_page_dirty_scope: only pins and dma_rw can dirty memory: all of its DMA is known.
+    """
+
+    __slots__ = ("domain", "group", "pinned_page_dirty_scope")
+
+    def __init__(self, group: "Group", domain: Domain | None) -> None:
+        self.group = group
+        self.domain = domain
+        self.pinned_page_dirty_scope = domain is None
+
+
+class Iommu:
+    """A type1 instance.
+
+    Args:
+        lock: the container's.
+        v2: VFIO_TYPE1v2_IOMMU.
+        nesting: VFIO_TYPE1_NESTING_IOMMU.
+        profile: the kernel release.
+        quirks: whether dirty bitmaps and the top of the address space have the kernel's mistakes.
+        accounting: who has how much locked.
+        dma_avail: how many mappings it takes.
+    """
+
+    def __init__(
+        self,
+        *,
+        lock: Lock,
+        v2: bool,
+        nesting: bool,
+        profile: Profile,
+        quirks: Quirks,
+        accounting: Accounting,
+        dma_avail: int,
+    ) -> None:
+        self.lock = lock
+        self.v2 = v2
+        self.nesting = nesting
+        self.profile = profile
+        self.recorded = quirks == "recorded"
+        self.accounting = accounting
+        self.dma_avail = dma_avail
+        self.released = False
+        self.map = IovaMap(top_wraps=profile.top_wraps and self.recorded)
+        self.index = IovaIndex()
+        self.domains: list[Domain] = []
+        self.groups: dict[Group, AttachedGroup] = {}
+        self.iova_list: list[tuple[int, int]] = []
+        """Usable ranges, inclusive and ascending; empty until there has been an IOMMU-backed group."""
+        self.pgsize_bitmap = PAGE_MASK
+        self.vaddr_invalid_count = 0
+        self.num_non_pinned_groups = 0
+        self.dirty_page_tracking = False
+        self.devices: list[PinningDevice] = []
+        """Open devices with a dma_unmap callback, newest first."""
+
+    def hold(self) -> Steps[None]:
+        """Take the lock; EINVAL, without it, when the last group left the container meanwhile."""
+        yield from locked(self.lock)
+        if self.released:
+            self.lock.release()
+            raise IoctlError(errno.EINVAL, "the last group has left the container")
+
+    @property
+    def pgsize(self) -> int:
+        """The smallest page size: of IOVAs, of pins, of dirty bits."""
+        return self.pgsize_bitmap & -self.pgsize_bitmap
+
+    @property
+    def pgshift(self) -> int:
+        """log2 of `pgsize`."""
+        return self.pgsize.bit_length() - 1
+
+    @property
+    def has_emulated(self) -> bool:
+        """Whether there is an mdev in the container."""
+        return any(attached.domain is None for attached in self.groups.values())
+
+    @property
+    def coherent(self) -> bool:
+        """VFIO_DMA_CC_IOMMU: every domain enforces coherency; true of none at all."""
+        return all(domain.spec.coherent for domain in self.domains)
+
+    def update_pgsizes(self) -> None:
+        """vfio_update_pgsize_bitmap(): what all domains support, with 4 KiB for anything smaller."""
+        pgsizes = U64_MAX
+        for domain in self.domains:
+            pgsizes &= domain.spec.pgsizes
+        if pgsizes & ~PAGE_MASK:
+            pgsizes = (pgsizes & PAGE_MASK) | PAGE_SIZE
+        self.pgsize_bitmap = pgsizes
+
+    def iova_valid(self, start: int, end: int) -> bool:
+        """vfio_iommu_iova_dma_valid(): [start, end] is inside one usable range, or there are none."""
+        return not self.iova_list or any(first <= start and end <= last for first, last in self.iova_list)
+
+    def expose(self, dma: Dma) -> None:
+        """Let the C index find the mapping, once it is whole.
+
+        vfio_dma_rw() wants READ for writes too, so a write-only mapping is shown without any right. A mapping that
+        wraps is not shown: nobody finds it.
+        """
+        if self.map.end(dma.iova, dma.size) == 0:
+            return
+        host = dma.space.window(dma.vaddr, dma.size) or 0
+        self.index.insert(dma.iova, dma.size, dma.prot if dma.prot & PROT_READ else 0, host, dma.bitmap)
+        dma.indexed = True
+
+    def conceal(self, dma: Dma) -> None:
+        """Take the mapping from the C index: from here on no batch touches its memory."""
+        if dma.indexed:
+            self.index.remove(dma.iova)
+            dma.indexed = False
+
+    def track(self, dma: Dma) -> None:
+        """Let DMA through the C index mark the mapping's bitmap."""
+        if dma.indexed:
+            self.index.set_bitmap(dma.iova, dma.bitmap)
+
+    def free_bitmap(self, dma: Dma) -> None:
+        """vfio_dma_bitmap_free()."""
+        bitmap, dma.bitmap = dma.bitmap, None
+        if bitmap is not None:
+            self.track(dma)
+            bitmap.close()
+
+    def remove(self, dma: Dma) -> None:
+        """vfio_remove_dma(): after it nothing of the mapping is left, its pins and charges included."""
+        self.conceal(dma)
+        dma.pins.clear()
+        self.accounting.charge(dma, -dma.locked)
+        self.map.unlink(dma)
+        self.free_bitmap(dma)
+        self.vaddr_invalid_count -= dma.vaddr_invalid
+        self.dma_avail += 1
+
+    def remove_all(self) -> None:
+        """vfio_iommu_unmap_unpin_all()."""
+        while (dma := next(iter(self.map), None)) is not None:
+            self.remove(dma)
+
+    def gauges(self) -> dict[str, int]:
+        """What is held, in the kernel's own units, for statistics and for the checks of fuzzers."""
+        shift = self.pgshift
+        bitmaps = [dirty_bitmap_bytes(dma.size >> shift) + 8 for dma in self.map if dma.bitmap is not None]
+        return {
+            "mappings": len(self.map),
+            "mapped_bytes": sum(dma.size for dma in self.map),
+            "dma_avail": self.dma_avail,
+            "pins": sum(len(dma.pins) for dma in self.map),
+            "pin_references": sum(sum(dma.pins.values()) for dma in self.map),
+            "locked_pages": sum(dma.locked for dma in self.map),
+            "bitmaps": len(bitmaps),
+            "bitmap_bytes": sum(bitmaps),
+            "vaddr_invalid": self.vaddr_invalid_count,
+            "devices": len(self.devices),
+        }
+
+
+def pages(size: int) -> int:
+    """How many 4 KiB pages `size` bytes are: the unit of pins and of locked memory."""
+    return size >> PAGE_SHIFT
