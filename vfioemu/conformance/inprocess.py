@@ -12,7 +12,8 @@ from vfioemu.conformance.replay import Difference, Replay
 from vfioemu.conformance.trace import Environment, Scenario
 from vfioemu.core.machine import Machine
 from vfioemu.core.spec import MachineSpec
-from vfioemu.devices.registry import load_models
+from vfioemu.devices.registry import Models
+from vfioemu.testing.holdings import holdings
 from vfioemu.testing.process import Process, Result
 
 T = TypeVar("T")
@@ -76,7 +77,7 @@ class InProcessSystem:
 
     async def set_parameter(self, name: str, value: str) -> Result:
         """Set a parameter of the machine."""
-        self._machine.parameters[name] = int(value)
+        self._machine.set_parameter(name, int(value))
         return Result(0)
 
     async def locked_kib(self) -> int:
@@ -87,7 +88,7 @@ class InProcessSystem:
         """exit(2), and the gauges that are not back to zero."""
         self.process.exit()
         self._machine.parameters.update(self._parameters)
-        left = {name: value for name, value in self._machine.gauges().items() if value}
+        left = {name: value for name, value in holdings(self._machine).items() if value}
         if self.process.locked_pages:
             left["locked_pages"] = self.process.locked_pages
         return tuple(f"{name}={value}" for name, value in sorted(left.items()))
@@ -102,7 +103,7 @@ class InProcessRunner:
 
     def __init__(self, spec: MachineSpec) -> None:
         self._spec = spec
-        self._machine = Machine(spec, load_models())
+        self._machine = Machine(spec, Models())
 
     def run(self, scenario: Scenario, environment: Environment) -> list[Difference]:
         """Replay a scenario in a new process; returns every difference."""
@@ -113,7 +114,7 @@ class InProcessRunner:
             clean = not differences
         finally:
             if not clean:  # whatever is left of it must not disturb the next one
-                self._machine = Machine(self._spec, load_models())
+                self._machine = Machine(self._spec, Models())
         return differences
 
 

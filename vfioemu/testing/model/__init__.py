@@ -8,6 +8,6 @@ follow mappings in the top page of the 64-bit IOVA space, which that kernel cann
 
 from vfioemu.testing.model.container import Container
 from vfioemu.testing.model.device import Device, Group
-from vfioemu.testing.model.mapping import PAGE, Mapping, Refusal, Space
+from vfioemu.testing.model.mapping import PAGE, Mapping, Refusal, Space, UserBitmap
 
-__all__ = ["PAGE", "Container", "Device", "Group", "Mapping", "Refusal", "Space"]
+__all__ = ["PAGE", "Container", "Device", "Group", "Mapping", "Refusal", "Space", "UserBitmap"]

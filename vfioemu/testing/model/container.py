@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from vfioemu.testing.model.device import Device, Group
-from vfioemu.testing.model.mapping import PAGE, VADDR, WRITE, Mapping, Refusal, Space
+from vfioemu.testing.model.mapping import PAGE, VADDR, WRITE, Mapping, Refusal, Space, UserBitmap
 
 GET_DIRTY, ALL = 1, 2
 MAX_PAGES: Final = (1 << 31) - 1
@@ -23,9 +23,11 @@ class Container:
         limit: dma_entry_limit as it was at SET_IOMMU.
         devices: all devices of the machine, to find those that are in here.
         ranges: usable IOVAs; None as long as no IOMMU-backed group has ever been in here.
+        clean: dirty bits are as they should be, without the kernel's mistakes.
     """
 
     devices: list[Device]
+    clean: bool = False
     groups: list[Group] = field(default_factory=list)
     type: int | None = None
     limit: int = 65535
@@ -87,7 +89,7 @@ class Container:
         self.groups.remove(group)
         group.container = None
         if not self.groups:
-            self.__init__(devices=self.devices)  # type: ignore[misc]  # as new
+            self.__init__(devices=self.devices, clean=self.clean, limit=self.limit)  # type: ignore[misc]  # as new
             return
         if self.type is None or not group.backed:
             return
@@ -153,17 +155,19 @@ class Container:
             mapping.bitmap = 0
         self.maps[iova] = mapping
 
-    def unmap(self, *, flags: int, iova: int, size: int, bitmap: bytearray | None = None) -> int:
-        """VFIO_IOMMU_UNMAP_DMA with a good bitmap, if any; returns the bytes unmapped."""
+    def unmap(self, *, flags: int, iova: int, size: int, bitmap: UserBitmap | None = None) -> int:
+        """VFIO_IOMMU_UNMAP_DMA, with a bitmap if the flags ask for dirty bits; returns the bytes unmapped."""
         if self.type is None or flags & ~7 or (flags & GET_DIRTY and flags & (ALL | VADDR)):
             raise Refusal("EINVAL")
         if bitmap is not None:
-            _check_bitmap(size, len(bitmap))
+            _check_bitmap(size, bitmap)
         if flags & VADDR and not all(group.backed for group in self.groups):
             raise Refusal("EBUSY")
         if iova % PAGE or size % PAGE or bool(flags & ALL) != (size == 0) or (flags & ALL and iova):
             raise Refusal("EINVAL")
-        if iova + size > 1 << 64 or (flags & GET_DIRTY and not self.tracking):
+        if iova + size > 1 << 64:
+            raise Refusal("EINVAL")
+        if bitmap is not None and (not self.tracking or bitmap.pgsize != PAGE):
             raise Refusal("EINVAL")
         touched = list(self.maps.values()) if flags & ALL else self.within(iova, size)
         touched.sort(key=lambda mapping: mapping.iova)
@@ -184,7 +188,7 @@ class Container:
                 self._remove(mapping, iova, bitmap)
         return sum(mapping.size for mapping in touched)
 
-    def _remove(self, mapping: Mapping, base: int, bitmap: bytearray | None) -> None:
+    def _remove(self, mapping: Mapping, base: int, bitmap: UserBitmap | None) -> None:
         if mapping.pins:
             for device in self.devices:
                 if device.opened and device.has_dma_unmap and device.group.container is self:
@@ -229,13 +233,13 @@ class Container:
         for mapping in self.maps.values():
             mapping.bitmap = None
 
-    def get(self, *, iova: int, size: int, bitmap: bytearray, pgsize: int = PAGE) -> None:
-        """VFIO_IOMMU_DIRTY_PAGES, GET_BITMAP into good memory."""
+    def get(self, *, iova: int, size: int, bitmap: UserBitmap) -> None:
+        """VFIO_IOMMU_DIRTY_PAGES, GET_BITMAP."""
         self._check_tracker()
-        if iova + size >= 1 << 64 or pgsize != PAGE:
+        if iova + size >= 1 << 64:
             raise Refusal("EINVAL")
-        _check_bitmap(size, len(bitmap))
-        if iova % PAGE or size % PAGE or not self.tracking:
+        _check_bitmap(size, bitmap)
+        if bitmap.pgsize != PAGE or iova % PAGE or size % PAGE or not self.tracking:
             raise Refusal("EINVAL")
         touched = self.within(iova, size)
         self._check_bisected(touched, iova, size)
@@ -251,21 +255,24 @@ class Container:
         if self.type == 1:
             raise Refusal("EACCES")
 
-    def _merge(self, mapping: Mapping, base: int, user: bytearray) -> None:
+    def _merge(self, mapping: Mapping, base: int, user: UserBitmap) -> None:
         """update_user_bitmap(): the words of one mapping's bitmap into the user's, shifted in place."""
         if mapping.bitmap is None:
             raise AssertionError("a mapping without a bitmap while tracking")
         if mapping.iommu_mapped and any(not group.tracks for group in self.groups):
             mapping.mark_all()
         offset = (mapping.iova - base) // PAGE
-        first, shift = offset // 64, offset % 64
+        first, shift = 8 * (offset // 64), offset % 64
         words = -(-(mapping.npages + shift) // 64)
         mask = (1 << 64 * words) - 1
-        place = slice(8 * first, 8 * (first + words))
+        if self.clean:
+            below = user.load(first) & ((1 << shift) - 1) if shift else 0
+            user.store(first, (mapping.bitmap << shift | below).to_bytes(8 * words, "little"))
+            return
         if shift:
             mapping.bitmap = mapping.bitmap & ~mask | (mapping.bitmap << shift) & mask
-            mapping.bitmap |= int.from_bytes(user[place.start : place.start + 8], "little")
-        user[place] = (mapping.bitmap & mask).to_bytes(8 * words, "little")
+            mapping.bitmap |= user.load(first)
+        user.store(first, (mapping.bitmap & mask).to_bytes(8 * words, "little"))
 
 
 def _fully_accessible(mapping: Mapping) -> bool:
@@ -278,7 +285,9 @@ def _holes(ranges: tuple[tuple[int, int], ...]) -> Iterator[tuple[int, int]]:
         yield before + 1, after
 
 
-def _check_bitmap(size: int, nbytes: int) -> None:
-    pages = size // PAGE
-    if not pages or not nbytes or nbytes > MAX_BITMAP or nbytes < -(-pages // 64) * 8:
+def _check_bitmap(size: int, bitmap: UserBitmap) -> None:
+    if not bitmap.valid or not bitmap.pgsize:
+        raise Refusal("EINVAL")
+    pages = size >> (bitmap.pgsize & -bitmap.pgsize).bit_length() - 1
+    if not pages or not bitmap.size or bitmap.size > MAX_BITMAP or bitmap.size < -(-pages // 64) * 8:
         raise Refusal("EINVAL")

@@ -138,6 +138,8 @@ class Device:
                 raise Refusal("EINVAL")
             if not mapping.prot & READ or (data is not None and not mapping.prot & WRITE):
                 raise Refusal("EPERM")
+            if not mapping.space.alive:
+                raise Refusal("EPERM")
             part = min(size, mapping.iova + mapping.size - iova)
             vaddr = mapping.vaddr + iova - mapping.iova
             reached = mapping.space.accessible(vaddr, part, write=data is not None)

@@ -18,7 +18,9 @@ class Refusal(Exception):
 
 
 class Space(Protocol):
-    """The memory of a process, as far as devices reach it."""
+    """The memory of a process, as far as devices reach it; `alive` until the process ends."""
+
+    alive: bool
 
     def accessible(self, vaddr: int, size: int, *, write: bool) -> int:
         """How many bytes from vaddr on may be read or written."""
@@ -28,6 +30,26 @@ class Space(Protocol):
 
     def expected(self, vaddr: int, size: int) -> bytes:
         """What must be there."""
+
+
+class UserBitmap(Protocol):
+    """Where a caller wants dirty bits.
+
+    Attributes:
+        pgsize: what the caller says a bit stands for.
+        size: in bytes.
+        valid: whether these are user addresses at all.
+    """
+
+    pgsize: int
+    size: int
+    valid: bool
+
+    def load(self, offset: int) -> int:
+        """The 64-bit word at a byte offset; EFAULT."""
+
+    def store(self, offset: int, data: bytes) -> None:
+        """Write bytes as far as possible; EFAULT."""
 
 
 @dataclass(eq=False, kw_only=True)
