@@ -13,6 +13,7 @@ import errno
 from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Final
 
+from vfioemu.core import dispatch
 from vfioemu.core.caller import Caller
 from vfioemu.core.effects import Steps, locked, read_user, write_user
 from vfioemu.core.errors import IoctlError
@@ -160,6 +161,10 @@ class DataFile(File):
 
     def __init__(self, session: Session) -> None:
         self.session = session
+
+    def ioctl(self, caller: Caller, cmd: int, arg: int) -> Steps[int]:
+        """ENOTTY for anything but MIG_GET_PRECOPY_INFO."""
+        return dispatch.ioctl(self, caller, cmd, arg)
 
     def read(self, caller: Caller, addr: int, size: int) -> Steps[int]:
         """Read saved state: EBADF (a resuming fd), EFAULT, ENODEV, ENOMSG, what the model says; 0 is the end."""

@@ -32,3 +32,8 @@ class Models(Mapping[str, Factory]):
 
     def __len__(self) -> int:
         return len({*self._found, *self._loaded})
+
+
+def load_models(extra: Mapping[str, Factory] | None = None) -> Mapping[str, Factory]:
+    """Every model that is installed, by name, for a Machine."""
+    return Models(extra)
