@@ -10,6 +10,7 @@ from vfioemu.testing.model.device import Device, Group
 from vfioemu.testing.model.mapping import PAGE, VADDR, WRITE, Mapping, Refusal, Space, UserBitmap
 
 GET_DIRTY, ALL = 1, 2
+NESTING: Final = 6
 MAX_PAGES: Final = (1 << 31) - 1
 MAX_BITMAP: Final = 1 << 28
 WORD: Final = (1 << 64) - 1
@@ -71,6 +72,8 @@ class Container:
             raise Refusal("EINVAL")
         if type_ not in (1, 3, 6):
             raise Refusal("ENODEV")
+        if type_ == NESTING and self.backed:
+            raise Refusal("EINVAL")
         self.type = type_
         for group in self.groups:
             self._attach(group)
@@ -107,6 +110,8 @@ class Container:
         if group.ranges is None:
             group.tracks = True
             return
+        if self.type == NESTING:  # an x86 IOMMU has nothing to nest
+            raise Refusal("EINVAL")
         first, last = group.ranges[0][0], group.ranges[-1][1]
         for mapping in self.maps.values():
             inside = any(a <= mapping.iova and mapping.iova + mapping.size - 1 <= b for a, b in group.ranges)
