@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The group and its fd: drivers/vfio/group.c.
 
-A group is opened once at a time. Every opened device holds a reference to the group's file, so what closing the group fd
-does (leaving the container, being free for the next open) waits for the last device.
+A group is opened once at a time. Every opened device holds a reference to the group's file, as does every call on it,
+so what closing the group fd does (leaving the container, being free for the next open) waits for the last of them.
 """
 
 import errno
@@ -36,7 +36,7 @@ class Group:
         lock: group_lock; held before the container's and a device's.
         container: where it is; None outside.
         opened_devices: how many of its devices are open; container_users is one more while it has a container.
-        file: the open file, until it is closed and no device is open.
+        file: the open file, until nothing refers to it.
     """
 
     def __init__(self, spec: GroupSpec) -> None:
@@ -46,7 +46,7 @@ class Group:
         self.container: Container | None = None
         self.opened_devices = 0
         self.file: GroupFile | None = None
-        self._file_released = False
+        self._references = 0
 
     @property
     def number(self) -> int:
@@ -62,7 +62,7 @@ class Group:
             if self.file is not None:
                 raise IoctlError(errno.EBUSY, f"group {self.number} is open")
             self.file = GroupFile(self)
-            self._file_released = False
+            self._references = 1
             return self.file
         finally:
             self.lock.release()
@@ -71,22 +71,23 @@ class Group:
         """The first open of a device, with the container's backend there (vfio_group_use_container())."""
         del device
         self.opened_devices += 1
+        self.get_file()
 
     def device_closed(self, device: "Device") -> Steps[None]:
-        """The last close of a device, or a first open that failed (vfio_group_unuse_container(), fput())."""
+        """The last close of a device, or a first open that failed (vfio_group_unuse_container())."""
         del device
         self.opened_devices -= 1
-        if self._file_released and not self.opened_devices:
-            yield from self._release()
+        yield from self.put_file()
 
-    def file_released(self) -> Steps[None]:
-        """The group's fd is closed."""
-        self._file_released = True
-        if not self.opened_devices:
-            yield from self._release()
+    def get_file(self) -> None:
+        """Something more refers to the open file (get_file())."""
+        self._references += 1
 
-    def _release(self) -> Steps[None]:
-        """vfio_group_fops_release()."""
+    def put_file(self) -> Steps[None]:
+        """It does not any more; the last one releases the group (fput(), vfio_group_fops_release())."""
+        self._references -= 1
+        if self._references:
+            return
         yield from locked(self.lock)
         try:
             if self.container is not None:
@@ -106,7 +107,11 @@ class GroupFile(File):
 
     def ioctl(self, caller: Caller, cmd: int, arg: int) -> Steps[int]:
         """vfio_group_fops_unl_ioctl(): ENOTTY for what is not a group's."""
-        return dispatch.ioctl(self, caller, cmd, arg)
+        self.group.get_file()
+        try:
+            return (yield from dispatch.ioctl(self, caller, cmd, arg))
+        finally:
+            yield from self.group.put_file()
 
     def get_status(self, caller: Caller, arg: int) -> Steps[int]:
         """``VFIO_GROUP_GET_STATUS``: EFAULT, EINVAL, ENODEV when all its devices have been removed."""
@@ -208,7 +213,7 @@ class GroupFile(File):
 
     def release(self) -> Steps[None]:
         """The fd is closed."""
-        return self.group.file_released()
+        return self.group.put_file()
 
 
 def _read_name(addr: int) -> Steps[str]:

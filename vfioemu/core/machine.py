@@ -122,7 +122,7 @@ class Machine:
         """Set a module parameter: KeyError for no such, ValueError for no such value."""
         if name not in self.parameters:
             raise KeyError(name)
-        replace(self.spec, **{name: value})  # type: ignore[arg-type] # raises what MachineSpec raises
+        replace(self.spec, dma_entry_limit=value)  # checks it
         self.parameters[name] = value
 
     def gauges(self) -> dict[int, dict[str, int]]:

@@ -6,6 +6,7 @@ it over the effects that they yield. The handlers are in the modules beside this
 """
 
 import errno
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from vfioemu.core.effects import Steps, locked
@@ -161,13 +162,15 @@ class Iommu:
         """Let the C index find the mapping, once it is whole.
 
         vfio_dma_rw() wants READ for writes too, so a write-only mapping is shown without any right. A mapping that
-        wraps is not shown: nobody finds it.
+        wraps is not shown: nobody finds it. What the index has no memory for goes the slow way.
         """
         if self.map.end(dma.iova, dma.size) == 0:
             return
+        prot = dma.prot if dma.prot & PROT_READ else 0
         host = dma.space.window(dma.vaddr, dma.size) or 0
-        self.index.insert(dma.iova, dma.size, dma.prot if dma.prot & PROT_READ else 0, host, dma.bitmap)
-        dma.indexed = True
+        with suppress(MemoryError):
+            self.index.insert(dma.iova, dma.size, prot, host, dma.bitmap)
+            dma.indexed = True
 
     def conceal(self, dma: Dma) -> None:
         """Take the mapping from the C index: from here on no batch touches its memory."""
