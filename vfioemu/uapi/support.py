@@ -23,9 +23,23 @@ _INTRO: Final = """\
 Made from the registry by `python -m vfioemu.uapi.support`; do not edit. A test holds this file to it.
 
 All calls are those of `<linux/vfio.h>` of Linux 6.12. "Reads" is how many bytes of the argument the kernel insists on;
-a larger `argsz` is allowed. "May fail with" is everything that the call answers, on Linux 6.12 and here; in brackets, what
-later kernels add (profile `linux-7.2`). An fd that is not open is EBADF everywhere.
+a larger `argsz` is allowed. "May fail with" is everything that the call answers, on Linux 6.12 and here. What later kernels
+add or answer instead (profile `linux-7.2`) is in brackets. An fd that is not open is EBADF everywhere.
 """
+
+EXTENSIONS: Final = (
+    ("VFIO_TYPE1_IOMMU", "1", "1", "yes"),
+    ("VFIO_SPAPR_TCE_IOMMU", "0", "0", "ENODEV"),
+    ("VFIO_TYPE1v2_IOMMU", "1", "1", "yes"),
+    ("VFIO_DMA_CC_IOMMU", "0", "1 if all IOMMUs are coherent, or there is none", "ENODEV"),
+    ("VFIO_EEH", "0", "0", "ENODEV"),
+    ("VFIO_TYPE1_NESTING_IOMMU", "1 (0)", "1 (0)", "yes, where no group has an IOMMU (ENODEV)"),
+    ("VFIO_SPAPR_TCE_v2_IOMMU", "0", "0", "ENODEV"),
+    ("VFIO_NOIOMMU_IOMMU", "0", "0", "ENODEV"),
+    ("VFIO_UNMAP_ALL", "1", "1", "EINVAL"),
+    ("VFIO_UPDATE_VADDR", "0", "1 while no emulated group is attached", "ENODEV"),
+)
+"""CHECK_EXTENSION's answers before and after SET_IOMMU, and what SET_IOMMU says to the same number."""
 
 
 def matrix() -> str:
@@ -37,6 +51,13 @@ def matrix() -> str:
             _table(("call", "number", "argument", "reads", "may fail with"), map(_ioctl, _rows(kind)))
         )
         parts.append(f"Any other number: {_names(UNKNOWN_ERRNOS[kind])}.\n")
+    parts.append("## Extensions and IOMMU types\n")
+    parts.append(
+        _table(
+            ("extension", "value", "before `VFIO_SET_IOMMU`", "after", "as an IOMMU type"),
+            ((f"`{name}`", str(getattr(c, name)), *answers) for name, *answers in EXTENSIONS),
+        )
+    )
     parts.append("## Flags of the calls\n")
     parts.append(_table(("call", "flag", "value"), _flags()))
     parts.append("## Features: `VFIO_DEVICE_FEATURE`\n")

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: MIT
+"""What the registry and the support matrix promise, asked of the core."""
+
+import pytest
+
+from vfioemu.core.machine import Machine
+from vfioemu.core.spec import DeviceSpec, GroupSpec, MachineSpec
+from vfioemu.devices.registry import load_models
+from vfioemu.testing.process import Process
+from vfioemu.uapi import IOCTLS, FdKind, constants, errnos
+from vfioemu.uapi.support import EXTENSIONS
+
+NULL = 0
+PAGE = 4096
+HOT_RESET = {"VFIO_DEVICE_GET_PCI_HOT_RESET_INFO", "VFIO_DEVICE_PCI_HOT_RESET"}
+
+
+def machine(profile="linux-6.12"):
+    spec = MachineSpec(
+        profile=profile,
+        groups=(GroupSpec(number=1),),
+        devices=(DeviceSpec(symbol="d", name="d", group=1, model="oracle", options={"variant": "migspc"}),),
+    )
+    return Machine(spec, load_models())
+
+
+class Client:
+    """A process with one fd of each kind; `iommu` 0 leaves the container without one."""
+
+    def __init__(self, profile="linux-6.12", iommu=constants.VFIO_TYPE1v2_IOMMU):
+        self.process = Process(machine(profile))
+        self.page = self.process.memory.allocate(PAGE)
+        self.fds = {
+            FdKind.CONTAINER: self.process.open("/dev/vfio/vfio").ret,
+            FdKind.GROUP: self.process.open("/dev/vfio/1").ret,
+        }
+        self.put(self.fds[FdKind.CONTAINER].to_bytes(4, "little"))
+        assert self(FdKind.GROUP, constants.VFIO_GROUP_SET_CONTAINER).ret == 0
+        if iommu:
+            assert self(FdKind.CONTAINER, constants.VFIO_SET_IOMMU, iommu).ret == 0
+            self.put(b"d\0")
+            self.fds[FdKind.DEVICE] = self(FdKind.GROUP, constants.VFIO_GROUP_GET_DEVICE_FD).ret
+            flags = constants.VFIO_DEVICE_FEATURE_SET | constants.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE
+            state = (16, flags, constants.VFIO_DEVICE_STATE_PRE_COPY, 0)
+            self.put(b"".join(word.to_bytes(4, "little") for word in state))
+            assert self(FdKind.DEVICE, constants.VFIO_DEVICE_FEATURE).ret == 0
+            data_fd = self.process.memory.peek(self.page + 12, 4)
+            self.fds[FdKind.DATA] = int.from_bytes(data_fd, "little")
+
+    def put(self, data):
+        self.process.memory.poke(self.page, data)
+
+    def __call__(self, kind, number, arg=None):
+        return self.process.ioctl(self.fds[kind], number, self.page if arg is None else arg)
+
+
+@pytest.mark.parametrize("row", IOCTLS, ids=lambda row: row.name)
+def test_a_call_with_a_pointer_faults_on_null(row):
+    if row.argument != "pointer":
+        return
+    client = Client()
+
+    result = client(row.kind, row.number, NULL)
+
+    assert result.err == ("ENOTTY" if row.name in HOT_RESET else "EFAULT")
+
+
+@pytest.mark.parametrize("row", IOCTLS, ids=lambda row: row.name)
+def test_a_call_with_zeroes_fails_as_listed(row):
+    client = Client()
+    client.put(bytes(PAGE))
+
+    result = client(row.kind, row.number)
+
+    assert result.ret >= 0 or result.err in row.errnos
+
+
+@pytest.mark.parametrize("kind", FdKind)
+def test_numbers_in_no_row_fail_as_listed(kind):
+    client = Client()
+    served = {row.number for row in IOCTLS if row.kind is kind}
+
+    for number in set(range(0x3B60, 0x3B90)) - served:
+        assert client(kind, number).err in errnos(kind, number)
+
+
+@pytest.mark.parametrize("profile", ["linux-6.12", "linux-7.2"])
+@pytest.mark.parametrize(
+    ("name", "before", "after", "as_type"), EXTENSIONS, ids=lambda value: str(value)[:24]
+)
+def test_extensions_answer_as_the_support_matrix_says(profile, name, before, after, as_type):
+    number = getattr(constants, name)
+    bare = Client(profile, iommu=0)
+    ready = Client(profile)
+
+    def promised(text):
+        """The container has an emulated group, and no IOMMU."""
+        later = text.partition("(")[2].rstrip(")")
+        text = later if later and profile != "linux-6.12" else text
+        return {"0": 0, "1": 1}.get(text[:1], text)
+
+    assert bare(FdKind.CONTAINER, constants.VFIO_CHECK_EXTENSION, number).ret == promised(before)
+    expected = 0 if "emulated" in after else promised(after)
+    assert ready(FdKind.CONTAINER, constants.VFIO_CHECK_EXTENSION, number).ret == expected
+    result = bare(FdKind.CONTAINER, constants.VFIO_SET_IOMMU, number)
+    wanted = promised(as_type)
+    assert (result.err or "yes") == wanted.partition(",")[0]
