@@ -12,7 +12,7 @@ NO_LICENSE_LINE = {"pyproject.toml"}
 LONGEST = 600
 
 
-FOLDERS = ("csrc", "packaging", "protocol", "tests", "vfioemu")
+FOLDERS = ("bench", "csrc", "packaging", "protocol", "tests", "vfioemu")
 
 
 def sources():
