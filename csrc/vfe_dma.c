@@ -13,14 +13,14 @@ static enum vfe_dma_status check(const struct vfe_dma *dma,
 				 const struct vfe_mapping *mapping,
 				 size_t local_size)
 {
-	if (dma->op > VFE_DMA_WRITE || dma->local > local_size ||
+	if (dma->op > VFE_DMA_HIDDEN_WRITE || dma->local > local_size ||
 	    dma->size > local_size - dma->local)
 		return VFE_DMA_BAD;
 	if (!mapping || !mapping->host || !dma->size ||
 	    dma->size - 1 > mapping->last - dma->iova)
 		return VFE_DMA_SLOW;
 	if (!(mapping->prot &
-	      (dma->op == VFE_DMA_WRITE ? VFE_PROT_WRITE : VFE_PROT_READ)))
+	      (dma->op == VFE_DMA_READ ? VFE_PROT_READ : VFE_PROT_WRITE)))
 		return VFE_DMA_SLOW;
 	return VFE_DMA_DONE;
 }
@@ -35,7 +35,7 @@ static void prefetch(const struct vfe_index *index, const struct vfe_dma *dma,
 		return;
 	}
 	__builtin_prefetch(target->host, 1);
-	if (mapping->bitmap) {
+	if (mapping->bitmap && dma->op == VFE_DMA_WRITE) {
 		uint64_t page = (dma->iova - mapping->iova) >> index->pgshift;
 
 		__builtin_prefetch(&mapping->bitmap->words[page / 64], 1);
@@ -86,12 +86,14 @@ static void mark_all(const struct vfe_index *index, const struct vfe_log *log,
 	for (size_t i = 0; i < count; i++) {
 		const struct vfe_dma *dma = &batch[i];
 
-		if (dma->status != VFE_DMA_DONE || dma->op != VFE_DMA_WRITE)
+		if (dma->status != VFE_DMA_DONE ||
+		    (dma->op != VFE_DMA_WRITE &&
+		     dma->op != VFE_DMA_HARDWARE_WRITE))
 			continue;
 		const struct vfe_mapping *mapping = targets[i].mapping;
 		uint64_t offset = dma->iova - mapping->iova;
 
-		if (mapping->bitmap)
+		if (mapping->bitmap && dma->op == VFE_DMA_WRITE)
 			vfe_mark_bytes_fenced(mapping->bitmap, offset,
 					      offset + dma->size - 1,
 					      index->pgshift);

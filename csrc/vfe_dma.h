@@ -19,6 +19,9 @@
 enum vfe_dma_op {
 	VFE_DMA_READ = 0,  /**< the device reads guest memory */
 	VFE_DMA_WRITE = 1, /**< the device writes guest memory */
+	VFE_DMA_HARDWARE_WRITE =
+		2, /**< through an IOMMU: marked in the device's log only */
+	VFE_DMA_HIDDEN_WRITE = 3, /**< marked nowhere: a device that lies */
 };
 
 enum vfe_dma_status {

@@ -18,10 +18,15 @@ _STATUS_AT: Final = 28
 
 
 class Op(IntEnum):
-    """What the device does to guest memory."""
+    """What the device does to guest memory, and who gets to know of its writes."""
 
     READ = lib.VFE_DMA_READ
     WRITE = lib.VFE_DMA_WRITE
+    """Marked in the mapping's bitmap and in the device's own log, as vfio_dma_rw() is."""
+    HARDWARE_WRITE = lib.VFE_DMA_HARDWARE_WRITE
+    """By hardware behind an IOMMU: type1 does not see it; marked in the device's own log only."""
+    HIDDEN_WRITE = lib.VFE_DMA_HIDDEN_WRITE
+    """Marked nowhere: a device that lies about its writes, for tests that must find them."""
 
 
 class Status(IntEnum):

@@ -5,7 +5,7 @@ The checks of vfio_main.c (a device that is not open, one without dma_unmap, too
 """
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from vfioemu.core.effects import Buffer, DmaRead, DmaWrite, PinUser, Steps
 from vfioemu.core.errors import IoctlError
@@ -209,16 +209,17 @@ def _read(iommu: Iommu, iova: int, size: int) -> Steps[bytes]:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _write(iommu: Iommu, iova: int, data: memoryview) -> Steps[None]:
+def _write(iommu: Iommu, iova: int, data: memoryview, seen: bool = True) -> Steps[None]:
     while data:
         dma, offset, count = _chunk(iommu, iova, len(data), write=True)
         try:
             yield DmaWrite(dma.space, (dma.vaddr + offset) & U64_MAX, data[:count])
         except IoctlError:
-            if not iommu.recorded:  # a part of it may have been written; the kernel does not mark that
+            if seen and not iommu.recorded:  # a part of it may have been written; the kernel does not mark that
                 _mark(iommu, dma, offset, count)
             raise
-        _mark(iommu, dma, offset, count)
+        if seen:
+            _mark(iommu, dma, offset, count)
         iova, data = (iova + count) & U64_MAX, data[count:]
 
 
@@ -260,6 +261,10 @@ def dma_batch(iommu: Iommu, device: PinningDevice, batch: DmaBatch, log: "DirtyL
         iommu.lock.release()
 
 
+_LOGGED: Final = frozenset({Op.WRITE, Op.HARDWARE_WRITE})
+"""Writes that the device's own log sees."""
+
+
 def _slow_batch(iommu: Iommu, batch: DmaBatch, log: "DirtyLog | None") -> Steps[int]:
     local = memoryview(batch.local).cast("B")
     done = 0
@@ -270,14 +275,15 @@ def _slow_batch(iommu: Iommu, batch: DmaBatch, log: "DirtyLog | None") -> Steps[
             batch.set_status(number, Status.BAD)
             continue
         try:
-            if transfer.op == Op.WRITE:
-                yield from _write(iommu, iova, local[at : at + size])
-            else:
+            if transfer.op == Op.READ:
                 local[at : at + size] = yield from _read(iommu, iova, size)
+            else:
+                seen = transfer.op == Op.WRITE
+                yield from _write(iommu, iova, local[at : at + size], seen)
         except IoctlError:
             continue
         finally:
-            if log is not None and transfer.op == Op.WRITE and 0 < size <= U64_MAX + 1 - iova:
+            if log is not None and transfer.op in _LOGGED and 0 < size <= U64_MAX + 1 - iova:
                 log.mark(iova, size)  # whatever has been written of a failed one is marked, too
         batch.set_status(number, Status.DONE)
         done += 1
