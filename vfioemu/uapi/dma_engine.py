@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: MIT
+"""The `dma-engine` device as its driver sees it: the registers of BAR 0, and the stamp that every write carries.
+
+All registers are 64 bits, little endian. They are read in any pieces, and written in whole registers (8 bytes, aligned,
+any number of them at once, in order of address) or halves (4 bytes, aligned); a value that makes no sense is EINVAL.
+
+======  ============  ====  ===========================================================================================
+offset  register      r/w   meaning
+======  ============  ====  ===========================================================================================
+0x000   ID            r     ENGINE_ID
+0x008   DEVICE_ID     r     who writes: what stamps carry
+0x010   CONTROL       rw    bit 0 RUN: write by yourself, at RATE, while the migration state allows it
+0x018   BASE          rw    IOVA of the area, page aligned
+0x020   SIZE          rw    its size, whole pages; the area ends at 2^48 at the latest
+0x028   PATTERN       rw    which page is next: 0 sequential, 1 random, 2 hot (9 of 10 to the first HOT_PAGES)
+0x030   RATE          rw    writes a second; 0 is as many as possible
+0x038   WRITE_SIZE    rw    bytes of a write, 32 to 4096: a stamp, then the low byte of its sequence number
+0x040   OFFSET        rw    where in its page a write goes; OFFSET + WRITE_SIZE <= 4096
+0x048   SEED          rw    of the random generator, which starts anew when it is written
+0x050   HOT_PAGES     rw    size of the hot set of PATTERN 2
+0x058   LIMIT         rw    RUN ends when SEQ gets here; 0 is never
+0x060   PIN_MODE      rw    0 never pin, 1 pin pages before they are written and keep them, 2 the same, keep PIN_PAGES
+0x068   PIN_PAGES     rw    how many pages PIN_MODE 2 keeps; the oldest is given back
+0x070   IRQ_EVERY     rw    raise MSI 0 after so many writes; 0 is never
+0x078   BATCH         rw    writes in one batch, 1 to 256
+0x080   ARG0          rw    argument of COMMAND
+0x088   ARG1          rw    argument of COMMAND
+0x090   ARG2          rw    argument of COMMAND
+0x098   COMMAND       rw    writing it executes: 1 pin ARG1 pages from ARG0 with prot ARG2 (1 read, 2 write);
+                            2 unpin ARG1 pages from ARG0; 3 write ARG0 pages of the area now; 4 unpin everything
+0x0a0   RESULT        r     of the last COMMAND: pages, or a negative errno (EBUSY: stopped by migration)
+0x100   SEQ           r     sequence number of the last write; the first is 1
+0x108   WRITES        r     writes that reached memory
+0x110   BYTES         r     their bytes
+0x118   FAILED        r     writes that did not (no mapping, no permission, no memory)
+0x120   HIDDEN        r     writes that left no dirty mark (only a device that was told to lie)
+0x128   PINNED        r     pins held now
+0x130   IRQS          r     interrupts raised
+0x138   LAST_IOVA     r     of the last write
+0x140   ACTIVE        r     1 while RUN is set and the migration state lets the device run
+======  ============  ====  ===========================================================================================
+"""
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+ENGINE_ID: Final = int.from_bytes(b"VFE-DMA1", "little")
+BAR_SIZE: Final = 0x1000
+MAX_BATCH: Final = 256
+AREA_END: Final = 1 << 48
+
+
+class Register(IntEnum):
+    """Offsets in BAR 0."""
+
+    ID = 0x000
+    DEVICE_ID = 0x008
+    CONTROL = 0x010
+    BASE = 0x018
+    SIZE = 0x020
+    PATTERN = 0x028
+    RATE = 0x030
+    WRITE_SIZE = 0x038
+    OFFSET = 0x040
+    SEED = 0x048
+    HOT_PAGES = 0x050
+    LIMIT = 0x058
+    PIN_MODE = 0x060
+    PIN_PAGES = 0x068
+    IRQ_EVERY = 0x070
+    BATCH = 0x078
+    ARG0 = 0x080
+    ARG1 = 0x088
+    ARG2 = 0x090
+    COMMAND = 0x098
+    RESULT = 0x0A0
+    SEQ = 0x100
+    WRITES = 0x108
+    BYTES = 0x110
+    FAILED = 0x118
+    HIDDEN = 0x120
+    PINNED = 0x128
+    IRQS = 0x130
+    LAST_IOVA = 0x138
+    ACTIVE = 0x140
+
+
+class Pattern(IntEnum):
+    """Values of PATTERN."""
+
+    SEQUENTIAL = 0
+    RANDOM = 1
+    HOT = 2
+
+
+class PinMode(IntEnum):
+    """Values of PIN_MODE."""
+
+    NONE = 0
+    KEEP = 1
+    WINDOW = 2
+
+
+class Command(IntEnum):
+    """Values of COMMAND."""
+
+    PIN = 1
+    UNPIN = 2
+    WRITE = 3
+    UNPIN_ALL = 4
+
+
+CONTROL_RUN: Final = 1
+
+STAMP_MAGIC: Final = b"VFE-DMA\0"
+_STAMP: Final = struct.Struct("<8sQQQ")
+STAMP_SIZE: Final = _STAMP.size
+"""32 bytes; with the default registers they are the first of a page."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Stamp:
+    """What every write begins with.
+
+    Attributes:
+        device: DEVICE_ID of the writer.
+        seq: its sequence number.
+        iova: where the writer meant it to go.
+    """
+
+    device: int
+    seq: int
+    iova: int
+
+    def build(self) -> bytes:
+        """The 32 bytes."""
+        return _STAMP.pack(STAMP_MAGIC, self.device, self.seq, self.iova)
+
+    @classmethod
+    def parse(cls, data: bytes | bytearray | memoryview, offset: int = 0) -> "Stamp | None":
+        """The stamp at `offset`, or None if there is none."""
+        if offset + STAMP_SIZE > len(data):
+            return None
+        magic, device, seq, iova = _STAMP.unpack_from(data, offset)
+        return cls(device, seq, iova) if magic == STAMP_MAGIC else None
