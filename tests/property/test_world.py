@@ -3,7 +3,7 @@
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from vfioemu.testing import model
 from vfioemu.testing.holdings import holdings
@@ -11,12 +11,17 @@ from vfioemu.testing.model import PAGE
 from vfioemu.testing.world import DATA_PAGES, LAYOUT, Client, Handle, World
 
 PAGES = st.integers(0, 40)
-IOVA_PAGES = PAGES | st.sampled_from([0xFEDFF, 0xFEE00, 0xFEF00, 0xFFFFFFFFF, 0x1000000000])
+FAR_PAGES = st.sampled_from([0xFEDFF, 0xFEE00, 0xFEF00, 0xFFFFFFFFF, 0x1000000000])
+IOVA_PAGES = PAGES | PAGES | PAGES | FAR_PAGES
 LENGTHS = st.integers(1, 24)
 CLIENTS = st.integers(0, 1)
+NUMBERS = st.integers(0, len(LAYOUT) - 1)
 WHICH = st.integers(0, 30)
-MAP_FLAGS = st.sampled_from([1, 2, 3, 3, 3, 3, 4, 0, 5, 8])
-BITMAP_SIZES = st.sampled_from([8, 16, 24, 32, 0, 1])
+NEAR = st.integers(0, 24)
+"""Which page in or beside a mapping."""
+MAP_FLAGS = st.sampled_from([3, 3, 3, 3, 3, 3, 1, 2, 4, 0, 5, 8])
+BITMAP_SIZES = st.sampled_from([24, 24, 24, 16, 8, 0, 1])
+FILLS = st.sampled_from([0, 0, 0, 0xA5])
 
 
 class Calls(RuleBasedStateMachine):
@@ -38,9 +43,51 @@ class Calls(RuleBasedStateMachine):
     def client(self, which) -> Client:
         return self.world.clients[which]
 
+    def near(self, handle, which, page) -> int:
+        """An IOVA in, or one page beside, some mapping of the handle's container."""
+        maps = self.maps(handle)
+        if not maps:
+            return max(0, page) * PAGE
+        mapping = maps[which % len(maps)]
+        return max(0, mapping.iova + (page % (mapping.npages + 2) - 1) * PAGE)
+
+    def before(self, handle, which, pages) -> int:
+        """An IOVA some pages before the start of a mapping."""
+        maps = self.maps(handle)
+        return max(0, (maps[which % len(maps)].iova if maps else 0) - pages * PAGE)
+
+    def behind(self, handle, which, pages) -> int:
+        """An IOVA some pages behind the end of a mapping."""
+        maps = self.maps(handle)
+        mapping = maps[which % len(maps)] if maps else None
+        return pages * PAGE + (mapping.iova + mapping.size if mapping else 0)
+
+    def maps(self, handle) -> list[model.Mapping]:
+        thing = handle.thing
+        container = thing if isinstance(thing, model.Container) else thing.container
+        return sorted(container.maps.values(), key=lambda mapping: mapping.iova)
+
     has_container = precondition(lambda self: self.of_kind(model.Container))
     has_group = precondition(lambda self: self.of_kind(model.Group))
     has_device = precondition(lambda self: self.of_kind(model.Device))
+
+    @initialize(
+        groups=st.lists(NUMBERS, min_size=1, max_size=3, unique=True),
+        type_=st.sampled_from([3, 3, 3, 3, 3, 3, 1, 6]),
+        maps=st.lists(st.tuples(PAGES, LENGTHS, MAP_FLAGS), max_size=4),
+        tracked=st.booleans(),
+    )
+    def begin(self, groups, type_, maps, tracked):
+        """Most of what there is to see needs a container with mappings and an open device."""
+        for number in groups:
+            self.set_up(0, number, type_)
+        container = self.of_kind(model.Container)[0]
+        for iova, size, flags in maps:
+            self.world.map(
+                container, flags=flags, vaddr=container.client.data, iova=iova * PAGE, size=size * PAGE
+            )
+        if tracked:
+            self.world.track(container, on=True)
 
     # --- fds ---
 
@@ -49,13 +96,16 @@ class Calls(RuleBasedStateMachine):
     def open_container(self, client):
         self.world.open_container(self.client(client))
 
-    @rule(client=CLIENTS, number=st.integers(0, len(LAYOUT) - 1))
+    @rule(client=CLIENTS, number=NUMBERS)
     def open_group(self, client, number):
         self.world.open_group(self.client(client), number)
 
-    @rule(client=CLIENTS, number=st.integers(0, len(LAYOUT) - 1), type_=st.sampled_from([3, 3, 3, 1, 6]))
+    @rule(client=CLIENTS, number=NUMBERS, type_=st.sampled_from([3, 3, 3, 1, 6]))
+    def set_up_again(self, client, number, type_):
+        self.set_up(client, number, type_)
+
     def set_up(self, client, number, type_):
-        """All that a client does to get at a device, so that runs get to the point."""
+        """All that a client does to get at a device."""
         group = self.world.open_group(self.client(client), number)
         if group is None:
             return
@@ -66,7 +116,7 @@ class Calls(RuleBasedStateMachine):
         self.world.open_device(group, number)
 
     @has_group
-    @rule(group=WHICH, number=st.integers(0, len(LAYOUT) - 1), own=st.booleans())
+    @rule(group=WHICH, number=NUMBERS, own=st.booleans())
     def open_device(self, group, number, own):
         handle = self.pick(model.Group, group)
         self.world.open_device(handle, self.world.groups.index(handle.thing) if own else number)
@@ -119,10 +169,11 @@ class Calls(RuleBasedStateMachine):
         self.world.map(handle, flags=flags, vaddr=vaddr, iova=iova * PAGE, size=size * PAGE)
 
     @has_container
-    @rule(container=WHICH, iova=PAGES, size=LENGTHS)
-    def map_well(self, container, iova, size):
+    @rule(container=WHICH, which=WHICH, behind=st.sampled_from([0, 0, 1, 3, 7, 20, 64]), size=LENGTHS)
+    def map_well(self, container, which, behind, size):
         handle = self.pick(model.Container, container)
-        self.world.map(handle, flags=3, vaddr=handle.client.data, iova=iova * PAGE, size=size * PAGE)
+        iova = self.behind(handle, which, behind)
+        self.world.map(handle, flags=3, vaddr=handle.client.data, iova=iova, size=size * PAGE)
 
     @has_container
     @rule(
@@ -166,42 +217,25 @@ class Calls(RuleBasedStateMachine):
     @has_container
     @rule(
         container=WHICH,
-        iova=PAGES,
-        size=st.integers(1, 90),
-        nbytes=BITMAP_SIZES,
-        fill=st.sampled_from([0, 0, 0x5A]),
-    )
-    def unmap_dirty(self, container, iova, size, nbytes, fill):
-        dirty = bytearray([self.allowed(fill)]) * nbytes
-        handle = self.pick(model.Container, container)
-        self.world.unmap(handle, flags=1, iova=iova * PAGE, size=size * PAGE, dirty=dirty)
-
-    # --- dirty tracking ---
-
-    @has_container
-    @rule(container=WHICH, on=st.sampled_from([True, True, True, False]))
-    def track(self, container, on):
-        self.world.track(self.pick(model.Container, container), on=on)
-
-    @has_container
-    @rule(
-        container=WHICH,
-        iova=PAGES,
+        which=WHICH,
+        before=st.integers(0, 70),
         size=st.integers(0, 90),
-        pgsize=st.sampled_from([PAGE, PAGE, PAGE, PAGE, 2048, 0]),
+        pgsize=st.sampled_from([PAGE, PAGE, PAGE, PAGE, PAGE, PAGE, 2048, 0]),
         nbytes=BITMAP_SIZES,
-        fill=st.sampled_from([0, 0, 0, 0xA5]),
+        fill=FILLS,
     )
-    def get_bitmap(self, container, iova, size, pgsize, nbytes, fill):
+    def get_bitmap(self, container, which, before, size, pgsize, nbytes, fill):
         bitmap = bytearray([self.allowed(fill)]) * nbytes
         handle = self.pick(model.Container, container)
-        self.world.get_bitmap(handle, iova=iova * PAGE, size=size * PAGE, pgsize=pgsize, bitmap=bitmap)
+        iova = self.before(handle, which, before)
+        self.world.get_bitmap(handle, iova=iova, size=size * PAGE, pgsize=pgsize, bitmap=bitmap)
 
     @has_container
-    @rule(container=WHICH)
-    def get_everything(self, container):
+    @rule(container=WHICH, start=st.sampled_from([0, 0, 0, 64]), fill=FILLS)
+    def get_everything(self, container, start, fill):
         handle = self.pick(model.Container, container)
-        self.world.get_bitmap(handle, iova=0, size=128 * PAGE, pgsize=PAGE, bitmap=bytearray(16))
+        bitmap = bytearray([self.allowed(fill)]) * 32
+        self.world.get_bitmap(handle, iova=start * PAGE, size=256 * PAGE, pgsize=PAGE, bitmap=bitmap)
 
     def allowed(self, fill):
         return fill
@@ -209,26 +243,43 @@ class Calls(RuleBasedStateMachine):
     # --- devices ---
 
     @has_device
-    @rule(device=WHICH, iova=PAGES, npages=st.integers(0, 12), prot=st.sampled_from([3, 3, 2, 1, 0]))
-    def pin(self, device, iova, npages, prot):
-        self.world.pin(self.pick(model.Device, device), iova * PAGE, npages, prot)
+    @rule(
+        device=WHICH,
+        which=WHICH,
+        page=NEAR,
+        npages=st.integers(0, 9),
+        prot=st.sampled_from([3, 3, 3, 1, 2, 0]),
+    )
+    def pin(self, device, which, page, npages, prot):
+        handle = self.pick(model.Device, device)
+        self.world.pin(handle, self.near(handle, which, page), npages, prot)
 
     @has_device
-    @rule(device=WHICH, iova=PAGES, npages=st.integers(0, 40))
-    def unpin(self, device, iova, npages):
-        self.world.unpin(self.pick(model.Device, device), iova * PAGE, npages)
+    @rule(device=WHICH, which=WHICH, page=NEAR, npages=st.integers(0, 40))
+    def unpin(self, device, which, page, npages):
+        handle = self.pick(model.Device, device)
+        self.world.unpin(handle, self.near(handle, which, page), npages)
 
     @has_device
     @rule(
-        device=WHICH, iova=st.integers(0, 45 * PAGE), size=st.integers(0, 3 * PAGE), byte=st.integers(0, 255)
+        device=WHICH,
+        which=WHICH,
+        page=NEAR,
+        offset=st.integers(0, PAGE - 1),
+        size=st.integers(0, 3 * PAGE),
+        byte=st.integers(0, 255),
     )
-    def dma_write(self, device, iova, size, byte):
-        self.world.dma_write(self.pick(model.Device, device), iova, size, byte)
+    def dma_write(self, device, which, page, offset, size, byte):
+        handle = self.pick(model.Device, device)
+        self.world.dma_write(handle, self.near(handle, which, page) + offset, size, byte)
 
     @has_device
-    @rule(device=WHICH, iova=st.integers(0, 45 * PAGE), size=st.integers(0, 3 * PAGE))
-    def dma_read(self, device, iova, size):
-        self.world.dma_read(self.pick(model.Device, device), iova, size)
+    @rule(
+        device=WHICH, which=WHICH, page=NEAR, offset=st.integers(0, PAGE - 1), size=st.integers(0, 3 * PAGE)
+    )
+    def dma_read(self, device, which, page, offset, size):
+        handle = self.pick(model.Device, device)
+        self.world.dma_read(handle, self.near(handle, which, page) + offset, size)
 
     @has_device
     @rule(device=WHICH)

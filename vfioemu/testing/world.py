@@ -80,7 +80,7 @@ class Client:
         at = vaddr - self.data
         if 0 <= at < len(self.contents):
             return bytes(self.contents[at : at + size])
-        return self.process.memory.peek(vaddr, size)
+        return self.process.memory.peek(vaddr, size) if size else b""
 
 
 class FlatBitmap:
