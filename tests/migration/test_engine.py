@@ -134,6 +134,8 @@ class World:
                 return do.RamSent(self.now, sent * 4096, self.pages)
             case do.SendDevice():
                 return do.DeviceSent(self.now, 100, 0)
+            case do.SendSums():
+                return do.Checked(self.now)
             case do.Prepare():
                 return self.prepare()
             case do.Commit():
@@ -149,7 +151,7 @@ class World:
     def prepare(self):
         if not self.destination.prepared("t"):
             return do.Failed(self.now, Reason.PEER_LOST)
-        return do.Ready(self.now)
+        return do.Done(self.now)
 
     def commit(self):
         if self.destination.commit("t") and self.destination.started("t"):

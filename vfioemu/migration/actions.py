@@ -19,8 +19,8 @@ SendDevice(device)      bytes of its saving fd                      DeviceSent |
 PauseCpus / ResumeCpus  virtual CPUs                                Done
 Wait(seconds)           nothing, for so long                        Done | Failed
 SendCpus                state of the virtual CPUs                   Done | Failed
-SendSums                checksums of all pages, ledger of devices   Done | Failed
-Prepare                 PREPARE; wait for READY                     Ready | Failed
+SendSums                checksums, device ledgers; the comparison   Checked | Failed
+Prepare                 PREPARE; wait for READY                     Done | Failed
 Commit                  COMMIT; wait for the answer                 Started | Refused | Failed
 Query                   on a new connection: what became of it?     Started | Refused | Failed
 Abort                   tell the peer to forget all; best effort    Done | Failed
@@ -145,7 +145,7 @@ class SendCpus:
 
 @dataclass(frozen=True, slots=True)
 class SendSums:
-    """Send a checksum of each page and the registers of each device; everything has stopped."""
+    """Send a checksum of each page and the registers of each device, and wait for the result of the comparison."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,8 +299,8 @@ class DeviceSent:
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
-    """The destination has everything and could run.
+class Checked:
+    """The destination has compared everything.
 
     Attributes:
         mismatches: pages and devices that differ from the source's.
@@ -325,4 +325,4 @@ class Refused:
     detail: str = ""
 
 
-Event: TypeAlias = Done | Failed | Synced | RamSent | DeviceSent | Ready | Started | Refused
+Event: TypeAlias = Done | Failed | Synced | RamSent | DeviceSent | Checked | Started | Refused

@@ -80,9 +80,7 @@ class Address:
                 await sock.connect(self.path if self.path is not None else (self.host, self.port))
             return _tune(socket.socket(fileno=sock.detach()))
         except OSError as error:
-            raise StreamError(
-                Reason.PEER_LOST, f"cannot connect to {self}: {error.strerror}"
-            ) from None
+            raise StreamError(Reason.PEER_LOST, f"cannot connect to {self}: {error.strerror}") from None
         except trio.TooSlowError:
             raise StreamError(
                 Reason.PEER_LOST, f"cannot connect to {self}: no answer in {patience:g} s"

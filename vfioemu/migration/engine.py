@@ -76,6 +76,8 @@ class Engine:
         rounds: every pre-copy round so far; the last one is open.
         pages: dirty pages now.
         bandwidth: bytes per second in the last window; 0 as long as nothing was measured.
+        ram_bytes: bytes of RAM sent so far, headers included.
+        state_bytes: bytes of device state sent so far.
     """
 
     def __init__(self, plan: Plan, limits: Limits) -> None:
@@ -85,6 +87,8 @@ class Engine:
         self.rounds: list[Round] = []
         self.pages = 0
         self.bandwidth = 0.0
+        self.ram_bytes = 0
+        self.state_bytes = 0
         self.timeline = Timeline()
         self.finish: Finish | None = None
         self._now = 0.0
@@ -157,8 +161,8 @@ class Engine:
             yield from self._setup()
             yield from self._precopy()
             yield from self._stop()
-            yield from self._copy()
-            mismatches = yield from self._hand_over()
+            mismatches = yield from self._copy()
+            yield from self._hand_over()
         except _Abandoned as why:
             return (yield from self._give_up(why))
         yield from self._try(do.Release())
@@ -264,7 +268,7 @@ class Engine:
             yield from self._set_state(device, VFIO_DEVICE_STATE_STOP_COPY)
         self.timeline.stopped = self._now
 
-    def _copy(self) -> Flow[None]:
+    def _copy(self) -> Flow[int]:
         self.phase = Phase.COPY
         yield from self._sync(final=True)
         self.timeline.synced = self._now
@@ -275,23 +279,27 @@ class Engine:
             yield from self._send_device(device, 0, final=True)
         yield from self._must(do.SendCpus())
         self.timeline.state = self._now
+        mismatches = 0
         if self.plan.verify:
-            yield from self._must(do.SendSums())
-        self.timeline.sums = self._now
+            checked = yield from self._must(do.SendSums())
+            if not isinstance(checked, do.Checked):
+                raise TypeError(f"{checked} is no answer to SendSums")
+            mismatches = checked.mismatches
+        self.timeline.verified = self._now
+        return mismatches
 
-    def _hand_over(self) -> Flow[int]:
+    def _hand_over(self) -> Flow[None]:
         """PREPARE, READY, COMMIT, STARTED. From COMMIT on a cancel changes nothing."""
         self.phase = Phase.HANDOVER
-        ready = yield from self._must(do.Prepare())
+        yield from self._must(do.Prepare())
         self.timeline.ready = self._now
-        mismatches = ready.mismatches if isinstance(ready, do.Ready) else 0
         self.phase = Phase.COMMITTED
         answer = yield do.Commit()
         if isinstance(answer, do.Failed):
             answer = yield do.Query()
         if isinstance(answer, do.Started):
             self.timeline.started = self._now
-            return mismatches
+            return
         if isinstance(answer, do.Refused):
             raise _Abandoned(Reason.PEER_REFUSED, answer.detail)
         raise _InDoubt(Reason.PEER_LOST, answer.detail if isinstance(answer, do.Failed) else "no answer")
@@ -410,6 +418,8 @@ class Engine:
 
     def _account(self, *, ram: int = 0, state: int = 0, final: bool) -> None:
         self._window_sent += ram + state
+        self.ram_bytes += ram
+        self.state_bytes += state
         if final:
             return
         last = self.rounds[-1]

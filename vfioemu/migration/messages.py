@@ -101,7 +101,7 @@ class Ledger(Message, frozen=True, kw_only=True):
 
 
 class Handshake(Message, frozen=True, kw_only=True):
-    """PREPARE, COMMIT, QUERY, STARTED, RELEASED: the token says which migration is meant."""
+    """PREPARE, READY, COMMIT, QUERY, STARTED, RELEASED: the token says which migration is meant."""
 
     token: Token
 
@@ -128,21 +128,21 @@ class PageMismatch(Message, frozen=True, kw_only=True):
     content: Annotated[str, Meta(max_length=6000)] = ""
 
 
-class Ready(Message, frozen=True, kw_only=True):
-    """The destination holds everything.
+class Checked(Message, frozen=True, kw_only=True):
+    """What the comparison of all pages and devices found at the destination.
 
     Attributes:
-        verified_pages: how many pages were compared; 0 without verification.
+        pages: how many were compared.
         mismatches: the first of the pages that differ.
         mismatched_pages: how many differ in all.
-        devices: names of devices whose registers differ, with what differs.
-        seconds: how long the comparison took, beyond receiving.
+        devices: how many were compared.
+        mismatched_devices: names of devices whose registers differ, with what differs.
+        seconds: how long it took.
     """
 
-    token: Token
-    verified_pages: Count = 0
-    verified_devices: Count = 0
-    mismatched_pages: Count = 0
-    mismatches: Annotated[list[PageMismatch], Meta(max_length=64)] = []
-    devices: Annotated[dict[Name, Text], Meta(max_length=MAX_DEVICES)] = {}
-    seconds: float = 0.0
+    pages: Count
+    mismatched_pages: Count
+    mismatches: Annotated[list[PageMismatch], Meta(max_length=64)]
+    devices: Count
+    mismatched_devices: Annotated[dict[Name, Text], Meta(max_length=MAX_DEVICES)]
+    seconds: float

@@ -203,7 +203,7 @@ class Timeline:
     synced: float | None = None
     ram: float | None = None
     state: float | None = None
-    sums: float | None = None
+    verified: float | None = None
     ready: float | None = None
     started: float | None = None
     ended: float = 0.0

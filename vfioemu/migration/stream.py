@@ -102,6 +102,7 @@ class FrameType(IntEnum):
     STARTED = 35
     REFUSED = 36
     PROBLEM = 37
+    CHECKED = 38
 
 
 _BODY_LIMIT: Final = {

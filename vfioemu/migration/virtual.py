@@ -106,8 +106,8 @@ def _perform(guest: VirtualGuest, engine: Engine, action: Action) -> Event:
             guest.pass_time(sent / guest.bandwidth)
             guest.sent += sent
             return do.DeviceSent(guest.now, sent, 0)
-        case do.Prepare():
-            return do.Ready(guest.now)
+        case do.SendSums():
+            return do.Checked(guest.now)
         case do.Commit() | do.Query():
             return do.Started(guest.now)
         case _:

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: MIT
+"""A guest whose devices are a few lines of Python: for tests of the drivers, without a daemon."""
+
+import errno
+import hashlib
+import json
+from contextlib import asynccontextmanager
+
+import trio
+
+from vfioemu.client import Memory
+from vfioemu.kernel.bitmap import DirtyBitmap
+from vfioemu.migration.cpus import Cpus, Pattern, Workload
+from vfioemu.migration.guest import Guest
+from vfioemu.migration.messages import DeviceLedger
+from vfioemu.migration.plan import PAGE
+from vfioemu.migration.ram import RamBlock, fill
+from vfioemu.migration.stamps import cpu_stamp
+from vfioemu.uapi import constants as u
+
+HIGH = 1 << 32
+SAVING = (u.VFIO_DEVICE_STATE_PRE_COPY, u.VFIO_DEVICE_STATE_PRE_COPY_P2P, u.VFIO_DEVICE_STATE_STOP_COPY)
+ACTIVE = (u.VFIO_DEVICE_STATE_RUNNING, u.VFIO_DEVICE_STATE_PRE_COPY)
+ORIGIN = 500
+
+
+class FakeDevice:
+    """Writes stamped pages into the last block while it runs.
+
+    Args:
+        hide: this write leaves no mark in the log.
+        fail: (method, errno): that method fails.
+    """
+
+    def __init__(self, name, block, *, migration=7, logging=True, rate=3000, hide=0, fail=None):
+        self.name = name
+        self.migration = migration
+        self.logging = logging
+        self.block = block
+        self.rate = rate
+        self.hide = hide
+        self.fail = fail or {}
+        self.state = u.VFIO_DEVICE_STATE_RUNNING
+        self.log = DirtyBitmap(block.npages)
+        self.tracking = False
+        self.seq = 0
+        self.outbox = b""
+        self.inbox = b""
+        self.calls = []
+
+    def _call(self, name, *args):
+        self.calls.append((name, *args))
+        if name in self.fail:
+            raise OSError(self.fail[name], "injected")
+
+    async def run(self):
+        while True:
+            await trio.sleep(0.005)
+            if self.state in ACTIVE:
+                for _ in range(max(1, int(self.rate * 0.005))):
+                    self.seq += 1
+                    page = self.seq * 7 % self.block.npages
+                    self.block.view[page * PAGE : page * PAGE + 32] = cpu_stamp(ORIGIN, self.seq, page * PAGE)
+                    if self.tracking and self.seq != self.hide:
+                        self.log.mark(page)
+
+    async def get_state(self):
+        return self.state
+
+    async def set_state(self, state):
+        self._call("set_state", state)
+        old, self.state = self.state, state
+        registers = json.dumps({"seq": self.seq}).encode()
+        if state == u.VFIO_DEVICE_STATE_PRE_COPY:
+            self.outbox = b"early" * 1000
+        elif state == u.VFIO_DEVICE_STATE_STOP_COPY:
+            self.outbox += registers
+        elif old == u.VFIO_DEVICE_STATE_RESUMING:
+            self.seq = json.loads(self.inbox.replace(b"early", b""))["seq"]
+
+    async def reset(self):
+        self._call("reset")
+        self.state = u.VFIO_DEVICE_STATE_RUNNING
+
+    async def read_state(self, size):
+        self._call("read_state")
+        data, self.outbox = self.outbox[:size], self.outbox[size:]
+        if not data and self.state != u.VFIO_DEVICE_STATE_STOP_COPY:
+            return None
+        return data
+
+    async def write_state(self, data):
+        self._call("write_state")
+        self.inbox += data
+
+    async def pending(self):
+        return len(self.outbox) if self.state in SAVING[:2] else 0
+
+    async def stop_copy_size(self):
+        return 100
+
+    async def start_logging(self, ranges):
+        self._call("start_logging", tuple(ranges))
+        self.tracking = True
+
+    async def stop_logging(self):
+        self._call("stop_logging")
+        self.tracking = False
+
+    async def report(self, iova, size, bitmap):
+        self._call("report")
+        if iova == self.block.base:
+            self.log.harvest_or(bitmap, 0, self.block.npages)
+
+    async def ledger(self):
+        digest = hashlib.blake2b(str(self.seq).encode()).hexdigest()
+        return DeviceLedger(name=self.name, registers={"seq": hex(self.seq)}, digest=digest)
+
+    async def writes(self):
+        return self.seq
+
+
+class FakeContainer:
+    """A container that tracks nothing by itself unless told to, and then by lending its device's log."""
+
+    def __init__(self, name, devices, *, dirty_pages=False):
+        self.name = name
+        self.devices = devices
+        self.dirty_pages = dirty_pages
+
+    async def start_dirty(self):
+        for device in self.devices:
+            device.tracking = True
+
+    async def stop_dirty(self):
+        for device in self.devices:
+            device.tracking = False
+
+    async def dirty_bitmap(self, iova, size, bitmap):
+        bitmap[:] = bytes(len(bitmap))
+        for device in self.devices:
+            await device.report(iova, size, bitmap)
+
+
+@asynccontextmanager
+async def fake_guest(*, running, npages=1024, dirty_pages=False, cpu_rate=3000.0, cpus=2, **device):
+    """A guest of two blocks with one device and two CPUs; they run if `running`."""
+    ram, memories = [], []
+    for name, base in (("low", 0), ("high", HIGH)):
+        memory = Memory(npages * PAGE)
+        memories.append(memory)
+        ram.append(RamBlock(name, base, npages, memory))
+        if running:
+            fill(memory.view, name, (30, 30, 30))
+    workloads = [
+        Workload(block=ram[i % 2], first=i * 8, npages=npages - 16, rate=cpu_rate, pattern=pattern, seed=i)
+        for i, pattern in zip(range(cpus), Pattern, strict=False)
+    ]
+    dev = FakeDevice("dma0", ram[1], **device)
+    guest = Guest(
+        "fake", ram, Cpus(workloads, running=running), [FakeContainer("c0", [dev], dirty_pages=dirty_pages)]
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(guest.cpus.run)
+        nursery.start_soon(dev.run)
+        yield guest
+        nursery.cancel_scope.cancel()
+    guest.close()
+    dev.log.close()
+    for memory in memories:
+        memory.close()
+
+
+EIO = errno.EIO

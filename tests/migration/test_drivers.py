@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: MIT
+"""Source and destination against each other over real sockets, with devices that are a few lines of Python."""
+
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from tests.migration.fake import EIO, fake_guest
+from vfioemu.migration import events
+from vfioemu.migration.actions import Outcome
+from vfioemu.migration.address import Address
+from vfioemu.migration.destination import Destination
+from vfioemu.migration.plan import Limits, Reason
+from vfioemu.migration.source import Patience, Source
+from vfioemu.uapi import constants as u
+
+QUICK = Patience(connect=1.0, answer=2.0, ready=5.0, commit=1.0, resolve=1.0)
+SLOW = Limits(bandwidth=8 << 20, downtime=0.1)
+"""Some seconds for the 8 MiB of a fake guest: time to interfere."""
+
+
+@asynccontextmanager
+async def destination(uri="tcp:127.0.0.1:0", attempts=None, body=None, **shell):
+    """A destination that waits in the background; yields (address, it, list of its arrivals)."""
+    arrivals = []
+    with Address.parse(uri).listen() as listener:
+        receiver = Destination(lambda: fake_guest(running=False, **shell), listener, linger=0.5)
+
+        async def receive():
+            async with receiver.arrival(attempts) as arrival:
+                arrivals.append(arrival)
+                if arrival is not None and body is not None:
+                    await body(arrival)
+                await trio.sleep_forever()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            yield listener.bound, receiver, arrivals
+            nursery.cancel_scope.cancel()
+
+
+async def progresses(guest):
+    """The guest runs: its CPUs and its device write."""
+    cpus, dma = guest.cpus.writes, await guest.devices["dma0"].writes()
+    await trio.sleep(0.1)
+    assert guest.cpus.writes > cpus
+    assert await guest.devices["dma0"].writes() > dma
+
+
+@pytest.mark.parametrize("scheme", ["unix", "tcp"])
+async def test_migration_moves_all_and_proves_it(scheme, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told = []
+    async with (
+        fake_guest(running=True) as guest,
+        destination("unix:b" if scheme == "unix" else "tcp:127.0.0.1:0") as (address, _, arrivals),
+    ):
+        result = await Source(guest, address, Limits(downtime=0.3), tell=told.append).migrate()
+        assert (result.code, result.finish.outcome) == (0, Outcome.COMPLETED), result.finish
+        assert result.checked.pages == 2048
+        assert result.checked.devices == 1
+        moved = arrivals[0].guest
+        assert not guest.cpus.running
+        await progresses(moved)
+        assert [cpu.seq for cpu in moved.cpus.cpus] > [cpu.seq for cpu in guest.cpus.cpus]
+        calls = [call[0] for call in guest.devices["dma0"].calls]
+        assert calls.count("start_logging") == 1
+        assert "stop_logging" not in calls  # R-03
+    assert [type(event) for event in told][-1] is events.End
+    assert [event.owner for event in told if isinstance(event, events.Owner)] == ["source", "destination"]
+    assert [event.seq for event in told] == list(range(len(told)))
+
+
+async def test_write_that_left_no_mark_is_found_and_named():
+    """The negative control: a verifier that passes everything is worth nothing."""
+    told = []
+    async with (
+        fake_guest(running=True, hide=1500, rate=500, cpu_rate=50.0) as guest,
+        destination() as (address, _, arrivals),
+    ):
+        # The bulk round is over long before write 1500, and with 1024 pages at 500/s nobody writes there again soon.
+        limits = Limits(bandwidth=3 << 20, downtime=0.02, max_rounds=1000)
+        source = Source(guest, address, limits, tell=told.append)
+        result = await source.migrate()
+        assert result.code == 5, result.finish
+        assert arrivals[0].mismatches == 1
+        [lost] = result.lost
+        assert (lost.origin, lost.seq) == ("cpu 500", 1500)
+    [event] = [event for event in told if isinstance(event, events.LostWrite)]
+    assert event.write == 1500
+    assert event.held
+
+
+async def test_cancel_leaves_the_source_running_and_a_second_migration_works():
+    async with fake_guest(running=True) as guest, destination() as (address, receiver, arrivals):
+        source = Source(guest, address, SLOW)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(source.migrate)
+            await trio.sleep(0.3)
+            assert source.cancel()
+        assert (source.result.code, source.result.finish.outcome) == (4, Outcome.CANCELLED)
+        assert guest.devices["dma0"].state == u.VFIO_DEVICE_STATE_RUNNING
+        assert not guest.devices["dma0"].tracking
+        await progresses(guest)
+        result = await Source(guest, address, Limits()).migrate()
+        assert result.code == 0, result.finish
+        assert len(receiver.failures) == 1
+        assert len(arrivals) == 1
+
+
+async def test_outer_cancellation_rolls_back_before_it_goes_on():
+    async with fake_guest(running=True) as guest, destination() as (address, _, _):
+        source = Source(guest, address, SLOW)
+        with trio.move_on_after(0.3) as scope:
+            await source.migrate()
+        assert scope.cancelled_caught
+        assert source.result.code == 4
+        await progresses(guest)
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [
+        ("start_logging", Reason.TRACKING_START_FAILED),
+        ("report", Reason.TRACKING_SYNC_FAILED),
+        ("read_state", Reason.DEVICE_ERROR),
+    ],
+)
+async def test_failing_call_ends_with_its_errno_and_the_source_running(method, reason):
+    async with fake_guest(running=True, fail={method: EIO}) as guest, destination() as (address, _, _):
+        result = await Source(guest, address, Limits()).migrate()
+        assert (result.code, result.finish.reason, result.finish.errno) == (3, reason, EIO)
+        await progresses(guest)
+
+
+@pytest.mark.parametrize("method", ["write_state", "set_state"])
+async def test_device_that_refuses_at_the_destination_leaves_the_source_running(method):
+    async with fake_guest(running=True) as guest, destination(fail={method: EIO}) as (address, _, _):
+        result = await Source(guest, address, Limits()).migrate()
+        assert (result.code, result.finish.reason) == (3, Reason.DEVICE_ERROR)
+        assert "dma0" in result.finish.detail
+        await progresses(guest)
+
+
+async def test_guest_of_another_shape_is_refused():
+    async with fake_guest(running=True) as guest, destination(npages=512) as (address, _, _):
+        result = await Source(guest, address, Limits()).migrate()
+        assert (result.code, result.finish.reason) == (3, Reason.PEER_REFUSED)
+        assert "512" in result.finish.detail
+
+
+async def test_all_dirty_guest_does_not_converge():
+    limits = Limits(bandwidth=16 << 20, downtime=0.05, max_rounds=2)
+    async with fake_guest(running=True, logging=False) as guest, destination() as (address, _, _):
+        result = await Source(guest, address, limits).migrate()
+        assert (result.code, result.finish.reason) == (3, Reason.NOT_CONVERGING)
+        await progresses(guest)
+
+
+async def test_container_tracker_is_used_when_devices_do_not_log():
+    async with (
+        fake_guest(running=True, logging=False, dirty_pages=True) as guest,
+        destination() as (address, _, _),
+    ):
+        result = await Source(guest, address, Limits()).migrate()
+        assert result.code == 0, result.finish
+
+
+async def test_nobody_at_the_destination_is_a_failure_with_the_source_running(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    async with fake_guest(running=True) as guest:
+        result = await Source(guest, Address.parse("unix:nobody"), Limits(), patience=QUICK).migrate()
+        assert (result.code, result.finish.reason) == (3, Reason.PEER_LOST)
+        await progresses(guest)
+
+
+async def test_device_without_migration_blocks_before_any_byte():
+    async with fake_guest(running=True, migration=0) as guest, destination() as (address, receiver, _):
+        result = await Source(guest, address, Limits()).migrate()
+        assert (result.code, result.finish.reason) == (9, Reason.NO_MIGRATION_SUPPORT)
+        assert not receiver.failures
+        await progresses(guest)

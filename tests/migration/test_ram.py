@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: MIT
+"""Page maps against a set of pages; zero pages and checksums against the obvious."""
+
+import hashlib
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vfioemu.migration.plan import PAGE
+from vfioemu.migration.ram import PageMap, fill, split_zero, sums
+
+N = 300
+pages = st.sets(st.integers(0, N - 1))
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("merge"), pages),
+        st.tuples(st.just("take"), st.integers(1, N), st.integers(1, 20)),
+        st.tuples(st.just("fill")),
+        st.tuples(st.just("merge_all")),
+    ),
+    max_size=12,
+)
+
+
+def bitmap(dirty):
+    return sum(1 << page for page in dirty).to_bytes((N + 63) // 64 * 8, "little")
+
+
+def of_runs(runs):
+    return [page for first, length in runs for page in range(first, first + length)]
+
+
+@given(steps)
+def test_page_map_is_a_set_that_gives_each_page_out_once(steps):
+    page_map, model = PageMap(N), set()
+    for step in steps:
+        match step:
+            case "merge", new:
+                assert page_map.merge(bitmap(new)) == len(new - model)
+                model |= new
+            case ("fill",):
+                page_map.fill()
+                model = set(range(N))
+            case ("merge_all",):
+                assert page_map.merge_all() == N - len(model)
+                model = set(range(N))
+            case "take", npages, max_runs:
+                runs = page_map.take(npages, max_runs)
+                taken = of_runs(runs)
+                assert len(runs) <= max_runs
+                assert len(taken) == len(set(taken)) <= npages
+                assert bool(taken) == bool(model)
+                assert set(taken) <= model
+                model -= set(taken)
+        assert len(page_map) == len(model)
+    assert set(of_runs(page_map.take(N, N))) == model
+    page_map.close()
+
+
+@given(pages, st.data())
+def test_split_zero_finds_every_zero_page(nonzero, data):
+    memory = bytearray(N * PAGE)
+    for page in nonzero:
+        memory[page * PAGE + data.draw(st.sampled_from([0, 7, 8, 100, PAGE - 1]))] = 1
+    runs = [(0, 10), (20, 100), (130, N - 130)]
+    full, zero = split_zero(memoryview(memory), runs)
+    assert set(of_runs(full)) == set(of_runs(runs)) & nonzero
+    assert set(of_runs(zero)) == set(of_runs(runs)) - nonzero
+
+
+def test_sums_are_one_digest_a_page():
+    memory = memoryview(bytes(range(256)) * 16 * 3)
+    assert sums(memory, 1, 2) == hashlib.blake2b(memory[PAGE : 2 * PAGE], digest_size=8).digest() * 2
+
+
+def test_contents_are_the_same_for_the_same_seed_and_of_all_kinds():
+    one, two, other = (bytearray(200 * PAGE) for _ in range(3))
+    fill(memoryview(one), "a", (30, 30, 20))
+    fill(memoryview(two), "a", (30, 30, 20))
+    fill(memoryview(other), "b", (30, 30, 20))
+    assert one == two != other
+    distinct = {bytes(one[page * PAGE : (page + 1) * PAGE]) for page in range(200)}
+    assert bytes(PAGE) in distinct
+    assert len(distinct) > 100

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: MIT
+"""What a migration tells while it runs: `--json` prints these one per line, and the display is made of nothing else.
+
+Schema 1. Fields are only ever added; `protocol/migration-events.schema.json` is generated from these types
+(`json_schema()`), and a test holds the file against them. `t` is seconds on the sender's monotonic clock since its
+start, `seq` counts from 0.
+"""
+
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import msgspec
+
+SCHEMA = 1
+
+Side: TypeAlias = Literal["source", "destination"]
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
+    """What every event has."""
+
+    schema: int = SCHEMA
+    t: float = 0.0
+    seq: int = 0
+    side: Side = "source"
+
+    progress: ClassVar[bool] = False
+    """It is worth nothing any more when the next one comes."""
+
+
+class GuestDevice(msgspec.Struct, frozen=True, kw_only=True):
+    """A device in `hello`."""
+
+    name: str
+    container: str
+    tracker: str
+    migration: list[str]
+
+
+class Hello(Told, frozen=True, kw_only=True, tag="hello"):
+    """Who migrates what to where."""
+
+    version: str
+    guest: str
+    uri: str
+    ram_bytes: int
+    cpus: int
+    devices: list[GuestDevice]
+    verify: bool
+    bandwidth: int = 0
+    downtime: float = 0.0
+
+
+class Listening(Told, frozen=True, kw_only=True, tag="listening"):
+    """The destination is ready for a connection."""
+
+    uri: str
+
+
+class Blocked(Told, frozen=True, kw_only=True, tag="blocker"):
+    """A reason why the migration does not begin."""
+
+    reason: str
+    detail: str
+
+
+class Warned(Told, frozen=True, kw_only=True, tag="warning"):
+    """Something that the user should know."""
+
+    detail: str
+
+
+class Phase(Told, frozen=True, kw_only=True, tag="phase"):
+    """The migration has come to another phase."""
+
+    phase: str
+
+
+class Synced(Told, frozen=True, kw_only=True, tag="sync"):
+    """The dirty logs were read."""
+
+    pages: int
+    dirtied: int
+    device_bytes: int
+    final: bool
+
+
+class Round(Told, frozen=True, kw_only=True, tag="round"):
+    """A pre-copy round is over."""
+
+    number: int
+    pages: int
+    dirtied: int
+    ram_bytes: int
+    device_bytes: int
+    seconds: float
+    bandwidth: float
+    remaining: int
+    threshold: float
+
+
+class Progress(Told, frozen=True, kw_only=True, tag="progress"):
+    """How it is going."""
+
+    number: int
+    remaining: int
+    sent: int
+    bandwidth: float
+    threshold: float
+    cpu_writes: int
+
+    progress: ClassVar[bool] = True
+
+
+class Device(Told, frozen=True, kw_only=True, tag="device"):
+    """A device has changed its state."""
+
+    device: str
+    state: str
+
+
+class Owner(Told, frozen=True, kw_only=True, tag="owner"):
+    """Who runs the guest; between two of these nobody does."""
+
+    owner: Side
+
+
+class LostWrite(Told, frozen=True, kw_only=True, tag="lost_write"):
+    """A write that the source's memory has and the destination's has not.
+
+    Attributes:
+        origin: device or CPU.
+        write: its sequence number.
+        held: what is there instead.
+    """
+
+    origin: str
+    write: int | None
+    iova: int
+    block: str
+    page: int
+    held: str
+
+
+class Verified(Told, frozen=True, kw_only=True, tag="verify"):
+    """The comparison of every page and device."""
+
+    pages: int
+    mismatched_pages: int
+    devices: int
+    mismatched_devices: dict[str, str]
+    lost_writes: int
+    seconds: float
+
+
+class Alive(Told, frozen=True, kw_only=True, tag="alive"):
+    """What the guest has done since its owner runs it."""
+
+    seconds: float
+    cpu_writes: int
+    dma_writes: dict[str, int]
+
+
+class End(Told, frozen=True, kw_only=True, tag="end"):
+    """The end; `code` is the exit code."""
+
+    code: int
+    outcome: str
+    reason: str | None = None
+    detail: str = ""
+    errno: int | None = None
+    rounds: int = 0
+    ram_bytes: int = 0
+    zero_pages: int = 0
+    device_bytes: int = 0
+    seconds: float = 0.0
+    downtime: dict[str, float] = {}
+    source_runs: bool = False
+
+
+Event: TypeAlias = (
+    Hello
+    | Listening
+    | Blocked
+    | Warned
+    | Phase
+    | Synced
+    | Round
+    | Progress
+    | Device
+    | Owner
+    | LostWrite
+    | Verified
+    | Alive
+    | End
+)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of one line of `--json`."""
+    schema = msgspec.json.schema(Event)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "vfioemu migration event",
+        **schema,
+    }

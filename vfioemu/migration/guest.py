@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: MIT
+"""A guest without a guest: RAM, CPUs that dirty it, and devices behind containers.
+
+What a device and a container have to offer is declared here as protocols; vfio.py implements them over emulated fds
+of a daemon, and tests over nothing at all.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from vfioemu.migration.actions import Target, TargetKind
+from vfioemu.migration.cpus import Cpus
+from vfioemu.migration.messages import BlockGeometry, DeviceGeometry, DeviceLedger, Setup
+from vfioemu.migration.plan import Block, ContainerPlan, DevicePlan, Plan, Reason, Tracker
+from vfioemu.migration.ram import RamBlock
+from vfioemu.uapi.constants import VFIO_DEVICE_STATE_RUNNING
+
+FOUR_GIB = 1 << 32
+
+
+class GuestError(Exception):
+    """A call to the daemon failed.
+
+    Args:
+        reason: what the migration makes of it.
+        detail: which call on what.
+        errno: verbatim.
+    """
+
+    def __init__(self, reason: Reason, detail: str, errno: int | None = None) -> None:
+        super().__init__(reason, detail, errno)
+        self.reason = reason
+        self.detail = detail
+        self.errno = errno
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
+class GuestDevice(Protocol):
+    """A device, as a VMM uses it. Every method raises OSError with the errno of the call that failed."""
+
+    @property
+    def name(self) -> str:
+        """How the guest file calls it."""
+
+    @property
+    def migration(self) -> int:
+        """VFIO_MIGRATION_* flags, 0 without migration."""
+
+    @property
+    def logging(self) -> bool:
+        """It can log its DMA."""
+
+    async def get_state(self) -> int:
+        """VFIO_DEVICE_STATE_*."""
+
+    async def set_state(self, state: int) -> None:
+        """MIG_DEVICE_STATE; keeps the data fd that it may give."""
+
+    async def reset(self) -> None:
+        """DEVICE_RESET."""
+
+    async def read_state(self, size: int) -> bytes | None:
+        """Read the saving fd; empty at its end, None when there is nothing for now (ENOMSG)."""
+
+    async def write_state(self, data: bytes | bytearray) -> None:
+        """Write the resuming fd."""
+
+    async def pending(self) -> int:
+        """Initial and dirty bytes of PRECOPY_INFO."""
+
+    async def stop_copy_size(self) -> int:
+        """MIG_DATA_SIZE."""
+
+    async def start_logging(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """DMA_LOGGING_START."""
+
+    async def stop_logging(self) -> None:
+        """DMA_LOGGING_STOP."""
+
+    async def report(self, iova: int, size: int, bitmap: bytearray) -> None:
+        """DMA_LOGGING_REPORT: OR what was written into `bitmap`."""
+
+    async def ledger(self) -> DeviceLedger:
+        """Its registers, while it stands still."""
+
+    async def writes(self) -> int:
+        """How many DMA writes it has made."""
+
+
+class GuestContainer(Protocol):
+    """A container with its devices. Methods raise OSError."""
+
+    @property
+    def name(self) -> str:
+        """How the guest file calls it."""
+
+    @property
+    def devices(self) -> Sequence[GuestDevice]:
+        """Its devices."""
+
+    @property
+    def dirty_pages(self) -> bool:
+        """GET_INFO has the migration capability with 4 KiB pages."""
+
+    async def start_dirty(self) -> None:
+        """DIRTY_PAGES START."""
+
+    async def stop_dirty(self) -> None:
+        """DIRTY_PAGES STOP."""
+
+    async def dirty_bitmap(self, iova: int, size: int, bitmap: bytearray) -> None:
+        """DIRTY_PAGES GET_BITMAP into `bitmap`, which is overwritten."""
+
+
+@dataclass(frozen=True, slots=True)
+class SyncResult:
+    """What a sync found: dirty pages now, how many it added, and bytes that the devices still have to send."""
+
+    pages: int
+    dirtied: int
+    device_bytes: int
+
+
+def logging_ranges(blocks: Sequence[RamBlock]) -> list[tuple[int, int]]:
+    """What a device is asked to log: one range below 4 GiB and one above, from the first to the last byte of RAM.
+
+    QEMU: vfio_dirty_tracking_update_range(); a block that straddles 4 GiB belongs to the upper range as a whole.
+    """
+    ranges = []
+    for upper in (False, True):
+        members = [block for block in blocks if (block.base + block.size > FOUR_GIB) == upper]
+        if members:
+            begin = min(block.base for block in members)
+            ranges.append((begin, max(block.base + block.size for block in members) - begin))
+    return ranges
+
+
+class Guest:
+    """Everything that is migrated.
+
+    Attributes:
+        name: for people.
+        ram: its RAM blocks, ascending.
+        cpus: its CPUs.
+        containers: its containers.
+        devices: every device by name, in the order of the containers.
+    """
+
+    def __init__(
+        self, name: str, ram: Sequence[RamBlock], cpus: Cpus, containers: Sequence[GuestContainer]
+    ) -> None:
+        self.name = name
+        self.ram = ram
+        self.cpus = cpus
+        self.containers = containers
+        self.devices: Mapping[str, GuestDevice] = {
+            device.name: device for container in containers for device in container.devices
+        }
+        self._trackers: dict[str, Tracker] = {}
+
+    @property
+    def size(self) -> int:
+        """Bytes of RAM."""
+        return sum(block.size for block in self.ram)
+
+    @property
+    def pages(self) -> int:
+        """Pages that have to be sent."""
+        return sum(len(block.pending) for block in self.ram)
+
+    def setup(self) -> Setup:
+        """Its shape, for the destination to agree to."""
+        return Setup(
+            blocks=[
+                BlockGeometry(name=block.name, base=block.base, npages=block.npages) for block in self.ram
+            ],
+            devices=[
+                DeviceGeometry(name=name, migration=device.migration) for name, device in self.devices.items()
+            ],
+            cpus=len(self.cpus.cpus),
+        )
+
+    async def plan(self, *, verify: bool) -> Plan:
+        """What the engine has to know of it."""
+        containers = []
+        for container in self.containers:
+            devices = [
+                DevicePlan(
+                    name=device.name,
+                    migration=device.migration,
+                    logging=device.logging,
+                    running=not device.migration or await device.get_state() == VFIO_DEVICE_STATE_RUNNING,
+                )
+                for device in container.devices
+            ]
+            containers.append(
+                ContainerPlan(name=container.name, devices=tuple(devices), dirty_pages=container.dirty_pages)
+            )
+        self._trackers = {container.name: container.tracker for container in containers}
+        blocks = tuple(Block(name=block.name, npages=block.npages) for block in self.ram)
+        return Plan(blocks=blocks, containers=tuple(containers), verify=verify)
+
+    def fill_bitmaps(self) -> None:
+        """Every page has to be sent."""
+        for block in self.ram:
+            block.pending.fill()
+
+    async def start_tracking(self, target: Target) -> None:
+        """Switch a tracker on."""
+        try:
+            match target.kind:
+                case TargetKind.CPU:
+                    for block in self.ram:
+                        block.log.clear()
+                        block.logging = True
+                case TargetKind.CONTAINER:
+                    await self._container(target.name).start_dirty()
+                case TargetKind.DEVICE:
+                    await self.devices[target.name].start_logging(logging_ranges(self.ram))
+        except OSError as error:
+            raise _failed(
+                Reason.TRACKING_START_FAILED, f"start of dirty tracking on {target.name}", error
+            ) from error
+
+    async def stop_tracking(self, target: Target) -> None:
+        """Switch a tracker off."""
+        try:
+            match target.kind:
+                case TargetKind.CPU:
+                    for block in self.ram:
+                        block.logging = False
+                case TargetKind.CONTAINER:
+                    await self._container(target.name).stop_dirty()
+                case TargetKind.DEVICE:
+                    await self.devices[target.name].stop_logging()
+        except OSError as error:
+            raise _failed(
+                Reason.TRACKING_STOP_FAILED, f"stop of dirty tracking on {target.name}", error
+            ) from error
+
+    async def sync(self) -> SyncResult:
+        """Read and clear every log."""
+        added = 0
+        for block in self.ram:
+            added += block.harvest_log()
+            for container in self.containers:
+                added += await self._sync_container(container, block)
+        device_bytes = 0
+        for device in self.devices.values():
+            try:
+                device_bytes += await device.stop_copy_size() + await device.pending()
+            except OSError as error:
+                raise _failed(Reason.DEVICE_ERROR, f"size of the state of {device.name}", error) from error
+        return SyncResult(self.pages, added, device_bytes)
+
+    async def _sync_container(self, container: GuestContainer, block: RamBlock) -> int:
+        tracker = self._trackers[container.name]
+        if tracker is Tracker.ALL_DIRTY:
+            return block.pending.merge_all()
+        bitmap = bytearray(block.bitmap_size)
+        where = container.name
+        try:
+            if tracker is Tracker.CONTAINER:
+                await container.dirty_bitmap(block.base, block.size, bitmap)
+            else:
+                for device in container.devices:
+                    where = device.name
+                    await device.report(block.base, block.size, bitmap)
+        except OSError as error:
+            # After any error the log may be incomplete; going on would lose writes.
+            what = f"dirty log of {where}, iova {block.base:#x}, size {block.size:#x}"
+            raise _failed(Reason.TRACKING_SYNC_FAILED, what, error) from error
+        return block.pending.merge(bitmap)
+
+    def _container(self, name: str) -> GuestContainer:
+        return next(container for container in self.containers if container.name == name)
+
+    def close(self) -> None:
+        """Give up bitmaps."""
+        for block in self.ram:
+            block.close()
+
+
+def _failed(reason: Reason, what: str, error: OSError) -> GuestError:
+    return GuestError(reason, f"{what}: {error.strerror or error}", error.errno)

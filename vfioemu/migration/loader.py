@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: MIT
+"""Loading a guest: what a destination does with each frame between SETUP and COMMIT."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import trio
+
+from vfioemu.migration import stream
+from vfioemu.migration.guest import Guest, GuestDevice
+from vfioemu.migration.messages import Checked, Cpus, Ledger
+from vfioemu.migration.narrator import Narrator
+from vfioemu.migration.plan import PAGE, Reason
+from vfioemu.migration.stream import FrameType, Header, Run, StreamError, corrupt
+from vfioemu.migration.transport import Channel
+from vfioemu.migration.verify import PageVerifier, compare_ledgers
+from vfioemu.uapi.constants import (
+    VFIO_DEVICE_STATE_RESUMING,
+    VFIO_DEVICE_STATE_RUNNING,
+    VFIO_DEVICE_STATE_RUNNING_P2P,
+    VFIO_DEVICE_STATE_STOP,
+    VFIO_MIGRATION_P2P,
+)
+
+MAX_DEVICE_STATE: Final = 1 << 30
+"""Bytes of state that one device may send."""
+
+
+class Loader:
+    """Fills one guest shell.
+
+    Args:
+        guest: the shell; its CPUs are paused.
+        channel: where the bulk of frames comes from.
+        narrator: hears of device states.
+    """
+
+    def __init__(self, guest: Guest, channel: Channel, narrator: Narrator) -> None:
+        self._guest = guest
+        self._channel = channel
+        self._narrator = narrator
+        self._npages = [block.npages for block in guest.ram]
+        self._devices: Sequence[GuestDevice] = list(guest.devices.values())
+        self._chunks = [0] * len(self._devices)
+        self._bytes = [0] * len(self._devices)
+        self._complete = [False] * len(self._devices)
+        self._loaded = False
+        self._have_cpus = False
+        self._verifier = PageVerifier(guest.ram)
+        self._seconds = 0.0
+        self.mismatches = 0
+
+    async def begin(self) -> None:
+        """Devices to RESUMING."""
+        for device in self._devices:
+            await self._set_state(device, VFIO_DEVICE_STATE_RESUMING)
+
+    async def take(self, header: Header, body: bytes) -> None:
+        """Do what a frame says."""
+        match header.type:
+            case FrameType.RAM:
+                await self._ram(header, body)
+            case FrameType.ZERO:
+                index, runs = stream.unpack_runs(body, self._npages)
+                self._guest.ram[index].zero(runs)
+            case FrameType.DEVICE:
+                await self._device(header, body)
+            case FrameType.CPUS:
+                self._cpus(body)
+            case FrameType.SUMS:
+                await self._sums(body)
+            case _:
+                raise corrupt(f"{header.type.name} frame while loading")
+
+    async def compare(self, body: bytes) -> Checked:
+        """LEDGER: the end of the comparison, and what came of it."""
+        self._verifier.require_complete()
+        await self._load()
+        began = trio.current_time()
+        ours = {}
+        for device in self._devices:
+            try:
+                ours[device.name] = await device.ledger()
+            except OSError as error:
+                raise _failed(device, "registers", error) from None
+        different = compare_ledgers(stream.decode(body, Ledger).devices, ours)
+        self._seconds += trio.current_time() - began
+        self.mismatches = self._verifier.mismatched + len(different)
+        return Checked(
+            pages=self._verifier.verified,
+            mismatched_pages=self._verifier.mismatched,
+            mismatches=self._verifier.mismatches,
+            devices=len(ours),
+            mismatched_devices=different,
+            seconds=self._seconds,
+        )
+
+    async def finish(self) -> None:
+        """PREPARE: everything has to be here."""
+        if not self._have_cpus:
+            raise corrupt("PREPARE without the state of the CPUs")
+        await self._load()
+
+    async def start(self) -> None:
+        """COMMIT: devices in two passes, then the CPUs."""
+        for device in self._devices:
+            if device.migration & VFIO_MIGRATION_P2P:
+                await self._set_state(device, VFIO_DEVICE_STATE_RUNNING_P2P)
+        for device in self._devices:
+            await self._set_state(device, VFIO_DEVICE_STATE_RUNNING)
+        self._guest.cpus.resume()
+
+    async def stop(self) -> None:
+        """Undo a start that failed, as far as it goes."""
+        self._guest.cpus.pause()
+        for device in self._devices:
+            try:
+                await device.set_state(VFIO_DEVICE_STATE_STOP)
+            except OSError as error:
+                self._narrator.warn(f"{device.name} does not stop: {error.strerror}")
+
+    async def _ram(self, header: Header, body: bytes) -> None:
+        index, runs = stream.unpack_runs(body, self._npages)
+        block = self._guest.ram[index]
+        if sum(length for _, length in runs) * PAGE != header.bulk:
+            raise corrupt(f"{header.bulk} raw bytes for {sum(length for _, length in runs)} pages")
+        _no_overlap(runs)
+        for first, length in runs:
+            block.touched.mark_range(first, length)
+        await self._channel.receive_bulk(
+            [block.view[first * PAGE : (first + length) * PAGE] for first, length in runs]
+        )
+
+    async def _device(self, header: Header, body: bytes) -> None:
+        index, chunk, last = stream.unpack_state(body)
+        if index >= len(self._devices) or self._complete[index] or chunk != self._chunks[index]:
+            raise corrupt(f"chunk {chunk} of the state of device {index} does not belong here")
+        device = self._devices[index]
+        self._chunks[index] += 1
+        self._bytes[index] += header.bulk
+        if self._bytes[index] > MAX_DEVICE_STATE:
+            raise corrupt(f"the state of {device.name} is longer than {MAX_DEVICE_STATE} bytes")
+        data = bytearray(header.bulk)
+        if data:
+            await self._channel.receive_bulk([memoryview(data)])
+            try:
+                await device.write_state(data)
+            except OSError as error:
+                raise _failed(device, "state", error) from None
+        self._complete[index] = last
+
+    def _cpus(self, body: bytes) -> None:
+        states = stream.decode(body, Cpus).cpus
+        cpus = self._guest.cpus.cpus
+        if len(states) != len(cpus):
+            raise corrupt(f"the state of {len(states)} CPUs, there are {len(cpus)}")
+        for cpu, state in zip(cpus, states, strict=True):
+            cpu.state = state
+        self._have_cpus = True
+
+    async def _sums(self, body: bytes) -> None:
+        began = trio.current_time()
+        index, first, theirs = stream.unpack_sums(body, self._npages)
+        await trio.to_thread.run_sync(self._verifier.check, index, first, theirs)
+        self._seconds += trio.current_time() - began
+
+    async def _load(self) -> None:
+        """RESUMING -> STOP, in which a device looks at what it got."""
+        if self._loaded:
+            return
+        for device, complete in zip(self._devices, self._complete, strict=True):
+            if not complete:
+                raise corrupt(f"the state of {device.name} is not complete")
+            await self._set_state(device, VFIO_DEVICE_STATE_STOP)
+        self._loaded = True
+
+    async def _set_state(self, device: GuestDevice, state: int) -> None:
+        try:
+            await device.set_state(state)
+        except OSError as error:
+            raise _failed(device, f"state {state}", error) from None
+        self._narrator.device(device.name, state)
+
+
+def _failed(device: GuestDevice, what: str, error: OSError) -> StreamError:
+    return StreamError(Reason.DEVICE_ERROR, f"{device.name}: {what}: {error.strerror or error}")
+
+
+def _no_overlap(runs: Sequence[Run]) -> None:
+    """A frame that names a page twice would be received in an order that nobody promised."""
+    end = 0
+    for first, length in runs:
+        if first < end:
+            raise corrupt(f"page {first} twice or out of order in one frame")
+        end = first + length

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: MIT
+"""Turns what the drivers do into the events of events.py."""
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Final
+
+import msgspec
+import trio
+
+from vfioemu.migration import actions as do
+from vfioemu.migration import events
+from vfioemu.migration.actions import Action, Finish
+from vfioemu.migration.engine import Engine, Phase
+from vfioemu.migration.guest import Guest
+from vfioemu.migration.messages import Checked
+from vfioemu.migration.plan import Limits, Plan, Timeline
+from vfioemu.migration.verify import Lost
+from vfioemu.uapi import constants as u
+
+PROGRESS: Final = 0.1
+"""Seconds between two progress events."""
+
+_STATES: Final = {
+    getattr(u, f"VFIO_DEVICE_STATE_{name}"): name
+    for name in (
+        "ERROR",
+        "STOP",
+        "RUNNING",
+        "STOP_COPY",
+        "RESUMING",
+        "RUNNING_P2P",
+        "PRE_COPY",
+        "PRE_COPY_P2P",
+    )
+}
+_FLAGS: Final = {
+    u.VFIO_MIGRATION_STOP_COPY: "STOP_COPY",
+    u.VFIO_MIGRATION_P2P: "P2P",
+    u.VFIO_MIGRATION_PRE_COPY: "PRE_COPY",
+}
+
+
+def state_name(state: int) -> str:
+    """VFIO_DEVICE_STATE_* without its prefix."""
+    return _STATES.get(state, str(state))
+
+
+class Narrator:
+    """Tells what happens, each event with its time and number."""
+
+    def __init__(self, tell: Callable[[events.Told], None], side: events.Side) -> None:
+        self._tell = tell
+        self._side = side
+        self._began = trio.current_time()
+        self._seq = 0
+        self._phase: Phase | None = None
+        self._rounds = 0
+        self._last_progress = float("-inf")
+        self._owner: events.Side | None = None
+
+    def say(self, event: events.Told) -> None:
+        """Tell one event."""
+        now = trio.current_time() - self._began
+        self._tell(msgspec.structs.replace(event, t=round(now, 6), seq=self._seq, side=self._side))
+        self._seq += 1
+
+    def warn(self, detail: str) -> None:
+        """Something that the user should know."""
+        self.say(events.Warned(detail=detail))
+
+    def device(self, name: str, state: int) -> None:
+        """A device has changed its state."""
+        self.say(events.Device(device=name, state=state_name(state)))
+
+    def owner(self, side: events.Side) -> None:
+        """Somebody runs the guest."""
+        if side != self._owner:
+            self._owner = side
+            self.say(events.Owner(owner=side))
+
+    def hello(self, guest: Guest, plan: Plan, uri: str, limits: Limits) -> None:
+        """The migration begins."""
+        devices = [
+            events.GuestDevice(
+                name=device.name,
+                container=container.name,
+                tracker=container.tracker,
+                migration=[name for flag, name in _FLAGS.items() if device.migration & flag],
+            )
+            for container in plan.containers
+            for device in container.devices
+        ]
+        self.say(
+            events.Hello(
+                version=version("vfioemu"),
+                guest=guest.name,
+                uri=uri,
+                ram_bytes=guest.size,
+                cpus=len(guest.cpus.cpus),
+                devices=devices,
+                verify=plan.verify,
+                bandwidth=limits.bandwidth,
+                downtime=limits.downtime,
+            )
+        )
+        self.owner("source")
+
+    def answered(self, engine: Engine, action: Action, event: do.Event) -> None:
+        """An action was answered, and the engine does not know it yet."""
+        match action, event:
+            case do.Sync(final), do.Synced(_, pages, dirtied, device_bytes):
+                if not final and engine.rounds:
+                    self._round(engine)
+                self.say(events.Synced(pages=pages, dirtied=dirtied, device_bytes=device_bytes, final=final))
+            case do.PauseCpus(), do.Done():
+                self._owner = None
+            case do.ResumeCpus(), do.Done():
+                self.owner("source")
+            case ((do.Commit() | do.Query()), do.Started()):
+                self.owner("destination")
+            case do.ResetDevice(device), do.Failed(detail=detail):
+                self.warn(f"{device} is lost: {detail}")
+            case _:
+                pass
+
+    def stepped(self, engine: Engine, cpu_writes: int, sent: int) -> None:
+        """The engine has taken an event."""
+        if engine.phase is not self._phase:
+            if self._phase is Phase.PRECOPY:
+                self._round(engine)
+            self._phase = engine.phase
+            self.say(events.Phase(phase=engine.phase))
+        now = trio.current_time()
+        if engine.phase is Phase.PRECOPY and now >= self._last_progress + PROGRESS:
+            self._last_progress = now
+            self.say(
+                events.Progress(
+                    number=engine.rounds[-1].number,
+                    remaining=engine.remaining,
+                    sent=sent,
+                    bandwidth=engine.bandwidth,
+                    threshold=engine.threshold,
+                    cpu_writes=cpu_writes,
+                )
+            )
+
+    def _round(self, engine: Engine) -> None:
+        last = engine.rounds[-1]
+        if last.number < self._rounds:
+            return
+        self._rounds = last.number + 1
+        self.say(
+            events.Round(
+                number=last.number,
+                pages=last.pages,
+                dirtied=last.dirtied,
+                ram_bytes=last.ram_bytes,
+                device_bytes=last.state_bytes,
+                seconds=last.seconds,
+                bandwidth=engine.bandwidth,
+                remaining=engine.remaining,
+                threshold=engine.threshold,
+            )
+        )
+
+    def verified(self, checked: Checked, lost: Sequence[Lost]) -> None:
+        """The comparison is over."""
+        for write in lost:
+            self.say(
+                events.LostWrite(
+                    origin=write.origin,
+                    write=write.seq,
+                    iova=write.iova,
+                    block=write.block,
+                    page=write.page,
+                    held=write.held,
+                )
+            )
+        self.say(
+            events.Verified(
+                pages=checked.pages,
+                mismatched_pages=checked.mismatched_pages,
+                devices=checked.devices,
+                mismatched_devices=dict(checked.mismatched_devices),
+                lost_writes=len(lost),
+                seconds=checked.seconds,
+            )
+        )
+
+    def end(self, finish: Finish, code: int, engine: Engine, zero_pages: int) -> None:
+        """The migration is over."""
+        for blocker in finish.blockers:
+            self.say(events.Blocked(reason=blocker.reason, detail=blocker.detail))
+        self.say(
+            events.End(
+                code=code,
+                outcome=finish.outcome,
+                reason=finish.reason,
+                detail=finish.detail,
+                errno=finish.errno,
+                rounds=len(engine.rounds),
+                ram_bytes=engine.ram_bytes,
+                zero_pages=zero_pages,
+                device_bytes=engine.state_bytes,
+                seconds=engine.timeline.ended - engine.timeline.began,
+                downtime=downtime(engine.timeline),
+                source_runs=finish.source_runs,
+            )
+        )
+
+
+def downtime(timeline: Timeline) -> dict[str, float]:
+    """How long the guest stood still, in seconds, and where they went; empty when it never did.
+
+    `verify` is no part of what a VMM does, so it is not part of `total`.
+    """
+    if timeline.paused is None:
+        return {}
+    steps = {
+        "stop": timeline.stopped,
+        "sync": timeline.synced,
+        "ram": timeline.ram,
+        "state": timeline.state,
+        "verify": timeline.verified,
+        "prepare": timeline.ready,
+        "commit": timeline.started,
+    }
+    split: dict[str, float] = {}
+    before = timeline.paused
+    for name, at in steps.items():
+        if at is None:
+            break
+        split[name] = round(at - before, 6)
+        before = at
+    until = timeline.started if timeline.started is not None else timeline.resumed
+    if until is not None:
+        split["total"] = round(until - timeline.paused - split.get("verify", 0.0), 6)
+    return split

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: MIT
+"""Guest RAM: what is in it, which pages of it still have to be sent, and what their checksums are."""
+
+import hashlib
+import random
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, Protocol
+
+from vfioemu.kernel.bitmap import DirtyBitmap
+from vfioemu.migration.plan import PAGE
+from vfioemu.migration.stream import SUM_SIZE, Run
+
+ZERO_PAGE: Final = bytes(PAGE)
+_WORDS: Final = PAGE // 8
+
+
+class SharedMemory(Protocol):
+    """A sealed memfd that is mapped here: `vfioemu.client.Memory`."""
+
+    @property
+    def address(self) -> int:
+        """Where it is mapped."""
+
+    @property
+    def view(self) -> memoryview:
+        """Its bytes, writable."""
+
+    @property
+    def fd(self) -> int:
+        """Its memfd."""
+
+
+class PageMap:
+    """Pages of one RAM block that have to be sent.
+
+    Pages that were taken for sending but not sent yet wait in a queue in front of the bitmap; they are dirty still.
+    """
+
+    def __init__(self, npages: int) -> None:
+        self.npages = npages
+        self._bits = DirtyBitmap(npages)
+        self._queue: deque[Run] = deque()
+        self._queued = 0
+
+    def __len__(self) -> int:
+        return self._queued + self._bits.count()
+
+    def fill(self) -> None:
+        """All pages: the bulk round."""
+        self._queue.clear()
+        self._queued = 0
+        self._bits.fill()
+
+    def merge(self, data: bytes | bytearray | memoryview) -> int:
+        """OR a bitmap of the whole block into it; how many pages that added."""
+        self._unqueue()
+        before = self._bits.count()
+        self._bits.merge(data, 0, self.npages)
+        return self._bits.count() - before
+
+    def merge_all(self) -> int:
+        """The same with a bitmap of ones."""
+        before = len(self)
+        self.fill()
+        return self.npages - before
+
+    def take(self, npages: int, max_runs: int) -> list[Run]:
+        """Up to `npages` pages in up to `max_runs` runs, which are clean from now on: read them after this call."""
+        if not self._queue:
+            self._queue.extend(self._bits.take_runs())
+            self._queued = sum(length for _, length in self._queue)
+        taken: list[Run] = []
+        while self._queue and npages and len(taken) < max_runs:
+            first, length = self._queue.popleft()
+            if length > npages:
+                self._queue.appendleft((first + npages, length - npages))
+                length = npages
+            taken.append((first, length))
+            npages -= length
+            self._queued -= length
+        return taken
+
+    def close(self) -> None:
+        """Give up its memory."""
+        self._bits.close()
+
+    def _unqueue(self) -> None:
+        for first, length in self._queue:
+            self._bits.mark_range(first, length)
+        self._queue.clear()
+        self._queued = 0
+
+
+class RamBlock:
+    """One block of guest RAM.
+
+    Attributes:
+        name: of the block.
+        base: its guest physical address, and its IOVA.
+        npages: its size.
+        memory: where it lives.
+        log: pages written by CPUs while `logging`.
+        pending: pages that have to be sent.
+        touched: pages that a destination has ever written; the others are zero.
+    """
+
+    def __init__(self, name: str, base: int, npages: int, memory: SharedMemory) -> None:
+        self.name = name
+        self.base = base
+        self.npages = npages
+        self.memory = memory
+        self.log = DirtyBitmap(npages)
+        self.logging = False
+        self.pending = PageMap(npages)
+        self.touched = DirtyBitmap(npages)
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.npages * PAGE
+
+    @property
+    def view(self) -> memoryview:
+        """Its bytes, writable."""
+        return self.memory.view
+
+    @property
+    def fd(self) -> int:
+        """Its memfd."""
+        return self.memory.fd
+
+    @property
+    def bitmap_size(self) -> int:
+        """Bytes of a bitmap of it, in whole words."""
+        return (self.npages + 63) // 64 * 8
+
+    def write(self, offset: int, data: bytes) -> None:
+        """A CPU writes: the data first, the mark after it; never over the end of a page."""
+        self.memory.view[offset : offset + len(data)] = data
+        if self.logging:
+            self.log.mark(offset // PAGE)
+
+    def page(self, page: int) -> bytes:
+        """What a page holds."""
+        return bytes(self.memory.view[page * PAGE : (page + 1) * PAGE])
+
+    def harvest_log(self) -> int:
+        """Move the CPUs' dirty pages to `pending`; how many that added."""
+        out = bytearray(self.bitmap_size)
+        self.log.harvest(out)
+        return self.pending.merge(out)
+
+    def zero(self, runs: Iterable[Run]) -> None:
+        """Make pages zero; those that nobody ever wrote are it already."""
+        for first, length in runs:
+            for page in range(first, first + length):
+                if self.touched.test(page):
+                    self.memory.view[page * PAGE : (page + 1) * PAGE] = ZERO_PAGE
+
+    def close(self) -> None:
+        """Give up the bitmaps."""
+        self.log.close()
+        self.pending.close()
+        self.touched.close()
+
+
+def split_zero(view: memoryview, runs: Iterable[Run]) -> tuple[list[Run], list[Run]]:
+    """Sort runs of pages into those with contents and those that are all zero."""
+    full: list[Run] = []
+    zero: list[Run] = []
+    words = view.cast("Q")
+    for first, length in runs:
+        done = first
+        for page, count in _zero_runs(view, words, first, length):
+            if page > done:
+                full.append((done, page - done))
+            zero.append((page, count))
+            done = page + count
+        if done < first + length:
+            full.append((done, first + length - done))
+    words.release()
+    return full, zero
+
+
+def _zero_runs(view: memoryview, words: memoryview, first: int, length: int) -> Iterator[Run]:
+    """Runs of zero pages; one word of each page tells for nearly all pages that they are none."""
+    begin = count = 0
+    heads = words[first * _WORDS : (first + length) * _WORDS : _WORDS].tolist()
+    for page, head in enumerate(heads, first):
+        if not head and bytes(view[page * PAGE : (page + 1) * PAGE]) == ZERO_PAGE:
+            if count and begin + count == page:
+                count += 1
+                continue
+            if count:
+                yield begin, count
+            begin, count = page, 1
+    if count:
+        yield begin, count
+
+
+def sums(view: memoryview, first: int, count: int) -> bytes:
+    """A checksum of SUM_SIZE bytes for each page."""
+    blake2b = hashlib.blake2b
+    return b"".join(
+        [
+            blake2b(view[offset : offset + PAGE], digest_size=SUM_SIZE).digest()
+            for offset in range(first * PAGE, (first + count) * PAGE, PAGE)
+        ]
+    )
+
+
+_TEXT: Final = (
+    b"It is a truth universally acknowledged, that a single guest in possession of a good memory must be in want of "
+    b"a destination. "
+)
+
+
+def fill(view: memoryview, seed: str, shares: Sequence[int]) -> None:
+    """Give RAM contents that look like a guest's: zero pages, text, random bytes, and counting words.
+
+    Args:
+        view: the memory, all zero.
+        seed: the same seed makes the same contents.
+        shares: out of 100, how many pages are zero, text and random; the rest counts.
+    """
+    rng = random.Random(seed)
+    zero, text, noise = shares
+    npages = len(view) // PAGE
+    for page in range(npages):
+        kind = rng.randrange(100)
+        if kind < zero:
+            continue
+        if kind < zero + text:
+            content = (f"page {page} of {seed}. ".encode() + _TEXT * 40)[:PAGE]
+        elif kind < zero + text + noise:
+            content = rng.randbytes(PAGE)
+        else:
+            content = (page * 0x0001_0001_0001 + 1).to_bytes(8, "little") * _WORDS
+        view[page * PAGE : (page + 1) * PAGE] = content

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: MIT
+"""Proving that nothing was lost: every page, every device, and a name for every write that is missing.
+
+The source computes a checksum of each page after everything has stopped, the destination of each page before anything
+starts. A page that differs is fetched from the destination and laid beside the source's: a stamp that only the source
+has is a lost write.
+"""
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from vfioemu.migration.messages import DeviceLedger, PageMismatch
+from vfioemu.migration.plan import PAGE
+from vfioemu.migration.ram import RamBlock, sums
+from vfioemu.migration.stamps import Stamp, find_stamps
+from vfioemu.migration.stream import SUM_SIZE, corrupt
+
+MAX_CONTENTS: Final = 16
+"""How many pages are fetched to name the lost writes; more differ only when something is thoroughly wrong."""
+
+
+class PageVerifier:
+    """The destination's side: takes checksums, and knows in the end whether all pages were covered."""
+
+    def __init__(self, blocks: Sequence[RamBlock]) -> None:
+        self._blocks = blocks
+        self._covered = [0] * len(blocks)
+        self.verified = 0
+        self.mismatched = 0
+        self.mismatches: list[PageMismatch] = []
+
+    def check(self, index: int, first: int, theirs: memoryview) -> None:
+        """Hold checksums of pages from `first` on against memory; they come in order and without gaps."""
+        block = self._blocks[index]
+        if first != self._covered[index]:
+            raise corrupt(
+                f"checksums of {block.name} continue at page {first}, expected {self._covered[index]}"
+            )
+        count = len(theirs) // SUM_SIZE
+        ours = sums(block.view, first, count)
+        self._covered[index] += count
+        self.verified += count
+        if ours == theirs:
+            return
+        for i in range(count):
+            if ours[i * SUM_SIZE : (i + 1) * SUM_SIZE] != theirs[i * SUM_SIZE : (i + 1) * SUM_SIZE]:
+                self._differs(index, first + i)
+
+    def require_complete(self) -> None:
+        """Every page of every block was compared; a verification of nothing must not pass for one."""
+        for block, covered in zip(self._blocks, self._covered, strict=True):
+            if covered != block.npages:
+                raise corrupt(f"checksums of {block.name} cover {covered} of {block.npages} pages")
+
+    def _differs(self, index: int, page: int) -> None:
+        self.mismatched += 1
+        if len(self.mismatches) < MAX_CONTENTS:
+            content = base64.b64encode(self._blocks[index].page(page)).decode()
+            self.mismatches.append(PageMismatch(block=index, page=page, content=content))
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A lost write, or a page that differs without a stamp that says why.
+
+    Attributes:
+        origin: who wrote; empty when no stamp tells.
+        iova: where.
+        held: what the destination has there.
+    """
+
+    origin: str
+    seq: int | None
+    iova: int
+    block: str
+    page: int
+    held: str
+
+    def __str__(self) -> str:
+        where = f"{self.block} page {self.page}"
+        if not self.origin:
+            return f"{where}, iova {self.iova:#x}: no stamp tells what was lost; the destination holds {self.held}"
+        return (
+            f"{self.origin} seq {self.seq} iova {self.iova:#x} ({where}); the destination holds {self.held}"
+        )
+
+
+def name_lost_writes(blocks: Sequence[RamBlock], mismatches: Sequence[PageMismatch]) -> list[Lost]:
+    """The source's side: what is missing from the pages that the destination says are different."""
+    lost: list[Lost] = []
+    for mismatch in mismatches:
+        if mismatch.block >= len(blocks) or mismatch.page >= blocks[mismatch.block].npages:
+            raise corrupt(f"a mismatch of page {mismatch.page} of block {mismatch.block}")
+        try:
+            theirs = base64.b64decode(mismatch.content, validate=True)
+        except binascii.Error:
+            raise corrupt("the content of a page is no base64") from None
+        if len(theirs) == PAGE:
+            lost.extend(lost_in_page(blocks[mismatch.block], mismatch.page, theirs))
+    return lost
+
+
+def lost_in_page(block: RamBlock, page: int, theirs: bytes) -> list[Lost]:
+    """Compare one page with what the destination holds of it."""
+    ours = block.page(page)
+    held = {stamp.offset: stamp for stamp in find_stamps(theirs)}
+    lost = [
+        Lost(
+            stamp.origin,
+            stamp.seq,
+            stamp.iova,
+            block.name,
+            page,
+            _held(held.get(stamp.offset), theirs, stamp),
+        )
+        for stamp in find_stamps(ours)
+        if held.get(stamp.offset) != stamp
+    ]
+    if lost:
+        return lost
+    at = next((i for i in range(PAGE) if ours[i] != theirs[i]), 0)
+    return [Lost("", None, block.base + page * PAGE + at, block.name, page, _bytes(theirs, at))]
+
+
+def _held(stamp: Stamp | None, page: bytes, missing: Stamp) -> str:
+    return str(stamp) if stamp is not None else _bytes(page, missing.offset)
+
+
+def _bytes(page: bytes, at: int) -> str:
+    if not any(page):
+        return "a zero page"
+    return f"bytes {page[at : at + 16].hex(' ')} at {at:#x}"
+
+
+def compare_ledgers(theirs: Sequence[DeviceLedger], ours: Mapping[str, DeviceLedger]) -> dict[str, str]:
+    """The destination's side: devices whose registers are not what the source's were; name -> what differs."""
+    different: dict[str, str] = {}
+    seen = set()
+    for ledger in theirs:
+        mine = ours.get(ledger.name)
+        if mine is None or ledger.name in seen:
+            raise corrupt(f"a ledger of device {ledger.name!r}, which is unknown or was there before")
+        seen.add(ledger.name)
+        names = sorted(ledger.registers.keys() | mine.registers.keys())
+        wrong = [
+            f"{name} is {mine.registers.get(name, 'absent')}, was {ledger.registers.get(name, 'absent')}"
+            for name in names
+            if mine.registers.get(name) != ledger.registers.get(name)
+        ]
+        if wrong:
+            different[ledger.name] = "; ".join(wrong)[:4000]
+        elif mine.digest != ledger.digest:
+            different[ledger.name] = "the digest of its region differs"
+    missing = ours.keys() - seen
+    if missing:
+        raise corrupt(f"no ledger of device {min(missing)!r}")
+    return different
