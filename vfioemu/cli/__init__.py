@@ -1,1 +1,2 @@
 # SPDX-License-Identifier: MIT
+"""Commands: the only place that prints."""

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: MIT
+"""`vfioemu mdev`: mediated devices of a running daemon, with mdevctl's verbs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vfioemu.cli.where import ask, runtime_dir_option
+
+
+@click.group(name="mdev")
+def command() -> None:
+    """Create and remove mediated devices of a running daemon."""
+
+
+@command.command()
+@runtime_dir_option
+@click.option("--dumpjson", is_flag=True, help="As JSON.")
+def types(runtime_dir: Path | None, instance: str, dumpjson: bool) -> None:
+    """List the types of which devices can be made."""
+    found = ask(runtime_dir, instance, "mdev-types")
+    if dumpjson:
+        print(json.dumps(found, indent=2))
+        return
+    for entry in found:
+        print(
+            f"{entry['id']}\n  Available instances: {entry['available']}\n  Description: {entry['description']}"
+        )
+        for option, meaning in entry["options"].items():
+            print(f"    {option}: {meaning}")
+
+
+@command.command(name="list")
+@runtime_dir_option
+@click.option("--dumpjson", is_flag=True, help="As JSON.")
+def list_devices(runtime_dir: Path | None, instance: str, dumpjson: bool) -> None:
+    """List the devices that were started: uuid, type, group."""
+    found = ask(runtime_dir, instance, "mdev-list")
+    if dumpjson:
+        print(json.dumps(found, indent=2))
+        return
+    for entry in found:
+        state = "open" if entry["open"] else "idle"
+        print(f"{entry['name']} {entry['model']} /dev/vfio/{entry['group']} {state}")
+
+
+@command.command()
+@runtime_dir_option
+@click.option("-t", "--type", "model", required=True, help="One of `vfioemu mdev types`.")
+@click.option("-u", "--uuid", help="Its name; made up, and printed, if absent.")
+@click.option("-o", "--option", "options", multiple=True, metavar="KEY=VALUE", help="For the device model.")
+def start(
+    runtime_dir: Path | None, instance: str, model: str, uuid: str | None, options: tuple[str, ...]
+) -> None:
+    """Create a device in a group of its own; prints uuid and group node."""
+    arguments: dict[str, object] = {"type": model, "options": dict(_option(text) for text in options)}
+    if uuid is not None:
+        arguments["uuid"] = uuid
+    made = ask(runtime_dir, instance, "mdev-start", **arguments)
+    print(f"{made['name']} /dev/vfio/{made['group']}")
+
+
+@command.command()
+@runtime_dir_option
+@click.option("-u", "--uuid", required=True, help="Which.")
+def stop(runtime_dir: Path | None, instance: str, uuid: str) -> None:
+    """Remove a device that nobody has open."""
+    ask(runtime_dir, instance, "mdev-stop", uuid=uuid)
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """KEY=VALUE; the value as JSON if it is some, else as text."""
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise click.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--option")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: MIT
+"""`vfioemu serve`: a daemon in the foreground."""
+
+import os
+from pathlib import Path
+
+import click
+import trio
+
+from vfioemu.cli.errors import USAGE, CommandError
+from vfioemu.cli.where import directory, runtime_dir_option
+from vfioemu.daemon.config import ConfigError, load_machine
+from vfioemu.daemon.runtime_dir import StartError
+from vfioemu.daemon.serve import Options, Ready, serve
+from vfioemu.io.limits import Limits
+from vfioemu.wire.messages import MemoryMode
+
+
+@click.command(name="serve")
+@click.option(
+    "-m",
+    "--machine",
+    "machine_file",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="What to emulate: a TOML file.",
+)
+@runtime_dir_option
+@click.option("--ready-fd", type=click.IntRange(0), help="Write the socket's path to this fd when ready.")
+@click.option(
+    "--memory",
+    type=click.Choice(["ask", "process_vm"]),
+    default="ask",
+    show_default=True,
+    help="How client memory is reached; process_vm only for a daemon that is yours alone.",
+)
+@click.option("--allow-uid", multiple=True, type=click.IntRange(0), help="Who may connect besides you.")
+@click.option(
+    "--ask-timeout",
+    type=click.FloatRange(0.1),
+    default=Limits().ask_timeout,
+    show_default=True,
+    help="Seconds to wait for a client that owes an answer.",
+)
+def command(
+    machine_file: Path,
+    runtime_dir: Path | None,
+    instance: str,
+    ready_fd: int | None,
+    memory: str,
+    allow_uid: tuple[int, ...],
+    ask_timeout: float,
+) -> int:
+    """Emulate a machine until SIGTERM or SIGINT.
+
+    Clients connect to vfio.sock in the runtime directory, commands go to control.sock.
+    """
+    try:
+        spec = load_machine(machine_file)
+    except ConfigError as error:
+        raise CommandError(str(error), exit_code=USAGE) from None
+    options = Options(
+        runtime_dir=directory(runtime_dir, instance),
+        memory=MemoryMode[memory.upper()],
+        uids=frozenset(allow_uid),
+        limits=Limits(ask_timeout=ask_timeout),
+    )
+    ready = Ready(fd=-1 if ready_fd is None else ready_fd, notify_socket=os.environ.get("NOTIFY_SOCKET", ""))
+    try:
+        return 128 + trio.run(serve, spec, options, ready)
+    except StartError as error:
+        raise CommandError(str(error), error.hint) from None
+    except ValueError as error:
+        raise CommandError(f"{machine_file}: {error}", exit_code=USAGE) from None

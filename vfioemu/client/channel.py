@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: MIT
+"""A connection to the daemon: a call, and what the daemon asks while it lasts (protocol/wire.md).
+
+Addresses that the daemon names are served with process_vm_readv() and _writev() on ourselves: a bad address is EFAULT, as in
+copy_from_user(), never a signal.
+"""
+
+import array
+import errno
+import os
+import socket
+from typing import Final, NamedTuple
+
+import trio
+
+from vfioemu.kernel import procmem
+from vfioemu.wire import messages as m
+
+_ROOM_FOR_FD: Final = socket.CMSG_LEN(4)
+_SEND: Final = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
+_RECEIVE: Final = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+
+_packet = bytearray(m.MAX_MESSAGE)
+_view: Final = memoryview(_packet)
+_packets: Final = [_packet]
+
+
+class DaemonGone(OSError):
+    """The daemon does not answer any more (EIO)."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(errno.EIO, why)
+
+
+class Reply(NamedTuple):
+    """The answer to a call.
+
+    Attributes:
+        result: as the system call's, or a negative errno.
+        flags: of the reply.
+        fd: that came with it; -1 without one.
+        start: where `data` belongs in the offered bytes.
+        data: what changed of them.
+        extra: arg[2] of the reply.
+    """
+
+    result: int
+    flags: int
+    fd: int
+    start: int
+    data: bytes
+    extra: int
+
+
+class Channel:
+    """One connection; one call at a time."""
+
+    __slots__ = ("_fd", "_seq", "open", "sock")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.open = True
+        self._seq = 0
+        self._fd = -1
+
+    @classmethod
+    async def connect(cls, path: str | os.PathLike[str]) -> "Channel":
+        """Connect to the daemon's socket.
+
+        Raises:
+            OSError: what connect(2) says.
+        """
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+        try:
+            sock.setblocking(False)
+            while True:
+                try:
+                    sock.connect(os.fspath(path))
+                except BlockingIOError:  # its backlog is full
+                    await trio.sleep(0.01)
+                else:
+                    return cls(sock)
+        except BaseException:
+            sock.close()
+            raise
+
+    async def hello(self, session: int, memlock: int, flags: int) -> tuple[int, m.Greeting]:
+        """Greet the daemon: the session's number, and what the daemon says of itself.
+
+        Raises:
+            OSError: EPROTONOSUPPORT, EPERM, EMFILE.
+            DaemonGone: it hung up.
+        """
+        reply = await self.call(
+            m.HELLO, 0, m.MAGIC, m.VERSION << 32 | m.VERSION, session, memlock, flags=flags
+        )
+        if reply.result < 0:
+            raise OSError(-reply.result, f"the daemon does not greet us: {os.strerror(-reply.result)}")
+        return reply.extra, m.Greeting.decode(reply.data)
+
+    async def call(
+        self,
+        type: int,
+        token: int,
+        arg0: int = 0,
+        arg1: int = 0,
+        arg2: int = 0,
+        arg3: int = 0,
+        *,
+        flags: int = 0,
+        data: bytes | bytearray | memoryview | None = None,
+        fd: int = -1,
+    ) -> Reply:
+        """Make a call and serve what the daemon asks until it replies.
+
+        A cancelled call closes the connection: the call may have taken effect or not.
+
+        Raises:
+            DaemonGone: the daemon hung up.
+        """
+        seq = self._seq = (self._seq + 1) & 0xFFFFFFFF
+        header = m.HEADER.pack(type, flags | (m.F_FD if fd >= 0 else 0), seq, token, arg0, arg1, arg2, arg3)
+        try:
+            await self._send(header, data, fd)
+            while True:
+                size = await self._receive()
+                kind, reply_flags, _, _, result, start, extra, _ = m.HEADER.unpack_from(_packet)
+                if kind == m.REPLY:
+                    got, self._fd = self._fd, -1
+                    data_bytes = bytes(_view[m.HEADER_SIZE : size]) if size > m.HEADER_SIZE else b""
+                    return Reply(m.signed(result), reply_flags, got, start, data_bytes, extra)
+                await self._answer(size)
+        except BaseException:
+            self.close()
+            raise
+
+    async def serve(self) -> None:
+        """Answer for DMA memory until the daemon hangs up."""
+        try:
+            while True:
+                await self._answer(await self._receive())
+        except (DaemonGone, trio.ClosedResourceError):
+            pass
+        finally:
+            self.close()
+
+    # --- what the daemon asks ---
+
+    async def _answer(self, size: int) -> None:
+        kind, flags, seq, _, arg0, arg1, _, _ = m.HEADER.unpack_from(_packet)
+        if kind == m.READ_USER:
+            await self._read_user(seq, arg0, arg1)
+        elif kind == m.WRITE_USER:
+            await self._write_user(seq, arg0, arg1, size)
+        elif kind == m.PIN:
+            count = procmem.populate(arg0, arg1, writable=bool(flags & m.F_WRITE))
+            await self._send(m.encode(m.ANSWER, seq, args=(count, 0, 0, 0)))
+        elif kind == m.TAKE_FD:
+            await self._take_fd(seq, m.signed(arg0))
+        elif kind == m.GIVE_FD:
+            fd, self._fd = self._fd, -1
+            result = fd if fd >= 0 else -errno.EMFILE
+            await self._send(m.encode(m.ANSWER, seq, args=(result, 0, 0, 0)))
+        elif kind == m.REVOKE_FD:
+            os.close(arg0)
+            await self._send(m.encode(m.ANSWER, seq))
+        else:
+            raise DaemonGone(f"the daemon sent message type {kind}")
+
+    async def _read_user(self, seq: int, address: int, size: int) -> None:
+        pid = os.getpid()
+        part = bytearray(min(size, m.MAX_DATA))
+        got = procmem.read_into(pid, address, part)
+        if got < len(part):
+            await self._send(m.encode(m.ANSWER, seq, args=(-errno.EFAULT, 0, 0, 0)))
+            return
+        await self._send(m.encode(m.ANSWER, seq, args=(0, size, 0, 0)), part)
+        done = got
+        result = 0
+        while done < size:
+            part = bytearray(min(size - done, m.MAX_DATA))
+            if not result and procmem.read_into(pid, address + done, part) < len(part):
+                result = -errno.EFAULT
+            done += len(part)
+            last = result if done == size else 0
+            await self._send(m.encode(m.DATA, seq, args=(last, 0, 0, 0)), part)
+
+    async def _write_user(self, seq: int, address: int, size: int, packet: int) -> None:
+        pid = os.getpid()
+        done = 0
+        good = True
+        while True:
+            count = packet - m.HEADER_SIZE
+            if count != min(size - done, m.MAX_DATA):
+                raise DaemonGone(f"the daemon sent a fragment of {count} bytes")
+            if good:
+                good = procmem.write(pid, address + done, _view[m.HEADER_SIZE : packet]) == count
+            done += count
+            if done == size:
+                break
+            packet = await self._receive()
+        await self._send(m.encode(m.ANSWER, seq, args=(0 if good else -errno.EFAULT, 0, 0, 0)))
+
+    async def _take_fd(self, seq: int, number: int) -> None:
+        try:
+            await self._send(m.encode(m.ANSWER, seq, flags=m.F_FD), None, number)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            await self._send(m.encode(m.ANSWER, seq, args=(-errno.EBADF, 0, 0, 0)))
+
+    # --- packets ---
+
+    async def _send(
+        self, header: bytes, data: bytes | bytearray | memoryview | None = None, fd: int = -1
+    ) -> None:
+        while True:
+            try:
+                if data is None and fd < 0:
+                    self.sock.send(header, _SEND)
+                else:
+                    rights = (
+                        [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))] if fd >= 0 else []
+                    )
+                    self.sock.sendmsg([header] if data is None else [header, data], rights, _SEND)
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self.sock)
+            except (BrokenPipeError, ConnectionError):
+                raise DaemonGone("the daemon is gone") from None
+            else:
+                return
+
+    async def _receive(self) -> int:
+        """Take a packet into `_packet`: its size."""
+        while True:
+            await trio.lowlevel.wait_readable(self.sock)
+            try:
+                size, ancillary, _, _ = self.sock.recvmsg_into(_packets, _ROOM_FOR_FD, _RECEIVE)
+            except BlockingIOError:
+                continue
+            except ConnectionError:
+                size, ancillary = 0, []
+            for _, kind, rights in ancillary:
+                if kind == socket.SCM_RIGHTS:
+                    self._fd = array.array("i", rights)[0]
+            if size < m.HEADER_SIZE:
+                raise DaemonGone("the daemon hung up")
+            return size
+
+    def close(self) -> None:
+        """Hang up."""
+        if self.open:
+            self.open = False
+            trio.lowlevel.notify_closing(self.sock)
+            self.sock.close()
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: MIT
+"""An emulated file in the client: a real fd, and the system calls on it."""
+
+import errno
+import mmap
+import os
+import select
+from typing import TYPE_CHECKING, Self
+
+from vfioemu.client.channel import Reply
+from vfioemu.kernel import procmem
+from vfioemu.wire import messages as m
+from vfioemu.wire import names
+
+if TYPE_CHECKING:
+    from vfioemu.client.session import Session
+
+_PAGE = mmap.PAGESIZE
+_PREFETCH = 512
+_EVENTS = select.POLLIN | select.POLLOUT | select.POLLPRI
+
+
+class File:
+    """An open file. All calls raise OSError with the kernel's errno.
+
+    Args:
+        session: through which calls are made.
+        fd: a token; owned by the file from now on.
+
+    Raises:
+        OSError: EBADF, the fd is no token.
+    """
+
+    def __init__(self, session: "Session", fd: int) -> None:
+        name = names.of_fd(fd)
+        if name is None:
+            raise OSError(errno.EBADF, "not an emulated file")
+        self.session = session
+        self.kind = name.kind
+        self.serial = name.serial
+        self._fd = fd
+
+    def fileno(self) -> int:
+        """The fd.
+
+        Raises:
+            OSError: EBADF, it is closed.
+        """
+        if self._fd < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return self._fd
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._fd < 0
+
+    def close(self) -> None:
+        """close(2): what the kernel does at the last close has happened before any later call is answered."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            self.session.forget(self.serial)
+            os.close(fd)
+
+    def detach(self) -> int:
+        """Give the fd away, open."""
+        fd = self.fileno()
+        self._fd = -1
+        return fd
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def poll(self) -> int:
+        """poll(2) for IN, OUT and PRI with no time to wait: revents."""
+        poller = select.poll()
+        poller.register(self.fileno(), _EVENTS)
+        ready = poller.poll(0)
+        return ready[0][1] if ready else 0
+
+    # --- ioctl ---
+
+    async def ioctl(self, cmd: int, arg: int = 0) -> int:
+        """ioctl(2) with a number, or an address of this process's memory, as its argument.
+
+        Whatever lies at the address is read and written as the kernel would: any address is safe.
+        """
+        offer = None
+        if arg >= _PAGE and self.session.greeting.memory_mode is m.MemoryMode.ASK:
+            offer = _readable(arg)
+        reply = await self._call(m.IOCTL, cmd & 0xFFFFFFFF, arg & m.U64, data=offer)
+        return self._result(reply.result)
+
+    async def ioctl_buffer(self, cmd: int, buffer: bytearray | memoryview) -> int:
+        """ioctl(2) with the address of `buffer`, which is updated in place."""
+        address, keep = procmem.address_of(buffer)
+        view = memoryview(buffer)
+        offer = view[: m.MAX_DATA]
+        reply = await self._call(m.IOCTL, cmd & 0xFFFFFFFF, address, data=offer, flags=m.F_WRITABLE)
+        if reply.data:
+            view[reply.start : reply.start + len(reply.data)] = reply.data
+        del keep
+        return self._result(reply.result)
+
+    # --- read and write ---
+
+    async def read(self, size: int) -> bytes:
+        """read(2)."""
+        return await self._read(m.READ, size, 0)
+
+    async def pread(self, size: int, offset: int) -> bytes:
+        """pread(2)."""
+        return await self._read(m.PREAD, size, offset)
+
+    async def pread_into(self, buffer: bytearray | memoryview, offset: int) -> int:
+        """pread(2) into a buffer: how many bytes were read."""
+        return await self._read_into(m.PREAD, buffer, offset)
+
+    async def write(self, data: bytes | bytearray | memoryview) -> int:
+        """write(2)."""
+        return await self._write(m.WRITE, data, 0)
+
+    async def pwrite(self, data: bytes | bytearray | memoryview, offset: int) -> int:
+        """pwrite(2)."""
+        return await self._write(m.PWRITE, data, offset)
+
+    async def read_at(self, address: int, size: int) -> int:
+        """read(2) into this process's memory at any address: EFAULT if it is a bad one."""
+        return self._result((await self._call(m.READ, address & m.U64, size & m.U64)).result)
+
+    async def write_at(self, address: int, size: int) -> int:
+        """write(2) from any address."""
+        return self._result((await self._call(m.WRITE, address & m.U64, size & m.U64)).result)
+
+    async def pread_at(self, address: int, size: int, offset: int) -> int:
+        """pread(2) into any address."""
+        reply = await self._call(m.PREAD, address & m.U64, size & m.U64, offset & m.U64)
+        return self._result(reply.result)
+
+    async def pwrite_at(self, address: int, size: int, offset: int) -> int:
+        """pwrite(2) from any address."""
+        reply = await self._call(m.PWRITE, address & m.U64, size & m.U64, offset & m.U64)
+        return self._result(reply.result)
+
+    async def mmap_fd(self, size: int, prot: int, offset: int, *, shared: bool = True) -> int:
+        """mmap(2), all but the mapping: an fd (the caller's) that shows, from 0, what is to be mapped.
+
+        Raises:
+            OSError: what the kernel's mmap would; ENODEV for files that have none.
+        """
+        reply = await self._call(m.MMAP, offset & m.U64, size & m.U64, prot, int(shared))
+        self._result(reply.result)
+        if reply.fd < 0:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return reply.fd
+
+    async def mmap(
+        self, size: int, prot: int = mmap.PROT_READ | mmap.PROT_WRITE, offset: int = 0
+    ) -> mmap.mmap:
+        """mmap(2), shared; EINVAL, ENODEV."""
+        fd = await self.mmap_fd(size, prot, offset)
+        try:
+            return mmap.mmap(fd, size, mmap.MAP_SHARED, prot)
+        finally:
+            os.close(fd)
+
+    # --- inside ---
+
+    async def _call(
+        self,
+        type: int,
+        arg0: int,
+        arg1: int,
+        arg2: int = 0,
+        arg3: int = 0,
+        *,
+        flags: int = 0,
+        data: bytes | bytearray | memoryview | None = None,
+    ) -> Reply:
+        return await self.session.token_call(
+            type, self.fileno(), self.serial, arg0, arg1, arg2, arg3, flags=flags, data=data
+        )
+
+    async def _read(self, type: int, size: int, offset: int) -> bytes:
+        buffer = bytearray(size)
+        got = await self._read_into(type, buffer, offset)
+        return bytes(buffer[:got])
+
+    async def _read_into(self, type: int, buffer: bytearray | memoryview, offset: int) -> int:
+        address, keep = procmem.address_of(buffer)
+        size = memoryview(buffer).nbytes
+        reply = await self._call(type, address, size, offset & m.U64, flags=m.F_WRITABLE)
+        if reply.data:
+            memoryview(buffer)[reply.start : reply.start + len(reply.data)] = reply.data
+        del keep
+        return self._result(reply.result)
+
+    async def _write(self, type: int, data: bytes | bytearray | memoryview, offset: int) -> int:
+        address, keep = procmem.address_of(data)
+        view = memoryview(data)
+        reply = await self._call(type, address, view.nbytes, offset & m.U64, data=view[: m.MAX_DATA])
+        del keep
+        return self._result(reply.result)
+
+    @staticmethod
+    def _result(result: int) -> int:
+        if result < 0:
+            raise OSError(-result, os.strerror(-result))
+        return result
+
+
+def _readable(address: int) -> bytearray | None:
+    """The first bytes at an address, as far as its page can be read; None if it cannot."""
+    size = min(_PREFETCH, _PAGE - address % _PAGE)
+    data = bytearray(size)
+    return data if address < 1 << 63 and procmem.read_into(os.getpid(), address, data) == size else None

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: MIT
+"""A session with a daemon: connections, tokens, and memory.
+
+Each task that is in a call has a connection of its own, taken from a pool, so calls of several tasks run at the same time as
+those of several threads do in the kernel.
+"""
+
+import contextlib
+import errno
+import os
+import resource
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from vfioemu.client.channel import Channel, DaemonGone, Reply
+from vfioemu.client.container import Container
+from vfioemu.client.group import Group
+from vfioemu.client.memory import Memory
+from vfioemu.uapi.kinds import FdKind
+from vfioemu.wire import messages as m
+from vfioemu.wire import names
+
+__all__ = ["DaemonGone", "Session", "connect"]
+
+_CAP_IPC_LOCK: Final = 14
+_RESERVED: Final = 2
+
+
+def _has_ipc_lock() -> bool:
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> _CAP_IPC_LOCK & 1)
+    return False
+
+
+class Session:
+    """A session; `connect` makes one.
+
+    Attributes:
+        greeting: what the daemon said of itself.
+    """
+
+    def __init__(self, path: str, channel: Channel, number: int, greeting: m.Greeting) -> None:
+        self._path = path
+        self._number = number
+        self._idle: list[Channel] = [channel]
+        self._channels = {channel}
+        self._limiter = trio.CapacityLimiter(max(greeting.max_channels - _RESERVED, 1))
+        self._proved: set[int] = set()
+        self._limits = (m.INFINITE, True)
+        self.greeting = greeting
+
+    # --- calls ---
+
+    async def call(
+        self,
+        type: int,
+        token: int = 0,
+        arg0: int = 0,
+        arg1: int = 0,
+        arg2: int = 0,
+        arg3: int = 0,
+        *,
+        flags: int = 0,
+        data: bytes | bytearray | memoryview | None = None,
+        fd: int = -1,
+    ) -> Reply:
+        """Make a call on a connection of the pool; negative results are returned.
+
+        Raises:
+            DaemonGone: the daemon hung up.
+        """
+        async with self._limiter:
+            channel = self._idle.pop() if self._idle else await self._new_channel()
+            try:
+                return await channel.call(type, token, arg0, arg1, arg2, arg3, flags=flags, data=data, fd=fd)
+            finally:
+                if channel.open:
+                    self._idle.append(channel)
+                else:
+                    self._channels.discard(channel)
+
+    async def token_call(
+        self,
+        type: int,
+        fd: int,
+        serial: int,
+        arg0: int = 0,
+        arg1: int = 0,
+        arg2: int = 0,
+        arg3: int = 0,
+        *,
+        flags: int = 0,
+        data: bytes | bytearray | memoryview | None = None,
+    ) -> Reply:
+        """Make a call on the token `fd`, proving it if need be."""
+        proof = -1 if serial in self._proved else fd
+        reply = await self.call(type, serial, arg0, arg1, arg2, arg3, flags=flags, data=data, fd=proof)
+        if reply.flags & m.F_UNPROVED:
+            reply = await self.call(type, serial, arg0, arg1, arg2, arg3, flags=flags, data=data, fd=fd)
+        self._proved.add(serial)
+        if reply.flags & m.F_DRAIN:
+            _drain(fd)
+        return reply
+
+    async def _new_channel(self) -> Channel:
+        channel = await Channel.connect(self._path)
+        try:
+            await channel.hello(self._number, self._limits[0], m.F_IPC_LOCK if self._limits[1] else 0)
+        except BaseException:
+            channel.close()
+            raise
+        self._channels.add(channel)
+        return channel
+
+    def adopted(self, serial: int) -> None:
+        """The daemon itself gave us that token, so it needs no proof."""
+        self._proved.add(serial)
+
+    def forget(self, serial: int) -> None:
+        """The token is closed here."""
+        self._proved.discard(serial)
+
+    # --- files ---
+
+    async def open(self, path: str, flags: int = os.O_RDWR) -> int:
+        """open(2) of a device node: the new fd.
+
+        Raises:
+            OSError: ENOENT, EBUSY, and what else the kernel answers; EMFILE.
+        """
+        reply = await self.call(m.OPEN, 0, flags, data=path.encode("utf-8", "surrogateescape"))
+        if reply.result < 0:
+            raise OSError(-reply.result, os.strerror(-reply.result), path)
+        if reply.fd < 0:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+        name = names.of_fd(reply.fd)
+        if name is not None:
+            self.adopted(name.serial)
+        return reply.fd
+
+    async def open_container(self) -> Container:
+        """Open /dev/vfio/vfio."""
+        return Container(self, await self.open("/dev/vfio/vfio"))
+
+    async def open_group(self, number: int) -> Group:
+        """Open /dev/vfio/N; EBUSY, ENOENT."""
+        return Group(self, await self.open(f"/dev/vfio/{number}"))
+
+    def kind_of(self, fd: int) -> FdKind | None:
+        """What an fd is; None if it is no token of this daemon."""
+        name = names.of_fd(fd)
+        if name is None or name.daemon_id != self.greeting.daemon_id:
+            return None
+        return name.kind
+
+    # --- memory ---
+
+    async def share_memory(self, memory: Memory) -> None:
+        """Let the daemon map the memory itself, for DMA that need not ask.
+
+        Raises:
+            OSError: EPERM when it is not sealed, EEXIST, ENOSPC.
+        """
+        await self.share(memory.address, memory.size, memory.fd, 0)
+
+    async def share(self, vaddr: int, size: int, fd: int, offset: int) -> None:
+        """Tell the daemon that [vaddr, vaddr+size) is a shared mapping of `fd` from `offset`; as `share_memory`."""
+        self._check(await self.call(m.MEM_SHARE, 0, vaddr, size, offset, fd=fd))
+
+    async def set_limits(self, *, ipc_lock: bool, memlock: int | None) -> None:
+        """Tell the daemon CAP_IPC_LOCK and RLIMIT_MEMLOCK (None for infinity), for its accounting."""
+        self._limits = (m.INFINITE if memlock is None else memlock, ipc_lock)
+        flags = m.F_IPC_LOCK if ipc_lock else 0
+        self._check(await self.call(m.LIMITS, 0, 0, self._limits[0], flags=flags))
+
+    @property
+    def id(self) -> int:
+        """The session's number; whoever knows it can join, if it is of this process."""
+        return self._number
+
+    @staticmethod
+    def _check(reply: Reply) -> None:
+        if reply.result < 0:
+            raise OSError(-reply.result, os.strerror(-reply.result))
+
+    def close(self) -> None:
+        """Hang up. Files stay open until they are closed; calls on them fail."""
+        for channel in self._channels:
+            channel.close()
+        self._idle.clear()
+
+
+def _drain(fd: int) -> None:
+    """Take the unread byte off a token that is no longer readable."""
+    sock = socket.socket(fileno=fd)
+    try:
+        sock.recv(1, socket.MSG_DONTWAIT)
+    except OSError:
+        pass
+    finally:
+        sock.detach()
+
+
+@contextlib.asynccontextmanager
+async def connect(path: str | os.PathLike[str], *, serve_memory: bool = True) -> AsyncIterator[Session]:
+    """Connect to a daemon.
+
+    Args:
+        path: its socket.
+        serve_memory: answer for DMA memory that is not shared, in a background task.
+
+    Raises:
+        OSError: what connect(2) says; EPROTONOSUPPORT, EPERM, EMFILE.
+    """
+    path = os.fspath(path)
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    memlock = m.INFINITE if limit == resource.RLIM_INFINITY else limit
+    ipc_lock = _has_ipc_lock()
+    flags = m.F_IPC_LOCK if ipc_lock else 0
+    channel = await Channel.connect(path)
+    try:
+        number, greeting = await channel.hello(0, memlock, flags)
+    except BaseException:
+        channel.close()
+        raise
+    session = Session(path, channel, number, greeting)
+    session._limits = (memlock, ipc_lock)  # noqa: SLF001 - its constructor
+    escaped: BaseException | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            try:
+                if serve_memory:
+                    service = await Channel.connect(path)
+                    await service.hello(number, memlock, flags | m.F_SERVICE)
+                    nursery.start_soon(service.serve)
+                yield session
+            except BaseException as error:  # noqa: BLE001 - raised below, out of the nursery, so in no ExceptionGroup
+                escaped = error
+            nursery.cancel_scope.cancel()
+    finally:
+        session.close()
+    if escaped is not None:
+        raise escaped

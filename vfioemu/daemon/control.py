@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: MIT
+"""The control socket: commands about the machine while it runs."""
+
+import errno
+import logging
+import os
+import socket
+import struct
+import uuid
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final
+
+import msgspec
+import trio
+
+from vfioemu.core.errors import IoctlError
+from vfioemu.core.machine import Machine
+from vfioemu.daemon import messages as d
+from vfioemu.daemon import statistics
+from vfioemu.daemon.workers import Workers
+from vfioemu.io.server import Server
+from vfioemu.wire.messages import VERSION
+
+log: Final = logging.getLogger(__name__)
+
+MAX_LINE: Final = 1 << 20
+MAX_CONNECTIONS: Final = 64
+MAX_MDEVS: Final = 1024
+_UCRED: Final = struct.Struct("=iii")
+
+
+class Refused(Exception):
+    """A command cannot be done: class for programs, text for people."""
+
+    def __init__(self, kind: str, why: str) -> None:
+        super().__init__(why)
+        self.kind = kind
+
+
+def package_version() -> str:
+    """Of this package."""
+    try:
+        return version("vfioemu")
+    except PackageNotFoundError:
+        return "0"
+
+
+class ControlServer:
+    """Serves the control socket.
+
+    Args:
+        machine: what commands are about.
+        server: whose clients are counted.
+        workers: are told of devices that come and go.
+        nursery: for connections.
+    """
+
+    def __init__(self, machine: Machine, server: Server, workers: Workers, nursery: trio.Nursery) -> None:
+        self._machine = machine
+        self._server = server
+        self._workers = workers
+        self._nursery = nursery
+        self._connections = 0
+        self._mdevs: dict[str, str] = {}
+        self._commands: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {
+            "clients": (d.NoArguments, self._clients),
+            "list": (d.NoArguments, self._list),
+            "mdev-list": (d.NoArguments, self._mdev_list),
+            "mdev-start": (d.MdevStart, self._mdev_start),
+            "mdev-stop": (d.MdevStop, self._mdev_stop),
+            "mdev-types": (d.NoArguments, self._mdev_types),
+            "metrics": (d.NoArguments, self._metrics),
+            "set-parameter": (d.SetParameter, self._set_parameter),
+            "stats": (d.NoArguments, self._stats),
+        }
+
+    async def listen(self, listener: socket.socket) -> None:
+        """Accept connections until cancelled."""
+        listener.setblocking(False)
+        while True:
+            await trio.lowlevel.wait_readable(listener)
+            try:
+                sock, _ = listener.accept()
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                log.warning("control: accept: %s", error.strerror)
+                await trio.sleep(0.1)
+                continue
+            pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+            if uid != os.getuid() or self._connections >= MAX_CONNECTIONS:
+                log.warning("control: pid=%d uid=%d refused", pid, uid)
+                sock.close()
+                continue
+            self._connections += 1
+            self._nursery.start_soon(
+                self._serve, trio.SocketStream(trio.socket.from_stdlib_socket(sock)), pid
+            )
+
+    async def _serve(self, stream: trio.SocketStream, pid: int) -> None:
+        about = d.About(
+            version=package_version(), protocol=VERSION, commands=sorted(self._commands), pid=os.getpid()
+        )
+        try:
+            async with stream:
+                await stream.send_all(msgspec.json.encode(d.Greeting(vfioemu=about)) + b"\n")
+                buffer = bytearray()
+                while part := await stream.receive_some():
+                    buffer += part
+                    while (end := buffer.find(b"\n")) >= 0:
+                        line = bytes(buffer[:end])
+                        del buffer[: end + 1]
+                        if line.strip():
+                            await stream.send_all(msgspec.json.encode(self.answer(line)) + b"\n")
+                    if len(buffer) > MAX_LINE:
+                        log.warning("control: pid=%d sent a line of more than %d bytes", pid, MAX_LINE)
+                        return
+        except trio.BrokenResourceError:
+            pass  # it has hung up
+        finally:
+            self._connections -= 1
+
+    def answer(self, line: bytes) -> d.Answer | d.Refusal:
+        """Execute one request."""
+        try:
+            request = msgspec.json.decode(line, type=d.Request)
+        except msgspec.MsgspecError as error:
+            return d.Refusal(error=d.Why(kind="BadRequest", desc=str(error)))
+        # Whatever was closed before this was asked is gone.
+        self._server.tokens.reap()
+        try:
+            try:
+                arguments, command = self._commands[request.execute]
+            except KeyError:
+                raise Refused(
+                    "CommandNotFound",
+                    f"no command {request.execute!r}; there are {', '.join(sorted(self._commands))}",
+                ) from None
+            try:
+                parsed = msgspec.convert(request.arguments, arguments)
+            except msgspec.ValidationError as error:
+                raise Refused("BadArguments", f"{request.execute}: {error}") from None
+            return d.Answer(value=command(parsed), id=request.id)
+        except Refused as error:
+            return d.Refusal(error=d.Why(kind=error.kind, desc=str(error)), id=request.id)
+
+    # --- commands ---
+
+    def _clients(self, _: d.NoArguments) -> list[d.ClientEntry]:
+        return statistics.clients(self._server.sessions.values())
+
+    def _list(self, _: d.NoArguments) -> d.Listing:
+        machine = self._machine
+        return d.Listing(
+            profile=machine.spec.profile,
+            groups=[
+                d.GroupEntry(
+                    number=number,
+                    iommu=group.spec.iommu is not None,
+                    viable=group.spec.viable,
+                    devices=[device.symbol for device in group.devices],
+                )
+                for number, group in sorted(machine.groups.items())
+            ],
+            devices=self._devices(),
+            parameters=dict(machine.parameters),
+        )
+
+    def _devices(self) -> list[d.DeviceEntry]:
+        return [
+            d.DeviceEntry(
+                symbol=symbol,
+                name=device.name,
+                model=device.spec.model,
+                group=device.group.number,
+                open=device.open_count,
+                pins=device.npinned,
+                mdev=symbol in self._mdevs,
+            )
+            for symbol, device in sorted(self._machine.devices.items())
+        ]
+
+    def _stats(self, _: d.NoArguments) -> d.Stats:
+        return statistics.stats(self._machine, self._server)
+
+    def _metrics(self, _: d.NoArguments) -> str:
+        return statistics.prometheus(self._machine, self._server)
+
+    def _set_parameter(self, arguments: d.SetParameter) -> dict[str, int]:
+        try:
+            self._machine.set_parameter(arguments.name, arguments.value)
+        except KeyError:
+            known = ", ".join(sorted(self._machine.parameters))
+            raise Refused(
+                "ParameterNotFound", f"no parameter {arguments.name!r}; there are {known}"
+            ) from None
+        except ValueError as error:
+            raise Refused("BadArguments", str(error)) from None
+        return dict(self._machine.parameters)
+
+    def _mdev_types(self, _: d.NoArguments) -> list[d.MdevType]:
+        types = []
+        for name in sorted(self._machine.models):
+            factory = self._machine.models[name]
+            options = getattr(factory, "OPTIONS", {})
+            text = (factory.__doc__ or "").strip().splitlines()
+            types.append(
+                d.MdevType(
+                    id=name,
+                    description=text[0] if text else "",
+                    options={str(key): str(value) for key, value in options.items()},
+                    available=MAX_MDEVS - len(self._mdevs),
+                )
+            )
+        return types
+
+    def _mdev_list(self, _: d.NoArguments) -> list[d.DeviceEntry]:
+        return [entry for entry in self._devices() if entry.mdev]
+
+    def _mdev_start(self, arguments: d.MdevStart) -> d.DeviceEntry:
+        if len(self._mdevs) >= MAX_MDEVS:
+            raise Refused("TooManyDevices", f"{MAX_MDEVS} mediated devices exist")
+        try:
+            name = str(uuid.UUID(arguments.uuid)) if arguments.uuid else str(uuid.uuid4())
+        except ValueError:
+            raise Refused("BadArguments", f"{arguments.uuid!r} is no UUID") from None
+        if any(device.name == name for device in self._machine.devices.values()):
+            raise Refused("DeviceExists", f"there is a device {name} already")
+        if arguments.type not in self._machine.models:
+            known = ", ".join(sorted(self._machine.models))
+            raise Refused("TypeNotFound", f"no type {arguments.type!r}; there are {known}")
+        try:
+            device = self._machine.add_mdev(name, name, arguments.type, arguments.options)
+        except ValueError as error:
+            raise Refused("BadArguments", str(error)) from None
+        self._mdevs[name] = arguments.type
+        self._workers.add(device)
+        return next(entry for entry in self._devices() if entry.symbol == name)
+
+    def _mdev_stop(self, arguments: d.MdevStop) -> dict[str, str]:
+        name = arguments.uuid.lower()
+        if name not in self._mdevs:
+            raise Refused("DeviceNotFound", f"no mediated device {arguments.uuid!r} was started")
+        try:
+            self._machine.remove_device(name)
+        except IoctlError as error:
+            kind = "DeviceBusy" if error.errno == errno.EBUSY else "Refused"
+            raise Refused(kind, error.why) from None
+        del self._mdevs[name]
+        self._workers.remove(name)
+        return {"uuid": name}

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: MIT
+"""The control socket's messages, typed: one JSON object a line, QMP-shaped.
+
+{"vfioemu": {"version": "0.1.0", "protocol": 1, "commands": ["list", ...]}}         greeting
+{"execute": "stats", "arguments": {...}, "id": 1}                                   request
+{"return": {...}, "id": 1}   or   {"error": {"class": "...", "desc": "..."}, "id": 1}
+"""
+
+from typing import Any
+
+import msgspec
+
+Id = int | str | None
+
+
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A command."""
+
+    execute: str
+    arguments: dict[str, Any] = {}
+    id: Id = None
+
+
+class About(msgspec.Struct, frozen=True):
+    """Who answers."""
+
+    version: str
+    protocol: int
+    commands: list[str]
+    pid: int
+
+
+class Greeting(msgspec.Struct, frozen=True):
+    """The first line."""
+
+    vfioemu: About
+
+
+class Answer(msgspec.Struct, frozen=True, rename={"value": "return"}):
+    """A command's result."""
+
+    value: Any
+    id: Id = None
+
+
+class Why(msgspec.Struct, frozen=True, rename={"kind": "class"}):
+    """A refusal: a class for programs, a text for people."""
+
+    kind: str
+    desc: str
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """A command that was refused."""
+
+    error: Why
+    id: Id = None
+
+
+class DeviceEntry(msgspec.Struct, frozen=True):
+    """A device in `list`."""
+
+    symbol: str
+    name: str
+    model: str
+    group: int
+    open: int
+    pins: int
+    mdev: bool
+
+
+class GroupEntry(msgspec.Struct, frozen=True):
+    """A group in `list`."""
+
+    number: int
+    iommu: bool
+    viable: bool
+    devices: list[str]
+
+
+class ClientEntry(msgspec.Struct, frozen=True):
+    """A session in `clients`."""
+
+    session: int
+    pid: int
+    uid: int
+    connections: int
+    files: int
+    shared_bytes: int
+    locked_pages: int
+
+
+class CallCount(msgspec.Struct, frozen=True):
+    """How often a call was answered with what; `errno` is empty for success."""
+
+    call: str
+    errno: str
+    count: int
+
+
+class Stats(msgspec.Struct, frozen=True):
+    """Counters and gauges."""
+
+    calls: list[CallCount]
+    refused_peers: int
+    internal_errors: int
+    sessions: int
+    connections: int
+    files: dict[str, int]
+    locked_pages: int
+    containers: dict[str, dict[str, int]]
+    totals: dict[str, int]
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """`list`."""
+
+    profile: str
+    groups: list[GroupEntry]
+    devices: list[DeviceEntry]
+    parameters: dict[str, int]
+
+
+class MdevType(msgspec.Struct, frozen=True):
+    """A model that mediated devices can be made of."""
+
+    id: str
+    description: str
+    options: dict[str, str]
+    available: int
+
+
+class NoArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Commands without arguments."""
+
+
+class SetParameter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`set-parameter`."""
+
+    name: str
+    value: int
+
+
+class MdevStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`mdev-start`: without a uuid, one is made up."""
+
+    type: str
+    uuid: str | None = None
+    options: dict[str, Any] = {}
+
+
+class MdevStop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`mdev-stop`."""
+
+    uuid: str

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: MIT
+"""Where a daemon's sockets are: a private directory, one daemon to a directory, no litter."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+SOCKET: Final = "vfio.sock"
+CONTROL: Final = "control.sock"
+LOCK: Final = "lock"
+PID: Final = "pid"
+_SUN_PATH: Final = 108
+
+
+class StartError(Exception):
+    """The daemon cannot start here; the text says why, `hint` what to do."""
+
+    def __init__(self, why: str, hint: str = "") -> None:
+        super().__init__(why)
+        self.hint = hint
+
+
+def default_runtime_dir(instance: str = "default") -> Path:
+    """$VFIOEMU_RUNTIME_DIR, $XDG_RUNTIME_DIR/vfioemu or /tmp/vfioemu-UID, and the instance's directory in it."""
+    if base := os.environ.get("VFIOEMU_RUNTIME_DIR"):
+        return Path(base) / instance
+    if base := os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(base) / "vfioemu" / instance
+    return Path(f"/tmp/vfioemu-{os.getuid()}") / instance
+
+
+def make_private(directory: Path, *, shared: bool = False) -> None:
+    """Make the directory, mode 0700, or check that the one that is there is ours alone.
+
+    With `shared`, others may pass through it to the socket (0711), which checks who they are.
+
+    Raises:
+        StartError: it is not a directory, not ours, or others may use it.
+    """
+    try:
+        directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            directory.mkdir(mode=0o700)
+            if shared:
+                directory.chmod(0o711)
+        status = directory.lstat()
+    except OSError as error:
+        raise StartError(f"cannot make {directory}: {error.strerror}") from None
+    if not stat.S_ISDIR(status.st_mode):
+        raise StartError(f"{directory} is not a directory")
+    if status.st_uid != os.getuid():
+        raise StartError(f"{directory} belongs to uid {status.st_uid}", "choose another with --runtime-dir")
+    if status.st_mode & (0o066 if shared else 0o077):
+        raise StartError(
+            f"{directory} is open to others (mode {stat.S_IMODE(status.st_mode):04o})",
+            f"chmod 700 {directory}, or choose another with --runtime-dir",
+        )
+
+
+def check_length(path: Path) -> None:
+    """A socket's path has to fit into sun_path.
+
+    Raises:
+        StartError: it does not.
+    """
+    length = len(os.fsencode(path))
+    if length >= _SUN_PATH:
+        raise StartError(
+            f"the socket path {path} has {length} bytes, the most is {_SUN_PATH - 1}",
+            "choose a shorter --runtime-dir",
+        )
+
+
+@contextlib.contextmanager
+def occupied(directory: Path) -> Iterator[None]:
+    """Hold the directory for one daemon; its lock and pid file.
+
+    Raises:
+        StartError: another daemon runs here.
+    """
+    lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StartError(
+                f"a daemon runs in {directory} already{_who(directory)}",
+                "choose another directory with --runtime-dir, or end that one",
+            ) from None
+        pid = directory / PID
+        pid.write_text(f"{os.getpid()}\n", encoding="ascii")
+        try:
+            yield
+        finally:
+            pid.unlink(missing_ok=True)
+    finally:
+        os.close(lock)  # the file stays: to remove it would race with the next daemon
+
+
+def _who(directory: Path) -> str:
+    try:
+        return f" (pid {int((directory / PID).read_text(encoding='ascii'))})"
+    except (OSError, ValueError):
+        return ""
+
+
+@contextlib.contextmanager
+def listening(path: Path, kind: socket.SocketKind, mode: int = 0o600) -> Iterator[socket.socket]:
+    """A listening socket at `path` with that mode; removed at the end. A stale one, on which nobody listens, is replaced.
+
+    Raises:
+        StartError: somebody listens there, or it cannot be made.
+    """
+    check_length(path)
+    _remove_stale(path, kind)
+    listener = socket.socket(socket.AF_UNIX, kind | socket.SOCK_CLOEXEC)
+    try:
+        mask = os.umask(~mode & 0o777)
+        try:
+            listener.bind(os.fspath(path))
+        except OSError as error:
+            raise StartError(f"cannot listen on {path}: {error.strerror}") from None
+        finally:
+            os.umask(mask)
+        inode = path.lstat().st_ino
+        listener.listen(socket.SOMAXCONN)
+        try:
+            yield listener
+        finally:
+            with contextlib.suppress(OSError):
+                if path.lstat().st_ino == inode:
+                    path.unlink()
+    finally:
+        listener.close()
+
+
+def _remove_stale(path: Path, kind: socket.SocketKind) -> None:
+    """Remove a socket that nobody listens on.
+
+    Raises:
+        StartError: somebody does, or it is no socket.
+    """
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StartError(f"cannot look at {path}: {error.strerror}") from None
+    if not stat.S_ISSOCK(status.st_mode):
+        raise StartError(f"{path} exists and is no socket")
+    with socket.socket(socket.AF_UNIX, kind) as probe:
+        probe.setblocking(False)
+        result = probe.connect_ex(os.fspath(path))
+    if result != errno.ECONNREFUSED:
+        raise StartError(
+            f"cannot listen on {path}: somebody does already", "end that daemon, or choose another place"
+        )
+    path.unlink(missing_ok=True)

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: MIT
+"""A daemon: a machine, its sockets, and the tasks that serve them; from start to a clean end."""
+
+import contextlib
+import logging
+import os
+import resource
+import signal
+import socket
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from vfioemu.core.machine import Machine, MachineSpec
+from vfioemu.daemon import runtime_dir as rd
+from vfioemu.daemon.control import ControlServer
+from vfioemu.daemon.workers import Workers
+from vfioemu.devices.registry import load_models
+from vfioemu.io.limits import Access, Limits
+from vfioemu.io.server import Server
+from vfioemu.wire.messages import MemoryMode
+
+log: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a daemon runs.
+
+    Attributes:
+        runtime_dir: where its sockets are; None for a new directory that goes with it.
+        memory: how client memory is reached; PROCESS_VM for a daemon that one user has for himself.
+        uids: who may connect besides our own user.
+        limits: bounds and time-outs.
+        models: device models besides the installed ones.
+    """
+
+    runtime_dir: Path | None = None
+    memory: MemoryMode = MemoryMode.ASK
+    uids: frozenset[int] = frozenset()
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Daemon:
+    """A running daemon.
+
+    Attributes:
+        machine: what it emulates.
+        socket_path: where clients connect.
+        control_path: where it is commanded.
+        server: who is connected.
+    """
+
+    machine: Machine
+    server: Server
+    socket_path: Path
+    control_path: Path
+
+
+def raise_file_limit() -> int:
+    """Allow as many fds as we may have: each emulated fd is one of ours too. Returns how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            return hard
+    return soft
+
+
+@contextlib.asynccontextmanager
+async def running(
+    spec: MachineSpec,
+    runtime_dir: str | os.PathLike[str] | None = None,
+    *,
+    memory: MemoryMode | str = MemoryMode.ASK,
+    uids: frozenset[int] = frozenset(),
+    limits: Limits | None = None,
+) -> AsyncIterator[Daemon]:
+    """Run a daemon in this process, as long as the block lasts.
+
+    Args:
+        spec: the machine.
+        runtime_dir: where its sockets are; None for a new directory that goes with it.
+        memory: "ask" or "process_vm".
+        uids: who may connect besides our own user.
+        limits: bounds and time-outs.
+
+    Raises:
+        StartError: it cannot start there.
+        ValueError: there is no such machine.
+    """
+    if isinstance(memory, str):
+        memory = MemoryMode[memory.upper()]
+    machine = Machine(spec, load_models())
+    access = Access(uids=uids | {os.getuid()}, memory=memory)
+    escaped: BaseException | None = None
+    with contextlib.ExitStack() as stack:
+        if runtime_dir is None:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vfioemu-")))
+        else:
+            directory = Path(runtime_dir)
+            rd.make_private(directory, shared=bool(uids))
+        stack.enter_context(rd.occupied(directory))
+        socket_path = directory / rd.SOCKET
+        control_path = directory / rd.CONTROL
+        listener = stack.enter_context(
+            rd.listening(socket_path, socket.SOCK_SEQPACKET, 0o666 if uids else 0o600)
+        )
+        controller = stack.enter_context(rd.listening(control_path, socket.SOCK_STREAM))
+        async with trio.open_nursery() as clients, trio.open_nursery() as services:
+            server = Server(machine, access, clients, limits)
+            try:
+                workers = Workers(machine, server, services)
+                control = ControlServer(machine, server, workers, services)
+                services.start_soon(server.listen, listener)
+                services.start_soon(server.watch_hangups)
+                services.start_soon(control.listen, controller)
+                yield Daemon(
+                    machine=machine, server=server, socket_path=socket_path, control_path=control_path
+                )
+            except BaseException as error:  # noqa: BLE001 - raised below, out of the nurseries
+                escaped = error
+            services.cancel_scope.cancel()
+            server.stop()
+            clients.cancel_scope.cancel()
+        server.close()
+    if escaped is not None:
+        raise escaped
+
+
+async def serve(spec: MachineSpec, options: Options, ready: "Ready | None" = None) -> int:
+    """Run a daemon until SIGTERM or SIGINT: the signal that ended it.
+
+    Raises:
+        StartError: it cannot start.
+        ValueError: there is no such machine.
+    """
+    raise_file_limit()
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with running(
+            spec, options.runtime_dir, memory=options.memory, uids=options.uids, limits=options.limits
+        ) as daemon:
+            if ready is not None:
+                ready.tell(daemon)
+            async for number in signals:
+                log.info("signal %d: ending", number)
+                return number
+    raise AssertionError("the signals ended")  # pragma: no cover
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Tells whoever waits that clients can connect now.
+
+    Attributes:
+        fd: gets the socket's path and a newline, and is closed; -1 for none.
+        notify_socket: systemd's $NOTIFY_SOCKET.
+    """
+
+    fd: int = -1
+    notify_socket: str = ""
+
+    def tell(self, daemon: Daemon) -> None:
+        """Do it, in all ways."""
+        if self.fd >= 0:
+            with contextlib.suppress(OSError):
+                os.write(self.fd, f"{daemon.socket_path}\n".encode())
+                os.close(self.fd)
+        if self.notify_socket:
+            address = self.notify_socket
+            if address.startswith("@"):
+                address = "\0" + address[1:]
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
+                sock.sendto(f"READY=1\nMAINPID={os.getpid()}\n".encode(), address)
+        log.info("ready: %s (control: %s)", daemon.socket_path, daemon.control_path)

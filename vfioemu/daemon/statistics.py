@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: MIT
+"""Counters and gauges of a daemon: as a message, and as Prometheus text."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from vfioemu.core.machine import Machine
+from vfioemu.daemon import messages as d
+from vfioemu.io.server import Server
+
+if TYPE_CHECKING:
+    from vfioemu.io.session import Session
+
+
+def clients(sessions: "Iterable[Session]") -> list[d.ClientEntry]:
+    """The sessions, oldest first; the number that is told is not the secret one."""
+    return [
+        d.ClientEntry(
+            session=number,
+            pid=session.pid,
+            uid=session.uid,
+            connections=len(session.channels) + (session.service is not None),
+            files=len(session.tokens),
+            shared_bytes=session.space.shared,
+            locked_pages=session.space.locked_pages,
+        )
+        for number, session in enumerate(sessions, 1)
+    ]
+
+
+def stats(machine: Machine, server: Server) -> d.Stats:
+    """Everything that is counted."""
+    files = Counter(str(token.file.kind) for token in server.tokens)
+    containers = {str(number): dict(held) for number, held in machine.gauges().items()}
+    totals: Counter[str] = Counter()
+    for held in containers.values():
+        totals.update(held)
+    sessions = server.sessions.values()
+    calls = sorted(server.counters.named_calls())
+    merged: Counter[tuple[str, str]] = Counter()
+    for call, error, count in calls:
+        merged[call, error] += count
+    return d.Stats(
+        calls=[d.CallCount(call=call, errno=error, count=count) for (call, error), count in merged.items()],
+        refused_peers=server.counters.refused_peers,
+        internal_errors=server.counters.bugs,
+        sessions=len(server.sessions),
+        connections=sum(len(s.channels) + (s.service is not None) for s in sessions),
+        files=dict(files),
+        locked_pages=sum(s.space.locked_pages for s in sessions),
+        containers=containers,
+        totals=dict(totals),
+    )
+
+
+class _Collector(Collector):
+    """Turns `stats` into metrics when it is asked."""
+
+    def __init__(self, machine: Machine, server: Server) -> None:
+        self._machine = machine
+        self._server = server
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics."""
+        now = stats(self._machine, self._server)
+        calls = CounterMetricFamily(
+            "vfioemu_calls", "System calls answered, by name and errno.", labels=["call", "errno"]
+        )
+        for entry in now.calls:
+            calls.add_metric([entry.call, entry.errno], entry.count)
+        yield calls
+        yield CounterMetricFamily(
+            "vfioemu_refused_peers", "Connections ended for a broken protocol.", now.refused_peers
+        )
+        yield CounterMetricFamily("vfioemu_internal_errors", "Bugs met.", now.internal_errors)
+        yield GaugeMetricFamily("vfioemu_sessions", "Clients.", now.sessions)
+        yield GaugeMetricFamily("vfioemu_connections", "Connections.", now.connections)
+        yield GaugeMetricFamily("vfioemu_locked_pages", "Pages accounted as locked.", now.locked_pages)
+        files = GaugeMetricFamily("vfioemu_files", "Open emulated files, by kind.", labels=["kind"])
+        for kind, count in sorted(now.files.items()):
+            files.add_metric([kind], count)
+        yield files
+        for name, value in sorted(now.totals.items()):
+            yield GaugeMetricFamily(f"vfioemu_container_{name}", f"Sum over all containers of {name}.", value)
+
+
+def prometheus(machine: Machine, server: Server) -> str:
+    """`stats` in Prometheus' text format."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(machine, server))
+    return generate_latest(registry).decode("utf-8")

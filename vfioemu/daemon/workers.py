@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: MIT
+"""What devices do by themselves: one task for each device, asleep while there is nothing to do."""
+
+import logging
+import math
+from typing import Final
+
+import trio
+
+from vfioemu.core.device import Device
+from vfioemu.core.errors import IoctlError
+from vfioemu.core.machine import Machine
+from vfioemu.core.model import DeviceModel
+from vfioemu.io.effects import Runner
+from vfioemu.io.server import Server
+
+log: Final = logging.getLogger(__name__)
+
+
+class Workers:
+    """Runs `Device.work` of the devices that have any.
+
+    Args:
+        machine: whose devices.
+        server: for its counters and tokens.
+        nursery: where the tasks live.
+    """
+
+    def __init__(self, machine: Machine, server: Server, nursery: trio.Nursery) -> None:
+        self._server = server
+        self._nursery = nursery
+        self._scopes: dict[str, trio.CancelScope] = {}
+        for device in machine.devices.values():
+            self.add(device)
+
+    def add(self, device: Device) -> None:
+        """A new device."""
+        if type(device.model).work is DeviceModel.work:
+            return
+        scope = trio.CancelScope()
+        self._scopes[device.symbol] = scope
+        self._nursery.start_soon(self._work, device, scope)
+
+    def remove(self, symbol: str) -> None:
+        """A device goes away."""
+        scope = self._scopes.pop(symbol, None)
+        if scope is not None:
+            scope.cancel()
+
+    async def _work(self, device: Device, scope: trio.CancelScope) -> None:
+        runner = Runner(self._server.counters)
+        tokens = self._server.tokens
+        woken = trio.Event()
+
+        def wake() -> None:
+            woken.set()
+
+        device.on_wake.append(wake)
+        try:
+            with scope:
+                while True:
+                    woken = trio.Event()
+                    tokens.reap()
+                    due: float | None = None
+                    try:
+                        due = await runner.run(device.work, trio.current_time())
+                    except IoctlError as error:
+                        log.warning("device %s stops working: %s", device.symbol, error)
+                    tokens.refresh()
+                    with trio.move_on_at(math.inf if due is None else due):
+                        await woken.wait()
+        finally:
+            device.on_wake.remove(wake)

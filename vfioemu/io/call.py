@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: MIT
+"""One call of a client: its effects are performed with the caller's memory and fds.
+
+The client may offer the bytes at the call's address with the call (protocol/wire.md section 4). Then copy_from_user works
+on the offer and, if it is writable, copy_to_user changes it, and the reply carries it back: one round trip in all. What
+goes beyond the offer first takes the changes to the client and then forgets about it.
+"""
+
+import errno
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from vfioemu.core.effects import DmaRead, DmaWrite, ForeignFd, GiveFd, ReadUser, RevokeFd, TakeFd, WriteUser
+from vfioemu.core.errors import IoctlError
+from vfioemu.core.file import File
+from vfioemu.io.connection import Connection, Gone
+from vfioemu.io.effects import Runner
+from vfioemu.io.eventfd import ClientEventFd
+from vfioemu.io.fds import is_eventfd, socket_inode
+from vfioemu.kernel import procmem
+from vfioemu.wire import messages as m
+
+if TYPE_CHECKING:
+    import trio
+
+    from vfioemu.io.server import Server
+    from vfioemu.io.session import Session
+    from vfioemu.io.tokens import Token
+
+
+class Call(Runner):
+    """The call in progress on a connection; reused for the next one.
+
+    Attributes:
+        seq: of the call.
+        base, offer: the offered bytes and their address; None without an offer.
+        writable: the offer may be changed.
+        low, high: which part of the offer was changed.
+    """
+
+    __slots__ = (
+        "_connection",
+        "_given",
+        "_held",
+        "_server",
+        "_session",
+        "base",
+        "high",
+        "low",
+        "offer",
+        "seq",
+        "writable",
+    )
+
+    def __init__(self, server: "Server", session: "Session", connection: Connection) -> None:
+        super().__init__(server.counters)
+        self._server = server
+        self._session = session
+        self._connection = connection
+        self._held: list[tuple[int, Token]] | None = None
+        self._given: dict[int, Token] | None = None
+        self.seq = 0
+        self.base = 0
+        self.offer: bytearray | None = None
+        self.writable = False
+        self.low = self.high = 0
+
+    def begin(self, seq: int, base: int, offer: bytearray | None, *, writable: bool) -> None:
+        """A new call comes with these offered bytes."""
+        self.seq = seq
+        self.base = base
+        self.offer = offer
+        self.writable = writable
+        self.low = self.high = 0
+
+    def who(self) -> str:
+        """The client."""
+        return str(self._session)
+
+    def end(self) -> None:
+        """The handler has run to its end: drop the references that it took with TakeFd."""
+        self.offer = None
+        self._given = None
+        if self._held is not None:
+            for fd, token in self._held:
+                os.close(fd)
+                self._server.tokens.put(token)
+            self._held = None
+
+    # --- memory ---
+
+    def _read_now(self, effect: ReadUser) -> tuple[bool, Any]:
+        size = effect.size
+        if self.offer is not None:
+            start = effect.addr - self.base
+            if 0 <= start and start + size <= len(self.offer):
+                return False, bytes(self.offer[start : start + size])
+            if self.high:
+                return True, None  # the client must see the changes first
+        if self._session.space.bound is None:
+            return True, None
+        return False, self._read_process(effect.addr, size)
+
+    def _read_process(self, address: int, size: int) -> bytes:
+        out = bytearray(size)
+        try:
+            got = procmem.read_into(self._session.pid, address, out)
+        except OSError as error:
+            raise IoctlError(errno.EFAULT, f"the caller's memory: {error.strerror}") from None
+        if got < size:
+            raise IoctlError(errno.EFAULT, f"the caller's memory at {address + got:#x} cannot be read")
+        return bytes(out)
+
+    async def _read_later(self, effect: ReadUser) -> bytes:
+        await self._flush()
+        if self._session.space.bound is not None:
+            return self._read_process(effect.addr, effect.size)
+        data = await self._connection.ask_read(self.seq, effect.addr, effect.size)
+        if data is None:
+            raise IoctlError(errno.EFAULT, f"{effect.size} bytes at {effect.addr:#x} cannot be read")
+        return data
+
+    def _write_now(self, effect: WriteUser) -> tuple[bool, Any]:
+        if self.offer is not None:
+            if self.writable:
+                start = effect.addr - self.base
+                stop = start + len(effect.data)
+                if 0 <= start and stop <= len(self.offer):
+                    if stop > start:
+                        self.offer[start:stop] = effect.data
+                        self.low = min(start, self.low) if self.high else start
+                        self.high = max(stop, self.high)
+                    return False, None
+            if self.high:
+                return True, None
+            self.offer = None
+        if self._session.space.bound is None:
+            return True, None
+        self._write_process(effect)
+        return False, None
+
+    def _write_process(self, effect: WriteUser) -> None:
+        try:
+            done = procmem.write(self._session.pid, effect.addr, effect.data)
+        except OSError as error:
+            raise IoctlError(errno.EFAULT, f"the caller's memory: {error.strerror}") from None
+        if done < memoryview(effect.data).nbytes:
+            raise IoctlError(
+                errno.EFAULT, f"the caller's memory at {effect.addr + done:#x} cannot be written"
+            )
+
+    async def _write_later(self, effect: WriteUser) -> None:
+        await self._flush()
+        if self._session.space.bound is not None:
+            self._write_process(effect)
+        elif not await self._connection.ask_write(self.seq, effect.addr, effect.data):
+            raise IoctlError(errno.EFAULT, f"{len(effect.data)} bytes at {effect.addr:#x} cannot be written")
+
+    async def _flush(self) -> None:
+        """Take the changes of the offer to the client, and do without it from now on."""
+        offer, self.offer = self.offer, None
+        if offer is not None and self.high:
+            low, high = self.low, self.high
+            self.low = self.high = 0
+            await self._connection.ask_write(self.seq, self.base + low, memoryview(offer)[low:high])
+
+    def _offers(self, effect: DmaRead | DmaWrite, size: int) -> bool:
+        """Whether a device accesses the very memory that was offered, so that the two must be made one first."""
+        if self.offer is None or effect.space is not self._session.space:
+            return False
+        return effect.vaddr < self.base + len(self.offer) and effect.vaddr + size > self.base
+
+    def _dma_read_now(self, effect: DmaRead) -> tuple[bool, Any]:
+        if self._offers(effect, effect.size):
+            return True, None
+        return super()._dma_read_now(effect)
+
+    def _dma_write_now(self, effect: DmaWrite) -> tuple[bool, Any]:
+        if self._offers(effect, memoryview(effect.data).nbytes):
+            return True, None
+        return super()._dma_write_now(effect)
+
+    async def _dma_read_later(self, effect: DmaRead) -> Any:
+        await self._flush()
+        waiting, result = super()._dma_read_now(effect)
+        return await self._dma_later(effect) if waiting else result
+
+    async def _dma_write_later(self, effect: DmaWrite) -> None:
+        await self._flush()
+        waiting, _ = super()._dma_write_now(effect)
+        if waiting:
+            await self._dma_later(effect)
+
+    def _connection_of(self, session: "Session | None") -> "tuple[Connection, int, trio.Lock | None]":
+        if session is self._session:
+            return self._connection, self.seq, None  # the caller waits for us anyway
+        return super()._connection_of(session)
+
+    # --- fds ---
+
+    def _later(self, effect: object) -> tuple[bool, Any]:
+        del effect
+        return True, None
+
+    async def _take_fd(self, effect: TakeFd) -> File | ClientEventFd | ForeignFd:
+        number = effect.number
+        if number < 0:
+            raise IoctlError(errno.EBADF, f"fd {number}")
+        connection = self._connection
+        result, _ = await connection.ask(m.TAKE_FD, self.seq, number)
+        fd = connection.take_fd()
+        if result < 0 or fd < 0:
+            if fd >= 0:
+                self._server.bury(fd, self._session)
+            raise IoctlError(errno.EBADF, f"the caller's fd {number} is not open")
+        inode = socket_inode(fd)
+        if inode is not None:
+            token = self._server.tokens.by_inode(inode)
+            if token is not None:
+                token.users += 1
+                if self._held is None:
+                    self._held = []
+                self._held.append((fd, token))
+                return token.file
+        elif is_eventfd(fd):
+            return ClientEventFd(fd)
+        self._server.bury(fd, self._session)
+        return ForeignFd(number)
+
+    async def _give_fd(self, effect: GiveFd) -> int:
+        session = self._session
+        tokens = self._server.tokens
+        if len(session.tokens) >= self._server.limits.max_tokens:
+            raise IoctlError(errno.EMFILE, f"the client has {len(session.tokens)} files")
+        try:
+            token, theirs = tokens.create(effect.file)
+        except OSError as error:
+            raise IoctlError(errno.EMFILE, f"the daemon has no fd left: {error.strerror}") from None
+        try:
+            number, _ = await self._connection.ask(m.GIVE_FD, self.seq, fd=theirs)
+        except Gone:
+            tokens.discard(token)
+            raise IoctlError(errno.EMFILE, "the client is gone") from None
+        finally:
+            os.close(theirs)
+        if number < 0:
+            tokens.discard(token)
+            raise IoctlError(errno.EMFILE, "the client has no fd left")
+        session.prove(token)
+        if self._given is None:
+            self._given = {}
+        self._given[number] = token
+        return number
+
+    async def _revoke_fd(self, effect: RevokeFd) -> None:
+        token = self._given.pop(effect.number, None) if self._given else None
+        if token is None:
+            raise AssertionError(f"fd {effect.number} was not given in this call")
+        self._server.tokens.discard(token)
+        try:
+            await self._connection.ask(m.REVOKE_FD, self.seq, effect.number)
+        except Gone:
+            pass  # its fds are gone as well
+
+    _NOW: ClassVar[dict[type[Any], Callable[[Any, Any], tuple[bool, Any]]]] = {
+        **Runner._NOW,  # noqa: SLF001 - a subclass
+        ReadUser: _read_now,
+        WriteUser: _write_now,
+        DmaRead: _dma_read_now,
+        DmaWrite: _dma_write_now,
+        TakeFd: _later,
+        GiveFd: _later,
+        RevokeFd: _later,
+    }
+    _LATER: ClassVar[dict[type[Any], Callable[[Any, Any], Any]]] = {
+        **Runner._LATER,  # noqa: SLF001 - a subclass
+        ReadUser: _read_later,
+        WriteUser: _write_later,
+        DmaRead: _dma_read_later,
+        DmaWrite: _dma_write_later,
+        TakeFd: _take_fd,
+        GiveFd: _give_fd,
+        RevokeFd: _revoke_fd,
+    }

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: MIT
+"""A call connection: one trio task that takes a call, has it answered, and takes the next.
+
+The usual call costs one recvmsg, one poll of the hang-ups, the handler, and one send; nothing is awaited but the socket.
+"""
+
+import errno
+import os
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from vfioemu.core.caller import Caller
+from vfioemu.core.effects import Steps
+from vfioemu.core.errors import IoctlError
+from vfioemu.io.call import Call
+from vfioemu.io.connection import Connection, Gone, PeerError, packet
+from vfioemu.io.counters import call_name, errno_name
+from vfioemu.io.fds import socket_inode
+from vfioemu.io.tokens import Token
+from vfioemu.wire import messages as m
+
+if TYPE_CHECKING:
+    from vfioemu.io.server import Server
+    from vfioemu.io.session import Session
+
+_FILE_CALLS: Final = frozenset({m.IOCTL, m.READ, m.WRITE, m.PREAD, m.PWRITE, m.MMAP})
+_U32: Final = 0xFFFFFFFF
+_REPLY: Final = m.REPLY
+
+
+class Channel:
+    """Serves the calls of one connection.
+
+    Args:
+        server: what the calls are about.
+        session: of the client.
+        connection: greeted.
+    """
+
+    __slots__ = ("_call", "_connection", "_server", "_session")
+
+    def __init__(self, server: "Server", session: "Session", connection: Connection) -> None:
+        self._server = server
+        self._session = session
+        self._connection = connection
+        self._call = Call(server, session, connection)
+
+    async def serve(self) -> None:
+        """Serve calls until the client hangs up.
+
+        Raises:
+            PeerError: it broke the protocol.
+        """
+        connection = self._connection
+        sock = connection.sock
+        receive = connection.receive_nowait
+        while connection.alive:
+            await trio.lowlevel.wait_readable(sock)
+            size = receive()
+            if size < 0:
+                continue
+            if size == 0:
+                return
+            if size < m.HEADER_SIZE:
+                raise PeerError(f"a packet of {size} bytes, a header has {m.HEADER_SIZE}")
+            try:
+                await self._serve(size)
+            except Gone:
+                return
+
+    async def _serve(self, size: int) -> None:
+        """Answer the call in `packet`."""
+        server = self._server
+        session = self._session
+        kind, flags, seq, serial, a0, a1, a2, a3 = m.HEADER.unpack_from(packet)
+        fd = self._connection.take_fd() if flags & m.F_FD else -1
+        data = bytearray(packet[m.HEADER_SIZE : size]) if size > m.HEADER_SIZE else None
+        # Everything that was closed before this call was sent is released now.
+        server.tokens.reap()
+        if session.releases:
+            await session.settled()
+        if kind not in _FILE_CALLS:
+            await self._serve_other(kind, flags, seq, serial, (a0, a1, a2, a3), data, fd)
+            return
+        token = session.tokens.get(serial)
+        if token is None or fd >= 0:
+            token = self._prove(serial, fd)
+            if token is None:
+                self._count(kind, None, a0, -errno.EBADF, f"serial {serial} is no token of this session")
+                await self._reply(seq, -errno.EBADF, flags=m.F_UNPROVED if fd < 0 else 0)
+                return
+        call = self._call
+        file = token.file
+        caller = session.caller
+        why = ""
+        try:
+            token.users += 1
+            if kind == m.IOCTL:
+                call.begin(seq, a1, data, writable=bool(flags & m.F_WRITABLE))
+                effect = call.start(file.ioctl, caller, a0 & _U32, a1)
+            elif kind == m.READ or kind == m.PREAD:
+                offer = bytearray(min(a1, m.MAX_DATA)) if flags & m.F_WRITABLE else None
+                call.begin(seq, a0, offer, writable=True)
+                if kind == m.READ:
+                    effect = call.start(file.read, caller, a0, a1)
+                else:
+                    effect = call.start(file.pread if not a2 >> 63 else _negative, caller, a0, a1, a2)
+            elif kind == m.MMAP:
+                call.begin(seq, 0, None, writable=False)
+                effect = call.start(file.mmap, caller, a0, a1, a2 & _U32, bool(a3 & 1))
+            else:
+                call.begin(seq, a0, data, writable=False)
+                if kind == m.WRITE:
+                    effect = call.start(file.write, caller, a0, a1)
+                else:
+                    effect = call.start(file.pwrite if not a2 >> 63 else _negative, caller, a0, a1, a2)
+            result: int = call.result if effect is None else await call.finish(effect)
+        except IoctlError as error:
+            result = -error.errno
+            why = error.why
+        server.counters.count(kind, file.kind, a0 & _U32 if kind == m.IOCTL else 0, result)
+        if why:
+            server.refused(session, f"{call_name(kind, file.kind, a0)} on {token}", errno_name(-result), why)
+        if server.tokens.has_data:
+            server.tokens.refresh()
+        offer = call.offer
+        if kind == m.MMAP and result >= 0:
+            self._finish(token)
+            await self._reply(seq, 0, fd=result)
+            return
+        reply_flags = 0
+        if token.drain:
+            token.drain = token.readable = False
+            reply_flags = m.F_DRAIN
+        changed = memoryview(offer)[call.low : call.high] if call.high and offer is not None else None
+        header = m.HEADER.pack(_REPLY, reply_flags, seq, 0, result & m.U64, call.low, 0, 0)
+        self._finish(token)
+        if not self._connection.alive:
+            raise Gone
+        if not self._connection.send_nowait(header, changed):
+            await self._connection.send(header, changed)
+
+    def _finish(self, token: Token) -> None:
+        """The handler has ended: fdput()."""
+        self._call.end()
+        self._server.tokens.put(token)
+
+    def _prove(self, serial: int, fd: int) -> Token | None:
+        """Recognise the fd that came with a call as a token, by its inode; the fd is closed."""
+        if fd < 0:
+            return None
+        inode = socket_inode(fd)
+        token = None if inode is None else self._server.tokens.by_inode(inode)
+        if token is None or (serial and token.serial != serial):
+            self._server.bury(fd, self._session)
+            return None
+        if len(self._session.tokens) < self._server.limits.max_tokens or token.serial in self._session.tokens:
+            self._session.prove(token)
+        else:
+            token = None
+        os.close(fd)
+        return token
+
+    async def _reply(self, seq: int, result: int, *, flags: int = 0, fd: int = -1) -> None:
+        header = m.HEADER.pack(_REPLY, flags | (m.F_FD if fd >= 0 else 0), seq, 0, result & m.U64, 0, 0, 0)
+        await self._connection.send(header, None, fd)
+
+    def _count(self, type: int, kind: None, cmd: int, result: int, why: str) -> None:
+        self._server.counters.count(type, kind, 0 if type == m.IOCTL else cmd, result)
+        self._server.refused(self._session, call_name(type, kind, cmd), errno_name(-result), why)
+
+    # --- calls without a file ---
+
+    async def _serve_other(
+        self,
+        type: int,
+        flags: int,
+        seq: int,
+        serial: int,
+        args: tuple[int, int, int, int],
+        data: bytearray | None,
+        fd: int,
+    ) -> None:
+        session = self._session
+        why = ""
+        try:
+            if type == m.OPEN:
+                if fd >= 0:
+                    self._server.bury(fd, session)
+                    raise PeerError("an fd with OPEN")
+                await self._open(seq, data or bytearray())
+                self._server.counters.count(type, None, 0, 0)
+                return
+            if type == m.MEM_SHARE:
+                self._share(args, fd)
+            elif type == m.LIMITS:
+                session.set_limits(args[1], ipc_lock=bool(flags & m.F_IPC_LOCK))
+            elif type == m.FORGET:
+                token = session.tokens.get(serial)
+                if token is not None:
+                    session.unprove(token)
+            else:
+                raise PeerError(f"message type {type} where a call is due")
+            result = 0
+        except IoctlError as error:
+            result = -error.errno
+            why = error.why
+        except OSError as error:
+            result = -(error.errno or errno.EIO)
+            why = error.strerror or str(error)
+        self._server.counters.count(type, None, 0, result)
+        if why:
+            self._server.refused(session, call_name(type, None, 0), errno_name(-result), why)
+        await self._reply(seq, result)
+
+    def _share(self, args: tuple[int, int, int, int], fd: int) -> None:
+        if fd < 0:
+            raise IoctlError(errno.EBADF, "MEM_SHARE without an fd")
+        try:
+            self._session.space.share(args[0], args[1], fd, args[2], self._server.limits)
+        except (IoctlError, OSError):
+            self._server.bury(fd, self._session)
+            raise
+        os.close(fd)  # a memfd
+
+    async def _open(self, seq: int, path: bytearray) -> None:
+        """OPEN: the reply carries the new token."""
+        server = self._server
+        session = self._session
+        if len(path) > m.MAX_PATH:
+            raise IoctlError(errno.ENAMETOOLONG, f"a path of {len(path)} bytes")
+        if len(session.tokens) >= server.limits.max_tokens:
+            raise IoctlError(errno.EMFILE, f"the client has {len(session.tokens)} files")
+        name = path.decode("utf-8", "surrogateescape")
+        self._call.begin(seq, 0, None, writable=False)
+        try:
+            file = await self._call.run(server.machine.open, session.caller, name)
+        finally:
+            self._call.end()
+        try:
+            token, theirs = server.tokens.create(file)
+        except OSError as error:
+            server.release(file, [session])
+            raise IoctlError(errno.EMFILE, f"the daemon has no fd left: {error.strerror}") from None
+        session.prove(token)
+        try:
+            await self._reply(seq, 0, fd=theirs)
+        finally:
+            os.close(theirs)
+
+
+def _negative(caller: Caller, addr: int, size: int, offset: int) -> Steps[int]:
+    """Refuse an offset below zero, as ksys_pread64() and ksys_pwrite64() do."""
+    del caller, addr, size
+    yield from ()
+    raise IoctlError(errno.EINVAL, f"offset {offset - (1 << 64)}")

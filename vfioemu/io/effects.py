@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: MIT
+"""Driving handlers: what the core asks for is done at once where possible, else waited for.
+
+`advance` runs a handler in a plain loop until it ends or needs something that has to be waited for; most calls never get out
+of that loop. `finish` does the waiting. It cannot be cancelled: a handler is never abandoned.
+"""
+
+import errno
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+import trio
+
+from vfioemu.core.effects import (
+    DmaRead,
+    DmaWrite,
+    Effect,
+    GiveFd,
+    Locked,
+    PinUser,
+    ReadUser,
+    RevokeFd,
+    Signal,
+    Steps,
+    TakeFd,
+    WriteUser,
+)
+from vfioemu.core.errors import IoctlError
+from vfioemu.io.connection import Connection, Gone
+from vfioemu.io.counters import Counters
+from vfioemu.io.eventfd import ClientEventFd
+from vfioemu.io.memory import ClientSpace
+
+if TYPE_CHECKING:
+    from vfioemu.io.session import Session
+
+
+log: Final = logging.getLogger(__name__)
+
+
+class Runner:
+    """Drives one handler at a time, on behalf of nobody: releases and device work have no caller.
+
+    Attributes:
+        result: what the last handler returned.
+    """
+
+    __slots__ = ("_ready", "_task", "counters", "result", "steps")
+
+    def __init__(self, counters: Counters) -> None:
+        self.counters = counters
+        self.steps: Steps[Any]
+        self.result: Any = None
+        self._ready = False
+        self._task: trio.lowlevel.Task | None = None
+
+    def start(self, make: Callable[..., Steps[Any]], *args: object) -> Effect | None:
+        """Run the handler ``make(*args)``: None when it has ended (see `result`), else what to `finish`.
+
+        Raises:
+            IoctlError: the handler refused; EIO when it failed in another way.
+        """
+        try:
+            self.steps = make(*args)
+        except Exception as error:  # noqa: BLE001 - the boundary, see _refusal
+            raise self._refusal(error) from None
+        return self.advance(self.steps.send, None)
+
+    def advance(self, resume: Callable[[Any], Effect], value: Any) -> Effect | None:
+        """Run on until the handler ends or needs to wait for an effect."""
+        steps = self.steps
+        now = self._NOW
+        try:
+            while True:
+                effect = resume(value)
+                resume = steps.send
+                try:
+                    waiting, value = now[type(effect)](self, effect)
+                except Exception as error:  # noqa: BLE001 - the boundary, see _refusal
+                    resume, value = steps.throw, self._refusal(error)
+                    continue
+                if waiting:
+                    return effect
+        except StopIteration as stop:
+            self.result = stop.value
+            return None
+        except Exception as error:  # noqa: BLE001 - the boundary, see _refusal
+            raise self._refusal(error) from None
+
+    async def finish(self, effect: Effect | None) -> Any:
+        """Wait for `effect` and all that follow: the handler's result.
+
+        Raises:
+            IoctlError: as in `start`.
+        """
+        while effect is not None:
+            try:
+                value = await self._LATER[type(effect)](self, effect)
+            except Exception as error:  # noqa: BLE001 - the boundary, see _refusal
+                effect = self.advance(self.steps.throw, self._refusal(error))
+            else:
+                effect = self.advance(self.steps.send, value)
+        return self.result
+
+    async def run(self, make: Callable[..., Steps[Any]], *args: object) -> Any:
+        """Drive a handler from beginning to end."""
+        effect = self.start(make, *args)
+        return self.result if effect is None else await self.finish(effect)
+
+    def _refusal(self, error: Exception) -> IoctlError:
+        """The boundary: a bug of ours costs this caller an EIO, and nobody else anything."""
+        if isinstance(error, IoctlError):
+            return error
+        if isinstance(error, Gone):
+            return IoctlError(errno.EFAULT, "the client is gone")
+        self.counters.bugs += 1
+        log.error("internal error in %s", self.who(), exc_info=error)
+        return IoctlError(errno.EIO, "internal error")
+
+    def who(self) -> str:
+        """On whose behalf the handler runs, for the log."""
+        return "the daemon's own work"
+
+    # --- what happens at once: (wait for it?, result) ---
+
+    def _caller_now(self, effect: ReadUser | WriteUser | TakeFd | GiveFd | RevokeFd) -> tuple[bool, Any]:
+        raise IoctlError(errno.EFAULT, f"{type(effect).__name__} without a caller")
+
+    def _pin_now(self, effect: PinUser) -> tuple[bool, Any]:
+        space = effect.space
+        if not isinstance(space, ClientSpace):
+            return False, 0
+        count = space.pin_now(effect.vaddr, effect.npages, write=effect.write)
+        return count is None, count
+
+    def _signal_now(self, effect: Signal) -> tuple[bool, Any]:
+        if isinstance(effect.eventfd, ClientEventFd):
+            effect.eventfd.signal()
+        return False, None
+
+    def _dma_read_now(self, effect: DmaRead) -> tuple[bool, Any]:
+        space = effect.space
+        if not isinstance(space, ClientSpace):
+            raise IoctlError(errno.EPERM, "no client's address space")
+        data = space.read_now(effect.vaddr, effect.size)
+        return data is None, data
+
+    def _dma_write_now(self, effect: DmaWrite) -> tuple[bool, Any]:
+        space = effect.space
+        if not isinstance(space, ClientSpace):
+            raise IoctlError(errno.EPERM, "no client's address space")
+        return not space.write_now(effect.vaddr, effect.data), None
+
+    def _locked_now(self, effect: Locked) -> tuple[bool, Any]:
+        self._ready = False
+        self._task = None
+        return not effect.lock.acquire(self._wake), None
+
+    def _wake(self) -> None:
+        """The lock that we wait for is ours."""
+        if self._task is not None:
+            trio.lowlevel.reschedule(self._task)
+        self._ready = True
+
+    # --- what is waited for ---
+
+    async def _locked_later(self, effect: Locked) -> None:
+        del effect
+        if not self._ready:
+            self._task = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
+            self._task = None
+
+    async def _caller_later(self, effect: Any) -> Any:
+        raise AssertionError(f"{effect} has no caller to wait for")
+
+    def _connection_of(self, session: "Session | None") -> tuple[Connection, int, trio.Lock | None]:
+        """Where to ask for DMA memory of a session, with which seq, and what guards that connection.
+
+        Raises:
+            IoctlError: EPERM when the session is over, EFAULT when it serves no DMA memory.
+        """
+        if session is None:
+            raise IoctlError(errno.EPERM, "the address space is gone")
+        service = session.service
+        if service is None or not service.alive:
+            raise IoctlError(errno.EFAULT, "the client shares no such memory and serves none")
+        return service, service.next_seq(), service.lock
+
+    async def _dma_later(self, effect: "PinUser | DmaRead | DmaWrite") -> Any:
+        space = effect.space
+        assert isinstance(space, ClientSpace)
+        try:
+            connection, seq, lock = self._connection_of(space.session)
+        except IoctlError:
+            if isinstance(effect, PinUser):
+                return 0
+            raise
+        if lock is None:
+            return await self._ask_dma(effect, connection, seq)
+        with trio.CancelScope(shield=True):
+            async with lock:
+                return await self._ask_dma(effect, connection, seq)
+
+    async def _ask_dma(self, effect: "PinUser | DmaRead | DmaWrite", connection: Connection, seq: int) -> Any:
+        try:
+            if isinstance(effect, PinUser):
+                return await connection.ask_pin(seq, effect.vaddr, effect.npages, write=effect.write)
+            if isinstance(effect, DmaRead):
+                data = await connection.ask_read(seq, effect.vaddr, effect.size)
+                if data is None:
+                    raise IoctlError(errno.EFAULT, f"{effect.vaddr:#x} cannot be read")
+                return data
+            if not await connection.ask_write(seq, effect.vaddr, effect.data):
+                raise IoctlError(errno.EFAULT, f"{effect.vaddr:#x} cannot be written")
+            return None
+        except Gone:
+            if isinstance(effect, PinUser):
+                return 0
+            raise IoctlError(errno.EFAULT, "the owner of the memory is gone") from None
+
+    _NOW: ClassVar[dict[type[Any], Callable[[Any, Any], tuple[bool, Any]]]] = {
+        ReadUser: _caller_now,
+        WriteUser: _caller_now,
+        TakeFd: _caller_now,
+        GiveFd: _caller_now,
+        RevokeFd: _caller_now,
+        PinUser: _pin_now,
+        Signal: _signal_now,
+        DmaRead: _dma_read_now,
+        DmaWrite: _dma_write_now,
+        Locked: _locked_now,
+    }
+    _LATER: ClassVar[dict[type[Any], Callable[[Any, Any], Any]]] = {
+        ReadUser: _caller_later,
+        WriteUser: _caller_later,
+        TakeFd: _caller_later,
+        GiveFd: _caller_later,
+        RevokeFd: _caller_later,
+        PinUser: _dma_later,
+        DmaRead: _dma_later,
+        DmaWrite: _dma_later,
+        Locked: _locked_later,
+    }

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: MIT
+"""What a peer can make the daemon hold, at most. protocol/wire.md section 9 is the same table for people."""
+
+from dataclasses import dataclass
+
+from vfioemu.wire.messages import MemoryMode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds and time-outs of the daemon.
+
+    Attributes:
+        max_channels: connections of a session.
+        max_connections: connections of a process.
+        max_tokens: tokens that a session can have proved.
+        max_windows: shared memory windows of a session.
+        max_shared: bytes of shared memory windows of a session; address space, not memory.
+        max_burials: fds of a session whose close() has not returned yet.
+        hello_timeout: seconds between connecting and HELLO.
+        ask_timeout: seconds that the daemon waits for one answer, one fragment, or room for one message.
+    """
+
+    max_channels: int = 64
+    max_connections: int = 256
+    max_tokens: int = 4096
+    max_windows: int = 1024
+    max_shared: int = 1 << 44
+    max_burials: int = 16
+    hello_timeout: float = 10.0
+    ask_timeout: float = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """Who may connect, and how their memory is reached.
+
+    Attributes:
+        uids: whose messages are accepted.
+        memory: ASK for a daemon that several users share; PROCESS_VM for a private one, because process_vm_readv() can
+            be parked by a hostile process (userfaultfd, FUSE) and then stops everybody.
+    """
+
+    uids: frozenset[int]
+    memory: MemoryMode = MemoryMode.ASK

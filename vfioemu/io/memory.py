@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: MIT
+"""The address spaces of clients: windows that they shared, and the two ways to reach the rest.
+
+A window is memory of a memfd that the client sealed against shrinking, so that no access of ours can ever fault. What is
+not sealed is refused: it could be truncated under our mapping.
+"""
+
+import bisect
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+import weakref
+from typing import TYPE_CHECKING, Final
+
+from vfioemu.core.caller import AddressSpace
+from vfioemu.core.effects import Buffer
+from vfioemu.core.errors import IoctlError
+from vfioemu.io.limits import Limits
+from vfioemu.io.mm import PAGE, TOP, BoundMemory
+from vfioemu.kernel.procmem import address_of
+
+if TYPE_CHECKING:
+    from vfioemu.io.session import Session
+
+_F_GET_SEALS: Final = 1034
+_SEAL_SHRINK: Final = 2
+_SEAL_WRITES: Final = 8 | 16  # F_SEAL_WRITE, F_SEAL_FUTURE_WRITE
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_mmap: Final = _libc.mmap
+_mmap.restype = ctypes.c_void_p
+_mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64)
+_munmap: Final = _libc.munmap
+_munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_FAILED: Final = ctypes.c_void_p(-1).value
+
+
+def check_sealed(fd: int) -> None:
+    """Refuse a file that could change under a mapping of ours.
+
+    Raises:
+        IoctlError: EPERM, and what is missing.
+    """
+    try:
+        seals = fcntl.fcntl(fd, _F_GET_SEALS)
+    except OSError:
+        raise IoctlError(errno.EPERM, "not a memfd: only memory that can be sealed is shared") from None
+    if not seals & _SEAL_SHRINK:
+        raise IoctlError(errno.EPERM, "the memfd is not sealed with F_SEAL_SHRINK, it could be truncated")
+    if seals & _SEAL_WRITES:
+        raise IoctlError(errno.EPERM, "the memfd is sealed against writing")
+    if os.fstat(fd).st_blksize != PAGE:
+        raise IoctlError(errno.EPERM, "the memfd has huge pages, a hole in it could run out of them")
+
+
+def _unmap(address: int, size: int) -> None:
+    _munmap(address, size)
+
+
+class Window:
+    """Memory of a client that is mapped here too, for as long as this object lives."""
+
+    __slots__ = ("__weakref__", "end", "local", "vaddr")
+
+    def __init__(self, vaddr: int, size: int, fd: int, offset: int) -> None:
+        self.vaddr = vaddr
+        self.end = vaddr + size
+        local = _mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, offset)
+        if local == _FAILED:
+            error = ctypes.get_errno()
+            raise IoctlError(error, f"mapping {size:#x} bytes of shared memory: {os.strerror(error)}")
+        self.local: int = local
+        weakref.finalize(self, _unmap, local, size)
+
+
+class ClientSpace(AddressSpace):
+    """The address space of a session.
+
+    Attributes:
+        session: who answers for it; None after the session's end.
+        bound: the memory itself, in process_vm mode.
+        memlock: RLIMIT_MEMLOCK, as the client says; None for RLIM_INFINITY.
+    """
+
+    __slots__ = ("_starts", "_windows", "bound", "memlock", "session", "shared")
+
+    def __init__(self, session: "Session", bound: BoundMemory | None) -> None:
+        super().__init__()
+        self.session: Session | None = session
+        self.bound = bound
+        self.memlock: int | None = None
+        self.shared = 0
+        self._starts: list[int] | None = None
+        self._windows: list[Window] = []
+
+    def memlock_limit(self) -> int | None:
+        """RLIMIT_MEMLOCK in bytes; None for no limit."""
+        return self.memlock
+
+    # --- windows ---
+
+    def share(self, vaddr: int, size: int, fd: int, offset: int, limits: Limits) -> None:
+        """Map [offset, offset+size) of `fd`, which the client has mapped at `vaddr`.
+
+        Raises:
+            IoctlError: EINVAL, EPERM, EEXIST, ENOSPC as in protocol/wire.md section 7.
+        """
+        if not size or (vaddr | size | offset) % PAGE or vaddr + size > TOP or offset + size > TOP:
+            raise IoctlError(
+                errno.EINVAL, f"cannot share {size:#x} bytes at {vaddr:#x}, file offset {offset:#x}"
+            )
+        check_sealed(fd)
+        if offset + size > os.fstat(fd).st_size:
+            raise IoctlError(errno.EINVAL, f"the file is shorter than {offset + size:#x} bytes")
+        starts = self._starts or []
+        at = bisect.bisect_left(starts, vaddr)
+        if (at and self._windows[at - 1].end > vaddr) or (at < len(starts) and starts[at] < vaddr + size):
+            raise IoctlError(
+                errno.EEXIST, f"[{vaddr:#x}, {vaddr + size:#x}) overlaps memory that is shared already"
+            )
+        if len(starts) >= limits.max_windows or self.shared + size > limits.max_shared:
+            raise IoctlError(
+                errno.ENOSPC, f"{len(starts)} windows of {self.shared:#x} bytes are shared already"
+            )
+        self._windows.insert(at, Window(vaddr, size, fd, offset))
+        starts.insert(at, vaddr)
+        self._starts = starts
+        self.shared += size
+
+    def window(self, vaddr: int, size: int) -> int | None:
+        """Where [vaddr, vaddr+size) is in this process, if it lies within one window."""
+        if self._starts is None:
+            return None
+        at = bisect.bisect_right(self._starts, vaddr) - 1
+        if at < 0:
+            return None
+        window = self._windows[at]
+        if vaddr + size > window.end:
+            return None
+        return window.local + vaddr - window.vaddr
+
+    # --- DMA that needs nobody's help ---
+
+    def read_now(self, vaddr: int, size: int) -> bytes | None:
+        """Read for a device; None if the client has to be asked. EFAULT, EPERM when the address space is gone."""
+        local = self.window(vaddr, size)
+        if local is not None:
+            return ctypes.string_at(local, size)
+        if self.bound is not None:
+            return self.bound.read(vaddr, size)
+        return None
+
+    def write_now(self, vaddr: int, data: Buffer) -> bool:
+        """Write for a device; False if the client has to be asked. Errors as `read_now`."""
+        size = memoryview(data).nbytes
+        local = self.window(vaddr, size)
+        if local is not None:
+            source, keep = address_of(data)
+            ctypes.memmove(local, source, size)
+            del keep
+            return True
+        if self.bound is not None:
+            self.bound.write(vaddr, data)
+            return True
+        return False
+
+    def pin_now(self, vaddr: int, npages: int, *, write: bool) -> int | None:
+        """How many leading pages are present; None if the client has to be asked."""
+        if self.window(vaddr & ~(PAGE - 1), npages * PAGE) is not None:
+            return npages
+        if self.bound is not None:
+            return self.bound.present(vaddr, npages, write=write)
+        return None

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: MIT
+"""The memory of a process, bound to the address space that it had when we opened it.
+
+An open /proc/PID/mem and /proc/PID/maps refer to the mm_struct, not to the pid: after exec or exit they answer with an
+error, and the new program (or another process with the same pid) is never touched. /proc/PID/mem ignores page
+protections, so they are looked up first. Only a private daemon uses this (io/limits.py says why).
+"""
+
+import errno
+import fcntl
+import os
+import struct
+import weakref
+from typing import Final
+
+from vfioemu.core.effects import Buffer
+from vfioemu.core.errors import IoctlError
+
+PAGE: Final = 4096
+TOP: Final = 1 << 63
+_READ: Final = 1
+_WRITE: Final = 2
+_COVERING_OR_NEXT: Final = 0x10
+_QUERY: Final = struct.Struct("=9Q4I2Q")  # struct procmap_query
+_PROCMAP_QUERY: Final = 3 << 30 | _QUERY.size << 16 | ord("f") << 8 | 17
+
+_scratch: Final = memoryview(bytearray(1 << 20))
+"""Where pages go that are read only to make them present."""
+
+
+class BoundMemory:
+    """DMA memory of a process.
+
+    Raises:
+        OSError: the process cannot be opened.
+    """
+
+    __slots__ = ("__weakref__", "_maps", "_mem", "_query")
+
+    def __init__(self, pid: int) -> None:
+        self._mem = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._mem)
+        self._maps = os.open(f"/proc/{pid}/maps", os.O_RDONLY | os.O_CLOEXEC)
+        weakref.finalize(self, os.close, self._maps)
+        self._query = True
+
+    def read(self, vaddr: int, size: int) -> bytes:
+        """Read for a device: EFAULT, EPERM when the address space is gone."""
+        if self._allowed(vaddr, size, _READ) < size:
+            raise IoctlError(errno.EFAULT, f"{size:#x} bytes at {vaddr:#x} are not readable")
+        parts = []
+        while size:
+            try:
+                part = os.pread(self._mem, min(size, 1 << 20), vaddr)
+            except OSError as error:
+                raise IoctlError(errno.EFAULT, f"reading {vaddr:#x}: {error.strerror}") from None
+            if not part:
+                raise IoctlError(errno.EPERM, "the address space is gone")
+            parts.append(part)
+            size -= len(part)
+            vaddr += len(part)
+        return b"".join(parts)
+
+    def write(self, vaddr: int, data: Buffer) -> None:
+        """Write for a device, as far as possible: EFAULT, EPERM when the address space is gone."""
+        view = memoryview(data).cast("B")
+        allowed = self._allowed(vaddr, len(view), _WRITE)
+        done = 0
+        while done < allowed:
+            try:
+                count = os.pwrite(self._mem, view[done:allowed], vaddr + done)
+            except OSError as error:
+                raise IoctlError(errno.EFAULT, f"writing {vaddr + done:#x}: {error.strerror}") from None
+            if not count:
+                raise IoctlError(errno.EPERM, "the address space is gone")
+            done += count
+        if done < len(view):
+            raise IoctlError(errno.EFAULT, f"{vaddr + done:#x} is not writable")
+
+    def present(self, vaddr: int, npages: int, *, write: bool) -> int:
+        """pin_user_pages(): how many leading pages are there, with the protection that is wanted.
+
+        Beyond the end of a mapped file there are no pages although there is a mapping; a read fails there.
+        """
+        start = vaddr & ~(PAGE - 1)
+        try:
+            allowed = self._allowed(start, npages * PAGE, _WRITE if write else _READ) // PAGE
+        except IoctlError:
+            return 0
+        return self._readable(start, allowed)
+
+    def _readable(self, start: int, npages: int) -> int:
+        """How many leading pages of a permitted range can be read, which makes them present."""
+        done = 0
+        while done < npages * PAGE:
+            try:
+                count = os.preadv(self._mem, [_scratch[: npages * PAGE - done]], start + done)
+            except OSError:
+                break
+            if not count:
+                break
+            done += count
+        return done // PAGE
+
+    def _allowed(self, vaddr: int, size: int, wanted: int) -> int:
+        """How many leading bytes of a range are mapped with the permissions `wanted`; EPERM when it is gone."""
+        position = vaddr
+        end = min(vaddr + size, TOP)
+        while position < end:
+            start, stop, flags = self._area(position)
+            if not start <= position < stop or flags & wanted != wanted:
+                break
+            position = stop
+        return max(min(position, end) - vaddr, 0)
+
+    def _area(self, vaddr: int) -> tuple[int, int, int]:
+        """The area that covers `vaddr`, or the next one, or (0, 0, 0)."""
+        if self._query:
+            query = bytearray(_QUERY.size)
+            _QUERY.pack_into(query, 0, _QUERY.size, _COVERING_OR_NEXT, vaddr, *[0] * 12)
+            try:
+                fcntl.ioctl(self._maps, _PROCMAP_QUERY, query)
+            except OSError as error:
+                if error.errno == errno.ENOENT:
+                    return 0, 0, 0
+                if error.errno == errno.ESRCH:
+                    raise IoctlError(errno.EPERM, "the address space is gone") from None
+                self._query = False  # a kernel before 6.11
+            else:
+                _, _, _, start, stop, flags, *_ = _QUERY.unpack(query)
+                return start, stop, flags
+        return self._area_by_text(vaddr)
+
+    def _area_by_text(self, vaddr: int) -> tuple[int, int, int]:
+        """`_area` for kernels without PROCMAP_QUERY."""
+        os.lseek(self._maps, 0, os.SEEK_SET)
+        text = b""
+        while part := os.read(self._maps, 1 << 16):
+            text += part
+        if not text:
+            raise IoctlError(errno.EPERM, "the address space is gone")
+        for line in text.splitlines():
+            span, permissions, *_ = line.split(None, 2)
+            start, stop = (int(number, 16) for number in span.split(b"-"))
+            if stop > vaddr:
+                return (
+                    start,
+                    stop,
+                    (_READ if b"r" in permissions else 0) | (_WRITE if b"w" in permissions else 0),
+                )
+        return 0, 0, 0

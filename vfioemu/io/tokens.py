@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: MIT
+"""Tokens: the socket ends that are a client's fds, and what happens when the last copy of one is closed.
+
+close() is synchronous in the kernel, and clients depend on it. So hang-ups are not left to trio's scheduler: they have an
+epoll of their own, and `reap` is called before each request is dispatched. A hang-up that is pending at that moment has taken
+effect before the request is looked at.
+"""
+
+import os
+import select
+import socket
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
+
+from vfioemu.core.file import POLLIN, File
+from vfioemu.uapi.kinds import FdKind
+from vfioemu.wire.names import TokenName
+
+if TYPE_CHECKING:
+    from vfioemu.io.session import Session
+
+_BATCH: Final = 64
+_BYTE: Final = b"\0"
+
+
+class Token:
+    """One emulated open file: our end of its socketpair.
+
+    Attributes:
+        serial: its name; never used twice.
+        inode: of the client's end, by which a received fd is recognised.
+        sessions: those that proved that they hold it.
+        users: calls in progress that refer to it, as fdget() does: release() waits for them.
+        hung: the last copy is closed.
+        readable: an unread byte lies in the client's end.
+        drain: that byte is to go, with the next reply on this token.
+    """
+
+    __slots__ = ("drain", "fd", "file", "hung", "inode", "readable", "serial", "sessions", "users")
+
+    def __init__(self, serial: int, file: File, fd: int, inode: int) -> None:
+        self.serial = serial
+        self.file = file
+        self.fd = fd
+        self.inode = inode
+        self.sessions: list[Session] = []
+        self.users = 0
+        self.hung = False
+        self.readable = False
+        self.drain = False
+
+    def __str__(self) -> str:
+        return f"{self.file.kind}#{self.serial}"
+
+    def forget(self) -> None:
+        """No session can name it any more."""
+        for session in self.sessions:
+            del session.tokens[self.serial]
+        self.sessions.clear()
+
+
+class TokenTable:
+    """All tokens of a daemon.
+
+    Args:
+        daemon_id: 16 random bytes.
+        release: what to do when a file has no reference left; gets the sessions that had proved the token.
+    """
+
+    def __init__(self, daemon_id: bytes, release: "Callable[[Token, list[Session]], None]") -> None:
+        self.daemon_id = daemon_id
+        self.epoll = select.epoll(flags=select.EPOLL_CLOEXEC)
+        self._release = release
+        self._serial = 0
+        self._by_fd: dict[int, Token] = {}
+        self._by_inode: dict[int, Token] = {}
+        self._watched: dict[int, Callable[[], None]] = {}
+        self._data: set[Token] = set()
+
+    def __len__(self) -> int:
+        return len(self._by_fd)
+
+    def __iter__(self) -> Iterator[Token]:
+        return iter(list(self._by_fd.values()))
+
+    def create(self, file: File) -> tuple[Token, int]:
+        """Make a token for `file`: it, and the client's end, which the caller sends and then closes.
+
+        Raises:
+            OSError: EMFILE, ENFILE: we have no more fds.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            serial = self._serial + 1
+            ours.bind(TokenName(self.daemon_id, file.kind, serial).address())
+            ours.setblocking(False)
+            inode = os.fstat(theirs.fileno()).st_ino
+            self.epoll.register(ours.fileno(), 0)  # HUP and ERR are always told
+        except OSError:
+            ours.close()
+            theirs.close()
+            raise
+        self._serial = serial
+        token = Token(serial, file, ours.detach(), inode)
+        self._by_fd[token.fd] = token
+        self._by_inode[inode] = token
+        if file.kind is FdKind.DATA:
+            self._data.add(token)
+            self._refresh(token)
+        else:
+            self._make_readable(token)
+        return token, theirs.detach()
+
+    def by_inode(self, inode: int) -> Token | None:
+        """The token whose client end has that inode."""
+        return self._by_inode.get(inode)
+
+    def discard(self, token: Token) -> None:
+        """Undo `create`: nobody gets to know the file, so it gets no release() from us."""
+        if token.fd >= 0:
+            self._close(token)
+
+    def watch(self, fd: int, hung_up: Callable[[], None]) -> None:
+        """Have `hung_up` called when the peer of another socket closes it."""
+        self._watched[fd] = hung_up
+        self.epoll.register(fd, 0)
+
+    def unwatch(self, fd: int) -> None:
+        """End a watch, before the fd is closed."""
+        if self._watched.pop(fd, None) is not None:
+            self.epoll.unregister(fd)
+
+    def reap(self) -> None:
+        """Process every hang-up that is pending now."""
+        while events := self.epoll.poll(0, _BATCH):
+            for fd, _ in events:
+                token = self._by_fd.get(fd)
+                if token is not None:
+                    self._hang_up(token)
+                elif (hung_up := self._watched.get(fd)) is not None:
+                    self.unwatch(fd)
+                    hung_up()
+
+    def _hang_up(self, token: Token) -> None:
+        """The last copy of the client's end is closed."""
+        sessions = list(token.sessions)
+        self._close(token)
+        if token.users:
+            token.hung = True
+        else:
+            self._release(token, sessions)
+
+    def put(self, token: Token) -> None:
+        """A call does not refer to the token any more: fdput()."""
+        token.users -= 1
+        if token.hung and not token.users:
+            token.hung = False
+            self._release(token, [])
+
+    def _close(self, token: Token) -> None:
+        del self._by_fd[token.fd]
+        del self._by_inode[token.inode]
+        self._data.discard(token)
+        os.close(token.fd)
+        token.fd = -1
+        token.forget()
+
+    # --- poll() ---
+
+    def refresh(self) -> None:
+        """Data may have come or gone: make the tokens of data fds poll accordingly."""
+        for token in self._data:
+            self._refresh(token)
+
+    @property
+    def has_data(self) -> bool:
+        """Whether `refresh` has anything to do."""
+        return bool(self._data)
+
+    def _refresh(self, token: Token) -> None:
+        if token.file.poll() & POLLIN:
+            token.drain = False
+            if not token.readable:
+                self._make_readable(token)
+        else:
+            token.drain = token.readable
+
+    def _make_readable(self, token: Token) -> None:
+        try:
+            os.write(token.fd, _BYTE)
+        except OSError:
+            return  # hung up meanwhile
+        token.readable = True
+
+    def close(self) -> None:
+        """Close everything; no file is released."""
+        for token in list(self._by_fd.values()):
+            self._close(token)
+        self.epoll.close()
