@@ -78,7 +78,7 @@ test-c: build
 lint: build
 	ruff check
 	ruff format --check
-	mypy vfioemu
+	mypy vfioemu bench
 	lint-imports
 	clang-format --dry-run -Werror $(C_FORMATTED)
 	@test -f build/lint/build.ninja || meson setup build/lint -Dextension=false -Dwerror=true \
