@@ -12,7 +12,7 @@ comes after all of them, and whoever holds it takes none of these.
 
 import errno
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from vfioemu.core import dispatch, irqs, regions
 from vfioemu.core.caller import Caller
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from vfioemu.core.type1 import Type1
     from vfioemu.kernel.dma import DmaBatch
     from vfioemu.kernel.log import DirtyLog
+
+T = TypeVar("T")
 
 PIN_PAGES_MAX: Final = 512
 """VFIO_PIN_PAGES_MAX_ENTRIES: as many page pointers as one page holds."""
@@ -177,11 +179,19 @@ class Device:
         Returns:
             When to call again, in monotonic seconds, or None: not before it calls its `on_wake`.
         """
+        return (yield from self.active(self._work(now)))
+
+    def _work(self, now: float) -> Steps[float | None]:
+        return (yield from finish(self.model.work(now)))
+
+    def active(self, steps: Steps[T]) -> Steps[T | None]:
+        """Run `steps` unless the device is stopped or closed; see `Host.active`."""
         yield from locked(self._activity)
         try:
             if not self.open_count or not self.migration.runs:
+                steps.close()
                 return None
-            return (yield from finish(self.model.work(now)))
+            return (yield from steps)
         finally:
             self._activity.release()
 

@@ -106,6 +106,9 @@ class Host(Protocol):
     def signal_irq(self, index: int, subindex: int) -> Steps[bool]:
         """Raise an interrupt; False when no eventfd is set for it."""
 
+    def active(self, steps: Steps[T]) -> Steps[T | None]:
+        """Run `steps` as the device's own activity, as `work` is run; None if the migration state forbids that."""
+
     def wake(self) -> None:
         """Ask for `work` to be called soon: something that it waits for has changed."""
 

@@ -115,8 +115,8 @@ class Command(IntEnum):
 CONTROL_RUN: Final = 1
 
 STAMP_MAGIC: Final = b"VFE-DMA\0"
-_STAMP: Final = struct.Struct("<8sQQQ")
-STAMP_SIZE: Final = _STAMP.size
+STAMP_LAYOUT: Final = struct.Struct("<8sQQQ")
+STAMP_SIZE: Final = STAMP_LAYOUT.size
 """32 bytes; with the default registers they are the first of a page."""
 
 
@@ -136,12 +136,12 @@ class Stamp:
 
     def build(self) -> bytes:
         """The 32 bytes."""
-        return _STAMP.pack(STAMP_MAGIC, self.device, self.seq, self.iova)
+        return STAMP_LAYOUT.pack(STAMP_MAGIC, self.device, self.seq, self.iova)
 
     @classmethod
     def parse(cls, data: bytes | bytearray | memoryview, offset: int = 0) -> "Stamp | None":
         """The stamp at `offset`, or None if there is none."""
         if offset + STAMP_SIZE > len(data):
             return None
-        magic, device, seq, iova = _STAMP.unpack_from(data, offset)
+        magic, device, seq, iova = STAMP_LAYOUT.unpack_from(data, offset)
         return cls(device, seq, iova) if magic == STAMP_MAGIC else None

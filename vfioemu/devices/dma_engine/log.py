@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: MIT
+"""A dma-engine's own log of its writes (DMA logging): the C kernel's bitmaps, one for each range.
+
+Marks are set by the same C call that copies the data, after it. A report takes them atomically.
+"""
+
+import errno
+from collections.abc import Sequence
+from typing import Final
+
+from vfioemu.core.dma_logging import DirtySink, LogRange
+from vfioemu.core.errors import IoctlError
+from vfioemu.kernel.bitmap import DirtyBitmap, buffer_runs
+from vfioemu.kernel.log import DirtyLog
+
+MIN_PAGE_SIZE: Final = 4 << 10
+MAX_PAGE_SIZE: Final = 2 << 20
+MAX_PAGES: Final = 1 << 33
+"""What can be logged in all: 32 TiB in 4 KiB pages."""
+
+
+def start(page_size: int, ranges: Sequence[LogRange]) -> DirtyLog:
+    """A log of the page size nearest to what is asked for.
+
+    Raises:
+        IoctlError: EINVAL for a page size that is no power of two, ENOMEM for more pages than there is room for.
+    """
+    if page_size <= 0 or page_size & (page_size - 1):
+        raise IoctlError(errno.EINVAL, f"page size {page_size:#x} is no power of two")
+    page_size = min(max(page_size, MIN_PAGE_SIZE), MAX_PAGE_SIZE)
+    sizes = [(range_.start, (range_.last - range_.start + 1) % (1 << 64)) for range_ in ranges]
+    wanted = [(iova, size) for iova, size in sizes if size]
+    if sum(size // page_size for _, size in wanted) > MAX_PAGES:
+        raise IoctlError(errno.ENOMEM, f"more than {MAX_PAGES} pages to log")
+    try:
+        return DirtyLog(page_size.bit_length() - 1, wanted)
+    except MemoryError as error:
+        raise IoctlError(errno.ENOMEM, "no memory for the bitmaps of a dirty log") from error
+
+
+def report(log: DirtyLog, iova: int, length: int, sink: DirtySink) -> None:
+    """Move the marks of the pages that [iova, iova+length) touches into `sink`."""
+    end = iova + length
+    for start_, size, bitmap in log.ranges:
+        low, high = max(iova, start_), min(end, start_ + size)
+        if low < high:
+            first = (low - start_) >> log.pgshift
+            last = (high - 1 - start_) >> log.pgshift
+            _report_range(log, start_, bitmap, (first, last - first + 1), sink)
+
+
+def _report_range(
+    log: DirtyLog, start_: int, bitmap: DirtyBitmap, pages: tuple[int, int], sink: DirtySink
+) -> None:
+    """Pages (first, count) of one range: as bits where pages and bits are the same, else as addresses."""
+    first, count = pages
+    page_size = 1 << log.pgshift
+    address = start_ + first * page_size
+    if page_size == sink.page_size and address >= sink.iova and (address - sink.iova) % page_size == 0:
+        bit = (address - sink.iova) >> log.pgshift
+        words = bytearray(((bit & 63) + count + 63) // 64 * 8)
+        bitmap.harvest_or(words, first, count, bit & 63)
+        sink.merge(bit >> 6 << 3, words)
+        return
+    words = bytearray((count + 63) // 64 * 8)
+    bitmap.harvest_or(words, first, count)
+    for run, npages in buffer_runs(words, count):
+        low = max(sink.iova, address + run * page_size)
+        high = min(sink.iova + sink.length, address + (run + npages) * page_size)
+        sink.set(low, high - low)

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: MIT
+"""How many writes are due at a time: a rate without a clock of its own."""
+
+from typing import Final
+
+TICK: Final = 0.002
+"""Writes come in bunches: not more often than this, unless a batch is full before."""
+MAX_LAG: Final = 0.25
+"""What a device that was held up makes up for, in seconds; the rest is forgotten."""
+
+
+class Pace:
+    """Counts what was done since the rate was set."""
+
+    def __init__(self) -> None:
+        self._start: float | None = None
+        self._done = 0
+
+    def restart(self) -> None:
+        """Nothing is due; the count begins with the next call of `due`."""
+        self._start = None
+
+    def due(self, now: float, rate: int, most: int) -> int:
+        """How many writes to do now, at most `most`; a rate of 0 is as many as possible."""
+        if rate == 0:
+            return most
+        if self._start is None:
+            self._start = now
+            self._done = 0
+        due = int((now - self._start) * rate) - self._done
+        if due > rate * MAX_LAG + most:
+            self._start = now - most / rate
+            self._done = 0
+            due = most
+        return min(due, most)
+
+    def done(self, count: int) -> None:
+        """These have been done."""
+        self._done += count
+
+    def next(self, now: float, rate: int, batch: int) -> float:
+        """When enough will be due to be worth a call."""
+        if rate == 0 or self._start is None:
+            return now
+        bunch = max(1, min(batch, int(rate * TICK)))
+        return max(now, self._start + (self._done + bunch) / rate)

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: MIT
+"""Which pages a dma-engine pins, and when it gives them back.
+
+A device whose group counts by its pins may write to pinned pages only: what it has written before its first pin would
+be forgotten with that pin. So a device that begins to pin pins everything first that it has used so far.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from vfioemu.core.effects import Steps
+from vfioemu.core.errors import IoctlError
+from vfioemu.core.model import Host
+from vfioemu.devices.dma_engine.registers import PAGE
+from vfioemu.kernel.bitmap import DirtyBitmap
+
+PROT_WRITE: Final = 2
+MAX_RUN: Final = 512
+_CHUNK_SHIFT: Final = 24
+_CHUNK: Final = 1 << _CHUNK_SHIFT
+
+
+class UsedPages:
+    """Every page that has been written, in bitmaps of 64 GiB of address space each."""
+
+    def __init__(self) -> None:
+        self._chunks: dict[int, DirtyBitmap] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._chunks)
+
+    def mark(self, pages: Iterable[int]) -> None:
+        """Note the pages at these IOVAs."""
+        by_chunk: dict[int, list[int]] = {}
+        for page in pages:
+            number = page // PAGE
+            by_chunk.setdefault(number >> _CHUNK_SHIFT, []).append(number & (_CHUNK - 1))
+        for key, numbers in by_chunk.items():
+            if key not in self._chunks:
+                self._chunks[key] = DirtyBitmap(_CHUNK)
+            self._chunks[key].populate(numbers)
+
+    def take(self) -> Iterator[tuple[int, int]]:
+        """(iova, npages) of every run, ascending; forgets them."""
+        chunks, self._chunks = self._chunks, {}
+        for key in sorted(chunks):
+            for first, count in chunks[key].runs():
+                yield ((key << _CHUNK_SHIFT) + first) * PAGE, count
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._chunks.clear()
+
+
+class HeldPages:
+    """The pages that the device has pinned because it writes to them, oldest first. Each is pinned once."""
+
+    def __init__(self) -> None:
+        self._pages: dict[int, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._pages)
+
+    def clear(self) -> None:
+        """All pins are gone."""
+        self._pages.clear()
+
+    def acquire(self, host: Host, pages: Iterable[int]) -> Steps[list[int]]:
+        """Pin those of `pages` that are not pinned; returns those that may be written, in their order."""
+        pages = list(pages)
+        for first, count in _runs(sorted({page for page in pages if page not in self._pages})):
+            yield from self._pin(host, first, count)
+        return [page for page in pages if page in self._pages]
+
+    def acquire_runs(self, host: Host, runs: Iterable[tuple[int, int]]) -> Steps[None]:
+        """Pin all of `runs` that can be pinned."""
+        for first, count in runs:
+            for at in range(0, count, MAX_RUN):
+                yield from self._pin(host, first + at * PAGE, min(MAX_RUN, count - at))
+
+    def trim(self, host: Host, most: int) -> Steps[None]:
+        """Give the oldest back until `most` are left."""
+        excess = len(self._pages) - most
+        if excess > 0:
+            oldest = [page for page, _ in zip(self._pages, range(excess), strict=False)]
+            for page in oldest:
+                del self._pages[page]
+            for first, count in _runs(sorted(oldest)):
+                yield from host.unpin(first, count)
+
+    def forget(self, iova: int, size: int) -> None:
+        """The pins in the range are gone."""
+        last = iova + size - 1
+        if size // PAGE < len(self._pages):
+            for page in range(iova - iova % PAGE, last + 1, PAGE):
+                self._pages.pop(page, None)
+        else:
+            for page in [page for page in self._pages if iova <= page <= last]:
+                del self._pages[page]
+
+    def _pin(self, host: Host, first: int, count: int) -> Steps[None]:
+        """Pin a run, or else those of its pages that can be pinned."""
+        try:
+            yield from host.pin(first, count, PROT_WRITE)
+        except IoctlError:
+            if count > 1:
+                for i in range(count):
+                    yield from self._pin(host, first + i * PAGE, 1)
+            return
+        for i in range(count):
+            self._pages[first + i * PAGE] = None
+
+
+def _runs(pages: list[int]) -> Iterator[tuple[int, int]]:
+    """Join ascending pages into runs of at most 512."""
+    start, count = 0, 0
+    for page in pages:
+        if count and page == start + count * PAGE and count < MAX_RUN:
+            count += 1
+            continue
+        if count:
+            yield start, count
+        start, count = page, 1
+    if count:
+        yield start, count

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: MIT
+"""The writable registers of a dma-engine: their defaults, and which values make sense.
+
+What is read-only is computed by the device; it is not kept here.
+"""
+
+import errno
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+from vfioemu.core.errors import IoctlError
+from vfioemu.uapi.dma_engine import AREA_END, CONTROL_RUN, MAX_BATCH, STAMP_SIZE, Pattern, PinMode, Register
+
+PAGE: Final = 4096
+_U64: Final = (1 << 64) - 1
+
+DEFAULTS: Final[Mapping[Register, int]] = {
+    Register.CONTROL: 0,
+    Register.BASE: 0,
+    Register.SIZE: 0,
+    Register.PATTERN: Pattern.SEQUENTIAL,
+    Register.RATE: 1000,
+    Register.WRITE_SIZE: 64,
+    Register.OFFSET: 0,
+    Register.SEED: 1,
+    Register.HOT_PAGES: 16,
+    Register.LIMIT: 0,
+    Register.PIN_MODE: PinMode.NONE,
+    Register.PIN_PAGES: 64,
+    Register.IRQ_EVERY: 0,
+    Register.BATCH: 64,
+    Register.ARG0: 0,
+    Register.ARG1: 0,
+    Register.ARG2: 0,
+    Register.COMMAND: 0,
+}
+STATE: Final = tuple(register for register in DEFAULTS if register != Register.COMMAND)
+"""What migrates, in this order."""
+
+_CHECKS: Final[Mapping[Register, Callable[[int], bool]]] = {
+    Register.CONTROL: lambda value: value in (0, CONTROL_RUN),
+    Register.BASE: lambda value: value % PAGE == 0 and value <= AREA_END,
+    Register.SIZE: lambda value: value % PAGE == 0 and value <= AREA_END,
+    Register.PATTERN: lambda value: value <= Pattern.HOT,
+    Register.WRITE_SIZE: lambda value: STAMP_SIZE <= value <= PAGE,
+    Register.OFFSET: lambda value: value <= PAGE - STAMP_SIZE,
+    Register.HOT_PAGES: lambda value: value >= 1,
+    Register.PIN_PAGES: lambda value: value >= 1,
+    Register.BATCH: lambda value: 1 <= value <= MAX_BATCH,
+}
+
+
+class Registers:
+    """The register file.
+
+    Args:
+        pin_mode: the default of PIN_MODE.
+        pin_modes: what PIN_MODE may be.
+    """
+
+    def __init__(self, pin_mode: PinMode, pin_modes: frozenset[PinMode]) -> None:
+        self._defaults = {**DEFAULTS, Register.PIN_MODE: int(pin_mode)}
+        self._pin_modes = pin_modes
+        self._values = dict(self._defaults)
+        self.generation = 0
+
+    def __getitem__(self, register: Register) -> int:
+        return self._values[register]
+
+    def __contains__(self, register: object) -> bool:
+        return register in self._values
+
+    @property
+    def running(self) -> bool:
+        """CONTROL says RUN."""
+        return bool(self._values[Register.CONTROL] & CONTROL_RUN)
+
+    def reset(self) -> None:
+        """As after power on."""
+        self._values = dict(self._defaults)
+        self.generation += 1
+
+    def stop(self) -> None:
+        """Clear RUN."""
+        self._values[Register.CONTROL] = 0
+        self.generation += 1
+
+    def set(self, register: Register, value: int) -> None:
+        """Write a register.
+
+        Raises:
+            IoctlError: EINVAL for a value that makes no sense, alone or with the others of a running device.
+        """
+        check = _CHECKS.get(register)
+        if check is not None and not check(value):
+            raise IoctlError(errno.EINVAL, f"{register.name} cannot be {value:#x}")
+        if register == Register.PIN_MODE and value not in self._pin_modes:
+            raise IoctlError(errno.EINVAL, f"PIN_MODE {value} is not for this type of device")
+        values = {**self._values, register: value}
+        if values[Register.CONTROL] & CONTROL_RUN:
+            refuse_idle(values)
+        self._values = values
+        self.generation += 1
+
+    def refuse_idle(self) -> None:
+        """EINVAL unless the device could write with these registers."""
+        refuse_idle(self._values)
+
+    def dump(self) -> tuple[int, ...]:
+        """The values that migrate."""
+        return tuple(self._values[register] for register in STATE)
+
+    def load(self, values: tuple[int, ...]) -> None:
+        """Take over migrated values, which are checked as a guest's are; EINVAL leaves all as it was."""
+        before = self._values
+        self._values = {**before, Register.CONTROL: 0}
+        try:
+            order = sorted(zip(STATE, values, strict=True), key=lambda item: item[0] == Register.CONTROL)
+            for register, value in order:
+                self.set(register, value)
+        except IoctlError:
+            self._values = before
+            raise
+
+    def writes(self, offset: int, data: bytes) -> Iterator[tuple[Register, int]]:
+        """The registers that a guest's write of `data` at `offset` sets, one after the other; others ignore writes.
+
+        A half is merged with what the register holds when its turn comes.
+
+        Raises:
+            IoctlError: EINVAL, before anything is set, for what is neither whole registers nor a half.
+        """
+        half = len(data) == 4 and offset % 4 == 0
+        if not half and (not data or offset % 8 or len(data) % 8):
+            raise IoctlError(errno.EINVAL, f"a write of {len(data)} bytes at {offset:#x}")
+        for at in range(offset - offset % 8, offset + len(data), 8):
+            register = _BY_OFFSET.get(at)
+            if register is None or register not in self._values:
+                continue
+            if half:
+                old = bytearray(self._values[register].to_bytes(8, "little"))
+                old[offset - at : offset - at + 4] = data
+                yield register, int.from_bytes(old, "little")
+            else:
+                yield register, int.from_bytes(data[at - offset : at - offset + 8], "little")
+
+
+_BY_OFFSET: Final[Mapping[int, Register]] = {int(register): register for register in Register}
+
+
+def refuse_idle(values: Mapping[Register, int]) -> None:
+    """EINVAL for registers with which a device cannot write anything."""
+    if not values[Register.SIZE] or values[Register.BASE] + values[Register.SIZE] > AREA_END:
+        raise IoctlError(errno.EINVAL, f"an area of {values[Register.SIZE]:#x} at {values[Register.BASE]:#x}")
+    if values[Register.OFFSET] + values[Register.WRITE_SIZE] > PAGE:
+        raise IoctlError(
+            errno.EINVAL, f"{values[Register.WRITE_SIZE]} bytes at {values[Register.OFFSET]} of a page"
+        )
