@@ -33,7 +33,6 @@ class InProcessSystem:
         self.poke = memory.poke
         self.eventfd = self.process.eventfd
         self.null = self.process.null
-        self.limit_memlock = self.process.limit_memlock
 
     def allocate(self, size: int, protection: str, fill: int, align: int) -> int:
         """New memory with guards around it."""
@@ -79,6 +78,10 @@ class InProcessSystem:
         """Set a parameter of the machine."""
         self._machine.set_parameter(name, int(value))
         return Result(0)
+
+    async def limit_memlock(self, size: int) -> None:
+        """Give up CAP_IPC_LOCK and set RLIMIT_MEMLOCK."""
+        self.process.limit_memlock(size)
 
     async def locked_kib(self) -> int:
         """VmLck as the core accounts it."""

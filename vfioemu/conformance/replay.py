@@ -293,7 +293,7 @@ class Replay:
         return _answer(await self._system.set_parameter(step["name"], step["value"]))
 
     async def _memlock(self, step: Step) -> Answer:
-        self._system.limit_memlock(step["bytes"])
+        await self._system.limit_memlock(step["bytes"])
         return {}
 
     async def _vmlck(self, step: Step) -> Answer:

@@ -64,7 +64,7 @@ class System(Protocol):
     async def set_parameter(self, name: str, value: str) -> Result:
         """Set a module parameter of the machine."""
 
-    def limit_memlock(self, size: int) -> None:
+    async def limit_memlock(self, size: int) -> None:
         """Give up CAP_IPC_LOCK and set RLIMIT_MEMLOCK."""
 
     async def locked_kib(self) -> int:

@@ -69,6 +69,7 @@ class Server:
     async def listen(self, listener: socket.socket) -> None:
         """Accept connections until cancelled."""
         listener.setblocking(False)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)  # inherited: no HELLO can be too early
         while True:
             await trio.lowlevel.wait_readable(listener)
             try:
@@ -91,7 +92,6 @@ class Server:
     async def _serve(self, sock: socket.socket) -> None:
         """Serve one connection to its end."""
         sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         connection = Service(sock, self.limits.ask_timeout)
         kept = False
         self._unwelcomed.add(connection)

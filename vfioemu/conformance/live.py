@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: MIT
+"""Replays traces through a live daemon: real sockets, real memory, a new process for each scenario.
+
+The daemon runs in a process of its own, and each scenario in a process that ends with it, as the recorded one did; both
+are forked from the runner. Steps follow one another without a pause.
+"""
+
+import os
+import pickle
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NoReturn, Self, cast
+
+import trio
+
+from vfioemu.client import connect, control
+from vfioemu.conformance.livesystem import LiveSystem
+from vfioemu.conformance.replay import Difference, Replay
+from vfioemu.conformance.trace import Environment, Scenario
+from vfioemu.core.spec import MachineSpec
+from vfioemu.daemon.runtime_dir import CONTROL, SOCKET
+from vfioemu.daemon.serve import Options, Ready, serve
+from vfioemu.wire.messages import MemoryMode
+
+SCENARIO_TIMEOUT: Final = 60.0
+LEAVE_TIMEOUT: Final = 5.0
+"""How long a daemon may take to notice that a client has died."""
+HOLDINGS: Final = ("containers", "files", "locked_pages", "sessions")
+"""What is empty or 0 in a daemon's `stats` when nobody has anything open."""
+
+
+class DiedError(Exception):
+    """A process that was to answer has died."""
+
+
+class LiveRunner:
+    """Runs scenarios on one daemon, one after the other; a context manager.
+
+    Args:
+        spec: the daemon's machine.
+        memory: how it reaches memory, ``"ask"`` or ``"process_vm"``.
+    """
+
+    def __init__(self, spec: MachineSpec, memory: str) -> None:
+        self._spec = spec
+        self._memory = MemoryMode[memory.upper()]
+        self._directory = tempfile.TemporaryDirectory(prefix="vfioemu-conformance-")
+        self._runtime_dir = Path(self._directory.name) / "run"
+        self._daemon = 0
+
+    def __enter__(self) -> Self:
+        reader, writer = os.pipe()
+        options = Options(runtime_dir=self._runtime_dir, memory=self._memory)
+        self._daemon = _fork(lambda: trio.run(serve, self._spec, options, Ready(fd=writer)), reader)
+        os.close(writer)
+        with open(reader, "rb") as pipe:
+            if not pipe.read():
+                raise DiedError("the daemon did not start")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.kill(self._daemon, signal.SIGTERM)
+        os.waitpid(self._daemon, 0)
+        self._directory.cleanup()
+
+    def run(self, scenario: Scenario, environment: Environment) -> list[Difference]:
+        """Replay a scenario in a new process; returns every difference.
+
+        Raises:
+            DiedError: the process, or the daemon, did not survive it.
+        """
+        reader, writer = os.pipe()
+
+        def replay() -> None:
+            differences = trio.run(self._replay, scenario, environment)
+            with open(writer, "wb") as pipe:
+                pickle.dump(differences, pipe)
+
+        child = _fork(replay, reader)
+        os.close(writer)
+        with open(reader, "rb") as pipe:
+            answer = pipe.read()
+        _, status = os.waitpid(child, 0)
+        if status or not answer:
+            raise DiedError(f"{scenario.id}: its process ended with status {status:#x}")
+        differences: list[Difference] = pickle.loads(answer)
+        if left := trio.run(self._left):
+            end = len(scenario.steps)
+            differences.append(Difference(end, {"op": "exit"}, {"left": []}, {"left": left}))
+        return differences
+
+    async def _left(self) -> list[str]:
+        """What the daemon still holds, some time after the only client has died."""
+        async with control(self._runtime_dir / CONTROL) as commands:
+            left: dict[str, object] = {}
+            with trio.move_on_after(LEAVE_TIMEOUT):
+                while True:
+                    stats = cast("dict[str, object]", await commands.call("stats"))
+                    left = {name: stats[name] for name in HOLDINGS if stats[name]}
+                    if not left:
+                        break
+                    await trio.sleep(0.005)
+        return [f"{name}={value}" for name, value in left.items()]
+
+    async def _replay(self, scenario: Scenario, environment: Environment) -> list[Difference]:
+        with trio.fail_after(SCENARIO_TIMEOUT):
+            async with (
+                connect(self._runtime_dir / SOCKET) as session,
+                control(self._runtime_dir / CONTROL) as commands,
+            ):
+                await session.set_limits(ipc_lock=True, memlock=None)  # scenarios were recorded as root
+                return await Replay(LiveSystem(session, commands), environment).run(scenario)
+
+
+def _fork(main: Callable[[], object], *unused: int) -> int:
+    """Run `main` in a new process, which closes the fds `unused` first; returns its pid."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child:
+        return child
+    _end(main, unused)
+
+
+def _end(main: Callable[[], object], unused: tuple[int, ...]) -> NoReturn:
+    status = 70
+    try:
+        for fd in unused:
+            os.close(fd)
+        main()
+        status = 0
+    except BaseException:  # noqa: BLE001 - the boundary of a forked process: nothing may return from here
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
