@@ -15,13 +15,13 @@ from vfioemu.migration.guest import Guest
 from vfioemu.migration.messages import DeviceLedger
 from vfioemu.migration.plan import PAGE
 from vfioemu.migration.ram import RamBlock, fill
-from vfioemu.migration.stamps import cpu_stamp
 from vfioemu.uapi import constants as u
+from vfioemu.uapi.dma_engine import STAMP_SIZE, Stamp
 
 HIGH = 1 << 32
 SAVING = (u.VFIO_DEVICE_STATE_PRE_COPY, u.VFIO_DEVICE_STATE_PRE_COPY_P2P, u.VFIO_DEVICE_STATE_STOP_COPY)
 ACTIVE = (u.VFIO_DEVICE_STATE_RUNNING, u.VFIO_DEVICE_STATE_PRE_COPY)
-ORIGIN = 500
+DEVICE_ID = 500
 
 
 class FakeDevice:
@@ -60,7 +60,8 @@ class FakeDevice:
                 for _ in range(max(1, int(self.rate * 0.005))):
                     self.seq += 1
                     page = self.seq * 7 % self.block.npages
-                    self.block.view[page * PAGE : page * PAGE + 32] = cpu_stamp(ORIGIN, self.seq, page * PAGE)
+                    stamp = Stamp(DEVICE_ID, self.seq, self.block.base + page * PAGE).build()
+                    self.block.view[page * PAGE : page * PAGE + STAMP_SIZE] = stamp
                     if self.tracking and self.seq != self.hide:
                         self.log.mark(page)
 
@@ -114,7 +115,9 @@ class FakeDevice:
 
     async def ledger(self):
         digest = hashlib.blake2b(str(self.seq).encode()).hexdigest()
-        return DeviceLedger(name=self.name, registers={"seq": hex(self.seq)}, digest=digest)
+        return DeviceLedger(
+            name=self.name, registers={"SEQ": hex(self.seq), "DEVICE_ID": hex(DEVICE_ID)}, digest=digest
+        )
 
     async def writes(self):
         return self.seq

@@ -86,7 +86,7 @@ async def test_write_that_left_no_mark_is_found_and_named():
         assert result.code == 5, result.finish
         assert arrivals[0].mismatches == 1
         [lost] = result.lost
-        assert (lost.origin, lost.seq) == ("cpu 500", 1500)
+        assert (lost.origin, lost.seq) == ("dma0", 1500)
     [event] = [event for event in told if isinstance(event, events.LostWrite)]
     assert event.write == 1500
     assert event.held

@@ -16,7 +16,7 @@ import trio
 from vfioemu.migration.messages import CpuState
 from vfioemu.migration.plan import PAGE
 from vfioemu.migration.ram import RamBlock
-from vfioemu.migration.stamps import CPU_SLOT, cpu_slot, cpu_stamp
+from vfioemu.migration.stamps import cpu_slot, cpu_stamp
 
 TICK: Final = 0.005
 _MASK: Final = (1 << 64) - 1
@@ -155,7 +155,3 @@ class Cpus:
             while due >= 1:
                 cpu.step()
                 due -= 1
-
-
-MAX_CPUS: Final = (PAGE - CPU_SLOT) // 64
-"""Each CPU has a place of its own in every page, so that two of them on one page do not hide each other's stamps."""

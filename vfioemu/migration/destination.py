@@ -197,7 +197,8 @@ class Destination:
         try:
             return await self._conduct(guest, channel, hello)
         except StreamError as error:
-            self.failures.append(error)
+            # A fresh one: the traceback of this one holds views of memory that is about to be unmapped.
+            self.failures.append(StreamError(error.reason, error.detail))
             self._narrator.warn(f"the migration of {hello.guest} ended: {error}")
             await self._complain(channel, error)
             return None

@@ -335,7 +335,12 @@ class Source:
                 f"the destination compared {checked.pages} pages and {checked.devices} devices"
             )
         self._checked = checked
-        self._lost = name_lost_writes(self.guest.ram, checked.mismatches)
+        names = {
+            int(ledger.registers["DEVICE_ID"], 16): ledger.name
+            for ledger in ledgers
+            if "DEVICE_ID" in ledger.registers
+        }
+        self._lost = name_lost_writes(self.guest.ram, checked.mismatches, names)
         self._narrator.verified(checked, self._lost)
         return do.Checked(trio.current_time(), checked.mismatched_pages + len(checked.mismatched_devices))
 

@@ -15,7 +15,7 @@ from typing import Final
 from vfioemu.migration.messages import DeviceLedger, PageMismatch
 from vfioemu.migration.plan import PAGE
 from vfioemu.migration.ram import RamBlock, sums
-from vfioemu.migration.stamps import Stamp, find_stamps
+from vfioemu.migration.stamps import find_stamps
 from vfioemu.migration.stream import SUM_SIZE, corrupt
 
 MAX_CONTENTS: Final = 16
@@ -88,8 +88,16 @@ class Lost:
         )
 
 
-def name_lost_writes(blocks: Sequence[RamBlock], mismatches: Sequence[PageMismatch]) -> list[Lost]:
-    """The source's side: what is missing from the pages that the destination says are different."""
+def name_lost_writes(
+    blocks: Sequence[RamBlock], mismatches: Sequence[PageMismatch], devices: Mapping[int, str]
+) -> list[Lost]:
+    """The source's side: what is missing from the pages that the destination says are different.
+
+    Args:
+        blocks: the source's RAM.
+        mismatches: what the destination holds.
+        devices: names by DEVICE_ID.
+    """
     lost: list[Lost] = []
     for mismatch in mismatches:
         if mismatch.block >= len(blocks) or mismatch.page >= blocks[mismatch.block].npages:
@@ -99,34 +107,24 @@ def name_lost_writes(blocks: Sequence[RamBlock], mismatches: Sequence[PageMismat
         except binascii.Error:
             raise corrupt("the content of a page is no base64") from None
         if len(theirs) == PAGE:
-            lost.extend(lost_in_page(blocks[mismatch.block], mismatch.page, theirs))
+            lost.extend(lost_in_page(blocks[mismatch.block], mismatch.page, theirs, devices))
     return lost
 
 
-def lost_in_page(block: RamBlock, page: int, theirs: bytes) -> list[Lost]:
+def lost_in_page(block: RamBlock, page: int, theirs: bytes, devices: Mapping[int, str]) -> list[Lost]:
     """Compare one page with what the destination holds of it."""
     ours = block.page(page)
     held = {stamp.offset: stamp for stamp in find_stamps(theirs)}
-    lost = [
-        Lost(
-            stamp.origin,
-            stamp.seq,
-            stamp.iova,
-            block.name,
-            page,
-            _held(held.get(stamp.offset), theirs, stamp),
-        )
-        for stamp in find_stamps(ours)
-        if held.get(stamp.offset) != stamp
-    ]
+    lost = []
+    for stamp in find_stamps(ours):
+        there = held.get(stamp.offset)
+        if there != stamp:
+            holds = there.tell(devices) if there is not None else _bytes(theirs, stamp.offset)
+            lost.append(Lost(stamp.origin(devices), stamp.seq, stamp.iova, block.name, page, holds))
     if lost:
         return lost
     at = next((i for i in range(PAGE) if ours[i] != theirs[i]), 0)
     return [Lost("", None, block.base + page * PAGE + at, block.name, page, _bytes(theirs, at))]
-
-
-def _held(stamp: Stamp | None, page: bytes, missing: Stamp) -> str:
-    return str(stamp) if stamp is not None else _bytes(page, missing.offset)
 
 
 def _bytes(page: bytes, at: int) -> str:

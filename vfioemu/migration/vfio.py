@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: MIT
+"""A guest whose containers and devices are emulated fds of a daemon: what QEMU's hw/vfio is to QEMU.
+
+Only the public uAPI is used, through vfioemu.client; nothing here knows what is behind an fd.
+"""
+
+import errno
+import gc
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+import trio
+
+from vfioemu import client
+from vfioemu.migration.cpus import Cpus, Workload
+from vfioemu.migration.guest import Guest
+from vfioemu.migration.guestfile import ContainerSpec, DeviceSpec, GuestSpec, ProgramSpec
+from vfioemu.migration.messages import DeviceLedger
+from vfioemu.migration.plan import PAGE
+from vfioemu.migration.ram import RamBlock, fill
+from vfioemu.uapi import constants as u
+from vfioemu.uapi import dma_engine as dma
+from vfioemu.uapi.structs import IommuType1InfoCapMigration
+
+UNKNOWN_STATE: Final = 100 << 30
+"""QEMU's VFIO_MIG_STOP_COPY_SIZE: a device that cannot tell its size must not make the downtime look short."""
+
+_PRE_COPY: Final = (u.VFIO_DEVICE_STATE_PRE_COPY, u.VFIO_DEVICE_STATE_PRE_COPY_P2P)
+
+_LEDGER: Final = (
+    *(dma.Register.ID, dma.Register.DEVICE_ID, dma.Register.CONTROL, dma.Register.BASE, dma.Register.SIZE),
+    *(
+        dma.Register.PATTERN,
+        dma.Register.RATE,
+        dma.Register.WRITE_SIZE,
+        dma.Register.OFFSET,
+        dma.Register.SEED,
+    ),
+    *(dma.Register.HOT_PAGES, dma.Register.LIMIT, dma.Register.PIN_MODE, dma.Register.PIN_PAGES),
+    *(dma.Register.IRQ_EVERY, dma.Register.BATCH, dma.Register.SEQ, dma.Register.WRITES, dma.Register.BYTES),
+    *(dma.Register.FAILED, dma.Register.HIDDEN, dma.Register.IRQS, dma.Register.LAST_IOVA),
+)
+"""What has to be the same on both sides; pins held and the result of the last command are not state that moves."""
+
+
+class VfioDevice:
+    """A device of the guest, with its guest driver: that of the dma-engine, where it is one."""
+
+    def __init__(self, spec: DeviceSpec, file: client.Device) -> None:
+        self.name = spec.name
+        self.migration = 0
+        self.logging = False
+        self._spec = spec
+        self._file = file
+        self._bar = 0
+        self._engine = False
+        self._state = u.VFIO_DEVICE_STATE_RUNNING
+        self._data: client.DataFd | None = None
+
+    async def open(self) -> None:
+        """Find out what it can do."""
+        if await self._file.probe(u.VFIO_DEVICE_FEATURE_MIGRATION):
+            self.migration = await self._file.migration_flags()
+        self.logging = await self._file.probe(u.VFIO_DEVICE_FEATURE_DMA_LOGGING_START)
+        region = await self._file.region_info(u.VFIO_PCI_BAR0_REGION_INDEX)
+        if region.size >= dma.BAR_SIZE and region.flags & u.VFIO_REGION_INFO_FLAG_READ:
+            self._bar = region.offset
+            self._engine = await self._read(dma.Register.ID) == dma.ENGINE_ID
+
+    async def program(self, program: ProgramSpec, base: int, size: int, seed: int) -> None:
+        """Have it write [base, base+size) by DMA, by itself."""
+        if not self._engine:
+            raise OSError(errno.ENODEV, f"{self.name} is no dma-engine, it cannot be programmed")
+        for register, value in (
+            (dma.Register.BASE, base),
+            (dma.Register.SIZE, size),
+            (dma.Register.PATTERN, dma.Pattern[program.pattern.upper()]),
+            (dma.Register.RATE, program.rate),
+            (dma.Register.WRITE_SIZE, program.write_size),
+            (dma.Register.SEED, seed),
+            (dma.Register.HOT_PAGES, program.hot_pages),
+            (dma.Register.PIN_MODE, dma.PinMode[program.pin.upper()]),
+            (dma.Register.PIN_PAGES, program.pin_pages),
+            (dma.Register.CONTROL, dma.CONTROL_RUN),
+        ):
+            await self._file.pwrite(value.to_bytes(8, "little"), self._bar + register)
+
+    async def get_state(self) -> int:
+        """VFIO_DEVICE_STATE_*."""
+        return await self._file.get_state()
+
+    async def set_state(self, state: int) -> None:
+        """MIG_DEVICE_STATE."""
+        data = await self._file.set_state(state)
+        self._state = state
+        if data is not None:
+            self._close_data()
+            self._data = data
+        elif state not in (*_PRE_COPY, u.VFIO_DEVICE_STATE_STOP_COPY, u.VFIO_DEVICE_STATE_RESUMING):
+            self._close_data()
+
+    async def reset(self) -> None:
+        """DEVICE_RESET."""
+        await self._file.reset()
+        self._state = u.VFIO_DEVICE_STATE_RUNNING
+        self._close_data()
+
+    async def read_state(self, size: int) -> bytes | None:
+        """Read the saving fd; None for ENOMSG."""
+        try:
+            return await self._need_data().read(size)
+        except OSError as error:
+            if error.errno == errno.ENOMSG:
+                return None
+            raise
+
+    async def write_state(self, data: bytes | bytearray) -> None:
+        """Write all of it to the resuming fd."""
+        done = 0
+        while done < len(data):
+            done += await self._need_data().write(memoryview(data)[done:])
+
+    async def pending(self) -> int:
+        """PRECOPY_INFO, in PRE_COPY; 0 elsewhere."""
+        if self._state not in _PRE_COPY:
+            return 0
+        info = await self._need_data().precopy_info()
+        return info.initial_bytes + info.dirty_bytes
+
+    async def stop_copy_size(self) -> int:
+        """MIG_DATA_SIZE."""
+        try:
+            return await self._file.stop_copy_length()
+        except OSError as error:
+            if error.errno == errno.ENOTTY:
+                return UNKNOWN_STATE
+            raise
+
+    async def start_logging(self, ranges: Sequence[tuple[int, int]]) -> None:
+        """DMA_LOGGING_START with 4 KiB pages; the device may choose larger ones, REPORT speaks 4 KiB all the same."""
+        await self._file.logging_start(PAGE, ranges)
+
+    async def stop_logging(self) -> None:
+        """DMA_LOGGING_STOP."""
+        await self._file.logging_stop()
+
+    async def report(self, iova: int, size: int, bitmap: bytearray) -> None:
+        """DMA_LOGGING_REPORT."""
+        await self._file.logging_report(iova, size, PAGE, bitmap)
+
+    async def ledger(self) -> DeviceLedger:
+        """The registers that have to be the same on both sides."""
+        registers = {}
+        if self._engine:
+            bar = await self._file.pread(dma.BAR_SIZE, self._bar)
+            registers = {
+                register.name: hex(int.from_bytes(bar[register : register + 8], "little"))
+                for register in _LEDGER
+            }
+        digest = hashlib.blake2b(repr(sorted(registers.items())).encode(), digest_size=16).hexdigest()
+        return DeviceLedger(name=self.name, registers=registers, digest=digest)
+
+    async def writes(self) -> int:
+        """WRITES of a dma-engine."""
+        return await self._read(dma.Register.WRITES) if self._engine else 0
+
+    def close(self) -> None:
+        """Close its fds."""
+        self._close_data()
+        self._file.close()
+
+    async def _read(self, register: dma.Register) -> int:
+        return int.from_bytes(await self._file.pread(8, self._bar + register), "little")
+
+    def _need_data(self) -> client.DataFd:
+        if self._data is None:
+            raise OSError(errno.EBADF, f"{self.name} has no data fd in this state")
+        return self._data
+
+    def _close_data(self) -> None:
+        if self._data is not None:
+            self._data.close()
+            self._data = None
+
+
+class VfioContainer:
+    """A container of the guest."""
+
+    def __init__(self, name: str, file: client.Container) -> None:
+        self.name = name
+        self.devices: list[VfioDevice] = []
+        self.dirty_pages = False
+        self._file = file
+        self._groups: dict[int, client.Group] = {}
+
+    async def open(self, session: client.Session, spec: ContainerSpec, ram: Sequence[RamBlock]) -> None:
+        """Groups, IOMMU, mappings, devices; in QEMU's order."""
+        for device in spec.device:
+            if device.group not in self._groups:
+                group = self._groups[device.group] = await session.open_group(device.group)
+                await group.set_container(self._file)
+        if not self._groups:
+            return  # a container without a group has no IOMMU, and nothing to track
+        await self._file.set_iommu(u.VFIO_TYPE1v2_IOMMU)
+        capability = (await self._file.capabilities()).get(u.VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION)
+        if capability is not None:
+            self.dirty_pages = bool(IommuType1InfoCapMigration.parse(capability).pgsize_bitmap & PAGE)
+        for block in ram:
+            await self._file.map_dma(block.memory.address, block.base, block.size)
+        for device in spec.device:
+            opened = VfioDevice(device, await self._groups[device.group].get_device(device.device))
+            self.devices.append(opened)
+            await opened.open()
+
+    async def start_dirty(self) -> None:
+        """DIRTY_PAGES START."""
+        await self._file.dirty_start()
+
+    async def stop_dirty(self) -> None:
+        """DIRTY_PAGES STOP."""
+        await self._file.dirty_stop()
+
+    async def dirty_bitmap(self, iova: int, size: int, bitmap: bytearray) -> None:
+        """DIRTY_PAGES GET_BITMAP."""
+        await self._file.dirty_bitmap(iova, size, PAGE, bitmap)
+
+    def close(self) -> None:
+        """Close all fds, devices first."""
+        for device in self.devices:
+            device.close()
+        for group in self._groups.values():
+            group.close()
+        self._file.close()
+
+
+@asynccontextmanager
+async def open_guest(daemon: str, spec: GuestSpec, *, running: bool) -> AsyncIterator[Guest]:
+    """Build a guest on a daemon, and run its CPUs (if `running`) as long as the block lasts.
+
+    Args:
+        daemon: path of the daemon's socket.
+        spec: the guest file.
+        running: a source: RAM has contents, devices are programmed, CPUs run. Else an empty shell.
+
+    Raises:
+        OSError: what the daemon answers; the filename says to what.
+    """
+    memories: list[client.Memory] = []
+    containers: list[VfioContainer] = []
+    try:
+        async with client.connect(daemon) as session:
+            try:
+                ram = await _make_ram(session, spec, memories, contents=running)
+                for container in spec.container:
+                    opened = VfioContainer(container.name, await session.open_container())
+                    containers.append(opened)
+                    await opened.open(session, container, ram)
+                guest = Guest(spec.name, ram, Cpus(_workloads(spec, ram), running=running), containers)
+                if running:
+                    await _program(spec, guest, containers)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(guest.cpus.run)
+                    yield guest
+                    nursery.cancel_scope.cancel()
+                guest.close()
+            finally:
+                for opened in containers:
+                    opened.close()
+    finally:
+        for memory in memories:
+            _close_memory(memory)
+
+
+async def _make_ram(
+    session: client.Session, spec: GuestSpec, memories: list[client.Memory], *, contents: bool
+) -> list[RamBlock]:
+    ram = []
+    for block in sorted(spec.memory, key=lambda block: block.base):
+        memory = client.Memory(block.npages * PAGE, name=f"{spec.name}-{block.name}")
+        memories.append(memory)
+        if contents:
+            shares = (block.zero, block.text, block.random)
+            await trio.to_thread.run_sync(fill, memory.view, f"{spec.name}-{block.name}-{spec.seed}", shares)
+        await session.share_memory(memory)
+        ram.append(RamBlock(block.name, block.base, block.npages, memory))
+    return ram
+
+
+def _workloads(spec: GuestSpec, ram: Sequence[RamBlock]) -> list[Workload]:
+    blocks = {block.name: block for block in ram}
+    workloads = []
+    for index, cpu in enumerate(spec.cpu):
+        first, npages = spec.area(cpu)
+        workloads.append(
+            Workload(
+                block=blocks[cpu.memory],
+                first=first,
+                npages=npages,
+                rate=cpu.rate,
+                pattern=cpu.pattern,
+                seed=spec.seed * 1000 + index,
+            )
+        )
+    return workloads
+
+
+async def _program(spec: GuestSpec, guest: Guest, containers: Sequence[VfioContainer]) -> None:
+    blocks = {block.name: block for block in guest.ram}
+    seed = spec.seed * 1000
+    for container_spec, container in zip(spec.container, containers, strict=True):
+        for device_spec, device in zip(container_spec.device, container.devices, strict=True):
+            program = device_spec.program
+            seed += 1
+            if program is not None:
+                first, npages = spec.area(program)
+                base = blocks[program.memory].base + first * PAGE
+                await device.program(program, base, npages * PAGE, seed)
+
+
+def _close_memory(memory: client.Memory) -> None:
+    try:
+        memory.close()
+    except BufferError:
+        gc.collect()  # an exception that nobody needs any more holds a view in its traceback
+        memory.close()
