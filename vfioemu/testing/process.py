@@ -272,7 +272,11 @@ class Process(AddressSpace):
 
     def _open(self, path: str) -> Steps[int]:
         file = yield from self.machine.open(self.caller, path)
-        number: int = yield GiveFd(file)
+        try:
+            number: int = yield GiveFd(file)
+        except IoctlError:
+            yield from file.release()
+            raise
         return number
 
     def _file_call(self, fd: int, call: Callable[[File], Steps[int]], foreign: int) -> Result:

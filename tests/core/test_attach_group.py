@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: MIT
+"""Groups that join a container with mappings, and what their leaving does."""
+
+import pytest
+
+PAGE = 4096
+
+
+def hot_add(client, n=1):
+    client.open_group(n)
+    return client.set_container(n)
+
+
+@pytest.mark.parametrize(
+    ("group", "iova", "profile", "answer"),
+    [
+        ("p", 0xFEE00000, "linux-6.12", "EINVAL"),
+        ("p", 0xFEDFF000, "linux-6.12", 0),
+        ("p", 1 << 48, "linux-6.12", "EFAULT"),
+        ("p", 1 << 48, "linux-7.2", "EINVAL"),
+        ("p", (1 << 48) - PAGE, "linux-6.12", 0),
+        ("q", 1 << 39, "linux-6.12", "EFAULT"),
+        ("q", (1 << 39) - PAGE, "linux-6.12", 0),
+        ("a", 0, "linux-6.12", "EPERM"),
+    ],
+)
+def test_hardware_must_fit_the_mappings(rig, group, iova, profile, answer):
+    client = rig("m" + group, joined=1, profile=profile)
+    client.map(iova)
+
+    assert hot_add(client) == answer
+    assert client.gauges()["groups"] == (2 if answer == 0 else 1)
+    assert client.process.locked_pages == (answer == 0)
+    client.finish()
+
+
+def test_narrower_hardware_beside_wider_is_einval(rig):
+    client = rig("pq", joined=1)
+    client.map(1 << 40)
+
+    assert hot_add(client) == "EINVAL"
+    client.unmap(1 << 40)
+    assert client.set_container(1) == 0
+    assert client.map(1 << 40) == "EINVAL"
+
+
+@pytest.mark.parametrize(
+    ("protection", "flags", "answer"), [("r", 3, "EFAULT"), ("r", 1, 0), ("none", 1, "EFAULT")]
+)
+def test_hardware_pins_what_was_mapped_before(rig, protection, flags, answer):
+    client = rig("mp", joined=1)
+    client.memory.protect(client.data, PAGE, protection)
+    client.map(0, flags=flags)
+
+    assert hot_add(client) == answer
+
+
+def test_second_hardware_group_joins_the_domain_and_pins_nothing(rig):
+    client = rig("pp", joined=1)
+    client.map(0, 4 * PAGE)
+    client.memory.unmap(client.data, 1 << 20)
+
+    assert hot_add(client) == 0
+    assert client.process.locked_pages == 4
+    client.leave(0)
+    assert client.process.locked_pages == 4
+    assert client.gauges()["mappings"] == 1
+
+
+def test_mappings_stay_with_an_mdev_and_go_with_the_last_group(rig):
+    client = rig("mp")
+    client.map(0, 4 * PAGE)
+    client.leave(1)
+    assert (client.gauges()["mappings"], client.process.locked_pages) == (1, 0)
+    client.leave(0)
+
+    assert client.gauges() == {"groups": 0, "open": 1}
+    assert client.map(0) == "EINVAL"
+
+
+def test_mappings_go_when_the_last_hardware_group_goes_without_mdevs(rig):
+    client = rig("p")
+    client.map(0)
+    client.leave(0)
+
+    assert client.set_container(0) == 0
+    assert client.set_iommu(1) == 0
+    assert client.gauges()["mappings"] == 0
+
+
+def test_hardware_group_that_left_is_welcome_again(rig):
+    client = rig("mp")
+    client.map(0)
+    client.leave(1)
+    client.map(0xFEE00000)
+
+    assert client.set_container(1) == "EINVAL"
+    client.unmap(0xFEE00000)
+    client.map(1 << 50)
+    assert (
+        client.set_container(1) == "EFAULT"
+    )  # the range is [0, 2^64) by now, and the lookup behind it ends at 0
+    client.unmap(1 << 50)
+    assert client.set_container(1) == 0
+    client.finish()
+
+
+def test_mapping_up_to_2_to_the_64_is_not_replayed(rig):
+    client = rig("mp", joined=1)
+    client.map((1 << 64) - PAGE, vaddr=0)
+
+    assert hot_add(client) == 0
+    assert client.process.locked_pages == 0
+    client.finish()
