@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: MIT
+"""A daemon as a process of its own, for tests and benchmarks: start it, look at it, end it.
+
+Everything here is synchronous: what it waits for is the daemon's ready signal, its exit, or an answer on its control
+socket.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+_START: Final = 60.0
+_STOP: Final = 20.0
+
+
+class DaemonProcess:
+    """A running `vfioemu serve`.
+
+    Attributes:
+        pid: its process.
+        directory: its runtime directory.
+        socket_path: where clients connect.
+        control_path: where it is commanded.
+        log_path: what it says.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], directory: Path) -> None:
+        self._process = process
+        self._control: socket.socket | None = None
+        self._lines: Any = None
+        self.pid = process.pid
+        self.directory = directory
+        self.socket_path = directory / "vfio.sock"
+        self.control_path = directory / "control.sock"
+        self.log_path = directory / "log"
+
+    def ask(self, command: str, **arguments: object) -> Any:
+        """The answer to a command on the control socket.
+
+        Raises:
+            RuntimeError: the daemon refuses the command.
+        """
+        if self._control is None:
+            self._control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._control.settimeout(_STOP)
+            self._control.connect(os.fspath(self.control_path))
+            self._lines = self._control.makefile("rb")
+            self._lines.readline()  # the greeting
+        self._control.sendall(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
+        answer = json.loads(self._lines.readline())
+        if "return" not in answer:
+            raise RuntimeError(f"{command}: {answer}")
+        return answer["return"]
+
+    def held(self) -> dict[str, Any]:
+        """What is held for clients at this moment, and how many fds and mappings of its own the daemon has."""
+        stats = self.ask("stats")
+        proc = Path(f"/proc/{self.pid}")
+        return {
+            **{
+                name: stats[name]
+                for name in ("sessions", "connections", "files", "locked_pages", "containers")
+            },
+            "pins": sum(device["pins"] for device in self.ask("list")["devices"]),
+            "fds": len(list((proc / "fd").iterdir())),
+            "windows": (proc / "maps").read_text().count("/memfd:"),
+        }
+
+    def pss(self) -> int:
+        """Its proportional set size in bytes."""
+        for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text(encoding="ascii").splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) << 10
+        raise RuntimeError("smaps_rollup has no Pss")
+
+    def log(self) -> str:
+        """What it has said so far."""
+        return self.log_path.read_text(encoding="utf-8", errors="replace")
+
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self._process.poll() is None
+
+    def stop(self) -> int:
+        """SIGTERM, then wait: its exit status."""
+        if self._control is not None:
+            self._lines.close()
+            self._control.close()
+        self._process.terminate()
+        try:
+            return self._process.wait(_STOP)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise
+
+
+@contextlib.contextmanager
+def daemon_process(machine: str, *options: str, cpu: int | None = None) -> Iterator[DaemonProcess]:
+    """Run a daemon for as long as the block lasts.
+
+    Args:
+        machine: the text of a machine file.
+        options: more options of `vfioemu serve`.
+        cpu: the only CPU that it may run on.
+
+    Raises:
+        RuntimeError: it did not start, or did not end with SIGTERM's status; the text has its log.
+    """
+    with tempfile.TemporaryDirectory(prefix="vfioemu-") as name:
+        directory = Path(name) / "run"
+        directory.mkdir(0o700)
+        file = Path(name) / "machine.toml"
+        file.write_text(machine, encoding="utf-8")
+        ready, theirs = os.pipe()
+        command = [sys.executable, "-m", "vfioemu.cli.main", "serve", "-m", os.fspath(file)]
+        command += ["--runtime-dir", os.fspath(directory), "--ready-fd", str(theirs), *options]
+        with (directory / "log").open("wb") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, pass_fds=[theirs])
+        os.close(theirs)
+        daemon = DaemonProcess(process, directory)
+        try:
+            if cpu is not None:
+                os.sched_setaffinity(process.pid, {cpu})
+            with os.fdopen(ready, "rb") as pipe:
+                if not pipe.readline():
+                    raise RuntimeError(f"the daemon did not start:\n{daemon.log()}")
+            yield daemon
+        finally:
+            status = daemon.stop()
+        if status != 128 + 15:
+            raise RuntimeError(f"the daemon ended with status {status}:\n{daemon.log()}")
+
+
+def machine_of(groups: Sequence[int], model: str = "oracle", options: str = 'variant = "basic"') -> str:
+    """A machine file with one mediated device in each group, named after the group's number."""
+    return "\n".join(
+        f'[[group]]\nnumber = {number}\n[[group.device]]\nsymbol = "d{number}"\n'
+        f'name = "{device_name(number)}"\nmodel = "{model}"\n[group.device.options]\n{options}\n'
+        for number in groups
+    )
+
+
+def device_name(group: int) -> str:
+    """What GET_DEVICE_FD of a group of `machine_of` wants."""
+    return f"00000000-0000-4000-8000-{group:012d}"
