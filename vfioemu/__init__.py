@@ -1,1 +1,2 @@
 # SPDX-License-Identifier: MIT
+"""The Linux VFIO kernel interface in user space."""
