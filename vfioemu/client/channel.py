@@ -41,7 +41,7 @@ class Reply(NamedTuple):
         fd: that came with it; -1 without one.
         start: where `data` belongs in the offered bytes.
         data: what changed of them.
-        extra: arg[2] of the reply.
+        more: arg[2] and arg[3] of the reply.
     """
 
     result: int
@@ -49,7 +49,7 @@ class Reply(NamedTuple):
     fd: int
     start: int
     data: bytes
-    extra: int
+    more: tuple[int, int]
 
 
 class Channel:
@@ -84,8 +84,8 @@ class Channel:
             sock.close()
             raise
 
-    async def hello(self, session: int, memlock: int, flags: int) -> tuple[int, m.Greeting]:
-        """Greet the daemon: the session's number, and what the daemon says of itself.
+    async def hello(self, session: int, memlock: int, flags: int) -> tuple[int, int, m.Greeting]:
+        """Greet the daemon: the session's secret and number, and what the daemon says of itself.
 
         Raises:
             OSError: EPROTONOSUPPORT, EPERM, EMFILE.
@@ -96,7 +96,7 @@ class Channel:
         )
         if reply.result < 0:
             raise OSError(-reply.result, f"the daemon does not greet us: {os.strerror(-reply.result)}")
-        return reply.extra, m.Greeting.decode(reply.data)
+        return (*reply.more, m.Greeting.decode(reply.data))
 
     async def call(
         self,
@@ -124,11 +124,11 @@ class Channel:
             await self._send(header, data, fd)
             while True:
                 size = await self._receive()
-                kind, reply_flags, _, _, result, start, extra, _ = m.HEADER.unpack_from(_packet)
+                kind, reply_flags, _, _, result, start, *more = m.HEADER.unpack_from(_packet)
                 if kind == m.REPLY:
                     got, self._fd = self._fd, -1
                     data_bytes = bytes(_view[m.HEADER_SIZE : size]) if size > m.HEADER_SIZE else b""
-                    return Reply(m.signed(result), reply_flags, got, start, data_bytes, extra)
+                    return Reply(m.signed(result), reply_flags, got, start, data_bytes, (more[0], more[1]))
                 await self._answer(size)
         except BaseException:
             self.close()

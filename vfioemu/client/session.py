@@ -41,12 +41,14 @@ class Session:
     """A session; `connect` makes one.
 
     Attributes:
+        number: what the control socket calls it.
         greeting: what the daemon said of itself.
     """
 
-    def __init__(self, path: str, channel: Channel, number: int, greeting: m.Greeting) -> None:
+    def __init__(self, path: str, channel: Channel, secret: int, number: int, greeting: m.Greeting) -> None:
         self._path = path
-        self._number = number
+        self._secret = secret
+        self.number = number
         self._idle: list[Channel] = [channel]
         self._channels = {channel}
         self._limiter = trio.CapacityLimiter(max(greeting.max_channels - _RESERVED, 1))
@@ -110,7 +112,7 @@ class Session:
     async def _new_channel(self) -> Channel:
         channel = await Channel.connect(self._path)
         try:
-            await channel.hello(self._number, self._limits[0], m.F_IPC_LOCK if self._limits[1] else 0)
+            await channel.hello(self._secret, self._limits[0], m.F_IPC_LOCK if self._limits[1] else 0)
         except BaseException:
             channel.close()
             raise
@@ -178,11 +180,6 @@ class Session:
         flags = m.F_IPC_LOCK if ipc_lock else 0
         self._check(await self.call(m.LIMITS, 0, 0, self._limits[0], flags=flags))
 
-    @property
-    def id(self) -> int:
-        """The session's number; whoever knows it can join, if it is of this process."""
-        return self._number
-
     @staticmethod
     def _check(reply: Reply) -> None:
         if reply.result < 0:
@@ -224,11 +221,11 @@ async def connect(path: str | os.PathLike[str], *, serve_memory: bool = True) ->
     flags = m.F_IPC_LOCK if ipc_lock else 0
     channel = await Channel.connect(path)
     try:
-        number, greeting = await channel.hello(0, memlock, flags)
+        secret, number, greeting = await channel.hello(0, memlock, flags)
     except BaseException:
         channel.close()
         raise
-    session = Session(path, channel, number, greeting)
+    session = Session(path, channel, secret, number, greeting)
     session._limits = (memlock, ipc_lock)  # noqa: SLF001 - its constructor
     escaped: BaseException | None = None
     try:
@@ -236,7 +233,7 @@ async def connect(path: str | os.PathLike[str], *, serve_memory: bool = True) ->
             try:
                 if serve_memory:
                     service = await Channel.connect(path)
-                    await service.hello(number, memlock, flags | m.F_SERVICE)
+                    await service.hello(secret, memlock, flags | m.F_SERVICE)
                     nursery.start_soon(service.serve)
                 yield session
             except BaseException as error:  # noqa: BLE001 - raised below, out of the nursery, so in no ExceptionGroup

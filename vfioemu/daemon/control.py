@@ -5,7 +5,6 @@ import errno
 import logging
 import os
 import socket
-import struct
 import uuid
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
@@ -19,6 +18,7 @@ from vfioemu.core.machine import Machine
 from vfioemu.daemon import messages as d
 from vfioemu.daemon import statistics
 from vfioemu.daemon.workers import Workers
+from vfioemu.io.connection import UCRED
 from vfioemu.io.server import Server
 from vfioemu.wire.messages import VERSION
 
@@ -27,7 +27,6 @@ log: Final = logging.getLogger(__name__)
 MAX_LINE: Final = 1 << 20
 MAX_CONNECTIONS: Final = 64
 MAX_MDEVS: Final = 1024
-_UCRED: Final = struct.Struct("=iii")
 
 
 class Refused(Exception):
@@ -88,7 +87,7 @@ class ControlServer:
                 log.warning("control: accept: %s", error.strerror)
                 await trio.sleep(0.1)
                 continue
-            pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+            pid, uid, _ = UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size))
             if uid != os.getuid() or self._connections >= MAX_CONNECTIONS:
                 log.warning("control: pid=%d uid=%d refused", pid, uid)
                 sock.close()

@@ -121,6 +121,10 @@ def listening(path: Path, kind: socket.SocketKind, mode: int = 0o600) -> Iterato
     _remove_stale(path, kind)
     listener = socket.socket(socket.AF_UNIX, kind | socket.SOCK_CLOEXEC)
     try:
+        if (
+            kind == socket.SOCK_SEQPACKET
+        ):  # inherited by connections (from Linux 6.16 on as early as connect())
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         mask = os.umask(~mode & 0o777)
         try:
             listener.bind(os.fspath(path))

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def clients(sessions: "Iterable[Session]") -> list[d.ClientEntry]:
-    """The sessions, oldest first; the number that is told is not the secret one."""
+    """The sessions, oldest first."""
     return [
         d.ClientEntry(
-            session=number,
+            session=session.number,
             pid=session.pid,
             uid=session.uid,
             connections=len(session.channels) + (session.service is not None),
@@ -29,7 +29,7 @@ def clients(sessions: "Iterable[Session]") -> list[d.ClientEntry]:
             shared_bytes=session.space.shared,
             locked_pages=session.space.locked_pages,
         )
-        for number, session in enumerate(sessions, 1)
+        for session in sessions
     ]
 
 

@@ -231,10 +231,9 @@ class Call(Runner):
     async def _give_fd(self, effect: GiveFd) -> int:
         session = self._session
         tokens = self._server.tokens
-        if len(session.tokens) >= self._server.limits.max_tokens:
-            raise IoctlError(errno.EMFILE, f"the client has {len(session.tokens)} files")
+        self._server.check_room(session)
         try:
-            token, theirs = tokens.create(effect.file)
+            token, theirs = tokens.create(effect.file, session.account)
         except OSError as error:
             raise IoctlError(errno.EMFILE, f"the daemon has no fd left: {error.strerror}") from None
         try:

@@ -87,8 +87,7 @@ class Channel:
         if token is None or fd >= 0:
             token = self._prove(serial, fd)
             if token is None:
-                self._count(kind, None, a0, -errno.EBADF, f"serial {serial} is no token of this session")
-                await self._reply(seq, -errno.EBADF, flags=m.F_UNPROVED if fd < 0 else 0)
+                await self._refuse_token(kind, seq, serial, proved=fd >= 0)
                 return
         call = self._call
         file = token.file
@@ -155,20 +154,23 @@ class Channel:
         if token is None or (serial and token.serial != serial):
             self._server.bury(fd, self._session)
             return None
-        if len(self._session.tokens) < self._server.limits.max_tokens or token.serial in self._session.tokens:
-            self._session.prove(token)
-        else:
-            token = None
         os.close(fd)
+        if len(self._session.tokens) >= self._server.limits.max_tokens:
+            return None
+        self._session.prove(token)
         return token
+
+    async def _refuse_token(self, kind: int, seq: int, serial: int, *, proved: bool) -> None:
+        """EBADF; without a proof the client may try again with one."""
+        self._server.counters.count(kind, None, 0, -errno.EBADF)
+        if proved:
+            why = f"what came with the call is no token, not {serial}, or one too many"
+            self._server.refused(self._session, call_name(kind, None, 0), "EBADF", why)
+        await self._reply(seq, -errno.EBADF, flags=0 if proved else m.F_UNPROVED)
 
     async def _reply(self, seq: int, result: int, *, flags: int = 0, fd: int = -1) -> None:
         header = m.HEADER.pack(_REPLY, flags | (m.F_FD if fd >= 0 else 0), seq, 0, result & m.U64, 0, 0, 0)
         await self._connection.send(header, None, fd)
-
-    def _count(self, type: int, kind: None, cmd: int, result: int, why: str) -> None:
-        self._server.counters.count(type, kind, 0 if type == m.IOCTL else cmd, result)
-        self._server.refused(self._session, call_name(type, kind, cmd), errno_name(-result), why)
 
     # --- calls without a file ---
 
@@ -230,8 +232,7 @@ class Channel:
         session = self._session
         if len(path) > m.MAX_PATH:
             raise IoctlError(errno.ENAMETOOLONG, f"a path of {len(path)} bytes")
-        if len(session.tokens) >= server.limits.max_tokens:
-            raise IoctlError(errno.EMFILE, f"the client has {len(session.tokens)} files")
+        server.check_room(session)
         name = path.decode("utf-8", "surrogateescape")
         self._call.begin(seq, 0, None, writable=False)
         try:
@@ -239,7 +240,7 @@ class Channel:
         finally:
             self._call.end()
         try:
-            token, theirs = server.tokens.create(file)
+            token, theirs = server.tokens.create(file, session.account)
         except OSError as error:
             server.release(file, [session])
             raise IoctlError(errno.EMFILE, f"the daemon has no fd left: {error.strerror}") from None

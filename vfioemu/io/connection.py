@@ -17,8 +17,9 @@ import trio
 from vfioemu.core.effects import Buffer
 from vfioemu.wire import messages as m
 
-_UCRED: Final = struct.Struct("=iii")
-_ANCILLARY: Final = socket.CMSG_SPACE(_UCRED.size) + socket.CMSG_LEN(4)
+UCRED: Final = struct.Struct("=iii")
+"""struct ucred: pid, uid, gid."""
+_ANCILLARY: Final = socket.CMSG_SPACE(UCRED.size) + socket.CMSG_LEN(4)
 """Room for credentials and exactly one fd: the kernel discards what is more."""
 _RECEIVE_FLAGS: Final = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
 _SEND_FLAGS: Final = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
@@ -45,9 +46,10 @@ class Connection:
         alive: nothing has ended it yet.
         pid, uid: of the client, as the kernel vouched for its first message.
         why: what ended it, for the log.
+        late: the peer ran out of time, which ends its session too.
     """
 
-    __slots__ = ("_credentials", "_taken", "alive", "pid", "sock", "timeout", "uid", "why")
+    __slots__ = ("_credentials", "_taken", "alive", "late", "pid", "sock", "timeout", "uid", "why")
 
     def __init__(self, sock: socket.socket, timeout: float) -> None:
         self.sock = sock
@@ -56,6 +58,7 @@ class Connection:
         self.pid = 0
         self.uid = -1
         self.why = ""
+        self.late = False
         self._credentials = b""
         self._taken: list[int] = []
 
@@ -88,12 +91,12 @@ class Connection:
         if not size:
             return 0
         if not self._credentials:
-            if len(credentials) != _UCRED.size:
+            if len(credentials) != UCRED.size:
                 raise PeerError("a message without credentials")
             self._credentials = credentials
-            self.pid, self.uid, _ = _UCRED.unpack(credentials)
+            self.pid, self.uid, _ = UCRED.unpack(credentials)
         elif credentials != self._credentials:
-            pid, uid, _ = _UCRED.unpack(credentials)
+            pid, uid, _ = UCRED.unpack(credentials)
             raise PeerError(
                 f"a message from pid {pid}, uid {uid} on a connection of pid {self.pid}, uid {self.uid}"
             )
@@ -165,6 +168,7 @@ class Connection:
         with trio.CancelScope(deadline=trio.current_time() + self.timeout, shield=True) as scope:
             await wait(self.sock)  # type: ignore[misc]  # trio's wait functions, typed more widely than they are
         if scope.cancelled_caught:
+            self.late = True
             self.end(f"{what} for {self.timeout:g} s")
             raise Gone
 

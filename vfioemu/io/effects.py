@@ -184,9 +184,9 @@ class Runner:
         if session is None:
             raise IoctlError(errno.EPERM, "the address space is gone")
         service = session.service
-        if service is None or not service.alive:
+        if service is None or not service.connection.alive:
             raise IoctlError(errno.EFAULT, "the client shares no such memory and serves none")
-        return service, service.next_seq(), service.lock
+        return service.connection, service.next_seq(), service.lock
 
     async def _dma_later(self, effect: "PinUser | DmaRead | DmaWrite") -> Any:
         space = effect.space

@@ -5,7 +5,6 @@ import errno
 import logging
 import secrets
 import socket
-from collections import Counter
 from typing import Final, Protocol
 
 import trio
@@ -15,20 +14,19 @@ from vfioemu.core.effects import Steps
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.file import File
 from vfioemu.io.channel import Channel
-from vfioemu.io.connection import Connection, Gone, PeerError, packet
+from vfioemu.io.connection import UCRED, Connection, Gone, PeerError, packet
 from vfioemu.io.counters import Counters
 from vfioemu.io.effects import Runner
 from vfioemu.io.fds import Graveyard
 from vfioemu.io.limits import Access, Limits
 from vfioemu.io.mm import BoundMemory
-from vfioemu.io.session import Service, Session
+from vfioemu.io.session import Account, Service, Session
+from vfioemu.io.throttle import Throttle
 from vfioemu.io.tokens import Token, TokenTable
 from vfioemu.wire import messages as m
 
 log: Final = logging.getLogger(__name__)
 
-_LOG_BURST: Final = 20
-_LOG_PERIOD: Final = 1.0
 _ACCEPT_PAUSE: Final = 0.1
 
 
@@ -61,15 +59,16 @@ class Server:
         self.sessions: dict[int, Session] = {}
         self._nursery = nursery
         self._graveyard = Graveyard(nursery)
-        self._per_process: Counter[int] = Counter()
-        self._unwelcomed: set[Connection] = set()
+        self._accounts: dict[int, Account] = {}
+        self._connections: set[Connection] = set()
+        self._serial = 0
+        self._talk = Throttle()
 
     # --- connections ---
 
     async def listen(self, listener: socket.socket) -> None:
-        """Accept connections until cancelled."""
+        """Accept connections until cancelled. The listener has SO_PASSCRED, which connections inherit."""
         listener.setblocking(False)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)  # inherited: no HELLO can be too early
         while True:
             await trio.lowlevel.wait_readable(listener)
             try:
@@ -81,7 +80,19 @@ class Server:
                 log.warning("accept: %s", error.strerror)
                 await trio.sleep(_ACCEPT_PAUSE)
                 continue
-            self._nursery.start_soon(self._serve, sock)
+            pid, uid, _ = UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size))
+            account = self._accounts.get(pid) or Account(pid)
+            if uid not in self.access.uids or account.connections >= self.limits.max_connections:
+                sock.close()
+                self._log(
+                    pid,
+                    uid,
+                    f"refused: has {account.connections} connections" if account.connections else "refused",
+                )
+                continue
+            self._accounts[pid] = account
+            account.connections += 1
+            self._nursery.start_soon(self._serve, sock, account)
 
     async def watch_hangups(self) -> None:
         """Process hang-ups that no request follows, until cancelled."""
@@ -89,18 +100,17 @@ class Server:
             await trio.lowlevel.wait_readable(self.tokens.epoll.fileno())
             self.tokens.reap()
 
-    async def _serve(self, sock: socket.socket) -> None:
+    async def _serve(self, sock: socket.socket, account: Account) -> None:
         """Serve one connection to its end."""
         sock.setblocking(False)
-        connection = Service(sock, self.limits.ask_timeout)
-        kept = False
-        self._unwelcomed.add(connection)
+        connection = Connection(sock, self.limits.ask_timeout)
+        self._connections.add(connection)
         session: Session | None = None
+        kept = False
         try:
             with trio.move_on_after(self.limits.hello_timeout) as scope:
-                session, kept = await self._welcome(connection)
-            self._unwelcomed.discard(connection)
-            if scope.cancelled_caught and session is None:
+                session, kept = await self._welcome(connection, account)
+            if scope.cancelled_caught:
                 raise PeerError(f"no HELLO within {self.limits.hello_timeout:g} s")
             if session is not None and not kept:
                 await Channel(self, session, connection).serve()
@@ -109,50 +119,45 @@ class Server:
         except Gone:
             pass
         finally:
-            self._unwelcomed.discard(connection)
-            if connection.why:
-                self.counters.refused_peers += 1
-                log.warning(
-                    "pid=%d uid=%d: connection ended: %s", connection.pid, connection.uid, connection.why
-                )
             if not kept:
-                self._leave(connection, session)
+                self._leave(connection, account, session)
 
-    def _leave(self, connection: Connection, session: Session | None) -> None:
+    def _leave(self, connection: Connection, account: Account, session: Session | None) -> None:
         """A connection is over: close it, and with the last one the session."""
+        self._connections.discard(connection)
+        if connection.why:
+            self.counters.refused_peers += 1
+            self._log(connection.pid or account.pid, connection.uid, f"connection ended: {connection.why}")
         while (fd := connection.take_fd()) >= 0:
             self.bury(fd)
         connection.close()
+        account.connections -= 1
+        if not account.connections:
+            self._accounts.pop(account.pid, None)
         if session is None:
             return
-        self._count_process(session.pid, -1)
-        if session.service is connection:
+        if session.service is not None and session.service.connection is connection:
             session.service = None
         elif connection in session.channels:
             session.channels.remove(connection)
-        if connection.why:
+        if connection.late:
             session.end("")
         if not session.channels:
             self._end_session(session)
 
     def _end_session(self, session: Session) -> None:
+        """Its last call connection is gone."""
         if self.sessions.pop(session.id, None) is None:
             return
         for token in list(session.tokens.values()):
             session.unprove(token)
         session.space.session = None
         if session.service is not None:
-            self.tokens.unwatch(session.service.sock.fileno())
-            self._leave(session.service, session)
+            self.tokens.unwatch(session.service.connection.sock.fileno())
+            self._leave(session.service.connection, session.account, session)
 
-    def _count_process(self, pid: int, change: int) -> None:
-        self._per_process[pid] += change
-        if not self._per_process[pid]:
-            del self._per_process[pid]
-
-    async def _welcome(self, connection: Service) -> tuple[Session | None, bool]:
+    async def _welcome(self, connection: Connection, account: Account) -> tuple[Session | None, bool]:
         """Take HELLO and answer it: the session, and whether the connection needs no task (a service)."""
-        size = 0
         while True:
             await trio.lowlevel.wait_readable(connection.sock)
             size = connection.receive_nowait()
@@ -165,41 +170,39 @@ class Server:
         hello = m.decode(packet)
         if hello.type != m.HELLO or hello.arg0 != m.MAGIC:
             raise PeerError(f"message type {hello.type}, magic {hello.arg0:#x} where HELLO is due")
-        if connection.uid not in self.access.uids:
-            await self._refuse(connection, hello.seq, errno.EPERM)
-            raise PeerError(f"uid {connection.uid} is not allowed here")
-        lowest, highest = hello.arg1 & 0xFFFFFFFF, hello.arg1 >> 32
-        if not lowest <= m.VERSION <= highest:
-            await self._refuse(connection, hello.seq, errno.EPROTONOSUPPORT)
-            raise PeerError(f"speaks versions {lowest} to {highest}, we speak {m.VERSION}")
         try:
-            session = self._join(connection, hello)
+            session = self._join(connection, account, hello)
         except IoctlError as error:
-            await self._refuse(connection, hello.seq, error.errno)
+            connection.send_nowait(m.encode(m.REPLY, hello.seq, args=(-error.errno, m.VERSION, 0, 0)))
             raise PeerError(error.why) from None
         service = bool(hello.flags & m.F_SERVICE)
-        self._count_process(session.pid, 1)
         if service:
-            session.service = connection
+            session.service = Service(connection)
             self.tokens.watch(connection.sock.fileno(), lambda: self._service_gone(session, connection))
         else:
             session.channels.append(connection)
-        header = m.encode(m.REPLY, hello.seq, args=(0, m.VERSION, session.id, 0))
+        header = m.encode(m.REPLY, hello.seq, args=(0, m.VERSION, session.id, session.number))
         if not connection.send_nowait(header, self._greeting().encode()):
             raise PeerError("does not read")  # pragma: no cover - an empty socket has room
         return session, service
 
-    async def _refuse(self, connection: Connection, seq: int, error: int) -> None:
-        connection.send_nowait(m.encode(m.REPLY, seq, args=(-error, m.VERSION, 0, 0)))
-
-    def _join(self, connection: Connection, hello: m.Message) -> Session:
+    def _join(self, connection: Connection, account: Account, hello: m.Message) -> Session:
         """The session that HELLO names, or a new one.
 
         Raises:
-            IoctlError: EPERM, EMFILE as in protocol/wire.md section 3.
+            IoctlError: EPERM, EMFILE, EPROTONOSUPPORT as in protocol/wire.md section 3.
         """
-        if self._per_process[connection.pid] >= self.limits.max_connections:
-            raise IoctlError(errno.EMFILE, f"the process has {self.limits.max_connections} connections")
+        if connection.uid not in self.access.uids:
+            raise IoctlError(errno.EPERM, f"uid {connection.uid} is not allowed here")
+        if connection.pid != account.pid:
+            raise IoctlError(
+                errno.EPERM, f"HELLO comes from pid {connection.pid}, pid {account.pid} connected"
+            )
+        lowest, highest = hello.arg1 & 0xFFFFFFFF, hello.arg1 >> 32
+        if not lowest <= m.VERSION <= highest:
+            raise IoctlError(
+                errno.EPROTONOSUPPORT, f"speaks versions {lowest} to {highest}, we speak {m.VERSION}"
+            )
         if hello.arg2:
             session = self.sessions.get(hello.arg2)
             if session is None or (session.pid, session.uid) != (connection.pid, connection.uid):
@@ -218,14 +221,15 @@ class Server:
                 bound = BoundMemory(connection.pid)
             except OSError as error:
                 raise IoctlError(errno.EPERM, f"its memory cannot be reached: {error.strerror}") from None
-        session = Session(secrets.randbits(63) + 1, connection.pid, connection.uid, bound)
+        self._serial += 1
+        session = Session(self._serial, account, connection.uid, bound)
         session.set_limits(hello.arg3, ipc_lock=bool(hello.flags & m.F_IPC_LOCK))
         self.sessions[session.id] = session
         return session
 
-    def _service_gone(self, session: Session, connection: Service) -> None:
+    def _service_gone(self, session: Session, connection: Connection) -> None:
         connection.end("", quiet=True)
-        self._leave(connection, session)
+        self._leave(connection, session.account, session)
 
     def _greeting(self) -> m.Greeting:
         limits = self.limits
@@ -271,6 +275,16 @@ class Server:
 
         self._nursery.start_soon(wait)
 
+    def check_room(self, session: Session) -> None:
+        """Refuse a file beyond the limits.
+
+        Raises:
+            IoctlError: EMFILE.
+        """
+        limit = self.limits.max_tokens
+        if session.account.files >= limit or len(session.tokens) >= limit:
+            raise IoctlError(errno.EMFILE, f"the process has {session.account.files} files")
+
     def bury(self, fd: int, session: Session | None = None) -> None:
         """Close a foreign fd some time; a session that sends more of them than can be closed ends."""
         self._graveyard.bury(fd, session)
@@ -280,33 +294,24 @@ class Server:
     # --- log ---
 
     def refused(self, session: Session, what: str, error: str, why: str) -> None:
-        """Log a refused call: a burst of lines, then one a second with the number of those left out."""
-        now = trio.current_time()
-        if now - session.logged_at >= _LOG_PERIOD:
-            session.logged_at = now
-            session.logged = max(0, session.logged - 1)
-        if session.logged >= _LOG_BURST:
-            session.suppressed += 1
-            return
-        session.logged += 1
-        left_out = f" ({session.suppressed} more left out)" if session.suppressed else ""
-        session.suppressed = 0
-        log.info("%s: %s: %s: %s%s", session, what, error, why, left_out)
+        """Log a refused call of a client."""
+        if session.talk.allows():
+            log.info("%s: %s: %s: %s%s", session, what, error, why, session.talk.left_out())
+
+    def _log(self, pid: int, uid: int, what: str) -> None:
+        """Log what became of a connection."""
+        if self._talk.allows():
+            log.warning("pid=%d uid=%d: %s%s", pid, uid, what, self._talk.left_out())
 
     # --- end ---
 
     def stop(self) -> None:
         """Hang up on everybody: calls in progress end with EFAULT at their next access to the client."""
-        for connection in self._unwelcomed:
+        for connection in self._connections:
             connection.end("", quiet=True)
-        for session in list(self.sessions.values()):
-            session.end("")
 
     def close(self) -> None:
         """Close what is left, after all tasks have ended."""
-        for session in list(self.sessions.values()):
-            for channel in session.channels:
-                channel.close()
-            if session.service is not None:
-                session.service.close()
+        for connection in self._connections:
+            connection.close()
         self.tokens.close()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A session: the connections of one address space, what it has proved, and what it may hold."""
 
+import secrets
 from typing import TYPE_CHECKING
 
 import trio
@@ -9,24 +10,23 @@ from vfioemu.core.caller import Caller
 from vfioemu.io.connection import Connection
 from vfioemu.io.memory import ClientSpace
 from vfioemu.io.mm import BoundMemory
+from vfioemu.io.throttle import Throttle
 from vfioemu.wire import messages as m
 
 if TYPE_CHECKING:
-    import socket
-
     from vfioemu.io.tokens import Token
 
 
-class Service(Connection):
-    """A connection on which the client answers for its DMA memory, at any time.
+class Service:
+    """The connection on which a client answers for its DMA memory, at any time.
 
     No task waits on it: its hang-up is seen by the token table's epoll.
     """
 
-    __slots__ = ("lock", "seq")
+    __slots__ = ("connection", "lock", "seq")
 
-    def __init__(self, sock: "socket.socket", timeout: float) -> None:
-        super().__init__(sock, timeout)
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
         self.lock = trio.Lock()
         self.seq = 0
 
@@ -36,38 +36,58 @@ class Service(Connection):
         return self.seq
 
 
+class Account:
+    """What one process holds, over all its sessions.
+
+    Attributes:
+        connections: greeted or not.
+        files: tokens that were made for it and are not released.
+    """
+
+    __slots__ = ("connections", "files", "pid")
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.connections = 0
+        self.files = 0
+
+
 class Session:
     """One client address space.
 
     Attributes:
         id: the secret by which further connections join.
+        number: what it is called where no secrets belong.
+        account: of its process.
         caller: what handlers get to know of it.
         tokens: those that it proved, by serial.
         releases: releases of files it held that wait for a lock; its calls wait for them.
         burials: foreign fds that it sent and whose close() has not returned.
-        refusals: how many refused calls were logged lately; how many were not.
+        talk: bounds what is logged about its refused calls.
     """
 
     __slots__ = (
         "_settled",
+        "account",
         "burials",
         "caller",
         "channels",
         "id",
-        "logged",
-        "logged_at",
+        "number",
         "pid",
         "releases",
         "service",
         "space",
-        "suppressed",
+        "talk",
         "tokens",
         "uid",
     )
 
-    def __init__(self, id: int, pid: int, uid: int, bound: BoundMemory | None) -> None:
-        self.id = id
-        self.pid = pid
+    def __init__(self, number: int, account: Account, uid: int, bound: BoundMemory | None) -> None:
+        self.id = secrets.randbits(63) + 1
+        self.number = number
+        self.account = account
+        self.pid = pid = account.pid
         self.uid = uid
         self.space = ClientSpace(self, bound)
         self.caller = Caller(space=self.space, pid=pid)
@@ -76,9 +96,7 @@ class Session:
         self.service: Service | None = None
         self.releases = 0
         self.burials = 0
-        self.logged = 0
-        self.logged_at = 0.0
-        self.suppressed = 0
+        self.talk = Throttle()
         self._settled: trio.Event | None = None
 
     def __str__(self) -> str:
@@ -125,4 +143,4 @@ class Session:
         for channel in self.channels:
             channel.end(why)
         if self.service is not None:
-            self.service.end(why)
+            self.service.connection.end(why)

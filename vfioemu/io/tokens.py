@@ -17,7 +17,7 @@ from vfioemu.uapi.kinds import FdKind
 from vfioemu.wire.names import TokenName
 
 if TYPE_CHECKING:
-    from vfioemu.io.session import Session
+    from vfioemu.io.session import Account, Session
 
 _BATCH: Final = 64
 _BYTE: Final = b"\0"
@@ -34,11 +34,14 @@ class Token:
         hung: the last copy is closed.
         readable: an unread byte lies in the client's end.
         drain: that byte is to go, with the next reply on this token.
+        account: whose process it was made for.
     """
 
-    __slots__ = ("drain", "fd", "file", "hung", "inode", "readable", "serial", "sessions", "users")
+    __slots__ = ("account", "drain", "fd", "file", "hung", "inode", "readable", "serial", "sessions", "users")
 
-    def __init__(self, serial: int, file: File, fd: int, inode: int) -> None:
+    def __init__(self, serial: int, file: File, fd: int, inode: int, account: "Account") -> None:
+        self.account = account
+        account.files += 1
         self.serial = serial
         self.file = file
         self.fd = fd
@@ -83,8 +86,8 @@ class TokenTable:
     def __iter__(self) -> Iterator[Token]:
         return iter(list(self._by_fd.values()))
 
-    def create(self, file: File) -> tuple[Token, int]:
-        """Make a token for `file`: it, and the client's end, which the caller sends and then closes.
+    def create(self, file: File, account: "Account") -> tuple[Token, int]:
+        """Make a token for `file` on somebody's account: it, and the client's end, which the caller sends and then closes.
 
         Raises:
             OSError: EMFILE, ENFILE: we have no more fds.
@@ -101,7 +104,7 @@ class TokenTable:
             theirs.close()
             raise
         self._serial = serial
-        token = Token(serial, file, ours.detach(), inode)
+        token = Token(serial, file, ours.detach(), inode, account)
         self._by_fd[token.fd] = token
         self._by_inode[inode] = token
         if file.kind is FdKind.DATA:
@@ -163,6 +166,7 @@ class TokenTable:
         self._data.discard(token)
         os.close(token.fd)
         token.fd = -1
+        token.account.files -= 1
         token.forget()
 
     # --- poll() ---
