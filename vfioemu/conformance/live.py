@@ -53,19 +53,30 @@ class LiveRunner:
         self._daemon = 0
 
     def __enter__(self) -> Self:
+        self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._daemon and not self._reap(os.WNOHANG):
+            os.kill(self._daemon, signal.SIGTERM)
+            self._reap()
+        self._directory.cleanup()
+
+    def _start(self) -> None:
         reader, writer = os.pipe()
         options = Options(runtime_dir=self._runtime_dir, memory=self._memory)
         self._daemon = _fork(lambda: trio.run(serve, self._spec, options, Ready(fd=writer)), reader)
         os.close(writer)
         with open(reader, "rb") as pipe:
             if not pipe.read():
+                self._reap()
                 raise DiedError("the daemon did not start")
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        os.kill(self._daemon, signal.SIGTERM)
-        os.waitpid(self._daemon, 0)
-        self._directory.cleanup()
+    def _reap(self, options: int = 0) -> bool:
+        """Whether the daemon has ended."""
+        if os.waitpid(self._daemon, options)[0]:
+            self._daemon = 0
+        return not self._daemon
 
     def run(self, scenario: Scenario, environment: Environment) -> list[Difference]:
         """Replay a scenario in a new process; returns every difference.
@@ -73,6 +84,8 @@ class LiveRunner:
         Raises:
             DiedError: the process, or the daemon, did not survive it.
         """
+        if not self._daemon or self._reap(os.WNOHANG):
+            self._start()  # the scenario before this one has killed it, and has failed for that
         reader, writer = os.pipe()
 
         def replay() -> None:
