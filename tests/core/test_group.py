@@ -196,6 +196,18 @@ def test_open_device_is_not_removed(rig):
         client.machine.remove_device("d0")
 
 
+def test_last_device_of_a_group_in_a_container_is_not_removed(rig):
+    client = rig("p")
+    client.close(client.devices[0])
+
+    with pytest.raises(IoctlError, match="EBUSY"):
+        client.machine.remove_device("d0")
+    client.unset_container(0)
+    client.machine.remove_device("d0")
+    client.machine.add_device(DeviceSpec(symbol="d0", name="x", group=0, model="pinner"))
+    assert client.machine.groups[0].spec.iommu is not None
+
+
 @pytest.mark.parametrize(("symbol", "model"), [("d0", "pinner"), ("d9", "no-such")])
 def test_device_that_cannot_be_made_is_refused(rig, symbol, model):
     machine = rig().machine

@@ -74,7 +74,7 @@ class Machine:
         return (yield from group.open())
 
     def add_device(self, spec: DeviceSpec) -> Device:
-        """Create a device; its group is created too if it is new, as that of an mdev.
+        """Create a device; its group is created too if it is new: as in the machine's description, or as an mdev's.
 
         Raises:
             ValueError: the symbol is taken, the model does not exist or refuses its options.
@@ -89,7 +89,9 @@ class Machine:
         model = factory(spec.options)
         group = self.groups.get(spec.group)
         if group is None:
-            group = self.groups[spec.group] = Group(GroupSpec(number=spec.group))
+            described = {group.number: group for group in self.spec.groups}
+            group = Group(described.get(spec.group, GroupSpec(number=spec.group)))
+            self.groups[spec.group] = group
         device = Device(spec, model, group)
         group.devices.insert(0, device)
         self.devices[spec.symbol] = device
@@ -107,12 +109,15 @@ class Machine:
 
         Raises:
             KeyError: there is none of that name.
-            IoctlError: EBUSY while it is open (the kernel would wait for its last close).
+            IoctlError: EBUSY while it is open (the kernel would wait for its last close), or while it is the last of a
+                group in a container (the kernel would take the group out).
         """
         device = self.devices[symbol]
         if device.open_count:
             raise IoctlError(errno.EBUSY, f"device {symbol} is open")
         group = device.group
+        if group.container is not None and len(group.devices) == 1:
+            raise IoctlError(errno.EBUSY, f"group {group.number} is in a container")
         del self.devices[symbol]
         group.devices.remove(device)
         if not group.devices:

@@ -111,10 +111,11 @@ def _pin_run(iommu: Iommu, iova: int, npages: int, prot: int) -> Steps[int]:
         pins[iova] += 1
         return 1
     run = 1
-    while run < npages and iova + (run + 1) * PAGE_SIZE <= dma.iova + dma.size:
-        if iova + run * PAGE_SIZE in pins:
-            break
-        run += 1
+    if not iommu.map.wrapped:  # else each page may be found elsewhere, or nowhere
+        while run < npages and iova + (run + 1) * PAGE_SIZE <= dma.iova + dma.size:
+            if iova + run * PAGE_SIZE in pins:
+                break
+            run += 1
     vaddr = (dma.vaddr + iova - dma.iova) & U64_MAX & PAGE_MASK
     present: int = yield PinUser(dma.space, vaddr, run, bool(dma.prot & PROT_WRITE))
     for page in range(min(present, run)):
@@ -215,7 +216,9 @@ def _write(iommu: Iommu, iova: int, data: memoryview, seen: bool = True) -> Step
         try:
             yield DmaWrite(dma.space, (dma.vaddr + offset) & U64_MAX, data[:count])
         except IoctlError:
-            if seen and not iommu.recorded:  # a part of it may have been written; the kernel does not mark that
+            if (
+                seen and not iommu.recorded
+            ):  # a part of it may have been written; the kernel does not mark that
                 _mark(iommu, dma, offset, count)
             raise
         if seen:

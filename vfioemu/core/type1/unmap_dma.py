@@ -2,7 +2,6 @@
 """VFIO_IOMMU_UNMAP_DMA."""
 
 import errno
-from dataclasses import replace
 
 from vfioemu.core.caller import Caller
 from vfioemu.core.effects import Steps, locked, read_user, write_user
@@ -46,7 +45,7 @@ def unmap_dma(iommu: Iommu, caller: Caller, arg: int) -> Steps[int]:
         verify_bitmap(request.size, bitmap)
     walk = _Unmap(iommu, request, bitmap)
     yield from walk.run()
-    yield from write_user(arg, replace(request, size=walk.unmapped).build())
+    yield from write_user(arg, IommuType1DmaUnmap.CODEC.pack(argsz, flags, request.iova, walk.unmapped))
     return 0
 
 
