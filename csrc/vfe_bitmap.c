@@ -11,6 +11,7 @@
 #include "vfe_ops.h"
 
 #define SPINS_BEFORE_YIELD 64
+#define SMALL_BYTES	   4096
 
 static size_t ceil_div(size_t value, size_t unit)
 {
@@ -22,22 +23,46 @@ static size_t round_line(size_t nwords)
 	return ceil_div(nwords, VFE_LINE_WORDS) * VFE_LINE_WORDS;
 }
 
-/* Cut the one mapping into levels, each on its own cache line. */
-static bool map_levels(struct vfe_bitmap *bitmap)
+/*
+ * Many small bitmaps should not be as many mappings. A huge page for one dirty
+ * page would break the promise that clean memory costs nothing.
+ */
+static void *allocate(size_t size)
 {
-	size_t nwords = bitmap->nchunks * VFE_CHUNK_WORDS;
+	if (size <= SMALL_BYTES) {
+		void *memory = aligned_alloc(VFE_LINE_WORDS * 8, size);
+
+		return memory ? memset(memory, 0, size) : NULL;
+	}
+	void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (memory == MAP_FAILED)
+		return NULL;
+	madvise(memory, size, MADV_NOHUGEPAGE);
+	return memory;
+}
+
+static void release(void *memory, size_t size)
+{
+	if (size <= SMALL_BYTES)
+		free(memory);
+	else
+		munmap(memory, size);
+}
+
+/* Cut one piece of memory into levels, each on its own cache line. */
+static bool make_levels(struct vfe_bitmap *bitmap)
+{
+	size_t nwords = round_line(ceil_div(bitmap->nbits, 64));
 	size_t nl1 = round_line(bitmap->nchunks);
 	size_t nl2 = round_line(bitmap->nl2);
 	size_t nl3 = round_line(bitmap->nl3);
 
 	bitmap->memory_size = (nwords + nl1 + nl2 + nl3 + nl1) * 8;
-	bitmap->memory =
-		mmap(NULL, bitmap->memory_size, PROT_READ | PROT_WRITE,
-		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (bitmap->memory == MAP_FAILED)
+	bitmap->memory = allocate(bitmap->memory_size);
+	if (!bitmap->memory)
 		return false;
-	/* A huge page for one dirty page would break the promise: no cost. */
-	madvise(bitmap->memory, bitmap->memory_size, MADV_NOHUGEPAGE);
 	bitmap->words = bitmap->memory;
 	bitmap->l1 = bitmap->words + nwords;
 	bitmap->l2 = bitmap->l1 + nl1;
@@ -59,7 +84,7 @@ struct vfe_bitmap *vfe_bitmap_create(uint64_t nbits, enum vfe_isa isa)
 	bitmap->nchunks = ceil_div(nbits, VFE_CHUNK_PAGES);
 	bitmap->nl2 = ceil_div(bitmap->nchunks, 64);
 	bitmap->nl3 = ceil_div(bitmap->nl2, 64);
-	if (!map_levels(bitmap)) {
+	if (!make_levels(bitmap)) {
 		free(bitmap);
 		return NULL;
 	}
@@ -70,7 +95,7 @@ void vfe_bitmap_destroy(struct vfe_bitmap *bitmap)
 {
 	if (!bitmap)
 		return;
-	munmap(bitmap->memory, bitmap->memory_size);
+	release(bitmap->memory, bitmap->memory_size);
 	free(bitmap);
 }
 

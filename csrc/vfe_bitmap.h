@@ -12,8 +12,9 @@
  *	l3	1 bit = 64 chunks = 1 word of l2
  *
  * A set bit implies that its summary bits are set, or that a writer is about
- * to set them; a set summary bit implies nothing. All of it is one anonymous
- * mapping: memory that was never marked costs nothing.
+ * to set them; a set summary bit implies nothing. All of it is one piece of
+ * memory, and where that is more than a page it is mapped and never touched
+ * before the first mark: what was never marked costs nothing.
  *
  * Who may do what at the same time: any number of writers (mark, mark_range,
  * merge) with any number of harvesters. What is never lost is a mark: the

@@ -9,6 +9,9 @@
 /* With fewer dirty lines than this, exchanging is cheaper than the gate. */
 #define GATE_WORTH_LINES 3
 
+/* With as many dirty lines as this, taking all of them is cheaper. */
+#define ALL_WORTH_LINES 24
+
 static uint64_t exchange_word(uint64_t *word)
 {
 	if (!__atomic_load_n(word, __ATOMIC_SEQ_CST))
@@ -49,18 +52,26 @@ static void move(const struct vfe_ops *ops, uint64_t *words, uint64_t mask,
 	}
 }
 
+/* Lines of a chunk that exist: the last chunk may be short. */
+static bool complete(const struct vfe_bitmap *bitmap, uint64_t chunk)
+{
+	return bitmap->nbits >> VFE_CHUNK_SHIFT > chunk;
+}
+
 uint64_t vfe_take_chunk(struct vfe_bitmap *bitmap, uint64_t chunk, void *out,
 			enum vfe_sink sink)
 {
 	uint64_t *words = &bitmap->words[chunk * VFE_CHUNK_WORDS];
 	uint64_t mask = vfe_take_bits(&bitmap->l1[chunk], UINT64_MAX);
+	int nlines = __builtin_popcountll(mask);
 	uint64_t *gate = &bitmap->gate[chunk];
 
-	if (__builtin_popcountll(mask) < GATE_WORTH_LINES ||
-	    !vfe_gate_try(gate)) {
+	if (nlines < GATE_WORTH_LINES || !vfe_gate_try(gate)) {
 		exchange(words, mask, out, sink);
 		return mask;
 	}
+	if (nlines >= ALL_WORTH_LINES && complete(bitmap, chunk))
+		mask = UINT64_MAX;
 	move(bitmap->ops, words, mask, out, sink);
 	vfe_gate_release(gate);
 	return mask;
