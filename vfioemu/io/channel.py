@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from vfioemu.io.session import Session
 
 _FILE_CALLS: Final = frozenset({m.IOCTL, m.READ, m.WRITE, m.PREAD, m.PWRITE, m.MMAP})
+_IN_A_ROW: Final = 4
+"""Calls of one client that are served before the others get their turn."""
 _U32: Final = 0xFFFFFFFF
 _REPLY: Final = m.REPLY
 
@@ -57,17 +59,18 @@ class Channel:
         receive = connection.receive_nowait
         while connection.alive:
             await trio.lowlevel.wait_readable(sock)
-            size = receive()
-            if size < 0:
-                continue
-            if size == 0:
-                return
-            if size < m.HEADER_SIZE:
-                raise PeerError(f"a packet of {size} bytes, a header has {m.HEADER_SIZE}")
-            try:
-                await self._serve(size)
-            except Gone:
-                return
+            for _ in range(_IN_A_ROW):
+                size = receive()
+                if size < 0:
+                    break
+                if size == 0:
+                    return
+                if size < m.HEADER_SIZE:
+                    raise PeerError(f"a packet of {size} bytes, a header has {m.HEADER_SIZE}")
+                try:
+                    await self._serve(size)
+                except Gone:
+                    return
 
     async def _serve(self, size: int) -> None:
         """Answer the call in `packet`."""

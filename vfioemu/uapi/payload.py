@@ -18,9 +18,10 @@ Three things construct would do by itself are avoided on purpose:
 * flexible arrays (`TAIL`) are no part of the layout: their count comes from the caller and must be bounded first.
 """
 
+import operator
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self, TypeAlias, TypeVar, dataclass_transform
 
@@ -46,7 +47,9 @@ class Payload:
         SIZE: sizeof() in bytes, without a flexible array.
         TAIL: the flexible array member's name, or "".
         CODEC: the same layout for the struct module, nested structs spread out.
-        MEMBERS: name and, for a nested struct, class of each field.
+        LEAVES: the dotted names of its values, nested structs spread out.
+        FIELDS: what sets each field of a new object and, for a nested struct, its class.
+        VALUES: gets these values from an object.
     """
 
     __slots__ = ()
@@ -56,7 +59,9 @@ class Payload:
     SIZE: ClassVar[int]
     TAIL: ClassVar[str] = ""
     CODEC: ClassVar[struct.Struct]
-    MEMBERS: ClassVar[tuple[tuple[str, "type[Payload] | None"], ...]]
+    LEAVES: ClassVar[tuple[str, ...]]
+    FIELDS: ClassVar[tuple[tuple[Callable[[object, object], None], "type[Payload] | None"], ...]]
+    VALUES: ClassVar[Callable[[object], tuple[Any, ...]]]
 
     @classmethod
     def parse(cls, data: bytes | bytearray | memoryview) -> Self:
@@ -75,7 +80,7 @@ class Payload:
         Raises:
             struct.error: a field does not fit its C type.
         """
-        return self.CODEC.pack(*_spread(self))
+        return self.CODEC.pack(*type(self).VALUES(self))
 
 
 P = TypeVar("P", bound=Payload)
@@ -100,7 +105,9 @@ def payload(cname: str, tail: str = "") -> Callable[[type[P]], type[P]]:
         made.LAYOUT = layout
         made.SIZE = size
         made.CODEC = struct.Struct("<" + "".join(_formats(layout)))
-        made.MEMBERS = members
+        made.FIELDS = tuple((made.__dict__[name].__set__, nested) for name, nested in members)
+        made.LEAVES = tuple(_leaves(members))
+        made.VALUES = _getter(made.LEAVES)
         if made.CODEC.size != size:
             raise AssertionError(f"{cname}: struct says {made.CODEC.size} bytes, construct {size}")
         return made
@@ -109,18 +116,30 @@ def payload(cname: str, tail: str = "") -> Callable[[type[P]], type[P]]:
 
 
 def _gather(cls: type[P], leaves: Iterator[Any]) -> P:
-    """Make a payload from the values that CODEC has unpacked, in order."""
-    return cls(**{name: _gather(nested, leaves) if nested else next(leaves) for name, nested in cls.MEMBERS})
+    """Make a payload from the values that CODEC has unpacked, in order.
+
+    The slots are filled directly: the __init__ of a frozen dataclass takes three times as long.
+    """
+    made = object.__new__(cls)
+    for put, nested in cls.FIELDS:
+        put(made, _gather(nested, leaves) if nested else next(leaves))
+    return made
 
 
-def _spread(made: Payload) -> Iterator[Any]:
-    """The values that CODEC packs, in order."""
-    for name, nested in made.MEMBERS:
-        value = getattr(made, name)
+def _leaves(members: Iterable[tuple[str, type[Payload] | None]]) -> Iterator[str]:
+    """The dotted names of the values that CODEC packs, in order."""
+    for name, nested in members:
         if nested:
-            yield from _spread(value)
+            yield from (f"{name}.{leaf}" for leaf in nested.LEAVES)
         else:
-            yield value
+            yield name
+
+
+def _getter(leaves: tuple[str, ...]) -> Callable[[object], tuple[Any, ...]]:
+    """What gets all of these values at once; an attrgetter of one name would not make a tuple of it."""
+    if len(leaves) > 1:
+        return operator.attrgetter(*leaves)
+    return staticmethod(lambda made: tuple(getattr(made, leaf) for leaf in leaves))
 
 
 def _lay_out(cls: type[P]) -> tuple[construct.Struct, tuple[tuple[str, type[Payload] | None], ...], int]:
