@@ -2,14 +2,16 @@
 """`vfioemu conformance`: hold our answers against a real kernel's."""
 
 import os
-import sys
 from pathlib import Path
 
 import click
 
+from vfioemu.cli.errors import FAILED, USAGE, CommandError
 from vfioemu.conformance.report import describe
 from vfioemu.conformance.runner import Options, Outcome, plan, run
 from vfioemu.conformance.trace import TraceError, load_traces
+from vfioemu.core.profile import PROFILES
+from vfioemu.daemon.config import ConfigError
 
 
 @click.command(name="conformance")
@@ -23,7 +25,11 @@ from vfioemu.conformance.trace import TraceError, load_traces
     help="With --socket: how the daemon reaches the client's memory.",
 )
 @click.option("--machine", type=click.Path(path_type=Path), help="A machine file instead of the traces' own.")
-@click.option("--profile", help="A kernel profile instead of the recorded kernel's.")
+@click.option(
+    "--profile",
+    type=click.Choice(sorted(PROFILES)),
+    help="A kernel profile instead of the recorded kernel's.",
+)
 @click.option("-j", "--jobs", type=click.IntRange(1), default=os.cpu_count(), help="Worker processes.")
 @click.option("-q", "--quiet", is_flag=True, help="Name what fails, without the differences.")
 def command(
@@ -34,7 +40,7 @@ def command(
     profile: str | None,
     jobs: int,
     quiet: bool,
-) -> None:
+) -> int:
     """Replay recorded traces and compare every bit of every answer with the kernel's.
 
     FILE is a trace file (JSON lines) with its `_env.json` beside it, or a folder of them. Exit status 1 if any answer
@@ -44,8 +50,8 @@ def command(
     try:
         traces = [load_traces(path) for file in files for path in _expand(file)]
         work = plan(traces, options)
-    except TraceError as error:
-        raise click.UsageError(str(error)) from error
+    except (TraceError, ConfigError) as error:
+        raise CommandError(str(error), exit_code=USAGE) from error
     passed = failed = 0
     for outcome in run(work, options):
         if outcome.passed:
@@ -54,7 +60,7 @@ def command(
         failed += 1
         _print_failure(outcome, quiet=quiet)
     print(f"{passed} passed, {failed} failed")
-    sys.exit(1 if failed or not passed else 0)
+    return FAILED if failed or not passed else 0
 
 
 def _expand(path: Path) -> list[Path]:

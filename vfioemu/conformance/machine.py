@@ -52,9 +52,12 @@ def machine_for(
         if groups.setdefault(device.group, recorded.group) != recorded.group:
             raise TraceError(f"{device.symbol} has a group of its own in the traces, but not in the machine")
         devices.append(dataclasses.replace(device, name=recorded.name, group=recorded.group))
-    return dataclasses.replace(
-        spec,
-        profile=profile or profile_of(environment),
-        groups=tuple(dataclasses.replace(g, number=groups.get(g.number, g.number)) for g in spec.groups),
-        devices=tuple(devices),
-    )
+    try:
+        return dataclasses.replace(
+            spec,
+            profile=profile or profile_of(environment),
+            groups=tuple(dataclasses.replace(g, number=groups.get(g.number, g.number)) for g in spec.groups),
+            devices=tuple(devices),
+        )
+    except ValueError as error:
+        raise TraceError(f"no machine for traces of Linux {environment.kernel}: {error}") from error

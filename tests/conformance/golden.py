@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: MIT
+"""Which golden traces must pass, and a sample of them."""
+
+import json
+import shutil
+import zlib
+from pathlib import Path
+
+from vfioemu.conformance.trace import ENVIRONMENT_FILE, Traces, load_traces
+
+GOLDEN = Path(__file__).parents[2] / "protocol" / "golden"
+LINUX_6_12 = GOLDEN / "linux-6.12"
+LINUX_7_2 = GOLDEN / "linux-7.2"
+
+HAND_WRITTEN = [
+    "container",
+    "group",
+    "iommu_info",
+    "map",
+    "unmap",
+    "vaddr",
+    "limits",
+    "dirty_order",
+    "dirty_bad",
+    "dirty_pins",
+    "dirty_quirks",
+    "dirty_unmap",
+    "dirty_groups",
+    "aw39_iommu_info",
+    "aw39_map",
+]
+RANDOM = [
+    "rand_map",
+    "rand_map_v1",
+    "rand_dirty",
+    "rand_dirty_iommu",
+    "rand_dirty_corrupt",
+    "rand_hotplug",
+    "rand_vaddr",
+]
+REQUIRED = [*HAND_WRITTEN, *RANDOM]
+
+ORACLE_DEVICES = {"mb0", "mb1", "mb2", "mn0", "ml0", "ms0", "msp0", "msc0", "mspc0", "mspc1", "pp0", "pp1"}
+
+
+def load(folder: Path, family: str) -> Traces:
+    return load_traces(folder / f"{family}.jsonl")
+
+
+def chosen(scenario_id: str) -> bool:
+    """A tenth of the scenarios, always the same ones."""
+    return zlib.crc32(scenario_id.encode()) % 10 == 0
+
+
+def write_sample(folder: Path, families: list[str], target: Path) -> list[Path]:
+    """Write the chosen scenarios of some families to files of their own; returns these."""
+    target.mkdir()
+    shutil.copy(folder / ENVIRONMENT_FILE, target)
+    files = []
+    for family in families:
+        lines = (folder / f"{family}.jsonl").read_text().splitlines(keepends=True)
+        path = target / f"{family}.jsonl"
+        path.write_text("".join(line for line in lines if chosen(scenario_id(line))))
+        files.append(path)
+    return files
+
+
+def scenario_id(line: str) -> str:
+    data = json.loads(line)
+    return f"{data['family']}/{data['name']}"
+
+
+def only_oracle_devices(line: str) -> bool:
+    """Whether the devices of a scenario are all of the model that the machine has in full."""
+    kinds = json.loads(line)["fds"].values()
+    return {kind.partition(":")[2] for kind in kinds if ":" in kind} <= ORACLE_DEVICES

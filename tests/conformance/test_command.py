@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: MIT
+"""`vfioemu conformance`: what it prints, how it ends, and the golden traces through a live daemon."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.conformance.golden import HAND_WRITTEN, LINUX_6_12, LINUX_7_2, RANDOM, REQUIRED, write_sample
+
+
+def conformance(*args) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "vfioemu.cli.main", "conformance", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
+
+
+def count(files) -> int:
+    return sum(len(path.read_text().splitlines()) for path in files)
+
+
+@pytest.mark.parametrize("memory", ["ask", "process_vm"])
+def test_hand_written_families_pass_through_a_daemon(memory):
+    files = [LINUX_6_12 / f"{family}.jsonl" for family in HAND_WRITTEN]
+
+    done = conformance("--socket", "--memory", memory, "-j", 1, *files)
+
+    assert (done.stdout.splitlines()[-1], done.returncode) == (f"{count(files)} passed, 0 failed", 0), (
+        done.stdout
+    )
+
+
+@pytest.mark.parametrize("memory", ["ask", "process_vm"])
+def test_a_tenth_of_the_random_families_passes_through_a_daemon(memory, tmp_path):
+    files = write_sample(LINUX_6_12, RANDOM, tmp_path / "sample")
+
+    done = conformance("--socket", "--memory", memory, "-j", 1, *files)
+
+    assert count(files) > 80
+    assert (done.stdout.splitlines()[-1], done.returncode) == (f"{count(files)} passed, 0 failed", 0), (
+        done.stdout
+    )
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("memory", ["ask", "process_vm"])
+@pytest.mark.parametrize("folder", [LINUX_6_12, LINUX_7_2], ids=lambda folder: folder.name)
+def test_everything_passes_through_a_daemon(memory, folder):
+    files = [path for family in REQUIRED if (path := folder / f"{family}.jsonl").exists()]
+
+    done = conformance("--socket", "--memory", memory, "-j", 2, *files)
+
+    assert (done.stdout.splitlines()[-1], done.returncode) == (f"{count(files)} passed, 0 failed", 0), (
+        done.stdout
+    )
+
+
+@pytest.mark.parametrize("extra", [[], ["--socket"]], ids=["in-process", "socket"])
+def test_wrong_trace_fails_and_says_where(tmp_path, extra):
+    shutil.copy(LINUX_6_12 / "_env.json", tmp_path)
+    path = tmp_path / "dirty_pins.jsonl"
+    lines = (LINUX_6_12 / "dirty_pins.jsonl").read_text().splitlines()[:3]
+    scenario = json.loads(lines[1])
+    number, entry = next((n, s["mem"][0]) for n, s in enumerate(scenario["steps"]) if "mem" in s)
+    entry["hex"] = f"{int(entry['hex'][0], 16) ^ 1:x}" + entry["hex"][1:]
+    path.write_text("\n".join([lines[0], json.dumps(scenario), lines[2]]) + "\n")
+
+    done = conformance(*extra, "-j", 1, path)
+
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1] == "2 passed, 1 failed"
+    assert f"dirty_pins/{scenario['name']}: failed" in done.stdout
+    assert f"step {number}: c IOMMU_DIRTY_PAGES" in done.stdout
+    assert "expected 0x" in done.stdout
+
+
+def test_several_workers_run_every_scenario_once():
+    files = [LINUX_6_12 / f"{family}.jsonl" for family in ("map", "aw39_map", "unmap")]
+
+    done = conformance("-j", 3, *files)
+
+    assert (done.stdout, done.returncode) == (f"{count(files)} passed, 0 failed\n", 0)
+
+
+def test_folder_means_all_its_files(tmp_path):
+    write_sample(LINUX_6_12, ["rand_map", "rand_vaddr"], tmp_path / "sample")
+
+    done = conformance(tmp_path / "sample")
+
+    assert done.returncode == 0
+    assert done.stdout == f"{count((tmp_path / 'sample').glob('*.jsonl'))} passed, 0 failed\n"
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda path: None, "No such file"),
+        (lambda path: path.write_text("{}\n"), "_env.json"),
+        (
+            lambda path: (shutil.copy(LINUX_6_12 / "_env.json", path.parent), path.write_text("[\n")),
+            "not a scenario",
+        ),
+        (
+            lambda path: ((path.parent / "_env.json").write_text("{}"), path.write_text("")),
+            "not an environment",
+        ),
+    ],
+)
+def test_unusable_file_is_a_usage_error(tmp_path, make, says):
+    path = tmp_path / "traces.jsonl"
+    make(path)
+
+    done = conformance(path)
+
+    assert done.returncode == 2
+    assert says in done.stderr
+
+
+def test_nothing_to_replay_is_a_failure(tmp_path):
+    shutil.copy(LINUX_6_12 / "_env.json", tmp_path)
+    (tmp_path / "empty.jsonl").write_text("")
+
+    done = conformance(tmp_path / "empty.jsonl")
+
+    assert (done.stdout, done.returncode) == ("0 passed, 0 failed\n", 1)
+
+
+def test_machine_that_lacks_the_devices_fails_its_scenarios(tmp_path):
+    machine = tmp_path / "machine.toml"
+    machine.write_text(
+        '[[group]]\nnumber = 1\n[[group.device]]\nsymbol = "x"\nname = "x"\nmodel = "oracle"\n'
+    )
+
+    done = conformance("--machine", machine, LINUX_6_12 / "vaddr.jsonl")
+
+    assert done.returncode == 1
+    assert "ENOENT" in done.stdout
+
+
+def test_traces_of_an_unknown_kernel_need_a_profile(tmp_path):
+    shutil.copy(LINUX_6_12 / "vaddr.jsonl", tmp_path)
+    environment = json.loads((LINUX_6_12 / "_env.json").read_text()) | {"kernel": "5.4.1-generic"}
+    (tmp_path / "_env.json").write_text(json.dumps(environment))
+
+    refused = conformance(tmp_path / "vaddr.jsonl")
+    told = conformance("--profile", "linux-6.12", tmp_path / "vaddr.jsonl")
+
+    assert (refused.returncode, told.returncode) == (2, 0)
+    assert "5.4.1" in refused.stderr
+
+
+def test_broken_machine_file_is_a_usage_error(tmp_path):
+    machine = tmp_path / "machine.toml"
+    machine.write_text("[[group]]\n")
+
+    assert conformance("--machine", machine, LINUX_6_12 / "vaddr.jsonl").returncode == 2
