@@ -68,6 +68,7 @@ class Destination:
 
     Attributes:
         failures: why attempts ended; the last one is the last.
+        narrator: tells what happens here.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Destination:
         self._handover = Handover()
         self._shell = shell
         self._listener = listener
-        self._narrator = Narrator(tell, "destination")
+        self.narrator = Narrator(tell, "destination")
         self._idle = idle
         self._linger = linger
         self._offers, self._claims = trio.open_memory_channel[tuple[Channel, Hello]](0)
@@ -100,7 +101,7 @@ class Destination:
         Args:
             attempts: give up after so many failures, and yield None.
         """
-        self._narrator.say(events.Listening(uri=str(self._listener.bound)))
+        self.narrator.say(events.Listening(uri=str(self._listener.bound)))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._accept)
             while attempts is None or len(self.failures) < attempts:
@@ -199,7 +200,7 @@ class Destination:
         except StreamError as error:
             # A fresh one: the traceback of this one holds views of memory that is about to be unmapped.
             self.failures.append(StreamError(error.reason, error.detail))
-            self._narrator.warn(f"the migration of {hello.guest} ended: {error}")
+            self.narrator.warn(f"the migration of {hello.guest} ended: {error}")
             await self._complain(channel, error)
             return None
         finally:
@@ -207,7 +208,7 @@ class Destination:
 
     async def _conduct(self, guest: Guest, channel: Channel, hello: Hello) -> Arrival:
         await channel.send(FrameType.WELCOME, Welcome(version=version("vfioemu")))
-        loader = Loader(guest, channel, self._narrator)
+        loader = Loader(guest, channel, self.narrator)
         stage = Stage.GREETED
         checked: Checked | None = None
         while True:
@@ -222,7 +223,7 @@ class Destination:
                     pass  # for those who read along
                 case FrameType.LEDGER:
                     checked = await loader.compare(body)
-                    self._narrator.verified(checked, [])
+                    self.narrator.verified(checked, [])
                     await channel.send(FrameType.CHECKED, checked)
                 case FrameType.PREPARE:
                     self._same(hello, body)
@@ -280,11 +281,11 @@ class Destination:
             finally:
                 self._starting.set()
                 self._starting = trio.Event()
-            self._narrator.owner("destination")
+            self.narrator.owner("destination")
             try:
                 await channel.send(FrameType.STARTED, Handshake(token=token))
             except StreamError as error:
-                self._narrator.warn(f"the source does not know yet that the guest runs here: {error.detail}")
+                self.narrator.warn(f"the source does not know yet that the guest runs here: {error.detail}")
 
     async def _refuse(self, channel: Channel, error: StreamError) -> StreamError:
         try:
@@ -299,7 +300,7 @@ class Destination:
             stream.follow(Stage.OVER, header.type)
             self._released.set()
         except StreamError as error:
-            self._narrator.warn(f"the source has not confirmed: {error.detail}")
+            self.narrator.warn(f"the source has not confirmed: {error.detail}")
 
 
 def _brief(what: object) -> str:

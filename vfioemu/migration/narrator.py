@@ -147,7 +147,7 @@ class Narrator:
 
     def _round(self, engine: Engine) -> None:
         last = engine.rounds[-1]
-        if last.number < self._rounds:
+        if last.number < self._rounds or not (last.ram_bytes or last.state_bytes):
             return
         self._rounds = last.number + 1
         self.say(

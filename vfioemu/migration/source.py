@@ -17,6 +17,7 @@ from vfioemu.migration import actions as do
 from vfioemu.migration import events, stream
 from vfioemu.migration.actions import Action, Event, Finish
 from vfioemu.migration.address import Address
+from vfioemu.migration.alive import watch
 from vfioemu.migration.engine import Engine
 from vfioemu.migration.guest import Guest, GuestError
 from vfioemu.migration.messages import Checked, Cpus, Handshake, Hello, Ledger, Message, Problem, RoundMark
@@ -87,6 +88,13 @@ class Source:
         limits: what the user allows.
         verify: compare every page and device before the destination runs.
         tell: gets every event of events.py.
+        patience: how long to wait for the destination.
+        alive: seconds for which a guest that stays is watched, to show that it lives.
+
+    Attributes:
+        result: how it ended, as soon as it has.
+        cancelling: somebody has asked for the end.
+        narrator: tells what happens here.
     """
 
     def __init__(
@@ -98,13 +106,16 @@ class Source:
         verify: bool = True,
         tell: Callable[[events.Told], None] = lambda told: None,
         patience: Patience | None = None,
+        alive: float = 0.0,
     ) -> None:
         self.guest = guest
         self.result: Result | None = None
         self._address = address
         self._limits = limits
+        self.cancelling = False
+        self._alive = alive
         self._verify = verify
-        self._narrator = Narrator(tell, "source")
+        self.narrator = Narrator(tell, "source")
         self._patience = patience or Patience()
         self._token = secrets.token_hex(16)
         self._engine: Engine | None = None
@@ -125,6 +136,7 @@ class Source:
         """End the migration, and let the guest run on here; False when COMMIT is out."""
         if self._engine is None or not self._engine.cancel():
             return False
+        self.cancelling = True
         if self._hurry is not None:
             self._hurry.cancel()
         return True
@@ -154,13 +166,15 @@ class Source:
             action = engine.start(trio.current_time())
             while not isinstance(action, Finish):
                 event = await self._answer(action)
-                self._narrator.answered(engine, action, event)
+                self.narrator.answered(engine, action, event)
                 action = engine.step(event)
-                self._narrator.stepped(engine, self.guest.cpus.writes, self._sent)
+                self.narrator.stepped(engine, self.guest.cpus.writes, self._sent)
             if self._channel is not None:
                 self._channel.close()
             nursery.cancel_scope.cancel()
         self.result = Result(action, exit_code(action), engine, self._checked, self._lost)
+        if self._alive and action.source_runs:
+            await watch(self.guest, self.narrator, self._alive)
         self._tell_end(self.result)
         return self.result
 
@@ -222,10 +236,10 @@ class Source:
                 return await self._send_ram(limit, final=final)
             case do.SetState(device, state):
                 await guest.devices[device].set_state(state)
-                self._narrator.device(device, state)
+                self.narrator.device(device, state)
             case do.ResetDevice(device):
                 await guest.devices[device].reset()
-                self._narrator.warn(f"{device} had to be reset")
+                self.narrator.warn(f"{device} had to be reset")
             case do.SendDevice(device, limit, final):
                 return await self._send_device(device, limit, final=final)
             case do.PauseCpus():
@@ -341,7 +355,7 @@ class Source:
             if "DEVICE_ID" in ledger.registers
         }
         self._lost = name_lost_writes(self.guest.ram, checked.mismatches, names)
-        self._narrator.verified(checked, self._lost)
+        self.narrator.verified(checked, self._lost)
         return do.Checked(trio.current_time(), checked.mismatched_pages + len(checked.mismatched_devices))
 
     async def _commit(self) -> Event:
@@ -453,15 +467,15 @@ class Source:
     # Telling.
 
     def _tell_plan(self, engine: Engine) -> None:
-        self._narrator.hello(self.guest, engine.plan, str(self._address), self._limits)
+        self.narrator.hello(self.guest, engine.plan, str(self._address), self._limits)
         for container in engine.plan.containers:
             if container.tracker is Tracker.ALL_DIRTY:
-                self._narrator.warn(
+                self.narrator.warn(
                     f"nobody tracks what the devices of {container.name} write: all RAM is always dirty"
                 )
 
     def _tell_end(self, result: Result) -> None:
-        self._narrator.end(result.finish, result.code, result.engine, self._zero_pages)
+        self.narrator.end(result.finish, result.code, result.engine, self._zero_pages)
 
 
 def _reason(text: str) -> Reason:

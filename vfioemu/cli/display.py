@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: MIT
+"""Shows a migration while it runs: JSON events on stdout, or lines and (on a terminal) a bar on stderr.
+
+Everything shown is made from the events of vfioemu.migration.events; what a script sees with --json is what the
+display saw. The summary goes to stdout: it is the result.
+"""
+
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self
+
+import msgspec
+
+from vfioemu.cli.values import duration, size
+from vfioemu.migration import events
+from vfioemu.migration.events import Told
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+HEADINGS = " round  dirty pages  new pages        sent           rate        left   threshold"
+
+
+class Display(Protocol):
+    """Where events go."""
+
+    def __enter__(self) -> Self:
+        """Begin."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End."""
+
+    def show(self, event: Told) -> None:
+        """One event."""
+
+
+def make_display(*, json: bool, quiet: bool) -> Display:
+    """The display for this terminal, or for none."""
+    if json:
+        return JsonDisplay()
+    if quiet or not sys.stderr.isatty():
+        return TextDisplay(quiet=quiet)
+    return BarDisplay()
+
+
+class JsonDisplay:
+    """One event per line on stdout."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def show(self, event: Told) -> None:
+        """One event."""
+        print(msgspec.json.encode(event).decode(), flush=True)
+
+
+class TextDisplay:
+    """Plain lines."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._headings = False
+        self._hello: events.Hello | None = None
+        self._verified: events.Verified | None = None
+        self._lost: list[events.LostWrite] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def show(self, event: Told) -> None:
+        """One event."""
+        match event:
+            case events.Hello():
+                self._hello = event
+                self._greet(event)
+            case events.Listening(uri=uri):
+                self._line(f" listening on {uri}")
+            case events.Blocked(reason=reason, detail=detail):
+                self._line(f" blocked by {reason}: {detail}")
+            case events.Warned(detail=detail):
+                self._line(f" warning: {detail}")
+            case events.Phase(phase=phase):
+                if phase in _PHASES:
+                    self._line(f" {_PHASES[phase]}")
+            case events.Round():
+                self._round(event)
+            case events.Owner(owner=owner, side=side):
+                if owner == "destination":
+                    self._line(
+                        " the guest runs here now" if side == owner else " the destination runs the guest"
+                    )
+            case events.LostWrite():
+                self._lost.append(event)
+            case events.Verified():
+                self._verified = event
+            case events.Alive():
+                self._alive(event)
+            case events.End():
+                self._end(event)
+            case _:
+                pass
+
+    def _line(self, text: str) -> None:
+        if not self._quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def _greet(self, event: events.Hello) -> None:
+        limit = f"{size(event.bandwidth)}/s" if event.bandwidth else "unlimited"
+        self._line(
+            f" {event.guest} -> {event.uri}\n   RAM {size(event.ram_bytes)}, {event.cpus} CPUs, bandwidth {limit},"
+            f" downtime limit {duration(event.downtime)}"
+        )
+        for device in event.devices:
+            self._line(
+                f"   {device.name} in {device.container}: {' '.join(device.migration) or 'no migration'};"
+                f" dirty pages by {_TRACKERS[device.tracker]}"
+            )
+
+    def _round(self, event: events.Round) -> None:
+        if not self._headings:
+            self._line(HEADINGS)
+            self._headings = True
+        self._line(
+            f" {event.number:5d} {event.pages:12d} {event.dirtied:10d} {size(event.ram_bytes):>11}"
+            f" {size(event.bandwidth) + '/s':>14}{size(event.remaining):>12}{size(event.threshold):>12}"
+        )
+
+    def _alive(self, event: events.Alive) -> None:
+        devices = ", ".join(f"{name} {count} DMA writes" for name, count in event.dma_writes.items())
+        where = "here" if event.side == "destination" else "on the source"
+        parts = [f"{event.cpu_writes} CPU writes", devices] if devices else [f"{event.cpu_writes} CPU writes"]
+        print(f" alive {where}: {', '.join(parts)} in {duration(event.seconds)}", flush=True)
+
+    def _end(self, event: events.End) -> None:
+        if event.side == "destination":
+            self._end_verified()
+            return
+        if event.outcome == "completed":
+            print(
+                f" completed in {duration(event.seconds)}: {event.rounds} rounds, {size(event.ram_bytes)} of RAM sent"
+                f" ({event.zero_pages} zero pages left out), {size(event.device_bytes)} of device state"
+            )
+        else:
+            reason = f" {event.reason}: {event.detail}".rstrip(": ")
+            runs = "the source runs the guest" if event.source_runs else "THE SOURCE DOES NOT RUN THE GUEST"
+            print(f" {event.outcome.replace('_', ' ')}:{reason}\n {runs}")
+        self._end_downtime(event)
+        self._end_verified()
+        sys.stdout.flush()
+
+    def _end_downtime(self, event: events.End) -> None:
+        split = dict(event.downtime)
+        total, verify = split.pop("total", None), split.pop("verify", None)
+        if total is None:
+            return
+        parts = " + ".join(f"{name} {seconds * 1000:.1f}" for name, seconds in split.items())
+        limit = f" (limit {duration(self._hello.downtime)})" if self._hello is not None else ""
+        extra = f"; comparing took {duration(verify)} more" if verify else ""
+        print(f" downtime {total * 1000:.1f} ms{limit} = {parts}{extra}")
+
+    def _end_verified(self) -> None:
+        done = self._verified
+        if done is None:
+            return
+        for lost in self._lost:
+            write = f" seq {lost.write}" if lost.write is not None else ""
+            print(
+                f" LOST {lost.origin or 'unknown'}{write} iova {lost.iova:#x} ({lost.block} page {lost.page}):"
+                f" the destination holds {lost.held}"
+            )
+        for name, what in done.mismatched_devices.items():
+            print(f" DIFFERENT {name}: {what}")
+        pages = f"{done.pages - done.mismatched_pages}/{done.pages} pages"
+        devices = f"{done.devices - len(done.mismatched_devices)}/{done.devices} devices"
+        lost_writes = (
+            f"{done.mismatched_pages} pages with lost writes" if done.mismatched_pages else "0 lost writes"
+        )
+        print(f" verified {pages}, {devices}, {lost_writes}", flush=True)
+
+
+_PHASES = {"stopping": "the guest stands still", "rollback": "back to the source"}
+_TRACKERS = {
+    "device": "its own DMA log",
+    "container": "the container's DIRTY_PAGES",
+    "all-dirty": "nobody: all RAM is always dirty",
+}
+
+
+class BarDisplay(TextDisplay):
+    """Lines, and below them a bar that shows how far the round is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._pages = 0
+
+    def __enter__(self) -> Self:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self._bar = Progress(
+            TextColumn(" {task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[left]} left  {task.fields[rate]}/s  {task.fields[writes]} CPU writes"),
+            console=Console(stderr=True, highlight=False),
+            transient=True,
+        )
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def show(self, event: Told) -> None:
+        """One event."""
+        if isinstance(event, events.Progress):
+            self._update(event)
+        elif isinstance(event, events.Synced):
+            self._pages = event.pages
+        elif isinstance(event, events.End | events.Alive):
+            self._stop()
+        super().show(event)
+
+    def _update(self, event: events.Progress) -> None:
+        if self._bar is None:
+            return
+        if self._task is None:
+            self._task = self._bar.add_task("", total=1.0, left="", rate="", writes=0)
+        total = max(self._pages * 4096, event.remaining, 1)
+        self._bar.update(
+            self._task,
+            description=f"round {event.number}",
+            total=total,
+            completed=total - event.remaining,
+            left=size(event.remaining),
+            rate=size(event.bandwidth),
+            writes=event.cpu_writes,
+        )
+
+    def _line(self, text: str) -> None:
+        if self._bar is None:
+            super()._line(text)
+        else:
+            self._bar.console.print(text, markup=False, soft_wrap=True)
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: MIT
+"""Options that `migrate` and `incoming` share: which guest, on which daemon, to or from where."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from vfioemu.cli.errors import FAILED, USAGE, CommandError
+from vfioemu.cli.values import SIZE
+from vfioemu.cli.where import directory, runtime_dir_option
+from vfioemu.daemon.runtime_dir import SOCKET
+from vfioemu.migration.address import Address, AddressError
+from vfioemu.migration.guestfile import (
+    ContainerSpec,
+    CpuSpec,
+    DeviceSpec,
+    GuestFileError,
+    GuestSpec,
+    MemorySpec,
+    ProgramSpec,
+    check,
+    load_guest,
+)
+from vfioemu.migration.plan import PAGE
+
+F = TypeVar("F", bound=Callable[..., Any])
+FOUR_GIB = 1 << 32
+
+
+def guest_options(function: F) -> F:
+    """The options, as keyword arguments that `Guest` takes."""
+    for option in reversed(
+        (
+            click.option(
+                "-g",
+                "--guest",
+                "guest_file",
+                type=click.Path(path_type=Path, dir_okay=False),
+                help="The guest: a TOML file, the same on both sides.",
+            ),
+            click.option(
+                "--ram", type=SIZE, default="64MiB", show_default=True, help="RAM, without --guest."
+            ),
+            click.option(
+                "--cpus", type=click.IntRange(0), default=1, show_default=True, help="CPUs, without --guest."
+            ),
+            click.option(
+                "--device",
+                "devices",
+                multiple=True,
+                metavar="GROUP:NAME",
+                help="A device, without --guest; each in a container of its own.",
+            ),
+            click.option("--json", is_flag=True, help="Print events, one JSON object a line."),
+        )
+    ):
+        function = option(function)
+    return runtime_dir_option(function)
+
+
+def socket_path(options: Mapping[str, Any]) -> str:
+    """The daemon that the options mean."""
+    return str(directory(options["runtime_dir"], options["instance"]) / SOCKET)
+
+
+def guest_spec(options: Mapping[str, Any]) -> GuestSpec:
+    """The guest that the options mean.
+
+    Raises:
+        CommandError: there is no such guest; exit code 2.
+    """
+    try:
+        if options["guest_file"] is not None:
+            return load_guest(options["guest_file"])
+        spec = _small_guest(options["ram"], options["cpus"], options["devices"])
+        check(spec)
+    except (GuestFileError, ValueError) as error:
+        raise CommandError(str(error), "the guest file is described in docs/migration.md", USAGE) from None
+    return spec
+
+
+def address(uri: str) -> Address:
+    """Where a URI points.
+
+    Raises:
+        CommandError: nowhere; exit code 2.
+    """
+    try:
+        return Address.parse(uri)
+    except AddressError as error:
+        raise CommandError(str(error), "unix:PATH or tcp:127.0.0.1:PORT", USAGE) from None
+
+
+def daemon_failed(path: str, error: OSError) -> CommandError:
+    """What the daemon refused while the guest was built."""
+    what = error.strerror or str(error)
+    if error.filename is not None:
+        what = f"{error.filename}: {what}"
+    return CommandError(
+        f"cannot build the guest on {path}: {what}", "is the daemon running? `vfioemu serve`", FAILED
+    )
+
+
+def _small_guest(ram: int, cpus: int, devices: tuple[str, ...]) -> GuestSpec:
+    """Three quarters of RAM below 4 GiB, the rest above; CPUs in the lower part, devices in the upper one."""
+    high = ram // 4 // PAGE * PAGE
+    memory = [MemorySpec(name="low", size=ram - high)]
+    if high:
+        memory.append(MemorySpec(name="high", base=FOUR_GIB, size=high))
+    containers = []
+    for index, text in enumerate(devices):
+        group, colon, name = text.partition(":")
+        if not (colon and name and group.isdecimal()):
+            raise ValueError(
+                f"--device {text!r}: expected GROUP:NAME, as 12:00000000-0000-4000-8000-000000000001"
+            )
+        program = ProgramSpec(memory=memory[-1].name)
+        device = DeviceSpec(name=f"dma{index}", group=int(group), device=name, program=program)
+        containers.append(ContainerSpec(name=f"c{index}", device=[device]))
+    return GuestSpec(memory=memory, cpu=[CpuSpec(memory="low") for _ in range(cpus)], container=containers)

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: MIT
+"""Showing that a guest lives: CPUs and devices make progress where it runs."""
+
+import trio
+
+from vfioemu.migration import events
+from vfioemu.migration.guest import Guest
+from vfioemu.migration.narrator import Narrator
+
+
+async def watch(guest: Guest, narrator: Narrator, seconds: float) -> events.Alive:
+    """Count what the guest does in so many seconds, and tell it."""
+    cpu = guest.cpus.writes
+    dma = {name: await device.writes() for name, device in guest.devices.items()}
+    began = trio.current_time()
+    await trio.sleep(seconds)
+    alive = events.Alive(
+        seconds=trio.current_time() - began,
+        cpu_writes=guest.cpus.writes - cpu,
+        dma_writes={name: await device.writes() - dma[name] for name, device in guest.devices.items()},
+    )
+    narrator.say(alive)
+    return alive
