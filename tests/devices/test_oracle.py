@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: MIT
+"""The oracle where no trace goes: absurd arguments, and its dirty log against a set of pages."""
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vfioemu.devices.oracle import Oracle
+from vfioemu.devices.oracle.dirty_log import PageRuns
+from vfioemu.testing.bench import GUEST, Bench
+from vfioemu.uapi import constants as c
+
+PAGE = 4096
+PIN, UNPIN, RW, NOTIFY, LOG_DIRTY, ARCS, FAIL, SIZES, IRQ, NPINNED = range(1, 11)
+CONFIG = 7 << 40
+
+
+@pytest.fixture
+def bench():
+    return Bench(Oracle({"variant": "migspc"}))
+
+
+def command(bench, *words):
+    words = [word % (1 << 64) for word in words]
+    assert bench.pwrite(struct.pack("<8Q", *words, *[0] * (8 - len(words))), 0).ret == 64
+    return struct.unpack("<8q", bench.pread(64, 0))[0]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["add", "add", "take"]), st.integers(0, 60), st.integers(0, 12)),
+        max_size=30,
+    )
+)
+def test_runs_of_pages_are_a_set_of_pages(steps):
+    runs = PageRuns()
+    model = set()
+
+    for kind, first, count in steps:
+        pages = set(range(first, first + count + 1))
+        if kind == "add":
+            runs.add(first, first + count)
+            model |= pages
+        else:
+            taken = runs.take(first, first + count)
+            assert taken == sorted(taken)
+            assert [page for low, high in taken for page in range(low, high + 1)] == sorted(model & pages)
+            model -= pages
+
+    assert {page for low, high in runs.take(0, 100) for page in range(low, high + 1)} == model
+
+
+@given(
+    st.lists(st.integers(0, (1 << 64) - 1) | st.integers(0, 1 << 20), min_size=8, max_size=8),
+    st.integers(0, 12),
+)
+def test_any_command_is_answered_at_once(words, operation):
+    bench = Bench(Oracle({"variant": "migspc"}))
+    payload = struct.pack("<QIIQ", PAGE, 1, 0, bench.arg + 0x8000)
+    bench.process.memory.write(bench.arg + 0x8000, struct.pack("<QQ", 0, 1 << 62))
+    assert bench.feature(c.VFIO_DEVICE_FEATURE_SET | 6, payload)[0].ret == 0
+    command(bench, PIN, 0, 5, 3)
+
+    result = command(bench, operation, *words[:7])
+
+    assert result >= 0 or -result in range(1, 200) or operation == LOG_DIRTY
+    assert command(bench, NPINNED) == bench.iommu.pins.total()
+
+
+def test_counts_of_pins_are_as_wide_as_in_c(bench):
+    assert command(bench, PIN, 0, 1 << 32, 3) == -22
+    assert command(bench, PIN, 0, (1 << 32) + 2, 3) == 2
+    assert command(bench, PIN, 0, -1, 3) == -7
+    assert command(bench, UNPIN, 0, -1) == 0
+    assert command(bench, UNPIN, 0, 1 << 62) == 2
+    assert command(bench, 11) == -22
+
+
+def test_the_window_holds_what_was_read(bench):
+    bench.iommu.memory[PAGE : PAGE + 5] = b"12345"
+
+    assert command(bench, RW, PAGE, 5, 0) == 0
+    assert bench.pread(5, 0x1000) == b"12345"
+    assert command(bench, RW, PAGE, 0x10001, 0) == -7
+    assert command(bench, RW, GUEST, 1, 0) == -22
+    assert bench.pread(5, 0x1000) == b"12345"
+    assert bench.pread(8, 0x10FFC) == bytes(4)
+
+
+@pytest.mark.parametrize(("offset", "size"), [(0, 63), (0, 65), (8, 64), (0x11000, 4), (0x20000, 64)])
+def test_the_command_window_has_one_shape(bench, offset, size):
+    assert bench.process.pwrite(bench.fd, bench.arg, size, offset).err == "EINVAL"
+    assert bench.process.pread(bench.fd, bench.arg, size, offset).err == "EINVAL"
+
+
+def test_the_config_space_takes_writes_without_looking(bench):
+    assert bench.process.pwrite(bench.fd, 0x10, 300, CONFIG).ret == 256
+    assert bench.process.pread(bench.fd, bench.arg, 300, CONFIG).ret == 256
+    assert bench.answer(4) == bytes.fromhex("0f1d1e0d")
+
+
+def test_a_told_failure_leaves_the_state(bench):
+    set_state = c.VFIO_DEVICE_FEATURE_SET | 2
+    command(bench, FAIL, 2, 110)
+
+    result, _ = bench.feature(set_state, struct.pack("<Ii", 3, -1))
+
+    assert result.err == "ETIMEDOUT"
+    assert command(bench, ARCS) == 2
+    assert bench.pread(4, 0x1000) == bytes([2, 5, 5, 1])
+    assert bench.feature(c.VFIO_DEVICE_FEATURE_GET | 2, bytes(8))[1] == struct.pack("<Ii", 5, -1)
+
+
+@pytest.mark.parametrize("options", [{"variant": "huge"}, {"variant": 3}, {"colour": "red"}])
+def test_options_that_make_no_sense(options):
+    with pytest.raises(ValueError, match=r"variant|colour"):
+        Oracle(options)
