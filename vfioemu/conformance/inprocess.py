@@ -12,7 +12,7 @@ from vfioemu.conformance.replay import Difference, Replay
 from vfioemu.conformance.trace import Environment, Scenario
 from vfioemu.core.machine import Machine
 from vfioemu.core.spec import MachineSpec
-from vfioemu.devices.registry import Models
+from vfioemu.devices.registry import load_models
 from vfioemu.testing.holdings import holdings
 from vfioemu.testing.process import Process, Result
 
@@ -106,7 +106,7 @@ class InProcessRunner:
 
     def __init__(self, spec: MachineSpec) -> None:
         self._spec = spec
-        self._machine = Machine(spec, Models())
+        self._machine = Machine(spec, load_models())
 
     def run(self, scenario: Scenario, environment: Environment) -> list[Difference]:
         """Replay a scenario in a new process; returns every difference."""
@@ -117,7 +117,7 @@ class InProcessRunner:
             clean = not differences
         finally:
             if not clean:  # whatever is left of it must not disturb the next one
-                self._machine = Machine(self._spec, Models())
+                self._machine = Machine(self._spec, load_models())
         return differences
 
 

@@ -14,14 +14,19 @@ from typing import Final, Literal, TypeAlias
 
 from vfioemu.core.machine import Machine
 from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
-from vfioemu.devices.registry import Models
+from vfioemu.devices.registry import load_models
 from vfioemu.testing import model
 from vfioemu.testing.holdings import holdings
 from vfioemu.testing.model import PAGE, Refusal
 from vfioemu.testing.process import Process, Result, errno_name
 from vfioemu.uapi import constants as c
 
-Thing: TypeAlias = model.Container | model.Group | model.Device
+
+class DataFile:
+    """A migration data fd: the model only knows that it is open."""
+
+
+Thing: TypeAlias = model.Container | model.Group | model.Device | DataFile
 
 RANGES: Final = ((0, 0xFEDF_FFFF), (0xFEF0_0000, (1 << 48) - 1))
 IOMMU: Final = IommuSpec(address_bits=48, pgsizes=0x40201000, reserved=((0xFEE0_0000, 0xFEEF_FFFF),))
@@ -31,15 +36,25 @@ BITMAP_SIZE: Final = 4 * PAGE
 COMMAND: Final = struct.Struct("<8Q")
 WINDOW: Final = 0x1000
 
-LAYOUT: Final = (("basic", False), ("basic", False), ("nounmap", False), ("migspc", True), ("migspc", True))
-"""Variant of each device's oracle model, and whether an IOMMU is in front of it; each has its own group."""
+VFIO_PCI: Final = "vfio-pci"
+
+Layout: TypeAlias = tuple[tuple[str, bool], ...]
+"""Of each device: the variant of its oracle model (or "vfio-pci"), and whether an IOMMU is in front of it."""
+
+LAYOUT: Final[Layout] = (
+    ("basic", False),
+    ("basic", False),
+    ("nounmap", False),
+    ("migspc", True),
+    ("migspc", True),
+)
 
 
-def machine_spec(quirks: Literal["recorded", "clean"], limit: int) -> MachineSpec:
-    """The machine of a world."""
+def machine_spec(layout: Layout, quirks: Literal["recorded", "clean"], limit: int) -> MachineSpec:
+    """The machine of a world: each device in its own group."""
     return MachineSpec(
         groups=tuple(
-            GroupSpec(number=n, iommu=IOMMU if backed else None) for n, (_, backed) in enumerate(LAYOUT)
+            GroupSpec(number=n, iommu=IOMMU if backed else None) for n, (_, backed) in enumerate(layout)
         ),
         devices=tuple(
             DeviceSpec(
@@ -116,27 +131,47 @@ class World:
     Args:
         quirks: of the machine. With "clean" bitmaps must be handed over zeroed, and mean exactly what they say.
         limit: dma_entry_limit.
+        layout: the devices.
     """
 
-    def __init__(self, quirks: Literal["recorded", "clean"] = "recorded", limit: int = 12) -> None:
-        self.machine = Machine(machine_spec(quirks, limit), Models())
+    def __init__(
+        self,
+        quirks: Literal["recorded", "clean"] = "recorded",
+        limit: int = 12,
+        layout: Layout = LAYOUT,
+    ) -> None:
+        self.machine = Machine(machine_spec(layout, quirks, limit), load_models())
         self.quirks = quirks
         self.limit = limit
         self.clients = [Client(self.machine, pid) for pid in (1, 2)]
-        self.groups = [model.Group(ranges=RANGES if backed else None) for _, backed in LAYOUT]
+        self.groups = [model.Group(ranges=RANGES if backed else None) for _, backed in layout]
         self.devices = [
-            model.Device(group=group, has_dma_unmap=variant != "nounmap")
-            for group, (variant, _) in zip(self.groups, LAYOUT, strict=True)
+            model.Device(group=group, has_dma_unmap=variant not in ("nounmap", VFIO_PCI))
+            for group, (variant, _) in zip(self.groups, layout, strict=True)
         ]
+        self.oracles = {
+            device for device, (variant, _) in zip(self.devices, layout, strict=True) if variant != VFIO_PCI
+        }
         self.handles: list[Handle] = []
         self.references: Counter[Thing] = Counter()
+
+    def number(self, handle: Handle) -> int:
+        """The number of the group that an fd is of."""
+        thing = handle.thing
+        if not isinstance(thing, model.Group | model.Device):
+            raise TypeError("not of a group")
+        return self.groups.index(thing if isinstance(thing, model.Group) else thing.group)
+
+    def is_busy(self, number: int) -> bool:
+        """Whether a group, or a device of it, is open."""
+        return self._group_users(self.groups[number]) > 0
 
     # --- fds ---
 
     def open_container(self, client: Client) -> Handle:
         """Open /dev/vfio/vfio."""
         result = client.process.open("/dev/vfio/vfio")
-        return self._opened(
+        return self.opened(
             client,
             result,
             model.Container(devices=self.devices, limit=self.limit, clean=self.quirks == "clean"),
@@ -149,7 +184,7 @@ class World:
         if self._group_users(group):
             _agree("open group", result, Result(-1, "EBUSY"))
             return None
-        return self._opened(client, result, group)
+        return self.opened(client, result, group)
 
     def open_device(self, group: Handle, number: int) -> Handle | None:
         """Get a device fd from a group fd."""
@@ -165,14 +200,22 @@ class World:
         expected = _expected(expect)
         result = self._ioctl(group, c.VFIO_GROUP_GET_DEVICE_FD, f"device-{number}\0".encode())
         if expected.err is None and result.err is None:
-            return self._opened(group.client, result, device)
+            return self.opened(group.client, result, device)
         _agree("get device", result, expected)
         return None
+
+    def opened(self, client: Client, result: Result, thing: Thing) -> Handle:
+        """An fd has been given out."""
+        assert result.err is None, f"an fd must be given out, but {result.err}"
+        handle = Handle(client, result.ret, thing)
+        self.handles.append(handle)
+        self.references[thing] += 1
+        return handle
 
     def dup(self, handle: Handle, client: Client) -> Handle:
         """Make another fd for the same file, in the same process or another."""
         number = handle.client.process.send(handle.number, client.process)
-        return self._opened(client, Result(number), handle.thing)
+        return self.opened(client, Result(number), handle.thing)
 
     def close(self, handle: Handle) -> None:
         """Close an fd; the last one of a file releases it."""
@@ -374,16 +417,10 @@ class World:
 
     # --- inside ---
 
-    def _opened(self, client: Client, result: Result, thing: Thing) -> Handle:
-        assert result.err is None, f"an fd must be given out, but {result.err}"
-        handle = Handle(client, result.ret, thing)
-        self.handles.append(handle)
-        self.references[thing] += 1
-        return handle
-
     def _released(self, thing: Thing) -> None:
         if self.references[thing] > 0:
             return
+        del self.references[thing]
         if isinstance(thing, model.Device):
             thing.close()
             thing = thing.group

@@ -138,9 +138,11 @@ class Device:
                 raise Refusal("EINVAL")
             if not mapping.prot & READ or (data is not None and not mapping.prot & WRITE):
                 raise Refusal("EPERM")
+            part = min(size, mapping.iova + mapping.size - iova)
+            if data is not None and self.container.clean:
+                mapping.mark(iova, part)  # what may be written is dirty, even if the write fails half-way
             if not mapping.space.alive:
                 raise Refusal("EPERM")
-            part = min(size, mapping.iova + mapping.size - iova)
             vaddr = mapping.vaddr + iova - mapping.iova
             reached = mapping.space.accessible(vaddr, part, write=data is not None)
             if data is None:
