@@ -87,6 +87,10 @@ class Runner:
             return None
         except Exception as error:  # noqa: BLE001 - the boundary, see _refusal
             raise self._refusal(error) from None
+        finally:
+            # An error's traceback refers to this frame. If the frame referred to the error, the client's memory that hangs
+            # on it would be unmapped only when the garbage collector comes by.
+            value = None
 
     async def finish(self, effect: Effect | None) -> Any:
         """Wait for `effect` and all that follow: the handler's result.

@@ -72,11 +72,8 @@ def pin_pages(iommu: Iommu, device: PinningDevice, iova: int, npages: int, prot:
             while done < npages:
                 at = (iova + done * PAGE_SIZE) & U64_MAX
                 done += yield from _pin_run(iommu, at, npages - done, prot)
-        except _PinFailedError as failed:
-            _unpin(iommu, iova, done + failed.done)
-            raise failed.why from None
-        except IoctlError:
-            _unpin(iommu, iova, done)
+        except IoctlError as error:
+            _unpin(iommu, iova, done + (error.done if isinstance(error, _PinFailedError) else 0))
             raise
         attached = iommu.groups[device.group]
         if not attached.pinned_page_dirty_scope:
@@ -87,13 +84,12 @@ def pin_pages(iommu: Iommu, device: PinningDevice, iova: int, npages: int, prot:
         iommu.lock.release()
 
 
-class _PinFailedError(Exception):
+class _PinFailedError(IoctlError):
     """A run failed after `done` of its pages had been pinned."""
 
-    def __init__(self, done: int, why: IoctlError) -> None:
-        super().__init__(done, why)
+    def __init__(self, done: int, errno: int, why: str) -> None:
+        super().__init__(errno, why)
         self.done = done
-        self.why = why
 
 
 def _pin_run(iommu: Iommu, iova: int, npages: int, prot: int) -> Steps[int]:
@@ -123,14 +119,15 @@ def _pin_run(iommu: Iommu, iova: int, npages: int, prot: int) -> Steps[int]:
             if not iommu.domains:  # else the mapping has been charged as a whole
                 iommu.accounting.charge(dma, 1)
         except IoctlError as error:
-            raise _PinFailedError(page, error) from None
+            raise _PinFailedError(page, error.errno, error.why) from None
         at = iova + page * PAGE_SIZE
         pins[at] = 1
         if dma.bitmap is not None and dma.iova <= at:
             dma.bitmap.mark((at - dma.iova) >> iommu.pgshift)
     if present < run:
-        fault = IoctlError(errno.EFAULT, f"page {vaddr + present * PAGE_SIZE:#x} of {dma} cannot be pinned")
-        raise _PinFailedError(present, fault)
+        raise _PinFailedError(
+            present, errno.EFAULT, f"page {vaddr + present * PAGE_SIZE:#x} of {dma} cannot be pinned"
+        )
     return run
 
 
