@@ -62,18 +62,22 @@ demo: build
 	$(BIN)/vfioemu demo
 
 test: build
+	meson test -C build/dev --print-errorlogs
 	$(PYTEST) -m 'not slow and not full'
 
 test-full: build test-c
 	HYPOTHESIS_PROFILE=full $(PYTEST)
 
+# Under both sanitizers; then no mark may be lost in ten millions (csrc/test_loss.c), as fast as they come.
 test-c: build
 	@test -f build/asan/build.ninja || meson setup build/asan -Dextension=false -Dbuildtype=debugoptimized \
 		-Db_sanitize=address,undefined -Db_lundef=false >build/asan.log || { cat build/asan.log; exit 1; }
 	@test -f build/tsan/build.ninja || meson setup build/tsan -Dextension=false -Dbuildtype=debugoptimized \
-		-Db_sanitize=thread -Db_lundef=false >build/tsan.log || { cat build/tsan.log; exit 1; }
+		-Db_sanitize=thread -Db_lundef=false -Dc_args=-Wno-tsan >build/tsan.log || { cat build/tsan.log; exit 1; }
 	meson test -C build/asan --print-errorlogs
 	meson test -C build/tsan --print-errorlogs
+	meson test -C build/dev --print-errorlogs
+	build/dev/csrc/test_loss 10000000
 
 lint: build
 	ruff check
