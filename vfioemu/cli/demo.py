@@ -55,7 +55,7 @@ def command(bandwidth: int, downtime: float, tcp: bool) -> int:
 
 
 def _command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "vfioemu.cli.main", *map(os.fspath, arguments)]
+    return [sys.executable, "-m", "vfioemu.cli.main", *(os.fspath(argument) for argument in arguments)]
 
 
 @contextlib.contextmanager

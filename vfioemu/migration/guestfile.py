@@ -32,7 +32,7 @@ size = "64 MiB"
 pattern = "random"              # or sequential, hot
 rate = 2000                     # writes a second
 write-size = 64
-pin = "none"                    # or keep, window
+pin = "none"                    # or keep, window; absent: as the machine file says
 pin-pages = 64
 """
 
@@ -113,7 +113,7 @@ class ProgramSpec(_Table, frozen=True):
     pattern: Literal["sequential", "random", "hot"] = "random"
     rate: Annotated[int, Meta(ge=0)] = 1000
     write_size: Annotated[int, Meta(ge=32, le=PAGE)] = 64
-    pin: Literal["none", "keep", "window"] = "none"
+    pin: Literal["none", "keep", "window"] | None = None
     pin_pages: Annotated[int, Meta(ge=1)] = 64
     hot_pages: Annotated[int, Meta(ge=1)] = 16
 

@@ -7,8 +7,8 @@ Only the public uAPI is used, through vfioemu.client; nothing here knows what is
 import errno
 import gc
 import hashlib
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 import trio
@@ -73,19 +73,22 @@ class VfioDevice:
         """Have it write [base, base+size) by DMA, by itself."""
         if not self._engine:
             raise OSError(errno.ENODEV, f"{self.name} is no dma-engine, it cannot be programmed")
-        for register, value in (
-            (dma.Register.BASE, base),
-            (dma.Register.SIZE, size),
-            (dma.Register.PATTERN, dma.Pattern[program.pattern.upper()]),
-            (dma.Register.RATE, program.rate),
-            (dma.Register.WRITE_SIZE, program.write_size),
-            (dma.Register.SEED, seed),
-            (dma.Register.HOT_PAGES, program.hot_pages),
-            (dma.Register.PIN_MODE, dma.PinMode[program.pin.upper()]),
-            (dma.Register.PIN_PAGES, program.pin_pages),
-            (dma.Register.CONTROL, dma.CONTROL_RUN),
-        ):
-            await self._file.pwrite(value.to_bytes(8, "little"), self._bar + register)
+        pins = {} if program.pin is None else {dma.Register.PIN_MODE: dma.PinMode[program.pin.upper()]}
+        registers = {
+            dma.Register.BASE: base,
+            dma.Register.SIZE: size,
+            dma.Register.PATTERN: dma.Pattern[program.pattern.upper()],
+            dma.Register.RATE: program.rate,
+            dma.Register.WRITE_SIZE: program.write_size,
+            dma.Register.SEED: seed,
+            dma.Register.HOT_PAGES: program.hot_pages,
+            **pins,
+            dma.Register.PIN_PAGES: program.pin_pages,
+            dma.Register.CONTROL: dma.CONTROL_RUN,
+        }
+        for register, value in registers.items():
+            with _about(f"{self.name} {register.name} = {value:#x}"):
+                await self._file.pwrite(value.to_bytes(8, "little"), self._bar + register)
 
     async def get_state(self) -> int:
         """VFIO_DEVICE_STATE_*."""
@@ -199,8 +202,9 @@ class VfioContainer:
         """Groups, IOMMU, mappings, devices; in QEMU's order."""
         for device in spec.device:
             if device.group not in self._groups:
-                group = self._groups[device.group] = await session.open_group(device.group)
-                await group.set_container(self._file)
+                with _about(f"group {device.group}"):
+                    group = self._groups[device.group] = await session.open_group(device.group)
+                    await group.set_container(self._file)
         if not self._groups:
             return  # a container without a group has no IOMMU, and nothing to track
         await self._file.set_iommu(u.VFIO_TYPE1v2_IOMMU)
@@ -208,11 +212,13 @@ class VfioContainer:
         if capability is not None:
             self.dirty_pages = bool(IommuType1InfoCapMigration.parse(capability).pgsize_bitmap & PAGE)
         for block in ram:
-            await self._file.map_dma(block.memory.address, block.base, block.size)
+            with _about(f"memory {block.name} in container {self.name}"):
+                await self._file.map_dma(block.memory.address, block.base, block.size)
         for device in spec.device:
-            opened = VfioDevice(device, await self._groups[device.group].get_device(device.device))
-            self.devices.append(opened)
-            await opened.open()
+            with _about(f"device {device.device} in group {device.group}"):
+                opened = VfioDevice(device, await self._groups[device.group].get_device(device.device))
+                self.devices.append(opened)
+                await opened.open()
 
     async def start_dirty(self) -> None:
         """DIRTY_PAGES START."""
@@ -233,6 +239,15 @@ class VfioContainer:
         for group in self._groups.values():
             group.close()
         self._file.close()
+
+
+@contextmanager
+def _about(what: str) -> Iterator[None]:
+    """Say what an OSError is about."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, what) from None
 
 
 @asynccontextmanager

@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: MIT
+"""The commands as processes: exit codes, what they print, signals, and what is left when one side dies."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from vfioemu.migration import events
+
+MACHINE = """
+[[group]]
+number = 12
+[[group.device]]
+symbol = "dma0"
+name = "00000000-0000-4000-8000-000000000001"
+model = "dma-engine"
+[group.device.options]
+type = {type}
+{options}
+"""
+IOMMU = "[group.iommu]\n"
+GUEST = """
+name = "small"
+[[memory]]
+name = "low"
+size = "8 MiB"
+[[memory]]
+name = "high"
+base = 0x100000000
+size = "8 MiB"
+[[cpu]]
+memory = "low"
+size = "1 MiB"
+rate = 500
+[[container]]
+name = "c0"
+[[container.device]]
+name = "dma0"
+group = 12
+device = "00000000-0000-4000-8000-000000000001"
+[container.device.program]
+memory = "high"
+size = "1 MiB"
+pattern = "sequential"
+rate = 4000
+"""
+
+
+def argv(*arguments):
+    return [sys.executable, "-m", "vfioemu.cli.main", *map(str, arguments)]
+
+
+class Place:
+    """A directory with a machine file, a guest file, two daemons and a destination."""
+
+    def __init__(self, base, stack):
+        self.base = base
+        self.stack = stack
+        (base / "guest.toml").write_text(GUEST)
+
+    def daemon(self, name, machine):
+        file = self.base / f"{name}.toml"
+        file.write_text(machine)
+        self.ready("-q", "serve", "-m", file, "--runtime-dir", self.base / name)
+
+    def incoming(self, *options, uri=None, daemon="b"):
+        """The destination's process, and where it listens."""
+        where = ["-g", self.base / "guest.toml", "--runtime-dir", self.base / daemon]
+        return self.ready("incoming", uri or f"unix:{self.base}/m", *where, *options)
+
+    def migrate(self, uri, *options):
+        """The source's process."""
+        where = ["-g", self.base / "guest.toml", "--runtime-dir", self.base / "a"]
+        return self.start(argv("migrate", uri, *where, *options))
+
+    def ready(self, *command):
+        read, write = os.pipe()
+        process = self.start(argv(*command, "--ready-fd", write), pass_fds=[write])
+        os.close(write)
+        with open(read) as pipe:
+            said = pipe.readline().strip()
+        assert said, process.communicate()
+        return process, said
+
+    def start(self, command, **options):
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+        self.stack.callback(self.end, process)
+        return process
+
+    def end(self, process):
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
+
+
+@contextmanager
+def place(type=1, options="", there=None):
+    with tempfile.TemporaryDirectory(prefix="vfe") as name, ExitStack() as stack:
+        it = Place(Path(name), stack)
+        machine = MACHINE.format(type=type, options=options)
+        if type != 1:
+            machine = machine.replace("[[group.device]]", IOMMU + "[[group.device]]")
+        it.daemon("a", machine)
+        it.daemon("b", machine if there is None else there)
+        yield it
+
+
+def finish(process, seconds=60):
+    out, err = process.communicate(timeout=seconds)
+    return process.returncode, out, err
+
+
+def json_events(text):
+    decoder = msgspec.json.Decoder(events.Event)
+    return [decoder.decode(line) for line in text.splitlines()]
+
+
+def wait_for(process, event):
+    """Read a --json process up to an event of that name."""
+    for line in process.stdout:
+        if json.loads(line)["event"] == event:
+            return json.loads(line)
+    raise AssertionError(f"no {event}: {process.stderr.read()}")
+
+
+def test_migration_prints_a_summary_and_exits_with_0():
+    with place() as it:
+        incoming, uri = it.incoming("--run-for", "200ms")
+        code, out, err = finish(it.migrate(uri))
+        assert code == 0, err
+        assert "verified 4096/4096 pages, 1/1 devices, 0 lost writes" in out
+        assert "completed in" in out
+        assert "downtime" in out
+        assert "dma0 in c0: STOP_COPY P2P PRE_COPY; dirty pages by its own DMA log" in err
+        code, out, err = finish(incoming)
+        assert code == 0, err
+        assert "alive here" in out
+
+
+def test_json_is_one_valid_event_a_line_and_nothing_else():
+    with place(options="logging = false") as it:
+        incoming, uri = it.incoming("--run-for", "200ms", "--json", uri="tcp:127.0.0.1:0")
+        code, out, err = finish(it.migrate(uri, "--json", "--bandwidth", "16MiB/s"))
+        assert (code, err) == (0, "")
+        told = json_events(out)
+        assert isinstance(told[0], events.Hello)
+        assert isinstance(told[-1], events.End)
+        assert [event.seq for event in told] == list(range(len(told)))
+        assert {event.side for event in told} == {"source"}
+        code, out, err = finish(incoming)
+        assert (code, err) == (0, "")
+        told = json_events(out)
+        assert isinstance(told[0], events.Listening)
+        assert told[-1].code == 0
+        assert {event.side for event in told} == {"destination"}
+
+
+@pytest.mark.parametrize("tracker", ["logging = true", "logging = false"])
+def test_hidden_page_exits_with_5_and_names_the_lost_write(tracker):
+    with place(options=f"hide-page = 0x100010000\n{tracker}") as it:
+        incoming, uri = it.incoming("--run-for", "100ms")
+        code, out, err = finish(it.migrate(uri, "--bandwidth", "16MiB/s", "--downtime", "100ms"))
+        assert code == 5, out + err
+        assert "LOST dma0 seq " in out
+        assert "iova 0x100010000 (high page 16): the destination holds dma0 seq " in out
+        assert "verified 4095/4096 pages" in out
+        assert "differ" in err
+        code, out, _ = finish(incoming)
+        assert code == 5
+        assert "verified 4095/4096 pages" in out
+
+
+def test_ctrl_c_cancels_with_4_and_the_next_migration_succeeds():
+    with place() as it:
+        incoming, uri = it.incoming("--run-for", "100ms")
+        source = it.migrate(uri, "--json", "--bandwidth", "2MiB/s")
+        wait_for(source, "progress")
+        source.send_signal(signal.SIGINT)
+        code, out, err = finish(source)
+        assert code == 4, err
+        told = json_events(out)
+        assert told[-1].source_runs
+        [alive] = [event for event in told if isinstance(event, events.Alive)]
+        assert alive.cpu_writes > 0
+        assert alive.dma_writes["dma0"] > 0
+        assert incoming.poll() is None
+        code, out, err = finish(it.migrate(uri))
+        assert code == 0, err
+        assert finish(incoming)[0] == 0
+
+
+def test_killed_destination_exits_with_3_and_the_source_runs():
+    with place() as it:
+        incoming, uri = it.incoming()
+        source = it.migrate(uri, "--json", "--bandwidth", "2MiB/s")
+        wait_for(source, "progress")
+        incoming.kill()
+        code, out, err = finish(source)
+        assert code == 3, err
+        told = json_events(out)
+        assert told[-1].reason == "peer_lost"
+        [alive] = [event for event in told if isinstance(event, events.Alive)]
+        assert alive.cpu_writes > 0
+        assert alive.dma_writes["dma0"] > 0
+
+
+def test_killed_source_leaves_a_destination_that_takes_the_next_guest():
+    with place() as it:
+        incoming, uri = it.incoming("--run-for", "100ms")
+        source = it.migrate(uri, "--json", "--bandwidth", "2MiB/s")
+        wait_for(source, "progress")
+        source.kill()
+        source.wait()
+        code, _, err = finish(it.migrate(uri))
+        assert code == 0, err
+        assert finish(incoming)[0] == 0
+
+
+def test_daemon_that_dies_under_the_source_is_a_failure_and_says_so():
+    with place() as it:
+        _, uri = it.incoming()
+        daemon, _ = it.ready("-q", "serve", "-m", it.base / "a.toml", "--runtime-dir", it.base / "a2")
+        source = it.start(
+            argv(
+                "migrate",
+                uri,
+                "-g",
+                it.base / "guest.toml",
+                "--runtime-dir",
+                it.base / "a2",
+                "--json",
+                "--bandwidth",
+                "2MiB/s",
+            )
+        )
+        wait_for(source, "progress")
+        daemon.kill()
+        code, _, err = finish(source)
+        assert code == 1, err
+        assert "Traceback" not in err
+
+
+def test_guest_that_does_not_converge_exits_with_3_and_says_what_it_would_take():
+    with place(type=2, options="logging = false") as it:
+        _, uri = it.incoming()
+        code, out, err = finish(
+            it.migrate(uri, "--bandwidth", "32MiB/s", "--downtime", "100ms", "--max-rounds", "2")
+        )
+        assert code == 3, err
+        assert "not_converging" in out
+        assert "s of downtime" in out
+        assert "the source runs the guest" in out
+        assert "hint: allow more --downtime" in err
+
+
+def test_device_that_cannot_migrate_exits_with_9():
+    with place(options="migration = []") as it:
+        _, uri = it.incoming()
+        code, out, err = finish(it.migrate(uri))
+        assert code == 9, err
+        assert "no_migration_support" in out + err
+
+
+def test_one_attempt_that_fails_ends_incoming_with_3():
+    with place() as it:
+        incoming, uri = it.incoming("--attempts", "1")
+        source = it.migrate(uri, "--json", "--bandwidth", "2MiB/s")
+        wait_for(source, "progress")
+        source.send_signal(signal.SIGINT)
+        assert finish(source)[0] == 4
+        code, _, err = finish(incoming)
+        assert code == 3, err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["migrate", "ftp:x"], "expected unix:PATH or tcp:127.0.0.1:PORT"),
+        (["migrate", "tcp:10.0.0.1:1"], "loopback only"),
+        (["incoming", "unix:x", "-g", "/nowhere.toml"], "No such file"),
+        (["migrate", "unix:x", "--ram", "many"], "no size"),
+        (["migrate", "unix:x", "--device", "x"], "expected GROUP:NAME"),
+        (["migrate", "unix:x", "--bandwidth", "fast"], "no rate"),
+        (["migrate", "unix:x", "--downtime", "soon"], "no duration"),
+    ],
+)
+def test_unusable_arguments_exit_with_2(arguments, says):
+    done = subprocess.run(argv(*arguments), capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr
+    assert done.stderr.startswith("vfioemu: error: ")
+
+
+def test_no_daemon_exits_with_1_and_a_hint(tmp_path):
+    done = subprocess.run(
+        argv("migrate", "unix:x", "--runtime-dir", tmp_path / "none"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "hint: is the daemon running?" in done.stderr
+
+
+def test_schema_in_protocol_is_that_of_the_code():
+    path = Path(__file__).parents[2] / "protocol" / "migration-events.schema.json"
+    assert json.loads(path.read_text()) == events.json_schema()
