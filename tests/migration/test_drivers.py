@@ -21,17 +21,23 @@ SLOW = Limits(bandwidth=8 << 20, downtime=0.1)
 
 
 @asynccontextmanager
-async def destination(uri="tcp:127.0.0.1:0", attempts=None, body=None, **shell):
+async def destination(uri="tcp:127.0.0.1:0", attempts=None, prepare=None, **shell):
     """A destination that waits in the background; yields (address, it, list of its arrivals)."""
     arrivals = []
+
+    @asynccontextmanager
+    async def make():
+        async with fake_guest(running=False, **shell) as guest:
+            if prepare is not None:
+                prepare(guest)
+            yield guest
+
     with Address.parse(uri).listen() as listener:
-        receiver = Destination(lambda: fake_guest(running=False, **shell), listener, linger=0.5)
+        receiver = Destination(make, listener, linger=0.5)
 
         async def receive():
             async with receiver.arrival(attempts) as arrival:
                 arrivals.append(arrival)
-                if arrival is not None and body is not None:
-                    await body(arrival)
                 await trio.sleep_forever()
 
         async with trio.open_nursery() as nursery:
