@@ -11,10 +11,10 @@
 
 #include <stdint.h>
 
-#define VFIOEMU_WIRE_MAGIC 0x31756d656f696676ull /* "vfioemu1" */
+#define VFIOEMU_WIRE_MAGIC   0x31756d656f696676ull /* "vfioemu1" */
 #define VFIOEMU_WIRE_VERSION 1
-#define VFIOEMU_MAX_DATA 65536
-#define VFIOEMU_MAX_PATH 4096
+#define VFIOEMU_MAX_DATA     65536
+#define VFIOEMU_MAX_PATH     4096
 #define VFIOEMU_TOKEN_PREFIX "vfioemu/"
 
 /** From the client: a greeting, calls, and housekeeping; each gets a REPLY. */
@@ -46,13 +46,13 @@ enum vfioemu_ask {
 };
 
 enum vfioemu_flags {
-	VFIOEMU_F_SERVICE = 1, /* HELLO: this connection serves DMA memory */
-	VFIOEMU_F_IPC_LOCK = 2, /* HELLO, LIMITS: has CAP_IPC_LOCK */
-	VFIOEMU_F_WRITABLE = 4, /* calls: the offered bytes may be changed */
-	VFIOEMU_F_FD = 8, /* one fd is attached */
+	VFIOEMU_F_SERVICE = 1,	 /* HELLO: this connection serves DMA memory */
+	VFIOEMU_F_IPC_LOCK = 2,	 /* HELLO, LIMITS: has CAP_IPC_LOCK */
+	VFIOEMU_F_WRITABLE = 4,	 /* calls: the offered bytes may be changed */
+	VFIOEMU_F_FD = 8,	 /* one fd is attached */
 	VFIOEMU_F_UNPROVED = 16, /* REPLY: repeat the call with the fd */
-	VFIOEMU_F_DRAIN = 32, /* REPLY: take the unread byte off the token */
-	VFIOEMU_F_WRITE = 64, /* PIN: pages are to be writable */
+	VFIOEMU_F_DRAIN = 32,	 /* REPLY: take the unread byte off the token */
+	VFIOEMU_F_WRITE = 64,	 /* PIN: pages are to be writable */
 };
 
 enum vfioemu_memory_mode {
