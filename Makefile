@@ -43,10 +43,10 @@ $(BIN)/python:
 	@command -v cc >/dev/null || \
 		{ echo 'There is no C compiler (Debian: apt install gcc libc6-dev)' >&2; exit 77; }
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --upgrade 'pip>=25.1'
 
 # All packages; of vfioemu itself the metadata, the command and a .pth file: Python files are used where they lie.
 $(VENV)/.installed: pyproject.toml packaging/develop.pth.in | $(BIN)/python
+	$(PIP) 'pip>=25.1'
 	$(PIP) --group build
 	$(PIP) --no-build-isolation --config-settings=setup-args=-Ddevelop=true --group dev .
 	@touch $@
