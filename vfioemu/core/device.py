@@ -204,6 +204,10 @@ class Device:
         """A mapping with pins goes away (called with the container's lock dropped)."""
         yield from finish(self.model.dma_unmap(iova, size))
 
+    def pins_taken(self, iova: int, size: int) -> None:
+        """A mapping has gone in spite of the model's pins: what is left of them must not be given back later."""
+        self.pins.take_range(iova, iova + size - 1)
+
     def signal_irq(self, index: int, subindex: int) -> Steps[bool]:
         """Raise an interrupt; False when no eventfd is set for it."""
         return (yield from self.irqs.signal(index, subindex))

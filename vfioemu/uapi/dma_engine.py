@@ -13,7 +13,7 @@ offset  register      r/w   meaning
 0x018   BASE          rw    IOVA of the area, page aligned
 0x020   SIZE          rw    its size, whole pages; the area ends at 2^48 at the latest
 0x028   PATTERN       rw    which page is next: 0 sequential, 1 random, 2 hot (9 of 10 to the first HOT_PAGES)
-0x030   RATE          rw    writes a second; 0 is as many as possible
+0x030   RATE          rw    writes a second; 0, and beyond ten million, is as many as possible
 0x038   WRITE_SIZE    rw    bytes of a write, 32 to 4096: a stamp, then the low byte of its sequence number
 0x040   OFFSET        rw    where in its page a write goes; OFFSET + WRITE_SIZE <= 4096
 0x048   SEED          rw    of the random generator, which starts anew when it is written

@@ -36,6 +36,9 @@ class PinningDevice(Protocol):
     def dma_unmap(self, iova: int, size: int) -> Steps[None]:
         """Give back every pin in the range; called without the container's lock."""
 
+    def pins_taken(self, iova: int, size: int) -> None:
+        """Its pins in the range are gone: it did not give them back when it was told to."""
+
 
 class Domain:
     """One IOMMU domain: page tables that several groups share."""

@@ -160,6 +160,8 @@ class _Unmap:
             self.retries += 1
             if self.retries > DMA_UNMAP_RETRIES:
                 dma.pins.clear()
+                for device in iommu.devices:
+                    device.pins_taken(dma.iova, dma.size)
                 return
         else:
             self.stubborn, self.retries = dma, 0

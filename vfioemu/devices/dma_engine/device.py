@@ -127,7 +127,7 @@ class DmaEngine(DeviceModel):
         count = self._pace.due(now, rate, MAX_AT_ONCE)
         if limit:
             count = min(count, max(0, limit - self.writer.seq))
-        yield from self._write(count)
+        yield from self.held.during(self._write(count))
         self._pace.done(count)
         if limit and self.writer.seq >= limit:
             registers.stop()
@@ -168,8 +168,8 @@ class DmaEngine(DeviceModel):
 
     def _prepare(self, pages: list[int]) -> Steps[list[int]]:
         """Pin what is to be written; returns what may be. Before its first pin, the device pins what it has used."""
-        if self._used:
-            yield from self.held.acquire_runs(self.host, self._used.take())
+        if self._used:  # after its first pin a group is dirty where it is pinned, and nowhere else
+            yield from self.held.acquire_used(self.host, self._used)
         if self.options.hide_page is None:
             return (yield from self.held.acquire(self.host, pages))
         shown = [page for page in pages if page != self.options.hide_page]
@@ -180,7 +180,7 @@ class DmaEngine(DeviceModel):
         """From now on pages are pinned before they are written, and those that have been are pinned at once."""
         self._pinning = True
         if self.registers[Register.PIN_MODE] != PinMode.NONE:
-            yield from self.held.acquire_runs(self.host, self._used.take())
+            yield from self.held.acquire_used(self.host, self._used)
         return len(self.held)
 
     def _release(self) -> Steps[int]:
@@ -262,7 +262,7 @@ class DmaEngine(DeviceModel):
             if command == Command.WRITE:
                 return (yield from self._command_write(arguments[0]))
             if command == Command.PIN:
-                yield from self._active(self._begin_to_pin())
+                yield from self._active(self.held.during(self._begin_to_pin()))
                 return (
                     yield from self.host.pin(arguments[0], _int32(arguments[1]), arguments[2] & 0xFFFFFFFF)
                 )
@@ -278,7 +278,7 @@ class DmaEngine(DeviceModel):
         if count > MAX_COMMAND:
             raise IoctlError(errno.EINVAL, f"{count} writes at once, at most {MAX_COMMAND}")
         self.registers.refuse_idle()
-        return (yield from self._active(self._write(count)))
+        return (yield from self._active(self.held.during(self._write(count))))
 
     def _unpin_all(self) -> Steps[int]:
         before = self.host.npinned
@@ -320,7 +320,7 @@ class DmaEngine(DeviceModel):
         if target in _PRECOPYING and current not in _PRECOPYING:
             stream = self._saving = self._save(precopy=True)
             if not self._pinning:
-                yield from self._begin_to_pin()
+                yield from self.held.during(self._begin_to_pin())
         elif current == STOP and target == STOP_COPY:
             stream = self._saving = self._save(precopy=False)
         elif current in _PRECOPYING and target == STOP_COPY:

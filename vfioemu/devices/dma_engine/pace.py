@@ -7,6 +7,10 @@ TICK: Final = 0.002
 """Writes come in bunches: not more often than this, unless a batch is full before."""
 MAX_LAG: Final = 0.25
 """What a device that was held up makes up for, in seconds; the rest is forgotten."""
+FASTEST: Final = 10_000_000
+"""Writes a second that still are a rate; beyond, and for 0, it is as many as possible."""
+_SLACK: Final = 1e-3
+"""A time computed from a count gives back that count, rounding errors or not."""
 
 
 class Pace:
@@ -21,13 +25,13 @@ class Pace:
         self._start = None
 
     def due(self, now: float, rate: int, most: int) -> int:
-        """How many writes to do now, at most `most`; a rate of 0 is as many as possible."""
-        if rate == 0:
+        """How many writes to do now, at most `most`."""
+        if not 0 < rate <= FASTEST:
             return most
         if self._start is None:
             self._start = now
             self._done = 0
-        due = int((now - self._start) * rate) - self._done
+        due = max(0, int((now - self._start) * rate + _SLACK) - self._done)
         if due > rate * MAX_LAG + most:
             self._start = now - most / rate
             self._done = 0
@@ -40,7 +44,7 @@ class Pace:
 
     def next(self, now: float, rate: int, batch: int) -> float:
         """When enough will be due to be worth a call."""
-        if rate == 0 or self._start is None:
+        if not 0 < rate <= FASTEST or self._start is None:
             return now
         bunch = max(1, min(batch, int(rate * TICK)))
         return max(now, self._start + (self._done + bunch) / rate)

@@ -6,13 +6,15 @@ be forgotten with that pin. So a device that begins to pin pins everything first
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Final, TypeVar
 
 from vfioemu.core.effects import Steps
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.model import Host
 from vfioemu.devices.dma_engine.registers import PAGE
 from vfioemu.kernel.bitmap import DirtyBitmap
+
+T = TypeVar("T")
 
 PROT_WRITE: Final = 2
 MAX_RUN: Final = 512
@@ -53,13 +55,29 @@ class UsedPages:
 
 
 class HeldPages:
-    """The pages that the device has pinned because it writes to them, oldest first. Each is pinned once."""
+    """The pages that the device has pinned because it writes to them, oldest first. Each is pinned once.
+
+    A mapping that is being removed must not be pinned anew by a device that was just told to let go of it: UNMAP_DMA
+    would never come to its end. So what the device is busy with (`during`) leaves a range alone that was given back
+    meanwhile; until the device begins something new, whoever is unmapping has asked for the container's lock.
+    """
 
     def __init__(self) -> None:
         self._pages: dict[int, None] = {}
+        self._leaving: list[tuple[int, int]] = []
+        self._busy = False
 
     def __len__(self) -> int:
         return len(self._pages)
+
+    def during(self, steps: Steps[T]) -> Steps[T]:
+        """Run `steps`, in which pages are acquired. Never two at a time."""
+        self._busy = True
+        try:
+            return (yield from steps)
+        finally:
+            self._busy = False
+            self._leaving.clear()
 
     def clear(self) -> None:
         """All pins are gone."""
@@ -69,14 +87,19 @@ class HeldPages:
         """Pin those of `pages` that are not pinned; returns those that may be written, in their order."""
         pages = list(pages)
         for first, count in _runs(sorted({page for page in pages if page not in self._pages})):
-            yield from self._pin(host, first, count)
+            if not self._is_leaving(first, count):
+                yield from self._pin(host, first, count)
         return [page for page in pages if page in self._pages]
 
-    def acquire_runs(self, host: Host, runs: Iterable[tuple[int, int]]) -> Steps[None]:
-        """Pin all of `runs` that can be pinned."""
-        for first, count in runs:
+    def acquire_used(self, host: Host, used: UsedPages) -> Steps[None]:
+        """Pin all of `used` that can be pinned; what is being unmapped now stays there."""
+        for first, count in list(used.take()):
             for at in range(0, count, MAX_RUN):
-                yield from self._pin(host, first + at * PAGE, min(MAX_RUN, count - at))
+                start, length = first + at * PAGE, min(MAX_RUN, count - at)
+                if self._is_leaving(start, length):
+                    used.mark(range(start, start + length * PAGE, PAGE))
+                else:
+                    yield from self._pin(host, start, length)
 
     def trim(self, host: Host, most: int) -> Steps[None]:
         """Give the oldest back until `most` are left."""
@@ -89,8 +112,10 @@ class HeldPages:
                 yield from host.unpin(first, count)
 
     def forget(self, iova: int, size: int) -> None:
-        """The pins in the range are gone."""
+        """The pins in the range are gone: it is being unmapped."""
         last = iova + size - 1
+        if self._busy:
+            self._leaving.append((iova, last))
         if size // PAGE < len(self._pages):
             for page in range(iova - iova % PAGE, last + 1, PAGE):
                 self._pages.pop(page, None)
@@ -98,12 +123,15 @@ class HeldPages:
             for page in [page for page in self._pages if iova <= page <= last]:
                 del self._pages[page]
 
+    def _is_leaving(self, first: int, count: int) -> bool:
+        return any(first <= last and iova < first + count * PAGE for iova, last in self._leaving)
+
     def _pin(self, host: Host, first: int, count: int) -> Steps[None]:
         """Pin a run, or else those of its pages that can be pinned."""
         try:
             yield from host.pin(first, count, PROT_WRITE)
         except IoctlError:
-            if count > 1:
+            if count > 1 and not self._is_leaving(first, count):
                 for i in range(count):
                     yield from self._pin(host, first + i * PAGE, 1)
             return
