@@ -12,7 +12,7 @@ from vfioemu.devices.registry import load_models
 from vfioemu.testing.bench import Bench
 from vfioemu.testing.process import Process
 from vfioemu.uapi import constants as c
-from vfioemu.uapi.dma_engine import Command, Register, Stamp
+from vfioemu.uapi.dma_engine import Command, Register
 
 PAGE = 4096
 HARDWARE = IommuSpec(reserved=((0xFEE0_0000, 0xFEEF_FFFF),))
@@ -105,23 +105,23 @@ class Driver:
             assert self.process.write(data_fd, self.arg, len(data[at : at + size])).err is None
 
 
-def stamps(memory):
-    """Every stamp at the beginning of a page, by page address."""
-    found = ((page, Stamp.parse(memory, page)) for page in range(0, len(memory), PAGE))
-    return {page: stamp for page, stamp in found if stamp is not None}
+def on_bench(model):
+    bench = Bench(model)
+    driver = Driver(bench.process, bench.device, bench.fd)
+    driver.iommu = bench.iommu
+    return driver
+
+
+@pytest.fixture(scope="session")
+def device_on_bench():
+    """A function that puts a model on a bench and gives its driver."""
+    return on_bench
 
 
 @pytest.fixture(scope="session")
 def make():
-    def on_bench(**options):
-        options = {name.replace("_", "-"): value for name, value in options.items()}
-        bench = Bench(DmaEngine(options))
-        driver = Driver(bench.process, bench.device, bench.fd)
-        driver.bench = bench
-        driver.iommu = bench.iommu
-        return driver
-
-    return on_bench
+    """The same for a dma-engine with the options given."""
+    return lambda **options: on_bench(DmaEngine({name.replace("_", "-"): options[name] for name in options}))
 
 
 class Guest:
