@@ -4,7 +4,7 @@
 import errno
 import hashlib
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Final
 
 from vfioemu.core.dma_logging import DirtySink, LogRange
@@ -202,32 +202,33 @@ class DmaEngine(DeviceModel):
         """Registers, in any pieces."""
         if index == c.VFIO_PCI_CONFIG_REGION_INDEX:
             return self._config[offset : offset + size]
-        first = offset // 8 * 8
-        words = [self._read(at) for at in range(first, offset + size, 8)]
-        return struct.pack(f"<{len(words)}Q", *words)[offset - first :][:size]
+        word = offset & ~7
+        if offset + size <= word + 8:
+            return self._read(word).to_bytes(8, "little")[offset - word : offset - word + size]
+        words = [self._read(at) for at in range(word, offset + size, 8)]
+        return struct.pack(f"<{len(words)}Q", *words)[offset - word :][:size]
 
     def _read(self, offset: int) -> int:
         register = _BY_OFFSET.get(offset)
         if register is None:
             return 0
-        return self.registers[register] if register in self.registers else self._live(register)
+        live = self._LIVE.get(register)
+        return self.registers[register] if live is None else live(self)
 
-    def _live(self, register: Register) -> int:
-        writer = self.writer
-        return {
-            Register.ID: ENGINE_ID,
-            Register.DEVICE_ID: writer.device_id,
-            Register.RESULT: self._result & _U64,
-            Register.SEQ: writer.seq,
-            Register.WRITES: writer.writes,
-            Register.BYTES: writer.bytes,
-            Register.FAILED: writer.failed,
-            Register.HIDDEN: writer.hidden,
-            Register.PINNED: self.host.npinned,
-            Register.IRQS: writer.irqs,
-            Register.LAST_IOVA: writer.last_iova,
-            Register.ACTIVE: int(self.registers.running and self._running),
-        }[register]
+    _LIVE: ClassVar[Mapping[Register, Callable[["DmaEngine"], int]]] = {
+        Register.ID: lambda self: ENGINE_ID,
+        Register.DEVICE_ID: lambda self: self.writer.device_id,
+        Register.RESULT: lambda self: self._result & _U64,
+        Register.SEQ: lambda self: self.writer.seq,
+        Register.WRITES: lambda self: self.writer.writes,
+        Register.BYTES: lambda self: self.writer.bytes,
+        Register.FAILED: lambda self: self.writer.failed,
+        Register.HIDDEN: lambda self: self.writer.hidden,
+        Register.PINNED: lambda self: self.host.npinned,
+        Register.IRQS: lambda self: self.writer.irqs,
+        Register.LAST_IOVA: lambda self: self.writer.last_iova,
+        Register.ACTIVE: lambda self: int(self.registers.running and self._running),
+    }
 
     def accept_write(self, index: int, offset: int, size: int) -> int:
         """Only whole registers and halves; the config space takes anything without looking."""
