@@ -125,9 +125,12 @@ def make():
 
 
 class Guest:
-    """A machine with one dma-engine of each of the types given, all in one container, over 64 pages of RAM."""
+    """A machine with one dma-engine of each of the types given, all in one container, over 64 pages of RAM.
 
-    def __init__(self, *types, scheduler=None, ram=64, **options):
+    DMA to `shared` RAM is done in C; to other RAM, by effects.
+    """
+
+    def __init__(self, *types, scheduler=None, ram=64, shared=True, **options):
         options = {name.replace("_", "-"): value for name, value in options.items()}
         groups = tuple(
             GroupSpec(number=i, iommu=None if type_ == 1 else HARDWARE) for i, type_ in enumerate(types)
@@ -152,7 +155,7 @@ class Guest:
         for i, group in enumerate(fds):
             fd = self.call(group, c.VFIO_GROUP_GET_DEVICE_FD, b"d%d\0" % i)
             self.drivers.append(Driver(process, self.machine.devices[f"d{i}"], fd))
-        self.base = process.memory.allocate(ram * PAGE, shared=True)
+        self.base = process.memory.allocate(ram * PAGE, shared=shared)
         self.map(0, ram)
 
     def call(self, fd, cmd, payload):

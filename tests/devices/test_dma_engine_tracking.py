@@ -135,9 +135,10 @@ STEP = st.one_of(
     mode=st.sampled_from([0, 1, 2]),
     window=st.integers(1, 8),
     steps=st.lists(STEP, max_size=25),
+    shared=st.booleans(),
 )
-def test_the_container_reports_every_page_that_any_device_wrote(guest, types, mode, window, steps):
-    guest = guest(*types)
+def test_the_container_reports_every_page_that_any_device_wrote(guest, types, mode, window, steps, shared):
+    guest = guest(*types, shared=shared)
     for driver, type_ in zip(guest.drivers, types, strict=True):
         driver.set(size=RAM * PAGE, pattern=1, seed=driver.fd, pin_pages=window, batch=7)
         if type_ == 1 or (type_ == 3 and mode):
@@ -166,9 +167,10 @@ def test_the_container_reports_every_page_that_any_device_wrote(guest, types, mo
     assert all(not device.npinned for device in guest.machine.devices.values())
 
 
+@pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("types", [(1,), (3,)])
-def test_a_page_that_a_liar_hides_is_not_reported(guest, types):
-    guest = guest(*types, hide_page=5 * PAGE)
+def test_a_page_that_a_liar_hides_is_not_reported(guest, types, shared):
+    guest = guest(*types, hide_page=5 * PAGE, shared=shared)
     guest.track()
     set_up(guest)
     driver = guest.drivers[0]
@@ -247,9 +249,10 @@ RANGES = st.lists(st.integers(0, RAM), min_size=2, max_size=6, unique=True).map(
         ),
         max_size=6,
     ),
+    shared=st.booleans(),
 )
-def test_reports_tell_every_write_once(guest, type_, edges, log_shift, rounds):
-    guest = guest(type_)
+def test_reports_tell_every_write_once(guest, type_, edges, log_shift, rounds, shared):
+    guest = guest(type_, shared=shared)
     driver = guest.drivers[0]
     driver.set(size=RAM * PAGE, pattern=1, batch=5)
     unit = 1 << log_shift
@@ -282,8 +285,9 @@ def test_reports_tell_every_write_once(guest, type_, edges, log_shift, rounds):
         assert driver.report(iova, length, page_size=1 << shift) == expected
 
 
-def test_a_liar_hides_from_its_own_log_too(guest):
-    driver = guest(2, hide_page=0).drivers[0]
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_liar_hides_from_its_own_log_too(guest, shared):
+    driver = guest(2, hide_page=0, shared=shared).drivers[0]
     driver.set(size=4 * PAGE)
     driver.log((0, RAM * PAGE))
 
@@ -295,10 +299,10 @@ def test_a_liar_hides_from_its_own_log_too(guest):
 # --- whatever meets what ---
 
 
-@given(st.randoms(use_true_random=False), st.sampled_from([1, 2, 3]), st.integers(0, 2))
-def test_after_an_unmap_nothing_is_written_and_nothing_pinned(guest, random, type_, mode):
+@given(st.randoms(use_true_random=False), st.sampled_from([1, 2, 3]), st.integers(0, 2), st.booleans())
+def test_after_an_unmap_nothing_is_written_and_nothing_pinned(guest, random, type_, mode, shared):
     scheduler = Scheduler()
-    guest = guest(type_, scheduler=scheduler)
+    guest = guest(type_, scheduler=scheduler, shared=shared)
     driver = guest.drivers[0]
     driver.set(size=RAM * PAGE, pattern=1, rate=0, batch=4, limit=100, pin_pages=4)
     if type_ == 1 or (type_ == 3 and mode):
@@ -322,10 +326,10 @@ def test_after_an_unmap_nothing_is_written_and_nothing_pinned(guest, random, typ
     assert driver.get("writes") + driver.get("failed") == 100 or driver.get("control") == 1
 
 
-@given(st.randoms(use_true_random=False), st.sampled_from([1, 2, 3]))
-def test_once_stopped_nothing_is_written(guest, random, type_):
+@given(st.randoms(use_true_random=False), st.sampled_from([1, 2, 3]), st.booleans())
+def test_once_stopped_nothing_is_written(guest, random, type_, shared):
     scheduler = Scheduler()
-    guest = guest(type_, scheduler=scheduler)
+    guest = guest(type_, scheduler=scheduler, shared=shared)
     driver = guest.drivers[0]
     driver.set(size=RAM * PAGE, pattern=1, rate=0, batch=4, limit=60, control=1)
     scheduler.choose = random.choice

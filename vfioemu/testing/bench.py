@@ -33,7 +33,7 @@ class BenchIommu:
     Attributes:
         memory: its bytes.
         pins: how often each IOVA is pinned.
-        dirty: the pages that were marked.
+        dirty: the pages that were marked; what hardware behind an IOMMU writes is not seen here.
         told: the devices to tell before an unmap.
     """
 
@@ -107,17 +107,18 @@ class BenchIommu:
             if dma.op == Op.READ:
                 batch.local[local] = self.memory[dma.iova : dma.iova + dma.size]
             else:
-                self._write(dma.iova, bytes(batch.local[local]))
-                if log is not None:
+                self._write(dma.iova, bytes(batch.local[local]), seen=dma.op == Op.WRITE)
+                if log is not None and dma.op != Op.HIDDEN_WRITE:
                     log.mark(dma.iova, dma.size)
             batch.set_status(i, Status.DONE)
             done += 1
         self.lock.release()
         return done
 
-    def _write(self, iova: int, data: bytes) -> None:
+    def _write(self, iova: int, data: bytes, *, seen: bool = True) -> None:
         self.memory[iova : iova + len(data)] = data
-        self.dirty.update(range(iova // PAGE, (iova + len(data) - 1) // PAGE + 1))
+        if seen:
+            self.dirty.update(range(iova // PAGE, (iova + len(data) - 1) // PAGE + 1))
 
     def _check(self, iova: int, size: int) -> None:
         if iova + size > GUEST:
