@@ -7,10 +7,9 @@ import socket
 import pytest
 import trio
 
-from tests.io.fake import ECHO, FakeFile, FakeMachine, Raw, serving
-from vfioemu.core.effects import DmaRead, GiveFd, PinUser, TakeFd
+from tests.io.fake import FakeFile, FakeMachine, Raw, serving
+from vfioemu.core.effects import DmaRead, GiveFd, PinUser, TakeFd, read_user, write_user
 from vfioemu.core.effects import locked as take
-from vfioemu.core.effects import read_user, write_user
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.locks import Lock
 from vfioemu.uapi.kinds import FdKind
@@ -161,7 +160,9 @@ async def test_refused_greeting(world, hello, errno):
     await world.others_are_well()
 
 
-@pytest.mark.parametrize("packet", [b"x", bytes(48), m.encode(m.HELLO, 1), m.encode(m.HELLO, 1, args=(m.MAGIC, 0, 0, 0)) + b"x"])
+@pytest.mark.parametrize(
+    "packet", [b"x", bytes(48), m.encode(m.HELLO, 1), m.encode(m.HELLO, 1, args=(m.MAGIC, 0, 0, 0)) + b"x"]
+)
 async def test_wrong_greeting_ends_the_connection(world, packet):
     async with world.client(greet=False) as client:
         await client.send(packet)
@@ -434,11 +435,12 @@ async def test_flood_of_files():
 
 
 async def test_flood_of_log_lines(world, caplog):
+    caplog.set_level("INFO")
     async with world.client() as client:
         token = await client.open("/f")
         for _ in range(200):
             await client.call(m.IOCTL, token, 12345)
-    assert caplog.text.count("ENOTTY") <= 25
+    assert 10 <= caplog.text.count("ENOTTY") <= 25
 
 
 # --- processes ---

@@ -10,9 +10,19 @@ import trio
 
 from tests.io.fake import ECHO, FakeFile, FakeMachine, Raw, serving
 from vfioemu import client
-from vfioemu.core.effects import DmaRead, DmaWrite, ForeignFd, GiveFd, PinUser, RevokeFd, Signal, TakeFd
+from vfioemu.core.effects import (
+    DmaRead,
+    DmaWrite,
+    ForeignFd,
+    GiveFd,
+    PinUser,
+    RevokeFd,
+    Signal,
+    TakeFd,
+    read_user,
+    write_user,
+)
 from vfioemu.core.effects import locked as take
-from vfioemu.core.effects import read_user, write_user
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.file import POLLIN, POLLOUT
 from vfioemu.core.locks import Lock
@@ -401,7 +411,12 @@ async def test_blocked_release_delays_only_its_holders():
     parked.calls[1] = hold
     holder.on_release = release
     machine.nodes |= {"/parked": parked, "/holder": holder}
-    async with serving(machine) as served, Raw(served.path) as a, Raw(served.path) as b, Raw(served.path) as c:
+    async with (
+        serving(machine) as served,
+        Raw(served.path) as a,
+        Raw(served.path) as b,
+        Raw(served.path) as c,
+    ):
         token = await a.open("/parked")
         await b.open("/holder")
         await a.start(m.IOCTL, token, 1, 0x7000_0000_0000)

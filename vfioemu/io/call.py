@@ -212,7 +212,7 @@ class Call(Runner):
         fd = connection.take_fd()
         if result < 0 or fd < 0:
             if fd >= 0:
-                self._server.bury(fd, self._session)
+                await self._server.bury_for(fd, self._session)
             raise IoctlError(errno.EBADF, f"the caller's fd {number} is not open")
         inode = socket_inode(fd)
         if inode is not None:
@@ -225,7 +225,7 @@ class Call(Runner):
                 return token.file
         elif is_eventfd(fd):
             return ClientEventFd(fd)
-        self._server.bury(fd, self._session)
+        await self._server.bury_for(fd, self._session)
         return ForeignFd(number)
 
     async def _give_fd(self, effect: GiveFd) -> int:

@@ -88,7 +88,7 @@ class Channel:
             return
         token = session.tokens.get(serial)
         if token is None or fd >= 0:
-            token = self._prove(serial, fd)
+            token = await self._prove(serial, fd)
             if token is None:
                 await self._refuse_token(kind, seq, serial, proved=fd >= 0)
                 return
@@ -148,14 +148,14 @@ class Channel:
         self._call.end()
         self._server.tokens.put(token)
 
-    def _prove(self, serial: int, fd: int) -> Token | None:
+    async def _prove(self, serial: int, fd: int) -> Token | None:
         """Recognise the fd that came with a call as a token, by its inode; the fd is closed."""
         if fd < 0:
             return None
         inode = socket_inode(fd)
         token = None if inode is None else self._server.tokens.by_inode(inode)
         if token is None or (serial and token.serial != serial):
-            self._server.bury(fd, self._session)
+            await self._server.bury_for(fd, self._session)
             return None
         os.close(fd)
         if len(self._session.tokens) >= self._server.limits.max_tokens:
@@ -192,13 +192,13 @@ class Channel:
         try:
             if type == m.OPEN:
                 if fd >= 0:
-                    self._server.bury(fd, session)
+                    await self._server.bury_for(fd, session)
                     raise PeerError("an fd with OPEN")
                 await self._open(seq, data or bytearray())
                 self._server.counters.count(type, None, 0, 0)
                 return
             if type == m.MEM_SHARE:
-                self._share(args, fd)
+                await self._share(args, fd)
             elif type == m.LIMITS:
                 session.set_limits(args[1], ipc_lock=bool(flags & m.F_IPC_LOCK))
             elif type == m.FORGET:
@@ -219,13 +219,13 @@ class Channel:
             self._server.refused(session, call_name(type, None, 0), errno_name(-result), why)
         await self._reply(seq, result)
 
-    def _share(self, args: tuple[int, int, int, int], fd: int) -> None:
+    async def _share(self, args: tuple[int, int, int, int], fd: int) -> None:
         if fd < 0:
             raise IoctlError(errno.EBADF, "MEM_SHARE without an fd")
         try:
             self._session.space.share(args[0], args[1], fd, args[2], self._server.limits)
         except (IoctlError, OSError):
-            self._server.bury(fd, self._session)
+            await self._server.bury_for(fd, self._session)
             raise
         os.close(fd)  # a memfd
 

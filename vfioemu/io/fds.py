@@ -40,9 +40,9 @@ class Graveyard:
         self._limiter = trio.CapacityLimiter(_THREADS)
 
     def bury(self, fd: int, session: "Session | None" = None) -> None:
-        """Close `fd` some time. `session` is who sent it; how many of its burials wait is counted there."""
+        """Close `fd` some time. `session` is who sent it; how many of its burials are under way is counted there."""
         if session is not None:
-            session.burials += 1
+            session.burial_begins()
         self._nursery.start_soon(self._bury, fd, session)
 
     async def _bury(self, fd: int, session: "Session | None") -> None:
@@ -50,4 +50,4 @@ class Graveyard:
             await trio.to_thread.run_sync(os.close, fd, abandon_on_cancel=True, limiter=self._limiter)
         finally:
             if session is not None:
-                session.burials -= 1
+                session.burial_ends()

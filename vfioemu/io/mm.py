@@ -133,10 +133,13 @@ class BoundMemory:
 
     def _area_by_text(self, vaddr: int) -> tuple[int, int, int]:
         """`_area` for kernels without PROCMAP_QUERY."""
-        os.lseek(self._maps, 0, os.SEEK_SET)
         text = b""
-        while part := os.read(self._maps, 1 << 16):
-            text += part
+        try:
+            os.lseek(self._maps, 0, os.SEEK_SET)
+            while part := os.read(self._maps, 1 << 16):
+                text += part
+        except OSError:
+            text = b""
         if not text:
             raise IoctlError(errno.EPERM, "the address space is gone")
         for line in text.splitlines():

@@ -182,8 +182,11 @@ class Server:
         else:
             session.channels.append(connection)
         header = m.encode(m.REPLY, hello.seq, args=(0, m.VERSION, session.id, session.number))
-        if not connection.send_nowait(header, self._greeting().encode()):
-            raise PeerError("does not read")  # pragma: no cover - an empty socket has room
+        try:
+            if not connection.send_nowait(header, self._greeting().encode()):
+                connection.end("does not read")  # pragma: no cover - an empty socket has room
+        except Gone:
+            pass  # who takes care of the connection from here on sees that it is over
         return session, service
 
     def _join(self, connection: Connection, account: Account, hello: m.Message) -> Session:
@@ -285,11 +288,22 @@ class Server:
         if session.account.files >= limit or len(session.tokens) >= limit:
             raise IoctlError(errno.EMFILE, f"the process has {session.account.files} files")
 
-    def bury(self, fd: int, session: Session | None = None) -> None:
-        """Close a foreign fd some time; a session that sends more of them than can be closed ends."""
+    def bury(self, fd: int) -> None:
+        """Close a foreign fd some time."""
+        self._graveyard.bury(fd)
+
+    async def bury_for(self, fd: int, session: Session) -> None:
+        """Close a foreign fd that came with a call; too many whose close takes its time hold up their sender.
+
+        Shielded, as a handler may be in progress.
+        """
         self._graveyard.bury(fd, session)
-        if session is not None and session.burials > self.limits.max_burials:
-            session.end(f"{session.burials} fds whose close does not return")
+        if session.burials > self.limits.max_burials:
+            deadline = trio.current_time() + self.limits.ask_timeout
+            with trio.CancelScope(deadline=deadline, shield=True) as scope:
+                await session.buried(self.limits.max_burials)
+            if scope.cancelled_caught:
+                session.end(f"sent {session.burials} fds whose close does not return")
 
     # --- log ---
 

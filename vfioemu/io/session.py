@@ -67,6 +67,7 @@ class Session:
     """
 
     __slots__ = (
+        "_buried",
         "_settled",
         "account",
         "burials",
@@ -98,6 +99,7 @@ class Session:
         self.burials = 0
         self.talk = Throttle()
         self._settled: trio.Event | None = None
+        self._buried: trio.Event | None = None
 
     def __str__(self) -> str:
         return f"pid={self.pid} uid={self.uid}"
@@ -137,6 +139,26 @@ class Session:
             if self._settled is None:
                 self._settled = trio.Event()
             await self._settled.wait()
+
+    # --- foreign fds ---
+
+    def burial_begins(self) -> None:
+        """A foreign fd that we sent is being closed."""
+        self.burials += 1
+
+    def burial_ends(self) -> None:
+        """It is closed."""
+        self.burials -= 1
+        if self._buried is not None:
+            self._buried.set()
+            self._buried = None
+
+    async def buried(self, most: int) -> None:
+        """Wait until no more than `most` foreign fds are being closed."""
+        while self.burials > most:
+            if self._buried is None:
+                self._buried = trio.Event()
+            await self._buried.wait()
 
     def end(self, why: str) -> None:
         """End all connections."""

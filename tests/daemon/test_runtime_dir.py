@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: MIT
+"""The runtime directory: private, one daemon, stale sockets, long paths."""
+
+import os
+import socket
+import stat
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from vfioemu import daemon
+from vfioemu.core.spec import MachineSpec
+from vfioemu.daemon import runtime_dir as rd
+
+
+@pytest.fixture
+def folder():
+    """A short path, not pytest's."""
+    with tempfile.TemporaryDirectory(prefix="vfioemu-") as name:
+        yield Path(name)
+
+
+def test_made_private(folder):
+    rd.make_private(folder / "a" / "b")
+    assert stat.S_IMODE((folder / "a" / "b").stat().st_mode) == 0o700
+    rd.make_private(folder / "a" / "b")
+
+
+def test_open_to_others_is_refused(folder):
+    folder.chmod(0o755)
+    with pytest.raises(rd.StartError, match="open to others") as refused:
+        rd.make_private(folder)
+    assert "chmod 700" in refused.value.hint
+    folder.chmod(0o711)
+    rd.make_private(folder, shared=True)
+
+
+def test_of_somebody_else_is_refused(folder, monkeypatch):
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    with pytest.raises(rd.StartError, match="belongs to"):
+        rd.make_private(folder)
+
+
+def test_symlink_and_file_are_refused(folder):
+    (folder / "link").symlink_to(folder)
+    (folder / "file").write_text("")
+    for name in ("link", "file"):
+        with pytest.raises(rd.StartError, match="not a directory"):
+            rd.make_private(folder / name)
+
+
+def test_long_path_is_refused(folder):
+    with (
+        pytest.raises(rd.StartError, match="the most is 107"),
+        rd.listening(folder / ("x" * 100), socket.SOCK_STREAM),
+    ):
+        pass
+
+
+def test_one_daemon_to_a_directory(folder):
+    with rd.occupied(folder):
+        assert (folder / "pid").read_text() == f"{os.getpid()}\n"
+        with pytest.raises(rd.StartError, match=f"pid {os.getpid()}"), rd.occupied(folder):
+            pass
+    assert not (folder / "pid").exists()
+    with rd.occupied(folder):
+        pass
+
+
+def test_stale_socket_is_replaced_and_a_live_one_is_not(folder):
+    path = folder / "s"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dead:
+        dead.bind(os.fspath(path))
+    with rd.listening(path, socket.SOCK_STREAM):
+        assert stat.S_IMODE(path.lstat().st_mode) == 0o600
+        with pytest.raises(rd.StartError, match="somebody does"), rd.listening(path, socket.SOCK_STREAM):
+            pass
+    assert not path.exists()
+    path.write_text("")
+    with pytest.raises(rd.StartError, match="no socket"), rd.listening(path, socket.SOCK_STREAM):
+        pass
+    assert path.exists()
+
+
+def test_default_places(monkeypatch):
+    monkeypatch.setenv("VFIOEMU_RUNTIME_DIR", "/a")
+    assert rd.default_runtime_dir("x") == Path("/a/x")
+    monkeypatch.delenv("VFIOEMU_RUNTIME_DIR")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1")
+    assert rd.default_runtime_dir() == Path("/run/user/1/vfioemu/default")
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    assert rd.default_runtime_dir() == Path(f"/tmp/vfioemu-{os.getuid()}/default")
+
+
+async def test_daemon_leaves_nothing_behind(folder):
+    directory = folder / "run"
+    async with daemon.running(MachineSpec(), directory) as running:
+        assert stat.S_IMODE(running.socket_path.lstat().st_mode) == 0o600
+        assert stat.S_IMODE(running.control_path.lstat().st_mode) == 0o600
+    assert [path.name for path in directory.iterdir()] == ["lock"]
+
+
+async def test_daemon_for_others_opens_its_socket_and_nothing_else(folder):
+    directory = folder / "run"
+    async with daemon.running(MachineSpec(), directory, uids=frozenset({65534})) as running:
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o711
+        assert stat.S_IMODE(running.socket_path.lstat().st_mode) == 0o666
+        assert stat.S_IMODE(running.control_path.lstat().st_mode) == 0o600

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: MIT
+"""`vfioemu serve` as a process: ready, signals, restart after kill -9, exit codes."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+MACHINE = """
+[[group]]
+number = 12
+[[group.device]]
+symbol = "mb0"
+name = "00000000-0000-4000-8000-000000000001"
+model = "oracle"
+[group.device.options]
+variant = "basic"
+"""
+
+
+def vfioemu(*words):
+    return [sys.executable, "-m", "vfioemu.cli.main", *map(str, words)]
+
+
+@pytest.fixture
+def folder():
+    with tempfile.TemporaryDirectory(prefix="vfioemu-") as name:
+        (Path(name) / "m.toml").write_text(MACHINE)
+        yield Path(name)
+
+
+class Served:
+    """A daemon process that is ready."""
+
+    def __init__(self, folder, *options, env=None):
+        ready, theirs = os.pipe()
+        self.directory = folder / "run"
+        self.process = subprocess.Popen(
+            vfioemu(
+                "serve",
+                "-m",
+                folder / "m.toml",
+                "--runtime-dir",
+                self.directory,
+                "--ready-fd",
+                theirs,
+                *options,
+            ),
+            pass_fds=[theirs],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(env or {})},
+        )
+        os.close(theirs)
+        with os.fdopen(ready) as pipe:
+            self.path = pipe.readline().strip()
+
+    def end(self, number):
+        self.process.send_signal(number)
+        _, errors = self.process.communicate(timeout=20)
+        return self.process.returncode, errors
+
+
+def run(*words):
+    done = subprocess.run(vfioemu(*words), capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_ready_and_clean_end(folder, number):
+    served = Served(folder)
+    assert served.path == f"{served.directory}/vfio.sock"
+    assert (served.directory / "pid").read_text().strip() == str(served.process.pid)
+    status, errors = served.end(number)
+    assert status == 128 + number
+    assert "ready: " in errors
+    assert "Traceback" not in errors
+    assert [path.name for path in served.directory.iterdir()] == ["lock"]
+
+
+def test_notify_socket(folder):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(os.fspath(folder / "notify"))
+        served = Served(folder, env={"NOTIFY_SOCKET": os.fspath(folder / "notify")})
+        assert notify.recv(1000) == f"READY=1\nMAINPID={served.process.pid}\n".encode()
+        served.end(signal.SIGTERM)
+
+
+def test_second_daemon_is_refused_and_restart_after_kill_works(folder):
+    served = Served(folder)
+    status, _, errors = run("serve", "-m", folder / "m.toml", "--runtime-dir", served.directory)
+    assert status == 1
+    assert f"pid {served.process.pid}" in errors
+    assert "\n  hint: " in errors
+    assert served.end(signal.SIGKILL)[0] == -9
+    assert (served.directory / "vfio.sock").exists()
+    again = Served(folder)
+    assert again.end(signal.SIGTERM)[0] == 143
+
+
+def test_mdev_and_stats_commands(folder):
+    served = Served(folder)
+    where = ("--runtime-dir", served.directory)
+    status, out, _ = run("mdev", "types", *where)
+    assert status == 0
+    assert "oracle" in out
+    status, out, _ = run("mdev", "start", "-t", "oracle", "-o", "variant=basic", *where)
+    assert status == 0
+    uuid, node = out.split()
+    assert node == "/dev/vfio/13"
+    status, out, _ = run("mdev", "list", *where)
+    assert out == f"{uuid} oracle {node} idle\n"
+    assert run("mdev", "stop", "-u", uuid, *where)[0] == 0
+    status, _, errors = run("mdev", "stop", "-u", uuid, *where)
+    assert status == 1
+    assert errors.startswith("vfioemu: error: the daemon refuses mdev-stop: ")
+    assert "sessions: 0" in run("stats", *where)[1]
+    assert "# TYPE vfioemu_sessions gauge" in run("stats", "--prometheus", *where)[1]
+    assert '"sessions": 0' in run("stats", "--json", *where)[1]
+    served.end(signal.SIGTERM)
+
+
+def test_usage_and_configuration_errors(folder):
+    for words in (["serve"], ["nothing"], ["serve", "-m", folder / "none.toml"], ["serve", "--memory", "x"]):
+        status, out, errors = run(*words)
+        assert status == 2, words
+        assert out == ""
+        assert errors.startswith("vfioemu: error: ")
+    (folder / "bad.toml").write_text(MACHINE.replace('"oracle"', '"none"'))
+    status, _, errors = run("serve", "-m", folder / "bad.toml", "--runtime-dir", folder / "run")
+    assert status == 2
+    assert "'none'" in errors
+    status, _, errors = run("stats", "--runtime-dir", folder / "nowhere")
+    assert status == 1
+    assert "  hint: is the daemon running?" in errors
+
+
+def test_version_is_quick_and_without_trio():
+    code = (
+        "import sys\nfrom vfioemu.cli.main import main\nsys.argv[1:] = ['--version']\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "assert 'trio' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("vfioemu ")
+
+
+def test_help_lists_every_command_without_importing_one():
+    status, out, _ = run("--help")
+    assert status == 0
+    for command in ("conformance", "mdev", "migrate", "serve", "stats"):
+        assert f"\n  {command} " in out
+    assert "Exit status" in out
