@@ -456,3 +456,28 @@ async def test_bug_is_eio_for_that_caller_alone(served, session, caplog):
     assert served.server.counters.bugs == 2
     with pytest.raises(OSError, match="Inappropriate"):
         await handle.ioctl(3)
+
+
+async def test_daemon_without_fds_is_emfile_and_releases_the_file(served, session, monkeypatch):
+    import socket
+
+    def none_left(*_):
+        raise OSError(errno.ENFILE, "Too many open files in system")
+
+    made = FakeFile(FdKind.DATA)
+
+    def give(caller, arg):
+        return (yield GiveFd(made))
+
+    file, handle = await open_fake(served, session)
+    file.calls[ECHO] = give
+    refused_file = FakeFile()
+    served.machine.nodes["/g"] = refused_file
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "socketpair", none_left)
+        for call in (session.open("/g"), handle.ioctl(ECHO)):
+            with pytest.raises(OSError, match="Too many open files") as refused:
+                await call
+            assert refused.value.errno == errno.EMFILE
+    assert refused_file.released == 1
+    assert made.released == 0  # the handler undoes it

@@ -17,7 +17,7 @@ from vfioemu.core.file import File
 from vfioemu.io.connection import Connection, Gone
 from vfioemu.io.effects import Runner
 from vfioemu.io.eventfd import ClientEventFd
-from vfioemu.io.fds import is_eventfd, socket_inode
+from vfioemu.io.fds import is_eventfd, socket_cookie
 from vfioemu.kernel import procmem
 from vfioemu.wire import messages as m
 
@@ -80,6 +80,7 @@ class Call(Runner):
 
     def end(self) -> None:
         """The handler has run to its end: drop the references that it took with TakeFd."""
+        self.result = None
         self.offer = None
         self._given = None
         if self._held is not None:
@@ -214,9 +215,9 @@ class Call(Runner):
             if fd >= 0:
                 await self._server.bury_for(fd, self._session)
             raise IoctlError(errno.EBADF, f"the caller's fd {number} is not open")
-        inode = socket_inode(fd)
-        if inode is not None:
-            token = self._server.tokens.by_inode(inode)
+        cookie = socket_cookie(fd)
+        if cookie is not None:
+            token = self._server.tokens.by_cookie(cookie)
             if token is not None:
                 token.users += 1
                 if self._held is None:

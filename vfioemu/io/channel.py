@@ -16,7 +16,7 @@ from vfioemu.core.errors import IoctlError
 from vfioemu.io.call import Call
 from vfioemu.io.connection import Connection, Gone, PeerError, packet
 from vfioemu.io.counters import call_name, errno_name
-from vfioemu.io.fds import socket_inode
+from vfioemu.io.fds import socket_cookie
 from vfioemu.io.tokens import Token
 from vfioemu.wire import messages as m
 
@@ -149,11 +149,11 @@ class Channel:
         self._server.tokens.put(token)
 
     async def _prove(self, serial: int, fd: int) -> Token | None:
-        """Recognise the fd that came with a call as a token, by its inode; the fd is closed."""
+        """Recognise the fd that came with a call as a token, by its cookie; the fd is closed."""
         if fd < 0:
             return None
-        inode = socket_inode(fd)
-        token = None if inode is None else self._server.tokens.by_inode(inode)
+        cookie = socket_cookie(fd)
+        token = None if cookie is None else self._server.tokens.by_cookie(cookie)
         if token is None or (serial and token.serial != serial):
             await self._server.bury_for(fd, self._session)
             return None
@@ -199,6 +199,9 @@ class Channel:
                 return
             if type == m.MEM_SHARE:
                 await self._share(args, fd)
+            elif fd >= 0:
+                await self._server.bury_for(fd, session)
+                raise PeerError("an fd where none belongs")
             elif type == m.LIMITS:
                 session.set_limits(args[1], ipc_lock=bool(flags & m.F_IPC_LOCK))
             elif type == m.FORGET:

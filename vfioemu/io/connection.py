@@ -100,7 +100,9 @@ class Connection:
             raise PeerError(
                 f"a message from pid {pid}, uid {uid} on a connection of pid {self.pid}, uid {self.uid}"
             )
-        if len(self._taken) > 1:
+        if self._taken and (
+            len(self._taken) > 1 or size < m.HEADER_SIZE or not m.decode(packet).flags & m.F_FD
+        ):
             raise PeerError("an fd where none belongs")
         if flags & _CUT:
             raise PeerError(f"a packet of more than {m.MAX_MESSAGE} bytes")
@@ -198,10 +200,7 @@ class Connection:
 
     async def _answer(self, expected: int, seq: int) -> tuple[int, int]:
         size = await self.receive()
-        kind, flags, answered, _, result, _, _, _ = m.HEADER.unpack_from(_packet)
-        if self._taken and not flags & m.F_FD:
-            self.end("an fd where none belongs")
-            raise Gone
+        kind, _, answered, _, result, _, _, _ = m.HEADER.unpack_from(_packet)
         if kind != expected or answered != seq:
             self.end(f"message type {kind} seq {answered} where type {expected} seq {seq} is due")
             raise Gone

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: MIT
 """Fds that clients send: telling what they are, and closing them, without ever being blocked by a hostile file.
 
-fstat(), fstatfs() and the close() of a file on FUSE wait for its owner's daemon. So a received fd is identified by the
-link in /proc/self/fd, which the kernel makes up from names alone, and what is not ours is closed in a worker thread.
+fstat(), fstatfs() and the close() of a file on FUSE wait for its owner's daemon. So a received fd is identified by its
+socket cookie, or by the link in /proc/self/fd, which the kernel makes up from names alone, and what is not ours is closed in
+a worker thread.
 """
 
 import os
+import socket
+import struct
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -16,19 +19,33 @@ if TYPE_CHECKING:
 _THREADS: Final = 16
 
 
-def socket_inode(fd: int) -> int | None:
-    """The inode of a socket; None if `fd` is none.
+_SO_COOKIE: Final = 57
+_COOKIE: Final = struct.Struct("=Q")
 
-    Names of the kernel's own begin without a slash, which no path does, so they cannot be forged.
+
+def socket_cookie(fd: int) -> int | None:
+    """The number by which the kernel tells a socket from every other that ever was; None if `fd` is none.
+
+    Inode numbers will not do: they are reused, and whoever makes sockets for an hour gets the one he wants.
     """
-    link = os.readlink(f"/proc/self/fd/{fd}")
-    if link.startswith("socket:[") and link.endswith("]"):
-        return int(link[8:-1])
-    return None
+    try:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=fd)
+    except OSError:
+        return None
+    try:
+        (cookie,) = _COOKIE.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, _COOKIE.size))
+    except OSError:
+        return None
+    finally:
+        sock.detach()
+    return int(cookie)
 
 
 def is_eventfd(fd: int) -> bool:
-    """Whether `fd` is an eventfd."""
+    """Whether `fd` is an eventfd.
+
+    Names of the kernel's own begin without a slash, which no path does, so they cannot be forged.
+    """
     return os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[eventfd]"
 
 

@@ -50,7 +50,7 @@ def check_sealed(fd: int) -> None:
         raise IoctlError(errno.EPERM, "the memfd is not sealed with F_SEAL_SHRINK, it could be truncated")
     if seals & _SEAL_WRITES:
         raise IoctlError(errno.EPERM, "the memfd is sealed against writing")
-    if os.fstat(fd).st_blksize != PAGE:
+    if os.fstatvfs(fd).f_bsize != PAGE:
         raise IoctlError(errno.EPERM, "the memfd has huge pages, a hole in it could run out of them")
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from vfioemu.core.file import POLLIN, File
+from vfioemu.io.fds import socket_cookie
 from vfioemu.uapi.kinds import FdKind
 from vfioemu.wire.names import TokenName
 
@@ -28,7 +29,7 @@ class Token:
 
     Attributes:
         serial: its name; never used twice.
-        inode: of the client's end, by which a received fd is recognised.
+        cookie: of the client's end, by which a received fd is recognised.
         sessions: those that proved that they hold it.
         users: calls in progress that refer to it, as fdget() does: release() waits for them.
         hung: the last copy is closed.
@@ -37,15 +38,26 @@ class Token:
         account: whose process it was made for.
     """
 
-    __slots__ = ("account", "drain", "fd", "file", "hung", "inode", "readable", "serial", "sessions", "users")
+    __slots__ = (
+        "account",
+        "cookie",
+        "drain",
+        "fd",
+        "file",
+        "hung",
+        "readable",
+        "serial",
+        "sessions",
+        "users",
+    )
 
-    def __init__(self, serial: int, file: File, fd: int, inode: int, account: "Account") -> None:
+    def __init__(self, serial: int, file: File, fd: int, cookie: int, account: "Account") -> None:
         self.account = account
         account.files += 1
         self.serial = serial
         self.file = file
         self.fd = fd
-        self.inode = inode
+        self.cookie = cookie
         self.sessions: list[Session] = []
         self.users = 0
         self.hung = False
@@ -76,7 +88,7 @@ class TokenTable:
         self._release = release
         self._serial = 0
         self._by_fd: dict[int, Token] = {}
-        self._by_inode: dict[int, Token] = {}
+        self._by_cookie: dict[int, Token] = {}
         self._watched: dict[int, Callable[[], None]] = {}
         self._data: set[Token] = set()
 
@@ -97,16 +109,17 @@ class TokenTable:
             serial = self._serial + 1
             ours.bind(TokenName(self.daemon_id, file.kind, serial).address())
             ours.setblocking(False)
-            inode = os.fstat(theirs.fileno()).st_ino
+            cookie = socket_cookie(theirs.fileno())
+            assert cookie is not None
             self.epoll.register(ours.fileno(), 0)  # HUP and ERR are always told
         except OSError:
             ours.close()
             theirs.close()
             raise
         self._serial = serial
-        token = Token(serial, file, ours.detach(), inode, account)
+        token = Token(serial, file, ours.detach(), cookie, account)
         self._by_fd[token.fd] = token
-        self._by_inode[inode] = token
+        self._by_cookie[cookie] = token
         if file.kind is FdKind.DATA:
             self._data.add(token)
             self._refresh(token)
@@ -114,9 +127,9 @@ class TokenTable:
             self._make_readable(token)
         return token, theirs.detach()
 
-    def by_inode(self, inode: int) -> Token | None:
-        """The token whose client end has that inode."""
-        return self._by_inode.get(inode)
+    def by_cookie(self, cookie: int) -> Token | None:
+        """The token whose client end has that cookie."""
+        return self._by_cookie.get(cookie)
 
     def discard(self, token: Token) -> None:
         """Undo `create`: nobody gets to know the file, so it gets no release() from us."""
@@ -143,6 +156,8 @@ class TokenTable:
                 elif (hung_up := self._watched.get(fd)) is not None:
                     self.unwatch(fd)
                     hung_up()
+                else:
+                    self.epoll.unregister(fd)  # of nobody: it must not be told again and again
 
     def _hang_up(self, token: Token) -> None:
         """The last copy of the client's end is closed."""
@@ -162,7 +177,7 @@ class TokenTable:
 
     def _close(self, token: Token) -> None:
         del self._by_fd[token.fd]
-        del self._by_inode[token.inode]
+        del self._by_cookie[token.cookie]
         self._data.discard(token)
         os.close(token.fd)
         token.fd = -1
