@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Compiles the C programs beside this file into build/bench/, when they are older than their sources."""
+"""Compiles C clients of the daemon into build/bench/, when what is there is older than its sources."""
 
 import os
 import subprocess
@@ -11,15 +11,15 @@ SHARED = ("wire_client.c",)
 HEADERS = ("wire_client.h", "../protocol/vfioemu_wire.h")
 
 
-def program(name: str) -> Path:
-    """The compiled program `name`.c, which may be run while another process compiles it anew."""
+def program(name: str, folder: Path = HERE) -> Path:
+    """The compiled `name`.c of a folder, which may be run while another process compiles it anew."""
     OUT.mkdir(parents=True, exist_ok=True)
     target = OUT / name
-    sources = [HERE / file for file in (f"{name}.c", *SHARED)]
+    sources = [folder / f"{name}.c", *(HERE / file for file in SHARED)]
     newest = max(file.stat().st_mtime for file in [*sources, *(HERE / header for header in HEADERS)])
     if not target.exists() or target.stat().st_mtime < newest:
         fresh = OUT / f".{name}.{os.getpid()}"
-        command = ["cc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-pthread", "-o", str(fresh)]
+        command = ["cc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-I", str(HERE), "-o", str(fresh)]
         subprocess.run([*command, *(str(file) for file in sources)], check=True)
         fresh.rename(target)
     return target

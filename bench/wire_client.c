@@ -337,6 +337,19 @@ int64_t wire_ioctl_offer(struct wire_client *client,
 	return call(client, &x);
 }
 
+int64_t wire_read(struct wire_client *client, const struct wire_file *file,
+		  void *buffer, size_t size)
+{
+	struct exchange x = {
+		.msg = { .type = VFIOEMU_READ,
+			 .token = file->serial,
+			 .arg = { (uint64_t)(uintptr_t)buffer, size } },
+		.out_fd = -1,
+	};
+
+	return call(client, &x);
+}
+
 int64_t wire_pread(struct wire_client *client, const struct wire_file *file,
 		   void *buffer, size_t size, uint64_t offset)
 {

@@ -55,6 +55,9 @@ int64_t wire_ioctl(struct wire_client *client, const struct wire_file *file,
 int64_t wire_ioctl_offer(struct wire_client *client,
 			 const struct wire_file *file, uint32_t cmd, void *arg,
 			 size_t size);
+/** read(2), into memory that the daemon has to ask for. */
+int64_t wire_read(struct wire_client *client, const struct wire_file *file,
+		  void *buffer, size_t size);
 /** pread(2) and pwrite(2). */
 int64_t wire_pread(struct wire_client *client, const struct wire_file *file,
 		   void *buffer, size_t size, uint64_t offset);

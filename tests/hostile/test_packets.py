@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: MIT
+"""Packets that are none end the connection they come on, nothing else; the log says whose, and why."""
+
+import pytest
+
+from tests.hostile.helpers import Raw, said, settles
+from vfioemu.wire import messages as m
+
+
+@pytest.mark.parametrize(
+    ("packet", "why"),
+    [
+        (b"x", "a greeting of 1 bytes"),
+        (bytes(47), "a greeting of 47 bytes"),
+        (bytes(48), "where HELLO is due"),
+        (m.encode(m.IOCTL, 1), "where HELLO is due"),
+        (m.encode(m.HELLO, 1, args=(m.MAGIC, 9 | 9 << 32, 0, 0)), "speaks versions 9 to 9"),
+        (m.encode(m.HELLO, 1, args=(m.MAGIC, 1 | 1 << 32, 77, 0)), "not a session of this process"),
+        (m.encode(m.HELLO, 1, args=(m.MAGIC, 1 | 1 << 32, 0, 0)) + b"x", "a greeting of 49 bytes"),
+        (bytes(m.MAX_MESSAGE + 1), "bytes"),
+    ],
+    ids=["1", "47", "zeroes", "call", "version", "session", "49", "long"],
+)
+async def test_wrong_greeting_ends_the_connection(daemon, bystander, clean, packet, why):
+    async with Raw(daemon.socket_path, greet=False) as raw:
+        raw.send_bytes(packet)
+
+        assert await raw.is_ended()
+
+    await settles(daemon, clean)
+    assert said(daemon, why)
+
+
+@pytest.mark.parametrize(
+    ("packet", "why"),
+    [
+        (b"", None),
+        (b"x", "a packet of 1 bytes, a header has 48"),
+        (bytes(47), "a packet of 47 bytes, a header has 48"),
+        (bytes(48), "message type 0 where a call is due"),
+        (bytes(m.MAX_MESSAGE + 1), "a packet of more than"),
+        (m.encode(m.HELLO, 1, args=(m.MAGIC, 1 | 1 << 32, 0, 0)), "message type 1 where a call is due"),
+        (m.encode(m.ANSWER, 1), "message type 96 where a call is due"),
+        (m.encode(m.REPLY, 1), "message type 32 where a call is due"),
+        (m.encode(0xFFFF, 1, m.U64, (-1, -1, -1, -1), 0xFFFF), "message type 65535"),
+    ],
+    ids=["0", "1", "47", "zeroes", "long", "hello", "answer", "reply", "ones"],
+)
+async def test_wrong_packet_ends_the_connection(daemon, bystander, clean, packet, why):
+    async with Raw(daemon.socket_path) as raw:
+        raw.send_bytes(packet)
+
+        assert await raw.is_ended()
+
+    await settles(daemon, clean)
+    assert why is None or said(daemon, why)

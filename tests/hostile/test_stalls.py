@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: MIT
+"""Clients that stop in the midst of something: they lose their session after a while, and nobody else waits for them."""
+
+import mmap
+import os
+
+import pytest
+import trio
+
+from tests.hostile.helpers import (
+    HOSTILE_GROUP,
+    PAGE,
+    PATIENCE,
+    Raw,
+    guest,
+    registers,
+    said,
+    serial_of,
+    set_register,
+    settles,
+)
+from vfioemu import client
+from vfioemu.kernel import procmem
+from vfioemu.uapi import constants as c
+from vfioemu.uapi import structs as s
+from vfioemu.uapi.dma_engine import Register
+from vfioemu.wire import messages as m
+
+
+@pytest.fixture(scope="module")
+def patience():
+    """Clients that owe an answer lose their session soon."""
+    return "0.3"
+
+
+async def call_until_hung_up(raw):
+    """Call without ever reading a reply."""
+    with trio.fail_after(PATIENCE):
+        while True:
+            try:
+                raw.send(m.OPEN, data=b"/dev/vfio/nothing")
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(raw.sock)
+            except ConnectionError:
+                return
+
+
+async def test_client_that_never_reads_blocks_nobody(daemon, bystander, clean):
+    """Calls until there is no room for their replies, nor for more calls."""
+    async with Raw(daemon.socket_path) as raw:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bystander.goes_on, 20)
+            await call_until_hung_up(raw)  # after --ask-timeout
+    assert said(daemon, "does not read for 0.3 s")
+
+
+async def parked_call(daemon, raw):
+    """A MAP_DMA of which the daemon asks for the argument, which it does not get."""
+    container = await raw.open("/dev/vfio/vfio")
+    group = await raw.open(f"/dev/vfio/{HOSTILE_GROUP}")
+    number = bytearray(container.to_bytes(4, "little"))
+    raw.send(m.IOCTL, serial_of(group), c.VFIO_GROUP_SET_CONTAINER, 4096, data=number)
+    ask = await raw.receive()
+    assert ask.type == m.TAKE_FD
+    raw.send(m.ANSWER, flags=m.F_FD, fds=[container], seq=ask.seq)
+    assert (await raw.receive()).arg0 == 0
+    assert (await raw.call(m.IOCTL, serial_of(container), c.VFIO_SET_IOMMU, 3)).arg0 == 0
+    raw.send(m.IOCTL, serial_of(container), c.VFIO_IOMMU_MAP_DMA, 0x5000)
+    ask = await raw.receive()
+    assert (ask.type, ask.arg0, ask.arg1) == (m.READ_USER, 0x5000, s.IommuType1DmaMap.SIZE)
+    os.close(group)
+    os.close(container)
+    return ask
+
+
+async def test_client_that_parks_its_memory_blocks_nobody(daemon, bystander, clean):
+    async with Raw(daemon.socket_path) as raw:
+        await parked_call(daemon, raw)
+        await bystander.goes_on(20)
+        assert await raw.is_ended()
+    await settles(daemon, clean)
+    assert said(daemon, "does not answer for 0.3 s")
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ({"seq": 12345}, "seq 12345 where"),
+        ({"type": m.REPLY}, "message type 32"),
+        ({"type": m.IOCTL}, "message type 3"),
+        ({"data": b""}, "0 bytes of memory where 32 are due"),
+        ({"data": bytes(33)}, "33 bytes of memory where 32 are due"),
+        ({"data": bytes(65536)}, "65536 bytes of memory"),
+    ],
+)
+async def test_wrong_answer_ends_the_connection(daemon, bystander, clean, answer, why):
+    async with Raw(daemon.socket_path) as raw:
+        ask = await parked_call(daemon, raw)
+        raw.send(**{"type": m.ANSWER, "seq": ask.seq, "data": bytes(32), **answer})
+        assert await raw.is_ended()
+    await settles(daemon, clean)
+    assert said(daemon, why)
+
+
+async def test_second_call_during_an_ask_ends_the_connection(daemon, bystander, clean):
+    async with Raw(daemon.socket_path) as raw:
+        ask = await parked_call(daemon, raw)
+        raw.send(m.OPEN, data=b"/dev/vfio/vfio", seq=ask.seq)
+        assert await raw.is_ended()
+    await settles(daemon, clean)
+
+
+async def test_hanging_up_during_an_ask_is_quiet(daemon, bystander, clean):
+    async with Raw(daemon.socket_path) as raw:
+        await parked_call(daemon, raw)
+    await settles(daemon, clean)
+    assert said(daemon, "EFAULT: the client is gone")
+
+
+async def test_parked_dma_memory_blocks_only_its_own_device(daemon, bystander, clean):
+    """The service connection is there, and never answers; the device waits for it, and nobody else."""
+    with mmap.mmap(-1, PAGE) as memory:
+        view = memoryview(memory)
+        address = procmem.address_of(view)[0]
+        async with client.connect(daemon.socket_path, serve_memory=False) as session:
+            raw = Raw(daemon.socket_path, session=session._secret, flags=m.F_SERVICE)
+            async with raw, guest(session, HOSTILE_GROUP) as (container, _, device):
+                await container.map_dma(address, 0, PAGE)
+                await device.pwrite(registers(0, PAGE), Register.BASE)
+                await set_register(device, Register.CONTROL, 1)
+                ask = await raw.receive()
+                assert (ask.type, ask.arg0) == (m.WRITE_USER, address)
+                await bystander.goes_on(20)
+                assert await raw.is_ended()
+                view.release()
+    await settles(daemon, clean)
+    assert said(daemon, "does not answer for 0.3 s")
