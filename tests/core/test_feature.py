@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfioemu.core.model import DeviceModel
+from vfioemu.core.profile import LINUX_6_12, LINUX_7_2
 from vfioemu.testing.bench import Bench
 from vfioemu.uapi import constants as c
 
@@ -74,3 +75,25 @@ def test_answers_of_eight_bytes(number, value):
 
     assert result.ret == 0
     assert payload == struct.pack("<Q", value)
+
+
+INFO_V2 = c.VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2
+
+
+@pytest.mark.parametrize(
+    ("profile", "migration", "flags", "errno"),
+    [
+        (LINUX_6_12, 7, SET, "ENOTTY"),
+        (LINUX_6_12, 1, SET, "ENOTTY"),
+        (LINUX_7_2, 7, SET, None),
+        (LINUX_7_2, 7, PROBE | SET, None),
+        (LINUX_7_2, 7, GET, "EINVAL"),
+        (LINUX_7_2, 1, SET, "EINVAL"),
+        (LINUX_7_2, 0, PROBE, "EINVAL"),
+    ],
+)
+def test_flags_of_precopy_info_can_be_asked_for_since_linux_7_2(profile, migration, flags, errno):
+    bench = Bench(Featured(migration, logging=False))
+    bench.iommu.profile = profile
+
+    assert bench.feature(flags | INFO_V2)[0].err == errno

@@ -24,6 +24,7 @@ from vfioemu.core.held_pins import HeldPins
 from vfioemu.core.locks import Lock
 from vfioemu.core.migration import Migration
 from vfioemu.core.model import DeviceModel, finish
+from vfioemu.core.profile import LINUX_6_12, Profile
 from vfioemu.uapi.kinds import FdKind
 from vfioemu.uapi.structs import DeviceInfo
 
@@ -74,6 +75,12 @@ class Device:
     def symbol(self) -> str:
         """What the machine's owner calls it."""
         return self.spec.symbol
+
+    @property
+    def profile(self) -> Profile:
+        """The kernel release whose answers are given."""
+        iommu = self._iommu()
+        return LINUX_6_12 if iommu is None else iommu.profile
 
     @property
     def npinned(self) -> int:

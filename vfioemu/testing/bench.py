@@ -15,6 +15,7 @@ from vfioemu.core.errors import IoctlError
 from vfioemu.core.file import File
 from vfioemu.core.locks import Lock
 from vfioemu.core.model import DeviceModel
+from vfioemu.core.profile import LINUX_6_12, Profile
 from vfioemu.core.spec import DeviceSpec
 from vfioemu.kernel.dma import DmaBatch, Op, Status
 from vfioemu.kernel.log import DirtyLog
@@ -30,6 +31,9 @@ PAGE: Final = 4096
 class BenchIommu:
     """Guest memory [0, GUEST), all of it readable and writable.
 
+    Args:
+        profile: of the kernel.
+
     Attributes:
         memory: its bytes.
         pins: how often each IOVA is pinned.
@@ -37,8 +41,9 @@ class BenchIommu:
         told: the devices to tell before an unmap.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, profile: Profile = LINUX_6_12) -> None:
         self.lock = Lock("container")
+        self.profile = profile
         self.memory = bytearray(GUEST)
         self.pins: Counter[int] = Counter()
         self.dirty: set[int] = set()

@@ -131,7 +131,7 @@ FEATURES: Final[Mapping[int, Feature]] = MappingProxyType(
             _feature(9, "MIG_DATA_SIZE", s.DeviceFeatureMigDataSize, _GET, _DRIVER, True),
             _feature(10, "BUS_MASTER", s.DeviceFeatureBusMaster, _SET, "", False),
             _feature(11, "DMA_BUF", s.DeviceFeatureDmaBuf, _GET, "", False),
-            _feature(12, "MIG_PRECOPY_INFOv2", None, _SET, "", False),
+            _feature(12, "MIG_PRECOPY_INFOv2", None, _SET, "", True),
         )
     }
 )
