@@ -15,6 +15,7 @@ from vfioemu.migration.guest import Guest
 from vfioemu.migration.messages import DeviceLedger
 from vfioemu.migration.plan import PAGE
 from vfioemu.migration.ram import RamBlock, fill
+from vfioemu.migration.vfio import close_memory
 from vfioemu.uapi import constants as u
 from vfioemu.uapi.dma_engine import STAMP_SIZE, Stamp
 
@@ -28,17 +29,21 @@ class FakeDevice:
     """Writes stamped pages into the last block while it runs.
 
     Args:
-        hide: this write leaves no mark in the log.
+        area: how many pages of the block it writes, one after the other.
+        hide_page: writes to this page leave no mark in the log.
         fail: (method, errno): that method fails.
     """
 
-    def __init__(self, name, block, *, migration=7, logging=True, rate=3000, hide=0, fail=None):
+    def __init__(
+        self, name, block, *, migration=7, logging=True, rate=3000, area=None, hide_page=None, fail=None
+    ):
         self.name = name
         self.migration = migration
         self.logging = logging
         self.block = block
         self.rate = rate
-        self.hide = hide
+        self.area = area or block.npages
+        self.hide_page = hide_page
         self.fail = fail or {}
         self.state = u.VFIO_DEVICE_STATE_RUNNING
         self.log = DirtyBitmap(block.npages)
@@ -59,10 +64,10 @@ class FakeDevice:
             if self.state in ACTIVE:
                 for _ in range(max(1, int(self.rate * 0.005))):
                     self.seq += 1
-                    page = self.seq * 7 % self.block.npages
+                    page = self.seq * 7 % self.area
                     stamp = Stamp(DEVICE_ID, self.seq, self.block.base + page * PAGE).build()
                     self.block.view[page * PAGE : page * PAGE + STAMP_SIZE] = stamp
-                    if self.tracking and self.seq != self.hide:
+                    if self.tracking and page != self.hide_page:
                         self.log.mark(page)
 
     async def get_state(self):
@@ -171,7 +176,7 @@ async def fake_guest(*, running, npages=1024, dirty_pages=False, cpu_rate=3000.0
     guest.close()
     dev.log.close()
     for memory in memories:
-        memory.close()
+        close_memory(memory)
 
 
 EIO = errno.EIO

@@ -45,6 +45,9 @@ def command(bandwidth: int, downtime: float, tcp: bool) -> int:
         migrate = _command(
             "migrate", uri, "--guest", FILES / "guest.toml", "--runtime-dir", base / "a", *limits
         )
+        signal.signal(
+            signal.SIGINT, lambda *_: None
+        )  # Ctrl-C is for `migrate`, which cancels; we clean up behind it
         code = subprocess.run(migrate, check=False).returncode
         if code:
             return code

@@ -14,8 +14,10 @@ from vfioemu.cli.errors import FAILED, CommandError
 from vfioemu.cli.guest_options import address, daemon_failed, guest_options, guest_spec, socket_path
 from vfioemu.cli.values import DURATION, RATE
 from vfioemu.migration.address import Address
+from vfioemu.migration.background import background
 from vfioemu.migration.plan import Limits
-from vfioemu.migration.source import Result, Source
+from vfioemu.migration.result import Result
+from vfioemu.migration.source import Source
 from vfioemu.migration.vfio import open_guest
 
 ALIVE = 0.3
@@ -62,50 +64,63 @@ def command(ctx: click.Context, /, uri: str, **options: Any) -> int:
         max_seconds=options["timeout"],
     )
 
-    async def run() -> Result:
-        async with open_guest(daemon, spec, running=True) as guest:
-            await trio.sleep(options["warm_up"])
-            with make_display(json=options["json"], quiet=quiet) as display:
-                source = Source(
-                    guest, target, limits, verify=options["verify"], tell=display.show, alive=ALIVE
-                )
-                result = await _migrate(source)
-            if result.finish.source_runs and options["stay"]:
-                await _stay()
-            return result
+    result: Result | None = None
+
+    async def run() -> None:
+        nonlocal result
+        signals = _Signals()
+        async with background() as nursery:
+            await nursery.start(signals.watch, nursery.cancel_scope)
+            async with open_guest(daemon, spec, running=True) as guest:
+                await trio.sleep(options["warm_up"])
+                with make_display(json=options["json"], quiet=quiet) as display:
+                    source = Source(
+                        guest, target, limits, verify=options["verify"], tell=display.show, alive=ALIVE
+                    )
+                    signals.source = source
+                    result = await source.migrate()
+                if options["stay"] and result.finish.source_runs:
+                    await signals.another()
 
     try:
-        result = trio.run(run)
+        trio.run(run)
     except OSError as error:
         raise daemon_failed(daemon, error) from None
+    if result is None:
+        return 128 + signal.SIGINT
     if result.code:
         _complain(result, target)
     return result.code
 
 
-async def _migrate(source: Source) -> Result:
-    """Migrate; the first Ctrl-C cancels, the second one ends the program, and the guest with it."""
+class _Signals:
+    """SIGINT and SIGTERM: one before the migration ends the program, one during it cancels, another one ends all."""
 
-    async def cancel_on_signal() -> None:
+    def __init__(self) -> None:
+        self.source: Source | None = None
+        self._received = trio.Event()
+
+    async def watch(
+        self, scope: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Handle signals until cancelled."""
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started()
             async for number in signals:
-                if source.cancelling:
-                    os._exit(128 + number)  # nothing less ends a rollback
-                if not source.cancel():
+                self._received.set()
+                if self.source is None:
+                    scope.cancel()
+                elif self.source.result is not None:
+                    pass  # `another` waits for it, or the program ends anyway
+                elif self.source.cancelling:
+                    os._exit(128 + number)  # nothing less ends a rollback, and the guest with it
+                elif not self.source.cancel():
                     print(" too late to cancel: the destination has been told to start", file=sys.stderr)
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(cancel_on_signal)
-        result = await source.migrate()
-        nursery.cancel_scope.cancel()
-    return result
-
-
-async def _stay() -> None:
-    """Let the guest live on until a signal."""
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for _ in signals:
-            return
+    async def another(self) -> None:
+        """Wait for the next signal."""
+        self._received = trio.Event()
+        await self._received.wait()
 
 
 def _complain(result: Result, target: Address) -> None:

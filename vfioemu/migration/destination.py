@@ -16,6 +16,7 @@ import trio
 
 from vfioemu.migration import events, stream
 from vfioemu.migration.address import Listener
+from vfioemu.migration.background import background
 from vfioemu.migration.guest import Guest
 from vfioemu.migration.handover import Handover, Standing
 from vfioemu.migration.loader import Loader
@@ -102,7 +103,7 @@ class Destination:
             attempts: give up after so many failures, and yield None.
         """
         self.narrator.say(events.Listening(uri=str(self._listener.bound)))
-        async with trio.open_nursery() as nursery:
+        async with background() as nursery:
             nursery.start_soon(self._accept)
             while attempts is None or len(self.failures) < attempts:
                 async with self._shell() as guest:
@@ -115,12 +116,10 @@ class Destination:
                             with trio.move_on_after(self._linger):
                                 await self._released.wait()
                             arrival.confirmed = self._released.is_set()
-                            nursery.cancel_scope.cancel()
                             return
                     finally:
                         channel.close()
             yield None
-            nursery.cancel_scope.cancel()
 
     # Connections.
 

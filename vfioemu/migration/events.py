@@ -6,7 +6,7 @@ Schema 1. Fields are only ever added; `protocol/migration-events.schema.json` is
 start, `seq` counts from 0.
 """
 
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -22,9 +22,6 @@ class Told(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
     t: float = 0.0
     seq: int = 0
     side: Side = "source"
-
-    progress: ClassVar[bool] = False
-    """It is worth nothing any more when the next one comes."""
 
 
 class GuestDevice(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,7 +96,7 @@ class Round(Told, frozen=True, kw_only=True, tag="round"):
 
 
 class Progress(Told, frozen=True, kw_only=True, tag="progress"):
-    """How it is going."""
+    """How it is going; worth nothing any more when the next one comes."""
 
     number: int
     remaining: int
@@ -107,8 +104,6 @@ class Progress(Told, frozen=True, kw_only=True, tag="progress"):
     bandwidth: float
     threshold: float
     cpu_writes: int
-
-    progress: ClassVar[bool] = True
 
 
 class Device(Told, frozen=True, kw_only=True, tag="device"):

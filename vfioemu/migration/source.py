@@ -7,8 +7,7 @@ from outer cancellation; how long that can last is bounded by the time-outs belo
 """
 
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
@@ -18,14 +17,16 @@ from vfioemu.migration import events, stream
 from vfioemu.migration.actions import Action, Event, Finish
 from vfioemu.migration.address import Address
 from vfioemu.migration.alive import watch
+from vfioemu.migration.background import background
 from vfioemu.migration.engine import Engine
 from vfioemu.migration.guest import Guest, GuestError
-from vfioemu.migration.messages import Checked, Cpus, Handshake, Hello, Ledger, Message, Problem, RoundMark
+from vfioemu.migration.messages import Checked, Cpus, Handshake, Hello, Ledger, Problem, RoundMark
 from vfioemu.migration.narrator import Narrator
+from vfioemu.migration.peer import Peer, query
 from vfioemu.migration.plan import PAGE, Limits, Reason, Tracker
 from vfioemu.migration.ram import split_zero, sums
+from vfioemu.migration.result import Patience, Result, exit_code
 from vfioemu.migration.stream import FrameType, StreamError
-from vfioemu.migration.transport import Channel
 from vfioemu.migration.verify import Lost, name_lost_writes
 from vfioemu.uapi.constants import VFIO_DEVICE_STATE_STOP
 
@@ -33,46 +34,6 @@ SLICE: Final = 0.05
 """Seconds after which a slice of RAM ends even if its bytes are not used up (QEMU's MAX_WAIT)."""
 SUMS_PER_FRAME: Final = 4096
 STATE_CHUNK: Final = stream.MAX_STATE
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
-    """How long the source waits for the destination, in seconds."""
-
-    connect: float = 10.0
-    answer: float = 30.0
-    ready: float = 120.0
-    commit: float = 10.0
-    resolve: float = 10.0
-
-
-@dataclass(slots=True)
-class Result:
-    """How a migration ended, and what it took."""
-
-    finish: Finish
-    code: int
-    engine: Engine
-    checked: Checked | None = None
-    lost: list[Lost] = field(default_factory=list)
-
-
-EXIT_CODES: Final[Mapping[do.Outcome, int]] = {
-    do.Outcome.COMPLETED: 0,
-    do.Outcome.FAILED: 3,
-    do.Outcome.CANCELLED: 4,
-    do.Outcome.IN_DOUBT: 6,
-    do.Outcome.BLOCKED: 9,
-}
-
-
-def exit_code(finish: Finish) -> int:
-    """The exit code of architecture.md 9 for an end."""
-    if finish.outcome is do.Outcome.COMPLETED and finish.mismatches:
-        return 5
-    if finish.lost_devices:
-        return 1  # 3 and 4 promise that the source runs as it did
-    return EXIT_CODES[finish.outcome]
 
 
 class _Interrupted(Exception):
@@ -110,25 +71,23 @@ class Source:
     ) -> None:
         self.guest = guest
         self.result: Result | None = None
+        self.cancelling = False
+        self.narrator = Narrator(tell, "source")
         self._address = address
         self._limits = limits
-        self.cancelling = False
-        self._alive = alive
         self._verify = verify
-        self.narrator = Narrator(tell, "source")
         self._patience = patience or Patience()
+        self._alive = alive
         self._token = secrets.token_hex(16)
         self._engine: Engine | None = None
-        self._channel: Channel | None = None
-        self._frames: trio.MemoryReceiveChannel[tuple[FrameType, bytes]] | None = None
-        self._loss: StreamError | None = None
-        self._gone = trio.Event()
-        self._broken = False
+        self._peer = Peer(address, self._hurry_up)
+        self._history: list[Event] = []
         self._hurry: trio.CancelScope | None = None
         self._checked: Checked | None = None
         self._lost: list[Lost] = []
         self._chunks: dict[str, int] = {}
         self._zero_pages = 0
+        self._syncs = 0
 
     # What the user calls.
 
@@ -137,8 +96,7 @@ class Source:
         if self._engine is None or not self._engine.cancel():
             return False
         self.cancelling = True
-        if self._hurry is not None:
-            self._hurry.cancel()
+        self._hurry_up()
         return True
 
     async def migrate(self) -> Result:
@@ -146,11 +104,10 @@ class Source:
         plan = await self.guest.plan(verify=self._verify)
         self._engine = Engine(plan, self._limits)
         self._tell_plan(self._engine)
-        async with trio.open_nursery() as nursery:
+        async with background() as nursery:
             nursery.start_soon(self._watch_cancel)
             with trio.CancelScope(shield=True):
                 result = await self._run(self._engine)
-            nursery.cancel_scope.cancel()
         return result
 
     async def _watch_cancel(self) -> None:
@@ -161,41 +118,35 @@ class Source:
                 self.cancel()
 
     async def _run(self, engine: Engine) -> Result:
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
+        async with background() as nursery:
             action = engine.start(trio.current_time())
             while not isinstance(action, Finish):
-                event = await self._answer(action)
+                event = await self._answer(action, nursery)
+                self._history.append(event)
                 self.narrator.answered(engine, action, event)
                 action = engine.step(event)
-                self.narrator.stepped(engine, self.guest.cpus.writes, self._sent)
-            if self._channel is not None:
-                self._channel.close()
-            nursery.cancel_scope.cancel()
-        self.result = Result(action, exit_code(action), engine, self._checked, self._lost)
+                self.narrator.stepped(engine, self.guest.cpus.writes, self._peer.sent)
+            self._peer.close()
+        self.result = Result(action, exit_code(action), engine, self._history, self._checked, self._lost)
         if self._alive and action.source_runs:
             await watch(self.guest, self.narrator, self._alive)
-        self._tell_end(self.result)
+        self.narrator.end(action, self.result.code, engine, self._zero_pages)
         return self.result
-
-    @property
-    def _sent(self) -> int:
-        return self._channel.sent if self._channel is not None else 0
 
     # Actions.
 
-    async def _answer(self, action: Action) -> Event:
+    async def _answer(self, action: Action, nursery: trio.Nursery) -> Event:
         """Perform an action; whatever goes wrong becomes its answer."""
         try:
             match action:
                 case do.Connect() | do.SendRam() | do.SendDevice() | do.SendSums() | do.Wait() | do.Prepare():
-                    return await self._hurried(self._perform(action))
+                    return await self._hurried(self._perform(action, nursery))
                 case _:
-                    return await self._perform(action)
+                    return await self._perform(action, nursery)
         except _Interrupted:
             return do.Failed(trio.current_time(), Reason.CANCELLED)
         except StreamError as error:
-            why = await self._why(error)
+            why = await self._peer.why(error)
             return do.Failed(trio.current_time(), why.reason, why.detail)
         except GuestError as error:
             return do.Failed(trio.current_time(), error.reason, error.detail, error.errno)
@@ -215,15 +166,19 @@ class Source:
                 return await work
             finally:
                 self._hurry = None
-        if self._loss is not None:
-            raise self._loss
+        if self._peer.loss is not None and not self.cancelling:
+            raise self._peer.loss
         raise _Interrupted
 
-    async def _perform(self, action: Action) -> Event:
+    def _hurry_up(self) -> None:
+        if self._hurry is not None:
+            self._hurry.cancel()
+
+    async def _perform(self, action: Action, nursery: trio.Nursery) -> Event:
         guest = self.guest
         match action:
             case do.Connect():
-                await self._connect()
+                await self._connect(nursery)
             case do.FillBitmaps():
                 guest.fill_bitmaps()
             case do.StartTracking(target):
@@ -249,49 +204,42 @@ class Source:
             case do.Wait(seconds):
                 await trio.sleep(seconds)
             case do.SendCpus():
-                await self._send(FrameType.CPUS, Cpus(cpus=[cpu.state for cpu in guest.cpus.cpus]))
+                await self._peer.send(FrameType.CPUS, Cpus(cpus=[cpu.state for cpu in guest.cpus.cpus]))
             case do.SendSums():
                 return await self._send_sums()
             case do.Prepare():
-                await self._send(FrameType.PREPARE, Handshake(token=self._token))
-                await self._expect({FrameType.READY}, self._patience.ready)
+                await self._peer.send(FrameType.PREPARE, Handshake(token=self._token))
+                await self._peer.expect(FrameType.READY, patience=self._patience.ready)
             case do.Commit():
                 return await self._commit()
             case do.Query():
                 return await self._query()
             case do.Abort(reason, detail):
-                await self._abort(reason, detail)
+                await self._peer.farewell(FrameType.ABORT, Problem(reason=reason, detail=detail[:4000]))
             case do.Release():
                 await self._release()
             case do.Finish():
                 raise AssertionError("nothing is to be done for it")
         return do.Done(trio.current_time())
 
-    async def _connect(self) -> None:
-        channel = Channel(await self._address.connect(self._patience.connect))
-        self._channel = channel
-        await channel.greet()
-        with trio.move_on_after(self._patience.answer) as waited:
-            await channel.greeted()
-        if waited.cancelled_caught:
-            raise StreamError(Reason.PEER_LOST, f"{self._address} does not answer")
-        send, self._frames = trio.open_memory_channel[tuple[FrameType, bytes]](16)
-        self._nursery.start_soon(self._read, channel, send)
-        await self._send(
-            FrameType.HELLO, Hello(token=self._token, guest=self.guest.name, verify=self._verify)
-        )
-        await self._expect({FrameType.WELCOME}, self._patience.answer)
-        await self._send(FrameType.SETUP, self.guest.setup())
-        await self._expect({FrameType.ACCEPTED}, self._patience.answer)
+    async def _connect(self, nursery: trio.Nursery) -> None:
+        peer, patience = self._peer, self._patience
+        await peer.connect(nursery, patience.connect)
+        hello = Hello(token=self._token, guest=self.guest.name, verify=self._verify)
+        await peer.send(FrameType.HELLO, hello)
+        await peer.expect(FrameType.WELCOME, patience=patience.answer)
+        await peer.send(FrameType.SETUP, self.guest.setup())
+        await peer.expect(FrameType.ACCEPTED, patience=patience.answer)
 
     async def _sync(self, *, final: bool) -> Event:
         found = await self.guest.sync()
-        mark = RoundMark(number=len(self._need_engine().rounds), pages=found.pages, final=final)
-        await self._send(FrameType.ROUND, mark)
+        mark = RoundMark(number=self._syncs, pages=found.pages, final=final)
+        self._syncs += 1
+        await self._peer.send(FrameType.ROUND, mark)
         return do.Synced(trio.current_time(), found.pages, found.dirtied, found.device_bytes)
 
     async def _send_ram(self, limit: int, *, final: bool) -> Event:
-        channel, before = self._need_channel(), self._sent
+        before = self._peer.sent
         deadline = float("inf") if final else trio.current_time() + SLICE
         left = max(1, limit // PAGE) if limit else self.guest.pages
         for index, block in enumerate(self.guest.ram):
@@ -304,13 +252,11 @@ class Source:
                 for first in range(0, len(zero), stream.MAX_RUNS):
                     part = zero[first : first + stream.MAX_RUNS]
                     self._zero_pages += sum(length for _, length in part)
-                    await self._send(FrameType.ZERO, stream.pack_runs(index, part))
+                    await self._peer.send(FrameType.ZERO, stream.pack_runs(index, part))
                 for first in range(0, len(full), stream.MAX_RUNS):
                     part = full[first : first + stream.MAX_RUNS]
-                    self._broken = True  # until the whole frame is out
-                    await channel.send_pages(index, block, part)
-                    self._broken = False
-        return do.RamSent(trio.current_time(), self._sent - before, self.guest.pages)
+                    await self._peer.send_pages(index, block, part)
+        return do.RamSent(trio.current_time(), self._peer.sent - before, self.guest.pages)
 
     async def _send_device(self, name: str, limit: int, *, final: bool) -> Event:
         device = self.guest.devices[name]
@@ -332,19 +278,19 @@ class Source:
         name = list(self.guest.devices)[index]
         number = self._chunks.get(name, 0)
         self._chunks[name] = number + 1
-        await self._send(FrameType.DEVICE, stream.pack_state(index, number, flags), data)
+        await self._peer.send(FrameType.DEVICE, stream.pack_state(index, number, flags), data)
 
     async def _send_sums(self) -> Event:
         for index, block in enumerate(self.guest.ram):
             for first in range(0, block.npages, SUMS_PER_FRAME):
                 count = min(SUMS_PER_FRAME, block.npages - first)
                 packed = await trio.to_thread.run_sync(sums, block.view, first, count)
-                await self._send(FrameType.SUMS, stream.pack_sums(index, first, packed))
+                await self._peer.send(FrameType.SUMS, stream.pack_sums(index, first, packed))
         ledgers = [await device.ledger() for device in self.guest.devices.values()]
-        await self._send(FrameType.LEDGER, Ledger(devices=ledgers))
-        _, body = await self._expect({FrameType.CHECKED}, self._patience.ready)
+        await self._peer.send(FrameType.LEDGER, Ledger(devices=ledgers))
+        _, body = await self._peer.expect(FrameType.CHECKED, patience=self._patience.ready)
         checked = stream.decode(body, Checked)
-        if (checked.pages, checked.devices) != (self._need_engine().plan.npages, len(ledgers)):
+        if (checked.pages, checked.devices) != (self.guest.size // PAGE, len(ledgers)):
             raise stream.corrupt(
                 f"the destination compared {checked.pages} pages and {checked.devices} devices"
             )
@@ -359,8 +305,10 @@ class Source:
         return do.Checked(trio.current_time(), checked.mismatched_pages + len(checked.mismatched_devices))
 
     async def _commit(self) -> Event:
-        await self._send(FrameType.COMMIT, Handshake(token=self._token))
-        kind, body = await self._expect({FrameType.STARTED, FrameType.REFUSED}, self._patience.commit)
+        await self._peer.send(FrameType.COMMIT, Handshake(token=self._token))
+        kind, body = await self._peer.expect(
+            FrameType.STARTED, FrameType.REFUSED, patience=self._patience.commit
+        )
         if kind is FrameType.STARTED:
             return do.Started(trio.current_time())
         return do.Refused(trio.current_time(), stream.decode(body, Problem).detail)
@@ -368,101 +316,24 @@ class Source:
     async def _query(self) -> Event:
         """Ask until somebody knows, or until the time is over."""
         deadline = trio.current_time() + self._patience.resolve
-        detail = "nobody answered"
+        why = "nobody answered"
         while trio.current_time() < deadline:
             with trio.move_on_at(deadline):
                 try:
-                    return await self._query_once()
+                    kind, detail = await query(self._address, self._token, self._patience.resolve)
                 except StreamError as error:
-                    detail = error.detail
-                await trio.sleep(0.2)
-        return do.Failed(trio.current_time(), Reason.PEER_LOST, f"COMMIT was sent, and then: {detail}")
-
-    async def _query_once(self) -> Event:
-        channel = Channel(await self._address.connect(self._patience.connect))
-        try:
-            await channel.greet()
-            await channel.greeted()
-            await channel.send(FrameType.QUERY, Handshake(token=self._token))
-            header, body = await channel.receive(wait=self._patience.resolve)
-            if header.type is FrameType.STARTED:
-                return do.Started(trio.current_time())
-            if header.type is FrameType.REFUSED:
-                return do.Refused(trio.current_time(), stream.decode(body, Problem).detail)
-            raise StreamError(Reason.PEER_LOST, f"{self._address} does not know this migration")
-        finally:
-            channel.close()
-
-    async def _abort(self, reason: Reason, detail: str) -> None:
-        channel = self._channel
-        if channel is None:
-            return
-        if self._loss is None and not self._broken:
-            with trio.move_on_after(1.0):
-                await self._send(FrameType.ABORT, Problem(reason=reason, detail=detail[:4000]))
-        channel.close()
+                    why = error.detail
+                    await trio.sleep(0.2)
+                else:
+                    if kind is FrameType.STARTED:
+                        return do.Started(trio.current_time())
+                    return do.Refused(trio.current_time(), detail)
+        return do.Failed(trio.current_time(), Reason.PEER_LOST, f"COMMIT was sent, and then: {why}")
 
     async def _release(self) -> None:
-        if self._channel is not None and self._loss is None:
-            with trio.move_on_after(1.0):
-                await self._send(FrameType.RELEASED, Handshake(token=self._token))
+        await self._peer.farewell(FrameType.RELEASED, Handshake(token=self._token))
         for device in self.guest.devices.values():
             await device.set_state(VFIO_DEVICE_STATE_STOP)  # ends the saving session
-
-    # Frames.
-
-    async def _send(self, kind: FrameType, body: bytes | Message, bulk: bytes = b"") -> None:
-        self._broken = True
-        await self._need_channel().send(kind, body, [memoryview(bulk)] if bulk else ())
-        self._broken = False
-
-    async def _read(self, channel: Channel, frames: trio.MemorySendChannel[tuple[FrameType, bytes]]) -> None:
-        """Read all that the destination says, so that its end is known at once, whatever we are doing."""
-        async with frames:
-            try:
-                while True:
-                    header, body = await channel.receive()
-                    if header.bulk:
-                        raise stream.corrupt(f"{header.type.name} frame from the destination with raw bytes")
-                    if header.type is FrameType.PROBLEM:
-                        problem = stream.decode(body, Problem)
-                        raise StreamError(_reason(problem.reason), f"the destination: {problem.detail}")
-                    await frames.send((header.type, body))
-            except StreamError as error:
-                self._loss = error
-                self._gone.set()
-                if self._hurry is not None:
-                    self._hurry.cancel()
-
-    async def _expect(self, kinds: set[FrameType], patience: float) -> tuple[FrameType, bytes]:
-        if self._frames is None:
-            raise StreamError(Reason.PEER_LOST, "there is no connection")
-        with trio.move_on_after(patience):
-            try:
-                kind, body = await self._frames.receive()
-            except trio.EndOfChannel:
-                raise self._loss or StreamError(Reason.PEER_LOST, "the connection was closed") from None
-            if kind not in kinds:
-                raise stream.corrupt(f"{kind.name} frame, expected {' or '.join(k.name for k in kinds)}")
-            return kind, body
-        raise StreamError(Reason.PEER_LOST, f"the destination has been silent for {patience:g} s")
-
-    async def _why(self, error: StreamError) -> StreamError:
-        """A broken pipe is what one sees; what the destination said before it went is the reason."""
-        if error.reason is Reason.PEER_LOST and self._loss is None and self._channel is not None:
-            with trio.move_on_after(0.2):
-                await self._gone.wait()
-        return self._loss or error
-
-    def _need_channel(self) -> Channel:
-        if self._channel is None:
-            raise StreamError(Reason.PEER_LOST, "there is no connection")
-        return self._channel
-
-    def _need_engine(self) -> Engine:
-        if self._engine is None:
-            raise AssertionError("migrate() has not been called")
-        return self._engine
 
     # Telling.
 
@@ -473,13 +344,3 @@ class Source:
                 self.narrator.warn(
                     f"nobody tracks what the devices of {container.name} write: all RAM is always dirty"
                 )
-
-    def _tell_end(self, result: Result) -> None:
-        self.narrator.end(result.finish, result.code, result.engine, self._zero_pages)
-
-
-def _reason(text: str) -> Reason:
-    try:
-        return Reason(text)
-    except ValueError:
-        return Reason.PEER_REFUSED

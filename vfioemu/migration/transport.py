@@ -246,9 +246,11 @@ class Channel:
             raise lost(error) from None
 
     async def _ready(self, wait: Callable[[socket.socket], object]) -> None:
+        if self._sock.fileno() < 0:
+            raise lost("the connection was closed")
         try:
             await wait(self._sock)  # type: ignore[misc]
-        except (trio.ClosedResourceError, ValueError, OSError):
+        except (trio.ClosedResourceError, OSError):
             raise lost("the connection was closed") from None
 
     def _count(self, work: _Push | _Pull, count: int) -> None:

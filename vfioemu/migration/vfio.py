@@ -7,13 +7,14 @@ Only the public uAPI is used, through vfioemu.client; nothing here knows what is
 import errno
 import gc
 import hashlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 import trio
 
 from vfioemu import client
+from vfioemu.migration.background import background
 from vfioemu.migration.cpus import Cpus, Workload
 from vfioemu.migration.guest import Guest
 from vfioemu.migration.guestfile import ContainerSpec, DeviceSpec, GuestSpec, ProgramSpec
@@ -23,6 +24,8 @@ from vfioemu.migration.ram import RamBlock, fill
 from vfioemu.uapi import constants as u
 from vfioemu.uapi import dma_engine as dma
 from vfioemu.uapi.structs import IommuType1InfoCapMigration
+
+T = TypeVar("T")
 
 UNKNOWN_STATE: Final = 100 << 30
 """QEMU's VFIO_MIG_STOP_COPY_SIZE: a device that cannot tell its size must not make the downtime look short."""
@@ -45,6 +48,17 @@ _LEDGER: Final = (
 """What has to be the same on both sides; pins held and the result of the last command are not state that moves."""
 
 
+async def whole(call: Awaitable[T]) -> T:
+    """Make a call to the daemon, whatever is cancelled meanwhile.
+
+    A call that is cut may have taken effect or not, and it ends its connection; with the last connection of a session
+    goes the session, and with that the guest's devices.
+    """
+    with trio.CancelScope(shield=True):
+        answer = await call
+    return answer
+
+
 class VfioDevice:
     """A device of the guest, with its guest driver: that of the dma-engine, where it is one."""
 
@@ -61,10 +75,10 @@ class VfioDevice:
 
     async def open(self) -> None:
         """Find out what it can do."""
-        if await self._file.probe(u.VFIO_DEVICE_FEATURE_MIGRATION):
-            self.migration = await self._file.migration_flags()
-        self.logging = await self._file.probe(u.VFIO_DEVICE_FEATURE_DMA_LOGGING_START)
-        region = await self._file.region_info(u.VFIO_PCI_BAR0_REGION_INDEX)
+        if await whole(self._file.probe(u.VFIO_DEVICE_FEATURE_MIGRATION)):
+            self.migration = await whole(self._file.migration_flags())
+        self.logging = await whole(self._file.probe(u.VFIO_DEVICE_FEATURE_DMA_LOGGING_START))
+        region = await whole(self._file.region_info(u.VFIO_PCI_BAR0_REGION_INDEX))
         if region.size >= dma.BAR_SIZE and region.flags & u.VFIO_REGION_INFO_FLAG_READ:
             self._bar = region.offset
             self._engine = await self._read(dma.Register.ID) == dma.ENGINE_ID
@@ -88,15 +102,15 @@ class VfioDevice:
         }
         for register, value in registers.items():
             with _about(f"{self.name} {register.name} = {value:#x}"):
-                await self._file.pwrite(value.to_bytes(8, "little"), self._bar + register)
+                await whole(self._file.pwrite(value.to_bytes(8, "little"), self._bar + register))
 
     async def get_state(self) -> int:
         """VFIO_DEVICE_STATE_*."""
-        return await self._file.get_state()
+        return await whole(self._file.get_state())
 
     async def set_state(self, state: int) -> None:
         """MIG_DEVICE_STATE."""
-        data = await self._file.set_state(state)
+        data = await whole(self._file.set_state(state))
         self._state = state
         if data is not None:
             self._close_data()
@@ -106,14 +120,14 @@ class VfioDevice:
 
     async def reset(self) -> None:
         """DEVICE_RESET."""
-        await self._file.reset()
+        await whole(self._file.reset())
         self._state = u.VFIO_DEVICE_STATE_RUNNING
         self._close_data()
 
     async def read_state(self, size: int) -> bytes | None:
         """Read the saving fd; None for ENOMSG."""
         try:
-            return await self._need_data().read(size)
+            return await whole(self._need_data().read(size))
         except OSError as error:
             if error.errno == errno.ENOMSG:
                 return None
@@ -123,19 +137,19 @@ class VfioDevice:
         """Write all of it to the resuming fd."""
         done = 0
         while done < len(data):
-            done += await self._need_data().write(memoryview(data)[done:])
+            done += await whole(self._need_data().write(memoryview(data)[done:]))
 
     async def pending(self) -> int:
         """PRECOPY_INFO, in PRE_COPY; 0 elsewhere."""
         if self._state not in _PRE_COPY:
             return 0
-        info = await self._need_data().precopy_info()
+        info = await whole(self._need_data().precopy_info())
         return info.initial_bytes + info.dirty_bytes
 
     async def stop_copy_size(self) -> int:
         """MIG_DATA_SIZE."""
         try:
-            return await self._file.stop_copy_length()
+            return await whole(self._file.stop_copy_length())
         except OSError as error:
             if error.errno == errno.ENOTTY:
                 return UNKNOWN_STATE
@@ -143,21 +157,21 @@ class VfioDevice:
 
     async def start_logging(self, ranges: Sequence[tuple[int, int]]) -> None:
         """DMA_LOGGING_START with 4 KiB pages; the device may choose larger ones, REPORT speaks 4 KiB all the same."""
-        await self._file.logging_start(PAGE, ranges)
+        await whole(self._file.logging_start(PAGE, ranges))
 
     async def stop_logging(self) -> None:
         """DMA_LOGGING_STOP."""
-        await self._file.logging_stop()
+        await whole(self._file.logging_stop())
 
     async def report(self, iova: int, size: int, bitmap: bytearray) -> None:
         """DMA_LOGGING_REPORT."""
-        await self._file.logging_report(iova, size, PAGE, bitmap)
+        await whole(self._file.logging_report(iova, size, PAGE, bitmap))
 
     async def ledger(self) -> DeviceLedger:
         """The registers that have to be the same on both sides."""
         registers = {}
         if self._engine:
-            bar = await self._file.pread(dma.BAR_SIZE, self._bar)
+            bar = await whole(self._file.pread(dma.BAR_SIZE, self._bar))
             registers = {
                 register.name: hex(int.from_bytes(bar[register : register + 8], "little"))
                 for register in _LEDGER
@@ -175,7 +189,7 @@ class VfioDevice:
         self._file.close()
 
     async def _read(self, register: dma.Register) -> int:
-        return int.from_bytes(await self._file.pread(8, self._bar + register), "little")
+        return int.from_bytes(await whole(self._file.pread(8, self._bar + register)), "little")
 
     def _need_data(self) -> client.DataFd:
         if self._data is None:
@@ -207,13 +221,13 @@ class VfioContainer:
                     await group.set_container(self._file)
         if not self._groups:
             return  # a container without a group has no IOMMU, and nothing to track
-        await self._file.set_iommu(u.VFIO_TYPE1v2_IOMMU)
-        capability = (await self._file.capabilities()).get(u.VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION)
+        await whole(self._file.set_iommu(u.VFIO_TYPE1v2_IOMMU))
+        capability = (await whole(self._file.capabilities())).get(u.VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION)
         if capability is not None:
             self.dirty_pages = bool(IommuType1InfoCapMigration.parse(capability).pgsize_bitmap & PAGE)
         for block in ram:
             with _about(f"memory {block.name} in container {self.name}"):
-                await self._file.map_dma(block.memory.address, block.base, block.size)
+                await whole(self._file.map_dma(block.memory.address, block.base, block.size))
         for device in spec.device:
             with _about(f"device {device.device} in group {device.group}"):
                 opened = VfioDevice(device, await self._groups[device.group].get_device(device.device))
@@ -222,15 +236,15 @@ class VfioContainer:
 
     async def start_dirty(self) -> None:
         """DIRTY_PAGES START."""
-        await self._file.dirty_start()
+        await whole(self._file.dirty_start())
 
     async def stop_dirty(self) -> None:
         """DIRTY_PAGES STOP."""
-        await self._file.dirty_stop()
+        await whole(self._file.dirty_stop())
 
     async def dirty_bitmap(self, iova: int, size: int, bitmap: bytearray) -> None:
         """DIRTY_PAGES GET_BITMAP."""
-        await self._file.dirty_bitmap(iova, size, PAGE, bitmap)
+        await whole(self._file.dirty_bitmap(iova, size, PAGE, bitmap))
 
     def close(self) -> None:
         """Close all fds, devices first."""
@@ -275,17 +289,16 @@ async def open_guest(daemon: str, spec: GuestSpec, *, running: bool) -> AsyncIte
                 guest = Guest(spec.name, ram, Cpus(_workloads(spec, ram), running=running), containers)
                 if running:
                     await _program(spec, guest, containers)
-                async with trio.open_nursery() as nursery:
+                async with background() as nursery:
                     nursery.start_soon(guest.cpus.run)
                     yield guest
-                    nursery.cancel_scope.cancel()
                 guest.close()
             finally:
                 for opened in containers:
                     opened.close()
     finally:
         for memory in memories:
-            _close_memory(memory)
+            close_memory(memory)
 
 
 async def _make_ram(
@@ -334,7 +347,8 @@ async def _program(spec: GuestSpec, guest: Guest, containers: Sequence[VfioConta
                 await device.program(program, base, npages * PAGE, seed)
 
 
-def _close_memory(memory: client.Memory) -> None:
+def close_memory(memory: client.Memory) -> None:
+    """Unmap it, even if something that nobody needs any more refers to it."""
     try:
         memory.close()
     except BufferError:

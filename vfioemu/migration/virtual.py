@@ -7,7 +7,7 @@ RAM is only counted here. A guest writes uniformly over a working set, so the ex
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from vfioemu.migration import actions as do
@@ -79,6 +79,11 @@ def run(
         action = engine.step(event if event is not None else _perform(guest, engine, action))
     guest.history.append(action)
     return action
+
+
+def replay(engine: Engine, began: float, history: Sequence[Event]) -> list[Action]:
+    """Feed a new engine with recorded events (`Result.history`): the actions that it asks for, `Finish` at the end."""
+    return [engine.start(began), *(engine.step(event) for event in history)]
 
 
 def _perform(guest: VirtualGuest, engine: Engine, action: Action) -> Event:

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: MIT
+"""The destination, as the source sees it: a connection on which one talks, and is told at any time that it is over."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import trio
+
+from vfioemu.migration import stream
+from vfioemu.migration.address import Address
+from vfioemu.migration.messages import Handshake, Message, Problem
+from vfioemu.migration.plan import Reason
+from vfioemu.migration.ram import RamBlock
+from vfioemu.migration.stream import FrameType, Run, StreamError
+from vfioemu.migration.transport import Channel
+
+_Frame: TypeAlias = tuple[FrameType, bytes]
+
+
+class Peer:
+    """One connection to a destination.
+
+    Args:
+        address: where it listens.
+        on_loss: called once, when it is known that nothing will come of this connection.
+
+    Attributes:
+        loss: why it is over; None as long as it is not.
+    """
+
+    def __init__(self, address: Address, on_loss: Callable[[], None]) -> None:
+        self.loss: StreamError | None = None
+        self._address = address
+        self._on_loss = on_loss
+        self._gone = trio.Event()
+        self._channel: Channel | None = None
+        self._frames: trio.MemoryReceiveChannel[_Frame] | None = None
+        self._torn = False
+
+    @property
+    def sent(self) -> int:
+        """Bytes sent so far."""
+        return self._channel.sent if self._channel is not None else 0
+
+    async def connect(self, nursery: trio.Nursery, patience: float) -> None:
+        """Connect, greet, and listen in the background from then on."""
+        channel = self._channel = Channel(await self._address.connect(patience))
+        await channel.greet()
+        with trio.move_on_after(patience) as waited:
+            await channel.greeted()
+        if waited.cancelled_caught:
+            raise StreamError(Reason.PEER_LOST, f"{self._address} does not answer")
+        send, self._frames = trio.open_memory_channel[_Frame](16)
+        nursery.start_soon(self._listen, channel, send)
+
+    async def send(self, kind: FrameType, body: bytes | Message, bulk: bytes = b"") -> None:
+        """Send a small frame."""
+        self._torn = True  # until the whole frame is out
+        await self._need().send(kind, body, [memoryview(bulk)] if bulk else ())
+        self._torn = False
+
+    async def send_pages(self, index: int, block: RamBlock, runs: list[Run]) -> None:
+        """Send pages, and which ones they are."""
+        self._torn = True
+        await self._need().send_pages(index, block, runs)
+        self._torn = False
+
+    async def expect(self, *kinds: FrameType, patience: float) -> _Frame:
+        """The next frame, which is one of `kinds`."""
+        if self._frames is None:
+            raise StreamError(Reason.PEER_LOST, "there is no connection")
+        with trio.move_on_after(patience):
+            try:
+                kind, body = await self._frames.receive()
+            except trio.EndOfChannel:
+                raise self.loss or StreamError(Reason.PEER_LOST, "the connection was closed") from None
+            if kind not in kinds:
+                raise stream.corrupt(
+                    f"{kind.name} frame, expected {' or '.join(kind.name for kind in kinds)}"
+                )
+            return kind, body
+        raise StreamError(Reason.PEER_LOST, f"the destination has been silent for {patience:g} s")
+
+    async def why(self, error: StreamError) -> StreamError:
+        """A broken pipe is what one sees; what the destination said before it went is the reason."""
+        if error.reason is Reason.PEER_LOST and self._frames is not None:
+            with trio.move_on_after(0.2):
+                await self._gone.wait()
+        return self.loss or error
+
+    async def farewell(self, kind: FrameType, body: Message) -> None:
+        """Send a last frame, if that is still possible, and hang up."""
+        if self._channel is None:
+            return
+        if self.loss is None and not self._torn:
+            with trio.move_on_after(1.0):
+                try:
+                    await self._channel.send(kind, body)
+                except StreamError:
+                    pass  # it is gone already
+        self._channel.close()
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._channel is not None:
+            self._channel.close()
+
+    async def _listen(self, channel: Channel, frames: trio.MemorySendChannel[_Frame]) -> None:
+        """Read all that the destination says, so that its end is known at once, whatever the source is doing."""
+        async with frames:
+            try:
+                while True:
+                    header, body = await channel.receive()
+                    if header.bulk:
+                        raise stream.corrupt(f"{header.type.name} frame with raw bytes from the destination")
+                    if header.type is FrameType.PROBLEM:
+                        problem = stream.decode(body, Problem)
+                        raise StreamError(_reason(problem.reason), f"the destination: {problem.detail}")
+                    await frames.send((header.type, body))
+            except StreamError as error:
+                self.loss = error
+                self._gone.set()
+                self._on_loss()
+
+    def _need(self) -> Channel:
+        if self._channel is None:
+            raise StreamError(Reason.PEER_LOST, "there is no connection")
+        return self._channel
+
+
+async def query(address: Address, token: str, patience: float) -> tuple[FrameType, str]:
+    """Ask on a new connection what became of a migration: (STARTED or REFUSED, detail).
+
+    Raises:
+        StreamError: nobody answers, or who answers does not know.
+    """
+    channel = Channel(await address.connect(patience))
+    try:
+        await channel.greet()
+        await channel.greeted()
+        await channel.send(FrameType.QUERY, Handshake(token=token))
+        header, body = await channel.receive(wait=patience)
+        if header.type is FrameType.STARTED:
+            return header.type, ""
+        if header.type is FrameType.REFUSED:
+            return header.type, stream.decode(body, Problem).detail
+        raise StreamError(Reason.PEER_LOST, f"{address} does not know this migration")
+    finally:
+        channel.close()
+
+
+def _reason(text: str) -> Reason:
+    try:
+        return Reason(text)
+    except ValueError:
+        return Reason.PEER_REFUSED

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: MIT
+"""How a migration ended, for callers and for exit codes; and how long a source waits for what."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from vfioemu.migration.actions import Event, Finish, Outcome
+from vfioemu.migration.engine import Engine
+from vfioemu.migration.messages import Checked
+from vfioemu.migration.verify import Lost
+
+_EXIT_CODES: Final[Mapping[Outcome, int]] = {
+    Outcome.COMPLETED: 0,
+    Outcome.FAILED: 3,
+    Outcome.CANCELLED: 4,
+    Outcome.IN_DOUBT: 6,
+    Outcome.BLOCKED: 9,
+}
+
+
+def exit_code(finish: Finish) -> int:
+    """The exit code that `vfioemu migrate` has for an end."""
+    if finish.outcome is Outcome.COMPLETED and finish.mismatches:
+        return 5
+    if finish.lost_devices:
+        return 1  # 3 and 4 promise that the source runs as it did
+    return _EXIT_CODES[finish.outcome]
+
+
+@dataclass(slots=True)
+class Result:
+    """How a migration ended, and what it took.
+
+    Attributes:
+        finish: the engine's last word.
+        code: its exit code.
+        engine: the engine, with its rounds and its timeline.
+        history: every event that the engine was fed with; `virtual.replay` makes the same migration of it.
+        checked: what the comparison found, if there was one.
+        lost: writes that the destination has not.
+    """
+
+    finish: Finish
+    code: int
+    engine: Engine
+    history: list[Event]
+    checked: Checked | None = None
+    lost: list[Lost] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long the source waits for the destination, in seconds.
+
+    Attributes:
+        connect: for a connection.
+        answer: for the answer to HELLO and SETUP.
+        ready: until everything is loaded and compared.
+        commit: for STARTED, before it asks on a new connection.
+        resolve: for an answer to that question, before it is in doubt.
+    """
+
+    connect: float = 10.0
+    answer: float = 30.0
+    ready: float = 120.0
+    commit: float = 10.0
+    resolve: float = 10.0
