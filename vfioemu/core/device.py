@@ -10,6 +10,7 @@ logging, reset), the session's (bytes of a data fd), `activity` (whatever the de
 comes after all of them, and whoever holds it takes none of these.
 """
 
+import contextlib
 import errno
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -150,9 +151,7 @@ class Device:
         try:
             yield from locked(self._activity)
             try:
-                yield from finish(self.model.close_device())
-                if self.model.has_dma_logging:
-                    yield from finish(self.model.log_stop())
+                yield from self._close_model()
                 self.irqs.drop()
                 yield from self.migration.reset()
             finally:
@@ -163,6 +162,14 @@ class Device:
         iommu = self._iommu()
         if iommu is not None and self.has_dma_unmap:
             yield from iommu.unregister_device(self)
+
+    def _close_model(self) -> Steps[None]:
+        """The driver's own part. A close cannot be refused: what the model cannot reach any more it has to leave."""
+        with contextlib.suppress(IoctlError):
+            yield from finish(self.model.close_device())
+        if self.model.has_dma_logging:
+            with contextlib.suppress(IoctlError):
+                yield from finish(self.model.log_stop())
 
     def reset(self) -> Steps[int]:
         """VFIO_DEVICE_RESET: EINVAL for a device that has none; waits for a state change that is under way."""

@@ -27,7 +27,7 @@ offset  register      r/w   meaning
 0x088   ARG1          rw    argument of COMMAND
 0x090   ARG2          rw    argument of COMMAND
 0x098   COMMAND       rw    writing it executes: 1 pin ARG1 pages from ARG0 with prot ARG2 (1 read, 2 write);
-                            2 unpin ARG1 pages from ARG0; 3 write ARG0 pages of the area now; 4 unpin everything
+                            2 unpin ARG1 pages from ARG0; 3 write ARG0 pages (at most 4096) now; 4 unpin everything
 0x0a0   RESULT        r     of the last COMMAND: pages, or a negative errno (EBUSY: stopped by migration)
 0x100   SEQ           r     sequence number of the last write; the first is 1
 0x108   WRITES        r     writes that reached memory
@@ -49,6 +49,8 @@ from typing import Final
 ENGINE_ID: Final = int.from_bytes(b"VFE-DMA1", "little")
 BAR_SIZE: Final = 0x1000
 MAX_BATCH: Final = 256
+MAX_WRITE: Final = 4096
+"""How many pages command 3 writes at once; more is -EINVAL."""
 AREA_END: Final = 1 << 48
 
 

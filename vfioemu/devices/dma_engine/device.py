@@ -33,11 +33,10 @@ from vfioemu.devices.dma_engine.writer import Writer
 from vfioemu.kernel.dma import Op
 from vfioemu.kernel.log import DirtyLog
 from vfioemu.uapi import constants as c
-from vfioemu.uapi.dma_engine import BAR_SIZE, ENGINE_ID, Command, PinMode, Register
+from vfioemu.uapi.dma_engine import BAR_SIZE, ENGINE_ID, MAX_WRITE, Command, PinMode, Register
 
-MAX_AT_ONCE: Final = 1024
-"""Writes in one call of `work`: what comes later waits for the next."""
-MAX_COMMAND: Final = 65536
+MAX_AT_ONCE: Final = 256
+"""Writes in one call of `work`, which holds up everybody else: what is due beyond waits for the next."""
 _U64: Final = (1 << 64) - 1
 _PRECOPYING: Final = frozenset({PRE_COPY, PRE_COPY_P2P})
 
@@ -276,8 +275,8 @@ class DmaEngine(DeviceModel):
         return -errno.EINVAL
 
     def _command_write(self, count: int) -> Steps[int]:
-        if count > MAX_COMMAND:
-            raise IoctlError(errno.EINVAL, f"{count} writes at once, at most {MAX_COMMAND}")
+        if count > MAX_WRITE:
+            raise IoctlError(errno.EINVAL, f"{count} writes at once, at most {MAX_WRITE}")
         self.registers.refuse_idle()
         return (yield from self._active(self.held.during(self._write(count))))
 
