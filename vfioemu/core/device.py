@@ -6,7 +6,7 @@ runs for the first, close_device() after the last. From first open to last close
 of devices to tell before an unmap, if it has a dma_unmap callback.
 
 Locks of a device, in the order in which they are taken: `open` (opening and closing), `lock` (interrupts, state,
-logging, reset), the session's (bytes of a data fd), `activity` (whatever the device does by itself). The container's
+logging, reset), `activity` (whatever the device does by itself), the session's (bytes of a data fd). The container's
 comes after all of them, and whoever holds it takes none of these.
 """
 
