@@ -21,6 +21,9 @@ NEAR = st.integers(0, 24)
 """Which page in or beside a mapping."""
 MAP_FLAGS = st.sampled_from([3, 3, 3, 3, 3, 3, 1, 2, 4, 0, 5, 8])
 BITMAP_SIZES = st.sampled_from([24, 24, 24, 16, 8, 0, 1])
+GAPS = st.sampled_from([0, 0, 1, 3, 7, 20, 64])
+OFFSETS = st.sampled_from([0, 0, 1, 2048, PAGE - 1])
+SIZES = st.sampled_from([1, 2, 64, PAGE, PAGE + 1, 3 * PAGE, 0])
 FILLS = st.sampled_from([0, 0, 0, 0xA5])
 
 
@@ -74,18 +77,19 @@ class Calls(RuleBasedStateMachine):
     @initialize(
         groups=st.lists(NUMBERS, min_size=1, max_size=3, unique=True),
         type_=st.sampled_from([3, 3, 3, 3, 3, 3, 1, 6]),
-        maps=st.lists(st.tuples(PAGES, LENGTHS, MAP_FLAGS), max_size=4),
-        tracked=st.booleans(),
+        maps=st.lists(st.tuples(GAPS, LENGTHS, st.sampled_from([3, 3, 3, 1, 2])), max_size=4),
+        tracked=st.sampled_from([True, True, False]),
     )
     def begin(self, groups, type_, maps, tracked):
         """Most of what there is to see needs a container with mappings and an open device."""
         for number in groups:
             self.set_up(0, number, type_)
         container = self.of_kind(model.Container)[0]
-        for iova, size, flags in maps:
-            self.world.map(
-                container, flags=flags, vaddr=container.client.data, iova=iova * PAGE, size=size * PAGE
-            )
+        iova = 0
+        for gap, size, flags in maps:
+            iova += gap * PAGE
+            self.world.map(container, flags=flags, vaddr=container.client.data, iova=iova, size=size * PAGE)
+            iova += size * PAGE
         if tracked:
             self.world.track(container, on=True)
 
@@ -103,6 +107,16 @@ class Calls(RuleBasedStateMachine):
     @rule(client=CLIENTS, number=NUMBERS, type_=st.sampled_from([3, 3, 3, 1, 6]))
     def set_up_again(self, client, number, type_):
         self.set_up(client, number, type_)
+
+    @has_group
+    @rule(group=WHICH)
+    def let_go(self, group):
+        """Close a group's devices and take it out of its container."""
+        handle = self.pick(model.Group, group)
+        for device in self.of_kind(model.Device):
+            if device.thing.group is handle.thing:
+                self.world.close(device)
+        self.world.unset_container(handle)
 
     def set_up(self, client, number, type_):
         """All that a client does to get at a device."""
@@ -169,7 +183,7 @@ class Calls(RuleBasedStateMachine):
         self.world.map(handle, flags=flags, vaddr=vaddr, iova=iova * PAGE, size=size * PAGE)
 
     @has_container
-    @rule(container=WHICH, which=WHICH, behind=st.sampled_from([0, 0, 1, 3, 7, 20, 64]), size=LENGTHS)
+    @rule(container=WHICH, which=WHICH, behind=GAPS, size=LENGTHS)
     def map_well(self, container, which, behind, size):
         handle = self.pick(model.Container, container)
         iova = self.behind(handle, which, behind)
@@ -261,22 +275,13 @@ class Calls(RuleBasedStateMachine):
         self.world.unpin(handle, self.near(handle, which, page), npages)
 
     @has_device
-    @rule(
-        device=WHICH,
-        which=WHICH,
-        page=NEAR,
-        offset=st.integers(0, PAGE - 1),
-        size=st.integers(0, 3 * PAGE),
-        byte=st.integers(0, 255),
-    )
+    @rule(device=WHICH, which=WHICH, page=NEAR, offset=OFFSETS, size=SIZES, byte=st.integers(0, 255))
     def dma_write(self, device, which, page, offset, size, byte):
         handle = self.pick(model.Device, device)
         self.world.dma_write(handle, self.near(handle, which, page) + offset, size, byte)
 
     @has_device
-    @rule(
-        device=WHICH, which=WHICH, page=NEAR, offset=st.integers(0, PAGE - 1), size=st.integers(0, 3 * PAGE)
-    )
+    @rule(device=WHICH, which=WHICH, page=NEAR, offset=OFFSETS, size=SIZES)
     def dma_read(self, device, which, page, offset, size):
         handle = self.pick(model.Device, device)
         self.world.dma_read(handle, self.near(handle, which, page) + offset, size)

@@ -130,11 +130,15 @@ class Memory:
 
     def peek(self, address: int, size: int) -> bytes:
         """Bytes whatever their protection: the test looks, not the process."""
+        if not size:
+            return b""
         region = self._whole(address, size)
         return bytes(region.data[address - region.start : address - region.start + size])
 
     def poke(self, address: int, data: Buffer) -> None:
         """Put bytes whatever the protection: the test writes, not the process."""
+        if not data:
+            return
         region = self._whole(address, len(data))
         region.data[address - region.start : address - region.start + len(data)] = data
 

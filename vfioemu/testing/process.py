@@ -163,9 +163,11 @@ class Process(AddressSpace):
         """Let the nth effect from now on that can fail do so: half of a write arrives, half of the pages are there."""
         self._faults[self.fallible + nth] = fault
 
-    def heal(self) -> None:
-        """Forget all faults that have not happened."""
+    def heal(self) -> bool:
+        """Forget all faults that have not happened; returns whether there were any."""
+        pending = bool(self._faults)
         self._faults.clear()
+        return pending
 
     def limit_memlock(self, size: int) -> None:
         """Give up CAP_IPC_LOCK and set RLIMIT_MEMLOCK."""

@@ -35,6 +35,8 @@ ARGUMENT_SIZE: Final = 8 * PAGE
 BITMAP_SIZE: Final = 4 * PAGE
 COMMAND: Final = struct.Struct("<8Q")
 WINDOW: Final = 0x1000
+ADDRESS_END: Final = 0x7FFF_FFFF_F000
+"""End of user addresses."""
 
 VFIO_PCI: Final = "vfio-pci"
 
@@ -58,9 +60,13 @@ def machine_spec(layout: Layout, quirks: Literal["recorded", "clean"], limit: in
         ),
         devices=tuple(
             DeviceSpec(
-                symbol=f"d{n}", name=f"device-{n}", group=n, model="oracle", options={"variant": variant}
+                symbol=f"d{n}",
+                name=f"device-{n}",
+                group=n,
+                model=VFIO_PCI if variant == VFIO_PCI else "oracle",
+                options={} if variant == VFIO_PCI else {"variant": variant},
             )
-            for n, (variant, _) in enumerate(LAYOUT)
+            for n, (variant, _) in enumerate(layout)
         ),
         quirks=quirks,
         memlock="client",
@@ -166,6 +172,28 @@ class World:
         """Whether a group, or a device of it, is open."""
         return self._group_users(self.groups[number]) > 0
 
+    # --- the model's side of calls that more than one object takes part in ---
+
+    def join(self, group: model.Group, thing: Thing | None) -> None:
+        """A group is told to go into what an fd refers to; None for what is not emulated."""
+        if group.container is not None:
+            raise Refusal("EINVAL")
+        if not isinstance(thing, model.Container):
+            raise Refusal("EBADFD")
+        thing.add_group(group)
+
+    def leave(self, group: model.Group) -> None:
+        """A group is told to leave its container."""
+        if group.container is None:
+            raise Refusal("EINVAL")
+        if self._open_devices(group):
+            raise Refusal("EBUSY")
+        group.container.remove_group(group)
+
+    def thing(self, client: Client, number: int) -> Thing | None:
+        """What an fd of a client refers to; None for what is not emulated."""
+        return next((h.thing for h in self.handles if h.client is client and h.number == number), None)
+
     # --- fds ---
 
     def open_container(self, client: Client) -> Handle:
@@ -239,37 +267,13 @@ class World:
 
     def set_container(self, group: Handle, other: Handle) -> None:
         """VFIO_GROUP_SET_CONTAINER with any fd of the same process."""
-        thing, container = group.thing, other.thing
-        if not isinstance(thing, model.Group):
-            raise TypeError("not a group")
-
-        def expect() -> int:
-            if thing.container is not None:
-                raise Refusal("EINVAL")
-            if not isinstance(container, model.Container):
-                raise Refusal("EBADFD")
-            container.add_group(thing)
-            return 0
-
-        expected = _expected(expect)
+        expected = _expected(lambda: self.join(_group(group), other.thing))
         payload = other.number.to_bytes(4, "little")
         _agree("set container", self._ioctl(group, c.VFIO_GROUP_SET_CONTAINER, payload), expected)
 
     def unset_container(self, group: Handle) -> None:
         """VFIO_GROUP_UNSET_CONTAINER."""
-        thing = group.thing
-        if not isinstance(thing, model.Group):
-            raise TypeError("not a group")
-
-        def expect() -> int:
-            if thing.container is None:
-                raise Refusal("EINVAL")
-            if self._open_devices(thing):
-                raise Refusal("EBUSY")
-            thing.container.remove_group(thing)
-            return 0
-
-        expected = _expected(expect)
+        expected = _expected(lambda: self.leave(_group(group)))
         _agree("unset container", self._call(group, c.VFIO_GROUP_UNSET_CONTAINER, 0), expected)
 
     def set_iommu(self, handle: Handle, type_: int) -> None:
@@ -389,6 +393,9 @@ class World:
             if gauges.get(name, 0) != value
         }
         assert not wrong, f"gauges (is, must be): {wrong}"
+        avail = sorted(g["dma_avail"] for g in self.machine.gauges().values() if "dma_avail" in g)
+        left = sorted(c.limit - len(c.maps) for c in self.containers if c.type is not None)
+        assert avail == left, f"dma_avail of all containers: {avail}, not {left}"
 
     @property
     def containers(self) -> list[model.Container]:
@@ -469,6 +476,12 @@ class World:
 def _container(handle: Handle) -> model.Container:
     if not isinstance(handle.thing, model.Container):
         raise TypeError("not a container")
+    return handle.thing
+
+
+def _group(handle: Handle) -> model.Group:
+    if not isinstance(handle.thing, model.Group):
+        raise TypeError("not a group")
     return handle.thing
 
 

@@ -30,12 +30,13 @@ class Walk:
         self._calls = [
             (1, self._open_container),
             (1, self._open_group),
-            (3, self._set_up),
+            (3, self.set_up),
             (1, self._open_device),
             (2, self._close),
             (1, self._dup),
             (1, self._set_container),
             (1, self._unset_container),
+            (1, self._let_go),
             (1, self._set_iommu),
             (9, self._map),
             (4, self._unmap),
@@ -49,6 +50,7 @@ class Walk:
             (4, self._dma_read),
             (2, self._notifications),
             (2, self._protect),
+            (0.2, self._exit),
         ]
         self._weights = [weight for weight, _ in self._calls]
 
@@ -61,8 +63,8 @@ class Walk:
     # --- choosing ---
 
     def client(self) -> Client:
-        """One of the processes."""
-        return self.rng.choice(self.world.clients)
+        """One of the processes, mostly the first."""
+        return self.world.clients[self.rng.random() < 0.2]
 
     def handle(self, kind: type[T]) -> Handle | None:
         """An fd of a kind, of those that it may touch."""
@@ -101,8 +103,8 @@ class Walk:
         if len(self.world.handles) < MAX_HANDLES:
             self.world.open_group(self.client(), self.rng.choice(self.groups))
 
-    def _set_up(self) -> None:
-        """All that it takes to get at a device."""
+    def set_up(self) -> None:
+        """Do all that it takes to get at a device."""
         number = self.rng.choice(self.groups)
         if len(self.world.handles) >= MAX_HANDLES or self.world.is_busy(number):
             return
@@ -114,8 +116,9 @@ class Walk:
         ]
         container = self.rng.choice(mine) if mine else self.world.open_container(group.client)
         self.world.set_container(group, container)
-        self.world.set_iommu(container, self.rng.choice([3, 3, 3, 3, 1]))
-        self.world.open_device(group, number)
+        if self.rng.random() < 0.9:
+            self.world.set_iommu(container, self.rng.choice([3, 3, 3, 3, 3, 3, 1]))
+            self.world.open_device(group, number)
 
     def _open_device(self) -> None:
         if len(self.world.handles) < MAX_HANDLES and (group := self.handle(model.Group)):
@@ -139,6 +142,14 @@ class Walk:
 
     def _unset_container(self) -> None:
         if group := self.handle(model.Group):
+            self.world.unset_container(group)
+
+    def _let_go(self) -> None:
+        """Close a group's devices and take it out of its container."""
+        if group := self.handle(model.Group):
+            for device in list(self.world.handles):
+                if isinstance(device.thing, model.Device) and device.thing.group is group.thing:
+                    self.world.close(device)
             self.world.unset_container(group)
 
     def _set_iommu(self) -> None:
@@ -238,6 +249,9 @@ class Walk:
             self.world.notifications(device)
 
     # --- memory ---
+
+    def _exit(self) -> None:
+        self.world.exit(self.client())
 
     def _protect(self) -> None:
         client = self.client()

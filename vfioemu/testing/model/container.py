@@ -112,14 +112,9 @@ class Container:
             return
         if self.type == NESTING:  # an x86 IOMMU has nothing to nest
             raise Refusal("EINVAL")
-        first, last = group.ranges[0][0], group.ranges[-1][1]
+        last = group.ranges[-1][1]
         for mapping in self.maps.values():
-            inside = any(a <= mapping.iova and mapping.iova + mapping.size - 1 <= b for a, b in group.ranges)
-            beyond = mapping.iova < first or mapping.iova + mapping.size - 1 > last
-            if not inside and (self.ranges is not None or not beyond):
-                raise Refusal("EINVAL")
-            hole = any(a < mapping.iova + mapping.size and mapping.iova < b for a, b in _holes(group.ranges))
-            if hole:
+            if any(a < mapping.iova + mapping.size and mapping.iova < b for a, b in _holes(group.ranges)):
                 raise Refusal("EINVAL")
         for mapping in sorted(self.maps.values(), key=lambda mapping: mapping.iova):
             if mapping.iova + mapping.size - 1 > last:

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: MIT
+"""The fuzzer: it passes, it finds what is planted, and a failing seed fails again."""
+
+from collections import Counter
+
+import pytest
+from click.testing import CliRunner
+
+from tests.property import planted
+from vfioemu.cli.fuzz import command
+from vfioemu.testing.fuzz.campaign import Summary, campaign, run_one
+from vfioemu.testing.fuzz.run import Run
+from vfioemu.uapi.registry import IOCTLS
+
+RUNS = 150
+
+
+def failures(seeds):
+    for seed in seeds:
+        yield from run_one(seed).failures
+
+
+def test_arbitrary_bytes_get_the_answers_of_the_model():
+    total = Summary()
+    for seed in range(RUNS):
+        total.add(run_one(seed))
+
+    assert not total.failures, total.failures[0].why
+    assert total.runs == RUNS
+    reached = {name.split()[1] for name, _ in total.calls}
+    assert {row.name for row in IOCTLS} <= reached
+    succeeded = {name.split()[1] for name, answer in total.calls if answer == "ok"}
+    assert {row.name for row in IOCTLS} - succeeded <= {
+        "VFIO_DEVICE_GET_PCI_HOT_RESET_INFO",  # no model has them
+        "VFIO_DEVICE_PCI_HOT_RESET",
+    }
+
+
+@pytest.mark.full
+def test_arbitrary_bytes_for_a_minute():
+    total = Summary()
+    for summary in campaign(1 << 20, 60.0, jobs=2):
+        total.add(summary)
+
+    assert not total.failures, total.failures[0]
+    assert total.runs > RUNS
+
+
+@pytest.mark.parametrize("plant", planted.SEEN_BY_THE_FUZZER, ids=lambda plant: plant.__name__)
+def test_planted_mistake_is_found(plant, monkeypatch):
+    plant(monkeypatch)
+
+    assert next(failures(range(4 * RUNS)), None) is not None
+
+
+def test_seed_decides_everything():
+    def trace(seed):
+        calls = Counter()
+        Run(seed, calls).play()
+        return calls
+
+    assert trace(7) == trace(7)
+    assert trace(7) != trace(8)
+
+
+def test_failing_seed_is_printed_and_fails_again(monkeypatch):
+    planted.unpinned_pages_stay_pinned(monkeypatch)
+
+    found = CliRunner().invoke(
+        command, ["--seconds", "3", "--from-seed", "0", "-j", "2"], standalone_mode=False
+    )
+    seed = found.output.partition("vfioemu fuzz --seed ")[2].split()[0]
+    again = CliRunner().invoke(command, ["--seed", seed], standalone_mode=False)
+
+    assert (found.return_value, again.return_value) == (1, 1)
+    assert f"seed {seed}: " in again.output
+    assert again.output.endswith("0 runs passed, 1 failed\n")
+
+
+def test_good_run_says_what_was_called():
+    done = CliRunner().invoke(command, ["--seed", "1", "--calls"], standalone_mode=False)
+
+    assert done.return_value == 0
+    assert " group VFIO_GROUP_GET_STATUS: ok\n" in done.output
+    assert done.output.endswith("1 runs passed, 0 failed\n")

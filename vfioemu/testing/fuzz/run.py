@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: MIT
+"""One run of the fuzzer: a seed decides everything that happens in it.
+
+A run is a walk of sensible calls with bad ones among them: any bytes to any ioctl, reads and writes with any address.
+After each input
+
+* the errno is one that the registry lists for that call, and for containers and groups exactly the model's;
+* memory, dirty bitmaps, pins, locked pages, gauges and open fds are what the model says.
+
+Then a fault is injected into some effect of one more call, both processes die, and nothing may be left; and a client
+that does everything right, in a group of its own, is served as if nothing had happened.
+"""
+
+import errno
+import random
+import struct
+from collections import Counter
+from typing import Final
+
+from vfioemu.core.file import File
+from vfioemu.testing import model
+from vfioemu.testing.fuzz.arguments import MIDDLING, U64, Arguments
+from vfioemu.testing.fuzz.expect import Expectation
+from vfioemu.testing.fuzz.walk import Walk
+from vfioemu.testing.holdings import holdings
+from vfioemu.testing.model import PAGE
+from vfioemu.testing.process import MemoryEventFd, Result
+from vfioemu.testing.world import (
+    ARGUMENT_SIZE,
+    COMMAND,
+    LAYOUT,
+    VFIO_PCI,
+    Client,
+    DataFile,
+    Handle,
+    Layout,
+    World,
+)
+from vfioemu.uapi import constants as c
+from vfioemu.uapi.kinds import FdKind
+from vfioemu.uapi.registry import FEATURES, IOCTLS, UNSERVED, Ioctl, errnos, lookup
+
+INPUTS: Final = 120
+"""Inputs of one run."""
+FUZZED: Final[Layout] = (*LAYOUT, (VFIO_PCI, True), ("migspc", False), ("migsc", False), ("log", False))
+HONEST: Final[Layout] = (("basic", False),)
+"""The device of the client that does everything right."""
+
+_FILE_ERRNOS: Final = frozenset(
+    {"EINVAL", "EFAULT", "EBADF", "ESPIPE", "ENODEV", "ENOMSG", "ENOMEM", "ENOTTY", "EAGAIN"}
+)
+_INJECTED: Final = (errno.EFAULT, errno.EBADF, errno.EMFILE)
+_GET_DEVICE: Final = "VFIO_GROUP_GET_DEVICE_FD"
+_WEIGHTS: Final = {
+    "VFIO_GET_API_VERSION": 1,
+    "VFIO_CHECK_EXTENSION": 1,
+    "VFIO_IOMMU_MAP_DMA": 9,
+    "VFIO_IOMMU_UNMAP_DMA": 9,
+    "VFIO_IOMMU_DIRTY_PAGES": 9,
+    "VFIO_GROUP_UNSET_CONTAINER": 1,
+    "VFIO_DEVICE_RESET": 1,
+    "VFIO_DEVICE_GET_PCI_HOT_RESET_INFO": 1,
+    "VFIO_DEVICE_PCI_HOT_RESET": 1,
+    "VFIO_DEVICE_FEATURE": 15,
+}
+"""How often a call is made, against 3 for one that is not listed."""
+_NUMBERS: Final = tuple({row.number for row in IOCTLS} | {row.number for row in UNSERVED})
+
+
+class Run:
+    """A fuzzing run.
+
+    Args:
+        seed: decides all.
+        calls: counts what was answered with what, if anybody wants to know.
+    """
+
+    def __init__(self, seed: int, calls: Counter[tuple[str, str]] | None = None) -> None:
+        self.rng = random.Random(seed)
+        self.calls: Counter[tuple[str, str]] = Counter() if calls is None else calls
+        self.world = World(self.rng.choice(["recorded", "recorded", "clean"]), layout=FUZZED + HONEST)
+        self.walk = Walk(self.world, self.rng, range(len(FUZZED)))
+        self.arguments = Arguments(self.walk, self.rng)
+        self._eventfds: list[MemoryEventFd] = []
+        self._foreign: dict[Client, set[int]] = {}
+        for client in self.world.clients:
+            self._add_foreign(client)
+
+    def play(self, inputs: int = INPUTS) -> None:
+        """Do all of it; AssertionError tells what is wrong."""
+        for _ in range(3):
+            self.walk.set_up()
+        for _ in range(inputs):
+            kind = self.rng.random()
+            if kind < 0.4:
+                self.walk.step()
+            elif kind < 0.45:
+                self._migrate()
+            elif kind < 0.9:
+                self._bad_ioctl()
+            else:
+                self._bad_transfer()
+            for client in self.world.clients:
+                self.arguments.clear(client)
+            self.world.check()
+            self._check_fds()
+        self._injected_fault()
+        self._everybody_dies()
+        self._honest_client()
+
+    # --- inputs ---
+
+    def _bad_ioctl(self) -> None:
+        if (handle := self._any_handle()) is None:
+            return
+        row, cmd = self._command(handle)
+        arg = self._argument(handle, row)
+        if row is not None and row.name == "VFIO_IOMMU_MAP_DMA" and self._is_avoided(handle.client, arg):
+            return
+        expectation = Expectation(self.world, handle, arg)
+        expected = expectation.answer(row.name if row is not None else None)
+        before = set(handle.client.process.fds)
+        result = handle.client.process.ioctl(handle.number, cmd, arg)
+        self._count(handle, row.name if row else "unknown", result)
+        self._check_errno(handle, cmd, arg, result)
+        if expected is not None:
+            same = Result(1) if row is not None and row.name == _GET_DEVICE and result.err is None else result
+            assert same == expected, f"{self._name(handle, cmd)}: {result.err or result.ret}, not {expected}"
+        if expectation.bitmap is not None:
+            expectation.bitmap.check()
+        self._adopt(handle, set(handle.client.process.fds) - before)
+
+    def _bad_transfer(self) -> None:
+        """Read, write, map or poll anything."""
+        if (handle := self._any_handle()) is None:
+            return
+        rng, process, number = self.rng, handle.client.process, handle.number
+        address = self.arguments.place(handle.client, rng.randbytes(64))
+        size = rng.choice([0, 1, 4, 8, 64, PAGE, 2 * ARGUMENT_SIZE])
+        offset = rng.choice([0, 0x1000, 7 << 40, 8 << 40, 2 << 40, self.arguments.number(), 4])
+        if handle.thing in self.world.oracles and (offset, size) == (0, COMMAND.size):
+            return  # a command; the walk gives those
+        what = rng.choice(["read", "write", "pread", "pwrite", "mmap", "poll"])
+        if what == "poll":
+            assert 0 <= process.poll(number) < 8
+            return
+        if what in ("read", "write"):
+            if handle.thing in self.world.oracles and size == COMMAND.size:
+                return
+            result = getattr(process, what)(number, address, size)
+        elif what == "mmap":
+            result = process.mmap(number, PAGE, "rw", offset & (U64 >> 1))
+        else:
+            result = getattr(process, what)(number, address, size, offset)
+        self._count(handle, what, result)
+        assert result.err is None or result.err in _FILE_ERRNOS, (
+            f"{what} of {self._kind(handle)}: {result.err}"
+        )
+
+    def _injected_fault(self) -> None:
+        """One more call, an effect of which fails."""
+        if (handle := self._any_handle()) is None:
+            return
+        process = handle.client.process
+        row, cmd = self._command(handle)
+        arg = self._argument(handle, row)
+        if row is not None and row.name == "VFIO_IOMMU_MAP_DMA" and self._is_avoided(handle.client, arg):
+            return
+        process.inject(self.rng.randint(1, 4), self.rng.choice(_INJECTED))
+        result = process.ioctl(handle.number, cmd, arg)
+        if process.heal():
+            self._check_errno(handle, cmd, arg, result)
+        self._count(handle, "fault", result)
+
+    def _migrate(self) -> None:
+        """Ask a device for a migration state that has a data fd, so that there are some."""
+        devices = [h for h in self.world.handles if isinstance(h.thing, model.Device)]
+        if not devices:
+            return
+        handle = self.rng.choice(devices)
+        process = handle.client.process
+        if self.rng.random() < 0.3:
+            process.ioctl(handle.number, c.VFIO_DEVICE_RESET, 0)
+        state = self.rng.choice([3, 4, 6, 2])
+        flags = c.VFIO_DEVICE_FEATURE_SET | c.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE
+        process.memory.poke(handle.client.argument, struct.pack("<IIIi", 16, flags, state, -1))
+        before = set(process.fds)
+        self._count(
+            handle, "state", process.ioctl(handle.number, c.VFIO_DEVICE_FEATURE, handle.client.argument)
+        )
+        self._adopt(handle, set(process.fds) - before)
+
+    # --- choosing ---
+
+    def _any_handle(self) -> Handle | None:
+        """An fd, of each kind as often as of any other."""
+        by_kind: dict[FdKind, list[Handle]] = {}
+        for handle in self.world.handles:
+            by_kind.setdefault(self._kind(handle), []).append(handle)
+        return self.rng.choice(self.rng.choice(list(by_kind.values()))) if by_kind else None
+
+    def _command(self, handle: Handle) -> tuple[Ioctl | None, int]:
+        kind = self._kind(handle)
+        rows = [row for row in IOCTLS if row.kind is kind]
+        choice = self.rng.random()
+        if choice < 0.85:
+            row = self.rng.choices(rows, [_WEIGHTS.get(row.name, 3) for row in rows])[0]
+            return row, row.number
+        cmd = self.rng.choice(_NUMBERS) if choice < 0.95 else self.rng.getrandbits(32)
+        return lookup(kind, cmd), cmd
+
+    def _argument(self, handle: Handle, row: Ioctl | None) -> int:
+        if row is not None and row.argument != "pointer":
+            return self.rng.choice([self.arguments.number(), self.rng.randrange(12), 3])
+        payload = self.arguments.payload(row.name if row else "", handle)
+        return self.arguments.place(handle.client, payload)
+
+    def _is_avoided(self, client: Client, arg: int) -> bool:
+        """Mappings that the model does not follow: those up to 2^64, and those with huge bitmaps."""
+        data = client.process.memory.read(arg, 32)
+        iova, size = (int.from_bytes(data[at : at + 8], "little") for at in (16, 24))
+        return len(data) == 32 and (iova + size == 1 << 64 or size in MIDDLING)
+
+    @staticmethod
+    def _kind(handle: Handle) -> FdKind:
+        what = handle.client.process.fds[handle.number].what
+        if not isinstance(what, File):
+            raise TypeError("not an emulated file")
+        return what.kind
+
+    def _name(self, handle: Handle, cmd: int) -> str:
+        row = lookup(self._kind(handle), cmd)
+        return row.name if row is not None else f"{self._kind(handle)} ioctl {cmd:#x}"
+
+    # --- checking ---
+
+    def _check_errno(self, handle: Handle, cmd: int, arg: int, result: Result) -> None:
+        if result.err is None:
+            assert result.ret >= 0, f"{self._name(handle, cmd)}: {result.ret}"
+            return
+        allowed = errnos(self._kind(handle), cmd)
+        if cmd == c.VFIO_DEVICE_FEATURE and self._kind(handle) is FdKind.DEVICE:
+            flags = int.from_bytes(handle.client.process.memory.read(arg + 4, 4), "little")
+            feature = FEATURES.get(flags & c.VFIO_DEVICE_FEATURE_MASK)
+            allowed = feature.errnos if feature is not None else frozenset({"EFAULT", "EINVAL", "ENOTTY"})
+        assert result.err in allowed, f"{self._name(handle, cmd)}: {result.err} is none of {sorted(allowed)}"
+
+    def _adopt(self, handle: Handle, new: set[int]) -> None:
+        """An fd has come out of a call: only two calls do that."""
+        for number in new:
+            what = handle.client.process.fds[number].what
+            if not isinstance(what, File):
+                raise TypeError("a call gave out a foreign fd")
+            if what.kind is FdKind.DATA:
+                self.world.opened(handle.client, Result(number), DataFile())
+            else:
+                assert what.kind is FdKind.DEVICE, f"a {what.kind} fd was given out"
+                device = self.world.devices[self.world.number(handle)]
+                self.world.opened(handle.client, Result(number), device)
+
+    def _check_fds(self) -> None:
+        for client in self.world.clients:
+            known = {handle.number for handle in self.world.handles if handle.client is client}
+            if client not in self._foreign:  # the walk has replaced a process
+                self._add_foreign(client)
+            open_ = set(client.process.fds) - self._foreign[client]
+            assert open_ == known, f"open fds {sorted(open_)}, not {sorted(known)}"
+
+    def _add_foreign(self, client: Client) -> None:
+        process = client.process
+        eventfd, null = process.eventfd(), process.null()
+        self._foreign[client] = {eventfd, null}
+        what = process.fds[eventfd].what
+        if isinstance(what, MemoryEventFd):
+            self._eventfds.append(what)
+
+    def _count(self, handle: Handle, what: str, result: Result) -> None:
+        self.calls[f"{self._kind(handle)} {what}", result.err or "ok"] += 1
+
+    # --- the end ---
+
+    def _everybody_dies(self) -> None:
+        """After an injected fault the model knows nothing any more, but nothing may be left of dead processes."""
+        for client in self.world.clients:
+            client.process.exit()
+        self.world.handles.clear()
+        left = {name: value for name, value in holdings(self.world.machine).items() if value}
+        locked = sum(client.process.locked_pages for client in self.world.clients)
+        references = sum(eventfd.references for eventfd in self._eventfds)
+        assert not left, f"left behind: {left}"
+        assert not locked, f"{locked} pages are still locked"
+        assert not references, f"{references} references to eventfds are left"
+
+    def _honest_client(self) -> None:
+        """What a client that does everything right must see, whatever happened before."""
+        world, number = self.world, len(FUZZED)
+        client = Client(world.machine, pid=3)
+        container = world.open_container(client)
+        group = world.open_group(client, number)
+        assert group is not None
+        world.set_container(group, container)
+        world.set_iommu(container, c.VFIO_TYPE1v2_IOMMU)
+        device = world.open_device(group, number)
+        assert device is not None
+        world.map(container, flags=3, vaddr=client.data, iova=0x10000, size=8 * PAGE)
+        world.map(container, flags=1, vaddr=client.data + 8 * PAGE, iova=0x20000, size=4 * PAGE)
+        world.track(container, on=True)
+        world.pin(device, 0x11000, 2, 3)
+        world.dma_write(device, 0x13FF0, 0x20, 0xA5)
+        world.dma_read(device, 0x20000, 64)
+        for dirty in (0b0001_1110, 0b0000_0110):
+            bitmap = bytearray(8)
+            world.get_bitmap(container, iova=0x10000, size=32 * PAGE, pgsize=PAGE, bitmap=bitmap)
+            assert bitmap[0] == dirty, f"an honest client sees {bitmap.hex()}"
+        world.unmap(container, flags=1, iova=0x10000, size=8 * PAGE, dirty=bytearray(8))
+        world.notifications(device)
+        world.track(container, on=False)
+        data = client.process.memory.peek(client.data, len(client.contents))
+        assert data == client.contents, "an honest client's memory is not as it must be"
+        for handle in (device, group, container):
+            world.close(handle)
+        left = {name: value for name, value in holdings(world.machine).items() if value}
+        assert not left, f"an honest client left {left}"
+        assert not client.process.fds
