@@ -103,6 +103,23 @@ def test_second_daemon_is_refused_and_restart_after_kill_works(folder):
     assert again.end(signal.SIGTERM)[0] == 143
 
 
+def test_exit_with_parent_ends_whatever_became_of_the_parent(folder):
+    """The parent is killed: nobody is left to send a signal. The pipe's end is the daemon's end."""
+    ready, theirs = os.pipe()
+    words = vfioemu("serve", "-m", folder / "m.toml", "--runtime-dir", folder / "run", "--exit-with-parent")
+    starter = (
+        f"import subprocess; subprocess.run({[*words, '--ready-fd', str(theirs)]!r}, pass_fds=[{theirs}])"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", starter], pass_fds=[theirs], stderr=subprocess.PIPE)
+    os.close(theirs)
+    with os.fdopen(ready) as pipe:
+        assert pipe.readline().strip() == f"{folder}/run/vfio.sock"
+    parent.kill()
+    _, errors = parent.communicate(timeout=20)  # until the last holder of stderr, the daemon, has closed it
+    assert b"the parent process is gone" in errors
+    assert [path.name for path in (folder / "run").iterdir()] == ["lock"]
+
+
 def test_mdev_and_stats_commands(folder):
     served = Served(folder)
     where = ("--runtime-dir", served.directory)

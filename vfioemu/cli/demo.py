@@ -71,6 +71,7 @@ def _daemon(directory: Path) -> Iterator[str]:
         FILES / "machine.toml",
         "--runtime-dir",
         directory,
+        "--exit-with-parent",
     ]
     with _ready(arguments, None) as (_, socket):
         yield socket

@@ -42,6 +42,7 @@ from vfioemu.wire.messages import MemoryMode
     show_default=True,
     help="Seconds to wait for a client that owes an answer.",
 )
+@click.option("--exit-with-parent", is_flag=True, help="End when the process that started it has ended.")
 def command(
     machine_file: Path,
     runtime_dir: Path | None,
@@ -50,6 +51,7 @@ def command(
     memory: str,
     allow_uid: tuple[int, ...],
     ask_timeout: float,
+    exit_with_parent: bool,
 ) -> int:
     """Emulate a machine until SIGTERM or SIGINT.
 
@@ -64,6 +66,7 @@ def command(
         memory=MemoryMode[memory.upper()],
         uids=frozenset(allow_uid),
         limits=Limits(ask_timeout=ask_timeout),
+        with_parent=exit_with_parent,
     )
     ready = Ready(fd=-1 if ready_fd is None else ready_fd, notify_socket=os.environ.get("NOTIFY_SOCKET", ""))
     try:

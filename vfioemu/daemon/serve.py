@@ -36,13 +36,14 @@ class Options:
         memory: how client memory is reached; PROCESS_VM for a daemon that one user has for himself.
         uids: who may connect besides our own user.
         limits: bounds and time-outs.
-        models: device models besides the installed ones.
+        with_parent: end when the process that started it has ended, however that went.
     """
 
     runtime_dir: Path | None = None
     memory: MemoryMode = MemoryMode.ASK
     uids: frozenset[int] = frozenset()
     limits: Limits = field(default_factory=Limits)
+    with_parent: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,10 +148,28 @@ async def serve(spec: MachineSpec, options: Options, ready: "Ready | None" = Non
         ) as daemon:
             if ready is not None:
                 ready.tell(daemon)
-            async for number in signals:
-                log.info("signal %d: ending", number)
-                return number
-    raise AssertionError("the signals ended")  # pragma: no cover
+            async with trio.open_nursery() as nursery:
+                if options.with_parent:
+                    nursery.start_soon(_end_with_parent)
+                number = await anext(aiter(signals))
+                nursery.cancel_scope.cancel()
+            log.info("signal %d: ending", number)
+    return number
+
+
+async def _end_with_parent() -> None:
+    """Ask ourselves to end when the process that started us is gone, however it went."""
+    try:
+        parent = os.pidfd_open(os.getppid())
+    except ProcessLookupError:
+        pass  # it was faster
+    else:
+        try:
+            await trio.lowlevel.wait_readable(parent)
+        finally:
+            os.close(parent)
+    log.info("the parent process is gone")
+    signal.raise_signal(signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
