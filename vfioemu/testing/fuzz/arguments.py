@@ -6,6 +6,7 @@ import struct
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from vfioemu.testing import model
 from vfioemu.testing.fuzz.walk import Walk
 from vfioemu.testing.model import PAGE
 from vfioemu.testing.process import MemoryEventFd
@@ -148,8 +149,10 @@ class Arguments:
         return struct.pack("<QQQ", PAGE, needed, place & U64)
 
     def _fd(self, handle: Handle) -> bytes:
-        numbers = list(handle.client.process.fds)
-        return struct.pack("<i", self.rng.choice([*numbers, -1, 999]))
+        mine = [other for other in self.walk.world.handles if other.client is handle.client]
+        containers = [other.number for other in mine if isinstance(other.thing, model.Container)]
+        numbers = [*containers, *containers, *handle.client.process.fds, -1, 999]
+        return struct.pack("<i", self.rng.choice(numbers))
 
     def _name(self, handle: Handle) -> bytes:
         name = f"device-{self.walk.world.number(handle)}".encode()

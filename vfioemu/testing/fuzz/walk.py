@@ -29,7 +29,7 @@ class Walk:
         self.groups = groups
         self._calls = [
             (1, self._open_container),
-            (1, self._open_group),
+            (2, self._open_group),
             (3, self.set_up),
             (1, self._open_device),
             (2, self._close),
