@@ -82,7 +82,8 @@ async def _rounds(daemon: str, uri: str, ready: IO[bytes], warm: bool, goal: flo
 
 def _copy(source: memoryview, target: memoryview | None) -> float:
     cold = None if target is not None else mmap.mmap(-1, SIZE)
-    view = target if target is not None else memoryview(cold)
+    view = target if cold is None else memoryview(cold)
+    assert view is not None
     began = time.perf_counter()
     view[:] = source
     taken = time.perf_counter() - began
