@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from vfioemu.testing import model
+from vfioemu.testing.client import DATA_PAGES, LAYOUT, Client
 from vfioemu.testing.holdings import holdings
 from vfioemu.testing.model import PAGE
-from vfioemu.testing.world import DATA_PAGES, LAYOUT, Client, Handle, World
+from vfioemu.testing.world import Handle, World
 
 PAGES = st.integers(0, 40)
 FAR_PAGES = st.sampled_from([0xFEDFF, 0xFEE00, 0xFEF00, 0xFFFFFFFFF, 0x1000000000])

@@ -9,8 +9,7 @@ several processes, may refer to one open file; its release() runs when the last 
 import errno
 import mmap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Final, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 from vfioemu.core.caller import AddressSpace, Caller
 from vfioemu.core.effects import (
@@ -30,8 +29,18 @@ from vfioemu.core.effects import (
 )
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.file import POLLIN, POLLOUT, POLLPRI, File
+from vfioemu.testing.files import (
+    EVENTFD_MAX,
+    MemoryEventFd,
+    NullDevice,
+    OpenFile,
+    Result,
+    errno_name,
+)
 from vfioemu.testing.memory import PAGE, Memory
 from vfioemu.testing.scheduler import Scheduler, Task
+
+__all__ = ["MemoryEventFd", "NullDevice", "OpenFile", "Process", "Result", "errno_name"]
 
 T = TypeVar("T")
 
@@ -39,16 +48,8 @@ FIRST_FD: Final = 3
 MAX_FDS: Final = 1024
 """RLIMIT_NOFILE."""
 DEFAULT_MEMLOCK: Final = 8 << 20
-EVENTFD_MAX: Final = (1 << 64) - 2
 
 _NEVER_FAILS: Final = frozenset({RevokeFd, Signal})
-
-_NAMES: Final[Mapping[int, str]] = {errno.EOPNOTSUPP: "EOPNOTSUPP"}  # Python knows it as ENOTSUP
-
-
-def errno_name(number: int) -> str:
-    """The symbolic name of an errno as glibc's strerrorname_np() has it."""
-    return _NAMES.get(number) or errno.errorcode.get(number, str(number))
 
 
 class Opener(Protocol):
@@ -56,48 +57,6 @@ class Opener(Protocol):
 
     def open(self, caller: Caller, path: str) -> Steps[File]:
         """Open `path`."""
-
-
-class Result(NamedTuple):
-    """What a system call returned: the value and, if it is -1, the errno's name."""
-
-    ret: int
-    err: str | None = None
-
-
-class MemoryEventFd:
-    """An eventfd: the counter, and how many references the core holds to it."""
-
-    is_eventfd = True
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.references = 0
-
-    def signal(self) -> None:
-        """eventfd_signal(): add one, at most up to the largest value."""
-        self.count = min(self.count + 1, EVENTFD_MAX)
-
-    def close(self) -> None:
-        """eventfd_ctx_put()."""
-        if self.references <= 0:
-            raise AssertionError("an eventfd reference was dropped twice")
-        self.references -= 1
-
-
-class NullDevice:
-    """An open /dev/null: an fd that is none of ours."""
-
-
-Opened: TypeAlias = File | MemoryEventFd | NullDevice
-
-
-@dataclass(eq=False, slots=True)
-class OpenFile:
-    """The kernel's struct file: what is open, and how many fds and running calls refer to it."""
-
-    what: Opened
-    references: int = 0
 
 
 class Process(AddressSpace):

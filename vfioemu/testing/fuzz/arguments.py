@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from vfioemu.testing import model
+from vfioemu.testing.client import ARGUMENT_SIZE, BITMAP_SIZE, DATA_PAGES, Client
 from vfioemu.testing.fuzz.walk import Walk
 from vfioemu.testing.model import PAGE
 from vfioemu.testing.process import MemoryEventFd
-from vfioemu.testing.world import ARGUMENT_SIZE, BITMAP_SIZE, DATA_PAGES, Client, Handle
+from vfioemu.testing.world import Handle
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.registry import FEATURES
 

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from vfioemu.testing import model
+from vfioemu.testing.client import ADDRESS_END, Client
 from vfioemu.testing.model import PAGE, Refusal
 from vfioemu.testing.process import Result
-from vfioemu.testing.world import ADDRESS_END, Client, Handle, World
+from vfioemu.testing.world import Handle, World
 from vfioemu.uapi import constants as c
 
 U64: Final = (1 << 64) - 1

@@ -19,23 +19,14 @@ from typing import Final
 
 from vfioemu.core.file import File
 from vfioemu.testing import model
+from vfioemu.testing.client import ARGUMENT_SIZE, LAYOUT, VFIO_PCI, Client, Layout
 from vfioemu.testing.fuzz.arguments import MIDDLING, U64, Arguments
 from vfioemu.testing.fuzz.expect import Expectation
 from vfioemu.testing.fuzz.walk import Walk
 from vfioemu.testing.holdings import holdings
 from vfioemu.testing.model import PAGE
 from vfioemu.testing.process import MemoryEventFd, Result
-from vfioemu.testing.world import (
-    ARGUMENT_SIZE,
-    COMMAND,
-    LAYOUT,
-    VFIO_PCI,
-    Client,
-    DataFile,
-    Handle,
-    Layout,
-    World,
-)
+from vfioemu.testing.world import COMMAND, DataFile, Handle, World
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.kinds import FdKind
 from vfioemu.uapi.registry import FEATURES, IOCTLS, UNSERVED, Ioctl, errnos, lookup

@@ -5,8 +5,9 @@ import random
 from typing import Final, TypeVar
 
 from vfioemu.testing import model
+from vfioemu.testing.client import DATA_PAGES, Client
 from vfioemu.testing.model import PAGE
-from vfioemu.testing.world import DATA_PAGES, Client, Handle, World
+from vfioemu.testing.world import Handle, World
 
 T = TypeVar("T", bound=model.Container | model.Group | model.Device)
 
