@@ -5,6 +5,7 @@ The daemon runs in a process of its own, and each scenario in a process that end
 are forked from the runner. Steps follow one another without a pause.
 """
 
+import logging
 import os
 import pickle
 import signal
@@ -65,7 +66,13 @@ class LiveRunner:
     def _start(self) -> None:
         reader, writer = os.pipe()
         options = Options(runtime_dir=self._runtime_dir, memory=self._memory)
-        self._daemon = _fork(lambda: trio.run(serve, self._spec, options, Ready(fd=writer)), reader)
+
+        def emulate() -> None:
+            if not logging.getLogger().isEnabledFor(logging.DEBUG):
+                logging.disable(logging.INFO)  # a line for each refused call, of which traces are full
+            trio.run(serve, self._spec, options, Ready(fd=writer))
+
+        self._daemon = _fork(emulate, reader)
         os.close(writer)
         with open(reader, "rb") as pipe:
             if not pipe.read():
