@@ -9,9 +9,10 @@ import trio
 
 from tests.io.fake import ECHO, FakeFile, FakeMachine, serving
 from vfioemu import client
+from vfioemu.core.effects import GiveFd, read_user
 from vfioemu.core.effects import locked as take
-from vfioemu.core.effects import read_user
 from vfioemu.core.locks import Lock
+from vfioemu.uapi.kinds import FdKind
 from vfioemu.wire import messages as m
 
 
@@ -98,6 +99,32 @@ async def test_cancelled_call_gives_up_its_connection_alone(world):
         lock.release()
         assert await file.ioctl(1) == 0
         assert await file.ioctl(2) == 7
+
+
+async def test_fd_given_in_a_cancelled_call_is_closed(world):
+    lock = Lock("held")
+    lock.acquire(lambda: None)
+    given = trio.Event()
+    made = FakeFile(FdKind.DEVICE)
+
+    def give(caller, arg):
+        yield GiveFd(made)
+        given.set()
+        yield from take(lock)
+        lock.release()
+        return 0
+
+    world.file.calls[ECHO] = give
+    async with client.connect(world.served.path) as session:
+        file = client.File(session, await session.open("/f"))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(file.ioctl, ECHO)
+            await given.wait()
+            nursery.cancel_scope.cancel()
+        lock.release()
+        await session.call(m.FORGET, 0)
+        assert made.released == 1
+        file.close()
 
 
 async def test_daemon_that_goes_away_is_eio():

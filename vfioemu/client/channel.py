@@ -55,13 +55,14 @@ class Reply(NamedTuple):
 class Channel:
     """One connection; one call at a time."""
 
-    __slots__ = ("_fd", "_seq", "open", "sock")
+    __slots__ = ("_fd", "_given", "_seq", "open", "sock")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.open = True
         self._seq = 0
         self._fd = -1
+        self._given: list[int] = []
 
     @classmethod
     async def connect(cls, path: str | os.PathLike[str]) -> "Channel":
@@ -126,6 +127,7 @@ class Channel:
                 size = await self._receive()
                 kind, reply_flags, _, _, result, start, *more = m.HEADER.unpack_from(_packet)
                 if kind == m.REPLY:
+                    self._given.clear()
                     got, self._fd = self._fd, -1
                     data_bytes = bytes(_view[m.HEADER_SIZE : size]) if size > m.HEADER_SIZE else b""
                     return Reply(m.signed(result), reply_flags, got, start, data_bytes, (more[0], more[1]))
@@ -159,9 +161,14 @@ class Channel:
             await self._take_fd(seq, m.signed(arg0))
         elif kind == m.GIVE_FD:
             fd, self._fd = self._fd, -1
+            if fd >= 0:
+                self._given.append(fd)
             result = fd if fd >= 0 else -errno.EMFILE
             await self._send(m.encode(m.ANSWER, seq, args=(result, 0, 0, 0)))
         elif kind == m.REVOKE_FD:
+            if arg0 not in self._given:
+                raise DaemonGone(f"the daemon revokes fd {arg0}, which it did not give")
+            self._given.remove(arg0)
             os.close(arg0)
             await self._send(m.encode(m.ANSWER, seq))
         else:
@@ -248,11 +255,13 @@ class Channel:
             return size
 
     def close(self) -> None:
-        """Hang up."""
+        """Hang up; fds that came with a call which did not end are closed, for nobody knows of them."""
         if self.open:
             self.open = False
             trio.lowlevel.notify_closing(self.sock)
             self.sock.close()
-            if self._fd >= 0:
-                os.close(self._fd)
-                self._fd = -1
+            for fd in (*self._given, self._fd):
+                if fd >= 0:
+                    os.close(fd)
+            self._given.clear()
+            self._fd = -1

@@ -40,6 +40,9 @@ def _has_ipc_lock() -> bool:
 class Session:
     """A session; `connect` makes one.
 
+    The daemon ends a session with its last connection, and a cancelled call ends its connection. So one that makes no calls is
+    kept: the service connection, or the first one.
+
     Attributes:
         number: what the control socket calls it.
         greeting: what the daemon said of itself.
@@ -49,7 +52,7 @@ class Session:
         self._path = path
         self._secret = secret
         self.number = number
-        self._idle: list[Channel] = [channel]
+        self._idle: list[Channel] = []
         self._channels = {channel}
         self._limiter = trio.CapacityLimiter(max(greeting.max_channels - _RESERVED, 1))
         self._proved: set[int] = set()
@@ -118,6 +121,10 @@ class Session:
             raise
         self._channels.add(channel)
         return channel
+
+    def pool(self, channel: Channel) -> None:
+        """A connection can be used for calls."""
+        self._idle.append(channel)
 
     def adopted(self, serial: int) -> None:
         """The daemon itself gave us that token, so it needs no proof."""
@@ -235,6 +242,7 @@ async def connect(path: str | os.PathLike[str], *, serve_memory: bool = True) ->
                     service = await Channel.connect(path)
                     await service.hello(secret, memlock, flags | m.F_SERVICE)
                     nursery.start_soon(service.serve)
+                    session.pool(channel)
                 yield session
             except BaseException as error:  # noqa: BLE001 - raised below, out of the nursery, so in no ExceptionGroup
                 escaped = error

@@ -142,19 +142,16 @@ class Server:
             session.channels.remove(connection)
         if connection.late:
             session.end("")
-        if not session.channels:
+        if not session.channels and session.service is None:
             self._end_session(session)
 
     def _end_session(self, session: Session) -> None:
-        """Its last call connection is gone."""
+        """Its last connection is gone."""
         if self.sessions.pop(session.id, None) is None:
             return
         for token in list(session.tokens.values()):
             session.unprove(token)
         session.space.session = None
-        if session.service is not None:
-            self.tokens.unwatch(session.service.connection.sock.fileno())
-            self._leave(session.service.connection, session.account, session)
 
     async def _welcome(self, connection: Connection, account: Account) -> tuple[Session | None, bool]:
         """Take HELLO and answer it: the session, and whether the connection needs no task (a service)."""

@@ -109,6 +109,8 @@ class TokenTable:
             serial = self._serial + 1
             ours.bind(TokenName(self.daemon_id, file.kind, serial).address())
             ours.setblocking(False)
+            # Nothing can be sent to us: an fd of the token itself that lay here unread would keep it alive for ever.
+            ours.shutdown(socket.SHUT_RD)
             cookie = socket_cookie(theirs.fileno())
             assert cookie is not None
             self.epoll.register(ours.fileno(), 0)  # HUP and ERR are always told
