@@ -23,8 +23,23 @@ VICTIM_GROUP = 12
 HOSTILE_GROUP = 13
 BYSTANDER_GROUP = 14
 STORM_GROUP = 15
-MACHINE = machine_of([VICTIM_GROUP, HOSTILE_GROUP, BYSTANDER_GROUP, STORM_GROUP], "dma-engine", "")
-PATIENCE = 30
+ORACLE_GROUP = 16
+IOMMU_GROUP = 2
+MACHINE = machine_of([VICTIM_GROUP, HOSTILE_GROUP, BYSTANDER_GROUP, STORM_GROUP], "dma-engine", "") + "\n"
+MACHINE += machine_of([ORACLE_GROUP], "oracle", 'variant = "migspc"')
+MACHINE += f"""
+[[group]]
+number = {IOMMU_GROUP}
+[group.iommu]
+address-bits = 48
+[[group.device]]
+symbol = "d{IOMMU_GROUP}"
+name = "{device_name(IOMMU_GROUP)}"
+model = "dma-engine"
+[group.device.options]
+type = 2
+"""
+PATIENCE = 5
 PAGE = 4096
 
 

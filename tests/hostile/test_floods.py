@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Too many of something: what is too much is refused, and nothing stays behind."""
 
+import contextlib
 import errno
 import os
 import socket
@@ -8,7 +9,7 @@ import subprocess
 
 import pytest
 
-from tests.hostile.helpers import Raw, settles, start_victim
+from tests.hostile.helpers import HOSTILE_GROUP, Raw, settles, start_victim
 from vfioemu.uapi import constants as c
 from vfioemu.wire import messages as m
 
@@ -97,4 +98,13 @@ async def test_fd_where_none_belongs_ends_the_connection(daemon, bystander, clea
         else:
             assert await raw.is_ended()
     os.close(null)
+    await settles(daemon, clean)
+
+
+async def test_token_that_carries_itself_is_released(daemon, bystander, clean):
+    """An fd that lies unread in its own token's other end would keep the token alive for ever."""
+    async with Raw(daemon.socket_path) as raw:
+        token = await raw.open(f"/dev/vfio/{HOSTILE_GROUP}")
+        with socket.socket(fileno=token) as sock, contextlib.suppress(BrokenPipeError):
+            socket.send_fds(sock, [b"x"], [token])
     await settles(daemon, clean)
