@@ -14,6 +14,8 @@ from cffi import FFI
 DECLARATIONS = """
     enum vfe_isa { VFE_ISA_BEST, VFE_ISA_PORTABLE, VFE_ISA_AVX2 };
 
+    bool vfe_isa_available(enum vfe_isa isa);
+
     struct vfe_bitmap { uint64_t nbits; ...; };
     struct vfe_run { uint64_t first; uint64_t npages; };
 
@@ -64,6 +66,10 @@ DECLARATIONS = """
 
     size_t vfe_dma_batch(const struct vfe_index *index, const struct vfe_log *log, struct vfe_dma *batch,
                          size_t count, char *local, size_t local_size);
+
+    uint64_t vfe_zero_pages(const void *memory, size_t page_size, uint64_t first, uint64_t npages, void *out,
+                            enum vfe_isa isa);
+    void vfe_page_sums(const void *memory, size_t page_size, uint64_t first, uint64_t npages, uint64_t *sums);
 """
 
 
@@ -73,7 +79,7 @@ def builder() -> FFI:
     ffi.cdef(DECLARATIONS)
     ffi.set_source(
         "vfioemu._kernel",
-        '#include "vfe_bitmap.h"\n#include "vfe_dma.h"\n#include "vfe_index.h"\n#include "vfe_log.h"\n',
+        '#include "vfe_bitmap.h"\n#include "vfe_dma.h"\n#include "vfe_index.h"\n#include "vfe_log.h"\n#include "vfe_pages.h"\n',
         py_limited_api=True,
     )
     return ffi

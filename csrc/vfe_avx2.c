@@ -11,23 +11,33 @@
 #include <immintrin.h>
 #include <string.h>
 
-#define AVX2 __attribute__((target("avx2,popcnt")))
+#define AVX2   __attribute__((target("avx2,popcnt")))
+#define INLINE AVX2 static inline __attribute__((always_inline))
 
 #define LINE_BYTES  64
 #define CHUNK_BYTES ((size_t)VFE_CHUNK_WORDS * 8)
 
-AVX2 static inline __m256i load(const void *from)
+/** Where 32 bytes go. */
+enum way { STORE, PAST, OR };
+
+/** A shift to the left; counts of 64 shift everything out. */
+struct shift {
+	__m128i left;
+	__m128i right;
+};
+
+INLINE __m256i load(const void *from)
 {
 	return _mm256_loadu_si256((const __m256i *)from);
 }
 
-AVX2 static inline void store(void *to, __m256i value)
+INLINE void store(void *to, __m256i value)
 {
 	_mm256_storeu_si256((__m256i *)to, value);
 }
 
-/* Past the cache where alignment allows; malloc() gives 16 bytes. */
-AVX2 static inline void stream(char *to, __m256i value)
+/* malloc() gives 16 bytes of alignment, so that is what is asked for. */
+INLINE void stream(char *to, __m256i value)
 {
 	if (((uintptr_t)to & 31) == 0) {
 		_mm256_stream_si256((__m256i *)to, value);
@@ -38,122 +48,123 @@ AVX2 static inline void stream(char *to, __m256i value)
 			 _mm256_extracti128_si256(value, 1));
 }
 
-AVX2 static inline void move_line(char *out, char *words)
+INLINE void emit(char *to, __m256i value, enum way way)
 {
-	__m256i low = load(words);
-	__m256i high = load(words + 32);
-
-	store(words, _mm256_setzero_si256());
-	store(words + 32, _mm256_setzero_si256());
-	store(out, low);
-	store(out + 32, high);
+	if (way == PAST)
+		stream(to, value);
+	else
+		store(to, way == OR ? _mm256_or_si256(load(to), value) : value);
 }
 
-AVX2 static void move(void *out, uint64_t *words, uint64_t mask)
+INLINE struct shift shift_by(unsigned int shift)
 {
-	char *to = out;
-	char *from = (char *)words;
-
-	if (mask == UINT64_MAX) {
-		for (size_t at = 0; at < CHUNK_BYTES; at += LINE_BYTES)
-			move_line(to + at, from + at);
-		return;
-	}
-	memset(to, 0, CHUNK_BYTES);
-	for (; mask; mask &= mask - 1) {
-		size_t at = (size_t)__builtin_ctzll(mask) * LINE_BYTES;
-
-		move_line(to + at, from + at);
-	}
+	return (struct shift){
+		.left = _mm_cvtsi32_si128((int)shift),
+		.right = _mm_cvtsi32_si128((int)(64 - shift)),
+	};
 }
 
-AVX2 static void stream_zeros(char *out, size_t nbytes)
+INLINE __m256i funnel(__m256i words, __m256i before, struct shift shift)
 {
-	for (size_t at = 0; at < nbytes; at += 32)
-		stream(out + at, _mm256_setzero_si256());
+	return _mm256_or_si256(_mm256_sll_epi64(words, shift.left),
+			       _mm256_srl_epi64(before, shift.right));
 }
 
-AVX2 static void move_past(void *out, uint64_t *words, uint64_t mask)
-{
-	char *to = out;
-	char *from = (char *)words;
-	size_t done = 0;
-
-	if ((uintptr_t)out & 15) {
-		move(out, words, mask);
-		return;
-	}
-	for (; mask; mask &= mask - 1) {
-		size_t at = (size_t)__builtin_ctzll(mask) * LINE_BYTES;
-		__m256i low = load(from + at);
-		__m256i high = load(from + at + 32);
-
-		stream_zeros(to + done, at - done);
-		store(from + at, _mm256_setzero_si256());
-		store(from + at + 32, _mm256_setzero_si256());
-		stream(to + at, low);
-		stream(to + at + 32, high);
-		done = at + LINE_BYTES;
-	}
-	stream_zeros(to + done, CHUNK_BYTES - done);
-}
-
-AVX2 static inline void or_half(char *out, char *words)
+INLINE __m256i take_half(char *words)
 {
 	__m256i bits = load(words);
 
 	store(words, _mm256_setzero_si256());
-	store(out, _mm256_or_si256(load(out), bits));
+	return bits;
 }
 
-AVX2 static void move_or(void *out, uint64_t *words, uint64_t mask)
+AVX2 static void take(uint64_t *packed, uint64_t *words, uint64_t mask)
 {
-	for (; mask; mask &= mask - 1) {
-		size_t at = (size_t)__builtin_ctzll(mask) * LINE_BYTES;
+	for (; mask; mask &= mask - 1, packed += VFE_PACKED) {
+		char *line = (char *)words +
+			     (size_t)__builtin_ctzll(mask) * LINE_BYTES;
 
-		or_half((char *)out + at, (char *)words + at);
-		or_half((char *)out + at + 32, (char *)words + at + 32);
+		store(packed, take_half(line));
+		store(packed + 4, take_half(line + 32));
+		packed[VFE_LINE_WORDS] = 0;
 	}
 }
 
-AVX2 static inline __m256i funnel(const uint64_t *words, __m128i left,
-				  __m128i right)
+INLINE uint64_t move_aligned(char *out, char *words, enum way way)
 {
-	return _mm256_or_si256(_mm256_sll_epi64(load(words), left),
-			       _mm256_srl_epi64(load(words - 1), right));
-}
+	uint64_t last = ((uint64_t *)words)[VFE_CHUNK_WORDS - 1];
 
-/* A count of 64 shifts everything out, so shift 0 is no special case. */
-AVX2 static void shift(void *out, const uint64_t *words, size_t nwords,
-		       unsigned int by)
-{
-	__m128i left = _mm_cvtsi32_si128((int)by);
-	__m128i right = _mm_cvtsi32_si128((int)(64 - by));
-	size_t whole = nwords & ~(size_t)3;
-
-	for (size_t i = 0; i < whole; i += 4)
-		store((char *)out + i * 8, funnel(&words[i], left, right));
-	if (whole < nwords)
-		vfe_ops_portable()->shift((char *)out + whole * 8,
-					  &words[whole], nwords - whole, by);
-}
-
-AVX2 static void shift_or(void *out, const uint64_t *words, size_t nwords,
-			  unsigned int by)
-{
-	__m128i left = _mm_cvtsi32_si128((int)by);
-	__m128i right = _mm_cvtsi32_si128((int)(64 - by));
-	size_t whole = nwords & ~(size_t)3;
-
-	for (size_t i = 0; i < whole; i += 4) {
-		char *to = (char *)out + i * 8;
-
-		store(to, _mm256_or_si256(load(to),
-					  funnel(&words[i], left, right)));
+	for (size_t at = 0; at < CHUNK_BYTES; at += LINE_BYTES) {
+		emit(out + at, take_half(words + at), way);
+		emit(out + at + 32, take_half(words + at + 32), way);
 	}
-	if (whole < nwords)
-		vfe_ops_portable()->shift_or((char *)out + whole * 8,
-					     &words[whole], nwords - whole, by);
+	return last;
+}
+
+/* Words are cleared behind us, so the word before comes from a register. */
+INLINE uint64_t move_shifted(char *out, char *words, unsigned int shift,
+			     uint64_t before, enum way way)
+{
+	struct shift by = shift_by(shift);
+	__m256i top = _mm256_set1_epi64x((long long)before);
+
+	for (size_t at = 0; at < CHUNK_BYTES; at += 32) {
+		__m256i bits = take_half(words + at);
+		__m256i turned = _mm256_permute4x64_epi64(bits, 0x93);
+
+		emit(out + at,
+		     funnel(bits, _mm256_blend_epi32(turned, top, 0x03), by),
+		     way);
+		top = turned;
+	}
+	return (uint64_t)_mm256_extract_epi64(top, 0);
+}
+
+AVX2 static uint64_t move(void *out, uint64_t *words, unsigned int shift,
+			  uint64_t before)
+{
+	if (!shift)
+		return move_aligned(out, (char *)words, STORE);
+	return move_shifted(out, (char *)words, shift, before, STORE);
+}
+
+AVX2 static uint64_t move_past(void *out, uint64_t *words, unsigned int shift,
+			       uint64_t before)
+{
+	if (!shift)
+		return move_aligned(out, (char *)words, PAST);
+	return move_shifted(out, (char *)words, shift, before, PAST);
+}
+
+AVX2 static uint64_t move_or(void *out, uint64_t *words, unsigned int shift)
+{
+	if (!shift)
+		return move_aligned(out, (char *)words, OR);
+	return move_shifted(out, (char *)words, shift, 0, OR);
+}
+
+INLINE void put_way(char *out, const uint64_t *line, unsigned int shift,
+		    enum way way)
+{
+	struct shift by = shift_by(shift);
+
+	emit(out, funnel(load(line), load(line - 1), by), way);
+	emit(out + 32, funnel(load(line + 4), load(line + 3), by), way);
+}
+
+AVX2 static void put(void *out, const uint64_t *line, unsigned int shift)
+{
+	put_way(out, line, shift, STORE);
+}
+
+AVX2 static void put_past(void *out, const uint64_t *line, unsigned int shift)
+{
+	put_way(out, line, shift, PAST);
+}
+
+AVX2 static void put_or(void *out, const uint64_t *line, unsigned int shift)
+{
+	put_way(out, line, shift, OR);
 }
 
 AVX2 static void zero_past(void *out, size_t nbytes)
@@ -168,7 +179,9 @@ AVX2 static void zero_past(void *out, size_t nbytes)
 	size_t body = (nbytes - head) & ~(size_t)31;
 
 	memset(to, 0, head);
-	stream_zeros(to + head, body);
+	for (size_t at = head; at < head + body; at += 32)
+		_mm256_stream_si256((__m256i *)(to + at),
+				    _mm256_setzero_si256());
 	memset(to + head + body, 0, nbytes - head - body);
 }
 
@@ -177,13 +190,18 @@ static void drain(void)
 	_mm_sfence();
 }
 
-AVX2 static uint64_t count(const uint64_t *words, size_t nwords)
+AVX2 static uint64_t count(const uint64_t *words, uint64_t mask)
 {
 	uint64_t sum = 0;
 
-	for (size_t i = 0; i < nwords; i++)
-		sum += (uint64_t)__builtin_popcountll(
-			__atomic_load_n(&words[i], __ATOMIC_RELAXED));
+	for (; mask; mask &= mask - 1) {
+		const uint64_t *line =
+			words + (size_t)__builtin_ctzll(mask) * VFE_LINE_WORDS;
+
+		for (size_t i = 0; i < VFE_LINE_WORDS; i++)
+			sum += (uint64_t)__builtin_popcountll(
+				__atomic_load_n(&line[i], __ATOMIC_RELAXED));
+	}
 	return sum;
 }
 
@@ -204,11 +222,13 @@ AVX2 static bool is_zero(const void *data, size_t nbytes)
 const struct vfe_ops *vfe_ops_avx2(void)
 {
 	static const struct vfe_ops avx2 = {
+		.take = take,
 		.move = move,
 		.move_past = move_past,
 		.move_or = move_or,
-		.shift = shift,
-		.shift_or = shift_or,
+		.put = put,
+		.put_past = put_past,
+		.put_or = put_or,
 		.zero_past = zero_past,
 		.drain = drain,
 		.count = count,

@@ -59,6 +59,9 @@ enum vfe_isa {
 	VFE_ISA_AVX2 = 2,     /**< AVX2; creation fails without it */
 };
 
+/** @return whether this CPU has it. */
+bool vfe_isa_available(enum vfe_isa isa);
+
 struct vfe_ops;
 
 struct vfe_bitmap {

@@ -9,74 +9,105 @@
 #include "vfe_bitmap.h"
 #include "vfe_ops.h"
 #include "vfe_take.h"
-#include "vfe_walk.h"
 
 /* From this size on, what is written will not be read from the cache. */
 #define PAST_CACHE_BYTES ((size_t)8 << 20)
 
-/* Where an aligned or shifted harvest has got to. */
+/* Where a harvest has got to. */
 struct sink {
-	struct vfe_bitmap *bitmap;
+	const struct vfe_ops *ops;
 	char *out;
-	size_t nwords; /* words that hold pages; the shift may add one */
-	size_t done;   /* words of out that are written */
-	uint64_t last; /* the source word before those, for the carry */
+	size_t total;	 /* words of out */
+	size_t done;	 /* words that are written: a multiple of a line */
+	uint64_t before; /* the source word before those */
 	unsigned int shift;
 	bool past; /* write past the cache */
 };
 
-static void store_zeros(struct sink *sink, size_t upto)
+/* Store a line with the word `before` it; the last may be cut short. */
+static void put_line(struct sink *sink, uint64_t *line)
 {
+	char *out = sink->out + sink->done * 8;
+
+	line[-1] = sink->before;
+	sink->before = line[VFE_LINE_WORDS - 1];
+	if (sink->total - sink->done < VFE_LINE_WORDS) {
+		for (size_t i = 0; sink->done < sink->total; i++, sink->done++)
+			vfe_store(
+				out, i,
+				vfe_funnel(line[i], line[i - 1], sink->shift));
+		return;
+	}
+	if (sink->past)
+		sink->ops->put_past(out, line, sink->shift);
+	else
+		sink->ops->put(out, line, sink->shift);
+	sink->done += VFE_LINE_WORDS;
+}
+
+/* Zeros up to word `upto`, after what the last word shifts out. */
+static void put_zeros(struct sink *sink, size_t upto)
+{
+	if (upto > sink->done && sink->shift && sink->before) {
+		uint64_t none[1 + VFE_LINE_WORDS] = { 0 };
+
+		put_line(sink, none + 1);
+	}
+	if (upto <= sink->done)
+		return;
 	char *out = sink->out + sink->done * 8;
 	size_t nbytes = (upto - sink->done) * 8;
 
-	if (upto == sink->done)
-		return;
 	if (sink->past)
-		sink->bitmap->ops->zero_past(out, nbytes);
+		sink->ops->zero_past(out, nbytes);
 	else
 		memset(out, 0, nbytes);
-	if (sink->shift) {
-		vfe_store(out, 0, vfe_funnel(0, sink->last, sink->shift));
-		sink->last = 0;
-	}
+	sink->before = 0;
 	sink->done = upto;
 }
 
-static void store_chunk(struct sink *sink, uint64_t chunk)
+static void put_lines(struct sink *sink, uint64_t chunk, uint64_t mask,
+		      uint64_t *lines)
 {
-	uint64_t raw[VFE_LINE_WORDS + VFE_CHUNK_WORDS]
-		__attribute__((aligned(64)));
-	uint64_t *words = raw + VFE_LINE_WORDS;
-	char *out = sink->out + sink->done * 8;
-	size_t n = sink->nwords - sink->done;
+	size_t base = (size_t)chunk * VFE_CHUNK_WORDS;
 
-	if (n > VFE_CHUNK_WORDS)
-		n = VFE_CHUNK_WORDS;
-	sink->done += n;
-	if (n == VFE_CHUNK_WORDS && !sink->shift) {
-		vfe_take_chunk(sink->bitmap, chunk, out,
-			       sink->past ? VFE_STORE_PAST : VFE_STORE);
+	for (; mask; mask &= mask - 1, lines += VFE_PACKED) {
+		put_zeros(sink, base + (size_t)__builtin_ctzll(mask) *
+						VFE_LINE_WORDS);
+		put_line(sink, lines);
+	}
+}
+
+/* A dense chunk goes straight from the bitmap to out, if its gate is free. */
+static void put_chunk(struct sink *sink, struct vfe_bitmap *bitmap,
+		      uint64_t chunk)
+{
+	uint64_t room[1 + VFE_CHUNK_LINES * VFE_PACKED];
+	char *out = sink->out + sink->done * 8;
+	uint64_t *words = &bitmap->words[chunk * VFE_CHUNK_WORDS];
+
+	if (!vfe_gate_try(&bitmap->gate[chunk])) {
+		vfe_take_lines(bitmap, chunk, UINT64_MAX, room + 1);
+		put_lines(sink, chunk, UINT64_MAX, room + 1);
 		return;
 	}
-	vfe_take_chunk(sink->bitmap, chunk, words, VFE_STORE);
-	if (!sink->shift) {
-		memcpy(out, words, n * 8);
-		return;
-	}
-	words[-1] = sink->last;
-	sink->last = words[n - 1];
-	sink->bitmap->ops->shift(out, words, n, sink->shift);
+	if (sink->past)
+		sink->before = sink->ops->move_past(out, words, sink->shift,
+						    sink->before);
+	else
+		sink->before =
+			sink->ops->move(out, words, sink->shift, sink->before);
+	vfe_gate_release(&bitmap->gate[chunk]);
+	sink->done += VFE_CHUNK_WORDS;
 }
 
 /*
  * The two words past which there is no page: add the shifted residue and the
  * lead, and keep what lies at or past bit nbits.
  */
-static void finish_residue(struct sink *sink, uint64_t lead, bool keep)
+static void finish_residue(struct vfe_bitmap *bitmap, const struct sink *sink,
+			   uint64_t lead, bool keep)
 {
-	struct vfe_bitmap *bitmap = sink->bitmap;
-	size_t total = vfe_harvest_words(bitmap, sink->shift);
 	size_t tail = (size_t)(bitmap->nbits / 64);
 	uint64_t old[2] = { bitmap->residue[0], bitmap->residue[1] };
 
@@ -86,7 +117,7 @@ static void finish_residue(struct sink *sink, uint64_t lead, bool keep)
 		bitmap->residue[0] = bitmap->residue[1] = 0;
 		return;
 	}
-	for (size_t i = 0; i < 2 && tail + i < total; i++) {
+	for (size_t i = 0; i < 2 && tail + i < sink->total; i++) {
 		uint64_t mine = vfe_funnel(old[i], i ? old[0] : 0, sink->shift);
 		uint64_t bits = vfe_load(sink->out, tail + i) | mine;
 
@@ -100,25 +131,34 @@ void vfe_harvest(struct vfe_bitmap *bitmap, void *out, unsigned int shift,
 		 uint64_t lead, bool residue)
 {
 	assert(shift < 64);
+	size_t total = vfe_harvest_words(bitmap, shift);
 	struct sink sink = {
-		.bitmap = bitmap,
+		.ops = bitmap->ops,
 		.out = out,
-		.nwords = vfe_harvest_words(bitmap, 0),
+		.total = total,
 		.shift = shift,
-		.past = vfe_harvest_words(bitmap, 0) * 8 >= PAST_CACHE_BYTES,
+		.past = total * 8 >= PAST_CACHE_BYTES &&
+			((uintptr_t)out & 15) == 0,
 	};
-	struct vfe_walk walk;
-	uint64_t chunk;
+	struct vfe_haul haul;
 
-	vfe_walk_init(&walk, bitmap, 0, bitmap->nbits, true);
-	while (vfe_walk_next(&walk, &chunk)) {
-		store_zeros(&sink, (size_t)chunk * VFE_CHUNK_WORDS);
-		store_chunk(&sink, chunk);
-	}
-	store_zeros(&sink, vfe_harvest_words(bitmap, shift));
+	vfe_haul_init(&haul, bitmap, 0, bitmap->nbits);
+	while (vfe_haul_next(&haul))
+		for (size_t i = 0; i < haul.count; i++) {
+			const struct vfe_item *item = &haul.items[i];
+
+			if (item->lines) {
+				put_lines(&sink, item->chunk, item->mask,
+					  item->lines);
+				continue;
+			}
+			put_zeros(&sink, (size_t)item->chunk * VFE_CHUNK_WORDS);
+			put_chunk(&sink, bitmap, item->chunk);
+		}
+	put_zeros(&sink, total);
 	if (sink.past)
 		bitmap->ops->drain();
-	finish_residue(&sink, lead, residue);
+	finish_residue(bitmap, &sink, lead, residue);
 	/* Whoever reads a harvested page sees what was marked. */
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
@@ -138,13 +178,17 @@ void vfe_spoil(struct vfe_bitmap *bitmap, const void *out, size_t nwords)
 
 void vfe_clear(struct vfe_bitmap *bitmap)
 {
-	uint64_t scratch[VFE_CHUNK_WORDS];
+	uint64_t scratch[VFE_CHUNK_LINES * VFE_PACKED];
 	struct vfe_walk walk;
 	uint64_t chunk;
 
 	vfe_walk_init(&walk, bitmap, 0, bitmap->nbits, true);
-	while (vfe_walk_next(&walk, &chunk))
-		vfe_take_chunk(bitmap, chunk, scratch, VFE_STORE);
+	while (vfe_walk_next(&walk, &chunk)) {
+		uint64_t *l1 = &bitmap->l1[chunk];
+
+		vfe_take_lines(bitmap, chunk, vfe_take_bits(l1, UINT64_MAX),
+			       scratch);
+	}
 	bitmap->residue[0] = bitmap->residue[1] = 0;
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 }

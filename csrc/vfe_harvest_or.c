@@ -10,106 +10,117 @@
 #include "vfe_ops.h"
 #include "vfe_scan.h"
 #include "vfe_take.h"
-#include "vfe_walk.h"
 
-/* With fewer dirty lines than this, lines are merged one by one. */
-#define WHOLE_WORTH_LINES 16
-#define RUNS		  256
+#define RUNS 256
 
-/* A chunk's words, with room around them for what a shift carries. */
-struct taken {
-	uint64_t before[VFE_LINE_WORDS];
-	uint64_t words[VFE_CHUNK_WORDS];
-	uint64_t after[VFE_LINE_WORDS];
-} __attribute__((aligned(64)));
-
-/* The pages [lo, hi) of a chunk that are in the range, and their lines. */
-struct part {
-	uint64_t lo;
-	uint64_t hi;
-	uint64_t lines;
+/* Where the pages of a range go: page p to bit at + p. */
+struct sink {
+	const struct vfe_ops *ops;
+	char *out;
+	int64_t at;
+	unsigned int shift;
 };
 
-static struct part part_of(uint64_t chunk, uint64_t first, uint64_t end)
+/* The word of out that has the first bit of a chunk; it may be negative. */
+static int64_t word_of(const struct sink *sink, uint64_t chunk)
 {
-	uint64_t base = chunk << VFE_CHUNK_SHIFT;
-
-	return (struct part){
-		.lo = first > base ? first - base : 0,
-		.hi = end - base < VFE_CHUNK_PAGES ? end - base
-						   : VFE_CHUNK_PAGES,
-	};
+	return (sink->at - (int64_t)sink->shift) / 64 +
+	       (int64_t)chunk * VFE_CHUNK_WORDS;
 }
 
-static void take(struct vfe_walk *walk, uint64_t chunk, struct part *part,
-		 struct taken *taken)
+static void or_word(const struct sink *sink, int64_t word, uint64_t bits)
 {
-	if (vfe_walk_whole(walk, chunk))
-		part->lines = vfe_take_chunk(walk->bitmap, chunk, taken->words,
-					     VFE_STORE);
-	else
-		part->lines = vfe_take_part(walk->bitmap, chunk, part->lo,
-					    part->hi, taken->words);
+	char *to = sink->out + word * 8;
+
+	/* A word without a bit may lie outside. */
+	if (bits)
+		vfe_store(to, 0, vfe_load(to, 0) | bits);
 }
 
-/*
- * Bit b of the chunk goes to bit at + b of out. `at` may be negative: only
- * those of out's words are touched to which bits [lo, hi) go.
- */
-static void or_part(const struct vfe_ops *ops, const struct taken *taken,
-		    const struct part *part, char *out, int64_t at)
+/* At the edges of the range, only words that get a bit are there for sure. */
+static void or_edge(const struct sink *sink, int64_t word, uint64_t mask,
+		    const uint64_t *lines)
 {
-	unsigned int shift = (unsigned int)(at & 63);
-	int64_t word = (at - (int64_t)shift) / 64;
-	int64_t lo = (int64_t)(part->lo / 64);
-	int64_t hi = (at + (int64_t)part->hi - 1) / 64 - word + 1;
+	for (; mask; mask &= mask - 1, lines += VFE_PACKED) {
+		int64_t to = word + __builtin_ctzll(mask) * VFE_LINE_WORDS;
 
-	if (lo < -word)
-		lo = -word;
-	if (__builtin_popcountll(part->lines) >= WHOLE_WORTH_LINES) {
-		ops->shift_or(out + (word + lo) * 8, &taken->words[lo],
-			      (size_t)(hi - lo), shift);
+		or_word(sink, to, lines[0] << sink->shift);
+		for (int64_t i = 1; i <= VFE_LINE_WORDS; i++)
+			or_word(sink, to + i,
+				vfe_funnel(lines[i], lines[i - 1],
+					   sink->shift));
+	}
+}
+
+/* The word before a line is 0, as the one after it. */
+static void or_lines(const struct sink *sink, int64_t word, uint64_t mask,
+		     uint64_t *lines)
+{
+	for (; mask; mask &= mask - 1, lines += VFE_PACKED) {
+		int64_t to = word + __builtin_ctzll(mask) * VFE_LINE_WORDS;
+
+		sink->ops->put_or(sink->out + to * 8, lines, sink->shift);
+		or_word(sink, to + VFE_LINE_WORDS,
+			vfe_funnel(0, lines[VFE_LINE_WORDS - 1], sink->shift));
+	}
+}
+
+static void or_chunk(const struct sink *sink, struct vfe_bitmap *bitmap,
+		     uint64_t chunk)
+{
+	uint64_t room[1 + VFE_CHUNK_LINES * VFE_PACKED];
+	uint64_t *words = &bitmap->words[chunk * VFE_CHUNK_WORDS];
+	int64_t word = word_of(sink, chunk);
+
+	if (!vfe_gate_try(&bitmap->gate[chunk])) {
+		room[0] = 0;
+		vfe_take_lines(bitmap, chunk, UINT64_MAX, room + 1);
+		or_lines(sink, word, UINT64_MAX, room + 1);
 		return;
 	}
-	for (uint64_t rest = part->lines; rest; rest &= rest - 1) {
-		int64_t line = __builtin_ctzll(rest) * VFE_LINE_WORDS;
-		int64_t from = line < lo ? lo : line;
-		int64_t to = line + VFE_LINE_WORDS + 1;
+	uint64_t last =
+		sink->ops->move_or(sink->out + word * 8, words, sink->shift);
 
-		if (to > hi)
-			to = hi;
-		if (from < to)
-			ops->shift_or(out + (word + from) * 8,
-				      &taken->words[from], (size_t)(to - from),
-				      shift);
-	}
+	vfe_gate_release(&bitmap->gate[chunk]);
+	or_word(sink, word + VFE_CHUNK_WORDS, vfe_funnel(0, last, sink->shift));
+}
+
+static void or_item(const struct sink *sink, const struct vfe_haul *haul,
+		    const struct vfe_item *item)
+{
+	struct vfe_bitmap *bitmap = haul->walk.bitmap;
+	int64_t word = word_of(sink, item->chunk);
+
+	if (!item->lines)
+		or_chunk(sink, bitmap, item->chunk);
+	else if (vfe_walk_whole(&haul->walk, item->chunk) &&
+		 bitmap->nbits >> VFE_CHUNK_SHIFT > item->chunk)
+		or_lines(sink, word, item->mask, item->lines);
+	else
+		or_edge(sink, word, item->mask, item->lines);
 }
 
 void vfe_harvest_or(struct vfe_bitmap *bitmap, uint64_t first, uint64_t npages,
 		    void *out, uint64_t dst_bit)
 {
 	assert(first <= bitmap->nbits && npages <= bitmap->nbits - first);
-	struct taken taken = { .before = { 0 }, .after = { 0 } };
-	struct vfe_walk walk;
-	uint64_t chunk;
+	int64_t at = (int64_t)(dst_bit - first);
+	struct sink sink = {
+		.ops = bitmap->ops,
+		.out = out,
+		.at = at,
+		.shift = (unsigned int)(at & 63),
+	};
+	struct vfe_haul haul;
 
 	if (!npages)
 		return;
-	vfe_walk_init(&walk, bitmap, first, first + npages, true);
-	while (vfe_walk_next(&walk, &chunk)) {
-		struct part part = part_of(chunk, first, first + npages);
-		int64_t at =
-			(int64_t)((chunk << VFE_CHUNK_SHIFT) + dst_bit - first);
-
-		if (!(at & 63) && at >= 0 && part.hi == VFE_CHUNK_PAGES &&
-		    vfe_walk_whole(&walk, chunk)) {
-			vfe_take_chunk(bitmap, chunk, (char *)out + at / 8,
-				       VFE_OR);
-			continue;
-		}
-		take(&walk, chunk, &part, &taken);
-		or_part(bitmap->ops, &taken, &part, out, at);
-	}
+	vfe_haul_init(&haul, bitmap, first, first + npages);
+	haul.out = out;
+	haul.at = at;
+	while (vfe_haul_next(&haul))
+		for (size_t i = 0; i < haul.count; i++)
+			or_item(&sink, &haul, &haul.items[i]);
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
@@ -150,33 +161,43 @@ static void set_run(const struct scale *scale, const struct vfe_run *run)
 	set_bits(scale->out, scale->dst_bit + lo, scale->dst_bit + hi);
 }
 
+/* Bits [lo, hi) of a chunk whose first page is `base`. */
+static void set_runs(const struct scale *scale, const uint64_t *words,
+		     uint64_t base, uint64_t lo, uint64_t hi)
+{
+	while (lo < hi) {
+		struct vfe_run runs[RUNS];
+		struct vfe_run_list list = { runs, 0, RUNS };
+
+		lo = vfe_scan_runs(words, lo, hi, base, &list);
+		for (size_t i = 0; i < list.count; i++)
+			set_run(scale, &runs[i]);
+	}
+}
+
 void vfe_harvest_scaled(struct vfe_bitmap *bitmap, uint64_t first,
 			uint64_t npages, void *out, uint64_t dst_bit, int up)
 {
 	assert(first <= bitmap->nbits && npages <= bitmap->nbits - first);
 	assert(up >= -24 && up <= 24);
 	struct scale scale = { first, dst_bit, up, out };
-	struct taken taken;
+	uint64_t end = first + npages;
+	uint64_t words[VFE_CHUNK_WORDS];
 	struct vfe_walk walk;
 	uint64_t chunk;
 
 	if (!npages)
 		return;
-	vfe_walk_init(&walk, bitmap, first, first + npages, true);
+	vfe_walk_init(&walk, bitmap, first, end, true);
 	while (vfe_walk_next(&walk, &chunk)) {
-		struct part part = part_of(chunk, first, first + npages);
-		uint64_t from = part.lo;
+		uint64_t base = chunk << VFE_CHUNK_SHIFT;
+		uint64_t lo = first > base ? first - base : 0;
+		uint64_t hi = end - base < VFE_CHUNK_PAGES ? end - base
+							   : VFE_CHUNK_PAGES;
 
-		take(&walk, chunk, &part, &taken);
-		while (from < part.hi) {
-			struct vfe_run runs[RUNS];
-			struct vfe_run_list list = { runs, 0, RUNS };
-
-			from = vfe_scan_runs(taken.words, from, part.hi,
-					     chunk << VFE_CHUNK_SHIFT, &list);
-			for (size_t i = 0; i < list.count; i++)
-				set_run(&scale, &runs[i]);
-		}
+		vfe_take_words(bitmap, chunk, vfe_walk_whole(&walk, chunk), lo,
+			       hi, words);
+		set_runs(&scale, words, base, lo, hi);
 	}
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 }

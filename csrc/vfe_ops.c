@@ -18,45 +18,56 @@ static uint64_t take_word(uint64_t *word)
 	return value;
 }
 
-static void move(void *out, uint64_t *words, uint64_t mask)
+static void take(uint64_t *packed, uint64_t *words, uint64_t mask)
 {
-	for (size_t line = 0; line < VFE_CHUNK_LINES; line++) {
-		size_t word = line * VFE_LINE_WORDS;
+	for (; mask; mask &= mask - 1, packed += VFE_PACKED) {
+		uint64_t *line =
+			words + (size_t)__builtin_ctzll(mask) * VFE_LINE_WORDS;
 
-		if (!(mask >> line & 1)) {
-			memset((char *)out + word * 8, 0, VFE_LINE_WORDS * 8);
-			continue;
-		}
-		for (size_t i = word; i < word + VFE_LINE_WORDS; i++)
-			vfe_store(out, i, take_word(&words[i]));
+		for (size_t i = 0; i < VFE_LINE_WORDS; i++)
+			packed[i] = take_word(&line[i]);
+		packed[VFE_LINE_WORDS] = 0;
 	}
 }
 
-static void move_or(void *out, uint64_t *words, uint64_t mask)
+static uint64_t move(void *out, uint64_t *words, unsigned int shift,
+		     uint64_t before)
 {
-	for (; mask; mask &= mask - 1) {
-		size_t word = (size_t)__builtin_ctzll(mask) * VFE_LINE_WORDS;
+	for (size_t i = 0; i < VFE_CHUNK_WORDS; i++) {
+		uint64_t bits = take_word(&words[i]);
 
-		for (size_t i = word; i < word + VFE_LINE_WORDS; i++)
-			vfe_store(out, i,
-				  vfe_load(out, i) | take_word(&words[i]));
+		vfe_store(out, i, vfe_funnel(bits, before, shift));
+		before = bits;
 	}
+	return before;
 }
 
-static void shift(void *out, const uint64_t *words, size_t nwords,
-		  unsigned int by)
+static uint64_t move_or(void *out, uint64_t *words, unsigned int shift)
 {
-	for (size_t i = 0; i < nwords; i++)
-		vfe_store(out, i, vfe_funnel(words[i], (words - 1)[i], by));
+	uint64_t before = 0;
+
+	for (size_t i = 0; i < VFE_CHUNK_WORDS; i++) {
+		uint64_t bits = take_word(&words[i]);
+
+		vfe_store(out, i,
+			  vfe_load(out, i) | vfe_funnel(bits, before, shift));
+		before = bits;
+	}
+	return before;
 }
 
-static void shift_or(void *out, const uint64_t *words, size_t nwords,
-		     unsigned int by)
+static void put(void *out, const uint64_t *line, unsigned int shift)
 {
-	for (size_t i = 0; i < nwords; i++)
+	for (size_t i = 0; i < VFE_LINE_WORDS; i++)
+		vfe_store(out, i, vfe_funnel(line[i], (line - 1)[i], shift));
+}
+
+static void put_or(void *out, const uint64_t *line, unsigned int shift)
+{
+	for (size_t i = 0; i < VFE_LINE_WORDS; i++)
 		vfe_store(out, i,
 			  vfe_load(out, i) |
-				  vfe_funnel(words[i], (words - 1)[i], by));
+				  vfe_funnel(line[i], (line - 1)[i], shift));
 }
 
 static void zero(void *out, size_t nbytes)
@@ -68,13 +79,18 @@ static void drain(void)
 {
 }
 
-static uint64_t count(const uint64_t *words, size_t nwords)
+static uint64_t count(const uint64_t *words, uint64_t mask)
 {
 	uint64_t sum = 0;
 
-	for (size_t i = 0; i < nwords; i++)
-		sum += (uint64_t)__builtin_popcountll(
-			__atomic_load_n(&words[i], __ATOMIC_RELAXED));
+	for (; mask; mask &= mask - 1) {
+		const uint64_t *line =
+			words + (size_t)__builtin_ctzll(mask) * VFE_LINE_WORDS;
+
+		for (size_t i = 0; i < VFE_LINE_WORDS; i++)
+			sum += (uint64_t)__builtin_popcountll(
+				__atomic_load_n(&line[i], __ATOMIC_RELAXED));
+	}
 	return sum;
 }
 
@@ -94,11 +110,13 @@ static bool is_zero(const void *data, size_t nbytes)
 const struct vfe_ops *vfe_ops_portable(void)
 {
 	static const struct vfe_ops portable = {
+		.take = take,
 		.move = move,
 		.move_past = move,
 		.move_or = move_or,
-		.shift = shift,
-		.shift_or = shift_or,
+		.put = put,
+		.put_past = put,
+		.put_or = put_or,
 		.zero_past = zero,
 		.drain = drain,
 		.count = count,
@@ -115,4 +133,9 @@ const struct vfe_ops *vfe_ops_choose(enum vfe_isa isa)
 	if (isa == VFE_ISA_PORTABLE || (isa == VFE_ISA_BEST && !avx2))
 		return vfe_ops_portable();
 	return avx2;
+}
+
+bool vfe_isa_available(enum vfe_isa isa)
+{
+	return vfe_ops_choose(isa) != NULL;
 }

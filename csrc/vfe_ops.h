@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /**
  * @file
- * The inner loops that exist in more than one instruction set. All of them
- * work on plain memory: source words are held by a gate, or private.
+ * The inner loops that exist in more than one instruction set.
  *
- * `words`, as a source, is 64-byte aligned; `out` needs no alignment. A mask
- * has one bit per line of a chunk.
+ * Words of the bitmap are 64-byte aligned, and their chunk's gate is held.
+ * `out` needs no alignment. A shift is 0 to 63 bits to the left, and shifts in
+ * the top of the word before.
  */
 #ifndef VFE_OPS_H
 #define VFE_OPS_H
@@ -16,23 +16,38 @@
 
 #include "vfe_bitmap.h"
 
+/** Words from one packed line to the next: a zero follows each. */
+#define VFE_PACKED (VFE_LINE_WORDS + 1)
+
 struct vfe_ops {
-	/** Copy the lines of `mask` and clear them; zeros for the others. */
-	void (*move)(void *out, uint64_t *words, uint64_t mask);
-	/** The same past the cache; then vfe_ops.drain before others look. */
-	void (*move_past)(void *out, uint64_t *words, uint64_t mask);
-	/** OR the lines of `mask` into out and clear them. */
-	void (*move_or)(void *out, uint64_t *words, uint64_t mask);
-	/** out[i] = words[i] << shift | words[i - 1] >> 64 - shift. */
-	void (*shift)(void *out, const uint64_t *words, size_t nwords,
-		      unsigned int shift);
-	void (*shift_or)(void *out, const uint64_t *words, size_t nwords,
-			 unsigned int shift);
-	/** Zeros, past the cache. */
+	/** Take the lines of `mask`; the nth goes to packed + n * VFE_PACKED,
+	 * and a zero behind it. */
+	void (*take)(uint64_t *packed, uint64_t *words, uint64_t mask);
+
+	/**
+	 * Take a whole chunk to 512 words of out, shifted; `before` is the word
+	 * before it. @return its last word.
+	 */
+	uint64_t (*move)(void *out, uint64_t *words, unsigned int shift,
+			 uint64_t before);
+	/** The same past the cache; out is 16-byte aligned. */
+	uint64_t (*move_past)(void *out, uint64_t *words, unsigned int shift,
+			      uint64_t before);
+	/** The same, ORed into out; the word before is 0. */
+	uint64_t (*move_or)(void *out, uint64_t *words, unsigned int shift);
+
+	/** Store a line, shifted; line[-1] is the word before. */
+	void (*put)(void *out, const uint64_t *line, unsigned int shift);
+	void (*put_past)(void *out, const uint64_t *line, unsigned int shift);
+	void (*put_or)(void *out, const uint64_t *line, unsigned int shift);
+
+	/** Zeros past the cache. */
 	void (*zero_past)(void *out, size_t nbytes);
 	/** Wait for what went past the cache. */
 	void (*drain)(void);
-	uint64_t (*count)(const uint64_t *words, size_t nwords);
+
+	/** Ones in the lines of `mask`, which others may be writing. */
+	uint64_t (*count)(const uint64_t *words, uint64_t mask);
 	/** Whether `nbytes` (a multiple of 64) are all zero. */
 	bool (*is_zero)(const void *data, size_t nbytes);
 };

@@ -133,10 +133,8 @@ size_t vfe_take_runs(struct vfe_bitmap *bitmap, uint64_t *cursor,
 		uint64_t from = start > base ? start - base : 0;
 		uint64_t end = chunk_end(bitmap, base);
 
-		if (vfe_walk_whole(&walk, chunk))
-			vfe_take_chunk(bitmap, chunk, words, VFE_STORE);
-		else
-			vfe_take_part(bitmap, chunk, from, end, words);
+		vfe_take_words(bitmap, chunk, vfe_walk_whole(&walk, chunk),
+			       from, end, words);
 		vfe_scan_runs(words, from, end, base, &list);
 		if (max - list.count < VFE_CHUNK_PAGES / 2) {
 			*cursor = base + end;
@@ -160,11 +158,7 @@ uint64_t vfe_count(struct vfe_bitmap *bitmap)
 		uint64_t mask =
 			__atomic_load_n(&bitmap->l1[chunk], __ATOMIC_ACQUIRE);
 
-		for (; mask; mask &= mask - 1)
-			sum += bitmap->ops->count(
-				words + (size_t)__builtin_ctzll(mask) *
-						VFE_LINE_WORDS,
-				VFE_LINE_WORDS);
+		sum += bitmap->ops->count(words, mask);
 	}
 	return sum;
 }

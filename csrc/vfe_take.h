@@ -1,34 +1,64 @@
 /* SPDX-License-Identifier: MIT */
 /**
  * @file
- * Take the bits of one chunk: with the gate and plain moves if there is much
- * to take and the gate is free, else word by word with an atomic exchange.
+ * Take bits out of chunks: with the gate and plain moves if there is much to
+ * take and the gate is free, else word by word with an atomic exchange.
+ *
+ * A haul is a handful of chunks whose memory is asked for all at once before
+ * any of it is used: a sparse bitmap is nothing but cache misses.
  */
 #ifndef VFE_TAKE_H
 #define VFE_TAKE_H
 
 #include "vfe_bitmap.h"
+#include "vfe_ops.h"
+#include "vfe_walk.h"
 
-/** Where taken words go. */
-enum vfe_sink {
-	VFE_STORE,	/**< out = words, zeros where nothing was dirty */
-	VFE_STORE_PAST, /**< the same, past the cache */
-	VFE_OR,		/**< out |= words */
+#define VFE_HAUL_CHUNKS 16
+
+/** With as many dirty lines as this, moving all lines is cheaper. */
+#define VFE_DENSE_LINES 16
+
+/** A chunk that may have dirty lines. */
+struct vfe_item {
+	uint64_t chunk;
+	uint64_t mask;	 /**< the lines */
+	uint64_t *lines; /**< packed; NULL: still there, take all (dense) */
 };
 
-/**
- * Take a whole chunk into `out`, 512 words of any alignment.
- * @return a bit for each line that may have had something.
- */
-uint64_t vfe_take_chunk(struct vfe_bitmap *bitmap, uint64_t chunk, void *out,
-			enum vfe_sink sink);
+/** Edges of the range and the end of the bitmap may come as many lines. */
+#define VFE_HAUL_LINES (VFE_HAUL_CHUNKS * VFE_DENSE_LINES + 2 * VFE_CHUNK_LINES)
+
+struct vfe_haul {
+	struct vfe_walk walk;
+	uint64_t first; /**< pages of the range */
+	uint64_t end;
+	const char *out; /**< what will be merged into, or NULL */
+	int64_t at;	 /**< where page 0 goes in there, in bits */
+	size_t count;
+	struct vfe_item items[VFE_HAUL_CHUNKS];
+	uint64_t room[1 + VFE_HAUL_LINES * VFE_PACKED];
+};
+
+/** Start taking pages [first, end). Precondition: first < end. */
+void vfe_haul_init(struct vfe_haul *haul, struct vfe_bitmap *bitmap,
+		   uint64_t first, uint64_t end);
+
+/** Take the next chunks in ascending order. @return how many: items[]. */
+size_t vfe_haul_next(struct vfe_haul *haul);
 
 /**
- * Take bits [lo, hi) of a chunk, and leave the others and whatever summary
- * they need. Stores 512 words: the bits at their place, zeros elsewhere.
- * @return a bit for each line that may have had something.
+ * Take the lines of `mask` of a chunk, packed: the nth goes to
+ * packed + n * VFE_PACKED, and a zero behind it.
  */
-uint64_t vfe_take_part(struct vfe_bitmap *bitmap, uint64_t chunk, uint64_t lo,
-		       uint64_t hi, uint64_t *out);
+void vfe_take_lines(struct vfe_bitmap *bitmap, uint64_t chunk, uint64_t mask,
+		    uint64_t *packed);
+
+/**
+ * Take bits [lo, hi) of a chunk into 512 words; zeros elsewhere. If the chunk
+ * is not `whole`, what is outside and whatever summary it needs stays.
+ */
+void vfe_take_words(struct vfe_bitmap *bitmap, uint64_t chunk, bool whole,
+		    uint64_t lo, uint64_t hi, uint64_t *words);
 
 #endif

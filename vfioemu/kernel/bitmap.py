@@ -27,6 +27,19 @@ _ISAS: Final[dict[str, int]] = {"best": 0, "portable": 1, "avx2": 2}
 _RUNS_AT_ONCE: Final = 1 << 14  # half a chunk's pages: what vfe_take_runs() asks for at least
 
 
+def isa_number(isa: Isa | None) -> int:
+    """C's name of the instructions to use: those asked for, else those of the environment, else the best.
+
+    Raises:
+        ValueError: no such instructions, or this CPU lacks them.
+    """
+    name = isa or os.environ.get(ISA_VARIABLE, "best")
+    number = _ISAS.get(name)
+    if number is None or not lib.vfe_isa_available(number):
+        raise ValueError(f"this CPU has no instructions {name!r}")
+    return number
+
+
 class DirtyBitmap:
     """A bitmap of `nbits` pages, all clean. Memory of pages that were never marked costs nothing.
 
@@ -35,8 +48,8 @@ class DirtyBitmap:
         isa: which instructions to use; by default what the environment variable VFIOEMU_ISA says, else the best.
 
     Raises:
-        ValueError: nbits out of range.
-        MemoryError: no address space for it (or no such instructions on this CPU).
+        ValueError: nbits out of range, or no such instructions.
+        MemoryError: no address space for it.
     """
 
     __slots__ = ("_bitmap", "_nbits")
@@ -44,7 +57,7 @@ class DirtyBitmap:
     def __init__(self, nbits: int, isa: Isa | None = None) -> None:
         if not 0 < nbits <= MAX_BITS:
             raise ValueError(f"nbits {nbits} is not in 1..2^56")
-        bitmap = lib.vfe_bitmap_create(nbits, _ISAS[isa or os.environ.get(ISA_VARIABLE, "best")])
+        bitmap = lib.vfe_bitmap_create(nbits, isa_number(isa))
         if bitmap == ffi.NULL:
             raise MemoryError(f"a dirty bitmap of {nbits} pages")
         self._bitmap: Any = ffi.gc(bitmap, lib.vfe_bitmap_destroy)
@@ -133,7 +146,7 @@ class DirtyBitmap:
         self._harvest(out, shift, lead, residue=True)
 
     def harvest_clean(self, out: bytearray | memoryview, shift: int = 0, lead: int = 0) -> None:
-        """The same without residue: everything is cleared."""
+        """The same without residue: none goes out, none is left."""
         self._harvest(out, shift, lead, residue=False)
 
     def _harvest(self, out: bytearray | memoryview, shift: int, lead: int, *, residue: bool) -> None:

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""What a migration wants to know of guest pages: which are all zero, and a checksum of each.
+
+Memory may change meanwhile. Then the answer is that of some mixture of old and new, and the page is dirty anyway.
+"""
+
+from array import array
+from typing import Final
+
+from vfioemu._kernel import ffi, lib
+from vfioemu.kernel.bitmap import Buffer, Isa, buffer_runs, isa_number
+
+PAGE_SIZE: Final = 4096
+
+
+def zero_bitmap(
+    memory: Buffer,
+    first: int = 0,
+    count: int | None = None,
+    *,
+    page_size: int = PAGE_SIZE,
+    isa: Isa | None = None,
+) -> bytearray:
+    """A bitmap in whole words of which pages are all zero; bit 0 is page `first`.
+
+    Args:
+        memory: contiguous; page 0 is at its beginning.
+        first: the first page to look at.
+        count: how many; by default all that follow.
+        page_size: in bytes, a multiple of 64.
+        isa: as for a DirtyBitmap.
+    """
+    count = _check(memory, first, count, page_size, 64)
+    out = bytearray((count + 63) // 64 * 8)
+    number = isa_number(isa)
+    lib.vfe_zero_pages(ffi.from_buffer(memory), page_size, first, count, ffi.from_buffer(out), number)
+    return out
+
+
+def zero_runs(
+    memory: Buffer, first: int = 0, count: int | None = None, *, page_size: int = PAGE_SIZE
+) -> list[tuple[int, int]]:
+    """The runs of pages that are all zero as (page, count), ascending; arguments as for zero_bitmap()."""
+    count = _check(memory, first, count, page_size, 64)
+    bits = zero_bitmap(memory, first, count, page_size=page_size)
+    return [(first + page, length) for page, length in buffer_runs(bits, count)]
+
+
+def page_sums(
+    memory: Buffer, first: int = 0, count: int | None = None, *, page_size: int = PAGE_SIZE
+) -> "array[int]":
+    """A checksum of 64 bits (XXH64, seed 0) for each page: fast, and no defence against malice.
+
+    Args:
+        memory: contiguous; page 0 is at its beginning.
+        first: the first page.
+        count: how many; by default all that follow.
+        page_size: in bytes, a multiple of 32.
+    """
+    count = _check(memory, first, count, page_size, 32)
+    sums = array("Q", bytes(8 * count))
+    if count:
+        lib.vfe_page_sums(
+            ffi.from_buffer(memory), page_size, first, count, ffi.from_buffer("uint64_t[]", sums)
+        )
+    return sums
+
+
+def _check(memory: Buffer, first: int, count: int | None, page_size: int, unit: int) -> int:
+    if page_size <= 0 or page_size % unit:
+        raise ValueError(f"pages of {page_size} bytes")
+    npages = memoryview(memory).nbytes // page_size
+    if count is None:
+        count = npages - first
+    if first < 0 or count < 0 or first + count > npages:
+        raise IndexError(f"pages {first}+{count} of {npages}")
+    return count
