@@ -49,6 +49,7 @@ class Served:
                 self.directory,
                 "--ready-fd",
                 theirs,
+                "--exit-with-parent",
                 *options,
             ),
             pass_fds=[theirs],
