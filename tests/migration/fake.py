@@ -35,7 +35,17 @@ class FakeDevice:
     """
 
     def __init__(
-        self, name, block, *, migration=7, logging=True, rate=3000, area=None, hide_page=None, fail=None
+        self,
+        name,
+        block,
+        *,
+        migration=7,
+        logging=True,
+        rate=3000,
+        area=None,
+        hide_page=None,
+        fail=None,
+        running=True,
     ):
         self.name = name
         self.migration = migration
@@ -49,6 +59,7 @@ class FakeDevice:
         self.log = DirtyBitmap(block.npages)
         self.tracking = False
         self.seq = 0
+        self.running = running
         self.outbox = b""
         self.inbox = b""
         self.calls = []
@@ -61,7 +72,7 @@ class FakeDevice:
     async def run(self):
         while True:
             await trio.sleep(0.005)
-            if self.state in ACTIVE:
+            if self.running and self.state in ACTIVE:
                 for _ in range(max(1, int(self.rate * 0.005))):
                     self.seq += 1
                     page = self.seq * 7 % self.area
@@ -83,6 +94,7 @@ class FakeDevice:
             self.outbox += registers
         elif old == u.VFIO_DEVICE_STATE_RESUMING:
             self.seq = json.loads(self.inbox.replace(b"early", b""))["seq"]
+            self.running = True
 
     async def reset(self):
         self._call("reset")
@@ -164,7 +176,7 @@ async def fake_guest(*, running, npages=1024, dirty_pages=False, cpu_rate=3000.0
         Workload(block=ram[i % 2], first=i * 8, npages=npages - 16, rate=cpu_rate, pattern=pattern, seed=i)
         for i, pattern in zip(range(cpus), Pattern, strict=False)
     ]
-    dev = FakeDevice("dma0", ram[1], **device)
+    dev = FakeDevice("dma0", ram[1], running=running, **device)
     guest = Guest(
         "fake", ram, Cpus(workloads, running=running), [FakeContainer("c0", [dev], dirty_pages=dirty_pages)]
     )

@@ -87,9 +87,13 @@ class Lab:
         """CPUs and programmed devices make progress."""
         guest = guest or self.guest
         cpus, dma = guest.cpus.writes, [await device.writes() for device in guest.devices.values()]
-        await trio.sleep(0.15)
-        assert guest.cpus.writes > cpus
-        assert all([await d.writes() > w for d, w in zip(guest.devices.values(), dma, strict=True)])
+        with trio.fail_after(10):
+            while guest.cpus.writes == cpus or not await self._all_wrote(guest, dma):  # noqa: ASYNC110
+                await trio.sleep(0.02)
+
+    async def _all_wrote(self, guest, before):
+        now = [await device.writes() for device in guest.devices.values()]
+        return all(n > b for n, b in zip(now, before, strict=True))
 
 
 @asynccontextmanager

@@ -2,12 +2,14 @@
 """Page maps against a set of pages; zero pages and checksums against the obvious."""
 
 import hashlib
+import os
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vfioemu.client import Memory
 from vfioemu.migration.plan import PAGE
-from vfioemu.migration.ram import PageMap, fill, split_zero, sums
+from vfioemu.migration.ram import PageMap, RamBlock, fill, split_zero, sums
 
 N = 300
 pages = st.sets(st.integers(0, N - 1))
@@ -66,6 +68,20 @@ def test_split_zero_finds_every_zero_page(nonzero, data):
     full, zero = split_zero(memoryview(memory), runs)
     assert set(of_runs(full)) == set(of_runs(runs)) & nonzero
     assert set(of_runs(zero)) == set(of_runs(runs)) - nonzero
+
+
+@given(st.sets(st.integers(0, 99)), st.lists(st.tuples(st.integers(0, 99), st.integers(1, 40)), max_size=4))
+def test_zero_clears_what_there_is_and_leaves_holes(written, runs):
+    runs = [(first, min(length, 100 - first)) for first, length in runs]
+    with Memory(100 * PAGE) as memory:
+        block = RamBlock("r", 0, 100, memory)
+        for page in written:
+            block.view[page * PAGE] = 1
+        block.zero(runs)
+        left = written - set(of_runs(runs))
+        assert os.fstat(memory.fd).st_blocks * 512 <= len(written) * PAGE
+        assert {page for page in range(100) if block.page(page) != bytes(PAGE)} == left
+        block.close()
 
 
 def test_sums_are_one_digest_a_page():

@@ -125,8 +125,6 @@ class Loader:
         if sum(length for _, length in runs) * PAGE != header.bulk:
             raise corrupt(f"{header.bulk} raw bytes for {sum(length for _, length in runs)} pages")
         _no_overlap(runs)
-        for first, length in runs:
-            block.touched.mark_range(first, length)
         await self._channel.receive_bulk(
             [block.view[first * PAGE : (first + length) * PAGE] for first, length in runs]
         )

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Guest RAM: what is in it, which pages of it still have to be sent, and what their checksums are."""
 
+import errno
 import hashlib
+import os
 import random
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +14,7 @@ from vfioemu.migration.plan import PAGE
 from vfioemu.migration.stream import SUM_SIZE, Run
 
 ZERO_PAGE: Final = bytes(PAGE)
+_ZEROES: Final = bytes(1 << 20)
 _WORDS: Final = PAGE // 8
 
 
@@ -102,7 +105,6 @@ class RamBlock:
         memory: where it lives.
         log: pages written by CPUs while `logging`.
         pending: pages that have to be sent.
-        touched: pages that a destination has ever written; the others are zero.
     """
 
     def __init__(self, name: str, base: int, npages: int, memory: SharedMemory) -> None:
@@ -113,7 +115,6 @@ class RamBlock:
         self.log = DirtyBitmap(npages)
         self.logging = False
         self.pending = PageMap(npages)
-        self.touched = DirtyBitmap(npages)
 
     @property
     def size(self) -> int:
@@ -152,17 +153,26 @@ class RamBlock:
         return self.pending.merge(out)
 
     def zero(self, runs: Iterable[Run]) -> None:
-        """Make pages zero; those that nobody ever wrote are it already."""
+        """Make pages zero. Holes of the memfd are it already, and stay holes: an idle guest's RAM costs nothing here."""
         for first, length in runs:
-            for page in range(first, first + length):
-                if self.touched.test(page):
-                    self.memory.view[page * PAGE : (page + 1) * PAGE] = ZERO_PAGE
+            at, end = first * PAGE, (first + length) * PAGE
+            while at < end:
+                try:
+                    at = os.lseek(self.fd, at, os.SEEK_DATA)
+                except OSError as error:
+                    if error.errno != errno.ENXIO:
+                        raise
+                    break  # nothing but a hole from here on
+                until = min(os.lseek(self.fd, at, os.SEEK_HOLE), end)
+                while at < until:
+                    count = min(until - at, len(_ZEROES))
+                    self.memory.view[at : at + count] = _ZEROES[:count]
+                    at += count
 
     def close(self) -> None:
         """Give up the bitmaps."""
         self.log.close()
         self.pending.close()
-        self.touched.close()
 
 
 def split_zero(view: memoryview, runs: Iterable[Run]) -> tuple[list[Run], list[Run]]:
