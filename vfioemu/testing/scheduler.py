@@ -3,7 +3,8 @@
 
 A task is a generator of effects together with the process that called. `Scheduler.run` drives tasks until one of them
 is done; a task that waits for a lock lets the others go on, as threads in the kernel would. With a `choose` function
-the scheduler changes the task after every effect, so that a test can try the orders in which two calls may meet.
+the scheduler changes the task before and after every effect, so that a test can try the orders in which two calls may
+meet.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +33,7 @@ class Task(Generic[T]):
     Attributes:
         done: it returned or raised.
         waiting: the lock it waits for, if any.
-        effects: how many it has yielded.
+        effects: how many have been carried out.
         at_end: called once the handler has ended: what a call holds while it runs is given back here.
     """
 
@@ -44,6 +45,7 @@ class Task(Generic[T]):
         self.at_end: list[Callable[[], None]] = []
         self._steps = steps
         self._performer = performer
+        self._effect: Effect | None = None
         self._send: object = None
         self._throw: IoctlError | None = None
         self._value: Any = None
@@ -59,21 +61,41 @@ class Task(Generic[T]):
         return value
 
     def advance(self, wake: Callable[["Task[Any]"], None]) -> None:
-        """Run the handler up to its next effect and carry that out (or begin to wait for a lock)."""
+        """Run the handler up to its next effect, or carry that effect out: the one that comes next.
+
+        Between the two another task may run, as it may while a daemon waits for a client's memory.
+        """
+        if self._effect is None:
+            self._go_on()
+        else:
+            self._perform(wake)
+
+    def run_on(self, wake: Callable[["Task[Any]"], None]) -> None:
+        """Run the handler until it ends or waits for a lock."""
+        while not self.done and self.waiting is None:
+            if self._effect is None:
+                self._go_on()
+            else:
+                self._perform(wake)
+
+    def _go_on(self) -> None:
         try:
             if self._throw is not None:
                 error, self._throw = self._throw, None
-                effect = self._steps.throw(error)
+                self._effect = self._steps.throw(error)
             else:
-                effect = self._steps.send(self._send)
+                self._effect = self._steps.send(self._send)
         except StopIteration as stop:
             self._value = stop.value
             self._finish()
-            return
         except IoctlError as error:
             self._error = error
             self._finish()
-            return
+
+    def _perform(self, wake: Callable[["Task[Any]"], None]) -> None:
+        effect, self._effect = self._effect, None
+        if effect is None:
+            raise AssertionError("there is no effect to carry out")
         self._send = None
         self.effects += 1
         if isinstance(effect, Locked):
@@ -100,7 +122,7 @@ class Scheduler:
     """Runs tasks in one thread.
 
     Args:
-        choose: picks the task that makes the next effect; without it a task runs until it waits or ends.
+        choose: picks the task that goes on; without it a task runs until it waits or ends.
     """
 
     def __init__(self, choose: Callable[[Sequence[Task[Any]]], Task[Any]] | None = None) -> None:
@@ -120,12 +142,11 @@ class Scheduler:
         Raises:
             ValueError: the task is done, or waits for a lock.
         """
-        self._ready.remove(task)
-        task.advance(self._ready.append)
-        if task.done or task.waiting is not None:
-            return False
-        self._ready.append(task)
-        return True
+        before = task.effects
+        able = True
+        while able and task.effects == before:
+            able = self._advance(task)
+        return able
 
     def run(self, task: Task[T]) -> T:
         """Run until `task` is done (others may run too) and return its result.
@@ -150,10 +171,17 @@ class Scheduler:
         if not self._ready:
             raise DeadlockError(f"{wanted.name} waits for {wanted.waiting} and nothing else can run")
         if self.choose is not None:
-            self.step(self.choose(tuple(self._ready)))
+            self._advance(self.choose(tuple(self._ready)))
             return
         task = wanted if wanted in self._ready else self._ready[0]
         self._ready.remove(task)
         append = self._ready.append
-        while not task.done and task.waiting is None:
-            task.advance(append)
+        task.run_on(append)
+
+    def _advance(self, task: Task[Any]) -> bool:
+        self._ready.remove(task)
+        task.advance(self._ready.append)
+        if task.done or task.waiting is not None:
+            return False
+        self._ready.append(task)
+        return True
