@@ -28,6 +28,8 @@ from vfioemu.migration.transport import IDLE, Channel
 
 GREETING: Final = 10.0
 """Seconds within which a connection has to say what it wants."""
+PATIENCE: Final = 2.0
+"""Seconds that a source waits while the shell of a failed attempt before it is replaced."""
 MAX_CONNECTIONS: Final = 16
 LINGER: Final = 10.0
 """Seconds that a destination which has started waits for the source to know it, or to ask."""
@@ -159,11 +161,10 @@ class Destination:
         hello = stream.decode(body, Hello)
         if hello.page_size != PAGE:
             raise StreamError(Reason.PEER_REFUSED, f"pages of {hello.page_size} bytes; we have {PAGE}")
-        try:
-            self._offers.send_nowait((channel, hello))
-        except trio.WouldBlock:
-            raise StreamError(Reason.PEER_REFUSED, "busy with another migration") from None
-        return True
+        with trio.move_on_after(PATIENCE):
+            await self._offers.send((channel, hello))
+            return True
+        raise StreamError(Reason.PEER_REFUSED, "busy with another migration")
 
     async def _answer_query(self, channel: Channel, token: str) -> None:
         standing = self._handover.query(token)
