@@ -39,7 +39,7 @@ model = "dma-engine"
 [group.device.options]
 type = 2
 """
-PATIENCE = 5
+PATIENCE = 30
 PAGE = 4096
 
 

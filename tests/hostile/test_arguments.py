@@ -295,7 +295,7 @@ async def hold_equal(path, calls):
                     assert got == expected, call
 
 
-@settings(print_blob=True, max_examples=4000, derandomize=False)
+@settings(print_blob=True)
 @given(calls=st.lists(st.one_of(ioctls(), ioctls(), transfers()), min_size=1, max_size=12))
 def test_any_argument_gets_the_answer_of_the_core(daemon, calls):
     trio.run(hold_equal, daemon.socket_path, calls)
