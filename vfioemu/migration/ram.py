@@ -2,20 +2,21 @@
 """Guest RAM: what is in it, which pages of it still have to be sent, and what their checksums are."""
 
 import errno
-import hashlib
 import os
 import random
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 
 from vfioemu.kernel.bitmap import DirtyBitmap
+from vfioemu.kernel.pages import page_sums, zero_runs
 from vfioemu.migration.plan import PAGE
-from vfioemu.migration.stream import SUM_SIZE, Run
+from vfioemu.migration.stream import Run
 
 ZERO_PAGE: Final = bytes(PAGE)
+_SHORT: Final = 16
+"""Up to so many pages a comparison in Python costs less than a call of the C kernel."""
 _ZEROES: Final = bytes(1 << 20)
-_WORDS: Final = PAGE // 8
 
 
 class SharedMemory(Protocol):
@@ -179,45 +180,28 @@ def split_zero(view: memoryview, runs: Iterable[Run]) -> tuple[list[Run], list[R
     """Sort runs of pages into those with contents and those that are all zero."""
     full: list[Run] = []
     zero: list[Run] = []
-    words = view.cast("Q")
     for first, length in runs:
         done = first
-        for page, count in _zero_runs(view, words, first, length):
+        for page, count in _zero_runs(view, first, length):
             if page > done:
                 full.append((done, page - done))
             zero.append((page, count))
             done = page + count
         if done < first + length:
             full.append((done, first + length - done))
-    words.release()
     return full, zero
 
 
-def _zero_runs(view: memoryview, words: memoryview, first: int, length: int) -> Iterator[Run]:
-    """Runs of zero pages; one word of each page tells for nearly all pages that they are none."""
-    begin = count = 0
-    heads = words[first * _WORDS : (first + length) * _WORDS : _WORDS].tolist()
-    for page, head in enumerate(heads, first):
-        if not head and bytes(view[page * PAGE : (page + 1) * PAGE]) == ZERO_PAGE:
-            if count and begin + count == page:
-                count += 1
-                continue
-            if count:
-                yield begin, count
-            begin, count = page, 1
-    if count:
-        yield begin, count
+def _zero_runs(view: memoryview, first: int, length: int) -> list[Run]:
+    if length >= _SHORT:
+        return zero_runs(view, first, length)
+    pages = range(first, first + length)
+    return [(page, 1) for page in pages if view[page * PAGE : (page + 1) * PAGE].tobytes() == ZERO_PAGE]
 
 
 def sums(view: memoryview, first: int, count: int) -> bytes:
-    """A checksum of SUM_SIZE bytes for each page."""
-    blake2b = hashlib.blake2b
-    return b"".join(
-        [
-            blake2b(view[offset : offset + PAGE], digest_size=SUM_SIZE).digest()
-            for offset in range(first * PAGE, (first + count) * PAGE, PAGE)
-        ]
-    )
+    """A checksum of SUM_SIZE bytes for each page: it finds what was lost, it does not defend against malice."""
+    return page_sums(view, first, count).tobytes()
 
 
 _TEXT: Final = (
@@ -246,5 +230,5 @@ def fill(view: memoryview, seed: str, shares: Sequence[int]) -> None:
         elif kind < zero + text + noise:
             content = rng.randbytes(PAGE)
         else:
-            content = (page * 0x0001_0001_0001 + 1).to_bytes(8, "little") * _WORDS
+            content = (page * 0x0001_0001_0001 + 1).to_bytes(8, "little") * (PAGE // 8)
         view[page * PAGE : (page + 1) * PAGE] = content
