@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from vfioemu.testing import model
-from vfioemu.testing.client import DATA_PAGES, LAYOUT, Client
+from vfioemu.testing.client import BITMAP_SIZE, DATA_PAGES, LAYOUT, Client
 from vfioemu.testing.holdings import holdings
 from vfioemu.testing.model import PAGE
 from vfioemu.testing.world import Handle, World
@@ -21,8 +21,8 @@ WHICH = st.integers(0, 30)
 NEAR = st.integers(0, 24)
 """Which page in or beside a mapping."""
 MAP_FLAGS = st.sampled_from([3, 3, 3, 3, 3, 3, 1, 2, 4, 0, 5, 8])
-BITMAP_SIZES = st.sampled_from([24, 24, 24, 16, 8, 0, 1])
 GAPS = st.sampled_from([0, 0, 1, 3, 7, 20, 64])
+ODD_GAPS = st.sampled_from([0, 0, 0, 0, 1, 64, -1])
 OFFSETS = st.sampled_from([0, 0, 1, 2048, PAGE - 1])
 SIZES = st.sampled_from([1, 2, 64, PAGE, PAGE + 1, 3 * PAGE, 0])
 FILLS = st.sampled_from([0, 0, 0, 0xA5])
@@ -54,11 +54,6 @@ class Calls(RuleBasedStateMachine):
             return max(0, page) * PAGE
         mapping = maps[which % len(maps)]
         return max(0, mapping.iova + (page % (mapping.npages + 2) - 1) * PAGE)
-
-    def before(self, handle, which, pages) -> int:
-        """An IOVA some pages before the start of a mapping."""
-        maps = self.maps(handle)
-        return max(0, (maps[which % len(maps)].iova if maps else 0) - pages * PAGE)
 
     def behind(self, handle, which, pages) -> int:
         """An IOVA some pages behind the end of a mapping."""
@@ -96,7 +91,7 @@ class Calls(RuleBasedStateMachine):
 
     # --- fds ---
 
-    @precondition(lambda self: len(self.of_kind(model.Container)) < 3)
+    @precondition(lambda self: len(self.of_kind(model.Container)) < 2)
     @rule(client=CLIENTS)
     def open_container(self, client):
         self.world.open_container(self.client(client))
@@ -233,24 +228,64 @@ class Calls(RuleBasedStateMachine):
     @rule(
         container=WHICH,
         which=WHICH,
-        before=st.integers(0, 70),
-        size=st.integers(0, 90),
-        pgsize=st.sampled_from([PAGE, PAGE, PAGE, PAGE, PAGE, PAGE, 2048, 0]),
-        nbytes=BITMAP_SIZES,
+        before=GAPS,
+        last=WHICH,
+        behind=ODD_GAPS,
+        words=st.sampled_from([0, 0, 0, 1, -1]),
         fill=FILLS,
     )
-    def get_bitmap(self, container, which, before, size, pgsize, nbytes, fill):
-        bitmap = bytearray([self.allowed(fill)]) * nbytes
+    def unmap_dirty(self, container, which, before, last, behind, words, fill):
         handle = self.pick(model.Container, container)
-        iova = self.before(handle, which, before)
-        self.world.get_bitmap(handle, iova=iova, size=size * PAGE, pgsize=pgsize, bitmap=bitmap)
+        iova, size = self.span(handle, which, before, last, behind)
+        dirty = bytearray([self.allowed(fill)]) * self.bitmap_size(size, words)
+        self.world.unmap(handle, flags=1, iova=iova, size=size, dirty=dirty)
+
+    # --- dirty tracking ---
 
     @has_container
-    @rule(container=WHICH, start=st.sampled_from([0, 0, 0, 64]), fill=FILLS)
-    def get_everything(self, container, start, fill):
+    @rule(container=WHICH, on=st.sampled_from([True, True, True, False]))
+    def track(self, container, on):
+        self.world.track(self.pick(model.Container, container), on=on)
+
+    @has_container
+    @rule(
+        container=WHICH,
+        which=WHICH,
+        before=GAPS,
+        last=WHICH,
+        behind=ODD_GAPS,
+        pgsize=st.sampled_from([PAGE, PAGE, PAGE, PAGE, PAGE, PAGE, 2048, 0]),
+        words=st.sampled_from([0, 0, 0, 0, 1, -1]),
+        fill=FILLS,
+    )
+    def get_bitmap(self, container, which, before, last, behind, pgsize, words, fill):
         handle = self.pick(model.Container, container)
-        bitmap = bytearray([self.allowed(fill)]) * 32
-        self.world.get_bitmap(handle, iova=start * PAGE, size=256 * PAGE, pgsize=PAGE, bitmap=bitmap)
+        iova, size = self.span(handle, which, before, last, behind)
+        bitmap = bytearray([self.allowed(fill)]) * self.bitmap_size(size, words)
+        self.world.get_bitmap(handle, iova=iova, size=size, pgsize=pgsize, bitmap=bitmap)
+
+    @precondition(lambda self: any(container.tracking for container in self.world.containers))
+    @rule(which=WHICH, start=st.sampled_from([0, 0, 0, 64]), fill=FILLS)
+    def get_everything(self, which, start, fill):
+        handles = [handle for handle in self.of_kind(model.Container) if handle.thing.tracking]
+        if handles:
+            bitmap = bytearray([self.allowed(fill)]) * 64
+            handle = handles[which % len(handles)]
+            self.world.get_bitmap(handle, iova=start * PAGE, size=512 * PAGE, pgsize=PAGE, bitmap=bitmap)
+
+    def span(self, handle, which, before, last, behind) -> tuple[int, int]:
+        """A range from some way before one mapping to some way behind another (or the same)."""
+        maps = [m for m in self.maps(handle) if m.iova < 1 << 32]
+        if not maps:
+            return 0, 64 * PAGE
+        first, end = sorted((which % len(maps), last % len(maps)))
+        iova = max(0, maps[first].iova - before * PAGE)
+        return iova, max(PAGE, maps[end].iova + maps[end].size + behind * PAGE - iova)
+
+    @staticmethod
+    def bitmap_size(size, words) -> int:
+        """What a bitmap of so many bytes takes, or some words more or less; never more than there is room for."""
+        return min(max(0, -(-(size // PAGE) // 64) + words) * 8, BITMAP_SIZE)
 
     def allowed(self, fill):
         return fill
