@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -254,6 +255,58 @@ def test_daemon_that_dies_under_the_source_is_a_failure_and_says_so():
         code, _, err = finish(source)
         assert code == 1, err
         assert "Traceback" not in err
+
+
+def test_daemon_that_dies_under_the_destination_leaves_the_source_running():
+    with place() as it:
+        daemon, _ = it.ready("-q", "serve", "-m", it.base / "b.toml", "--runtime-dir", it.base / "b2")
+        incoming, uri = it.incoming(daemon="b2")
+        source = it.migrate(uri, "--json", "--bandwidth", "2MiB/s")
+        wait_for(source, "progress")
+        daemon.kill()
+        code, out, err = finish(source)
+        assert code == 3, err
+        assert json_events(out)[-1].reason == "device_error"
+        code, _, err = finish(incoming)
+        assert code == 1, err
+        assert "cannot build the guest" in err
+        assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_incoming_that_is_interrupted_ends_with_4_and_removes_its_socket(number):
+    with place() as it:
+        incoming, uri = it.incoming()
+        incoming.send_signal(number)
+        code, _, err = finish(incoming)
+        assert code == 4, err
+        assert not Path(uri.removeprefix("unix:")).exists()
+
+
+def test_interrupt_before_the_migration_begins_ends_the_program():
+    with place() as it:
+        source = it.migrate(f"unix:{it.base}/m", "--warm-up", "1min")
+        while "memfd:small-high" not in Path(f"/proc/{source.pid}/maps").read_text():
+            assert source.poll() is None
+            time.sleep(0.05)
+        source.send_signal(signal.SIGINT)
+        code, _, err = finish(source)
+        assert code == 130, err
+        assert "Traceback" not in err
+
+
+def test_options_describe_a_guest_without_a_file():
+    with place() as it:
+        options = ["--ram", "8MiB", "--cpus", "2", "--device", "12:00000000-0000-4000-8000-000000000001"]
+        incoming, uri = it.ready(
+            "incoming", f"unix:{it.base}/o", "--runtime-dir", it.base / "b", "--run-for", "100ms", *options
+        )
+        source = it.start(argv("migrate", uri, "--runtime-dir", it.base / "a", *options))
+        code, out, err = finish(source)
+        assert code == 0, err
+        assert "verified 2048/2048 pages, 1/1 devices" in out
+        assert "2 CPUs" in err
+        assert finish(incoming)[0] == 0
 
 
 def test_guest_that_does_not_converge_exits_with_3_and_says_what_it_would_take():

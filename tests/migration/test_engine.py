@@ -297,7 +297,7 @@ def test_stop_order_is_cpus_then_p2p_then_stop_copy_then_final_sync():
 
 
 def test_start_failure_on_second_container_stops_first_and_never_starts_third():
-    """R-05."""
+    """A dead tracker may not go unnoticed, and the living ones may not be left behind."""
     world = World(plan(((7,), (7,), (7,)), logging=False))
     second = do.StartTracking(do.Target(TargetKind.CONTAINER, "c1"))
 
@@ -363,7 +363,7 @@ def test_blockers_end_before_any_action(containers, reason):
 @pytest.mark.parametrize("b", [True, False])
 @pytest.mark.parametrize("cap", [True, False])
 def test_tracker_truth_table(a, b, cap):
-    """R-42."""
+    """QEMU: vfio_get_dirty_bitmap()."""
     devices = (DevicePlan(name="a", migration=7, logging=a), DevicePlan(name="b", migration=7, logging=b))
     tracker = ContainerPlan(name="c", devices=devices, dirty_pages=cap).tracker
     assert tracker is (Tracker.DEVICE if a and b else Tracker.CONTAINER if cap else Tracker.ALL_DIRTY)

@@ -64,7 +64,7 @@ def test_writing_faster_than_the_link_never_converges():
 
 @pytest.mark.parametrize(("mib", "converges"), [(38, True), (39, False)])
 def test_all_dirty_device_converges_up_to_the_knife_edge(mib, converges):
-    """R-21: 128 MiB/s x 300 ms = 38.4 MiB."""
+    """128 MiB/s x 300 ms = 38.4 MiB."""
     finish, _, _ = migrate(mib * MIB, always_dirty=mib * MIB // 4096)
     assert (finish.outcome is Outcome.COMPLETED) == converges
 

@@ -15,6 +15,7 @@ from vfioemu.cli.values import DURATION
 from vfioemu.migration import events
 from vfioemu.migration.address import AddressError, Listener
 from vfioemu.migration.alive import watch
+from vfioemu.migration.background import background
 from vfioemu.migration.destination import Arrival, Destination
 from vfioemu.migration.guestfile import GuestSpec
 from vfioemu.migration.narrator import Narrator
@@ -75,7 +76,7 @@ async def _receive(
             destination.narrator.warn("the source has not confirmed that it knows")
 
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
+        async with background() as nursery:
 
             async def end_on_signal() -> None:
                 async for _ in signals:
@@ -85,7 +86,6 @@ async def _receive(
             if options["ready_fd"] is not None:
                 _tell_ready(options["ready_fd"], str(listener.bound))
             await receive()
-            nursery.cancel_scope.cancel()
     _tell_end(destination, code)
     return code
 

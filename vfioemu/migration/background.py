@@ -13,11 +13,11 @@ async def background() -> AsyncIterator[trio.Nursery]:
 
     A plain nursery would wrap an OSError of the block into an ExceptionGroup, and every caller would have to unwrap it.
     """
-    escaped: BaseException | None = None
+    escaped: Exception | None = None
     async with trio.open_nursery() as nursery:
         try:
             yield nursery
-        except BaseException as error:  # noqa: BLE001 - raised below
+        except Exception as error:  # noqa: BLE001 - raised below; a Cancelled is not among them, it may be the nursery's
             escaped = error
         nursery.cancel_scope.cancel()
     if escaped is not None:

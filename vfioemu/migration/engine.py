@@ -25,6 +25,7 @@ from typing import TypeAlias, TypeVar
 
 from vfioemu.migration import actions as do
 from vfioemu.migration.actions import Action, Event, Finish, Outcome, Target, TargetKind
+from vfioemu.migration.pace import Pace
 from vfioemu.migration.plan import PAGE, DevicePlan, Limits, Plan, Reason, Round, Timeline, Tracker
 from vfioemu.uapi.constants import (
     VFIO_DEVICE_STATE_PRE_COPY,
@@ -75,7 +76,6 @@ class Engine:
         phase: where it is; for display.
         rounds: every pre-copy round so far; the last one is open.
         pages: dirty pages now.
-        bandwidth: bytes per second in the last window; 0 as long as nothing was measured.
         ram_bytes: bytes of RAM sent so far, headers included.
         state_bytes: bytes of device state sent so far.
     """
@@ -86,7 +86,6 @@ class Engine:
         self.phase = Phase.NEW
         self.rounds: list[Round] = []
         self.pages = 0
-        self.bandwidth = 0.0
         self.ram_bytes = 0
         self.state_bytes = 0
         self.timeline = Timeline()
@@ -99,15 +98,14 @@ class Engine:
         self._touched: list[DevicePlan] = []
         self._paused = False
         self._device_pending: dict[str, int] = {}
-        self._window_began = 0.0
-        self._window_sent = 0
-        self._measured = False
+        self._pace = Pace(limits, 0.0)
 
     # What a driver calls.
 
     def start(self, now: float) -> Action:
         """Begin, and return the first action."""
-        self._now = self.timeline.began = self._window_began = now
+        self._now = self.timeline.began = now
+        self._pace = Pace(self.limits, now)
         return self._advance(None)
 
     def step(self, event: Event) -> Action:
@@ -132,6 +130,11 @@ class Engine:
             return False
         self._cancelled = True
         return True
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes per second in the last window; 0 as long as nothing was measured."""
+        return self._pace.bandwidth
 
     @property
     def threshold(self) -> float:
@@ -180,7 +183,7 @@ class Engine:
             self._tracking.append(target)
             self._check()
         # The bitmaps are all ones already. This sync empties the logs, so that round 1 does not send again what
-        # round 0 is about to send (precopy.md 3.5).
+        # round 0 is about to send, as QEMU's ram_save_setup() does.
         yield from self._sync(final=False)
         for device in self.plan.devices:
             if device.precopy:
@@ -210,8 +213,11 @@ class Engine:
                 if device.precopy and self._device_pending.get(device.name, 0):
                     sent += yield from self._send_device(device, self.limits.device_slice_bytes, final=False)
             if self.pages:
-                sent += yield from self._send_ram(self._budget(), final=False)
-            yield from self._pace(sent)
+                sent += yield from self._send_ram(self._pace.budget, final=False)
+            wait = self._pace.wait(self._now, idle=not sent)
+            if wait:
+                yield from self._must(do.Wait(wait))
+            self._pace.measure(self._now)
 
     def _check_progress(self, exact: int, began: float) -> None:
         last = self.rounds[-1]
@@ -230,29 +236,6 @@ class Engine:
             f"after {last.number} rounds in {seconds:.1f} s {exact} bytes are left, above the threshold of"
             f" {self.threshold:.0f} bytes; it would take {needed}",
         )
-
-    def _budget(self) -> int:
-        if not self.limits.bandwidth:
-            return self.limits.slice_bytes
-        return max(PAGE, int(self.limits.bandwidth * self.limits.window) - self._window_sent)
-
-    def _pace(self, sent: int) -> Flow[None]:
-        """Close the window when its time is over; wait for that if its bytes are used up or there was nothing to send."""
-        limited = self.limits.bandwidth
-        used_up = limited and self._window_sent >= limited * self.limits.window
-        left = self._window_began + self.limits.window - self._now
-        if left > 0 and (used_up or not sent):
-            yield from self._must(do.Wait(left))
-            left = 0.0
-        elapsed = self._now - self._window_began
-        if elapsed > 0 and self._window_sent and (left <= 0 or not self._measured):
-            # Before the first window is over, what there is of it has to do: a small guest on a fast link would be
-            # syncing in a tight loop against a threshold of zero.
-            bandwidth = self._window_sent / elapsed
-            self.bandwidth = min(bandwidth, limited) if limited else bandwidth
-        if left <= 0:
-            self._measured = self._measured or bool(self._window_sent)
-            self._window_began, self._window_sent = self._now, 0
 
     def _stop(self) -> Flow[None]:
         """QEMU's vm_stop(): CPUs first, then the devices in two passes, children before parents."""
@@ -417,7 +400,7 @@ class Engine:
         return answer.sent
 
     def _account(self, *, ram: int = 0, state: int = 0, final: bool) -> None:
-        self._window_sent += ram + state
+        self._pace.count(ram + state)
         self.ram_bytes += ram
         self.state_bytes += state
         if final:
