@@ -142,6 +142,9 @@ async def serve(spec: MachineSpec, options: Options, ready: "Ready | None" = Non
         ValueError: there is no such machine.
     """
     raise_file_limit()
+    parent = (
+        os.pidfd_open(os.getppid()) if options.with_parent else -1
+    )  # now: it is alive until it knows that we run
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with running(
             spec, options.runtime_dir, memory=options.memory, uids=options.uids, limits=options.limits
@@ -149,25 +152,17 @@ async def serve(spec: MachineSpec, options: Options, ready: "Ready | None" = Non
             if ready is not None:
                 ready.tell(daemon)
             async with trio.open_nursery() as nursery:
-                if options.with_parent:
-                    nursery.start_soon(_end_with_parent)
+                if parent >= 0:
+                    nursery.start_soon(_end_with_parent, parent)
                 number = await anext(aiter(signals))
                 nursery.cancel_scope.cancel()
             log.info("signal %d: ending", number)
     return number
 
 
-async def _end_with_parent() -> None:
-    """Ask ourselves to end when the process that started us is gone, however it went."""
-    try:
-        parent = os.pidfd_open(os.getppid())
-    except ProcessLookupError:
-        pass  # it was faster
-    else:
-        try:
-            await trio.lowlevel.wait_readable(parent)
-        finally:
-            os.close(parent)
+async def _end_with_parent(parent: int) -> None:
+    """Ask ourselves to end when the process behind this pidfd is gone, however it went."""
+    await trio.lowlevel.wait_readable(parent)
     log.info("the parent process is gone")
     signal.raise_signal(signal.SIGTERM)
 
