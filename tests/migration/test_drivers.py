@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
+import trio.testing
 
 from tests.migration.fake import EIO, fake_guest
 from vfioemu.migration import events
@@ -12,7 +13,7 @@ from vfioemu.migration.actions import Outcome
 from vfioemu.migration.address import Address
 from vfioemu.migration.destination import Destination
 from vfioemu.migration.engine import Engine
-from vfioemu.migration.plan import Limits, Reason
+from vfioemu.migration.plan import PAGE, Limits, Reason
 from vfioemu.migration.result import Patience
 from vfioemu.migration.source import Source
 from vfioemu.migration.virtual import replay
@@ -101,6 +102,26 @@ async def test_write_that_left_no_mark_is_found_and_named():
     [event] = [event for event in told if isinstance(event, events.LostWrite)]
     assert event.write == lost.seq
     assert event.held.startswith("dma0 seq ")
+
+
+async def test_page_that_becomes_zero_while_it_moves_is_zero_at_the_destination():
+    made = []
+    async with (
+        fake_guest(running=True, cpu_rate=100.0) as guest,
+        destination(prepare=made.append) as (address, _, arrivals),
+    ):
+        low = guest.ram[0]
+        await trio.testing.wait_all_tasks_blocked()
+        page = next(page for page in range(low.npages) if any(low.page(page)))
+        source = Source(guest, address, Limits(bandwidth=16 << 20, downtime=0.1))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(source.migrate)
+            while not any(made[0].ram[0].page(page)):
+                await trio.sleep(0.01)
+                assert source.result is None, "the page was never sent"
+            low.write(page * PAGE, bytes(PAGE))
+        assert source.result.code == 0, source.result.finish
+        assert not any(arrivals[0].guest.ram[0].page(page))
 
 
 async def test_cancel_leaves_the_source_running_and_a_second_migration_works():
