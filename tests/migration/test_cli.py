@@ -145,7 +145,7 @@ def test_migration_prints_a_summary_and_exits_with_0():
         incoming, uri = it.incoming("--run-for", "200ms")
         code, out, err = finish(it.migrate(uri))
         assert code == 0, err
-        assert "verified 4096/4096 pages, 1/1 devices, 0 lost writes" in out
+        assert "verified 4096/4096 pages, 1/1 devices, 0 lost DMA writes" in out
         assert "completed in" in out
         assert "downtime" in out
         assert "dma0 in c0: STOP_COPY P2P PRE_COPY; dirty pages by its own DMA log" in err

@@ -181,7 +181,9 @@ class TextDisplay:
         pages = f"{done.pages - done.mismatched_pages}/{done.pages} pages"
         devices = f"{done.devices - len(done.mismatched_devices)}/{done.devices} devices"
         lost_writes = (
-            f"{done.mismatched_pages} pages with lost writes" if done.mismatched_pages else "0 lost writes"
+            f"{done.mismatched_pages} pages with lost writes"
+            if done.mismatched_pages
+            else "0 lost DMA writes"
         )
         print(f" verified {pages}, {devices}, {lost_writes}", flush=True)
 
