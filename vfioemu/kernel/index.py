@@ -34,6 +34,11 @@ class IovaIndex:
     def __len__(self) -> int:
         return int(self._index.count)
 
+    @property
+    def cdata(self) -> Any:
+        """The index, for C."""
+        return self._index
+
     def insert(
         self, iova: int, size: int, prot: int, host: int = 0, bitmap: DirtyBitmap | None = None
     ) -> None:
