@@ -46,7 +46,7 @@ DECLARATIONS = """
     int vfe_index_insert(struct vfe_index *index, const struct vfe_mapping *mapping);
     bool vfe_index_remove(struct vfe_index *index, uint64_t iova);
     int vfe_index_set_bitmap(struct vfe_index *index, uint64_t iova, struct vfe_bitmap *bitmap);
-    struct vfe_mapping *vfe_index_find(const struct vfe_index *index, uint64_t iova);
+    bool vfe_index_find(const struct vfe_index *index, uint64_t iova, struct vfe_mapping *mapping);
 
     struct vfe_log_range { uint64_t iova; uint64_t last; struct vfe_bitmap *bitmap; };
     struct vfe_log { ...; };

@@ -25,12 +25,12 @@ static void check_found(const struct vfe_index *index, uint64_t number,
 			bool present)
 {
 	struct vfe_mapping mapping = mapping_of(number);
-	const struct vfe_mapping *found =
-		vfe_index_find(index, mapping.iova + 5000);
+	struct vfe_mapping found;
 
-	CHECK((found != NULL) == present);
-	CHECK(!found || found->iova == mapping.iova);
-	CHECK(!vfe_index_find(index, mapping.last + 1));
+	CHECK(vfe_index_find(index, mapping.iova + 5000, &found) == present);
+	CHECK(!present ||
+	      (found.iova == mapping.iova && found.last == mapping.last));
+	CHECK(!vfe_index_find(index, mapping.last + 1, &found));
 }
 
 static void test_index(uint64_t seed)
@@ -86,7 +86,10 @@ static void test_edges_of_numbers(void)
 	CHECK(vfe_index_set_bitmap(index, UINT64_MAX - 8191, bitmap) == 0);
 	CHECK(vfe_index_set_bitmap(index, 1, bitmap) == 1);
 	CHECK(vfe_index_set_bitmap(index, 2, bitmap) == -1);
-	CHECK(vfe_index_find(index, UINT64_MAX)->last == UINT64_MAX);
+	struct vfe_mapping found;
+
+	CHECK(vfe_index_find(index, UINT64_MAX, &found));
+	CHECK(found.last == UINT64_MAX);
 	CHECK(vfe_index_remove(index, 1) && !vfe_index_remove(index, 1));
 	vfe_index_destroy(index);
 	vfe_bitmap_destroy(bitmap);

@@ -214,7 +214,7 @@ static void wrong_no_gate(struct state *state, const size_t *slots,
 		uint64_t page = state->page_of[slots[i]];
 
 		put(state, slots[i], nth);
-		__atomic_fetch_or(&state->bitmap->words[page / 64],
+		__atomic_fetch_or(&vfe_words(state->bitmap)[page / 64],
 				  (uint64_t)1 << (page % 64), __ATOMIC_SEQ_CST);
 		vfe_summarise(state->bitmap, page >> 9);
 	}
@@ -530,7 +530,7 @@ static uint64_t gates_taken(const struct state *state)
 	uint64_t sum = 0;
 
 	for (size_t i = 0; i < state->bitmap->nchunks; i++)
-		sum += state->bitmap->gate[i] / 2;
+		sum += vfe_gates(state->bitmap)[i] / 2;
 	return sum;
 }
 

@@ -14,6 +14,16 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
 	       "bitmaps are little endian words");
 
+/**
+ * Ask for a cache line. The empty statement makes it an effect: gcc takes a
+ * function that does nothing but prefetch for pure, and drops calls of it.
+ */
+static inline void vfe_prefetch(const void *address)
+{
+	__builtin_prefetch(address, 1);
+	__asm__ volatile("");
+}
+
 /** Try to take a gate; it is never waited for here. */
 static inline bool vfe_gate_try(uint64_t *gate)
 {

@@ -80,13 +80,12 @@ INLINE __m256i take_half(char *words)
 
 AVX2 static void take(uint64_t *packed, uint64_t *words, uint64_t mask)
 {
-	for (; mask; mask &= mask - 1, packed += VFE_PACKED) {
+	for (; mask; mask &= mask - 1, packed += VFE_LINE_WORDS) {
 		char *line = (char *)words +
 			     (size_t)__builtin_ctzll(mask) * LINE_BYTES;
 
 		store(packed, take_half(line));
 		store(packed + 4, take_half(line + 32));
-		packed[VFE_LINE_WORDS] = 0;
 	}
 }
 
@@ -143,28 +142,45 @@ AVX2 static uint64_t move_or(void *out, uint64_t *words, unsigned int shift)
 	return move_shifted(out, (char *)words, shift, 0, OR);
 }
 
+/*
+ * The words before come from registers: a load that straddles two stores waits
+ * for both to leave the store buffer, behind all that goes past the cache.
+ */
 INLINE void put_way(char *out, const uint64_t *line, unsigned int shift,
-		    enum way way)
+		    uint64_t before, enum way way)
 {
-	struct shift by = shift_by(shift);
+	__m256i low = load(line);
+	__m256i high = load(line + 4);
 
-	emit(out, funnel(load(line), load(line - 1), by), way);
-	emit(out + 32, funnel(load(line + 4), load(line + 3), by), way);
+	if (shift) {
+		struct shift by = shift_by(shift);
+		__m256i first = _mm256_set1_epi64x((long long)before);
+		__m256i low_up = _mm256_permute4x64_epi64(low, 0x93);
+		__m256i high_up = _mm256_permute4x64_epi64(high, 0x93);
+
+		low = funnel(low, _mm256_blend_epi32(low_up, first, 0x03), by);
+		high = funnel(high, _mm256_blend_epi32(high_up, low_up, 0x03),
+			      by);
+	}
+	emit(out, low, way);
+	emit(out + 32, high, way);
 }
 
-AVX2 static void put(void *out, const uint64_t *line, unsigned int shift)
+AVX2 static void put(void *out, const uint64_t *line, unsigned int shift,
+		     uint64_t before)
 {
-	put_way(out, line, shift, STORE);
+	put_way(out, line, shift, before, STORE);
 }
 
-AVX2 static void put_past(void *out, const uint64_t *line, unsigned int shift)
+AVX2 static void put_past(void *out, const uint64_t *line, unsigned int shift,
+			  uint64_t before)
 {
-	put_way(out, line, shift, PAST);
+	put_way(out, line, shift, before, PAST);
 }
 
 AVX2 static void put_or(void *out, const uint64_t *line, unsigned int shift)
 {
-	put_way(out, line, shift, OR);
+	put_way(out, line, shift, 0, OR);
 }
 
 AVX2 static void zero_past(void *out, size_t nbytes)
@@ -172,17 +188,20 @@ AVX2 static void zero_past(void *out, size_t nbytes)
 	char *to = out;
 	size_t head = (size_t)(-(uintptr_t)to & 31);
 
-	if (nbytes < LINE_BYTES) {
+	if (head + LINE_BYTES > nbytes) {
 		memset(to, 0, nbytes);
 		return;
 	}
-	size_t body = (nbytes - head) & ~(size_t)31;
+	size_t end = head + ((nbytes - head) & ~(size_t)31);
 
-	memset(to, 0, head);
-	for (size_t at = head; at < head + body; at += 32)
+	/* Ordinary stores only where they must be: each fetches its line. */
+	if (head)
+		memset(to, 0, head);
+	for (size_t at = head; at < end; at += 32)
 		_mm256_stream_si256((__m256i *)(to + at),
 				    _mm256_setzero_si256());
-	memset(to + head + body, 0, nbytes - head - body);
+	if (end < nbytes)
+		memset(to + end, 0, nbytes - end);
 }
 
 static void drain(void)

@@ -13,6 +13,12 @@
 #define SPINS_BEFORE_YIELD 64
 #define SMALL_BYTES	   4096
 
+#define HEADER_WORDS (sizeof(struct vfe_bitmap) / 8)
+
+_Static_assert(offsetof(struct vfe_bitmap, nbits) == 64 &&
+		       sizeof(struct vfe_bitmap) == 128,
+	       "what marks need is one cache line");
+
 static size_t ceil_div(size_t value, size_t unit)
 {
 	return value / unit + (value % unit != 0);
@@ -43,60 +49,65 @@ static void *allocate(size_t size)
 	return memory;
 }
 
-static void release(void *memory, size_t size)
+/*
+ * Header, summaries, gates, words, in words from the header. A chunk's words
+ * are a page of memory; a bitmap of one chunk has its summaries in the header,
+ * so that a mark touches two lines.
+ */
+static void lay_out(struct vfe_bitmap *bitmap)
 {
-	if (size <= SMALL_BYTES)
-		free(memory);
-	else
-		munmap(memory, size);
-}
+	bool tiny = bitmap->nchunks == 1;
+	size_t nl1 = tiny ? 1 : round_line(bitmap->nchunks);
+	size_t l1 = tiny ? offsetof(struct vfe_bitmap, tiny) / 8 : HEADER_WORDS;
+	size_t l2 = l1 + nl1;
+	size_t l3 = l2 + (tiny ? 1 : round_line(bitmap->nl2));
+	size_t gates = l3 + (tiny ? 1 : round_line(bitmap->nl3));
+	size_t words = gates + nl1;
 
-/* Cut one piece of memory into levels, each on its own cache line. */
-static bool make_levels(struct vfe_bitmap *bitmap)
-{
-	size_t nwords = round_line(ceil_div(bitmap->nbits, 64));
-	size_t nl1 = round_line(bitmap->nchunks);
-	size_t nl2 = round_line(bitmap->nl2);
-	size_t nl3 = round_line(bitmap->nl3);
-
-	bitmap->memory_size = (nwords + nl1 + nl2 + nl3 + nl1) * 8;
-	bitmap->memory = allocate(bitmap->memory_size);
-	if (!bitmap->memory)
-		return false;
-	bitmap->words = bitmap->memory;
-	bitmap->l1 = bitmap->words + nwords;
-	bitmap->l2 = bitmap->l1 + nl1;
-	bitmap->l3 = bitmap->l2 + nl2;
-	bitmap->gate = bitmap->l3 + nl3;
-	return true;
+	if (!tiny)
+		words = ceil_div(words, VFE_CHUNK_WORDS) * VFE_CHUNK_WORDS;
+	assert(words <= UINT32_MAX);
+	bitmap->l1_at = (uint32_t)l1;
+	bitmap->l2_at = (uint32_t)l2;
+	bitmap->l3_at = (uint32_t)l3;
+	bitmap->gates_at = (uint32_t)gates;
+	bitmap->words_at = (uint32_t)words;
+	bitmap->size = (words + round_line(ceil_div(bitmap->nbits, 64))) * 8;
 }
 
 struct vfe_bitmap *vfe_bitmap_create(uint64_t nbits, enum vfe_isa isa)
 {
-	assert(nbits > 0 && nbits <= (uint64_t)1 << 56);
-	const struct vfe_ops *ops = vfe_ops_choose(isa);
-	struct vfe_bitmap *bitmap = ops ? calloc(1, sizeof(*bitmap)) : NULL;
+	assert(nbits > 0 && nbits <= VFE_MAX_BITS);
+	size_t nchunks = ceil_div(nbits, VFE_CHUNK_PAGES);
+	struct vfe_bitmap bitmap = {
+		.nbits = nbits,
+		.nchunks = nchunks,
+		.nl2 = ceil_div(nchunks, 64),
+		.nl3 = ceil_div(ceil_div(nchunks, 64), 64),
+		.ops = vfe_ops_choose(isa),
+	};
 
-	if (!bitmap)
+	lay_out(&bitmap);
+	void *memory = bitmap.ops ? allocate(bitmap.size) : NULL;
+
+	if (!memory)
 		return NULL;
-	bitmap->nbits = nbits;
-	bitmap->ops = ops;
-	bitmap->nchunks = ceil_div(nbits, VFE_CHUNK_PAGES);
-	bitmap->nl2 = ceil_div(bitmap->nchunks, 64);
-	bitmap->nl3 = ceil_div(bitmap->nl2, 64);
-	if (!make_levels(bitmap)) {
-		free(bitmap);
-		return NULL;
-	}
-	return bitmap;
+	struct vfe_bitmap *made = memcpy(memory, &bitmap, sizeof(bitmap));
+
+	vfe_l3(made)[0] = made->nl2 == 1;
+	vfe_l2(made)[0] = made->nchunks == 1;
+	vfe_l1(made)[0] = nbits <= VFE_LINE_PAGES;
+	return made;
 }
 
 void vfe_bitmap_destroy(struct vfe_bitmap *bitmap)
 {
 	if (!bitmap)
 		return;
-	release(bitmap->memory, bitmap->memory_size);
-	free(bitmap);
+	if (bitmap->size <= SMALL_BYTES)
+		free(bitmap);
+	else
+		munmap(bitmap, bitmap->size);
 }
 
 /* Its holder needs one chunk's copy at most, unless it lost its CPU. */
@@ -113,10 +124,10 @@ static void gate_take(uint64_t *gate)
 
 void vfe_or_word_gated(struct vfe_bitmap *bitmap, uint64_t word, uint64_t bits)
 {
-	uint64_t *gate = &bitmap->gate[word / VFE_CHUNK_WORDS];
+	uint64_t *gate = &vfe_gates(bitmap)[word / VFE_CHUNK_WORDS];
 
 	gate_take(gate);
-	__atomic_fetch_or(&bitmap->words[word], bits, __ATOMIC_SEQ_CST);
+	__atomic_fetch_or(&vfe_words(bitmap)[word], bits, __ATOMIC_SEQ_CST);
 	vfe_gate_release(gate);
 }
 
@@ -143,8 +154,8 @@ static void fill_words(uint64_t *words, uint64_t lo, uint64_t hi)
 static void fill_chunk(struct vfe_bitmap *bitmap, uint64_t chunk, uint64_t lo,
 		       uint64_t hi)
 {
-	uint64_t *gate = &bitmap->gate[chunk];
-	uint64_t *words = &bitmap->words[chunk * VFE_CHUNK_WORDS];
+	uint64_t *gate = &vfe_gates(bitmap)[chunk];
+	uint64_t *words = &vfe_words(bitmap)[chunk * VFE_CHUNK_WORDS];
 	uint64_t before = __atomic_load_n(gate, __ATOMIC_ACQUIRE);
 
 	fill_words(words, lo, hi);
@@ -155,11 +166,13 @@ static void fill_chunk(struct vfe_bitmap *bitmap, uint64_t chunk, uint64_t lo,
 	}
 	uint64_t lines = vfe_mask(lo >> 9, (hi + 511) >> 9);
 
-	if ((__atomic_load_n(&bitmap->l1[chunk], __ATOMIC_SEQ_CST) & lines) !=
-	    lines)
-		__atomic_fetch_or(&bitmap->l1[chunk], lines, __ATOMIC_SEQ_CST);
-	vfe_summary_set(&bitmap->l2[chunk >> 6], (uint64_t)1 << (chunk & 63));
-	vfe_summary_set(&bitmap->l3[chunk >> 12],
+	if ((__atomic_load_n(&vfe_l1(bitmap)[chunk], __ATOMIC_SEQ_CST) &
+	     lines) != lines)
+		__atomic_fetch_or(&vfe_l1(bitmap)[chunk], lines,
+				  __ATOMIC_SEQ_CST);
+	vfe_summary_set(&vfe_l2(bitmap)[chunk >> 6],
+			(uint64_t)1 << (chunk & 63));
+	vfe_summary_set(&vfe_l3(bitmap)[chunk >> 12],
 			(uint64_t)1 << (chunk >> 6 & 63));
 }
 

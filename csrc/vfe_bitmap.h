@@ -12,7 +12,8 @@
  *	l3	1 bit = 64 chunks = 1 word of l2
  *
  * A set bit implies that its summary bits are set, or that a writer is about
- * to set them; a set summary bit implies nothing. All of it is one piece of
+ * to set them; a set summary bit implies nothing. A summary with one unit below
+ * it is always set. All of it is one piece of
  * memory, and where that is more than a page it is mapped and never touched
  * before the first mark: what was never marked costs nothing.
  *
@@ -47,6 +48,7 @@
 #include <stdint.h>
 
 #define VFE_LINE_WORDS	8
+#define VFE_LINE_PAGES	512
 #define VFE_CHUNK_LINES 64
 #define VFE_CHUNK_WORDS 512
 #define VFE_CHUNK_SHIFT 15
@@ -65,20 +67,55 @@ bool vfe_isa_available(enum vfe_isa isa);
 struct vfe_ops;
 
 struct vfe_bitmap {
-	uint64_t nbits;
-	uint64_t *words;
-	uint64_t *l1;
-	uint64_t *l2;
-	uint64_t *l3;
-	uint64_t *gate; /**< one per chunk; odd = held exclusively */
 	size_t nchunks; /**< words of l1 = bits of l2 */
 	size_t nl2;
 	size_t nl3;
+	size_t size;	     /**< of all memory, this struct included */
 	uint64_t residue[2]; /**< bits >= nbits of words nbits/64 and +1 */
 	const struct vfe_ops *ops;
-	void *memory;
-	size_t memory_size;
+	size_t unused;
+
+	/*
+	 * What a mark needs besides the words, on one cache line: where the
+	 * levels are, in words from here; and, if there is but one chunk, its
+	 * word of each summary and its gate.
+	 */
+	uint64_t nbits;
+	uint32_t words_at;
+	uint32_t l1_at;
+	uint32_t l2_at;
+	uint32_t l3_at;
+	uint32_t gates_at; /**< one per chunk; odd = held exclusively */
+	uint32_t pad;
+	uint64_t tiny[4];
 };
+
+#define VFE_MAX_BITS ((uint64_t)1 << 44)
+
+static inline uint64_t *vfe_words(const struct vfe_bitmap *bitmap)
+{
+	return (uint64_t *)bitmap + bitmap->words_at;
+}
+
+static inline uint64_t *vfe_l1(const struct vfe_bitmap *bitmap)
+{
+	return (uint64_t *)bitmap + bitmap->l1_at;
+}
+
+static inline uint64_t *vfe_l2(const struct vfe_bitmap *bitmap)
+{
+	return (uint64_t *)bitmap + bitmap->l2_at;
+}
+
+static inline uint64_t *vfe_l3(const struct vfe_bitmap *bitmap)
+{
+	return (uint64_t *)bitmap + bitmap->l3_at;
+}
+
+static inline uint64_t *vfe_gates(const struct vfe_bitmap *bitmap)
+{
+	return (uint64_t *)bitmap + bitmap->gates_at;
+}
 
 /** A run of dirty pages. */
 struct vfe_run {
@@ -87,7 +124,7 @@ struct vfe_run {
 };
 
 /**
- * Make a clean bitmap. Precondition: 0 < nbits <= 2^56.
+ * Make a clean bitmap. Precondition: 0 < nbits <= VFE_MAX_BITS.
  * @return NULL without memory, or if the CPU lacks `isa`.
  */
 struct vfe_bitmap *vfe_bitmap_create(uint64_t nbits, enum vfe_isa isa);
@@ -189,10 +226,10 @@ static inline void vfe_summary_set(uint64_t *word, uint64_t bit)
 /** Tell the summaries that `line` has a bit. All three, whoever was first. */
 static inline void vfe_summarise(struct vfe_bitmap *bitmap, uint64_t line)
 {
-	vfe_summary_set(&bitmap->l1[line >> 6], (uint64_t)1 << (line & 63));
-	vfe_summary_set(&bitmap->l2[line >> 12],
+	vfe_summary_set(&vfe_l1(bitmap)[line >> 6], (uint64_t)1 << (line & 63));
+	vfe_summary_set(&vfe_l2(bitmap)[line >> 12],
 			(uint64_t)1 << (line >> 6 & 63));
-	vfe_summary_set(&bitmap->l3[line >> 18],
+	vfe_summary_set(&vfe_l3(bitmap)[line >> 18],
 			(uint64_t)1 << (line >> 12 & 63));
 }
 
@@ -200,10 +237,10 @@ static inline void vfe_summarise(struct vfe_bitmap *bitmap, uint64_t line)
 static inline void vfe_or_word(struct vfe_bitmap *bitmap, uint64_t word,
 			       uint64_t bits)
 {
-	const uint64_t *gate = &bitmap->gate[word / VFE_CHUNK_WORDS];
+	const uint64_t *gate = &vfe_gates(bitmap)[word / VFE_CHUNK_WORDS];
 	uint64_t before = __atomic_load_n(gate, __ATOMIC_ACQUIRE);
 
-	__atomic_fetch_or(&bitmap->words[word], bits, __ATOMIC_SEQ_CST);
+	__atomic_fetch_or(&vfe_words(bitmap)[word], bits, __ATOMIC_SEQ_CST);
 	if (__builtin_expect((before & 1) ||
 				     __atomic_load_n(gate, __ATOMIC_SEQ_CST) !=
 					     before,
@@ -226,7 +263,7 @@ static inline void vfe_mark(struct vfe_bitmap *bitmap, uint64_t page)
 static inline void vfe_mark_fenced(struct vfe_bitmap *bitmap, uint64_t page)
 {
 	uint64_t bit = (uint64_t)1 << (page & 63);
-	const uint64_t *word = &bitmap->words[page >> 6];
+	const uint64_t *word = &vfe_words(bitmap)[page >> 6];
 
 	if (!(__atomic_load_n(word, __ATOMIC_SEQ_CST) & bit))
 		vfe_or_word(bitmap, page >> 6, bit);
@@ -236,7 +273,8 @@ static inline void vfe_mark_fenced(struct vfe_bitmap *bitmap, uint64_t page)
 /** @return whether the page is dirty. */
 static inline bool vfe_test(const struct vfe_bitmap *bitmap, uint64_t page)
 {
-	return __atomic_load_n(&bitmap->words[page >> 6], __ATOMIC_ACQUIRE) >>
+	return __atomic_load_n(&vfe_words(bitmap)[page >> 6],
+			       __ATOMIC_ACQUIRE) >>
 		       (page & 63) &
 	       1;
 }

@@ -1,81 +1,140 @@
 /* SPDX-License-Identifier: MIT */
 #include "vfe_dma.h"
 
+#include "vfe_atomic.h"
+
 #include <string.h>
+
+/* The first lines of a page; the hardware fetches the others by itself. */
+#define PREFETCH_BYTES 256
 
 /* What a descriptor turned out to be. */
 struct target {
-	char *host;
-	struct vfe_mapping *mapping;
+	const struct vfe_block *block;
+	const struct vfe_entry *entry; /* NULL: none */
+	uint64_t offset;	       /* in the mapping */
 };
 
 static enum vfe_dma_status check(const struct vfe_dma *dma,
-				 const struct vfe_mapping *mapping,
+				 const struct vfe_entry *entry,
 				 size_t local_size)
 {
 	if (dma->op > VFE_DMA_HIDDEN_WRITE || dma->local > local_size ||
 	    dma->size > local_size - dma->local)
 		return VFE_DMA_BAD;
-	if (!mapping || !mapping->host || !dma->size ||
-	    dma->size - 1 > mapping->last - dma->iova)
+	if (!entry || !entry->host || !dma->size || dma->iova > entry->last ||
+	    dma->size - 1 > entry->last - dma->iova)
 		return VFE_DMA_SLOW;
-	if (!(mapping->prot &
+	if (!(entry->prot &
 	      (dma->op == VFE_DMA_READ ? VFE_PROT_READ : VFE_PROT_WRITE)))
 		return VFE_DMA_SLOW;
 	return VFE_DMA_DONE;
 }
 
-static void prefetch(const struct vfe_index *index, const struct vfe_dma *dma,
-		     const struct target *target)
+/* Which block to look into. */
+static void find_block(const struct vfe_index *index, const struct vfe_dma *dma,
+		       struct target *target)
 {
-	const struct vfe_mapping *mapping = target->mapping;
+	const struct vfe_block *block =
+		index->blocks[vfe_index_block(index, dma->iova)];
 
-	if (dma->op == VFE_DMA_READ) {
-		__builtin_prefetch(target->host, 0);
-		return;
-	}
-	__builtin_prefetch(target->host, 1);
-	if (mapping->bitmap && dma->op == VFE_DMA_WRITE) {
-		uint64_t page = (dma->iova - mapping->iova) >> index->pgshift;
-
-		__builtin_prefetch(&mapping->bitmap->words[page / 64], 1);
-	}
+	target->block = block;
+	vfe_prefetch(block);
+	vfe_prefetch(&block->keys[VFE_BLOCK_MAX - 1]);
 }
 
+static void find_entry(const struct vfe_dma *dma, struct target *target)
+{
+	const struct vfe_block *block = target->block;
+	size_t rank = vfe_rank(block->keys, block->count, dma->iova);
+	size_t at = rank - (rank != 0);
+
+	target->entry = rank ? &block->entries[at] : NULL;
+	target->offset = dma->iova - block->keys[at];
+	vfe_prefetch(&block->entries[at]);
+}
+
+static void find_memory(struct vfe_dma *dma, const struct target *target,
+			size_t local_size, unsigned int pgshift)
+{
+	const struct vfe_entry *entry = target->entry;
+
+	dma->status = check(dma, entry, local_size);
+	if (dma->status != VFE_DMA_DONE)
+		return;
+	for (size_t at = 0; at < PREFETCH_BYTES && at < dma->size; at += 64)
+		vfe_prefetch(entry->host + target->offset + at);
+	if (!entry->bitmap || dma->op != VFE_DMA_WRITE)
+		return;
+	/* The words of a small bitmap follow its header. */
+	uint64_t page = target->offset >> pgshift;
+
+	vfe_prefetch(&entry->bitmap->nbits);
+	vfe_prefetch((const char *)(entry->bitmap + 1) + page / 64 * 8);
+}
+
+static void find_words(const struct vfe_index *index, const struct vfe_dma *dma,
+		       const struct target *target)
+{
+	if (dma->status != VFE_DMA_DONE || dma->op != VFE_DMA_WRITE ||
+	    !target->entry->bitmap)
+		return;
+	const struct vfe_bitmap *bitmap = target->entry->bitmap;
+	uint64_t page = target->offset >> index->pgshift;
+
+	vfe_prefetch(&vfe_words(bitmap)[page / 64]);
+	if (bitmap->nbits <= VFE_CHUNK_PAGES)
+		return;
+	vfe_prefetch(&vfe_l1(bitmap)[page / VFE_CHUNK_PAGES]);
+	vfe_prefetch(&vfe_gates(bitmap)[page / VFE_CHUNK_PAGES]);
+}
+
+static bool copy(const struct vfe_dma *dma, const struct target *target,
+		 char *local)
+{
+	if (dma->status != VFE_DMA_DONE)
+		return false;
+	char *host = target->entry->host + target->offset;
+
+	if (dma->op == VFE_DMA_READ) {
+		memcpy(local + dma->local, host, dma->size);
+		return false;
+	}
+	memcpy(host, local + dma->local, dma->size);
+	return true;
+}
+
+/*
+ * Each step asks for the memory that the next one needs, for all descriptors.
+ * (A pipeline that does a step of each of five descriptors in turn, copies
+ * among them, is slower: the CPU overlaps more of a loop that does one thing.)
+ */
 static void find_all(const struct vfe_index *index, struct vfe_dma *batch,
 		     struct target *targets, size_t count, size_t local_size)
 {
-	for (size_t i = 0; i < count; i++) {
-		struct vfe_dma *dma = &batch[i];
-		struct target *target = &targets[i];
-
-		target->mapping = vfe_index_find(index, dma->iova);
-		dma->status = check(dma, target->mapping, local_size);
-		if (dma->status != VFE_DMA_DONE)
-			continue;
-		target->host = target->mapping->host +
-			       (dma->iova - target->mapping->iova);
-		prefetch(index, dma, target);
+	if (!index->nblocks) {
+		for (size_t i = 0; i < count; i++)
+			batch[i].status = check(&batch[i], NULL, local_size);
+		return;
 	}
+	for (size_t i = 0; i < count; i++)
+		find_block(index, &batch[i], &targets[i]);
+	for (size_t i = 0; i < count; i++)
+		find_entry(&batch[i], &targets[i]);
+	for (size_t i = 0; i < count; i++)
+		find_memory(&batch[i], &targets[i], local_size, index->pgshift);
+	for (size_t i = 0; i < count; i++)
+		find_words(index, &batch[i], &targets[i]);
 }
 
+/* @return whether anything was written. */
 static bool copy_all(const struct vfe_dma *batch, const struct target *targets,
 		     size_t count, char *local)
 {
 	bool wrote = false;
 
-	for (size_t i = 0; i < count; i++) {
-		const struct vfe_dma *dma = &batch[i];
-
-		if (dma->status != VFE_DMA_DONE)
-			continue;
-		if (dma->op == VFE_DMA_READ) {
-			memcpy(local + dma->local, targets[i].host, dma->size);
-			continue;
-		}
-		memcpy(targets[i].host, local + dma->local, dma->size);
-		wrote = true;
-	}
+	for (size_t i = 0; i < count; i++)
+		wrote |= copy(&batch[i], &targets[i], local);
 	return wrote;
 }
 
@@ -85,16 +144,16 @@ static void mark_all(const struct vfe_index *index, const struct vfe_log *log,
 {
 	for (size_t i = 0; i < count; i++) {
 		const struct vfe_dma *dma = &batch[i];
+		uint64_t offset = targets[i].offset;
 
 		if (dma->status != VFE_DMA_DONE ||
 		    (dma->op != VFE_DMA_WRITE &&
 		     dma->op != VFE_DMA_HARDWARE_WRITE))
 			continue;
-		const struct vfe_mapping *mapping = targets[i].mapping;
-		uint64_t offset = dma->iova - mapping->iova;
+		struct vfe_bitmap *bitmap = targets[i].entry->bitmap;
 
-		if (mapping->bitmap && dma->op == VFE_DMA_WRITE)
-			vfe_mark_bytes_fenced(mapping->bitmap, offset,
+		if (bitmap && dma->op == VFE_DMA_WRITE)
+			vfe_mark_bytes_fenced(bitmap, offset,
 					      offset + dma->size - 1,
 					      index->pgshift);
 		if (log)

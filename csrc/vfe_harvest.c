@@ -24,24 +24,31 @@ struct sink {
 	bool past; /* write past the cache */
 };
 
-/* Store a line with the word `before` it; the last may be cut short. */
-static void put_line(struct sink *sink, uint64_t *line)
+/* The end of out may cut the last line short. */
+static void put_short(struct sink *sink, const uint64_t *line)
+{
+	char *out = sink->out + sink->done * 8;
+	uint64_t before = sink->before;
+
+	for (size_t i = 0; sink->done < sink->total; i++, sink->done++) {
+		vfe_store(out, i, vfe_funnel(line[i], before, sink->shift));
+		before = line[i];
+	}
+}
+
+static void put_line(struct sink *sink, const uint64_t *line)
 {
 	char *out = sink->out + sink->done * 8;
 
-	line[-1] = sink->before;
-	sink->before = line[VFE_LINE_WORDS - 1];
 	if (sink->total - sink->done < VFE_LINE_WORDS) {
-		for (size_t i = 0; sink->done < sink->total; i++, sink->done++)
-			vfe_store(
-				out, i,
-				vfe_funnel(line[i], line[i - 1], sink->shift));
+		put_short(sink, line);
 		return;
 	}
 	if (sink->past)
-		sink->ops->put_past(out, line, sink->shift);
+		sink->ops->put_past(out, line, sink->shift, sink->before);
 	else
-		sink->ops->put(out, line, sink->shift);
+		sink->ops->put(out, line, sink->shift, sink->before);
+	sink->before = line[VFE_LINE_WORDS - 1];
 	sink->done += VFE_LINE_WORDS;
 }
 
@@ -49,9 +56,9 @@ static void put_line(struct sink *sink, uint64_t *line)
 static void put_zeros(struct sink *sink, size_t upto)
 {
 	if (upto > sink->done && sink->shift && sink->before) {
-		uint64_t none[1 + VFE_LINE_WORDS] = { 0 };
+		static const uint64_t none[VFE_LINE_WORDS];
 
-		put_line(sink, none + 1);
+		put_line(sink, none);
 	}
 	if (upto <= sink->done)
 		return;
@@ -67,11 +74,11 @@ static void put_zeros(struct sink *sink, size_t upto)
 }
 
 static void put_lines(struct sink *sink, uint64_t chunk, uint64_t mask,
-		      uint64_t *lines)
+		      const uint64_t *lines)
 {
 	size_t base = (size_t)chunk * VFE_CHUNK_WORDS;
 
-	for (; mask; mask &= mask - 1, lines += VFE_PACKED) {
+	for (; mask; mask &= mask - 1, lines += VFE_LINE_WORDS) {
 		put_zeros(sink, base + (size_t)__builtin_ctzll(mask) *
 						VFE_LINE_WORDS);
 		put_line(sink, lines);
@@ -82,13 +89,13 @@ static void put_lines(struct sink *sink, uint64_t chunk, uint64_t mask,
 static void put_chunk(struct sink *sink, struct vfe_bitmap *bitmap,
 		      uint64_t chunk)
 {
-	uint64_t room[1 + VFE_CHUNK_LINES * VFE_PACKED];
+	uint64_t room[VFE_CHUNK_WORDS];
 	char *out = sink->out + sink->done * 8;
-	uint64_t *words = &bitmap->words[chunk * VFE_CHUNK_WORDS];
+	uint64_t *words = &vfe_words(bitmap)[chunk * VFE_CHUNK_WORDS];
 
-	if (!vfe_gate_try(&bitmap->gate[chunk])) {
-		vfe_take_lines(bitmap, chunk, UINT64_MAX, room + 1);
-		put_lines(sink, chunk, UINT64_MAX, room + 1);
+	if (!vfe_gate_try(&vfe_gates(bitmap)[chunk])) {
+		vfe_take_lines(bitmap, chunk, UINT64_MAX, room);
+		put_lines(sink, chunk, UINT64_MAX, room);
 		return;
 	}
 	if (sink->past)
@@ -97,7 +104,7 @@ static void put_chunk(struct sink *sink, struct vfe_bitmap *bitmap,
 	else
 		sink->before =
 			sink->ops->move(out, words, sink->shift, sink->before);
-	vfe_gate_release(&bitmap->gate[chunk]);
+	vfe_gate_release(&vfe_gates(bitmap)[chunk]);
 	sink->done += VFE_CHUNK_WORDS;
 }
 
@@ -142,7 +149,7 @@ void vfe_harvest(struct vfe_bitmap *bitmap, void *out, unsigned int shift,
 	};
 	struct vfe_haul haul;
 
-	vfe_haul_init(&haul, bitmap, 0, bitmap->nbits);
+	vfe_haul_init(&haul, bitmap, 0, bitmap->nbits, NULL, 0);
 	while (vfe_haul_next(&haul))
 		for (size_t i = 0; i < haul.count; i++) {
 			const struct vfe_item *item = &haul.items[i];
@@ -178,16 +185,15 @@ void vfe_spoil(struct vfe_bitmap *bitmap, const void *out, size_t nwords)
 
 void vfe_clear(struct vfe_bitmap *bitmap)
 {
-	uint64_t scratch[VFE_CHUNK_LINES * VFE_PACKED];
+	uint64_t scratch[VFE_CHUNK_WORDS];
 	struct vfe_walk walk;
 	uint64_t chunk;
 
 	vfe_walk_init(&walk, bitmap, 0, bitmap->nbits, true);
 	while (vfe_walk_next(&walk, &chunk)) {
-		uint64_t *l1 = &bitmap->l1[chunk];
+		uint64_t mask = vfe_take_summary(bitmap, chunk, UINT64_MAX);
 
-		vfe_take_lines(bitmap, chunk, vfe_take_bits(l1, UINT64_MAX),
-			       scratch);
+		vfe_take_lines(bitmap, chunk, mask, scratch);
 	}
 	bitmap->residue[0] = bitmap->residue[1] = 0;
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);

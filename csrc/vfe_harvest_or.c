@@ -41,22 +41,24 @@ static void or_word(const struct sink *sink, int64_t word, uint64_t bits)
 static void or_edge(const struct sink *sink, int64_t word, uint64_t mask,
 		    const uint64_t *lines)
 {
-	for (; mask; mask &= mask - 1, lines += VFE_PACKED) {
+	for (; mask; mask &= mask - 1, lines += VFE_LINE_WORDS) {
 		int64_t to = word + __builtin_ctzll(mask) * VFE_LINE_WORDS;
+		uint64_t before = 0;
 
-		or_word(sink, to, lines[0] << sink->shift);
-		for (int64_t i = 1; i <= VFE_LINE_WORDS; i++)
+		for (int64_t i = 0; i < VFE_LINE_WORDS; i++) {
 			or_word(sink, to + i,
-				vfe_funnel(lines[i], lines[i - 1],
-					   sink->shift));
+				vfe_funnel(lines[i], before, sink->shift));
+			before = lines[i];
+		}
+		or_word(sink, to + VFE_LINE_WORDS,
+			vfe_funnel(0, before, sink->shift));
 	}
 }
 
-/* The word before a line is 0, as the one after it. */
 static void or_lines(const struct sink *sink, int64_t word, uint64_t mask,
-		     uint64_t *lines)
+		     const uint64_t *lines)
 {
-	for (; mask; mask &= mask - 1, lines += VFE_PACKED) {
+	for (; mask; mask &= mask - 1, lines += VFE_LINE_WORDS) {
 		int64_t to = word + __builtin_ctzll(mask) * VFE_LINE_WORDS;
 
 		sink->ops->put_or(sink->out + to * 8, lines, sink->shift);
@@ -68,20 +70,19 @@ static void or_lines(const struct sink *sink, int64_t word, uint64_t mask,
 static void or_chunk(const struct sink *sink, struct vfe_bitmap *bitmap,
 		     uint64_t chunk)
 {
-	uint64_t room[1 + VFE_CHUNK_LINES * VFE_PACKED];
-	uint64_t *words = &bitmap->words[chunk * VFE_CHUNK_WORDS];
+	uint64_t room[VFE_CHUNK_WORDS];
+	uint64_t *words = &vfe_words(bitmap)[chunk * VFE_CHUNK_WORDS];
 	int64_t word = word_of(sink, chunk);
 
-	if (!vfe_gate_try(&bitmap->gate[chunk])) {
-		room[0] = 0;
-		vfe_take_lines(bitmap, chunk, UINT64_MAX, room + 1);
-		or_lines(sink, word, UINT64_MAX, room + 1);
+	if (!vfe_gate_try(&vfe_gates(bitmap)[chunk])) {
+		vfe_take_lines(bitmap, chunk, UINT64_MAX, room);
+		or_lines(sink, word, UINT64_MAX, room);
 		return;
 	}
 	uint64_t last =
 		sink->ops->move_or(sink->out + word * 8, words, sink->shift);
 
-	vfe_gate_release(&bitmap->gate[chunk]);
+	vfe_gate_release(&vfe_gates(bitmap)[chunk]);
 	or_word(sink, word + VFE_CHUNK_WORDS, vfe_funnel(0, last, sink->shift));
 }
 
@@ -115,9 +116,7 @@ void vfe_harvest_or(struct vfe_bitmap *bitmap, uint64_t first, uint64_t npages,
 
 	if (!npages)
 		return;
-	vfe_haul_init(&haul, bitmap, first, first + npages);
-	haul.out = out;
-	haul.at = at;
+	vfe_haul_init(&haul, bitmap, first, first + npages, out, at);
 	while (vfe_haul_next(&haul))
 		for (size_t i = 0; i < haul.count; i++)
 			or_item(&sink, &haul, &haul.items[i]);

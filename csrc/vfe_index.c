@@ -53,7 +53,7 @@ static bool make_room(struct vfe_index *index)
 static struct vfe_block *add_block(struct vfe_index *index, size_t at)
 {
 	struct vfe_block *block =
-		make_room(index) ? malloc(sizeof(*block)) : NULL;
+		make_room(index) ? aligned_alloc(64, sizeof(*block)) : NULL;
 
 	if (!block)
 		return NULL;
@@ -78,7 +78,10 @@ static void drop_block(struct vfe_index *index, size_t at)
 		(index->nblocks - at) * sizeof(*index->firsts));
 }
 
-/* Move the upper half of a full block into a new one after it. */
+/*
+ * Move the upper half of a full block into a new one after it; of the last
+ * block only the last mapping, because mappings mostly come in order.
+ */
 static bool split_block(struct vfe_index *index, size_t at)
 {
 	struct vfe_block *upper = add_block(index, at + 1);
@@ -86,24 +89,17 @@ static bool split_block(struct vfe_index *index, size_t at)
 	if (!upper)
 		return false;
 	struct vfe_block *lower = index->blocks[at];
-	size_t keep = lower->count / 2;
+	size_t keep =
+		at + 2 == index->nblocks ? lower->count - 1 : lower->count / 2;
 
 	upper->count = lower->count - keep;
 	memcpy(upper->keys, &lower->keys[keep],
 	       upper->count * sizeof(*upper->keys));
-	memcpy(upper->mappings, &lower->mappings[keep],
-	       upper->count * sizeof(*upper->mappings));
+	memcpy(upper->entries, &lower->entries[keep],
+	       upper->count * sizeof(*upper->entries));
 	lower->count = keep;
 	index->firsts[at + 1] = upper->keys[0];
 	return true;
-}
-
-/* The block in which iova is, or would be. Precondition: there is a block. */
-static size_t block_of(const struct vfe_index *index, uint64_t iova)
-{
-	size_t rank = vfe_rank(index->firsts, index->nblocks, iova);
-
-	return rank ? rank - 1 : 0;
 }
 
 /* Whether a mapping other than itself touches [iova, last]. */
@@ -112,11 +108,11 @@ static bool overlaps(const struct vfe_index *index, uint64_t iova,
 {
 	if (!index->nblocks)
 		return false;
-	size_t at = block_of(index, last);
+	size_t at = vfe_index_block(index, last);
 	const struct vfe_block *block = index->blocks[at];
 	size_t rank = vfe_rank(block->keys, block->count, last);
 
-	return rank && block->mappings[rank - 1].last >= iova;
+	return rank && block->entries[rank - 1].last >= iova;
 }
 
 static void put(struct vfe_index *index, size_t at,
@@ -127,10 +123,15 @@ static void put(struct vfe_index *index, size_t at,
 
 	memmove(&block->keys[rank + 1], &block->keys[rank],
 		(block->count - rank) * sizeof(*block->keys));
-	memmove(&block->mappings[rank + 1], &block->mappings[rank],
-		(block->count - rank) * sizeof(*block->mappings));
+	memmove(&block->entries[rank + 1], &block->entries[rank],
+		(block->count - rank) * sizeof(*block->entries));
 	block->keys[rank] = mapping->iova;
-	block->mappings[rank] = *mapping;
+	block->entries[rank] = (struct vfe_entry){
+		.last = mapping->last,
+		.host = mapping->host,
+		.bitmap = mapping->bitmap,
+		.prot = mapping->prot,
+	};
 	block->count++;
 	index->firsts[at] = block->keys[0];
 	index->count++;
@@ -152,12 +153,12 @@ int vfe_index_insert(struct vfe_index *index, const struct vfe_mapping *mapping)
 		return 1;
 	if (!index->nblocks && !add_block(index, 0))
 		return -1;
-	size_t at = block_of(index, mapping->iova);
+	size_t at = vfe_index_block(index, mapping->iova);
 
 	if (index->blocks[at]->count == VFE_BLOCK_MAX) {
 		if (!split_block(index, at))
 			return -1;
-		at = block_of(index, mapping->iova);
+		at = vfe_index_block(index, mapping->iova);
 	}
 	put(index, at, mapping);
 	return 0;
@@ -167,7 +168,7 @@ bool vfe_index_remove(struct vfe_index *index, uint64_t iova)
 {
 	if (!index->nblocks)
 		return false;
-	size_t at = block_of(index, iova);
+	size_t at = vfe_index_block(index, iova);
 	struct vfe_block *block = index->blocks[at];
 	size_t rank = vfe_rank(block->keys, block->count, iova);
 
@@ -175,8 +176,8 @@ bool vfe_index_remove(struct vfe_index *index, uint64_t iova)
 		return false;
 	memmove(&block->keys[rank - 1], &block->keys[rank],
 		(block->count - rank) * sizeof(*block->keys));
-	memmove(&block->mappings[rank - 1], &block->mappings[rank],
-		(block->count - rank) * sizeof(*block->mappings));
+	memmove(&block->entries[rank - 1], &block->entries[rank],
+		(block->count - rank) * sizeof(*block->entries));
 	block->count--;
 	index->count--;
 	if (block->count)
@@ -186,27 +187,40 @@ bool vfe_index_remove(struct vfe_index *index, uint64_t iova)
 	return true;
 }
 
-struct vfe_mapping *vfe_index_find(const struct vfe_index *index, uint64_t iova)
+bool vfe_index_find(const struct vfe_index *index, uint64_t iova,
+		    struct vfe_mapping *mapping)
 {
 	if (!index->nblocks)
-		return NULL;
-	struct vfe_block *block = index->blocks[block_of(index, iova)];
+		return false;
+	const struct vfe_block *block =
+		index->blocks[vfe_index_block(index, iova)];
 	size_t rank = vfe_rank(block->keys, block->count, iova);
+	const struct vfe_entry *entry = &block->entries[rank - (rank != 0)];
 
-	if (!rank || block->mappings[rank - 1].last < iova)
-		return NULL;
-	return &block->mappings[rank - 1];
+	if (!rank || entry->last < iova)
+		return false;
+	*mapping = (struct vfe_mapping){
+		.iova = block->keys[rank - 1],
+		.last = entry->last,
+		.host = entry->host,
+		.bitmap = entry->bitmap,
+		.prot = (uint32_t)entry->prot,
+	};
+	return true;
 }
 
 int vfe_index_set_bitmap(struct vfe_index *index, uint64_t iova,
 			 struct vfe_bitmap *bitmap)
 {
-	struct vfe_mapping *mapping = vfe_index_find(index, iova);
+	struct vfe_mapping mapping;
 
-	if (!mapping || mapping->iova != iova)
+	if (!vfe_index_find(index, iova, &mapping) || mapping.iova != iova)
 		return -1;
-	if (!covers(index, bitmap, mapping))
+	if (!covers(index, bitmap, &mapping))
 		return 1;
-	mapping->bitmap = bitmap;
+	struct vfe_block *block = index->blocks[vfe_index_block(index, iova)];
+	size_t rank = vfe_rank(block->keys, block->count, iova);
+
+	block->entries[rank - 1].bitmap = bitmap;
 	return 0;
 }

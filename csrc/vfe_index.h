@@ -19,7 +19,7 @@
 
 #include "vfe_bitmap.h"
 
-#define VFE_BLOCK_MAX 128
+#define VFE_BLOCK_MAX 15
 
 enum vfe_prot {
 	VFE_PROT_READ = 1,  /**< VFIO_DMA_MAP_FLAG_READ */
@@ -35,11 +35,20 @@ struct vfe_mapping {
 	uint32_t prot;
 };
 
-struct vfe_block {
-	uint64_t keys[VFE_BLOCK_MAX]; /**< the mappings' iova */
-	struct vfe_mapping mappings[VFE_BLOCK_MAX];
-	size_t count;
+/** The same without the iova, which is its key: two on a cache line. */
+struct vfe_entry {
+	uint64_t last;
+	char *host;
+	struct vfe_bitmap *bitmap;
+	uint64_t prot;
 };
+
+/** Two cache lines of keys, and their entries. */
+struct vfe_block {
+	uint64_t count;
+	uint64_t keys[VFE_BLOCK_MAX]; /**< the mappings' iova */
+	struct vfe_entry entries[VFE_BLOCK_MAX];
+} __attribute__((aligned(64)));
 
 struct vfe_index {
 	uint64_t *firsts; /**< keys[0] of each block */
@@ -72,22 +81,32 @@ bool vfe_index_remove(struct vfe_index *index, uint64_t iova);
 int vfe_index_set_bitmap(struct vfe_index *index, uint64_t iova,
 			 struct vfe_bitmap *bitmap);
 
-/** @return the mapping that contains iova, or NULL; valid until a change. */
-struct vfe_mapping *vfe_index_find(const struct vfe_index *index,
-				   uint64_t iova);
+/** Find the mapping that contains iova. @return whether there is one. */
+bool vfe_index_find(const struct vfe_index *index, uint64_t iova,
+		    struct vfe_mapping *mapping);
 
 /** How many of `count` sorted keys are <= key. */
 static inline size_t vfe_rank(const uint64_t *keys, size_t count, uint64_t key)
 {
-	const uint64_t *base = keys;
+	size_t base = 0;
 
 	while (count > 1) {
 		size_t half = count / 2;
 
-		base += base[half - 1] <= key ? half : 0;
+		/* Arithmetic, so that the compiler makes no branch of it. */
+		base += half & -(size_t)(keys[base + half - 1] <= key);
 		count -= half;
 	}
-	return (size_t)(base - keys) + (count && *base <= key);
+	return base + (count && keys[base] <= key);
+}
+
+/** The block in which iova is, or would be. Precondition: there is a block. */
+static inline size_t vfe_index_block(const struct vfe_index *index,
+				     uint64_t iova)
+{
+	size_t rank = vfe_rank(index->firsts, index->nblocks, iova);
+
+	return rank - (rank != 0);
 }
 
 #endif

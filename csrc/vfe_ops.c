@@ -20,13 +20,12 @@ static uint64_t take_word(uint64_t *word)
 
 static void take(uint64_t *packed, uint64_t *words, uint64_t mask)
 {
-	for (; mask; mask &= mask - 1, packed += VFE_PACKED) {
+	for (; mask; mask &= mask - 1, packed += VFE_LINE_WORDS) {
 		uint64_t *line =
 			words + (size_t)__builtin_ctzll(mask) * VFE_LINE_WORDS;
 
 		for (size_t i = 0; i < VFE_LINE_WORDS; i++)
 			packed[i] = take_word(&line[i]);
-		packed[VFE_LINE_WORDS] = 0;
 	}
 }
 
@@ -56,18 +55,25 @@ static uint64_t move_or(void *out, uint64_t *words, unsigned int shift)
 	return before;
 }
 
-static void put(void *out, const uint64_t *line, unsigned int shift)
+static void put(void *out, const uint64_t *line, unsigned int shift,
+		uint64_t before)
 {
-	for (size_t i = 0; i < VFE_LINE_WORDS; i++)
-		vfe_store(out, i, vfe_funnel(line[i], (line - 1)[i], shift));
+	for (size_t i = 0; i < VFE_LINE_WORDS; i++) {
+		vfe_store(out, i, vfe_funnel(line[i], before, shift));
+		before = line[i];
+	}
 }
 
 static void put_or(void *out, const uint64_t *line, unsigned int shift)
 {
-	for (size_t i = 0; i < VFE_LINE_WORDS; i++)
+	uint64_t before = 0;
+
+	for (size_t i = 0; i < VFE_LINE_WORDS; i++) {
 		vfe_store(out, i,
 			  vfe_load(out, i) |
-				  vfe_funnel(line[i], (line - 1)[i], shift));
+				  vfe_funnel(line[i], before, shift));
+		before = line[i];
+	}
 }
 
 static void zero(void *out, size_t nbytes)

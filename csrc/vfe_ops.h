@@ -16,12 +16,8 @@
 
 #include "vfe_bitmap.h"
 
-/** Words from one packed line to the next: a zero follows each. */
-#define VFE_PACKED (VFE_LINE_WORDS + 1)
-
 struct vfe_ops {
-	/** Take the lines of `mask`; the nth goes to packed + n * VFE_PACKED,
-	 * and a zero behind it. */
+	/** Take the lines of `mask`, one after another, into `packed`. */
 	void (*take)(uint64_t *packed, uint64_t *words, uint64_t mask);
 
 	/**
@@ -36,9 +32,12 @@ struct vfe_ops {
 	/** The same, ORed into out; the word before is 0. */
 	uint64_t (*move_or)(void *out, uint64_t *words, unsigned int shift);
 
-	/** Store a line, shifted; line[-1] is the word before. */
-	void (*put)(void *out, const uint64_t *line, unsigned int shift);
-	void (*put_past)(void *out, const uint64_t *line, unsigned int shift);
+	/** Store a line, shifted; `before` is the word before it. */
+	void (*put)(void *out, const uint64_t *line, unsigned int shift,
+		    uint64_t before);
+	void (*put_past)(void *out, const uint64_t *line, unsigned int shift,
+			 uint64_t before);
+	/** The same, ORed into out; the word before is 0. */
 	void (*put_or)(void *out, const uint64_t *line, unsigned int shift);
 
 	/** Zeros past the cache. */

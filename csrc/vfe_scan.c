@@ -66,8 +66,9 @@ size_t vfe_buffer_runs(const void *data, uint64_t nbits, uint64_t *cursor,
 /* Copy the dirty lines of a chunk; zeros for the others. */
 static void look(struct vfe_bitmap *bitmap, uint64_t chunk, uint64_t *out)
 {
-	const uint64_t *words = &bitmap->words[chunk * VFE_CHUNK_WORDS];
-	uint64_t mask = __atomic_load_n(&bitmap->l1[chunk], __ATOMIC_ACQUIRE);
+	const uint64_t *words = &vfe_words(bitmap)[chunk * VFE_CHUNK_WORDS];
+	uint64_t mask =
+		__atomic_load_n(&vfe_l1(bitmap)[chunk], __ATOMIC_ACQUIRE);
 
 	if (~mask)
 		memset(out, 0, VFE_CHUNK_WORDS * 8);
@@ -154,9 +155,10 @@ uint64_t vfe_count(struct vfe_bitmap *bitmap)
 
 	vfe_walk_init(&walk, bitmap, 0, bitmap->nbits, false);
 	while (vfe_walk_next(&walk, &chunk)) {
-		const uint64_t *words = &bitmap->words[chunk * VFE_CHUNK_WORDS];
-		uint64_t mask =
-			__atomic_load_n(&bitmap->l1[chunk], __ATOMIC_ACQUIRE);
+		const uint64_t *words =
+			&vfe_words(bitmap)[chunk * VFE_CHUNK_WORDS];
+		uint64_t mask = __atomic_load_n(&vfe_l1(bitmap)[chunk],
+						__ATOMIC_ACQUIRE);
 
 		sum += bitmap->ops->count(words, mask);
 	}

@@ -4,17 +4,18 @@
  * Take bits out of chunks: with the gate and plain moves if there is much to
  * take and the gate is free, else word by word with an atomic exchange.
  *
- * A haul is a handful of chunks whose memory is asked for all at once before
- * any of it is used: a sparse bitmap is nothing but cache misses.
+ * A haul is a number of chunks whose memory is asked for all at once before any
+ * of it is used: a sparse bitmap is nothing but cache misses.
  */
 #ifndef VFE_TAKE_H
 #define VFE_TAKE_H
 
+#include "vfe_atomic.h"
 #include "vfe_bitmap.h"
 #include "vfe_ops.h"
 #include "vfe_walk.h"
 
-#define VFE_HAUL_CHUNKS 16
+#define VFE_HAUL_CHUNKS 32
 
 /** With as many dirty lines as this, moving all lines is cheaper. */
 #define VFE_DENSE_LINES 16
@@ -37,20 +38,33 @@ struct vfe_haul {
 	int64_t at;	 /**< where page 0 goes in there, in bits */
 	size_t count;
 	struct vfe_item items[VFE_HAUL_CHUNKS];
-	uint64_t room[1 + VFE_HAUL_LINES * VFE_PACKED];
+	uint64_t room[VFE_HAUL_LINES * VFE_LINE_WORDS]
+		__attribute__((aligned(64)));
 };
 
-/** Start taking pages [first, end). Precondition: first < end. */
+/**
+ * Start taking pages [first, end). Precondition: first < end. `out`, of which
+ * page p will be merged into bit at + p, may be NULL; it is only prefetched.
+ */
 void vfe_haul_init(struct vfe_haul *haul, struct vfe_bitmap *bitmap,
-		   uint64_t first, uint64_t end);
+		   uint64_t first, uint64_t end, const char *out, int64_t at);
 
 /** Take the next chunks in ascending order. @return how many: items[]. */
 size_t vfe_haul_next(struct vfe_haul *haul);
 
 /**
- * Take the lines of `mask` of a chunk, packed: the nth goes to
- * packed + n * VFE_PACKED, and a zero behind it.
+ * Take summary bits of a chunk's lines. A bitmap of one line has no use for
+ * its summary, which is always set: it saves each mark an atomic OR.
  */
+static inline uint64_t vfe_take_summary(struct vfe_bitmap *bitmap,
+					uint64_t chunk, uint64_t lines)
+{
+	if (bitmap->nbits <= VFE_LINE_PAGES)
+		return lines & 1;
+	return vfe_take_bits(&vfe_l1(bitmap)[chunk], lines);
+}
+
+/** Take the lines of `mask` of a chunk, one after another, into `packed`. */
 void vfe_take_lines(struct vfe_bitmap *bitmap, uint64_t chunk, uint64_t mask,
 		    uint64_t *packed);
 

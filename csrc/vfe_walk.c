@@ -80,15 +80,16 @@ static bool next_l2(struct vfe_walk *walk)
 
 		if (word * 64 >= walk->l2.hi)
 			return false;
-		walk->l3_bits =
-			enter(&bitmap->l3[word], word, &walk->l2, walk->take);
+		walk->l3_bits = enter(&vfe_l3(bitmap)[word], word, &walk->l2,
+				      walk->take && bitmap->nl2 > 1);
 		walk->next_l3++;
 	}
 	walk->l2_word = (walk->next_l3 - 1) * 64 +
 			(uint64_t)__builtin_ctzll(walk->l3_bits);
 	walk->l3_bits &= walk->l3_bits - 1;
-	walk->chunk_bits = enter(&bitmap->l2[walk->l2_word], walk->l2_word,
-				 &walk->chunks, walk->take);
+	walk->chunk_bits =
+		enter(&vfe_l2(bitmap)[walk->l2_word], walk->l2_word,
+		      &walk->chunks, walk->take && bitmap->nchunks > 1);
 	return true;
 }
 
@@ -111,12 +112,12 @@ void vfe_walk_stop(struct vfe_walk *walk)
 	if (!walk->take)
 		return;
 	if (walk->chunk_bits) {
-		__atomic_fetch_or(&bitmap->l2[walk->l2_word], walk->chunk_bits,
-				  __ATOMIC_SEQ_CST);
+		__atomic_fetch_or(&vfe_l2(bitmap)[walk->l2_word],
+				  walk->chunk_bits, __ATOMIC_SEQ_CST);
 		l3_bits |= (uint64_t)1 << (walk->l2_word % 64);
 	}
 	if (l3_bits)
-		__atomic_fetch_or(&bitmap->l3[walk->next_l3 - 1], l3_bits,
+		__atomic_fetch_or(&vfe_l3(bitmap)[walk->next_l3 - 1], l3_bits,
 				  __ATOMIC_SEQ_CST);
 	walk->chunk_bits = 0;
 	walk->l3_bits = 0;

@@ -19,7 +19,7 @@ from vfioemu._kernel import ffi, lib
 Isa: TypeAlias = Literal["best", "portable", "avx2"]
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
-MAX_BITS: Final = 1 << 56
+MAX_BITS: Final = 1 << 44
 MAX_SCALE: Final = 24
 ISA_VARIABLE: Final = "VFIOEMU_ISA"
 
@@ -44,7 +44,7 @@ class DirtyBitmap:
     """A bitmap of `nbits` pages, all clean. Memory of pages that were never marked costs nothing.
 
     Args:
-        nbits: how many pages, 1 to 2^56.
+        nbits: how many pages, 1 to 2^44.
         isa: which instructions to use; by default what the environment variable VFIOEMU_ISA says, else the best.
 
     Raises:
@@ -56,7 +56,7 @@ class DirtyBitmap:
 
     def __init__(self, nbits: int, isa: Isa | None = None) -> None:
         if not 0 < nbits <= MAX_BITS:
-            raise ValueError(f"nbits {nbits} is not in 1..2^56")
+            raise ValueError(f"nbits {nbits} is not in 1..2^44")
         bitmap = lib.vfe_bitmap_create(nbits, isa_number(isa))
         if bitmap == ffi.NULL:
             raise MemoryError(f"a dirty bitmap of {nbits} pages")

@@ -97,8 +97,8 @@ class IovaIndex:
 
     def lookup(self, iova: int) -> tuple[int, int, int, int] | None:
         """The mapping that contains `iova`: (iova, size, prot, host), or None."""
-        found = lib.vfe_index_find(self._index, iova)
-        if found == ffi.NULL:
+        found = self._mapping
+        if not lib.vfe_index_find(self._index, iova, found):
             return None
         return found.iova, found.last - found.iova + 1, found.prot, int(ffi.cast("uintptr_t", found.host))
 
