@@ -15,6 +15,7 @@ from bench.build import program
 from vfioemu import client
 from vfioemu.kernel import procmem
 from vfioemu.testing.daemon import device_name, machine_of
+from vfioemu.uapi import constants as c
 from vfioemu.uapi.dma_engine import Register
 from vfioemu.wire import messages as m
 from vfioemu.wire import names
@@ -143,6 +144,7 @@ class Raw:
         self.sock.setblocking(False)
         self.seq = 0
         self.session = 0
+        self.files = []
         self._hello = (session, flags) if greet else None
 
     async def __aenter__(self):
@@ -161,6 +163,8 @@ class Raw:
     def close(self):
         trio.lowlevel.notify_closing(self.sock)
         self.sock.close()
+        while self.files:
+            os.close(self.files.pop())
 
     def send_bytes(self, packet, fds=()):
         """Send a packet as it is."""
@@ -207,11 +211,24 @@ class Raw:
         return message
 
     async def open(self, path):
-        """OPEN: the fd, which is a token."""
+        """OPEN: the fd, which is a token; closed with the connection."""
         reply = await self.call(m.OPEN, 0, os.O_RDWR, data=path.encode())
         assert reply.arg0 == 0
         (fd,) = self.fds
+        self.files.append(fd)
         return fd
+
+    async def set_up(self, number):
+        """Container and group of a group number, ready to map: their fds."""
+        container = await self.open("/dev/vfio/vfio")
+        group = await self.open(f"/dev/vfio/{number}")
+        self.send(m.IOCTL, serial_of(group), c.VFIO_GROUP_SET_CONTAINER, PAGE, data=bytes(4))
+        ask = await self.receive()
+        assert ask.type == m.TAKE_FD
+        self.send(m.ANSWER, flags=m.F_FD, fds=[container], seq=ask.seq)
+        assert (await self.receive()).arg0 == 0
+        assert (await self.call(m.IOCTL, serial_of(container), c.VFIO_SET_IOMMU, 3)).arg0 == 0
+        return container, group
 
 
 def serial_of(fd):

@@ -105,6 +105,6 @@ async def test_token_that_carries_itself_is_released(daemon, bystander, clean):
     """An fd that lies unread in its own token's other end would keep the token alive for ever."""
     async with Raw(daemon.socket_path) as raw:
         token = await raw.open(f"/dev/vfio/{HOSTILE_GROUP}")
-        with socket.socket(fileno=token) as sock, contextlib.suppress(BrokenPipeError):
+        with socket.socket(fileno=os.dup(token)) as sock, contextlib.suppress(BrokenPipeError):
             socket.send_fds(sock, [b"x"], [token])
     await settles(daemon, clean)

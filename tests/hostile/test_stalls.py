@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Clients that stop in the midst of something: they lose their session after a while, and nobody else waits for them."""
 
+import errno
 import mmap
 import os
 
@@ -21,6 +22,7 @@ from tests.hostile.helpers import (
 )
 from vfioemu import client
 from vfioemu.kernel import procmem
+from vfioemu.testing.daemon import device_name
 from vfioemu.uapi import constants as c
 from vfioemu.uapi import structs as s
 from vfioemu.uapi.dma_engine import Register
@@ -54,28 +56,18 @@ async def test_client_that_never_reads_blocks_nobody(daemon, bystander, clean):
     assert said(daemon, "does not read for 0.3 s")
 
 
-async def parked_call(daemon, raw):
+async def parked_call(raw):
     """A MAP_DMA of which the daemon asks for the argument, which it does not get."""
-    container = await raw.open("/dev/vfio/vfio")
-    group = await raw.open(f"/dev/vfio/{HOSTILE_GROUP}")
-    number = bytearray(container.to_bytes(4, "little"))
-    raw.send(m.IOCTL, serial_of(group), c.VFIO_GROUP_SET_CONTAINER, 4096, data=number)
-    ask = await raw.receive()
-    assert ask.type == m.TAKE_FD
-    raw.send(m.ANSWER, flags=m.F_FD, fds=[container], seq=ask.seq)
-    assert (await raw.receive()).arg0 == 0
-    assert (await raw.call(m.IOCTL, serial_of(container), c.VFIO_SET_IOMMU, 3)).arg0 == 0
+    container, _ = await raw.set_up(HOSTILE_GROUP)
     raw.send(m.IOCTL, serial_of(container), c.VFIO_IOMMU_MAP_DMA, 0x5000)
     ask = await raw.receive()
     assert (ask.type, ask.arg0, ask.arg1) == (m.READ_USER, 0x5000, s.IommuType1DmaMap.SIZE)
-    os.close(group)
-    os.close(container)
     return ask
 
 
 async def test_client_that_parks_its_memory_blocks_nobody(daemon, bystander, clean):
     async with Raw(daemon.socket_path) as raw:
-        await parked_call(daemon, raw)
+        await parked_call(raw)
         await bystander.goes_on(20)
         assert await raw.is_ended()
     await settles(daemon, clean)
@@ -95,7 +87,7 @@ async def test_client_that_parks_its_memory_blocks_nobody(daemon, bystander, cle
 )
 async def test_wrong_answer_ends_the_connection(daemon, bystander, clean, answer, why):
     async with Raw(daemon.socket_path) as raw:
-        ask = await parked_call(daemon, raw)
+        ask = await parked_call(raw)
         raw.send(**{"type": m.ANSWER, "seq": ask.seq, "data": bytes(32), **answer})
         assert await raw.is_ended()
     await settles(daemon, clean)
@@ -104,7 +96,7 @@ async def test_wrong_answer_ends_the_connection(daemon, bystander, clean, answer
 
 async def test_second_call_during_an_ask_ends_the_connection(daemon, bystander, clean):
     async with Raw(daemon.socket_path) as raw:
-        ask = await parked_call(daemon, raw)
+        ask = await parked_call(raw)
         raw.send(m.OPEN, data=b"/dev/vfio/vfio", seq=ask.seq)
         assert await raw.is_ended()
     await settles(daemon, clean)
@@ -112,7 +104,7 @@ async def test_second_call_during_an_ask_ends_the_connection(daemon, bystander, 
 
 async def test_hanging_up_during_an_ask_is_quiet(daemon, bystander, clean):
     async with Raw(daemon.socket_path) as raw:
-        await parked_call(daemon, raw)
+        await parked_call(raw)
     await settles(daemon, clean)
     assert said(daemon, "EFAULT: the client is gone")
 
@@ -135,3 +127,18 @@ async def test_parked_dma_memory_blocks_only_its_own_device(daemon, bystander, c
                 view.release()
     await settles(daemon, clean)
     assert said(daemon, "does not answer for 0.3 s")
+
+
+@pytest.mark.parametrize("number", [-1, 1 << 31, 1 << 63, m.U64])
+async def test_fd_number_that_is_none_is_emfile(daemon, bystander, clean, number):
+    """The client says where it has put the new fd; the device is given back."""
+    async with Raw(daemon.socket_path) as raw:
+        _, group = await raw.set_up(HOSTILE_GROUP)
+        name = device_name(HOSTILE_GROUP).encode().ljust(PAGE, b"\0")
+        raw.send(m.IOCTL, serial_of(group), c.VFIO_GROUP_GET_DEVICE_FD, 4096, data=name)
+        ask = await raw.receive()
+        assert ask.type == m.GIVE_FD
+        os.close(raw.fds[0])
+        raw.send(m.ANSWER, 0, number, seq=ask.seq)
+        assert m.signed((await raw.receive()).arg0) == -errno.EMFILE
+    await settles(daemon, clean)

@@ -9,7 +9,7 @@ goes beyond the offer first takes the changes to the client and then forgets abo
 import errno
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from vfioemu.core.effects import DmaRead, DmaWrite, ForeignFd, GiveFd, ReadUser, RevokeFd, TakeFd, WriteUser
 from vfioemu.core.errors import IoctlError
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from vfioemu.io.server import Server
     from vfioemu.io.session import Session
     from vfioemu.io.tokens import Token
+
+_LAST_FD: Final = (1 << 31) - 1
 
 
 class Call(Runner):
@@ -244,9 +246,9 @@ class Call(Runner):
             raise IoctlError(errno.EMFILE, "the client is gone") from None
         finally:
             os.close(theirs)
-        if number < 0:
+        if not 0 <= number <= _LAST_FD:
             tokens.discard(token)
-            raise IoctlError(errno.EMFILE, "the client has no fd left")
+            raise IoctlError(errno.EMFILE, f"the client has no fd left, it says {number}")
         session.prove(token)
         if self._given is None:
             self._given = {}

@@ -3,6 +3,7 @@
 
 import errno
 import logging
+import os
 import secrets
 import socket
 from typing import Final, Protocol
@@ -17,7 +18,7 @@ from vfioemu.io.channel import Channel
 from vfioemu.io.connection import UCRED, Connection, Gone, PeerError, packet
 from vfioemu.io.counters import Counters
 from vfioemu.io.effects import Runner
-from vfioemu.io.fds import Graveyard
+from vfioemu.io.fds import Graveyard, socket_cookie
 from vfioemu.io.limits import Access, Limits
 from vfioemu.io.mm import BoundMemory
 from vfioemu.io.session import Account, Service, Session
@@ -286,14 +287,25 @@ class Server:
             raise IoctlError(errno.EMFILE, f"the process has {session.account.files} files")
 
     def bury(self, fd: int) -> None:
-        """Close a foreign fd some time."""
+        """Close a foreign fd some time, and one of our own at once: it would keep its file open."""
+        if self._close_own(fd):
+            return
         self._graveyard.bury(fd)
+
+    def _close_own(self, fd: int) -> bool:
+        cookie = socket_cookie(fd)
+        own = cookie is not None and self.tokens.by_cookie(cookie) is not None
+        if own:
+            os.close(fd)
+        return own
 
     async def bury_for(self, fd: int, session: Session) -> None:
         """Close a foreign fd that came with a call; too many whose close takes its time hold up their sender.
 
         Shielded, as a handler may be in progress.
         """
+        if self._close_own(fd):
+            return
         self._graveyard.bury(fd, session)
         if session.burials > self.limits.max_burials:
             deadline = trio.current_time() + self.limits.ask_timeout
