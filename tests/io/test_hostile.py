@@ -348,7 +348,8 @@ async def test_bytes_and_shutdown_on_a_token(world):
     async with world.client() as client:
         token = await client.open("/f")
         with socket.socket(fileno=os.dup(client.fds[0])) as sock:
-            sock.send(b"what is this")
+            with pytest.raises(BrokenPipeError):
+                sock.send(b"what is this")
             reply, _ = await client.call(m.IOCTL, token, 9)
             assert reply.arg0 == 99
             sock.shutdown(socket.SHUT_RDWR)
