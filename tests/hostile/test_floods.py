@@ -39,22 +39,26 @@ async def test_half_a_greeting_disturbs_nobody(daemon, bystander, clean):
 async def test_connections_beyond_the_limit_are_closed(daemon):
     """This process has so many that no more are taken; another one is served."""
     before = daemon.held()
-    many = []
-    while True:
-        raw = Raw(daemon.socket_path, greet=False)
-        raw.send_bytes(m.encode(m.HELLO, 1, args=(m.MAGIC, 1 | 1 << 32, 0, m.INFINITE)))
-        many.append(raw)
-        if await raw.receive() is None:
-            break
-        assert len(many) <= 256
-    assert len(many) > 200
-
-    victim = await start_victim(daemon, 0, stdout=subprocess.DEVNULL)
-    assert await victim.wait() == 0
-    await victim.stderr.aclose()
-    for raw in many:
+    with contextlib.ExitStack() as many:
+        taken = 0
+        while await greeted(raw := Raw(daemon.socket_path, greet=False)):
+            many.callback(raw.close)
+            taken += 1
         raw.close()
+        assert taken == 256
+
+        victim = await start_victim(daemon, 0, stdout=subprocess.DEVNULL)
+        assert await victim.wait() == 0
+        await victim.stderr.aclose()
     await settles(daemon, before)
+
+
+async def greeted(raw):
+    """Whether the daemon takes this connection."""
+    with contextlib.suppress(ConnectionError):
+        raw.send(m.HELLO, 0, m.MAGIC, m.VERSION | m.VERSION << 32, 0, m.INFINITE)
+        return await raw.receive() is not None
+    return False
 
 
 async def test_flood_of_fds_ends_the_connection(daemon, bystander, clean):

@@ -53,6 +53,7 @@ async def test_client_that_never_reads_blocks_nobody(daemon, bystander, clean):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(bystander.goes_on, 20)
             await call_until_hung_up(raw)  # after --ask-timeout
+    await settles(daemon, clean)
     assert said(daemon, "does not read for 0.3 s")
 
 

@@ -23,8 +23,8 @@ class Throttle:
         """Whether to log a line now; it counts as logged, or as left out."""
         now = trio.current_time()
         if now - self._at >= _PERIOD:
+            self._said = max(0, self._said - int((now - self._at) / _PERIOD))
             self._at = now
-            self._said = max(0, self._said - 1)
         if self._said >= _BURST:
             self._unsaid += 1
             return False
