@@ -117,6 +117,9 @@ class ControlServer:
                         return
         except trio.BrokenResourceError:
             pass  # it has hung up
+        except Exception as error:
+            self._server.counters.bugs += 1
+            log.error("internal error in a command of pid=%d", pid, exc_info=error)
         finally:
             self._connections -= 1
 
@@ -124,7 +127,7 @@ class ControlServer:
         """Execute one request."""
         try:
             request = msgspec.json.decode(line, type=d.Request)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             return d.Refusal(error=d.Why(kind="BadRequest", desc=str(error)))
         # Whatever was closed before this was asked is gone.
         self._server.tokens.reap()

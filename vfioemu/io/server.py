@@ -119,6 +119,10 @@ class Server:
             connection.end(str(error))
         except Gone:
             pass
+        except Exception as error:
+            self.counters.bugs += 1
+            log.error("internal error in a connection of pid=%d", account.pid, exc_info=error)
+            connection.end("", quiet=True)
         finally:
             if not kept:
                 self._leave(connection, account, session)
