@@ -24,24 +24,6 @@ static inline void vfe_prefetch(const void *address)
 	__asm__ volatile("");
 }
 
-/** Try to take a gate; it is never waited for here. */
-static inline bool vfe_gate_try(uint64_t *gate)
-{
-	uint64_t seen = __atomic_load_n(gate, __ATOMIC_RELAXED);
-
-	return !(seen & 1) &&
-	       __atomic_compare_exchange_n(gate, &seen, seen + 1, false,
-					   __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
-}
-
-/** Give a gate back. Precondition: taken by the caller. */
-static inline void vfe_gate_release(uint64_t *gate)
-{
-	uint64_t held = __atomic_load_n(gate, __ATOMIC_RELAXED);
-
-	__atomic_store_n(gate, held + 1, __ATOMIC_RELEASE);
-}
-
 /** Clear `mask` of a word. @return which of it were set. */
 static inline uint64_t vfe_take_bits(uint64_t *word, uint64_t mask)
 {

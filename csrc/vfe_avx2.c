@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The inner loops with AVX2. Words of the bitmap are moved 32 bytes at a time
- * while the chunk's gate is held: what a writer does to them meanwhile, it
- * does again (vfe_bitmap.h).
+ * while a window on their chunk is open: what a writer does to them meanwhile,
+ * it does again (vfe_bitmap.h).
  */
 #include "vfe_ops.h"
+
+#include "vfe_atomic.h"
 
 #if defined(__x86_64__)
 
@@ -78,24 +80,37 @@ INLINE __m256i take_half(char *words)
 	return bits;
 }
 
-AVX2 static void take(uint64_t *packed, uint64_t *words, uint64_t mask)
+AVX2 static void take(uint64_t *packed, uint64_t *words, const uint64_t *at,
+		      size_t n)
 {
-	for (; mask; mask &= mask - 1, packed += VFE_LINE_WORDS) {
-		char *line = (char *)words +
-			     (size_t)__builtin_ctzll(mask) * LINE_BYTES;
+	for (size_t i = 0; i < n; i++, packed += VFE_LINE_WORDS) {
+		char *line = (char *)(words + at[i]);
 
 		store(packed, take_half(line));
 		store(packed + 4, take_half(line + 32));
 	}
 }
 
+/* Two lines at a time: all loads, all stores of one place, then the other. */
 INLINE uint64_t move_aligned(char *out, char *words, enum way way)
 {
 	uint64_t last = ((uint64_t *)words)[VFE_CHUNK_WORDS - 1];
+	__m256i none = _mm256_setzero_si256();
 
-	for (size_t at = 0; at < CHUNK_BYTES; at += LINE_BYTES) {
-		emit(out + at, take_half(words + at), way);
-		emit(out + at + 32, take_half(words + at + 32), way);
+	for (size_t at = 0; at < CHUNK_BYTES; at += 2 * LINE_BYTES) {
+		__m256i a = load(words + at);
+		__m256i b = load(words + at + 32);
+		__m256i c = load(words + at + 64);
+		__m256i d = load(words + at + 96);
+
+		emit(out + at, a, way);
+		emit(out + at + 32, b, way);
+		emit(out + at + 64, c, way);
+		emit(out + at + 96, d, way);
+		store(words + at, none);
+		store(words + at + 32, none);
+		store(words + at + 64, none);
+		store(words + at + 96, none);
 	}
 	return last;
 }
@@ -178,9 +193,21 @@ AVX2 static void put_past(void *out, const uint64_t *line, unsigned int shift,
 	put_way(out, line, shift, before, PAST);
 }
 
-AVX2 static void put_or(void *out, const uint64_t *line, unsigned int shift)
+AVX2 static void put_or(char *out, int64_t base, const uint64_t *at,
+			const uint64_t *lines, size_t n, unsigned int shift)
 {
-	put_way(out, line, shift, 0, OR);
+	for (size_t i = 0; i < n; i++, lines += VFE_LINE_WORDS) {
+		char *to = out + (base + (int64_t)at[i]) * 8;
+
+		put_way(to, lines, shift, 0, OR);
+		if (!shift)
+			continue;
+		uint64_t carry = lines[VFE_LINE_WORDS - 1] >> (64 - shift);
+
+		if (carry)
+			vfe_store(to, VFE_LINE_WORDS,
+				  vfe_load(to, VFE_LINE_WORDS) | carry);
+	}
 }
 
 AVX2 static void zero_past(void *out, size_t nbytes)

@@ -110,25 +110,36 @@ void vfe_bitmap_destroy(struct vfe_bitmap *bitmap)
 		munmap(bitmap, bitmap->size);
 }
 
-/* Its holder needs one chunk's copy at most, unless it lost its CPU. */
-static void gate_take(uint64_t *gate)
+/* It takes a copy of 16 KiB at most, unless the harvester lost its CPU. */
+static uint64_t wait_for_gate(const uint64_t *gate)
 {
-	for (unsigned int spins = 0; !vfe_gate_try(gate); spins++) {
+	uint64_t before;
+
+	for (unsigned int spins = 0; (before = vfe_gate_before(gate)) & 1;
+	     spins++) {
 #if defined(__x86_64__)
 		__builtin_ia32_pause();
 #endif
 		if (spins >= SPINS_BEFORE_YIELD)
 			sched_yield();
 	}
+	return before;
 }
 
-void vfe_or_word_gated(struct vfe_bitmap *bitmap, uint64_t word, uint64_t bits)
+void vfe_or_word_again(struct vfe_bitmap *bitmap, uint64_t word, uint64_t bits)
 {
-	uint64_t *gate = &vfe_gates(bitmap)[word / VFE_CHUNK_WORDS];
+	uint64_t chunk = word / VFE_CHUNK_WORDS;
+	uint64_t line = word / VFE_LINE_WORDS;
+	const uint64_t *gate = &vfe_gates(bitmap)[chunk];
+	uint64_t before;
 
-	gate_take(gate);
-	__atomic_fetch_or(&vfe_words(bitmap)[word], bits, __ATOMIC_SEQ_CST);
-	vfe_gate_release(gate);
+	do {
+		before = wait_for_gate(gate);
+		__atomic_fetch_or(&vfe_words(bitmap)[word], bits,
+				  __ATOMIC_SEQ_CST);
+		vfe_summary_set(&vfe_l1(bitmap)[chunk],
+				(uint64_t)1 << (line & 63));
+	} while (!vfe_gate_quiet(gate, before));
 }
 
 /* Bits [lo, hi) of a chunk; inner words need no read, so no locked OR. */
@@ -154,26 +165,19 @@ static void fill_words(uint64_t *words, uint64_t lo, uint64_t hi)
 static void fill_chunk(struct vfe_bitmap *bitmap, uint64_t chunk, uint64_t lo,
 		       uint64_t hi)
 {
-	uint64_t *gate = &vfe_gates(bitmap)[chunk];
+	const uint64_t *gate = &vfe_gates(bitmap)[chunk];
 	uint64_t *words = &vfe_words(bitmap)[chunk * VFE_CHUNK_WORDS];
-	uint64_t before = __atomic_load_n(gate, __ATOMIC_ACQUIRE);
-
-	fill_words(words, lo, hi);
-	if (before & 1 || __atomic_load_n(gate, __ATOMIC_SEQ_CST) != before) {
-		gate_take(gate);
-		fill_words(words, lo, hi);
-		vfe_gate_release(gate);
-	}
+	uint64_t *l1 = &vfe_l1(bitmap)[chunk];
 	uint64_t lines = vfe_mask(lo >> 9, (hi + 511) >> 9);
+	uint64_t before;
 
-	if ((__atomic_load_n(&vfe_l1(bitmap)[chunk], __ATOMIC_SEQ_CST) &
-	     lines) != lines)
-		__atomic_fetch_or(&vfe_l1(bitmap)[chunk], lines,
-				  __ATOMIC_SEQ_CST);
-	vfe_summary_set(&vfe_l2(bitmap)[chunk >> 6],
-			(uint64_t)1 << (chunk & 63));
-	vfe_summary_set(&vfe_l3(bitmap)[chunk >> 12],
-			(uint64_t)1 << (chunk >> 6 & 63));
+	do {
+		before = wait_for_gate(gate);
+		fill_words(words, lo, hi);
+		if ((__atomic_load_n(l1, __ATOMIC_SEQ_CST) & lines) != lines)
+			__atomic_fetch_or(l1, lines, __ATOMIC_SEQ_CST);
+	} while (!vfe_gate_quiet(gate, before));
+	vfe_summarise(bitmap, chunk);
 }
 
 void vfe_mark_range(struct vfe_bitmap *bitmap, uint64_t first, uint64_t npages)
@@ -233,10 +237,9 @@ void vfe_merge(struct vfe_bitmap *bitmap, uint64_t first, uint64_t npages,
 			n = end - first;
 		uint64_t bits = bits_of(src, src_bit, n);
 
-		if (bits) {
-			vfe_or_word(bitmap, first / 64, bits << (first % 64));
-			vfe_summarise(bitmap, first >> 9);
-		}
+		if (bits)
+			vfe_or_word(bitmap, first / 64, bits << (first % 64),
+				    false);
 		first += n;
 		src_bit += n;
 	}

@@ -28,11 +28,14 @@
  * sees the cleared summary and sets it again.
  *
  * The gate. Taking words one by one with an atomic exchange is some ten times
- * slower than copying. So a harvester that finds much in a chunk takes the
- * chunk's gate (odd = taken) and copies with plain, wide moves. Writers do not
- * take the gate: they look at it before and after their OR, and whoever sees
- * that it was or is taken cannot trust the OR and does it again with the gate
- * in hand. A harvester never waits: if the gate is taken it exchanges words.
+ * slower than copying. So the harvester, if it is the only one, opens a window
+ * on a chunk: it makes the chunk's gate odd (a full fence follows), reads and
+ * clears l1 and words with plain, wide moves, and makes the gate even again. A
+ * writer never waits for it to begin with: it looks at the gate, ORs its bits
+ * into word and l1, and looks at the gate again. If that was odd or has
+ * changed, its bits may have been wiped out by a plain store, and it does it
+ * all again when the gate is even. A window lasts as long as a copy of 16 KiB.
+ * A harvester that finds another at work exchanges words, and does not wait.
  *
  * Residue. The kernel shifts its bitmap in place to meet an unaligned user
  * bitmap, and clears only the first nbits afterwards, so shifted bits past the
@@ -73,7 +76,7 @@ struct vfe_bitmap {
 	size_t size;	     /**< of all memory, this struct included */
 	uint64_t residue[2]; /**< bits >= nbits of words nbits/64 and +1 */
 	const struct vfe_ops *ops;
-	size_t unused;
+	uint64_t harvester; /**< 1: somebody may open windows */
 
 	/*
 	 * What a mark needs besides the words, on one cache line: where the
@@ -85,7 +88,7 @@ struct vfe_bitmap {
 	uint32_t l1_at;
 	uint32_t l2_at;
 	uint32_t l3_at;
-	uint32_t gates_at; /**< one per chunk; odd = held exclusively */
+	uint32_t gates_at; /**< one per chunk; odd: a window is open */
 	uint32_t pad;
 	uint64_t tiny[4];
 };
@@ -130,8 +133,8 @@ struct vfe_run {
 struct vfe_bitmap *vfe_bitmap_create(uint64_t nbits, enum vfe_isa isa);
 void vfe_bitmap_destroy(struct vfe_bitmap *bitmap);
 
-/** OR `bits` into one word, with the gate held; for those who saw it taken. */
-void vfe_or_word_gated(struct vfe_bitmap *bitmap, uint64_t word, uint64_t bits);
+/** vfe_or_word() for those who met a window. */
+void vfe_or_word_again(struct vfe_bitmap *bitmap, uint64_t word, uint64_t bits);
 
 /** Mark pages [first, first + npages). Precondition: inside the bitmap. */
 void vfe_mark_range(struct vfe_bitmap *bitmap, uint64_t first, uint64_t npages);
@@ -223,36 +226,53 @@ static inline void vfe_summary_set(uint64_t *word, uint64_t bit)
 		__atomic_fetch_or(word, bit, __ATOMIC_SEQ_CST);
 }
 
-/** Tell the summaries that `line` has a bit. All three, whoever was first. */
-static inline void vfe_summarise(struct vfe_bitmap *bitmap, uint64_t line)
+/** The gate of a chunk, before bits are ORed into it. */
+static inline uint64_t vfe_gate_before(const uint64_t *gate)
 {
-	vfe_summary_set(&vfe_l1(bitmap)[line >> 6], (uint64_t)1 << (line & 63));
-	vfe_summary_set(&vfe_l2(bitmap)[line >> 12],
-			(uint64_t)1 << (line >> 6 & 63));
-	vfe_summary_set(&vfe_l3(bitmap)[line >> 18],
-			(uint64_t)1 << (line >> 12 & 63));
+	return __atomic_load_n(gate, __ATOMIC_ACQUIRE);
 }
 
-/** OR bits into a word, and see to it that no harvest undoes it. */
-static inline void vfe_or_word(struct vfe_bitmap *bitmap, uint64_t word,
-			       uint64_t bits)
+/** Whether no window was open between vfe_gate_before() and now. */
+static inline bool vfe_gate_quiet(const uint64_t *gate, uint64_t before)
 {
-	const uint64_t *gate = &vfe_gates(bitmap)[word / VFE_CHUNK_WORDS];
-	uint64_t before = __atomic_load_n(gate, __ATOMIC_ACQUIRE);
+	return !(before & 1) &&
+	       __atomic_load_n(gate, __ATOMIC_SEQ_CST) == before;
+}
 
-	__atomic_fetch_or(&vfe_words(bitmap)[word], bits, __ATOMIC_SEQ_CST);
-	if (__builtin_expect((before & 1) ||
-				     __atomic_load_n(gate, __ATOMIC_SEQ_CST) !=
-					     before,
-			     0))
-		vfe_or_word_gated(bitmap, word, bits);
+/** Tell the upper summaries that `chunk` has a line. Both, always. */
+static inline void vfe_summarise(struct vfe_bitmap *bitmap, uint64_t chunk)
+{
+	vfe_summary_set(&vfe_l2(bitmap)[chunk >> 6],
+			(uint64_t)1 << (chunk & 63));
+	vfe_summary_set(&vfe_l3(bitmap)[chunk >> 12],
+			(uint64_t)1 << (chunk >> 6 & 63));
+}
+
+/**
+ * OR bits into a word and all summaries. With `fenced`, a full fence has
+ * followed the pages' writes, and bits that are set already are enough.
+ */
+static inline void vfe_or_word(struct vfe_bitmap *bitmap, uint64_t word,
+			       uint64_t bits, bool fenced)
+{
+	uint64_t *at = &vfe_words(bitmap)[word];
+	uint64_t chunk = word / VFE_CHUNK_WORDS;
+	uint64_t line = word / VFE_LINE_WORDS;
+	const uint64_t *gate = &vfe_gates(bitmap)[chunk];
+	uint64_t before = vfe_gate_before(gate);
+
+	if (!fenced || (__atomic_load_n(at, __ATOMIC_SEQ_CST) & bits) != bits)
+		__atomic_fetch_or(at, bits, __ATOMIC_SEQ_CST);
+	vfe_summary_set(&vfe_l1(bitmap)[chunk], (uint64_t)1 << (line & 63));
+	if (__builtin_expect(!vfe_gate_quiet(gate, before), 0))
+		vfe_or_word_again(bitmap, word, bits);
+	vfe_summarise(bitmap, chunk);
 }
 
 /** Mark one page, which has been written before. Precondition: < nbits. */
 static inline void vfe_mark(struct vfe_bitmap *bitmap, uint64_t page)
 {
-	vfe_or_word(bitmap, page >> 6, (uint64_t)1 << (page & 63));
-	vfe_summarise(bitmap, page >> 9);
+	vfe_or_word(bitmap, page >> 6, (uint64_t)1 << (page & 63), false);
 }
 
 /**
@@ -262,12 +282,7 @@ static inline void vfe_mark(struct vfe_bitmap *bitmap, uint64_t page)
  */
 static inline void vfe_mark_fenced(struct vfe_bitmap *bitmap, uint64_t page)
 {
-	uint64_t bit = (uint64_t)1 << (page & 63);
-	const uint64_t *word = &vfe_words(bitmap)[page >> 6];
-
-	if (!(__atomic_load_n(word, __ATOMIC_SEQ_CST) & bit))
-		vfe_or_word(bitmap, page >> 6, bit);
-	vfe_summarise(bitmap, page >> 9);
+	vfe_or_word(bitmap, page >> 6, (uint64_t)1 << (page & 63), true);
 }
 
 /** @return whether the page is dirty. */

@@ -73,39 +73,55 @@ static void put_zeros(struct sink *sink, size_t upto)
 	sink->done = upto;
 }
 
-static void put_lines(struct sink *sink, uint64_t chunk, uint64_t mask,
-		      const uint64_t *lines)
-{
-	size_t base = (size_t)chunk * VFE_CHUNK_WORDS;
-
-	for (; mask; mask &= mask - 1, lines += VFE_LINE_WORDS) {
-		put_zeros(sink, base + (size_t)__builtin_ctzll(mask) *
-						VFE_LINE_WORDS);
-		put_line(sink, lines);
-	}
-}
-
-/* A dense chunk goes straight from the bitmap to out, if its gate is free. */
+/* A dense chunk goes straight from the bitmap to out. */
 static void put_chunk(struct sink *sink, struct vfe_bitmap *bitmap,
 		      uint64_t chunk)
 {
-	uint64_t room[VFE_CHUNK_WORDS];
-	char *out = sink->out + sink->done * 8;
 	uint64_t *words = &vfe_words(bitmap)[chunk * VFE_CHUNK_WORDS];
 
-	if (!vfe_gate_try(&vfe_gates(bitmap)[chunk])) {
-		vfe_take_lines(bitmap, chunk, UINT64_MAX, room);
-		put_lines(sink, chunk, UINT64_MAX, room);
-		return;
-	}
+	put_zeros(sink, (size_t)chunk * VFE_CHUNK_WORDS);
+	char *out = sink->out + sink->done * 8;
+
 	if (sink->past)
 		sink->before = sink->ops->move_past(out, words, sink->shift,
 						    sink->before);
 	else
 		sink->before =
 			sink->ops->move(out, words, sink->shift, sink->before);
-	vfe_gate_release(&vfe_gates(bitmap)[chunk]);
+	vfe_window_close(bitmap, chunk);
 	sink->done += VFE_CHUNK_WORDS;
+}
+
+static void put_chunks(struct sink *sink, const struct vfe_haul *haul)
+{
+	for (size_t i = 0; i < haul->nchunks; i++)
+		put_chunk(sink, haul->walk.bitmap, haul->chunks[i].chunk);
+}
+
+static void put_lines(struct sink *sink, const struct vfe_haul *haul)
+{
+	for (size_t i = 0; i < haul->nlines; i++) {
+		put_zeros(sink, (size_t)haul->at[i]);
+		put_line(sink, haul->lines + i * VFE_LINE_WORDS);
+	}
+}
+
+static void put_all(struct sink *sink, struct vfe_bitmap *bitmap)
+{
+	struct vfe_haul haul;
+	enum vfe_yield yield;
+
+	vfe_haul_init(&haul, bitmap, 0, bitmap->nbits, NULL, 0);
+	while ((yield = vfe_haul_next(&haul)) != VFE_NOTHING) {
+		if (yield == VFE_CHUNKS)
+			put_chunks(sink, &haul);
+		else
+			put_lines(sink, &haul);
+	}
+	put_zeros(sink, sink->total);
+	if (sink->past)
+		bitmap->ops->drain();
+	vfe_haul_deinit(&haul);
 }
 
 /*
@@ -147,27 +163,9 @@ void vfe_harvest(struct vfe_bitmap *bitmap, void *out, unsigned int shift,
 		.past = total * 8 >= PAST_CACHE_BYTES &&
 			((uintptr_t)out & 15) == 0,
 	};
-	struct vfe_haul haul;
 
-	vfe_haul_init(&haul, bitmap, 0, bitmap->nbits, NULL, 0);
-	while (vfe_haul_next(&haul))
-		for (size_t i = 0; i < haul.count; i++) {
-			const struct vfe_item *item = &haul.items[i];
-
-			if (item->lines) {
-				put_lines(&sink, item->chunk, item->mask,
-					  item->lines);
-				continue;
-			}
-			put_zeros(&sink, (size_t)item->chunk * VFE_CHUNK_WORDS);
-			put_chunk(&sink, bitmap, item->chunk);
-		}
-	put_zeros(&sink, total);
-	if (sink.past)
-		bitmap->ops->drain();
+	put_all(&sink, bitmap);
 	finish_residue(bitmap, &sink, lead, residue);
-	/* Whoever reads a harvested page sees what was marked. */
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
 void vfe_spoil(struct vfe_bitmap *bitmap, const void *out, size_t nwords)
@@ -186,15 +184,14 @@ void vfe_spoil(struct vfe_bitmap *bitmap, const void *out, size_t nwords)
 void vfe_clear(struct vfe_bitmap *bitmap)
 {
 	uint64_t scratch[VFE_CHUNK_WORDS];
+	bool windows = vfe_harvest_begin(bitmap);
 	struct vfe_walk walk;
 	uint64_t chunk;
 
 	vfe_walk_init(&walk, bitmap, 0, bitmap->nbits, true);
-	while (vfe_walk_next(&walk, &chunk)) {
-		uint64_t mask = vfe_take_summary(bitmap, chunk, UINT64_MAX);
-
-		vfe_take_lines(bitmap, chunk, mask, scratch);
-	}
+	while (vfe_walk_next(&walk, &chunk))
+		vfe_take_words(bitmap, chunk, windows, true, 0, VFE_CHUNK_PAGES,
+			       scratch);
 	bitmap->residue[0] = bitmap->residue[1] = 0;
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	vfe_harvest_end(bitmap, windows);
 }

@@ -13,20 +13,12 @@
 
 #define RUNS 256
 
-/* Where the pages of a range go: page p to bit at + p. */
+/* Where bits go: those of the bitmap's word w to word base + w, shifted. */
 struct sink {
-	const struct vfe_ops *ops;
 	char *out;
-	int64_t at;
+	int64_t base;
 	unsigned int shift;
 };
-
-/* The word of out that has the first bit of a chunk; it may be negative. */
-static int64_t word_of(const struct sink *sink, uint64_t chunk)
-{
-	return (sink->at - (int64_t)sink->shift) / 64 +
-	       (int64_t)chunk * VFE_CHUNK_WORDS;
-}
 
 static void or_word(const struct sink *sink, int64_t word, uint64_t bits)
 {
@@ -38,89 +30,79 @@ static void or_word(const struct sink *sink, int64_t word, uint64_t bits)
 }
 
 /* At the edges of the range, only words that get a bit are there for sure. */
-static void or_edge(const struct sink *sink, int64_t word, uint64_t mask,
-		    const uint64_t *lines)
+static void or_edge(const struct sink *sink, const struct vfe_haul *haul)
 {
-	for (; mask; mask &= mask - 1, lines += VFE_LINE_WORDS) {
-		int64_t to = word + __builtin_ctzll(mask) * VFE_LINE_WORDS;
+	const uint64_t *line = haul->lines;
+
+	for (size_t n = 0; n < haul->nlines; n++, line += VFE_LINE_WORDS) {
+		int64_t to = sink->base + (int64_t)haul->at[n];
 		uint64_t before = 0;
 
 		for (int64_t i = 0; i < VFE_LINE_WORDS; i++) {
 			or_word(sink, to + i,
-				vfe_funnel(lines[i], before, sink->shift));
-			before = lines[i];
+				vfe_funnel(line[i], before, sink->shift));
+			before = line[i];
 		}
 		or_word(sink, to + VFE_LINE_WORDS,
 			vfe_funnel(0, before, sink->shift));
 	}
 }
 
-static void or_lines(const struct sink *sink, int64_t word, uint64_t mask,
-		     const uint64_t *lines)
-{
-	for (; mask; mask &= mask - 1, lines += VFE_LINE_WORDS) {
-		int64_t to = word + __builtin_ctzll(mask) * VFE_LINE_WORDS;
-
-		sink->ops->put_or(sink->out + to * 8, lines, sink->shift);
-		or_word(sink, to + VFE_LINE_WORDS,
-			vfe_funnel(0, lines[VFE_LINE_WORDS - 1], sink->shift));
-	}
-}
-
 static void or_chunk(const struct sink *sink, struct vfe_bitmap *bitmap,
 		     uint64_t chunk)
 {
-	uint64_t room[VFE_CHUNK_WORDS];
 	uint64_t *words = &vfe_words(bitmap)[chunk * VFE_CHUNK_WORDS];
-	int64_t word = word_of(sink, chunk);
+	int64_t word = sink->base + (int64_t)chunk * VFE_CHUNK_WORDS;
 
-	if (!vfe_gate_try(&vfe_gates(bitmap)[chunk])) {
-		vfe_take_lines(bitmap, chunk, UINT64_MAX, room);
-		or_lines(sink, word, UINT64_MAX, room);
-		return;
-	}
 	uint64_t last =
-		sink->ops->move_or(sink->out + word * 8, words, sink->shift);
+		bitmap->ops->move_or(sink->out + word * 8, words, sink->shift);
 
-	vfe_gate_release(&vfe_gates(bitmap)[chunk]);
+	vfe_window_close(bitmap, chunk);
 	or_word(sink, word + VFE_CHUNK_WORDS, vfe_funnel(0, last, sink->shift));
 }
 
-static void or_item(const struct sink *sink, const struct vfe_haul *haul,
-		    const struct vfe_item *item)
+static void or_chunks(const struct sink *sink, const struct vfe_haul *haul)
 {
-	struct vfe_bitmap *bitmap = haul->walk.bitmap;
-	int64_t word = word_of(sink, item->chunk);
+	for (size_t i = 0; i < haul->nchunks; i++)
+		or_chunk(sink, haul->walk.bitmap, haul->chunks[i].chunk);
+}
 
-	if (!item->lines)
-		or_chunk(sink, bitmap, item->chunk);
-	else if (vfe_walk_whole(&haul->walk, item->chunk) &&
-		 bitmap->nbits >> VFE_CHUNK_SHIFT > item->chunk)
-		or_lines(sink, word, item->mask, item->lines);
-	else
-		or_edge(sink, word, item->mask, item->lines);
+/* Whether the last of these lines lies at the end of the bitmap. */
+static bool at_the_end(const struct vfe_haul *haul)
+{
+	const struct vfe_bitmap *bitmap = haul->walk.bitmap;
+
+	return haul->nlines &&
+	       haul->at[haul->nlines - 1] + VFE_LINE_WORDS > bitmap->nbits / 64;
 }
 
 void vfe_harvest_or(struct vfe_bitmap *bitmap, uint64_t first, uint64_t npages,
 		    void *out, uint64_t dst_bit)
 {
 	assert(first <= bitmap->nbits && npages <= bitmap->nbits - first);
-	int64_t at = (int64_t)(dst_bit - first);
+	int64_t shift_to = (int64_t)(dst_bit - first);
 	struct sink sink = {
-		.ops = bitmap->ops,
 		.out = out,
-		.at = at,
-		.shift = (unsigned int)(at & 63),
+		.base = (shift_to - (shift_to & 63)) / 64,
+		.shift = (unsigned int)(shift_to & 63),
 	};
 	struct vfe_haul haul;
+	enum vfe_yield yield;
 
 	if (!npages)
 		return;
-	vfe_haul_init(&haul, bitmap, first, first + npages, out, at);
-	while (vfe_haul_next(&haul))
-		for (size_t i = 0; i < haul.count; i++)
-			or_item(&sink, &haul, &haul.items[i]);
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	vfe_haul_init(&haul, bitmap, first, first + npages, out, shift_to);
+	while ((yield = vfe_haul_next(&haul)) != VFE_NOTHING) {
+		if (yield == VFE_CHUNKS)
+			or_chunks(&sink, &haul);
+		else if (yield == VFE_EDGE || at_the_end(&haul))
+			or_edge(&sink, &haul);
+		else
+			bitmap->ops->put_or(sink.out, sink.base, haul.at,
+					    haul.lines, haul.nlines,
+					    sink.shift);
+	}
+	vfe_haul_deinit(&haul);
 }
 
 /* Set bits [lo, hi) of memory that nobody else writes. */
@@ -187,6 +169,8 @@ void vfe_harvest_scaled(struct vfe_bitmap *bitmap, uint64_t first,
 
 	if (!npages)
 		return;
+	bool windows = vfe_harvest_begin(bitmap);
+
 	vfe_walk_init(&walk, bitmap, first, end, true);
 	while (vfe_walk_next(&walk, &chunk)) {
 		uint64_t base = chunk << VFE_CHUNK_SHIFT;
@@ -194,9 +178,9 @@ void vfe_harvest_scaled(struct vfe_bitmap *bitmap, uint64_t first,
 		uint64_t hi = end - base < VFE_CHUNK_PAGES ? end - base
 							   : VFE_CHUNK_PAGES;
 
-		vfe_take_words(bitmap, chunk, vfe_walk_whole(&walk, chunk), lo,
-			       hi, words);
+		vfe_take_words(bitmap, chunk, windows,
+			       vfe_walk_whole(&walk, chunk), lo, hi, words);
 		set_runs(&scale, words, base, lo, hi);
 	}
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	vfe_harvest_end(bitmap, windows);
 }

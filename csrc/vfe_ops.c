@@ -7,7 +7,7 @@
 
 /*
  * Words of the bitmap are read and cleared with atomic moves: they cost
- * nothing, and make the race with a writer, which the gate resolves, a legal
+ * nothing, and make the race with a writer, which will do it again, a legal
  * one.
  */
 static uint64_t take_word(uint64_t *word)
@@ -18,15 +18,12 @@ static uint64_t take_word(uint64_t *word)
 	return value;
 }
 
-static void take(uint64_t *packed, uint64_t *words, uint64_t mask)
+static void take(uint64_t *packed, uint64_t *words, const uint64_t *at,
+		 size_t n)
 {
-	for (; mask; mask &= mask - 1, packed += VFE_LINE_WORDS) {
-		uint64_t *line =
-			words + (size_t)__builtin_ctzll(mask) * VFE_LINE_WORDS;
-
-		for (size_t i = 0; i < VFE_LINE_WORDS; i++)
-			packed[i] = take_word(&line[i]);
-	}
+	for (size_t i = 0; i < n * VFE_LINE_WORDS; i++)
+		packed[i] = take_word(
+			&words[at[i / VFE_LINE_WORDS] + i % VFE_LINE_WORDS]);
 }
 
 static uint64_t move(void *out, uint64_t *words, unsigned int shift,
@@ -64,15 +61,23 @@ static void put(void *out, const uint64_t *line, unsigned int shift,
 	}
 }
 
-static void put_or(void *out, const uint64_t *line, unsigned int shift)
+static void put_or(char *out, int64_t base, const uint64_t *at,
+		   const uint64_t *lines, size_t n, unsigned int shift)
 {
-	uint64_t before = 0;
+	for (size_t line = 0; line < n; line++, lines += VFE_LINE_WORDS) {
+		char *to = out + (base + (int64_t)at[line]) * 8;
+		uint64_t before = 0;
 
-	for (size_t i = 0; i < VFE_LINE_WORDS; i++) {
-		vfe_store(out, i,
-			  vfe_load(out, i) |
-				  vfe_funnel(line[i], before, shift));
-		before = line[i];
+		for (size_t i = 0; i < VFE_LINE_WORDS; i++) {
+			vfe_store(to, i,
+				  vfe_load(to, i) |
+					  vfe_funnel(lines[i], before, shift));
+			before = lines[i];
+		}
+		before = vfe_funnel(0, before, shift);
+		if (before)
+			vfe_store(to, VFE_LINE_WORDS,
+				  vfe_load(to, VFE_LINE_WORDS) | before);
 	}
 }
 

@@ -3,7 +3,7 @@
  * @file
  * The inner loops that exist in more than one instruction set.
  *
- * Words of the bitmap are 64-byte aligned, and their chunk's gate is held.
+ * Words of the bitmap are 64-byte aligned, and a window on their chunk is open.
  * `out` needs no alignment. A shift is 0 to 63 bits to the left, and shifts in
  * the top of the word before.
  */
@@ -17,8 +17,12 @@
 #include "vfe_bitmap.h"
 
 struct vfe_ops {
-	/** Take the lines of `mask`, one after another, into `packed`. */
-	void (*take)(uint64_t *packed, uint64_t *words, uint64_t mask);
+	/**
+	 * Take n lines of the bitmap, those that begin at words at[i], one
+	 * after another into `packed`.
+	 */
+	void (*take)(uint64_t *packed, uint64_t *words, const uint64_t *at,
+		     size_t n);
 
 	/**
 	 * Take a whole chunk to 512 words of out, shifted; `before` is the word
@@ -37,8 +41,12 @@ struct vfe_ops {
 		    uint64_t before);
 	void (*put_past)(void *out, const uint64_t *line, unsigned int shift,
 			 uint64_t before);
-	/** The same, ORed into out; the word before is 0. */
-	void (*put_or)(void *out, const uint64_t *line, unsigned int shift);
+	/**
+	 * OR n lines, one after another in `lines`, into out at words
+	 * base + at[i], each with the word into which it is shifted.
+	 */
+	void (*put_or)(char *out, int64_t base, const uint64_t *at,
+		       const uint64_t *lines, size_t n, unsigned int shift);
 
 	/** Zeros past the cache. */
 	void (*zero_past)(void *out, size_t nbytes);

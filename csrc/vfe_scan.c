@@ -128,14 +128,16 @@ size_t vfe_take_runs(struct vfe_bitmap *bitmap, uint64_t *cursor,
 	*cursor = bitmap->nbits;
 	if (start >= bitmap->nbits)
 		return 0;
+	bool windows = vfe_harvest_begin(bitmap);
+
 	vfe_walk_init(&walk, bitmap, start, bitmap->nbits, true);
 	while (vfe_walk_next(&walk, &chunk)) {
 		uint64_t base = chunk << VFE_CHUNK_SHIFT;
 		uint64_t from = start > base ? start - base : 0;
 		uint64_t end = chunk_end(bitmap, base);
 
-		vfe_take_words(bitmap, chunk, vfe_walk_whole(&walk, chunk),
-			       from, end, words);
+		vfe_take_words(bitmap, chunk, windows,
+			       vfe_walk_whole(&walk, chunk), from, end, words);
 		vfe_scan_runs(words, from, end, base, &list);
 		if (max - list.count < VFE_CHUNK_PAGES / 2) {
 			*cursor = base + end;
@@ -143,7 +145,7 @@ size_t vfe_take_runs(struct vfe_bitmap *bitmap, uint64_t *cursor,
 			break;
 		}
 	}
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	vfe_harvest_end(bitmap, windows);
 	return list.count;
 }
 
