@@ -17,8 +17,7 @@
 #include "vfe_dma.h"
 
 #define BLOCK	   64 /* slots that are written once, then once more */
-#define PAGE_SHIFT 6  /* a page is a cache line here: what counts is the race \
-		       */
+#define PAGE_SHIFT 6  /* a page is a cache line: what counts is the race */
 #define PAGE_WORDS 8
 #define MAX_SHIFT  13
 
