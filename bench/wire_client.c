@@ -285,6 +285,18 @@ int wire_adopt(int fd, struct wire_file *file)
 	return 0;
 }
 
+int wire_serve(struct wire_client *service)
+{
+	static char data[VFIOEMU_MAX_DATA];
+	struct vfioemu_msg ask;
+	int fd;
+	ssize_t size = receive_packet(service, &ask, data, sizeof(data), &fd);
+
+	if (size < 0)
+		return (int)size;
+	return answer_ask(service, &ask, data, (size_t)size, fd);
+}
+
 int wire_open(struct wire_client *client, const char *path,
 	      struct wire_file *file)
 {

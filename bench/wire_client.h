@@ -38,6 +38,9 @@ int wire_connect(struct wire_client *client, const char *path, uint64_t session,
 		 uint16_t flags);
 void wire_disconnect(struct wire_client *client);
 
+/** Answer one ask on a connection of its own (VFIOEMU_F_SERVICE). */
+int wire_serve(struct wire_client *service);
+
 /** open(2). */
 int wire_open(struct wire_client *client, const char *path,
 	      struct wire_file *file);

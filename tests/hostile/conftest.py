@@ -17,9 +17,15 @@ def patience():
 
 
 @pytest.fixture(scope="module")
-def daemon(patience):
+def memory():
+    """--memory of the daemon."""
+    return "ask"
+
+
+@pytest.fixture(scope="module")
+def daemon(patience, memory):
     """A daemon in its own process."""
-    with daemon_process(MACHINE, "--ask-timeout", patience) as running:
+    with daemon_process(MACHINE, "--ask-timeout", patience, "--memory", memory) as running:
         running.empty = running.held()
         yield running
         assert running.ask("stats")["internal_errors"] == 0, running.log()

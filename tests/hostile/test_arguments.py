@@ -12,6 +12,7 @@ import os
 import re
 import struct
 
+import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -293,6 +294,12 @@ async def hold_equal(path, calls):
                 for call in calls:
                     expected, got = [await perform(side, call) for side in sides]
                     assert got == expected, call
+
+
+@pytest.fixture(scope="module", params=["ask", "process_vm"])
+def memory(request):
+    """Both ways to reach what is not offered."""
+    return request.param
 
 
 @settings(print_blob=True)

@@ -2,7 +2,7 @@
 """A client that is killed frees all it held, whenever that is, and nobody else notices.
 
 victim.c says what it holds: three kinds of files and a data fd, two connections, shared and private mappings, pins,
-tracking, DMA logging, an eventfd, and a device that writes into its memory meanwhile.
+tracking, DMA logging, an eventfd, and a device that writes into its memory meanwhile, asking for it where it has to.
 """
 
 import os
@@ -22,6 +22,12 @@ from tests.hostile.helpers import (
     start_victim,
 )
 from vfioemu import client
+
+
+@pytest.fixture(scope="module", params=["ask", "process_vm"])
+def memory(request):
+    """Both ways to reach memory that is not shared."""
+    return request.param
 
 
 async def packets_of_a_life(daemon):
@@ -87,7 +93,7 @@ async def test_kill_at_random_moments_frees_all(daemon, bystander, clean):
 @pytest.mark.full
 @pytest.mark.parametrize("seed", range(2, 6))
 async def test_kill_at_many_random_moments_frees_all(daemon, bystander, clean, seed):
-    await kill_at_random(daemon, bystander, seed, times=150)
+    await kill_at_random(daemon, bystander, clean, seed, times=150)
 
 
 async def test_files_live_on_in_whoever_else_holds_them(daemon, bystander, clean):

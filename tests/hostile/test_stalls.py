@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Clients that stop in the midst of something: they lose their session after a while, and nobody else waits for them."""
 
+import contextlib
 import errno
 import mmap
 import os
@@ -10,6 +11,7 @@ import trio
 
 from tests.hostile.helpers import (
     HOSTILE_GROUP,
+    MACHINE,
     PAGE,
     PATIENCE,
     Raw,
@@ -21,6 +23,8 @@ from tests.hostile.helpers import (
     settles,
 )
 from vfioemu import client
+from vfioemu import daemon as daemons
+from vfioemu.daemon.config import parse_machine
 from vfioemu.kernel import procmem
 from vfioemu.testing.daemon import device_name
 from vfioemu.uapi import constants as c
@@ -110,24 +114,48 @@ async def test_hanging_up_during_an_ask_is_quiet(daemon, bystander, clean):
     assert said(daemon, "EFAULT: the client is gone")
 
 
-async def test_parked_dma_memory_blocks_only_its_own_device(daemon, bystander, clean):
-    """The service connection is there, and never answers; the device waits for it, and nobody else."""
+@contextlib.asynccontextmanager
+async def parked_device(path):
+    """The service connection of a guest whose device waits for the answer to a write; there will be none."""
     with mmap.mmap(-1, PAGE) as memory:
         view = memoryview(memory)
         address = procmem.address_of(view)[0]
-        async with client.connect(daemon.socket_path, serve_memory=False) as session:
-            raw = Raw(daemon.socket_path, session=session._secret, flags=m.F_SERVICE)
+        async with client.connect(path, serve_memory=False) as session:
+            raw = Raw(path, session=session._secret, flags=m.F_SERVICE)
             async with raw, guest(session, HOSTILE_GROUP) as (container, _, device):
                 await container.map_dma(address, 0, PAGE)
                 await device.pwrite(registers(0, PAGE), Register.BASE)
                 await set_register(device, Register.CONTROL, 1)
                 ask = await raw.receive()
                 assert (ask.type, ask.arg0) == (m.WRITE_USER, address)
-                await bystander.goes_on(20)
-                assert await raw.is_ended()
-                view.release()
+                yield raw
+        view.release()
+
+
+async def test_parked_dma_memory_blocks_only_its_own_device(daemon, bystander, clean):
+    async with parked_device(daemon.socket_path) as raw:
+        await bystander.goes_on(20)
+        assert await raw.is_ended()
     await settles(daemon, clean)
     assert said(daemon, "does not answer for 0.3 s")
+
+
+async def test_hanging_up_while_dma_memory_is_asked_for(daemon, bystander, clean):
+    for _ in range(20):
+        async with parked_device(daemon.socket_path):
+            pass
+    await settles(daemon, clean)
+
+
+async def test_service_is_closed_while_it_is_waited_for():
+    """The hang-up is seen by a call before it is by the device that waits; the next connection gets that fd's number."""
+    async with daemons.running(parse_machine(MACHINE)) as running:
+        async with parked_device(running.socket_path) as raw:
+            raw.close()
+            running.server.tokens.reap()
+            async with Raw(running.socket_path):
+                pass
+        assert running.server.counters.bugs == 0
 
 
 @pytest.mark.parametrize("number", [-1, 1 << 31, 1 << 63, m.U64])

@@ -143,7 +143,7 @@ async def test_unmapped_memory_that_is_asked_for_is_not_written(daemon, turns):
         await take_away(weather, turns)
 
 
-@pytest.mark.parametrize("turns", [TURNS // 12, pytest.param(MANY_TURNS, marks=pytest.mark.full)])
+@pytest.mark.parametrize("turns", [TURNS // 12, pytest.param(MANY_TURNS // 5, marks=pytest.mark.full)])
 async def test_unmapped_memory_of_a_process_is_not_written(private_daemon, turns):
     async with storm(private_daemon.socket_path, STORM_GROUP, shared=False) as weather:
         await take_away(weather, turns)

@@ -29,6 +29,7 @@
 
 enum {
 	PAGES = 64,
+	ASKS = 16,
 	SIZE = PAGES << 12,
 	SHARED_IOVA = 1 << 24,
 	PRIVATE_IOVA = 2 << 24,
@@ -63,7 +64,7 @@ static void must(int64_t result, const char *what)
 }
 
 struct guest {
-	struct wire_client client, second;
+	struct wire_client client, second, service;
 	struct wire_file container, group, device, data;
 	char *shared, *private;
 	int memfd, eventfd;
@@ -81,9 +82,12 @@ static void set_up(struct guest *guest, const char *path, const char *number,
 	char text[64] = "/dev/vfio/";
 	struct wire_client *client = &guest->client;
 
-	client->hook = guest->second.hook = count_packet;
+	client->hook = guest->second.hook = guest->service.hook = count_packet;
 	must(wire_connect(client, path, 0, 0), "connect");
 	must(wire_connect(&guest->second, path, client->session, 0), "join");
+	must(wire_connect(&guest->service, path, client->session,
+			  VFIOEMU_F_SERVICE),
+	     "service");
 	must(wire_open(client, "/dev/vfio/vfio", &guest->container), "open");
 	must(wire_open(client, strcat(text, number), &guest->group), "group");
 	must(ask(guest, &guest->group, VFIO_GROUP_SET_CONTAINER,
@@ -250,12 +254,24 @@ static void unmap(struct guest *guest)
 	     "UNMAP");
 }
 
+/* From here on the device asks for each of its writes. */
+static void serve_memory(struct guest *guest)
+{
+	set_register(guest, CONTROL, 0);
+	map(guest, PRIVATE_IOVA, guest->private);
+	set_register(guest, BASE, PRIVATE_IOVA);
+	set_register(guest, CONTROL, 1);
+	for (int i = 0; i < ASKS; i++)
+		must(wire_serve(&guest->service), "serve");
+}
+
 static void tear_down(struct guest *guest)
 {
 	wire_close(&guest->data);
 	wire_close(&guest->device);
 	wire_close(&guest->group);
 	wire_close(&guest->container);
+	wire_disconnect(&guest->service);
 	wire_disconnect(&guest->second);
 	wire_disconnect(&guest->client);
 	munmap(guest->shared, SIZE);
@@ -281,6 +297,8 @@ int main(int argc, char **argv)
 		get_bitmap(&guest);
 		begin_migration(&guest);
 		unmap(&guest);
+		if (guest.client.hello.memory_mode == VFIOEMU_MEMORY_ASK)
+			serve_memory(&guest);
 		if (die_at < 0)
 			tear_down(&guest);
 	} while (die_at < 0);

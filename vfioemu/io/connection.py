@@ -168,7 +168,10 @@ class Connection:
         if not self.alive:
             raise Gone
         with trio.CancelScope(deadline=trio.current_time() + self.timeout, shield=True) as scope:
-            await wait(self.sock)  # type: ignore[misc]  # trio's wait functions, typed more widely than they are
+            try:
+                await wait(self.sock)  # type: ignore[misc]  # trio's wait functions, typed more widely than they are
+            except trio.ClosedResourceError:
+                raise Gone from None
         if scope.cancelled_caught:
             self.late = True
             self.end(f"{what} for {self.timeout:g} s")
@@ -259,6 +262,7 @@ class Connection:
             pass  # the peer was faster
 
     def close(self) -> None:
-        """Close the socket; `take_fd` until there is none."""
+        """Close the socket; `take_fd` until there is none. Whoever waits on it wakes up."""
         self.alive = False
+        trio.lowlevel.notify_closing(self.sock)
         self.sock.close()
