@@ -113,6 +113,9 @@ class Container:
         if self.type == NESTING:  # an x86 IOMMU has nothing to nest
             raise Refusal("EINVAL")
         last = group.ranges[-1][1]
+        beyond = any(mapping.iova + mapping.size - 1 > last for mapping in self.maps.values())
+        if self.clean and self.ranges and beyond:  # 6.12 looks for them up to 2^64, and so finds none
+            raise Refusal("EINVAL")
         for mapping in self.maps.values():
             if any(a < mapping.iova + mapping.size and mapping.iova < b for a, b in _holes(group.ranges)):
                 raise Refusal("EINVAL")
