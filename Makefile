@@ -98,7 +98,7 @@ bench: build
 	$(BIN)/python -m bench $(BENCH)
 
 fuzz: build
-	$(BIN)/vfioemu fuzz --minutes $(MINUTES)
+	$(BIN)/vfioemu fuzz --minutes $(MINUTES) $(FUZZ)
 
 clean:
 	rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
