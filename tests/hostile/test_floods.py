@@ -9,7 +9,12 @@ import subprocess
 
 import pytest
 
-from tests.hostile.helpers import HOSTILE_GROUP, Raw, settles, start_victim
+from tests.hostile.helpers import HOSTILE_GROUP, PAGE, Raw, settles, start_victim
+from vfioemu import client
+from vfioemu.core.errors import IoctlError
+from vfioemu.io.limits import Limits
+from vfioemu.io.memory import Ledger
+from vfioemu.kernel import bitmap
 from vfioemu.uapi import constants as c
 from vfioemu.wire import messages as m
 
@@ -112,3 +117,57 @@ async def test_token_that_carries_itself_is_released(daemon, bystander, clean):
         with socket.socket(fileno=os.dup(token)) as sock, contextlib.suppress(BrokenPipeError):
             socket.send_fds(sock, [b"x"], [token])
     await settles(daemon, clean)
+
+
+async def share_until_refused(raw, memory, first=0):
+    """MEM_SHARE of one page at ever new addresses: how many were taken, and why the next one was not."""
+    taken = 0
+    while True:
+        where = (1 << 40) + (first + taken) * 2 * PAGE
+        reply = await raw.call(m.MEM_SHARE, 0, where, PAGE, 0, flags=m.F_FD, fds=[memory.fd])
+        if reply.arg0:
+            return taken, m.signed(reply.arg0)
+        taken += 1
+
+
+async def test_windows_of_a_process_are_bounded_over_all_its_sessions(daemon, bystander, clean):
+    """64 sessions of 1024 windows each would be all that vm.max_map_count allows, and the end of the daemon."""
+    async with Raw(daemon.socket_path) as first, Raw(daemon.socket_path) as second:
+        with client.Memory(PAGE) as memory:
+            taken, error = await share_until_refused(first, memory)
+            assert (taken + 1, error) == (1024, -errno.ENOSPC)  # the bystander is in this process too
+            assert await share_until_refused(second, memory) == (0, -errno.ENOSPC)
+            await bystander.goes_on()
+    await settles(daemon, clean)
+
+
+def test_windows_of_all_processes_are_bounded():
+    limits = Limits(max_windows=4, max_shared=8 * PAGE, max_all_windows=5, max_all_shared=10 * PAGE)
+    everything = Ledger()
+    one, two = Ledger(everything), Ledger(everything)
+    for _ in range(4):
+        one.refuse(PAGE, limits)
+        one.add(1, PAGE)
+    with pytest.raises(IoctlError, match="the process shares 4 windows"):
+        one.refuse(PAGE, limits)
+    with pytest.raises(IoctlError, match="all share 4 windows"):
+        two.refuse(7 * PAGE, limits)
+    two.add(1, PAGE)
+    with pytest.raises(IoctlError, match="all share 5 windows"):
+        two.refuse(PAGE, limits)
+
+    one.add(-1, -PAGE)
+
+    two.refuse(PAGE, limits)
+
+
+def test_large_bitmaps_are_bounded(monkeypatch):
+    monkeypatch.setattr(bitmap, "MAX_LARGE", bitmap.DirtyBitmap.large + 2)
+    kept = [bitmap.DirtyBitmap(1 << 20), bitmap.DirtyBitmap(1 << 20)]
+    with pytest.raises(MemoryError, match="large dirty bitmaps exist"):
+        bitmap.DirtyBitmap(1 << 20)
+    bitmap.DirtyBitmap(1 << 10).close()
+
+    kept.pop().close()
+
+    kept.append(bitmap.DirtyBitmap(1 << 20))

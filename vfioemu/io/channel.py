@@ -226,7 +226,8 @@ class Channel:
         if fd < 0:
             raise IoctlError(errno.EBADF, "MEM_SHARE without an fd")
         try:
-            self._session.space.share(args[0], args[1], fd, args[2], self._server.limits)
+            session = self._session
+            session.space.share(args[0], args[1], fd, args[2], self._server.limits, session.account.shared)
         except (IoctlError, OSError):
             await self._server.bury_for(fd, self._session)
             raise

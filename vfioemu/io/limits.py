@@ -14,8 +14,10 @@ class Limits:
         max_channels: connections of a session.
         max_connections: connections of a process.
         max_tokens: tokens that a session can have proved.
-        max_windows: shared memory windows of a session.
-        max_shared: bytes of shared memory windows of a session; address space, not memory.
+        max_windows: shared memory windows of a process.
+        max_shared: bytes of shared memory windows of a process; address space, not memory.
+        max_all_windows: windows of all processes; together with what else is mapped, fewer than vm.max_map_count.
+        max_all_shared: bytes of all windows; half of the address space.
         max_burials: fds of a session whose close() has not returned yet.
         hello_timeout: seconds between connecting and HELLO.
         ask_timeout: seconds that the daemon waits for one answer, one fragment, or room for one message.
@@ -26,6 +28,8 @@ class Limits:
     max_tokens: int = 4096
     max_windows: int = 1024
     max_shared: int = 1 << 44
+    max_all_windows: int = 32768
+    max_all_shared: int = 1 << 46
     max_burials: int = 16
     hello_timeout: float = 10.0
     ask_timeout: float = 10.0

@@ -54,8 +54,44 @@ def check_sealed(fd: int) -> None:
         raise IoctlError(errno.EPERM, "the memfd has huge pages, a hole in it could run out of them")
 
 
-def _unmap(address: int, size: int) -> None:
+class Ledger:
+    """How many windows there are of how many bytes: of a process, or of all.
+
+    The kernel limits mappings (vm.max_map_count) and address space for all of us, and who runs out of them cannot even
+    raise an exception; so nobody may use them up.
+    """
+
+    __slots__ = ("size", "total", "windows")
+
+    def __init__(self, total: "Ledger | None" = None) -> None:
+        self.total = total
+        self.windows = 0
+        self.size = 0
+
+    def refuse(self, size: int, limits: Limits) -> None:
+        """ENOSPC if there is no room for another window."""
+        if self.windows >= limits.max_windows or self.size + size > limits.max_shared:
+            raise IoctlError(
+                errno.ENOSPC, f"the process shares {self.windows} windows of {self.size:#x} bytes already"
+            )
+        if (total := self.total) is not None and (
+            total.windows >= limits.max_all_windows or total.size + size > limits.max_all_shared
+        ):
+            raise IoctlError(
+                errno.ENOSPC, f"all share {total.windows} windows of {total.size:#x} bytes already"
+            )
+
+    def add(self, windows: int, size: int) -> None:
+        """Count a window, or take it back."""
+        self.windows += windows
+        self.size += size
+        if self.total is not None:
+            self.total.add(windows, size)
+
+
+def _unmap(address: int, size: int, ledger: Ledger) -> None:
     _munmap(address, size)
+    ledger.add(-1, -size)
 
 
 class Window:
@@ -63,7 +99,7 @@ class Window:
 
     __slots__ = ("__weakref__", "end", "local", "vaddr")
 
-    def __init__(self, vaddr: int, size: int, fd: int, offset: int) -> None:
+    def __init__(self, vaddr: int, size: int, fd: int, offset: int, ledger: Ledger) -> None:
         self.vaddr = vaddr
         self.end = vaddr + size
         local = _mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, offset)
@@ -71,7 +107,8 @@ class Window:
             error = ctypes.get_errno()
             raise IoctlError(error, f"mapping {size:#x} bytes of shared memory: {os.strerror(error)}")
         self.local: int = local
-        weakref.finalize(self, _unmap, local, size)
+        ledger.add(1, size)
+        weakref.finalize(self, _unmap, local, size, ledger)
 
 
 class ClientSpace(AddressSpace):
@@ -100,8 +137,8 @@ class ClientSpace(AddressSpace):
 
     # --- windows ---
 
-    def share(self, vaddr: int, size: int, fd: int, offset: int, limits: Limits) -> None:
-        """Map [offset, offset+size) of `fd`, which the client has mapped at `vaddr`.
+    def share(self, vaddr: int, size: int, fd: int, offset: int, limits: Limits, ledger: Ledger) -> None:
+        """Map [offset, offset+size) of `fd`, which the client has mapped at `vaddr`; it counts for `ledger`.
 
         Raises:
             IoctlError: EINVAL, EPERM, EEXIST, ENOSPC as in protocol/wire.md section 7.
@@ -119,11 +156,8 @@ class ClientSpace(AddressSpace):
             raise IoctlError(
                 errno.EEXIST, f"[{vaddr:#x}, {vaddr + size:#x}) overlaps memory that is shared already"
             )
-        if len(starts) >= limits.max_windows or self.shared + size > limits.max_shared:
-            raise IoctlError(
-                errno.ENOSPC, f"{len(starts)} windows of {self.shared:#x} bytes are shared already"
-            )
-        self._windows.insert(at, Window(vaddr, size, fd, offset))
+        ledger.refuse(size, limits)
+        self._windows.insert(at, Window(vaddr, size, fd, offset, ledger))
         starts.insert(at, vaddr)
         self._starts = starts
         self.shared += size

@@ -20,6 +20,7 @@ from vfioemu.io.counters import Counters
 from vfioemu.io.effects import Runner
 from vfioemu.io.fds import Graveyard, socket_cookie
 from vfioemu.io.limits import Access, Limits
+from vfioemu.io.memory import Ledger
 from vfioemu.io.mm import BoundMemory
 from vfioemu.io.session import Account, Service, Session
 from vfioemu.io.throttle import Throttle
@@ -61,6 +62,7 @@ class Server:
         self._nursery = nursery
         self._graveyard = Graveyard(nursery)
         self._accounts: dict[int, Account] = {}
+        self._shared = Ledger()
         self._connections: set[Connection] = set()
         self._serial = 0
         self._talk = Throttle()
@@ -82,7 +84,7 @@ class Server:
                 await trio.sleep(_ACCEPT_PAUSE)
                 continue
             pid, uid, _ = UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size))
-            account = self._accounts.get(pid) or Account(pid)
+            account = self._accounts.get(pid) or Account(pid, self._shared)
             if uid not in self.access.uids or account.connections >= self.limits.max_connections:
                 sock.close()
                 self._log(

@@ -8,7 +8,7 @@ import trio
 
 from vfioemu.core.caller import Caller
 from vfioemu.io.connection import Connection
-from vfioemu.io.memory import ClientSpace
+from vfioemu.io.memory import ClientSpace, Ledger
 from vfioemu.io.mm import BoundMemory
 from vfioemu.io.throttle import Throttle
 from vfioemu.wire import messages as m
@@ -42,14 +42,16 @@ class Account:
     Attributes:
         connections: greeted or not.
         files: tokens that were made for it and are not released.
+        shared: the memory that it shares.
     """
 
-    __slots__ = ("connections", "files", "pid")
+    __slots__ = ("connections", "files", "pid", "shared")
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, all_shared: Ledger) -> None:
         self.pid = pid
         self.connections = 0
         self.files = 0
+        self.shared = Ledger(all_shared)
 
 
 class Session:

@@ -12,7 +12,7 @@ import os
 from array import array
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 from vfioemu._kernel import ffi, lib
 
@@ -21,9 +21,13 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 
 MAX_BITS: Final = 1 << 44
 MAX_SCALE: Final = 24
+MAX_LARGE: Final = 12288
+"""How many large bitmaps may exist: each is a mapping of its own, and a process that has used up vm.max_map_count is as
+good as dead. Small ones come from the heap."""
 ISA_VARIABLE: Final = "VFIOEMU_ISA"
 
 _ISAS: Final[dict[str, int]] = {"best": 0, "portable": 1, "avx2": 2}
+_SMALL: Final = 1 << 14  # pages; with its summaries less than SMALL_BYTES of vfe_bitmap.c
 _RUNS_AT_ONCE: Final = 1 << 14  # half a chunk's pages: what vfe_take_runs() asks for at least
 
 
@@ -47,20 +51,29 @@ class DirtyBitmap:
         nbits: how many pages, 1 to 2^44.
         isa: which instructions to use; by default what the environment variable VFIOEMU_ISA says, else the best.
 
+    Attributes:
+        large: how many large ones exist.
+
     Raises:
         ValueError: nbits out of range, or no such instructions.
-        MemoryError: no address space for it.
+        MemoryError: no address space for it, or MAX_LARGE large ones exist.
     """
 
     __slots__ = ("_bitmap", "_nbits")
 
+    large: ClassVar[int] = 0
+
     def __init__(self, nbits: int, isa: Isa | None = None) -> None:
         if not 0 < nbits <= MAX_BITS:
             raise ValueError(f"nbits {nbits} is not in 1..2^44")
+        large = nbits > _SMALL
+        if large and DirtyBitmap.large >= MAX_LARGE:
+            raise MemoryError(f"{MAX_LARGE} large dirty bitmaps exist")
         bitmap = lib.vfe_bitmap_create(nbits, isa_number(isa))
         if bitmap == ffi.NULL:
             raise MemoryError(f"a dirty bitmap of {nbits} pages")
-        self._bitmap: Any = ffi.gc(bitmap, lib.vfe_bitmap_destroy)
+        DirtyBitmap.large += large
+        self._bitmap: Any = ffi.gc(bitmap, _destroy_large if large else lib.vfe_bitmap_destroy)
         self._nbits = nbits
 
     def close(self) -> None:
@@ -243,3 +256,8 @@ def _collect(call: Callable[[Any, Any, int], int], nbits: int, limit: int | None
             numbers[:2] = [first, count + numbers[1]]
         runs.extend(zip(numbers[::2], numbers[1::2], strict=True))
     return runs
+
+
+def _destroy_large(bitmap: Any) -> None:
+    lib.vfe_bitmap_destroy(bitmap)
+    DirtyBitmap.large -= 1
