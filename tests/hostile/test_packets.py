@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Packets that are none end the connection they come on, nothing else; the log says whose, and why."""
 
+import errno
+
 import pytest
 
-from tests.hostile.helpers import Raw, said, settles
+from tests.hostile.helpers import HOSTILE_GROUP, Raw, said, serial_of, settles
+from vfioemu.uapi import constants as c
 from vfioemu.wire import messages as m
 
 
@@ -54,3 +57,32 @@ async def test_wrong_packet_ends_the_connection(daemon, bystander, clean, packet
 
     await settles(daemon, clean)
     assert why is None or said(daemon, why)
+
+
+@pytest.mark.parametrize(
+    ("cmd", "argument", "error", "why"),
+    [
+        (
+            c.VFIO_IOMMU_MAP_DMA,
+            bytes(32),
+            errno.EINVAL,
+            "VFIO_IOMMU_MAP_DMA on container#{}: EINVAL: argsz 0",
+        ),
+        (
+            c.VFIO_IOMMU_MAP_DMA,
+            b"",
+            errno.EFAULT,
+            "VFIO_IOMMU_MAP_DMA on container#{}: EFAULT: 32 bytes at 0x1000",
+        ),
+        (0x3BFF, b"", errno.ENOTTY, "other on container#{}: ENOTTY: type1 has no ioctl 0x3bff"),
+    ],
+    ids=["size", "memory", "number"],
+)
+async def test_refused_call_is_logged_with_who_and_why(daemon, bystander, cmd, argument, error, why):
+    async with Raw(daemon.socket_path) as raw:
+        container, _ = await raw.set_up(HOSTILE_GROUP)
+        raw.send(m.IOCTL, serial_of(container), cmd, 0x1000, data=argument)
+        while (reply := await raw.receive()).type != m.REPLY:
+            raw.send(m.ANSWER, 0, -errno.EFAULT, seq=reply.seq)
+        assert m.signed(reply.arg0) == -error
+        assert said(daemon, why.format(serial_of(container)))
