@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: MIT
 """The clients of a world and the machine that they use."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
 from vfioemu.core.machine import Machine
 from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
 from vfioemu.testing.model import PAGE
 from vfioemu.testing.process import Process
+from vfioemu.testing.scheduler import Scheduler
 
 RANGES: Final = ((0, 0xFEDF_FFFF), (0xFEF0_0000, (1 << 48) - 1))
 IOMMU: Final = IommuSpec(address_bits=48, pgsizes=0x40201000, reserved=((0xFEE0_0000, 0xFEEF_FFFF),))
@@ -18,8 +21,26 @@ ADDRESS_END: Final = 0x7FFF_FFFF_F000
 
 VFIO_PCI: Final = "vfio-pci"
 
+OTHERS: Final[Mapping[str, tuple[str, Mapping[str, object]]]] = MappingProxyType(
+    {
+        VFIO_PCI: (VFIO_PCI, {}),
+        "dma-engine-1": ("dma-engine", {"type": 1}),
+        "dma-engine-2": ("dma-engine", {"type": 2}),
+        "dma-engine-3": ("dma-engine", {"type": 3}),
+        "dma-engine-v1": ("dma-engine", {"type": 1, "migration": "v1"}),
+        "mtty-1": ("mtty", {"ports": 1}),
+        "mtty-2": ("mtty", {"ports": 2}),
+        "edu": ("edu", {}),
+        "e1000e": ("e1000e", {}),
+        "nvme": ("nvme", {}),
+    }
+)
+"""Devices that are no oracles: model and options."""
+PASSIVE: Final = frozenset({VFIO_PCI, "mtty-1", "mtty-2"})
+"""Those of them that reach no memory."""
+
 Layout: TypeAlias = tuple[tuple[str, bool], ...]
-"""Of each device: the variant of its oracle model (or "vfio-pci"), and whether an IOMMU is in front of it."""
+"""Of each device: its variant (of the oracle model, or of `OTHERS`), and whether an IOMMU is in front of it."""
 
 LAYOUT: Final[Layout] = (
     ("basic", False),
@@ -41,8 +62,8 @@ def machine_spec(layout: Layout, quirks: Literal["recorded", "clean"], limit: in
                 symbol=f"d{n}",
                 name=f"device-{n}",
                 group=n,
-                model=VFIO_PCI if variant == VFIO_PCI else "oracle",
-                options={} if variant == VFIO_PCI else {"variant": variant},
+                model=OTHERS[variant][0] if variant in OTHERS else "oracle",
+                options=OTHERS[variant][1] if variant in OTHERS else {"variant": variant},
             )
             for n, (variant, _) in enumerate(layout)
         ),
@@ -55,8 +76,8 @@ def machine_spec(layout: Layout, quirks: Literal["recorded", "clean"], limit: in
 class Client:
     """A process, and what must be in its memory: `model.Space`."""
 
-    def __init__(self, machine: Machine, pid: int) -> None:
-        self.process = Process(machine, pid=pid)
+    def __init__(self, machine: Machine, pid: int, scheduler: Scheduler | None = None) -> None:
+        self.process = Process(machine, pid=pid, scheduler=scheduler)
         memory = self.process.memory
         self.argument = memory.allocate(ARGUMENT_SIZE)
         self.bitmap = memory.allocate(BITMAP_SIZE)

@@ -18,8 +18,8 @@ from vfioemu.testing import model
 from vfioemu.testing.client import (
     ARGUMENT_SIZE,
     LAYOUT,
+    OTHERS,
     RANGES,
-    VFIO_PCI,
     Client,
     FlatBitmap,
     Layout,
@@ -28,6 +28,7 @@ from vfioemu.testing.client import (
 from vfioemu.testing.holdings import holdings
 from vfioemu.testing.model import PAGE, Refusal
 from vfioemu.testing.process import Result, errno_name
+from vfioemu.testing.scheduler import Scheduler
 from vfioemu.uapi import constants as c
 
 
@@ -57,6 +58,7 @@ class World:
         quirks: of the machine. With "clean" bitmaps must be handed over zeroed, and mean exactly what they say.
         limit: dma_entry_limit.
         layout: the devices.
+        scheduler: shared by the clients whose calls shall overlap.
     """
 
     def __init__(
@@ -64,18 +66,20 @@ class World:
         quirks: Literal["recorded", "clean"] = "recorded",
         limit: int = 12,
         layout: Layout = LAYOUT,
+        scheduler: Scheduler | None = None,
     ) -> None:
         self.machine = Machine(machine_spec(layout, quirks, limit), load_models())
         self.quirks = quirks
         self.limit = limit
-        self.clients = [Client(self.machine, pid) for pid in (1, 2)]
+        self.scheduler = scheduler
+        self.clients = [Client(self.machine, pid, scheduler) for pid in (1, 2)]
         self.groups = [model.Group(ranges=RANGES if backed else None) for _, backed in layout]
         self.devices = [
-            model.Device(group=group, has_dma_unmap=variant not in ("nounmap", VFIO_PCI))
-            for group, (variant, _) in zip(self.groups, layout, strict=True)
+            model.Device(group=group, has_dma_unmap=device.has_dma_unmap)
+            for group, device in zip(self.groups, self.machine.devices.values(), strict=True)
         ]
         self.oracles = {
-            device for device, (variant, _) in zip(self.devices, layout, strict=True) if variant != VFIO_PCI
+            device for device, (variant, _) in zip(self.devices, layout, strict=True) if variant not in OTHERS
         }
         self.handles: list[Handle] = []
         self.references: Counter[Thing] = Counter()
@@ -180,7 +184,13 @@ class World:
         for handle in sorted(dead, key=lambda handle: handle.number):
             self.references[handle.thing] -= 1
             self._released(handle.thing)
-        self.clients[self.clients.index(client)] = Client(self.machine, pid=client.process.caller.pid)
+        self.replace(client)
+
+    def replace(self, client: Client) -> Client:
+        """Let a new process take the place of one that has died."""
+        new = Client(self.machine, client.process.caller.pid, self.scheduler)
+        self.clients[self.clients.index(client)] = new
+        return new
 
     # --- groups and containers ---
 
