@@ -4,9 +4,14 @@
 Payload fields stay plain integers; wrap one where names help: ``DmaMapFlag(request.flags)``. Unknown bits survive
 (``boundary=KEEP``), since it is the handler that must refuse them. Beware of ``~`` on an IntFlag: it inverts named bits
 only, so that ``flags & ~DmaMapFlag.ALL`` is always 0; write ``flags & ~int(...)``.
+
+`c_name` gives a member its name of <linux/vfio.h> back; each class has its prefix in `PREFIXES`.
 """
 
+from collections.abc import Mapping
 from enum import KEEP, IntEnum, IntFlag
+from types import MappingProxyType
+from typing import Final
 
 from vfioemu.uapi import constants as c
 
@@ -142,3 +147,139 @@ class Extension(IntEnum):
     NOIOMMU_IOMMU = c.VFIO_NOIOMMU_IOMMU
     UNMAP_ALL = c.VFIO_UNMAP_ALL
     UPDATE_VADDR = c.VFIO_UPDATE_VADDR
+
+
+class PciRegion(IntEnum):
+    """Region indices of a PCI device; those that a device adds have no names."""
+
+    BAR0 = c.VFIO_PCI_BAR0_REGION_INDEX
+    BAR1 = c.VFIO_PCI_BAR1_REGION_INDEX
+    BAR2 = c.VFIO_PCI_BAR2_REGION_INDEX
+    BAR3 = c.VFIO_PCI_BAR3_REGION_INDEX
+    BAR4 = c.VFIO_PCI_BAR4_REGION_INDEX
+    BAR5 = c.VFIO_PCI_BAR5_REGION_INDEX
+    ROM = c.VFIO_PCI_ROM_REGION_INDEX
+    CONFIG = c.VFIO_PCI_CONFIG_REGION_INDEX
+    VGA = c.VFIO_PCI_VGA_REGION_INDEX
+
+
+class PciIrq(IntEnum):
+    """Interrupt indices of a PCI device."""
+
+    INTX = c.VFIO_PCI_INTX_IRQ_INDEX
+    MSI = c.VFIO_PCI_MSI_IRQ_INDEX
+    MSIX = c.VFIO_PCI_MSIX_IRQ_INDEX
+    ERR = c.VFIO_PCI_ERR_IRQ_INDEX
+    REQ = c.VFIO_PCI_REQ_IRQ_INDEX
+
+
+class IommuCap(IntEnum):
+    """Capabilities of IOMMU_GET_INFO."""
+
+    IOVA_RANGE = c.VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE
+    MIGRATION = c.VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION
+    DMA_AVAIL = c.VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL
+
+
+class DeviceCap(IntEnum):
+    """Capabilities of GET_INFO."""
+
+    PCI_ATOMIC_COMP = c.VFIO_DEVICE_INFO_CAP_PCI_ATOMIC_COMP
+
+
+class RegionCap(IntEnum):
+    """Capabilities of GET_REGION_INFO."""
+
+    SPARSE_MMAP = c.VFIO_REGION_INFO_CAP_SPARSE_MMAP
+    TYPE = c.VFIO_REGION_INFO_CAP_TYPE
+    MSIX_MAPPABLE = c.VFIO_REGION_INFO_CAP_MSIX_MAPPABLE
+
+
+class RegionType(IntEnum):
+    """vfio_region_info_cap_type.type, but for the vendor types."""
+
+    GFX = c.VFIO_REGION_TYPE_GFX
+    CCW = c.VFIO_REGION_TYPE_CCW
+    MIGRATION_DEPRECATED = c.VFIO_REGION_TYPE_MIGRATION_DEPRECATED
+
+
+class AtomicFlag(IntFlag, boundary=KEEP):
+    """vfio_device_info_cap_pci_atomic_comp.flags."""
+
+    COMP32 = c.VFIO_PCI_ATOMIC_COMP32
+    COMP64 = c.VFIO_PCI_ATOMIC_COMP64
+    COMP128 = c.VFIO_PCI_ATOMIC_COMP128
+
+
+class HotResetFlag(IntFlag, boundary=KEEP):
+    """vfio_pci_hot_reset_info.flags."""
+
+    DEV_ID = c.VFIO_PCI_HOT_RESET_FLAG_DEV_ID
+    DEV_ID_OWNED = c.VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED
+
+
+class IoeventfdFlag(IntFlag, boundary=KEEP):
+    """vfio_device_ioeventfd.flags: how many bytes a write has."""
+
+    IOEVENTFD_8 = c.VFIO_DEVICE_IOEVENTFD_8
+    IOEVENTFD_16 = c.VFIO_DEVICE_IOEVENTFD_16
+    IOEVENTFD_32 = c.VFIO_DEVICE_IOEVENTFD_32
+    IOEVENTFD_64 = c.VFIO_DEVICE_IOEVENTFD_64
+
+
+class BusMasterOp(IntEnum):
+    """vfio_device_feature_bus_master.op."""
+
+    CLEAR_MASTER = c.VFIO_DEVICE_FEATURE_CLEAR_MASTER
+    SET_MASTER = c.VFIO_DEVICE_FEATURE_SET_MASTER
+
+
+class PrecopyFlag(IntFlag, boundary=KEEP):
+    """vfio_precopy_info.flags; not in Linux 6.12."""
+
+    REINIT = c.VFIO_PRECOPY_INFO_REINIT
+
+
+PREFIXES: Final[Mapping[type, str]] = MappingProxyType(
+    {
+        GroupFlag: "VFIO_GROUP_FLAGS_",
+        IommuInfoFlag: "VFIO_IOMMU_INFO_",
+        DmaMapFlag: "VFIO_DMA_MAP_FLAG_",
+        DmaUnmapFlag: "VFIO_DMA_UNMAP_FLAG_",
+        DirtyPagesFlag: "VFIO_IOMMU_DIRTY_PAGES_FLAG_",
+        DeviceFlag: "VFIO_DEVICE_FLAGS_",
+        RegionInfoFlag: "VFIO_REGION_INFO_FLAG_",
+        IrqInfoFlag: "VFIO_IRQ_INFO_",
+        IrqSetFlag: "VFIO_IRQ_SET_",
+        FeatureFlag: "VFIO_DEVICE_FEATURE_",
+        MigrationFlag: "VFIO_MIGRATION_",
+        DeviceState: "VFIO_DEVICE_STATE_",
+        DeviceStateV1: "VFIO_DEVICE_STATE_V1_",
+        Extension: "VFIO_",
+        PciRegion: "VFIO_PCI_",
+        PciIrq: "VFIO_PCI_",
+        IommuCap: "VFIO_IOMMU_TYPE1_INFO_CAP_",
+        DeviceCap: "VFIO_DEVICE_INFO_CAP_",
+        RegionCap: "VFIO_REGION_INFO_CAP_",
+        RegionType: "VFIO_REGION_TYPE_",
+        AtomicFlag: "VFIO_PCI_ATOMIC_",
+        HotResetFlag: "VFIO_PCI_HOT_RESET_FLAG_",
+        IoeventfdFlag: "VFIO_DEVICE_",
+        BusMasterOp: "VFIO_DEVICE_FEATURE_",
+        PrecopyFlag: "VFIO_PRECOPY_INFO_",
+    }
+)
+"""What the C names of a class's members begin with."""
+
+SUFFIXES: Final[Mapping[type, str]] = MappingProxyType({PciRegion: "_REGION_INDEX", PciIrq: "_IRQ_INDEX"})
+"""What they end with."""
+
+_C_NAMES: Final = {name.upper(): name for name in vars(c) if name.startswith("VFIO_")}
+_IRREGULAR: Final = {"VFIO_IOMMU_TYPE1_INFO_CAP_DMA_AVAIL": "VFIO_IOMMU_TYPE1_INFO_DMA_AVAIL"}
+
+
+def c_name(member: IntEnum | IntFlag) -> str:
+    """The name of one member in <linux/vfio.h>; for a class without a prefix, its own."""
+    cls = type(member)
+    name = f"{PREFIXES.get(cls, '')}{member.name}{SUFFIXES.get(cls, '')}"
+    return _C_NAMES.get(name.upper(), _IRREGULAR.get(name, name))

@@ -38,6 +38,27 @@ SIZEOF_SELF = -1
 """Default of an `argsz` field: replaced by the size of the struct that declares it, as C code writes sizeof(x)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One field of a struct.
+
+    Attributes:
+        name: in C.
+        offset: from the start of the struct.
+        size: in bytes.
+        nested: its class, if it is a struct.
+        signed: a signed integer; False for bytes too.
+        hints: what else its annotation says (hints.py).
+    """
+
+    name: str
+    offset: int
+    size: int
+    nested: "type[Payload] | None"
+    signed: bool
+    hints: tuple[object, ...]
+
+
 class Payload:
     """Base of all structs; immutable, compared by value.
 
@@ -46,6 +67,8 @@ class Payload:
         LAYOUT: the construct layout; its names are those of the fields.
         SIZE: sizeof() in bytes, without a flexible array.
         TAIL: the flexible array member's name, or "".
+        FOLLOWS: what that member can be: hints.Follow.
+        MEMBERS: the fields, for whatever prints or builds them.
         CODEC: the same layout for the struct module, nested structs spread out.
         LEAVES: the dotted names of its values, nested structs spread out.
         FIELDS: what sets each field of a new object and, for a nested struct, its class.
@@ -58,6 +81,8 @@ class Payload:
     LAYOUT: ClassVar[construct.Struct]
     SIZE: ClassVar[int]
     TAIL: ClassVar[str] = ""
+    FOLLOWS: ClassVar[tuple[Any, ...]] = ()
+    MEMBERS: ClassVar[tuple[Member, ...]]
     CODEC: ClassVar[struct.Struct]
     LEAVES: ClassVar[tuple[str, ...]]
     FIELDS: ClassVar[tuple[tuple[Callable[[object, object], None], "type[Payload] | None"], ...]]
@@ -87,12 +112,13 @@ P = TypeVar("P", bound=Payload)
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
-def payload(cname: str, tail: str = "") -> Callable[[type[P]], type[P]]:
+def payload(cname: str, tail: str = "", follows: tuple[Any, ...] = ()) -> Callable[[type[P]], type[P]]:
     """Turn an annotated class into a struct.
 
     Args:
         cname: the C struct's name.
         tail: the name of its flexible array member, if it has one.
+        follows: what that can be, each a hints.Follow.
     """
 
     def decorate(cls: type[P]) -> type[P]:
@@ -102,10 +128,12 @@ def payload(cname: str, tail: str = "") -> Callable[[type[P]], type[P]]:
         made = dataclass(frozen=True, slots=True, kw_only=True)(cls)
         made.CNAME = cname
         made.TAIL = tail
+        made.FOLLOWS = follows
+        made.MEMBERS = members
         made.LAYOUT = layout
         made.SIZE = size
         made.CODEC = struct.Struct("<" + "".join(_formats(layout)))
-        made.FIELDS = tuple((made.__dict__[name].__set__, nested) for name, nested in members)
+        made.FIELDS = tuple((made.__dict__[m.name].__set__, m.nested) for m in members)
         made.LEAVES = tuple(_leaves(members))
         made.VALUES = _getter(made.LEAVES)
         if made.CODEC.size != size:
@@ -126,13 +154,13 @@ def _gather(cls: type[P], leaves: Iterator[Any]) -> P:
     return made
 
 
-def _leaves(members: Iterable[tuple[str, type[Payload] | None]]) -> Iterator[str]:
+def _leaves(members: Iterable[Member]) -> Iterator[str]:
     """The dotted names of the values that CODEC packs, in order."""
-    for name, nested in members:
-        if nested:
-            yield from (f"{name}.{leaf}" for leaf in nested.LEAVES)
+    for member in members:
+        if member.nested:
+            yield from (f"{member.name}.{leaf}" for leaf in member.nested.LEAVES)
         else:
-            yield name
+            yield member.name
 
 
 def _getter(leaves: tuple[str, ...]) -> Callable[[object], tuple[Any, ...]]:
@@ -142,10 +170,10 @@ def _getter(leaves: tuple[str, ...]) -> Callable[[object], tuple[Any, ...]]:
     return staticmethod(lambda made: tuple(getattr(made, leaf) for leaf in leaves))
 
 
-def _lay_out(cls: type[P]) -> tuple[construct.Struct, tuple[tuple[str, type[Payload] | None], ...], int]:
+def _lay_out(cls: type[P]) -> tuple[construct.Struct, tuple[Member, ...], int]:
     """Place the fields as the C compiler does: each at a multiple of its own alignment, the end at the largest."""
     subcons: list[Any] = []
-    members: list[tuple[str, type[Payload] | None]] = []
+    members: list[Member] = []
     offset = 0
     largest = 1
     for name, hint in cls.__annotations__.items():
@@ -155,8 +183,11 @@ def _lay_out(cls: type[P]) -> tuple[construct.Struct, tuple[tuple[str, type[Payl
         if gap := -offset % alignment:
             subcons.append(construct.Padding(gap))
         subcons.append(name / subcon)
-        members.append((name, nested))
-        offset += gap + subcon.sizeof()
+        size = subcon.sizeof()
+        signed = isinstance(subcon, construct.FormatField) and subcon.fmtstr[-1:].islower()
+        hints = () if nested else hint.__metadata__[1:]
+        members.append(Member(name, offset + gap, size, nested, signed, hints))
+        offset += gap + size
         largest = max(largest, alignment)
     if gap := -offset % largest:
         subcons.append(construct.Padding(gap))

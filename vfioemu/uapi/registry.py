@@ -11,18 +11,24 @@ holds the recorded traces. What is not listed per row:
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import IntFlag
+from enum import IntEnum, IntFlag
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
 from vfioemu.uapi import constants as c
 from vfioemu.uapi import flags as f
 from vfioemu.uapi import structs as s
+from vfioemu.uapi.features import CLASSES as CLASSES
+from vfioemu.uapi.features import FEATURES as FEATURES
+from vfioemu.uapi.features import Feature as Feature
 from vfioemu.uapi.kinds import FdKind
 from vfioemu.uapi.payload import Payload
 
 Argument: TypeAlias = Literal["none", "value", "pointer"]
 """What the third argument of ioctl(2) is: ignored, a number, or the address of a payload."""
+
+Pointee: TypeAlias = Literal["struct", "fd", "string"]
+"""What lies at the address: the payload, the number of an fd, or characters up to a NUL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,10 @@ class Ioctl:
         handler: the method of the core's file class.
         flags: the bits of the payload's `flags` that mean something going in.
         later: what kernels after Linux 6.12 may fail with in addition.
+        pointee: see `Pointee`.
+        values: names for an argument that is a number.
+        returns_fd: what it returns is a new fd.
+        classes: what a trace can select it by.
     """
 
     name: str
@@ -52,27 +62,10 @@ class Ioctl:
     handler: str
     flags: type[IntFlag] | None = None
     later: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Feature:
-    """A feature of VFIO_DEVICE_FEATURE.
-
-    Attributes:
-        name: as in <linux/vfio.h>, without VFIO_DEVICE_FEATURE_.
-        number: the low 16 bits of `flags`.
-        payload: what follows the header; None for nothing.
-        ops: VFIO_DEVICE_FEATURE_GET, _SET or both.
-        errnos: what it may fail with once a device has it; without it, ENOTTY.
-        served: whether any device model here has it.
-    """
-
-    name: str
-    number: int
-    payload: type[Payload] | None
-    ops: int
-    errnos: frozenset[str]
-    served: bool
+    pointee: Pointee = "struct"
+    values: type[IntEnum] | None = None
+    returns_fd: bool = False
+    classes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,51 +85,6 @@ class Unserved:
     why: str
 
 
-def _feature(
-    number: int, name: str, payload: type[Payload] | None, ops: int, errnos: str, served: bool
-) -> Feature:
-    common = "EFAULT EINVAL ENOTTY"  # the checks of vfio_ioctl_device_feature() and vfio_check_feature()
-    return Feature(name, number, payload, ops, frozenset(f"{common} {errnos}".split()), served)
-
-
-_GET: Final = c.VFIO_DEVICE_FEATURE_GET
-_SET: Final = c.VFIO_DEVICE_FEATURE_SET
-_DRIVER: Final = "EIO EBUSY ENOMEM ETIMEDOUT EAGAIN"
-"""What a migration driver's own failures look like: hardware that does not answer, resources it does not get."""
-
-FEATURES: Final[Mapping[int, Feature]] = MappingProxyType(
-    {
-        feature.number: feature
-        for feature in (
-            _feature(0, "PCI_VF_TOKEN", s.DeviceFeaturePciVfToken, _SET, "", False),
-            _feature(1, "MIGRATION", s.DeviceFeatureMigration, _GET, "", True),
-            _feature(2, "MIG_DEVICE_STATE", s.DeviceFeatureMigState, _GET | _SET, f"EMFILE {_DRIVER}", True),
-            _feature(3, "LOW_POWER_ENTRY", None, _SET, "EPERM", False),
-            _feature(
-                4, "LOW_POWER_ENTRY_WITH_WAKEUP", s.DeviceLowPowerEntryWithWakeup, _SET, "EPERM EBADF", False
-            ),
-            _feature(5, "LOW_POWER_EXIT", None, _SET, "", False),
-            _feature(
-                6,
-                "DMA_LOGGING_START",
-                s.DeviceFeatureDmaLoggingControl,
-                _SET,
-                "E2BIG EOVERFLOW EEXIST EIO ENOMEM",
-                True,
-            ),
-            _feature(7, "DMA_LOGGING_STOP", None, _SET, "EIO", True),
-            _feature(
-                8, "DMA_LOGGING_REPORT", s.DeviceFeatureDmaLoggingReport, _GET, "EOVERFLOW EIO ENOMEM", True
-            ),
-            _feature(9, "MIG_DATA_SIZE", s.DeviceFeatureMigDataSize, _GET, _DRIVER, True),
-            _feature(10, "BUS_MASTER", s.DeviceFeatureBusMaster, _SET, "", False),
-            _feature(11, "DMA_BUF", s.DeviceFeatureDmaBuf, _GET, "", False),
-            _feature(12, "MIG_PRECOPY_INFOv2", None, _SET, "", True),
-        )
-    }
-)
-
-
 def _ioctl(
     kind: FdKind,
     name: str,
@@ -147,6 +95,10 @@ def _ioctl(
     minsz: int | None = None,
     flags: type[IntFlag] | None = None,
     later: str = "",
+    pointee: Pointee = "struct",
+    values: type[IntEnum] | None = None,
+    returns_fd: bool = False,
+    classes: str = "",
 ) -> Ioctl:
     if minsz is None:
         minsz = payload.SIZE if payload else 0
@@ -161,6 +113,10 @@ def _ioctl(
         handler,
         flags,
         frozenset(later.split()),
+        pointee,
+        values,
+        returns_fd,
+        frozenset(classes.split()),
     )
 
 
@@ -172,9 +128,19 @@ _ATTACH: Final = "EINVAL EPERM EBUSY ENOMEM"
 """vfio_iommu_type1_attach_group() with no mapping to replay."""
 
 IOCTLS: Final[tuple[Ioctl, ...]] = (
-    _ioctl(_CONTAINER, "VFIO_GET_API_VERSION", "get_api_version", "none"),
-    _ioctl(_CONTAINER, "VFIO_CHECK_EXTENSION", "check_extension", "value"),
-    _ioctl(_CONTAINER, "VFIO_SET_IOMMU", "set_iommu", "value", f"ENODEV {_ATTACH}"),
+    _ioctl(_CONTAINER, "VFIO_GET_API_VERSION", "get_api_version", "none", classes="info"),
+    _ioctl(
+        _CONTAINER, "VFIO_CHECK_EXTENSION", "check_extension", "value", values=f.Extension, classes="info"
+    ),
+    _ioctl(
+        _CONTAINER,
+        "VFIO_SET_IOMMU",
+        "set_iommu",
+        "value",
+        f"ENODEV {_ATTACH}",
+        values=f.Extension,
+        classes="group",
+    ),
     _ioctl(
         _CONTAINER,
         "VFIO_IOMMU_GET_INFO",
@@ -183,6 +149,7 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
         "EFAULT EINVAL ENOMEM",
         s.IommuType1Info,
         minsz=16,
+        classes="info",
     ),
     _ioctl(
         _CONTAINER,
@@ -193,6 +160,7 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
         s.IommuType1DmaMap,
         flags=f.DmaMapFlag,
         later="EOVERFLOW",
+        classes="dma",
     ),
     _ioctl(
         _CONTAINER,
@@ -203,6 +171,7 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
         s.IommuType1DmaUnmap,
         flags=f.DmaUnmapFlag,
         later="EOVERFLOW",
+        classes="dma",
     ),
     _ioctl(
         _CONTAINER,
@@ -213,8 +182,17 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
         s.IommuType1DirtyBitmap,
         flags=f.DirtyPagesFlag,
         later="EOVERFLOW",
+        classes="dirty",
     ),
-    _ioctl(_GROUP, "VFIO_GROUP_GET_STATUS", "get_status", "pointer", "EFAULT EINVAL ENODEV", s.GroupStatus),
+    _ioctl(
+        _GROUP,
+        "VFIO_GROUP_GET_STATUS",
+        "get_status",
+        "pointer",
+        "EFAULT EINVAL ENODEV",
+        s.GroupStatus,
+        classes="group info",
+    ),
     _ioctl(
         _GROUP,
         "VFIO_GROUP_SET_CONTAINER",
@@ -222,8 +200,10 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
         "pointer",
         f"EFAULT EBADF EBADFD ENODEV {_ATTACH}",
         minsz=4,
+        pointee="fd",
+        classes="group",
     ),
-    _ioctl(_GROUP, "VFIO_GROUP_UNSET_CONTAINER", "unset_container", "none", "EINVAL EBUSY"),
+    _ioctl(_GROUP, "VFIO_GROUP_UNSET_CONTAINER", "unset_container", "none", "EINVAL EBUSY", classes="group"),
     _ioctl(
         _GROUP,
         "VFIO_GROUP_GET_DEVICE_FD",
@@ -231,9 +211,19 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
         "pointer",
         "EFAULT EINVAL ENODEV EACCES EPERM EMFILE EBUSY ENOMEM EIO",
         minsz=1,
+        pointee="string",
+        returns_fd=True,
+        classes="group",
     ),
     _ioctl(
-        _DEVICE, "VFIO_DEVICE_GET_INFO", "get_info", "pointer", "EFAULT EINVAL ENOMEM", s.DeviceInfo, minsz=16
+        _DEVICE,
+        "VFIO_DEVICE_GET_INFO",
+        "get_info",
+        "pointer",
+        "EFAULT EINVAL ENOMEM",
+        s.DeviceInfo,
+        minsz=16,
+        classes="info",
     ),
     _ioctl(
         _DEVICE,
@@ -242,8 +232,17 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
         "pointer",
         "EFAULT EINVAL ENOMEM",
         s.RegionInfo,
+        classes="info region",
     ),
-    _ioctl(_DEVICE, "VFIO_DEVICE_GET_IRQ_INFO", "get_irq_info", "pointer", "EFAULT EINVAL", s.IrqInfo),
+    _ioctl(
+        _DEVICE,
+        "VFIO_DEVICE_GET_IRQ_INFO",
+        "get_irq_info",
+        "pointer",
+        "EFAULT EINVAL",
+        s.IrqInfo,
+        classes="info irq",
+    ),
     _ioctl(
         _DEVICE,
         "VFIO_DEVICE_SET_IRQS",
@@ -252,8 +251,9 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
         "EFAULT EINVAL ENOTTY EBADF ENOMEM ENODEV ENOSPC ERANGE EBUSY",
         s.IrqSet,
         flags=f.IrqSetFlag,
+        classes="irq",
     ),
-    _ioctl(_DEVICE, "VFIO_DEVICE_RESET", "reset", "none", "EINVAL EAGAIN EIO"),
+    _ioctl(_DEVICE, "VFIO_DEVICE_RESET", "reset", "none", "EINVAL EAGAIN EIO", classes="reset"),
     _ioctl(
         _DEVICE,
         "VFIO_DEVICE_GET_PCI_HOT_RESET_INFO",
@@ -261,6 +261,7 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
         "pointer",
         "EFAULT EINVAL ENODEV ENOSPC ENOTTY ENOMEM EPERM EAGAIN",
         s.PciHotResetInfo,
+        classes="info reset",
     ),
     _ioctl(
         _DEVICE,
@@ -269,6 +270,7 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
         "pointer",
         "EFAULT EINVAL EBADF ENODEV ENOTTY ENOMEM EBUSY EAGAIN",
         s.PciHotReset,
+        classes="reset",
     ),
     _ioctl(
         _DEVICE,
@@ -279,6 +281,7 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
         s.DeviceFeature,
         flags=f.FeatureFlag,
         later="ENODEV",
+        classes="feature",
     ),
     _ioctl(
         _DATA,
@@ -287,6 +290,7 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
         "pointer",
         "EFAULT EINVAL ENODEV ENOTTY",
         s.PrecopyInfo,
+        classes="migration",
     ),
 )
 """What is served."""

@@ -1,20 +1,13 @@
 # SPDX-License-Identifier: MIT
 """Arguments of the device fd's ioctls: info, regions, interrupts, PCI hot reset, graphics, ioeventfd, cdev."""
 
-from vfioemu.uapi.payload import S32, SIZEOF_SELF, U8, U16, U32, U64, Payload, payload
+from typing import Annotated
+
+from vfioemu.uapi import constants as c
+from vfioemu.uapi import flags as f
+from vfioemu.uapi.hints import Chain, Fd, Follow, Hex32, Hex64, Hint, Out32, OutHex64
+from vfioemu.uapi.payload import SIZEOF_SELF, U8, U16, U32, U64, Payload, payload
 from vfioemu.uapi.structs.common import InfoCapHeader
-
-
-@payload("vfio_device_info")
-class DeviceInfo(Payload):
-    """VFIO_DEVICE_GET_INFO; its minsz is 16, up to cap_offset."""
-
-    argsz: U32 = SIZEOF_SELF
-    flags: U32 = 0
-    num_regions: U32 = 0
-    num_irqs: U32 = 0
-    cap_offset: U32 = 0
-    pad: U32 = 0
 
 
 @payload("vfio_device_info_cap_pci_atomic_comp")
@@ -22,31 +15,36 @@ class DeviceInfoCapPciAtomicComp(Payload):
     """Device capability 5: the AtomicOps that the path to memory completes."""
 
     header: InfoCapHeader = InfoCapHeader()
-    flags: U32 = 0
+    flags: Annotated[U32, f.AtomicFlag] = 0
     reserved: U32 = 0
 
 
-@payload("vfio_region_info")
-class RegionInfo(Payload):
-    """VFIO_DEVICE_GET_REGION_INFO; `offset` is where the region lies in the device fd."""
+_DEVICE_CAPS = {c.VFIO_DEVICE_INFO_CAP_PCI_ATOMIC_COMP: DeviceInfoCapPciAtomicComp}
+
+
+@payload("vfio_device_info")
+class DeviceInfo(Payload):
+    """VFIO_DEVICE_GET_INFO; its minsz is 16, up to cap_offset."""
 
     argsz: U32 = SIZEOF_SELF
-    flags: U32 = 0
-    index: U32 = 0
-    cap_offset: U32 = 0
-    size: U64 = 0
-    offset: U64 = 0
+    flags: Annotated[U32, f.DeviceFlag, Hint.OUT] = 0
+    num_regions: Out32 = 0
+    num_irqs: Out32 = 0
+    cap_offset: Annotated[U32, Hint.OUT, Chain(f.DeviceCap, _DEVICE_CAPS)] = 0
+    pad: Out32 = 0
 
 
 @payload("vfio_region_sparse_mmap_area")
 class RegionSparseMmapArea(Payload):
     """One part of a region that may be mapped, relative to the region."""
 
-    offset: U64 = 0
-    size: U64 = 0
+    offset: Hex64 = 0
+    size: Hex64 = 0
 
 
-@payload("vfio_region_info_cap_sparse_mmap", tail="areas")
+@payload(
+    "vfio_region_info_cap_sparse_mmap", tail="areas", follows=(Follow(RegionSparseMmapArea, "nr_areas"),)
+)
 class RegionInfoCapSparseMmap(Payload):
     """Region capability 1, followed by `nr_areas` times RegionSparseMmapArea."""
 
@@ -60,8 +58,26 @@ class RegionInfoCapType(Payload):
     """Region capability 2: what a device specific region is."""
 
     header: InfoCapHeader = InfoCapHeader()
-    type: U32 = 0
+    type: Annotated[U32, f.RegionType] = 0
     subtype: U32 = 0
+
+
+_REGION_CAPS: dict[int, type[Payload]] = {
+    c.VFIO_REGION_INFO_CAP_SPARSE_MMAP: RegionInfoCapSparseMmap,
+    c.VFIO_REGION_INFO_CAP_TYPE: RegionInfoCapType,
+}
+
+
+@payload("vfio_region_info")
+class RegionInfo(Payload):
+    """VFIO_DEVICE_GET_REGION_INFO; `offset` is where the region lies in the device fd."""
+
+    argsz: U32 = SIZEOF_SELF
+    flags: Annotated[U32, f.RegionInfoFlag, Hint.OUT] = 0
+    index: Annotated[U32, f.PciRegion] = 0
+    cap_offset: Annotated[U32, Hint.OUT, Chain(f.RegionCap, _REGION_CAPS)] = 0
+    size: OutHex64 = 0
+    offset: OutHex64 = 0
 
 
 @payload("vfio_region_gfx_edid")
@@ -80,7 +96,7 @@ class RegionGfxEdid(Payload):
 class DeviceMigrationInfo(Payload):
     """The head of a migration region (v1, deprecated); each field is accessed with its own width."""
 
-    device_state: U32 = 0
+    device_state: Annotated[U32, f.DeviceStateV1] = 0
     reserved: U32 = 0
     pending_bytes: U64 = 0
     data_offset: U64 = 0
@@ -92,18 +108,25 @@ class IrqInfo(Payload):
     """VFIO_DEVICE_GET_IRQ_INFO."""
 
     argsz: U32 = SIZEOF_SELF
-    flags: U32 = 0
-    index: U32 = 0
-    count: U32 = 0
+    flags: Annotated[U32, f.IrqInfoFlag, Hint.OUT] = 0
+    index: Annotated[U32, f.PciIrq] = 0
+    count: Out32 = 0
 
 
-@payload("vfio_irq_set", tail="data")
+@payload(
+    "vfio_irq_set",
+    tail="data",
+    follows=(
+        Follow(U8, "count", c.VFIO_IRQ_SET_DATA_BOOL),
+        Follow(Fd, "count", c.VFIO_IRQ_SET_DATA_EVENTFD),
+    ),
+)
 class IrqSet(Payload):
     """VFIO_DEVICE_SET_IRQS, followed by `count` bytes (BOOL) or 32-bit fds (EVENTFD)."""
 
     argsz: U32 = SIZEOF_SELF
-    flags: U32 = 0
-    index: U32 = 0
+    flags: Annotated[U32, f.IrqSetFlag] = 0
+    index: Annotated[U32, f.PciIrq] = 0
     start: U32 = 0
     count: U32 = 0
 
@@ -114,8 +137,8 @@ class PciDependentDevice(Payload):
 
     group_id: U32 = 0
     segment: U16 = 0
-    bus: U8 = 0
-    devfn: U8 = 0
+    bus: Annotated[U8, Hint.HEX] = 0
+    devfn: Annotated[U8, Hint.HEX] = 0
 
     @property
     def devid(self) -> int:
@@ -123,16 +146,16 @@ class PciDependentDevice(Payload):
         return self.group_id
 
 
-@payload("vfio_pci_hot_reset_info", tail="devices")
+@payload("vfio_pci_hot_reset_info", tail="devices", follows=(Follow(PciDependentDevice, "count", out=True),))
 class PciHotResetInfo(Payload):
     """VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, followed by `count` times PciDependentDevice."""
 
     argsz: U32 = SIZEOF_SELF
-    flags: U32 = 0
-    count: U32 = 0
+    flags: Annotated[U32, f.HotResetFlag, Hint.OUT] = 0
+    count: Out32 = 0
 
 
-@payload("vfio_pci_hot_reset", tail="group_fds")
+@payload("vfio_pci_hot_reset", tail="group_fds", follows=(Follow(Fd, "count"),))
 class PciHotReset(Payload):
     """VFIO_DEVICE_PCI_HOT_RESET, followed by `count` 32-bit group fds."""
 
@@ -148,8 +171,8 @@ class DeviceGfxPlaneInfo(Payload):
     argsz: U32 = SIZEOF_SELF
     flags: U32 = 0
     drm_plane_type: U32 = 0
-    drm_format: U32 = 0
-    drm_format_mod: U64 = 0
+    drm_format: Hex32 = 0
+    drm_format_mod: Hex64 = 0
     width: U32 = 0
     height: U32 = 0
     stride: U32 = 0
@@ -172,10 +195,10 @@ class DeviceIoeventfd(Payload):
     """VFIO_DEVICE_IOEVENTFD."""
 
     argsz: U32 = SIZEOF_SELF
-    flags: U32 = 0
-    offset: U64 = 0
-    data: U64 = 0
-    fd: S32 = 0
+    flags: Annotated[U32, f.IoeventfdFlag] = 0
+    offset: Hex64 = 0
+    data: Hex64 = 0
+    fd: Fd = 0
     reserved: U32 = 0
 
 
@@ -185,8 +208,8 @@ class DeviceBindIommufd(Payload):
 
     argsz: U32 = SIZEOF_SELF
     flags: U32 = 0
-    iommufd: S32 = 0
-    out_devid: U32 = 0
+    iommufd: Fd = 0
+    out_devid: Out32 = 0
 
 
 @payload("vfio_device_attach_iommufd_pt")
