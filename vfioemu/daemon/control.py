@@ -17,6 +17,8 @@ from vfioemu.core.errors import IoctlError
 from vfioemu.core.machine import Machine
 from vfioemu.daemon import messages as d
 from vfioemu.daemon import statistics
+from vfioemu.daemon.sysfs import sysfsdev
+from vfioemu.daemon.tree import Tree
 from vfioemu.daemon.workers import Workers
 from vfioemu.io.connection import UCRED
 from vfioemu.io.server import Server
@@ -52,13 +54,17 @@ class ControlServer:
         machine: what commands are about.
         server: whose clients are counted.
         workers: are told of devices that come and go.
+        tree: shows them.
         nursery: for connections.
     """
 
-    def __init__(self, machine: Machine, server: Server, workers: Workers, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, machine: Machine, server: Server, workers: Workers, tree: Tree, nursery: trio.Nursery
+    ) -> None:
         self._machine = machine
         self._server = server
         self._workers = workers
+        self._tree = tree
         self._nursery = nursery
         self._connections = 0
         self._mdevs: dict[str, str] = {}
@@ -154,8 +160,10 @@ class ControlServer:
 
     def _list(self, _: d.NoArguments) -> d.Listing:
         machine = self._machine
+        self._tree.refresh()
         return d.Listing(
             profile=machine.spec.profile,
+            root=str(self._tree.root),
             groups=[
                 d.GroupEntry(
                     number=number,
@@ -178,6 +186,7 @@ class ControlServer:
                 group=device.group.number,
                 open=device.open_count,
                 pins=device.npinned,
+                sysfsdev=sysfsdev(device.name),
                 mdev=symbol in self._mdevs,
             )
             for symbol, device in sorted(self._machine.devices.items())
@@ -199,6 +208,7 @@ class ControlServer:
             ) from None
         except ValueError as error:
             raise Refused("BadArguments", str(error)) from None
+        self._tree.show_parameters()
         return dict(self._machine.parameters)
 
     def _mdev_types(self, _: d.NoArguments) -> list[d.MdevType]:
@@ -238,11 +248,13 @@ class ControlServer:
             raise Refused("BadArguments", str(error)) from None
         self._mdevs[name] = arguments.type
         self._workers.add(device)
+        self._tree.add(device)
         return next(entry for entry in self._devices() if entry.symbol == name)
 
     def _mdev_stop(self, arguments: d.MdevStop) -> dict[str, str]:
         name = arguments.uuid.lower()
-        if name not in self._mdevs:
+        device = self._machine.devices.get(name)
+        if name not in self._mdevs or device is None:
             raise Refused("DeviceNotFound", f"no mediated device {arguments.uuid!r} was started")
         try:
             self._machine.remove_device(name)
@@ -251,4 +263,5 @@ class ControlServer:
             raise Refused(kind, error.why) from None
         del self._mdevs[name]
         self._workers.remove(name)
+        self._tree.remove(device)
         return {"uuid": name}

@@ -67,6 +67,7 @@ class DeviceEntry(msgspec.Struct, frozen=True):
     open: int
     pins: int
     mdev: bool
+    sysfsdev: str
 
 
 class GroupEntry(msgspec.Struct, frozen=True):
@@ -116,6 +117,7 @@ class Listing(msgspec.Struct, frozen=True):
     """`list`."""
 
     profile: str
+    root: str
     groups: list[GroupEntry]
     devices: list[DeviceEntry]
     parameters: dict[str, int]

@@ -18,8 +18,10 @@ import trio
 from vfioemu.core.machine import Machine, MachineSpec
 from vfioemu.daemon import runtime_dir as rd
 from vfioemu.daemon.control import ControlServer
+from vfioemu.daemon.tree import Tree
 from vfioemu.daemon.workers import Workers
 from vfioemu.devices.registry import load_models
+from vfioemu.io.effects import Runner
 from vfioemu.io.limits import Access, Limits
 from vfioemu.io.server import Server
 from vfioemu.wire.messages import MemoryMode
@@ -54,11 +56,13 @@ class Daemon:
         machine: what it emulates.
         socket_path: where clients connect.
         control_path: where it is commanded.
+        root: the tree that programs see as /dev/vfio and in /sys.
         server: who is connected.
     """
 
     machine: Machine
     server: Server
+    root: Path
     socket_path: Path
     control_path: Path
 
@@ -116,13 +120,19 @@ async def running(
         async with trio.open_nursery() as clients, trio.open_nursery() as services:
             server = Server(machine, access, clients, limits)
             try:
+                runner = Runner(server.counters)
+                tree = stack.enter_context(Tree(machine, directory, runner, shared=bool(uids)))
                 workers = Workers(machine, server, services)
-                control = ControlServer(machine, server, workers, services)
+                control = ControlServer(machine, server, workers, tree, services)
                 services.start_soon(server.listen, listener)
                 services.start_soon(server.watch_hangups)
                 services.start_soon(control.listen, controller)
                 yield Daemon(
-                    machine=machine, server=server, socket_path=socket_path, control_path=control_path
+                    machine=machine,
+                    server=server,
+                    root=tree.root,
+                    socket_path=socket_path,
+                    control_path=control_path,
                 )
             except BaseException as error:  # noqa: BLE001 - raised below, out of the nurseries
                 escaped = error
