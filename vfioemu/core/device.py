@@ -15,19 +15,16 @@ import errno
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from vfioemu.core import dispatch, irqs, regions
-from vfioemu.core.caller import Caller
-from vfioemu.core.effects import Buffer, Steps, locked, read_user, write_user
+from vfioemu.core import irqs, regions
+from vfioemu.core.device_file import DeviceFile
+from vfioemu.core.effects import Buffer, Steps, locked
 from vfioemu.core.errors import IoctlError
-from vfioemu.core.feature import feature
-from vfioemu.core.file import File
 from vfioemu.core.held_pins import HeldPins
 from vfioemu.core.locks import Lock
 from vfioemu.core.migration import Migration
+from vfioemu.core.migration_v1 import MigrationProtocol, RegionsWithMigration
 from vfioemu.core.model import DeviceModel, finish
 from vfioemu.core.profile import LINUX_6_12, Profile
-from vfioemu.uapi.kinds import FdKind
-from vfioemu.uapi.structs import DeviceInfo
 
 if TYPE_CHECKING:
     from vfioemu.core.group import Group
@@ -40,7 +37,6 @@ T = TypeVar("T")
 
 PIN_PAGES_MAX: Final = 512
 """VFIO_PIN_PAGES_MAX_ENTRIES: as many page pointers as one page holds."""
-_INFO_MINSZ: Final = 16
 _U64: Final = (1 << 64) - 1
 
 
@@ -51,9 +47,22 @@ class Device:
         spec: its symbol and name.
         model: what it is.
         group: its group.
+        protocol: how it migrates: "v2" (the default, if the model migrates), "v1" or "none".
+
+    Raises:
+        ValueError: a protocol is asked for, and the model does not migrate.
+
+    Attributes:
+        regions: what regions it has; the model itself, or a layer that adds the migration region of v1.
     """
 
-    def __init__(self, spec: "DeviceSpec", model: DeviceModel, group: "Group") -> None:
+    def __init__(
+        self,
+        spec: "DeviceSpec",
+        model: DeviceModel,
+        group: "Group",
+        protocol: MigrationProtocol | None = None,
+    ) -> None:
         self.spec = spec
         self.model = model
         self.group = group
@@ -65,6 +74,11 @@ class Device:
         self._open_lock = Lock(f"opening of device {spec.symbol}")
         self._activity = Lock(f"activity of device {spec.symbol}")
         self.migration = Migration(model, spec.symbol, self._activity)
+        if protocol in ("v1", "v2") and not model.migration_flags:
+            raise ValueError(f"device {spec.symbol}: migration {protocol!r} of a model that does not migrate")
+        self._protocol: MigrationProtocol = protocol or "v2"
+        self._region = RegionsWithMigration(model, self.migration, self.lock) if protocol == "v1" else None
+        self.regions: regions.RegionSource = model if self._region is None else self._region
         model.host = self
 
     @property
@@ -84,6 +98,11 @@ class Device:
         return LINUX_6_12 if iommu is None else iommu.profile
 
     @property
+    def migration_flags(self) -> int:
+        """VFIO_MIGRATION_* as VFIO_DEVICE_FEATURE tells them: 0 unless it migrates by v2."""
+        return self.model.migration_flags if self._protocol == "v2" else 0
+
+    @property
     def npinned(self) -> int:
         """How many pins (counting repeats) it holds."""
         return self.pins.count
@@ -99,7 +118,7 @@ class Device:
 
     # --- life ---
 
-    def open(self) -> Steps["DeviceFile"]:
+    def open(self) -> Steps[DeviceFile]:
         """vfio_device_open_file(): a new file on the device.
 
         Raises:
@@ -154,6 +173,8 @@ class Device:
                 yield from self._close_model()
                 self.irqs.drop()
                 yield from self.migration.reset()
+                if self._region is not None:
+                    self._region.close()
             finally:
                 self._activity.release()
         finally:
@@ -180,6 +201,8 @@ class Device:
             yield from locked(self._activity)
             try:
                 yield from self.migration.reset()
+                if self._region is not None:
+                    self._region.reset()
                 yield from finish(self.model.reset())
             finally:
                 self._activity.release()
@@ -284,96 +307,3 @@ class Device:
         if iommu is None:
             raise IoctlError(errno.ENOTTY, "the container has no IOMMU backend")
         return iommu
-
-
-class DeviceFile(File):
-    """A device fd ("[vfio-device]")."""
-
-    kind = FdKind.DEVICE
-
-    def __init__(self, device: Device) -> None:
-        self.device = device
-        self._position = 0
-
-    def ioctl(self, caller: Caller, cmd: int, arg: int) -> Steps[int]:
-        """Dispatch; ENOTTY for what neither vfio core nor the driver knows."""
-        return dispatch.ioctl(self, caller, cmd, arg)
-
-    def get_info(self, caller: Caller, arg: int) -> Steps[int]:
-        """VFIO_DEVICE_GET_INFO: EFAULT, EINVAL. The driver says how much of the struct it writes."""
-        del caller
-        argsz = int.from_bytes((yield from read_user(arg, _INFO_MINSZ))[:4], "little")
-        if argsz < _INFO_MINSZ:
-            raise IoctlError(errno.EINVAL, f"argsz {argsz} < {_INFO_MINSZ}")
-        model = self.device.model
-        info = DeviceInfo(
-            argsz=argsz,
-            flags=model.info_flags,
-            num_regions=len(model.regions()),
-            num_irqs=len(model.irqs()),
-        )
-        yield from write_user(arg, info.build()[: min(argsz, model.info_size)])
-        return 0
-
-    def get_region_info(self, caller: Caller, arg: int) -> Steps[int]:
-        """VFIO_DEVICE_GET_REGION_INFO: EFAULT, EINVAL."""
-        del caller
-        return regions.get_region_info(self.device.model, arg)
-
-    def get_irq_info(self, caller: Caller, arg: int) -> Steps[int]:
-        """VFIO_DEVICE_GET_IRQ_INFO: EFAULT, EINVAL."""
-        del caller
-        return irqs.get_irq_info(self.device.model, arg)
-
-    def set_irqs(self, caller: Caller, arg: int) -> Steps[int]:
-        """VFIO_DEVICE_SET_IRQS: EFAULT, EINVAL, EBADF, ENOTTY, the model's."""
-        del caller
-        request = yield from irqs.read_request(self.device.model, arg)
-        yield from locked(self.device.lock)
-        try:
-            yield from finish(self.device.model.set_irqs(request))
-        finally:
-            self.device.lock.release()
-        return 0
-
-    def reset(self, caller: Caller, arg: int) -> Steps[int]:
-        """VFIO_DEVICE_RESET, which takes no argument: EINVAL."""
-        del caller, arg
-        return self.device.reset()
-
-    def feature(self, caller: Caller, arg: int) -> Steps[int]:
-        """VFIO_DEVICE_FEATURE: EFAULT, EINVAL, ENOTTY, the feature's."""
-        return feature(self.device, caller, arg)
-
-    def read(self, caller: Caller, addr: int, size: int) -> Steps[int]:
-        """read(2) at the file's own position, which moves only if the driver moves it."""
-        done = yield from self.pread(caller, addr, size, self._position)
-        if self.device.model.moves_position:
-            self._position += done
-        return done
-
-    def write(self, caller: Caller, addr: int, size: int) -> Steps[int]:
-        """write(2) at the file's own position, which moves only if the driver moves it."""
-        done = yield from self.pwrite(caller, addr, size, self._position)
-        if self.device.model.moves_position:
-            self._position += done
-        return done
-
-    def pread(self, caller: Caller, addr: int, size: int, offset: int) -> Steps[int]:
-        """Read a region: EFAULT, EINVAL, the model's."""
-        del caller
-        return regions.read(self.device.model, addr, size, offset)
-
-    def pwrite(self, caller: Caller, addr: int, size: int, offset: int) -> Steps[int]:
-        """Write a region: EFAULT, EINVAL, the model's."""
-        del caller
-        return regions.write(self.device.model, addr, size, offset)
-
-    def mmap(self, caller: Caller, offset: int, size: int, prot: int, shared: bool) -> Steps[int]:
-        """Map a region: EINVAL."""
-        del caller
-        return regions.mmap(self.device.model, offset, size, prot, shared)
-
-    def release(self) -> Steps[None]:
-        """vfio_device_fops_release()."""
-        return self.device.close()

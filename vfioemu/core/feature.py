@@ -77,16 +77,16 @@ def _offers(device: "Device", number: int) -> bool:
     if number in _LOGGING:
         return device.model.has_dma_logging
     if number == c.VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2 and device.profile.mig_precopy_info_v2:
-        if not device.model.migration_flags & c.VFIO_MIGRATION_PRE_COPY:
+        if not device.migration_flags & c.VFIO_MIGRATION_PRE_COPY:
             raise IoctlError(errno.EINVAL, "a device without pre-copy has no MIG_PRECOPY_INFOv2")
         return True
-    return device.model.migration_flags != 0 and number != c.VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2
+    return device.migration_flags != 0 and number != c.VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2
 
 
 def _migration(device: "Device", caller: Caller, asked: int, arg: int) -> Steps[None]:
     """vfio_ioctl_device_feature_migration()."""
     del caller, asked
-    yield from write_user(arg, DeviceFeatureMigration(flags=device.model.migration_flags).build())
+    yield from write_user(arg, DeviceFeatureMigration(flags=device.migration_flags).build())
 
 
 def _mig_device_state(device: "Device", caller: Caller, asked: int, arg: int) -> Steps[None]:

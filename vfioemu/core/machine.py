@@ -13,6 +13,7 @@ from vfioemu.core.errors import IoctlError
 from vfioemu.core.file import File
 from vfioemu.core.group import Group
 from vfioemu.core.limits import Accounting
+from vfioemu.core.migration_v1 import take_option
 from vfioemu.core.model import Factory
 from vfioemu.core.profile import PROFILES
 from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
@@ -86,13 +87,15 @@ class Machine:
             raise ValueError(
                 f"device {spec.symbol}: model {spec.model!r} is none of {', '.join(sorted(self.models))}"
             )
-        model = factory(spec.options)
+        options = dict(spec.options)
+        protocol = take_option(options)
+        model = factory(options)
         group = self.groups.get(spec.group)
         if group is None:
             described = {group.number: group for group in self.spec.groups}
             group = Group(described.get(spec.group, GroupSpec(number=spec.group)))
             self.groups[spec.group] = group
-        device = Device(spec, model, group)
+        device = Device(spec, model, group, protocol)
         group.devices.insert(0, device)
         self.devices[spec.symbol] = device
         return device

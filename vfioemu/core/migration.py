@@ -339,6 +339,19 @@ class Migration:
             self._end(session)
         self.state = RUNNING
 
+    def lose(self) -> Steps[None]:
+        """ERROR: what the device has done cannot be taken back. Its user holds the device's lock."""
+        session = self.session
+        yield from locked(self._activity)
+        try:
+            if session is not None:
+                yield from locked(session.lock)
+                session.lock.release()
+            self._end(session)
+            self.state = ERROR
+        finally:
+            self._activity.release()
+
     def _end(self, session: Session | None) -> None:
         if session is not None:
             session.ended = True

@@ -6,7 +6,8 @@ that an access lies inside the region is checked here, once.
 """
 
 import errno
-from typing import TYPE_CHECKING, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, Protocol
 
 from vfioemu.core.capchain import CapChain
 from vfioemu.core.effects import Steps, WriteUser, read_user, write_user
@@ -16,7 +17,7 @@ from vfioemu.uapi import constants as c
 from vfioemu.uapi.structs import RegionInfo
 
 if TYPE_CHECKING:
-    from vfioemu.core.model import DeviceModel, Region
+    from vfioemu.core.model import MaybeSteps, Region
 
 OFFSET_SHIFT: Final = 40
 _OFFSET_MASK: Final = (1 << OFFSET_SHIFT) - 1
@@ -24,12 +25,35 @@ _PIECE: Final = 1 << 20
 """How much of one access a model is asked for at a time."""
 
 
+class RegionSource(Protocol):
+    """What has regions: a DeviceModel, whose methods these are, or a layer that adds to them."""
+
+    @property
+    def keeps_cap_offset(self) -> bool:
+        """See DeviceModel."""
+
+    def regions(self) -> "Sequence[Region | None]":
+        """See DeviceModel."""
+
+    def accept_write(self, index: int, offset: int, size: int) -> int:
+        """See DeviceModel."""
+
+    def read_region(self, index: int, offset: int, size: int) -> "MaybeSteps[bytes]":
+        """See DeviceModel."""
+
+    def write_region(self, index: int, offset: int, data: bytes) -> "MaybeSteps[None]":
+        """See DeviceModel."""
+
+    def map_region(self, index: int, offset: int, size: int, prot: int) -> "MaybeSteps[int] | None":
+        """See DeviceModel."""
+
+
 def region_offset(index: int) -> int:
     """Where region `index` begins in a device fd."""
     return index << OFFSET_SHIFT
 
 
-def get_region_info(model: "DeviceModel", arg: int) -> Steps[int]:
+def get_region_info(model: "RegionSource", arg: int) -> Steps[int]:
     """VFIO_DEVICE_GET_REGION_INFO: EFAULT, EINVAL.
 
     A chain of capabilities that does not fit argsz is not written; argsz then says how much it takes.
@@ -64,7 +88,7 @@ def get_region_info(model: "DeviceModel", arg: int) -> Steps[int]:
     return 0
 
 
-def read(model: "DeviceModel", addr: int, size: int, position: int) -> Steps[int]:
+def read(model: "RegionSource", addr: int, size: int, position: int) -> Steps[int]:
     """Read a device fd at `position`: EFAULT, EINVAL, what the model says."""
     refuse_bad_range(addr, size)
     index, offset, left = _access(model, position, clip(size), c.VFIO_REGION_INFO_FLAG_READ)
@@ -80,7 +104,7 @@ def read(model: "DeviceModel", addr: int, size: int, position: int) -> Steps[int
             return done
 
 
-def write(model: "DeviceModel", addr: int, size: int, position: int) -> Steps[int]:
+def write(model: "RegionSource", addr: int, size: int, position: int) -> Steps[int]:
     """Write a device fd at `position`: EFAULT, EINVAL, what the model says."""
     refuse_bad_range(addr, size)
     index, offset, left = _access(model, position, clip(size), c.VFIO_REGION_INFO_FLAG_WRITE)
@@ -98,7 +122,7 @@ def write(model: "DeviceModel", addr: int, size: int, position: int) -> Steps[in
             return done
 
 
-def mmap(model: "DeviceModel", position: int, size: int, prot: int, shared: bool) -> Steps[int]:
+def mmap(model: "RegionSource", position: int, size: int, prot: int, shared: bool) -> Steps[int]:
     """mmap() of a device fd: EINVAL for what cannot be mapped.
 
     Kernel: vfio_pci_core_mmap(): MAP_SHARED only, and inside the region rounded up to pages.
@@ -115,7 +139,7 @@ def mmap(model: "DeviceModel", position: int, size: int, prot: int, shared: bool
     return answer if isinstance(answer, int) else (yield from answer)
 
 
-def _region(model: "DeviceModel", index: int) -> "Region":
+def _region(model: "RegionSource", index: int) -> "Region":
     regions = model.regions()
     region = regions[index] if index < len(regions) else None
     if region is None:
@@ -123,7 +147,7 @@ def _region(model: "DeviceModel", index: int) -> "Region":
     return region
 
 
-def _access(model: "DeviceModel", position: int, size: int, flag: int) -> tuple[int, int, int]:
+def _access(model: "RegionSource", position: int, size: int, flag: int) -> tuple[int, int, int]:
     """(index, offset, size) of an access, cut at the region's end."""
     index, offset = position >> OFFSET_SHIFT, position & _OFFSET_MASK
     region = _region(model, index)

@@ -118,6 +118,8 @@ class Channel:
                 else:
                     effect = call.start(file.pwrite if not a2 >> 63 else _negative, caller, a0, a1, a2)
             result: int = call.result if effect is None else await call.finish(effect)
+            if kind == m.MMAP:
+                result = _duplicate(result)  # the device's own may be gone before a full connection takes it
         except IoctlError as error:
             result = -error.errno
             why = error.why
@@ -129,7 +131,10 @@ class Channel:
         offer = call.offer
         if kind == m.MMAP and result >= 0:
             self._finish(token)
-            await self._reply(seq, 0, fd=result)
+            try:
+                await self._reply(seq, 0, fd=result)
+            finally:
+                os.close(result)
             return
         reply_flags = 0
         if token.drain:
@@ -263,3 +268,10 @@ def _negative(caller: Caller, addr: int, size: int, offset: int) -> Steps[int]:
     del caller, addr, size
     yield from ()
     raise IoctlError(errno.EINVAL, f"offset {offset - (1 << 64)}")
+
+
+def _duplicate(fd: int) -> int:
+    try:
+        return os.dup(fd)
+    except OSError as error:
+        raise IoctlError(error.errno or errno.EMFILE, "the daemon has no fd left") from error

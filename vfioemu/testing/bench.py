@@ -14,6 +14,7 @@ from vfioemu.core.effects import Buffer, GiveFd, Steps, locked
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.file import File
 from vfioemu.core.locks import Lock
+from vfioemu.core.migration_v1 import MigrationProtocol
 from vfioemu.core.model import DeviceModel
 from vfioemu.core.profile import LINUX_6_12, Profile
 from vfioemu.core.spec import DeviceSpec
@@ -175,14 +176,21 @@ class Bench:
         model: what to test.
         scheduler: of a test that interleaves calls.
         name: the device's name.
+        migration: the protocol by which it migrates; v2 unless told otherwise.
     """
 
-    def __init__(self, model: DeviceModel, scheduler: Scheduler | None = None, name: str = NAME) -> None:
+    def __init__(
+        self,
+        model: DeviceModel,
+        scheduler: Scheduler | None = None,
+        name: str = NAME,
+        migration: MigrationProtocol | None = None,
+    ) -> None:
         self.iommu = BenchIommu()
         self.group = BenchGroup(BenchContainer(self.iommu))
         self.model = model
         spec = DeviceSpec(symbol="dev", name=name, group=1, model="bench")
-        self.device = Device(spec, model, self.group)  # type: ignore[arg-type]  # as much of a group as it needs
+        self.device = Device(spec, model, self.group, migration)  # type: ignore[arg-type]  # as much of a group as it needs
         self.process = Process(_NoNodes(), scheduler=scheduler)
         self.arg = self.process.memory.allocate(64 << 10)
         self.fd = self.open()
