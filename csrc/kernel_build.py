@@ -26,6 +26,8 @@ DECLARATIONS = """
     void vfe_mark_pages(struct vfe_bitmap *bitmap, const uint64_t *pages, size_t count);
     bool vfe_test(const struct vfe_bitmap *bitmap, uint64_t page);
     void vfe_merge(struct vfe_bitmap *bitmap, uint64_t first, uint64_t npages, const void *src, uint64_t src_bit);
+    bool vfe_clear_bits(struct vfe_bitmap *bitmap, uint64_t first, uint64_t npages, const void *src,
+                        uint64_t src_bit);
     void vfe_clear(struct vfe_bitmap *bitmap);
     uint64_t vfe_count(struct vfe_bitmap *bitmap);
     size_t vfe_runs(struct vfe_bitmap *bitmap, uint64_t *cursor, struct vfe_run *runs, size_t max);
@@ -34,6 +36,7 @@ DECLARATIONS = """
     size_t vfe_harvest_words(const struct vfe_bitmap *bitmap, unsigned int shift);
     void vfe_harvest(struct vfe_bitmap *bitmap, void *out, unsigned int shift, uint64_t lead, bool residue);
     void vfe_spoil(struct vfe_bitmap *bitmap, const void *out, size_t nwords);
+    void vfe_unshift(struct vfe_bitmap *bitmap, const void *out, size_t nwords, unsigned int shift);
     void vfe_harvest_or(struct vfe_bitmap *bitmap, uint64_t first, uint64_t npages, void *out, uint64_t dst_bit);
     void vfe_harvest_scaled(struct vfe_bitmap *bitmap, uint64_t first, uint64_t npages, void *out,
                             uint64_t dst_bit, int up);

@@ -244,3 +244,28 @@ void vfe_merge(struct vfe_bitmap *bitmap, uint64_t first, uint64_t npages,
 		src_bit += n;
 	}
 }
+
+bool vfe_clear_bits(struct vfe_bitmap *bitmap, uint64_t first, uint64_t npages,
+		    const void *src, uint64_t src_bit)
+{
+	assert(first <= bitmap->nbits && npages <= bitmap->nbits - first);
+	uint64_t end = first + npages;
+	bool any = false;
+
+	while (first < end) {
+		uint64_t n = 64 - first % 64;
+
+		if (n > end - first)
+			n = end - first;
+		uint64_t bits = bits_of(src, src_bit, n);
+
+		if (bits)
+			__atomic_fetch_and(&vfe_words(bitmap)[first / 64],
+					   ~(bits << (first % 64)),
+					   __ATOMIC_SEQ_CST);
+		any |= bits != 0;
+		first += n;
+		src_bit += n;
+	}
+	return any;
+}

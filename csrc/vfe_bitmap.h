@@ -152,6 +152,15 @@ void vfe_mark_pages(struct vfe_bitmap *bitmap, const uint64_t *pages,
 void vfe_merge(struct vfe_bitmap *bitmap, uint64_t first, uint64_t npages,
 	       const void *src, uint64_t src_bit);
 
+/**
+ * Make clean those of `npages` pages from `first` whose bits are set in `src`,
+ * which is read as by vfe_merge(). Summaries stay: they may promise too much.
+ * A mark of the moment before is gone, so clear a page before you copy it.
+ * @return whether a bit of `src` was set.
+ */
+bool vfe_clear_bits(struct vfe_bitmap *bitmap, uint64_t first, uint64_t npages,
+		    const void *src, uint64_t src_bit);
+
 /** Drop every bit and the residue. */
 void vfe_clear(struct vfe_bitmap *bitmap);
 
@@ -195,6 +204,14 @@ void vfe_harvest(struct vfe_bitmap *bitmap, void *out, unsigned int shift,
  * the `nwords` words of `out` come back, those past the end as residue.
  */
 void vfe_spoil(struct vfe_bitmap *bitmap, const void *out, size_t nwords);
+
+/**
+ * Undo vfe_harvest() after a successful copy by shifting back, over the
+ * `nwords` words of `out`: pages come back, and those bits of the lead that
+ * lie over pages; residue in these words is gone. Precondition: shift > 0.
+ */
+void vfe_unshift(struct vfe_bitmap *bitmap, const void *out, size_t nwords,
+		 unsigned int shift);
 
 /**
  * OR pages [first, first + npages) into `out` from bit `dst_bit` on, and clear

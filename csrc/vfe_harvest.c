@@ -181,6 +181,17 @@ void vfe_spoil(struct vfe_bitmap *bitmap, const void *out, size_t nwords)
 	}
 }
 
+void vfe_unshift(struct vfe_bitmap *bitmap, const void *out, size_t nwords,
+		 unsigned int shift)
+{
+	size_t tail = (size_t)(bitmap->nbits / 64);
+
+	assert(shift > 0 && nwords * 64 >= bitmap->nbits + shift);
+	vfe_merge(bitmap, 0, bitmap->nbits, out, shift);
+	for (size_t i = 0; i < 2 && tail + i < nwords; i++)
+		bitmap->residue[i] = 0;
+}
+
 void vfe_clear(struct vfe_bitmap *bitmap)
 {
 	uint64_t scratch[VFE_CHUNK_WORDS];

@@ -201,3 +201,29 @@ def test_read_and_write_are_einval_and_mmap_is_enodev(rig):
 )
 def test_open_of_no_node_is_enoent(rig, path):
     assert rig().process.open(path).err == "ENOENT"
+
+
+# --- options of one container ---
+
+
+def test_a_container_can_answer_as_another_kernel_than_the_machine(rig):
+    client = rig(type=0)
+    other = client.process.open("/dev/vfio/vfio,profile=linux-7.2,manual-clear=fixed").ret
+
+    assert client.extension(c.VFIO_TYPE1_NESTING_IOMMU) == 1
+    assert client.ioctl(other, c.VFIO_CHECK_EXTENSION, c.VFIO_TYPE1_NESTING_IOMMU) == 0
+    assert client.set_container(0, other) == "EINVAL"  # it is in the first one
+    assert client.unset_container(0) == 0
+    assert client.set_container(0, other) == 0
+    assert client.ioctl(other, c.VFIO_SET_IOMMU, 6) == "ENODEV"
+    assert client.ioctl(other, c.VFIO_SET_IOMMU, 3) == 0
+    assert client.ioctl(other, c.VFIO_CHECK_EXTENSION, 11) == 1
+    assert client.open_device(0) > 0
+    assert client.machine.devices["d0"].profile.name == "linux-7.2"
+
+
+@pytest.mark.parametrize(
+    "options", ["", "profile", "profile=", "profile=linux-7.2,profile=linux-7.2", "colour=red", "quirks=none"]
+)
+def test_options_that_there_are_not_are_einval(rig, options):
+    assert rig(type=0).process.open(f"/dev/vfio/vfio,{options}").err == "EINVAL"

@@ -60,6 +60,18 @@ class Machine(RuleBasedStateMachine):
         self.fast.merge(bits, first, count, src_bit)
         self.slow.merge(bits, first, count, src_bit)
 
+    @rule(seed=st.integers(0, 2**32), data=st.data(), density=st.sampled_from([0, 3, 300]))
+    def clear_bits(self, seed, data, density):
+        first, count = self._range(data)
+        src_bit = data.draw(st.integers(0, 130))
+        rng, size = random.Random(seed), (src_bit + count + 63) // 64 * 8
+        bits = rng.randbytes(size) if density == 3 else bytearray(size)
+        if density == 300 and size:
+            bits[rng.randrange(size)] = 1 << rng.randrange(8)
+        assert self.fast.clear_bits(bits, first, count, src_bit) == self.slow.clear_bits(
+            bits, first, count, src_bit
+        )
+
     @rule()
     def fill(self):
         self.fast.fill()
@@ -70,8 +82,8 @@ class Machine(RuleBasedStateMachine):
         self.fast.clear()
         self.slow.clear()
 
-    @rule(shift=shifts, lead=words, odd=st.integers(0, 9), spoil=st.booleans())
-    def harvest(self, shift, lead, odd, spoil):
+    @rule(shift=shifts, lead=words, odd=st.integers(0, 9), after=st.sampled_from(["", "spoil", "unshift"]))
+    def harvest(self, shift, lead, odd, after):
         size = self.fast.harvest_size(shift)
         assert size == self.slow.harvest_size(shift)
         room, theirs = bytearray(b"\xa5" * (size + odd + 8)), bytearray(size)
@@ -80,9 +92,12 @@ class Machine(RuleBasedStateMachine):
         self.slow.harvest(theirs, shift, lead)
         assert mine == theirs
         assert set(room[:odd] + room[odd + size :]) == {0xA5}
-        if spoil:
+        if after == "spoil":
             self.fast.spoil(mine)
             self.slow.spoil(theirs)
+        elif after == "unshift" and shift:
+            self.fast.unshift(mine, shift)
+            self.slow.unshift(theirs, shift)
 
     @rule(shift=shifts, lead=words, restore=st.booleans())
     def harvest_clean(self, shift, lead, restore):

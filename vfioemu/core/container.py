@@ -14,6 +14,9 @@ from vfioemu.core.effects import Steps, locked
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.file import File
 from vfioemu.core.locks import Lock
+from vfioemu.core.manual_clear import VARIANTS
+from vfioemu.core.profile import PROFILES
+from vfioemu.core.spec import ContainerOptions
 from vfioemu.core.type1 import Type1, check_extension
 from vfioemu.uapi.constants import VFIO_API_VERSION
 from vfioemu.uapi.kinds import FdKind
@@ -32,17 +35,21 @@ class Container:
         groups: its groups, newest first.
         iommu: the backend; None before SET_IOMMU.
         is_open: an fd refers to it.
+        profile: the kernel release whose answers it gives.
         quirks: how the backend answers where the kernel errs; read when SET_IOMMU succeeds.
+        manual_clear: whether and how its dirty log can be cleared by hand; read when SET_IOMMU succeeds.
     """
 
-    def __init__(self, machine: "Machine", number: int) -> None:
+    def __init__(self, machine: "Machine", number: int, options: ContainerOptions) -> None:
         self.machine = machine
         self.number = number
         self.lock = Lock(f"container {number}")
         self.groups: list[Group] = []
         self.iommu: Type1 | None = None
         self.is_open = True
-        self.quirks = machine.spec.quirks
+        self.profile = PROFILES[options.profile or machine.spec.profile]
+        self.quirks = options.quirks or machine.spec.quirks
+        self.manual_clear = VARIANTS[options.manual_clear or machine.spec.manual_clear]
 
     def attach(self, group: "Group") -> Steps[None]:
         """Take a group in, which holds its own lock.
@@ -91,15 +98,16 @@ class Container:
             if not self.groups or self.iommu is not None:
                 raise IoctlError(errno.EINVAL, f"{len(self.groups)} groups, backend {self.iommu}")
             machine = self.machine
-            if not check_extension(machine.profile, None, type):
+            if not check_extension(self.profile, None, type):
                 raise IoctlError(errno.ENODEV, f"no backend has type {type}")
             iommu = Type1.open(
                 type,
                 lock=self.lock,
-                profile=machine.profile,
+                profile=self.profile,
                 quirks=self.quirks,
                 accounting=machine.accounting,
                 dma_avail=machine.parameters["dma_entry_limit"],
+                manual_clear=self.manual_clear,
             )
             for group in self.groups:
                 yield from iommu.attach_group(group)
@@ -148,7 +156,7 @@ class ContainerFile(File):
         """``VFIO_CHECK_EXTENSION``: 0 or 1, never an error; the argument has 64 bits."""
         del caller
         yield from ()
-        return check_extension(self.container.machine.profile, self.container.iommu, arg)
+        return check_extension(self.container.profile, self.container.iommu, arg)
 
     def set_iommu(self, caller: Caller, arg: int) -> Steps[int]:
         """``VFIO_SET_IOMMU``: EINVAL, ENODEV, EPERM."""

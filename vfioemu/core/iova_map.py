@@ -146,6 +146,17 @@ class IovaMap:
                 dma = dma.right
         return found
 
+    def starting_before(self, iova: int) -> Dma | None:
+        """The last mapping that starts before `iova`."""
+        found: Dma | None = None
+        dma = self._tree.root
+        while dma is not None:
+            if dma.iova < iova:
+                found, dma = dma, dma.right
+            else:
+                dma = dma.left
+        return found
+
     def next(self, dma: Dma) -> Dma | None:
         """rb_next()."""
         return self._tree.next(dma)

@@ -15,8 +15,7 @@ from vfioemu.core.group import Group
 from vfioemu.core.limits import Accounting
 from vfioemu.core.migration_v1 import take_option
 from vfioemu.core.model import Factory
-from vfioemu.core.profile import PROFILES
-from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
+from vfioemu.core.spec import ContainerOptions, DeviceSpec, GroupSpec, IommuSpec, MachineSpec
 
 __all__ = ["DeviceSpec", "GroupSpec", "IommuSpec", "Machine", "MachineSpec"]
 
@@ -44,7 +43,6 @@ class Machine:
     def __init__(self, spec: MachineSpec, models: Mapping[str, Factory]) -> None:
         self.spec = spec
         self.models = models
-        self.profile = PROFILES[spec.profile]
         self.accounting = Accounting(spec.memlock)
         self.parameters = {"dma_entry_limit": spec.dma_entry_limit}
         self.groups = {group.number: Group(group) for group in spec.groups}
@@ -55,15 +53,20 @@ class Machine:
             self.add_device(device)
 
     def open(self, caller: Caller, path: str) -> Steps[File]:
-        """open(2) of a device node.
+        """open(2) of a device node; the container's may have options behind it: ``/dev/vfio/vfio,profile=linux-7.2``.
 
         Raises:
-            IoctlError: ENOENT for any other path, and for a group that does not exist; EBUSY, ENODEV from the group.
+            IoctlError: ENOENT for any other path, and for a group that does not exist; EINVAL for options of a container
+                that there are not; EBUSY, ENODEV from the group.
         """
         del caller
-        if path == CONTAINER_NODE:
+        node, comma, options = path.partition(",")
+        if node == CONTAINER_NODE:
             yield from ()
-            return ContainerFile(self._new_container())
+            try:
+                return ContainerFile(self._new_container(ContainerOptions.parse(options or comma)))
+            except ValueError as error:
+                raise IoctlError(errno.EINVAL, str(error)) from None
         name = path.removeprefix(GROUP_NODES)
         group = (
             self.groups.get(int(name))
@@ -144,8 +147,8 @@ class Machine:
         else:
             self.containers.pop(container.number, None)
 
-    def _new_container(self) -> Container:
+    def _new_container(self, options: ContainerOptions) -> Container:
         self._serial += 1
-        container = Container(self, self._serial)
+        container = Container(self, self._serial, options)
         self.keep(container)
         return container

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
 """What a machine consists of, as plain data: what a machine description says and what tests build by hand."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, cast, get_args
 
 from vfioemu.core.limits import DMA_ENTRY_LIMIT, PAGE_SIZE
+from vfioemu.core.manual_clear import VARIANTS
 from vfioemu.core.profile import PROFILES
 
 Quirks: TypeAlias = Literal["recorded", "clean"]
@@ -83,6 +84,47 @@ class DeviceSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerOptions:
+    """What one container has of its own; None is what the machine says.
+
+    Attributes:
+        profile: the kernel release whose answers it gives.
+        quirks: see `Quirks`.
+        manual_clear: see `MachineSpec`.
+    """
+
+    profile: str | None = None
+    quirks: Quirks | None = None
+    manual_clear: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "ContainerOptions":
+        """Read ``profile=linux-7.2,manual-clear=fixed``; empty text is no option.
+
+        Raises:
+            ValueError: no such option, or no such value.
+        """
+        given: dict[str, str] = {}
+        for word in text.split(",") if text else ():
+            key, equals, value = word.partition("=")
+            if not equals or key in given or value not in _CONTAINER_OPTIONS.get(key, ()):
+                raise ValueError(f"{word!r} is no option of a container")
+            given[key] = value
+        return cls(
+            profile=given.get("profile"),
+            quirks=cast("Quirks | None", given.get("quirks")),
+            manual_clear=given.get("manual-clear"),
+        )
+
+
+_CONTAINER_OPTIONS: Final[Mapping[str, Collection[str]]] = {
+    "profile": PROFILES,
+    "quirks": get_args(Quirks),
+    "manual-clear": VARIANTS,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MachineSpec:
     """A machine.
 
@@ -93,6 +135,7 @@ class MachineSpec:
         quirks: see `Quirks`.
         memlock: see `Memlock`.
         dma_entry_limit: the module parameter; read when SET_IOMMU succeeds.
+        manual_clear: whether the dirty log can be cleared by hand, and as which proposal had it.
     """
 
     groups: tuple[GroupSpec, ...] = ()
@@ -101,6 +144,7 @@ class MachineSpec:
     quirks: Quirks = "recorded"
     memlock: Memlock = "off"
     dma_entry_limit: int = DMA_ENTRY_LIMIT
+    manual_clear: str = "off"
 
     def __post_init__(self) -> None:
         if self.profile not in PROFILES:
@@ -111,6 +155,8 @@ class MachineSpec:
             isinstance(self.memlock, int) and self.memlock >= 0
         ):
             raise ValueError(f"memlock {self.memlock!r} is neither 'off', 'client' nor a number of bytes")
+        if self.manual_clear not in VARIANTS:
+            raise ValueError(f"manual_clear {self.manual_clear!r} is none of {', '.join(VARIANTS)}")
         if not 0 <= self.dma_entry_limit < 1 << 32:
             raise ValueError(f"dma_entry_limit {self.dma_entry_limit} does not fit 32 bits")
         numbers = {group.number for group in self.groups}

@@ -5,6 +5,7 @@ profile = "linux-6.12"          # or linux-7.2
 quirks = "recorded"             # or clean
 memlock = "off"                 # or client, or a number of bytes
 dma-entry-limit = 65535
+manual-clear = "off"            # or as-posted, fixed, noclear-flag
 
 [[group]]
 number = 12
@@ -72,6 +73,7 @@ class _Machine(_Table, frozen=True):
     quirks: Literal["recorded", "clean"] = "recorded"
     memlock: int | str = "off"
     dma_entry_limit: int = 65535
+    manual_clear: str = "off"
     group: list[_Group] = []
 
 
@@ -134,6 +136,7 @@ def parse_machine(text: str, path: str | os.PathLike[str] = "machine") -> Machin
             quirks=machine.quirks,
             memlock=machine.memlock,  # type: ignore[arg-type]  # narrowed above, which mypy cannot see for str
             dma_entry_limit=machine.dma_entry_limit,
+            manual_clear=machine.manual_clear,
         )
     except ValueError as error:
         raise ConfigError(path, "", str(error)) from None

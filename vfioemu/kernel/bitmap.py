@@ -134,6 +134,14 @@ class DirtyBitmap:
         _check_room(data, src_bit, count)
         lib.vfe_merge(self._bitmap, first, count, ffi.from_buffer(data), src_bit)
 
+    def clear_bits(self, data: Buffer, first: int = 0, count: int | None = None, src_bit: int = 0) -> bool:
+        """Forget the marks of pages whose bits are set in `data`, which is read as by merge(); whether one was set."""
+        if count is None:
+            count = self._nbits - first
+        self._check(first, count)
+        _check_room(data, src_bit, count)
+        return bool(lib.vfe_clear_bits(self._bitmap, first, count, ffi.from_buffer(data), src_bit))
+
     def count(self) -> int:
         """How many pages are marked."""
         return int(lib.vfe_count(self._bitmap))
@@ -175,6 +183,12 @@ class DirtyBitmap:
         if len(out) % 8 or len(out) > (self._nbits + 63 + 63) // 64 * 8 or len(out) * 8 < self._nbits:
             raise ValueError(f"{len(out)} bytes are no harvest of {self._nbits} pages")
         lib.vfe_spoil(self._bitmap, ffi.from_buffer(out), len(out) // 8)
+
+    def unshift(self, out: Buffer, shift: int) -> None:
+        """Undo harvest() by shifting back: bits of the lead that lie over pages stay, residue in these words does not."""
+        if not 0 < shift < 64 or len(out) != self.harvest_size(shift):
+            raise ValueError(f"{len(out)} bytes are no harvest of {self._nbits} pages with shift {shift}")
+        lib.vfe_unshift(self._bitmap, ffi.from_buffer(out), len(out) // 8, shift)
 
     def restore(self, out: Buffer, shift: int = 0) -> None:
         """Undo harvest_clean() after its copy-out failed: the pages of `out` are marked again.

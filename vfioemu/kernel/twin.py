@@ -74,6 +74,14 @@ class DirtyBitmap:
             count = self.size - first
         self.bits |= (int.from_bytes(data, "little") >> src_bit & ones(count)) << first
 
+    def clear_bits(self, data: bytes, first: int = 0, count: int | None = None, src_bit: int = 0) -> bool:
+        """bitmap_clear() for each run of ones in bits from elsewhere."""
+        if count is None:
+            count = self.size - first
+        clear = int.from_bytes(data, "little") >> src_bit & ones(count)
+        self.bits &= ~(clear << first)
+        return clear != 0
+
     def pages(self) -> int:
         """The bits that stand for pages, without the residue."""
         return self.bits & ones(self.size)
@@ -117,6 +125,12 @@ class DirtyBitmap:
     def spoil(self, out: bytes) -> None:
         """The copy-out failed before bitmap_clear()."""
         self.bits |= int.from_bytes(out, "little")
+
+    def unshift(self, out: bytes, shift: int) -> None:
+        """bitmap_shift_right(bitmap, bitmap, shift, nbits + shift) in place of bitmap_clear()."""
+        self.spoil(out)
+        words = ones(len(out) * 8)
+        self.bits = self.bits & ~words | (self.bits & ones(self.size + shift)) >> shift
 
     def restore(self, out: bytes, shift: int = 0) -> None:
         """The pages of a harvest that did not arrive."""

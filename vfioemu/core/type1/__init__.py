@@ -13,6 +13,7 @@ from vfioemu.core.effects import Buffer, Steps
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.limits import Accounting
 from vfioemu.core.locks import Lock
+from vfioemu.core.manual_clear import OFF, ManualClear
 from vfioemu.core.profile import Profile
 from vfioemu.core.spec import Quirks
 from vfioemu.core.type1 import attach, dirty_pages, external, info, map_dma, unmap_dma
@@ -42,6 +43,7 @@ class Type1(Iommu):
         quirks: Quirks,
         accounting: Accounting,
         dma_avail: int,
+        manual_clear: ManualClear = OFF,
     ) -> "Type1":
         """vfio_iommu_type1_open(): EINVAL for what is an extension but no type (VFIO_UNMAP_ALL)."""
         if type not in (VFIO_TYPE1_IOMMU, VFIO_TYPE1v2_IOMMU, VFIO_TYPE1_NESTING_IOMMU):
@@ -54,6 +56,7 @@ class Type1(Iommu):
             quirks=quirks,
             accounting=accounting,
             dma_avail=dma_avail,
+            manual_clear=manual_clear,
         )
 
     def release(self) -> None:

@@ -6,9 +6,12 @@ not start at a multiple of 64 pages has its bitmap shifted in place, only its ow
 bits come back behind its end; the whole first word of the user is ORed in and kept; a failed copy leaves the bitmap
 shifted, and the page that was dirty is reported elsewhere. With "clean" a mapping's bits are its own, nothing stays
 behind, and a failed copy loses nothing.
+
+Clearing by hand, where the container has it (core/manual_clear.py), is in manual_clear.py beside this.
 """
 
 import errno
+from typing import Final
 
 from vfioemu.core.caller import Caller
 from vfioemu.core.effects import Steps, read_user, write_user
@@ -21,6 +24,7 @@ from vfioemu.core.limits import (
     access_ok,
     dirty_bitmap_bytes,
 )
+from vfioemu.core.type1 import manual_clear
 from vfioemu.core.type1.state import Iommu
 from vfioemu.kernel.bitmap import DirtyBitmap
 from vfioemu.uapi import Bitmap, IommuType1DirtyBitmap, IommuType1DirtyBitmapGet
@@ -30,7 +34,7 @@ from vfioemu.uapi.constants import (
     VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP,
 )
 
-_FLAGS = (
+_FLAGS: Final = (
     VFIO_IOMMU_DIRTY_PAGES_FLAG_START
     | VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP
     | VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP
@@ -50,7 +54,8 @@ def dirty_pages(iommu: Iommu, caller: Caller, arg: int) -> Steps[int]:
         raise IoctlError(errno.EACCES, "VFIO_TYPE1_IOMMU has no dirty tracking")
     request = IommuType1DirtyBitmap.parse((yield from read_user(arg, IommuType1DirtyBitmap.SIZE)))
     argsz, flags = request.argsz, request.flags
-    if argsz < IommuType1DirtyBitmap.SIZE or flags & ~_FLAGS:
+    manual = iommu.manual_clear
+    if argsz < IommuType1DirtyBitmap.SIZE or flags & ~(_FLAGS | manual.clear_flag | manual.noclear_flag):
         raise IoctlError(errno.EINVAL, f"argsz {argsz}, flags {flags:#x}")
     if flags.bit_count() != 1:
         raise IoctlError(errno.EINVAL, f"flags {flags:#x} are not exactly one")
@@ -59,7 +64,7 @@ def dirty_pages(iommu: Iommu, caller: Caller, arg: int) -> Steps[int]:
     elif flags == VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP:
         yield from _stop(iommu)
     else:
-        yield from _get_bitmap(iommu, argsz, arg + IommuType1DirtyBitmap.SIZE)
+        yield from _use_bitmap(iommu, flags, argsz, arg + IommuType1DirtyBitmap.SIZE)
     return 0
 
 
@@ -72,7 +77,7 @@ def _start(iommu: Iommu) -> Steps[None]:
         try:
             for dma in iommu.map:
                 alloc_bitmap(iommu, dma)
-                populate(iommu, dma)
+                iommu.populate(dma)
         except IoctlError:
             _free_all(iommu)
             raise
@@ -107,13 +112,6 @@ def alloc_bitmap(iommu: Iommu, dma: Dma) -> None:
     iommu.track(dma)
 
 
-def populate(iommu: Iommu, dma: Dma) -> None:
-    """vfio_dma_populate_bitmap(): every pinned page is dirty."""
-    if dma.pins and dma.bitmap is not None:
-        shift, size = iommu.pgshift, dma.size
-        dma.bitmap.populate((iova - dma.iova) >> shift for iova in dma.pins if 0 <= iova - dma.iova < size)
-
-
 def verify_bitmap(size: int, bitmap: Bitmap) -> None:
     """access_ok() and verify_bitmap_size(): a user range, large enough for the pages of `size` bytes; EINVAL.
 
@@ -130,7 +128,8 @@ def verify_bitmap(size: int, bitmap: Bitmap) -> None:
         raise IoctlError(errno.EINVAL, f"a bitmap of {bitmap.size:#x} bytes is too small for {npages} pages")
 
 
-def _get_bitmap(iommu: Iommu, argsz: int, arg: int) -> Steps[None]:
+def _use_bitmap(iommu: Iommu, operation: int, argsz: int, arg: int) -> Steps[None]:
+    """GET_BITMAP, and the proposed operations that share its argument and its checks."""
     if argsz < IommuType1DirtyBitmap.SIZE + IommuType1DirtyBitmapGet.SIZE:
         raise IoctlError(errno.EINVAL, f"argsz {argsz} leaves no room for the range")
     get = IommuType1DirtyBitmapGet.parse((yield from read_user(arg, IommuType1DirtyBitmapGet.SIZE)))
@@ -153,18 +152,26 @@ def _get_bitmap(iommu: Iommu, argsz: int, arg: int) -> Steps[None]:
             raise IoctlError(errno.EINVAL, f"{iova:#x}+{size:#x} is not in whole pages")
         if not iommu.dirty_page_tracking:
             raise IoctlError(errno.EINVAL, "dirty tracking is off")
-        yield from _harvest_range(iommu, iova, size, bitmap.data)
+        if operation == iommu.manual_clear.clear_flag:
+            yield from manual_clear.clear_range(iommu, iova, size, bitmap.data)
+        else:
+            keep = iommu.manual_clear_on or operation == iommu.manual_clear.noclear_flag
+            yield from _harvest_range(iommu, iova, size, bitmap.data, keep=keep)
     finally:
         iommu.lock.release()
 
 
-def _harvest_range(iommu: Iommu, iova: int, size: int, data: int) -> Steps[None]:
-    """vfio_iova_dirty_bitmap(): mapping by mapping; what has been reported is clean again, but for pinned pages."""
+def _harvest_range(iommu: Iommu, iova: int, size: int, data: int, *, keep: bool) -> Steps[None]:
+    """vfio_iova_dirty_bitmap(): mapping by mapping; what has been reported is clean again, but for pinned pages.
+
+    With `keep` it is dirty as before.
+    """
     refuse_bisecting(iommu, iova, size)
     dma = iommu.map.starting_from(iova)
     while dma is not None and dma.iova <= iova + size - 1:
-        yield from merge(iommu, dma, data, iova)
-        populate(iommu, dma)
+        yield from merge(iommu, dma, data, iova, keep=keep)
+        if not keep:
+            iommu.populate(dma)
         dma = iommu.map.next(dma)
 
 
@@ -177,10 +184,10 @@ def refuse_bisecting(iommu: Iommu, iova: int, size: int) -> None:
         raise IoctlError(errno.EINVAL, f"{iova + size:#x} bisects {dma}")
 
 
-def merge(iommu: Iommu, dma: Dma, data: int, base: int) -> Steps[None]:
+def merge(iommu: Iommu, dma: Dma, data: int, base: int, *, keep: bool = False) -> Steps[None]:
     """Put a mapping's dirty bits into the user's bitmap at `data`, whose bit 0 is the page at `base`; EFAULT.
 
-    Kernel: update_user_bitmap(), with the bitmap_clear() that follows it in vfio_iova_dirty_bitmap().
+    Kernel: update_user_bitmap(), with the bitmap_clear() that follows it in vfio_iova_dirty_bitmap() unless `keep`.
     """
     bitmap = dma.bitmap
     if bitmap is None:
@@ -192,8 +199,12 @@ def merge(iommu: Iommu, dma: Dma, data: int, base: int) -> Steps[None]:
     out = bytearray(dirty_bitmap_bytes((dma.size >> iommu.pgshift) + shift))
     if iommu.recorded:
         yield from _merge_recorded(bitmap, out, at, shift)
+        if keep:
+            manual_clear.put_back(iommu, bitmap, out, shift)
     else:
         yield from _merge_clean(bitmap, out, at, shift)
+        if keep:
+            bitmap.restore(out, shift)
 
 
 def _merge_recorded(bitmap: DirtyBitmap, out: bytearray, at: int, shift: int) -> Steps[None]:

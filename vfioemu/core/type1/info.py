@@ -31,13 +31,17 @@ from vfioemu.uapi.constants import (
     VFIO_UPDATE_VADDR,
     VFIO_TYPE1v2_IOMMU,
 )
+from vfioemu.uapi.proposed import VFIO_DIRTY_LOG_MANUAL_CLEAR
 
 MINSZ = 16
 """Up to cap_offset, which came later."""
 
 
 def check_extension(profile: Profile, iommu: Iommu | None, extension: int) -> int:
-    """vfio_iommu_type1_check_extension(); without an instance some answers are 0 that are 1 later."""
+    """vfio_iommu_type1_check_extension(); without an instance some answers are 0 that are 1 later.
+
+    To ask for VFIO_DIRTY_LOG_MANUAL_CLEAR has a lasting effect in the variants of it that were posted first.
+    """
     match extension:
         case _ if extension in (VFIO_TYPE1_IOMMU, VFIO_TYPE1v2_IOMMU, VFIO_UNMAP_ALL):
             return 1
@@ -47,6 +51,9 @@ def check_extension(profile: Profile, iommu: Iommu | None, extension: int) -> in
             return int(iommu is not None and not iommu.has_emulated)
         case _ if extension == VFIO_DMA_CC_IOMMU:
             return int(iommu is not None and iommu.coherent)
+        case _ if extension == VFIO_DIRTY_LOG_MANUAL_CLEAR and iommu is not None:
+            iommu.manual_clear_on |= iommu.manual_clear.by_query
+            return int(iommu.manual_clear.offered)
     return 0
 
 

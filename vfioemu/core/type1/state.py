@@ -14,6 +14,7 @@ from vfioemu.core.errors import IoctlError
 from vfioemu.core.iova_map import PROT_READ, Dma, IovaMap
 from vfioemu.core.limits import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, U64_MAX, Accounting, dirty_bitmap_bytes
 from vfioemu.core.locks import Lock
+from vfioemu.core.manual_clear import OFF, ManualClear
 from vfioemu.core.profile import Profile
 from vfioemu.core.spec import IommuSpec, Quirks
 from vfioemu.kernel.index import IovaIndex
@@ -87,6 +88,10 @@ class Iommu:
         quirks: whether dirty bitmaps and the top of the address space have the kernel's mistakes.
         accounting: who has how much locked.
         dma_avail: how many mappings it takes.
+        manual_clear: whether and how the dirty log can be cleared by hand.
+
+    Attributes:
+        manual_clear_on: GET_BITMAP clears nothing any more.
     """
 
     def __init__(
@@ -99,6 +104,7 @@ class Iommu:
         quirks: Quirks,
         accounting: Accounting,
         dma_avail: int,
+        manual_clear: ManualClear = OFF,
     ) -> None:
         self.lock = lock
         self.v2 = v2
@@ -107,6 +113,8 @@ class Iommu:
         self.recorded = quirks == "recorded"
         self.accounting = accounting
         self.dma_avail = dma_avail
+        self.manual_clear = manual_clear
+        self.manual_clear_on = False
         self.released = False
         self.map = IovaMap(top_wraps=profile.top_wraps and self.recorded)
         self.index = IovaIndex()
@@ -185,6 +193,14 @@ class Iommu:
         """Let DMA through the C index mark the mapping's bitmap."""
         if dma.indexed:
             self.index.set_bitmap(dma.iova, dma.bitmap)
+
+    def populate(self, dma: Dma) -> None:
+        """vfio_dma_populate_bitmap(): every pinned page is dirty."""
+        if dma.pins and dma.bitmap is not None:
+            shift, size = self.pgshift, dma.size
+            dma.bitmap.populate(
+                (iova - dma.iova) >> shift for iova in dma.pins if 0 <= iova - dma.iova < size
+            )
 
     def free_bitmap(self, dma: Dma) -> None:
         """vfio_dma_bitmap_free()."""

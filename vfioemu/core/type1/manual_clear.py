@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: MIT
+"""Manual clearing of the dirty log: CLEAR_BITMAP, and what a look without clearing leaves behind.
+
+Never part of Linux. The functions named here are those of the patches, of which openEuler carries the last version.
+"""
+
+from collections.abc import Iterator
+from itertools import takewhile
+
+from vfioemu.core.effects import Steps, read_user
+from vfioemu.core.iova_map import Dma
+from vfioemu.core.limits import dirty_bitmap_bytes
+from vfioemu.core.type1.state import Iommu
+from vfioemu.kernel.bitmap import DirtyBitmap
+
+
+def clear_range(iommu: Iommu, iova: int, size: int, data: int) -> Steps[None]:
+    """Make pages clean whose bits are set in the user's bitmap at `data`, whose bit 0 is the page at `iova`.
+
+    A range may bisect mappings. Bits over holes mean nothing. Pinned pages stay dirty: a mapping that has lost a page
+    has all of its pinned pages marked again.
+
+    Raises:
+        IoctlError: EFAULT, before anything is cleared.
+
+    Kernel: vfio_iova_dirty_log_clear().
+    """
+    shift = iommu.pgshift
+    bits = yield from read_user(data, dirty_bitmap_bytes(size >> shift))
+    for dma in _overlapping(iommu, iova, size):
+        if dma.bitmap is None or (iommu.manual_clear.mapped_only and not dma.iommu_mapped):
+            continue
+        start = max(iova, dma.iova)
+        end = min(iova + size, dma.iova + dma.size)
+        first, count = (start - dma.iova) >> shift, (end - start) >> shift
+        if dma.bitmap.clear_bits(bits, first, count, (start - iova) >> shift):
+            iommu.populate(dma)
+
+
+def _overlapping(iommu: Iommu, iova: int, size: int) -> Iterator[Dma]:
+    """The mappings of which a part is in the range. The kernel walks the tree, whatever lookups make of its top."""
+    if iommu.map.wrapped:  # mappings may overlap
+        walk = iter(iommu.map)
+    else:
+        walk = _from(iommu, iommu.map.starting_before(iova) or iommu.map.starting_from(iova))
+    for dma in takewhile(lambda dma: dma.iova < iova + size, walk):
+        if dma.iova + dma.size > iova:
+            yield dma
+
+
+def _from(iommu: Iommu, dma: Dma | None) -> Iterator[Dma]:
+    while dma is not None:
+        yield dma
+        dma = iommu.map.next(dma)
+
+
+def put_back(iommu: Iommu, bitmap: DirtyBitmap, out: bytearray, shift: int) -> None:
+    """What was copied out as `out`, shifted, is not cleared: leave the bitmap as update_user_bitmap() of the patches does.
+
+    As posted the bitmap stays shifted, the user's first word included, and is shifted again by the next look. The later
+    version shifts it back, so that only those bits of the user's first word stay which lie over pages.
+    """
+    if shift and iommu.manual_clear.shift_back:
+        bitmap.unshift(out, shift)
+    else:
+        bitmap.spoil(out)
