@@ -15,7 +15,7 @@ import errno
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from vfioemu.core import irqs, regions
+from vfioemu.core import irqs, observe, regions
 from vfioemu.core.device_file import DeviceFile
 from vfioemu.core.effects import Buffer, Steps, locked
 from vfioemu.core.errors import IoctlError
@@ -24,6 +24,7 @@ from vfioemu.core.locks import Lock
 from vfioemu.core.migration import Migration
 from vfioemu.core.migration_v1 import MigrationProtocol, RegionsWithMigration
 from vfioemu.core.model import DeviceModel, finish
+from vfioemu.core.observe import Observer
 from vfioemu.core.profile import LINUX_6_12, Profile
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Device:
         self.pins = HeldPins()
         self.lock = Lock(f"device {spec.symbol}")
         self.on_wake: list[Callable[[], None]] = []
+        self.observer: Observer | None = None
         self._open_lock = Lock(f"opening of device {spec.symbol}")
         self._activity = Lock(f"activity of device {spec.symbol}")
         self.migration = Migration(model, spec.symbol, self._activity)
@@ -232,6 +234,13 @@ class Device:
         finally:
             self._activity.release()
 
+    def observe(self, observer: Observer | None) -> None:
+        """Tell `observer` what happens here from now on; None: nobody."""
+        self.observer = observer
+        self.migration.on_state = (
+            None if observer is None else lambda old, new: observer.state(self.symbol, old, new)
+        )
+
     def wake(self) -> None:
         """The model asks for `work`."""
         for call in self.on_wake:
@@ -247,7 +256,10 @@ class Device:
 
     def signal_irq(self, index: int, subindex: int) -> Steps[bool]:
         """Raise an interrupt; False when no eventfd is set for it."""
-        return (yield from self.irqs.signal(index, subindex))
+        heard = yield from self.irqs.signal(index, subindex)
+        if self.observer is not None:
+            self.observer.interrupt(self.symbol, index, subindex, heard)
+        return heard
 
     # --- guest memory: vfio_main.c's own checks, then the container's backend ---
 
@@ -260,6 +272,8 @@ class Device:
         pinned = yield from self._backend().pin_pages(self, iova, npages, prot)
         for i in range(pinned):
             self.pins.add((iova + i * 4096) & _U64)
+        if self.observer is not None:
+            observe.pinned(self.observer, self.symbol, iova, pinned, prot)
         return pinned
 
     def unpin(self, iova: int, npages: int) -> Steps[int]:
@@ -291,12 +305,17 @@ class Device:
         if not len(data) or not self.open_count:
             raise IoctlError(errno.EINVAL, f"{len(data)} bytes, or {self.symbol} is not open")
         yield from self._backend().dma_write(self, iova, data)
+        if self.observer is not None:
+            self.observer.dirtied(self.symbol, [(iova, len(data))], "dma_rw")
 
     def dma_batch(self, batch: "DmaBatch", log: "DirtyLog | None" = None) -> Steps[int]:
         """Many transfers in one C call; see `Host.dma_batch`."""
         if not self.open_count:
             raise IoctlError(errno.EINVAL, f"{self.symbol} is not open")
-        return (yield from self._backend().dma_batch(self, batch, log))
+        done = yield from self._backend().dma_batch(self, batch, log)
+        if self.observer is not None:
+            observe.batch(self.observer, self.symbol, batch)
+        return done
 
     def _iommu(self) -> "Type1 | None":
         container = self.group.container

@@ -15,6 +15,7 @@ from vfioemu.core.group import Group
 from vfioemu.core.limits import Accounting
 from vfioemu.core.migration_v1 import take_option
 from vfioemu.core.model import Factory
+from vfioemu.core.observe import Observer
 from vfioemu.core.spec import ContainerOptions, DeviceSpec, GroupSpec, IommuSpec, MachineSpec
 
 __all__ = ["DeviceSpec", "GroupSpec", "IommuSpec", "Machine", "MachineSpec"]
@@ -49,6 +50,7 @@ class Machine:
         self.devices: dict[str, Device] = {}
         self.containers: dict[int, Container] = {}
         self._serial = 0
+        self._observer: Observer | None = None
         for device in spec.devices:
             self.add_device(device)
 
@@ -99,6 +101,7 @@ class Machine:
             group = Group(described.get(spec.group, GroupSpec(number=spec.group)))
             self.groups[spec.group] = group
         device = Device(spec, model, group, protocol)
+        device.observe(self._observer)
         group.devices.insert(0, device)
         self.devices[spec.symbol] = device
         return device
@@ -128,6 +131,12 @@ class Machine:
         group.devices.remove(device)
         if not group.devices:
             del self.groups[group.number]
+
+    def observe(self, observer: Observer | None) -> None:
+        """Tell `observer` what all devices do from now on; None: nobody."""
+        self._observer = observer
+        for device in self.devices.values():
+            device.observe(observer)
 
     def set_parameter(self, name: str, value: int) -> None:
         """Set a module parameter: KeyError for no such, ValueError for no such value."""

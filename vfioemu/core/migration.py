@@ -10,7 +10,7 @@ good, when the device leaves the states of that session: the fd then answers ENO
 """
 
 import errno
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from vfioemu.core import dispatch
@@ -275,11 +275,16 @@ def next_state(flags: int, current: int, target: int) -> int:
 
 
 class Migration:
-    """The migration state of one device. Its user holds the device's lock over every call."""
+    """The migration state of one device. Its user holds the device's lock over every call.
+
+    Attributes:
+        on_state: gets the old and the new state, whenever it changes.
+    """
 
     def __init__(self, model: "DeviceModel", device_name: str, activity: Lock) -> None:
         self.state: int = RUNNING
         self.session: Session | None = None
+        self.on_state: Callable[[int, int], None] | None = None
         self._model = model
         self._device_name = device_name
         self._activity = activity
@@ -314,7 +319,7 @@ class Migration:
                 result = self._model.arc(self.state, target)
                 stream = (yield from result) if isinstance(result, Generator) else result
             except StateLost:
-                self.state = ERROR
+                self._enter(ERROR)
                 self._end(session)
                 raise
             finally:
@@ -322,7 +327,7 @@ class Migration:
                     session.lock.release()
             if session is not None and not _same_session(self.state, target):
                 self._end(session)
-            self.state = target
+            self._enter(target)
         finally:
             self._activity.release()
         if stream is None:
@@ -337,7 +342,7 @@ class Migration:
             yield from locked(session.lock)
             session.lock.release()
             self._end(session)
-        self.state = RUNNING
+        self._enter(RUNNING)
 
     def lose(self) -> Steps[None]:
         """ERROR: what the device has done cannot be taken back. Its user holds the device's lock."""
@@ -348,9 +353,14 @@ class Migration:
                 yield from locked(session.lock)
                 session.lock.release()
             self._end(session)
-            self.state = ERROR
+            self._enter(ERROR)
         finally:
             self._activity.release()
+
+    def _enter(self, state: int) -> None:
+        old, self.state = self.state, state
+        if self.on_state is not None and old != state:
+            self.on_state(old, state)
 
     def _end(self, session: Session | None) -> None:
         if session is not None:

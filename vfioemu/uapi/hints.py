@@ -47,7 +47,7 @@ class Items:
 
 @dataclass(frozen=True, slots=True)
 class DirtyBits:
-    """The field is the address of a dirty bitmap. Its other properties are fields of the same struct or an outer one.
+    """The field is the address of a dirty bitmap. Its properties are fields of the same struct, or of the one around it (``..``).
 
     Attributes:
         iova: what bit 0 stands for.

@@ -88,7 +88,7 @@ class Bitmap(Payload):
 
     pgsize: U64 = 0
     size: U64 = 0
-    data: Annotated[U64, Hint.HEX, DirtyBits("iova", "size", "pgsize")] = 0
+    data: Annotated[U64, Hint.HEX, DirtyBits("..iova", "..size", "pgsize")] = 0
 
 
 @payload(

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: MIT
+"""What devices do that no call shows: for whoever watches a machine. Nobody does, mostly, and then nothing is prepared for it."""
+
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+from vfioemu.kernel.dma import DmaBatch, Op, Status
+
+_WRITES: Final = {
+    Op.WRITE: "dma_rw",
+    Op.HARDWARE_WRITE: "by hardware",
+    Op.HIDDEN_WRITE: "by hardware, without a mark",
+}
+_IOMMU_WRITE: Final = 2
+
+
+class Observer(Protocol):
+    """Who watches. It is told in the middle of a device's work, so it must be quick and must not fail."""
+
+    def state(self, device: str, old: int, new: int) -> None:
+        """A device made an arc of its migration, or was reset."""
+
+    def dirtied(self, device: str, ranges: Iterable[tuple[int, int]], how: str) -> None:
+        """A device wrote to (iova, size), or pinned it for writing."""
+
+    def interrupt(self, device: str, index: int, vector: int, heard: bool) -> None:
+        """A device raised an interrupt; `heard`: there was an eventfd for it."""
+
+
+def batch(observer: Observer, device: str, done: DmaBatch) -> None:
+    """Tell of the writes of a batch that has been done."""
+    for op, how in _WRITES.items():
+        ranges = [(dma.iova, dma.size) for dma in done if dma.op == op and dma.status == Status.DONE]
+        if ranges:
+            observer.dirtied(device, ranges, how)
+
+
+def pinned(observer: Observer, device: str, iova: int, npages: int, prot: int) -> None:
+    """Tell of pins: whoever pins for writing may write, so the pages count as dirty."""
+    if npages and prot & _IOMMU_WRITE:
+        observer.dirtied(device, [(iova, npages * 4096)], "pinned")

@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: MIT
+"""From the bytes that a call read and wrote to a tree of plain values, by what the registry says of the ioctl.
+
+A tree is what JSON can hold. Structs are dictionaries with the names of <linux/vfio.h>; memory that a field points to stands in
+the place of the address, unless the call did not look at it. An array that was cut ends with the string ``"..."``; a dirty bitmap
+is ``{"dirty", "count", "ranges"}``; an fd that the call looked up or made is ``{"fd", "is"}``.
+
+There is nothing here for any single ioctl. What a field is has to be said where its struct is declared (uapi/hints.py).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+from vfioemu.trace import bitmap
+from vfioemu.trace.image import Image
+from vfioemu.uapi import constants as c
+from vfioemu.uapi.features import FEATURES
+from vfioemu.uapi.hints import Chain, DirtyBits, Follow, Hint, Items
+from vfioemu.uapi.payload import Member, Payload
+from vfioemu.uapi.registry import Ioctl
+from vfioemu.uapi.structs import DeviceFeature, InfoCapHeader
+
+Tree: TypeAlias = Any
+
+CUT: Final = "..."
+CAPS: Final = "caps"
+"""The name of a decoded capability chain, which has none in C."""
+DEFAULT_LIMIT: Final = 8
+_MAX_CAPS: Final = 64
+_MAX_STRING: Final = 4096
+_MAX_BITMAP: Final = 256 << 20
+"""DIRTY_BITMAP_SIZE_MAX of vfio_iommu_type1.c."""
+
+
+@dataclass(slots=True)
+class Capture:
+    """What one call did to its caller.
+
+    Attributes:
+        read: the memory that was read.
+        written: the memory that was written.
+        fds: what is behind the fd numbers that the call took or gave.
+    """
+
+    read: Image = field(default_factory=Image)
+    written: Image = field(default_factory=Image)
+    fds: dict[int, str] = field(default_factory=dict)
+
+
+class Decoder:
+    """Decodes the argument of one call.
+
+    Args:
+        capture: what it read and wrote.
+        limit: elements of an array, and ranges of a bitmap.
+        everything: fields that only the kernel writes too; for bytes of which nobody knows who wrote them.
+    """
+
+    def __init__(self, capture: Capture, limit: int = DEFAULT_LIMIT, *, everything: bool = False) -> None:
+        self._before = capture.read
+        self._written = capture.written
+        self._after = capture.read.overlaid(capture.written) if capture.written else capture.read
+        self._fds = capture.fds
+        self._limit = limit
+        self._everything = everything
+
+    # --- before ---
+
+    def argument(self, row: Ioctl | None, argument: int) -> Tree:
+        """The third argument of ioctl(2) as the caller had it."""
+        if row is None or row.argument == "value":
+            return argument
+        if row.argument == "none":
+            return None
+        if row.pointee == "fd":
+            raw = self._before.get(argument, 4)
+            return argument if raw is None else [self._fd(int.from_bytes(raw, "little", signed=True))]
+        if row.pointee == "string":
+            return self._string(argument)
+        tree = self._struct(row.payload, argument, {}) if row.payload else {}
+        return tree or argument
+
+    def _struct(self, cls: type[Payload], address: int, outer: Mapping[str, int]) -> dict[str, Tree]:
+        """The fields of a struct, up to the first one that was not read."""
+        tree, values = self._fields(cls, address, outer)
+        if values is not None:
+            self._tail(cls, address, tree, values)
+        return tree
+
+    def _fields(
+        self, cls: type[Payload], address: int, outer: Mapping[str, int]
+    ) -> tuple[dict[str, Tree], dict[str, int] | None]:
+        """The members, and all their numbers for what depends on them; None if some are missing."""
+        tree: dict[str, Tree] = {}
+        values = {f"..{name}": value for name, value in outer.items() if not name.startswith("..")}
+        for member in cls.MEMBERS:
+            if member.nested is not None:
+                inner, complete = self._fields(member.nested, address + member.offset, values)
+                if inner:
+                    tree[member.name] = inner
+                if complete is None:
+                    return tree, None
+                continue
+            raw = self._before.get(address + member.offset, member.size)
+            if raw is None:
+                if Hint.OUT in member.hints:
+                    continue
+                return tree, None
+            value = _number(member, raw)
+            values[member.name] = value
+            if Hint.OUT in member.hints and not self._everything:
+                continue
+            if member.name in ("pad", "reserved") and not value:
+                continue
+            tree[member.name] = self._value(member, raw, value)
+        for member in cls.MEMBERS:
+            for hint in member.hints:
+                if isinstance(hint, Items) and member.name in tree:
+                    count = values.get(hint.count, 0)
+                    items = self._array(self._before, hint.item, values[member.name], count)
+                    if items:
+                        tree[member.name] = items
+        return tree, values
+
+    def _tail(
+        self, cls: type[Payload], address: int, tree: dict[str, Tree], values: Mapping[str, int]
+    ) -> None:
+        """What follows a struct."""
+        follow = follower(cls, values)
+        if follow is None or (follow.out and not self._everything):
+            return
+        start = address + cls.SIZE
+        if follow.count:
+            items = self._array(self._before, follow.item, start, values.get(follow.count, 0))
+            if items:
+                tree[cls.TAIL] = items
+        elif inner := self._struct(follow.item, start, values):
+            tree[cls.TAIL] = inner
+
+    def _array(self, image: Image, item: Any, address: int, count: int) -> list[Tree]:
+        """The elements of an array that are known, cut at the limit."""
+        nested = isinstance(item, type) and issubclass(item, Payload)
+        member = None if nested else Member("", 0, _size(item), None, _signed(item), item.__metadata__[1:])
+        size: int = item.SIZE if nested else _size(item)
+        items: list[Tree] = []
+        for n in range(min(count, self._limit)):
+            raw = image.get(address + n * size, size)
+            if raw is None:
+                break
+            if member is None:
+                items.append(self._plain(item, raw))
+            else:
+                items.append(self._value(member, raw, _number(member, raw)))
+        if items and count > len(items):
+            items.append(CUT)
+        return items
+
+    def _plain(self, cls: type[Payload], raw: bytes) -> dict[str, Tree]:
+        """A struct without pointers and followers."""
+        tree: dict[str, Tree] = {}
+        for member in cls.MEMBERS:
+            part = raw[member.offset : member.offset + member.size]
+            if member.nested is not None:
+                tree[member.name] = self._plain(member.nested, part)
+            else:
+                tree[member.name] = self._value(member, part, _number(member, part))
+        return tree
+
+    def _value(self, member: Member, raw: bytes, value: int) -> Tree:
+        if Hint.FD in member.hints:
+            return self._fd(value)
+        return raw.hex() if member.size > 8 else value
+
+    def _fd(self, number: int) -> Tree:
+        what = self._fds.get(number)
+        return number if what is None else {"fd": number, "is": what}
+
+    def _string(self, address: int) -> Tree:
+        known = bytes(self._before.prefix(address, _MAX_STRING))
+        return known.partition(b"\0")[0].decode("latin-1") if known else address
+
+    # --- after ---
+
+    def changes(self, row: Ioctl | None, argument: int) -> Tree:
+        """What the call changed: None for nothing."""
+        if row is None or row.payload is None or row.argument != "pointer" or not self._written:
+            return None
+        return self._changed(row.payload, argument, argument, {}) or None
+
+    def _changed(
+        self, cls: type[Payload], address: int, top: int, outer: Mapping[str, int]
+    ) -> dict[str, Tree]:
+        tree: dict[str, Tree] = {}
+        values = {f"..{name}": value for name, value in outer.items() if not name.startswith("..")}
+        for member in cls.MEMBERS:
+            where = address + member.offset
+            if member.nested is not None:
+                if inner := self._changed(member.nested, where, top, values):
+                    tree[member.name] = inner
+                continue
+            raw = self._after.get(where, member.size)
+            if raw is None:
+                continue
+            values[member.name] = _number(member, raw)
+            if self._says_something(member, where, raw):
+                tree[member.name] = self._value(member, raw, values[member.name])
+        for member in cls.MEMBERS:
+            self._changed_memory(member, address, top, values, tree)
+        if (follow := follower(cls, values)) is not None:
+            start = address + cls.SIZE
+            if not follow.count:
+                if inner := self._changed(follow.item, start, top, values):
+                    tree[cls.TAIL] = inner
+            elif self._written.touches(start, 1):
+                tree[cls.TAIL] = self._array(self._after, follow.item, start, values.get(follow.count, 0))
+        return tree
+
+    def _says_something(self, member: Member, where: int, raw: bytes) -> bool:
+        if not self._written.touches(where, member.size):
+            return False
+        if member.name in ("pad", "reserved") and not any(raw):
+            return False
+        return Hint.OUT in member.hints or self._before.get(where, member.size) != raw
+
+    def _changed_memory(
+        self, member: Member, address: int, top: int, values: Mapping[str, int], tree: dict[str, Tree]
+    ) -> None:
+        """What a field points at."""
+        for hint in member.hints:
+            if isinstance(hint, DirtyBits):
+                if bits := self._bitmap(hint, values.get(member.name, 0), values):
+                    tree[member.name] = bits
+            elif isinstance(hint, Chain):
+                if caps := self._chain(hint, top, values.get(member.name, 0)):
+                    tree[CAPS] = caps
+            elif isinstance(hint, Items) and self._written.touches(values.get(member.name, 0), 1):
+                count = values.get(hint.count, 0)
+                tree[member.name] = self._array(self._after, hint.item, values[member.name], count)
+
+    def _bitmap(self, hint: DirtyBits, address: int, values: Mapping[str, int]) -> Tree:
+        """The summary of a dirty bitmap that was written. Where nothing was written nothing is dirty."""
+        pgsize = values.get(hint.pgsize, 0)
+        pages = -(-values.get(hint.length, 0) // pgsize) if pgsize else 0
+        size = -(-pages // 8)
+        if not self._written.touches(address, size):
+            return None
+        bits = bitmap.clipped(self._written.filled(address, min(size, _MAX_BITMAP)), pages)
+        tree = bitmap.summary(bits, values.get(hint.iova, 0), pgsize, self._limit)
+        if self._written.cut:
+            tree["cut"] = True
+        return tree
+
+    def _chain(self, hint: Chain, top: int, offset: int) -> list[Tree]:
+        """The capabilities, as long as the chain leads on to bytes that the call wrote."""
+        caps: list[Tree] = []
+        seen: set[int] = set()
+        while offset and offset not in seen and len(caps) < _MAX_CAPS:
+            seen.add(offset)
+            raw = self._written.get(top + offset, InfoCapHeader.SIZE)
+            if raw is None:
+                break
+            header = InfoCapHeader.parse(raw)
+            cap: dict[str, Tree] = {"id": header.id, "version": header.version}
+            if (cls := hint.caps.get(header.id)) is not None:
+                cap.update(self._capability(cls, top + offset))
+            caps.append(cap)
+            offset = header.next
+        return caps
+
+    def _capability(self, cls: type[Payload], address: int) -> dict[str, Tree]:
+        raw = self._written.get(address, cls.SIZE)
+        if raw is None:
+            return {}
+        tree = self._plain(cls, raw)
+        del tree["header"]
+        if not tree.get("reserved"):
+            tree.pop("reserved", None)
+        for follow in cls.FOLLOWS:
+            count = tree.get(follow.count, 0)
+            tree[cls.TAIL] = self._array(self._written, follow.item, address + cls.SIZE, count)
+        return tree
+
+
+def follower(cls: type[Payload], values: Mapping[str, int]) -> Follow | None:
+    """What comes behind a struct with these values of its fields."""
+    flags = values.get("flags", 0)
+    if cls is DeviceFeature:
+        row = FEATURES.get(flags & c.VFIO_DEVICE_FEATURE_MASK)
+        return None if row is None or row.payload is None else Follow(row.payload)
+    follows: tuple[Follow, ...] = cls.FOLLOWS
+    return next((follow for follow in follows if not follow.flag or flags & follow.flag), None)
+
+
+def _number(member: Member, raw: bytes) -> int:
+    return int.from_bytes(raw, "little", signed=member.signed)
+
+
+def _size(item: Any) -> int:
+    size: int = item.__metadata__[0].sizeof()
+    return size
+
+
+def _signed(item: Any) -> bool:
+    return bool(item.__metadata__[0].fmtstr[-1:].islower())
