@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip -qq --disable-pip-version-check install
 PYTEST := $(BIN)/python -m pytest -q -n $(JOBS)
 EXTENSION := vfioemu/_kernel.abi3.so
 C_SOURCES := $(wildcard csrc/*.c csrc/*.h)
-C_FORMATTED := $(C_SOURCES) $(wildcard protocol/*.h bench/*.[ch] tests/*.[ch] tests/*/*.[ch])
+C_FORMATTED := $(C_SOURCES) $(wildcard protocol/*.h bench/*.[ch] tests/*.[ch] tests/*/*.[ch] tests/*/*/*.[ch])
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 

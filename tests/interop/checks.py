@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: MIT
+"""What a guest is asked about its devices, and what has to be true of it."""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from tests.interop.console import GuestError
+from tests.interop.machine import PATIENCE, Device, Vm
+from tests.interop.qmp import until
+from vfioemu.uapi.dma_engine import Register, Stamp
+
+PAGE: Final = 4096
+LOOPBACK_BYTES: Final = 65536
+RING_PAGES: Final = 300
+RING_RATE: Final = 5000
+"""Writes a second: each page about 16 times a second."""
+
+
+def numbers(text: str) -> dict[str, int]:
+    """The `name=number` words of what a guest program printed."""
+    return {name: int(value, 0) for name, value in re.findall(r"(\w+)=(\w+)", text)}
+
+
+async def serial_ports(vm: Vm, device: Device) -> list[str]:
+    """The ttys that the guest's 8250_pci driver made of a device."""
+    text = await vm.console.run(
+        f"basename $(readlink /sys/bus/pci/devices/{device.bdf}/driver); "
+        f"for tty in /sys/class/tty/ttyS*; do readlink -f $tty | grep {device.bdf}; done; true"
+    )
+    driver, *paths = text.splitlines()
+    assert driver == "serial", f"the driver of {device.bdf} is {driver}"
+    return [path.rpartition("/")[2] for path in paths]
+
+
+async def loopback(vm: Vm, tty: str, size: int = LOOPBACK_BYTES) -> dict[str, int]:
+    """Push bytes through a port's loopback: they come back as they were, by interrupts."""
+    found = numbers(await vm.console.run(f"loopback {tty} {size}", 5 * PATIENCE))
+    assert found["bytes"] == size
+    assert found["interrupts"] > 0, f"{tty} was polled: {found}"
+    return found
+
+
+async def dma(vm: Vm, device: Device, pages: int = RING_PAGES) -> dict[str, int]:
+    """Have the engine write so many pages, which the guest then looks at."""
+    found = numbers(await vm.console.run(f"dma {device.bdf} {pages}", PATIENCE))
+    assert found["pages"] == pages
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """An area of guest memory that an engine writes to all the time, page after page.
+
+    Attributes:
+        device: the engine.
+        base: where the area is.
+        pages: its size.
+        number: what the engine calls itself in its stamps.
+    """
+
+    device: Device
+    base: int
+    pages: int
+    number: int
+
+    @classmethod
+    async def start(cls, vm: Vm, device: Device, pages: int = RING_PAGES, rate: int = RING_RATE) -> "Ring":
+        """Have the guest start the engine, and watch what it writes."""
+        found = numbers(await vm.console.run(f"ring {device.bdf} {pages} {rate} 0"))
+        ring = cls(device, found["base"], found["pages"], found["device"])
+        await ring.goes_on(vm, 2 * pages)
+        return ring
+
+    async def watched(self, vm: Vm) -> dict[str, int]:
+        """What the guest's watcher has seen so far."""
+        return numbers(await vm.console.run(f"cat /tmp/ring-{self.device.bdf}"))
+
+    async def goes_on(self, vm: Vm, beyond: int) -> dict[str, int]:
+        """Wait until the engine has written more than `beyond` times and the watcher has looked once more."""
+        reached = await until(lambda: self.watched(vm), lambda seen: seen["seq"] > beyond, PATIENCE)
+        seen = await until(
+            lambda: self.watched(vm), lambda now: now["rounds"] > reached["rounds"] + 1, PATIENCE
+        )
+        assert seen["failed"] == 0, f"the engine could not write: {seen}"
+        return dict(seen)
+
+    async def last(self, vm: Vm) -> int:
+        """The sequence number of the engine's last write, of a guest that is stopped."""
+        return await vm.register(self.device, 0, Register.SEQ)
+
+    def expected(self, last: int) -> bytes:
+        """What the area holds after write number `last`: the last write to each of its pages."""
+        area = bytearray()
+        for page in range(self.pages):
+            seq = last - (last - 1 - page) % self.pages
+            stamp = Stamp(self.number, seq, self.base + page * PAGE).build()
+            area += stamp + bytes([seq & 0xFF]) * (PAGE - len(stamp))
+        return bytes(area)
+
+    async def memory(self, vm: Vm) -> bytes:
+        """What the area holds in this QEMU."""
+        return await vm.physical(self.base, self.pages * PAGE)
+
+
+def differing_pages(one: bytes, other: bytes) -> list[int]:
+    """Which pages are not the same."""
+    assert len(one) == len(other)
+    return [at // PAGE for at in range(0, len(one), PAGE) if one[at : at + PAGE] != other[at : at + PAGE]]
+
+
+async def is_gone(vm: Vm, device: Device) -> None:
+    """Wait until the guest has no such device."""
+
+    async def look() -> bool:
+        try:
+            await vm.console.run(f"test ! -e /sys/bus/pci/devices/{device.bdf}")
+        except GuestError:
+            return False
+        return True
+
+    await until(look, bool, PATIENCE, every=0.2)
