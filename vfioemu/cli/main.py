@@ -13,11 +13,13 @@ from vfioemu.cli.errors import INTERNAL, USAGE, report
 
 COMMANDS: Final = {
     "conformance": "Hold our answers against a real kernel's.",
+    "devices": "List the device models, or the options of one.",
     "demo": "Two daemons, and a guest that moves between them.",
     "fuzz": "Feed arbitrary bytes to every ioctl.",
     "incoming": "Receive a migrating guest.",
     "mdev": "Create and remove mediated devices of a running daemon.",
     "migrate": "Move a guest to another daemon, and prove that nothing was lost.",
+    "run": "Run a program, unmodified, with emulated devices.",
     "serve": "Emulate a machine until SIGTERM.",
     "stats": "Show what a running daemon has counted.",
 }

@@ -8,8 +8,9 @@ import click
 import trio
 
 from vfioemu.cli.errors import USAGE, CommandError
+from vfioemu.cli.machine_options import device_option, machine_of
 from vfioemu.cli.where import directory, runtime_dir_option
-from vfioemu.daemon.config import ConfigError, load_machine
+from vfioemu.daemon.arguments import Wish
 from vfioemu.daemon.runtime_dir import StartError
 from vfioemu.daemon.serve import Options, Ready, serve
 from vfioemu.io.limits import Limits
@@ -21,18 +22,19 @@ from vfioemu.wire.messages import MemoryMode
     "-m",
     "--machine",
     "machine_file",
-    required=True,
     type=click.Path(path_type=Path, dir_okay=False),
     help="What to emulate: a TOML file.",
 )
+@device_option
 @runtime_dir_option
+@click.option("--private", is_flag=True, help="Have a new runtime directory, which goes with the daemon.")
 @click.option("--ready-fd", type=click.IntRange(0), help="Write the socket's path to this fd when ready.")
 @click.option(
     "--memory",
-    type=click.Choice(["ask", "process_vm"]),
+    type=click.Choice(["ask", "process_vm", "auto"]),
     default="ask",
     show_default=True,
-    help="How client memory is reached; process_vm only for a daemon that is yours alone.",
+    help="How client memory is reached; all but ask only for a daemon that is yours alone.",
 )
 @click.option("--allow-uid", multiple=True, type=click.IntRange(0), help="Who may connect besides you.")
 @click.option(
@@ -44,9 +46,11 @@ from vfioemu.wire.messages import MemoryMode
 )
 @click.option("--exit-with-parent", is_flag=True, help="End when the process that started it has ended.")
 def command(
-    machine_file: Path,
+    machine_file: Path | None,
+    devices: tuple[Wish, ...],
     runtime_dir: Path | None,
     instance: str,
+    private: bool,
     ready_fd: int | None,
     memory: str,
     allow_uid: tuple[int, ...],
@@ -57,13 +61,11 @@ def command(
 
     Clients connect to vfio.sock in the runtime directory, commands go to control.sock.
     """
-    try:
-        spec = load_machine(machine_file)
-    except ConfigError as error:
-        raise CommandError(str(error), exit_code=USAGE) from None
+    spec = machine_of(machine_file, devices)
     options = Options(
-        runtime_dir=directory(runtime_dir, instance),
-        memory=MemoryMode[memory.upper()],
+        runtime_dir=None if private else directory(runtime_dir, instance),
+        memory=MemoryMode.ASK if memory == "ask" else MemoryMode.PROCESS_VM,
+        fallback=memory == "auto",
         uids=frozenset(allow_uid),
         limits=Limits(ask_timeout=ask_timeout),
         with_parent=exit_with_parent,
@@ -74,4 +76,4 @@ def command(
     except StartError as error:
         raise CommandError(str(error), error.hint) from None
     except ValueError as error:
-        raise CommandError(f"{machine_file}: {error}", exit_code=USAGE) from None
+        raise CommandError(f"{machine_file or 'the machine'}: {error}", exit_code=USAGE) from None

@@ -189,7 +189,7 @@ class ControlServer:
                 sysfsdev=sysfsdev(device.name),
                 mdev=symbol in self._mdevs,
             )
-            for symbol, device in sorted(self._machine.devices.items())
+            for symbol, device in self._machine.devices.items()
         ]
 
     def _stats(self, _: d.NoArguments) -> d.Stats:

@@ -5,8 +5,11 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 import socket
 import stat
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -16,6 +19,11 @@ CONTROL: Final = "control.sock"
 LOCK: Final = "lock"
 PID: Final = "pid"
 _SUN_PATH: Final = 108
+_PRIVATE: Final = "vfioemu-run-"
+_STARTING: Final = 60.0
+"""Seconds in which a daemon has certainly taken its lock."""
+_LONGEST_BASE: Final = 70
+"""Beside the directory's name and the sockets', what fits into sun_path."""
 
 
 class StartError(Exception):
@@ -33,6 +41,38 @@ def default_runtime_dir(instance: str = "default") -> Path:
     if base := os.environ.get("XDG_RUNTIME_DIR"):
         return Path(base) / "vfioemu" / instance
     return Path(f"/tmp/vfioemu-{os.getuid()}") / instance
+
+
+@contextlib.contextmanager
+def private_directory() -> Iterator[Path]:
+    """A new directory of our own, removed at the end; what daemons that were killed have left goes as well."""
+    base = Path(os.environ.get("XDG_RUNTIME_DIR") or "/nonexistent")
+    if not os.access(base, os.W_OK | os.X_OK) or len(os.fsencode(base)) > _LONGEST_BASE:
+        base = Path(tempfile.gettempdir())
+    if len(os.fsencode(base)) > _LONGEST_BASE:
+        base = Path("/tmp")
+    _sweep(base)
+    with tempfile.TemporaryDirectory(prefix=_PRIVATE, dir=base, ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+def _sweep(base: Path) -> None:
+    """Remove private directories of ours whose daemon is gone without having done so."""
+    for directory in base.glob(f"{_PRIVATE}*"):
+        try:
+            status = directory.lstat()
+            if status.st_uid != os.getuid() or time.time() - status.st_mtime < _STARTING:
+                continue
+            lock = os.open(directory / LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(directory, ignore_errors=True)
+        except OSError:
+            pass  # it runs
+        finally:
+            os.close(lock)
 
 
 def make_private(directory: Path, *, shared: bool = False) -> None:

@@ -7,7 +7,6 @@ import os
 import resource
 import signal
 import socket
-import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +35,7 @@ class Options:
     Attributes:
         runtime_dir: where its sockets are; None for a new directory that goes with it.
         memory: how client memory is reached; PROCESS_VM for a daemon that one user has for himself.
+        fallback: where the system refuses PROCESS_VM, ask.
         uids: who may connect besides our own user.
         limits: bounds and time-outs.
         with_parent: end when the process that started it has ended, however that went.
@@ -43,6 +43,7 @@ class Options:
 
     runtime_dir: Path | None = None
     memory: MemoryMode = MemoryMode.ASK
+    fallback: bool = False
     uids: frozenset[int] = frozenset()
     limits: Limits = field(default_factory=Limits)
     with_parent: bool = False
@@ -83,6 +84,7 @@ async def running(
     runtime_dir: str | os.PathLike[str] | None = None,
     *,
     memory: MemoryMode | str = MemoryMode.ASK,
+    fallback: bool = False,
     uids: frozenset[int] = frozenset(),
     limits: Limits | None = None,
 ) -> AsyncIterator[Daemon]:
@@ -92,6 +94,7 @@ async def running(
         spec: the machine.
         runtime_dir: where its sockets are; None for a new directory that goes with it.
         memory: "ask" or "process_vm".
+        fallback: where the system refuses process_vm, ask.
         uids: who may connect besides our own user.
         limits: bounds and time-outs.
 
@@ -102,11 +105,11 @@ async def running(
     if isinstance(memory, str):
         memory = MemoryMode[memory.upper()]
     machine = Machine(spec, load_models())
-    access = Access(uids=uids | {os.getuid()}, memory=memory)
+    access = Access(uids=uids | {os.getuid()}, memory=memory, fallback=fallback)
     escaped: BaseException | None = None
     with contextlib.ExitStack() as stack:
         if runtime_dir is None:
-            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="vfioemu-")))
+            directory = stack.enter_context(rd.private_directory())
         else:
             directory = Path(runtime_dir)
             rd.make_private(directory, shared=bool(uids))
@@ -157,7 +160,12 @@ async def serve(spec: MachineSpec, options: Options, ready: "Ready | None" = Non
     )  # now: it is alive until it knows that we run
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with running(
-            spec, options.runtime_dir, memory=options.memory, uids=options.uids, limits=options.limits
+            spec,
+            options.runtime_dir,
+            memory=options.memory,
+            fallback=options.fallback,
+            uids=options.uids,
+            limits=options.limits,
         ) as daemon:
             if ready is not None:
                 ready.tell(daemon)

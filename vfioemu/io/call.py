@@ -101,25 +101,27 @@ class Call(Runner):
                 return False, bytes(self.offer[start : start + size])
             if self.high:
                 return True, None  # the client must see the changes first
-        if self._session.space.bound is None:
-            return True, None
-        return False, self._read_process(effect.addr, size)
+        data = self._read_process(effect.addr, size)
+        return data is None, data
 
-    def _read_process(self, address: int, size: int) -> bytes:
+    def _read_process(self, address: int, size: int) -> bytes | None:
+        """Read the caller's memory; None if it has to be asked: the mode is so, or the system refuses by now."""
+        if self._session.space.bound is None:
+            return None
         out = bytearray(size)
         try:
             got = procmem.read_into(self._session.pid, address, out)
-        except OSError as error:
-            raise IoctlError(errno.EFAULT, f"the caller's memory: {error.strerror}") from None
+        except OSError:
+            return None
         if got < size:
             raise IoctlError(errno.EFAULT, f"the caller's memory at {address + got:#x} cannot be read")
         return bytes(out)
 
     async def _read_later(self, effect: ReadUser) -> bytes:
         await self._flush()
-        if self._session.space.bound is not None:
-            return self._read_process(effect.addr, effect.size)
-        data = await self._connection.ask_read(self.seq, effect.addr, effect.size)
+        data = self._read_process(effect.addr, effect.size)
+        if data is None:
+            data = await self._connection.ask_read(self.seq, effect.addr, effect.size)
         if data is None:
             raise IoctlError(errno.EFAULT, f"{effect.size} bytes at {effect.addr:#x} cannot be read")
         return data
@@ -138,26 +140,27 @@ class Call(Runner):
             if self.high:
                 return True, None
             self.offer = None
-        if self._session.space.bound is None:
-            return True, None
-        self._write_process(effect)
-        return False, None
+        return not self._write_process(effect), None
 
-    def _write_process(self, effect: WriteUser) -> None:
+    def _write_process(self, effect: WriteUser) -> bool:
+        """Write to the caller's memory; False if it has to be asked, see `_read_process`."""
+        if self._session.space.bound is None:
+            return False
         try:
             done = procmem.write(self._session.pid, effect.addr, effect.data)
-        except OSError as error:
-            raise IoctlError(errno.EFAULT, f"the caller's memory: {error.strerror}") from None
+        except OSError:
+            return False
         if done < memoryview(effect.data).nbytes:
             raise IoctlError(
                 errno.EFAULT, f"the caller's memory at {effect.addr + done:#x} cannot be written"
             )
+        return True
 
     async def _write_later(self, effect: WriteUser) -> None:
         await self._flush()
-        if self._session.space.bound is not None:
-            self._write_process(effect)
-        elif not await self._connection.ask_write(self.seq, effect.addr, effect.data):
+        if self._write_process(effect):
+            return
+        if not await self._connection.ask_write(self.seq, effect.addr, effect.data):
             raise IoctlError(errno.EFAULT, f"{len(effect.data)} bytes at {effect.addr:#x} cannot be written")
 
     async def _flush(self) -> None:

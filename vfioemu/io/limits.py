@@ -43,7 +43,9 @@ class Access:
         uids: whose messages are accepted.
         memory: ASK for a daemon that several users share; PROCESS_VM for a private one, because process_vm_readv() can
             be parked by a hostile process (userfaultfd, FUSE) and then stops everybody.
+        fallback: a process whose memory the system does not let us reach is asked, in place of being refused.
     """
 
     uids: frozenset[int]
     memory: MemoryMode = MemoryMode.ASK
+    fallback: bool = False

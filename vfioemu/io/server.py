@@ -25,6 +25,7 @@ from vfioemu.io.mm import BoundMemory
 from vfioemu.io.session import Account, Service, Session
 from vfioemu.io.throttle import Throttle
 from vfioemu.io.tokens import Token, TokenTable
+from vfioemu.kernel import procmem
 from vfioemu.wire import messages as m
 
 log: Final = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class Server:
         self._shared = Ledger()
         self._connections: set[Connection] = set()
         self._serial = 0
+        self._fell_back = False
         self._talk = Throttle()
 
     # --- connections ---
@@ -187,7 +189,7 @@ class Server:
             session.channels.append(connection)
         header = m.encode(m.REPLY, hello.seq, args=(0, m.VERSION, session.id, session.number))
         try:
-            if not connection.send_nowait(header, self._greeting().encode()):
+            if not connection.send_nowait(header, self._greeting(session).encode()):
                 connection.end("does not read")  # pragma: no cover - an empty socket has room
         except Gone:
             pass  # who takes care of the connection from here on sees that it is over
@@ -222,27 +224,42 @@ class Server:
             return session
         if hello.flags & m.F_SERVICE:
             raise IoctlError(errno.EPERM, "a service connection needs a session")
-        bound = None
-        if self.access.memory is m.MemoryMode.PROCESS_VM:
-            try:
-                bound = BoundMemory(connection.pid)
-            except OSError as error:
-                raise IoctlError(errno.EPERM, f"its memory cannot be reached: {error.strerror}") from None
+        bound = self._bind(connection) if self.access.memory is m.MemoryMode.PROCESS_VM else None
         self._serial += 1
         session = Session(self._serial, account, connection.uid, bound)
         session.set_limits(hello.arg3, ipc_lock=bool(hello.flags & m.F_IPC_LOCK))
         self.sessions[session.id] = session
         return session
 
+    def _bind(self, connection: Connection) -> BoundMemory | None:
+        """The memory of a process in process_vm mode; None if it has to be asked after all.
+
+        The system may refuse: another uid, a process that is not dumpable, Yama, a seccomp filter.
+
+        Raises:
+            IoctlError: EPERM, and to ask is not what the daemon was told.
+        """
+        try:
+            procmem.probe(connection.pid)
+            return BoundMemory(connection.pid)
+        except OSError as error:
+            why = f"its memory cannot be reached: {error.strerror}"
+        if not self.access.fallback:
+            raise IoctlError(errno.EPERM, why)
+        if not self._fell_back:
+            self._fell_back = True
+            log.warning("pid=%d uid=%d: %s; it is asked instead", connection.pid, connection.uid, why)
+        return None
+
     def _service_gone(self, session: Session, connection: Connection) -> None:
         connection.end("", quiet=True)
         self._leave(connection, session.account, session)
 
-    def _greeting(self) -> m.Greeting:
+    def _greeting(self, session: Session) -> m.Greeting:
         limits = self.limits
         return m.Greeting(
             version=m.VERSION,
-            memory_mode=self.access.memory,
+            memory_mode=m.MemoryMode.ASK if session.space.bound is None else m.MemoryMode.PROCESS_VM,
             daemon_id=self.daemon_id,
             max_data=m.MAX_DATA,
             max_channels=limits.max_channels,

@@ -57,6 +57,19 @@ def address_of(buffer: bytes | bytearray | memoryview) -> tuple[int, object]:
     return ctypes.cast(pointer, ctypes.c_void_p).value or 0, buffer
 
 
+def probe(pid: int) -> None:
+    """Whether the system lets us reach the memory of process `pid`.
+
+    Raises:
+        OSError: it does not (EPERM, ESRCH, ENOSYS).
+    """
+    byte = ctypes.create_string_buffer(1)
+    ours = _IoVec(ctypes.addressof(byte), 1)
+    theirs = _IoVec(0, 1)
+    if _readv(pid, ours, 1, theirs, 1, 0) < 0 and ctypes.get_errno() != errno.EFAULT:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
 def read_into(pid: int, address: int, out: bytearray | memoryview) -> int:
     """Fill `out` from `address` of process `pid`: how many bytes could be read.
 

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: MIT
+"""`vfioemu run`: any program, with a VFIO of its own."""
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from vfioemu.cli import child, program
+from vfioemu.cli.errors import INTERNAL, USAGE, CommandError
+from vfioemu.cli.where import ask
+from vfioemu.daemon.runtime_dir import SOCKET, default_runtime_dir
+from vfioemu.daemon.tree import ROOT
+
+log: Final = logging.getLogger(__name__)
+
+_TOKEN: Final = re.compile(r"\{(sysfsdev|bdf|group|uuid)(0|[1-9][0-9]*)?\}")
+_LONGEST_END: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """A daemon, and the devices that it has.
+
+    Attributes:
+        directory: its runtime directory.
+        devices: of each, what the tokens stand for; in the order of the machine, then of --device.
+    """
+
+    directory: Path
+    devices: Sequence[Mapping[str, str]]
+
+
+_HELP: Final = """Run a program, unmodified, with emulated VFIO devices.
+
+\b
+vfioemu run --device mtty -- qemu-system-x86_64 ... \\
+            -device vfio-pci,sysfsdev={sysfsdev}
+vfioemu run --device dma-engine,type=3 -- ./my-driver-test {bdf}
+
+{sysfsdev} {bdf} {group} {uuid} in CMD, and $VFIOEMU_SYSFSDEV ..., stand for
+the first device, {sysfsdev1} ... for the second. The exit status is CMD's;
+126 and 127 are a shell's. docs/run.md has the rest.
+"""
+
+
+@click.command(name="run", help=_HELP, context_settings={"allow_interspersed_args": False})
+@click.option(
+    "-d", "--device", "devices", multiple=True, metavar="MODEL[,K=V...]", help="See `vfioemu devices`."
+)
+@click.option("-m", "--machine", type=click.Path(dir_okay=False), help="A machine file.")
+@click.option("--connect", metavar="DIR|SOCKET", help="Use a daemon that runs, in place of one of your own.")
+@click.option("--instance", help="The same, by the instance's name.")
+@click.option(
+    "--memory",
+    type=click.Choice(["auto", "ask", "process_vm"]),
+    default="auto",
+    show_default=True,
+    help="How the program's memory is reached.",
+)
+@click.argument("command_line", nargs=-1, required=True, type=click.UNPROCESSED, metavar="[--] CMD [ARGS]...")
+@click.pass_context
+def command(
+    context: click.Context,
+    devices: tuple[str, ...],
+    machine: str | None,
+    connect: str | None,
+    instance: str | None,
+    memory: str,
+    command_line: tuple[str, ...],
+) -> int:
+    """Run a program, unmodified, with emulated VFIO devices."""
+    library = _library()
+    serve = _serve_arguments(context, devices, machine, memory)
+    if connect is not None or instance is not None:
+        if serve["what"]:
+            raise CommandError("--connect uses a daemon as it is: no --device, no --machine", exit_code=USAGE)
+        where = _connect(connect, instance)
+        argv = _replace(command_line, where.devices)
+        return child.end_like(
+            child.run(program.find(argv, library), _environment(where, library), lambda _, __: None)
+        )
+    if not serve["what"]:
+        raise CommandError(
+            "no device is named",
+            "--device MODEL, --machine FILE, or --connect DIR; `vfioemu devices` lists models",
+            USAGE,
+        )
+    program.find(command_line, library)  # before anything is started
+    with _daemon([*serve["what"], *serve["how"]]) as (process, directory):
+        where = Where(directory, _devices(directory))
+        argv = _replace(command_line, where.devices)
+
+        def ended(pid: int, status: int) -> None:
+            if pid == process.pid:
+                process.returncode = os.waitstatus_to_exitcode(status)
+                log.error("the daemon has ended (status %d): its devices are gone", process.returncode)
+
+        status = child.run(program.find(argv, library), _environment(where, library), ended)
+    return child.end_like(status)
+
+
+def _library() -> Path:
+    from vfioemu import preload
+
+    try:
+        return preload.library()
+    except FileNotFoundError as error:
+        raise CommandError(
+            f"there is no preload library: {error}", "`make build` makes it", INTERNAL
+        ) from None
+
+
+def _serve_arguments(
+    context: click.Context, devices: tuple[str, ...], machine: str | None, memory: str
+) -> dict[str, list[str]]:
+    """What `vfioemu serve` is told: what to emulate, and how."""
+    what = [f"--device={device}" for device in devices]
+    if machine is not None:
+        what.insert(0, f"--machine={machine}")
+    how = [f"--memory={memory}"]
+    del context
+    return {"what": what, "how": how}
+
+
+# --- a daemon of our own ---
+
+
+@contextlib.contextmanager
+def _daemon(arguments: Sequence[str]) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
+    """A private daemon for as long as the block lasts, and its directory; it also ends when we are killed."""
+    ready, theirs = os.pipe()
+    level = "-q" if log.getEffectiveLevel() >= logging.INFO else "-vv"
+    line = [sys.executable, "-m", "vfioemu.cli.main", level, "serve", "--private", "--exit-with-parent"]
+    line += ["--ready-fd", str(theirs), *arguments]
+    environment = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
+    process = subprocess.Popen(
+        line,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=[theirs],
+        env=environment,
+        start_new_session=True,  # ^C is for the program
+    )
+    os.close(theirs)
+    directory = None
+    try:
+        with os.fdopen(ready, "rb") as pipe:
+            path = os.fsdecode(pipe.read().rstrip(b"\n"))
+        if not path:
+            raise SystemExit(process.wait())  # it has said why
+        directory = Path(path).parent
+        yield process, directory
+    finally:
+        _end(process)
+        if directory is not None:
+            shutil.rmtree(directory, ignore_errors=True)  # if it was killed
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End the daemon, and wait for it: what it writes is complete when we return."""
+    if process.returncode is not None:
+        return
+    process.terminate()
+    process.send_signal(signal.SIGCONT)
+    try:
+        process.wait(_LONGEST_END)
+    except subprocess.TimeoutExpired:
+        log.error("the daemon (pid %d) does not end, it is killed", process.pid)
+        process.kill()
+        process.wait()
+
+
+# --- a daemon that runs ---
+
+
+def _connect(path: str | None, instance: str | None) -> Where:
+    directory = default_runtime_dir(instance or "default") if path is None else Path(path)
+    if directory.name == SOCKET or directory.is_socket():
+        directory = directory.parent
+    if not (directory / SOCKET).exists():
+        raise CommandError(f"no daemon runs in {directory}", "`vfioemu serve --runtime-dir DIR` starts one")
+    return Where(directory.resolve(), _devices(directory))
+
+
+def _devices(directory: Path) -> list[Mapping[str, str]]:
+    """What the tokens stand for, of each device."""
+    listing = ask(directory, "", "list")
+    return [_tokens(device) for device in listing["devices"]]
+
+
+def _tokens(device: Mapping[str, Any]) -> Mapping[str, str]:
+    name, path = str(device["name"]), str(device["sysfsdev"])
+    kind = {"pci": "bdf", "mdev": "uuid"}.get(path.split("/")[3])
+    return {"sysfsdev": path, "group": str(device["group"]), **({kind: name} if kind else {})}
+
+
+# --- what the program gets ---
+
+
+def _replace(command_line: Sequence[str], devices: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
+    """Put the devices' names in the place of the tokens.
+
+    Raises:
+        CommandError: a token means nothing here.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        number = int(match[2] or 0)
+        if number >= len(devices):
+            raise CommandError(
+                f"{match[0]} in CMD: there is no device {number}, the first of {len(devices)} is 0",
+                exit_code=USAGE,
+            )
+        found = devices[number]
+        if match[1] not in found:
+            other = "uuid" if "uuid" in found else "sysfsdev"
+            raise CommandError(
+                f"{match[0]} in CMD: {found['sysfsdev']} has no {match[1]}",
+                f"{{{other}{match[2] or ''}}} names it, or make it another kind of device with bus=",
+                USAGE,
+            )
+        return found[match[1]]
+
+    return tuple(_TOKEN.sub(value, word) for word in command_line)
+
+
+def _environment(where: Where, library: Path) -> dict[str, str]:
+    """The program's environment."""
+    environment = dict(os.environ)
+    path = _loadable(library, where.directory)
+    others = [word for word in re.split("[ :]", environment.get("LD_PRELOAD", "")) if word and word != path]
+    environment["LD_PRELOAD"] = ":".join([path, *others])
+    environment["VFIOEMU_SOCKET"] = os.fspath(where.directory / SOCKET)
+    environment["VFIOEMU_ROOT"] = os.fspath(where.directory / ROOT)
+    for number, device in enumerate(where.devices):
+        for name, text in device.items():
+            environment[f"VFIOEMU_{name.upper()}{number or ''}"] = text
+    return environment
+
+
+def _loadable(library: Path, directory: Path) -> str:
+    """The library's path, without blanks and colons, which LD_PRELOAD takes for separators."""
+    path = os.fspath(library)
+    if not re.search("[ :]", path):
+        return path
+    link = directory / library.name
+    with contextlib.suppress(FileExistsError):
+        link.symlink_to(library)
+    if re.search("[ :]", os.fspath(link)):
+        raise CommandError(
+            f"LD_PRELOAD cannot name {path}: a blank or a colon in it separates two libraries",
+            "set TMPDIR or XDG_RUNTIME_DIR to a directory without them",
+        )
+    return os.fspath(link)

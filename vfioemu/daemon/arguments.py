@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: MIT
+"""Devices named on a command line: ``MODEL[,key=value...]``, and the machine that has them.
+
+Keys that every device has:
+
+  bus=pci|mdev      a PCI function behind an IOMMU of its own, or a mediated device without one
+  name=NAME         the function's address, or the mediated device's UUID
+  group=N           N of /dev/vfio/N
+
+All others are the model's. A value is a number (also 0x...), true, false, a list [a,b], or a text.
+"""
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from vfioemu.core.model import Factory
+from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
+from vfioemu.daemon.sysfs import bus_of
+
+COMMON: Final[Mapping[str, str]] = {
+    "bus": "pci: a function behind an IOMMU; mdev: a mediated device",
+    "name": "its PCI address or UUID (default: the first that is free)",
+    "group": "N of /dev/vfio/N (default: the first that is free)",
+}
+_IOMMU: Final = IommuSpec(reserved=((0xFEE00000, 0xFEEFFFFF),))
+_BUSES: Final = ("pci", "mdev")
+_OUTSIDE_BRACKETS: Final = re.compile(r",(?![^\[]*\])")
+
+
+class DeviceError(Exception):
+    """A device that cannot be had as it is described; `hint` says what can."""
+
+    def __init__(self, why: str, hint: str = "") -> None:
+        super().__init__(why)
+        self.hint = hint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """A device as somebody asked for it."""
+
+    model: str
+    bus: str | None = None
+    name: str | None = None
+    group: int | None = None
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
+def parse_device(text: str) -> Wish:
+    """Read ``MODEL[,key=value...]``.
+
+    Raises:
+        DeviceError: it is none.
+    """
+    model, *pairs = _OUTSIDE_BRACKETS.split(text)
+    if not model or "=" in model:
+        raise DeviceError(f"device {text!r}: it begins with no model", "as in --device dma-engine,type=3")
+    values: dict[str, object] = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise DeviceError(f"device {text!r}: {pair!r} is not key=value")
+        if key in values:
+            raise DeviceError(f"device {text!r}: {key} is there twice")
+        values[key] = parse_value(value)
+    bus, name, group = (values.pop(key, None) for key in ("bus", "name", "group"))
+    if bus is not None and bus not in _BUSES:
+        raise DeviceError(f"device {text!r}: bus is one of {', '.join(_BUSES)}, not {bus!r}")
+    if group is not None and (not isinstance(group, int) or isinstance(group, bool) or group < 0):
+        raise DeviceError(f"device {text!r}: group is a number, not {group!r}")
+    return Wish(
+        model=model,
+        bus=None if bus is None else str(bus),
+        name=None if name is None else str(name),
+        group=group,
+        options=values,
+    )
+
+
+def parse_value(text: str) -> object:
+    """A number, a truth value, a list of such, or the text itself."""
+    if text.startswith("[") and text.endswith("]"):
+        return [parse_value(part.strip()) for part in text[1:-1].split(",") if part.strip()]
+    if text in ("true", "false"):
+        return text == "true"
+    try:
+        return int(text, 0)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        return text.strip('"')
+
+
+def unknown(what: str, name: str, known: Iterable[str], where: str) -> DeviceError:
+    """The error for a name that does not exist, with the most similar one that does."""
+    close = difflib.get_close_matches(name, list(known), 1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return DeviceError(f"unknown {what} {name!r}", f"{hint}`{where}` lists all")
+
+
+def default_bus(factory: Factory) -> str:
+    """Where a model's devices are unless somebody says otherwise: a model that is mediated in the kernel says so."""
+    return str(getattr(factory, "BUS", "pci"))
+
+
+def with_devices(spec: MachineSpec, wishes: Sequence[Wish], models: Mapping[str, Factory]) -> MachineSpec:
+    """The machine with more devices, each in a group of its own unless it names one.
+
+    Raises:
+        DeviceError: an unknown model or option, a name that is taken or of the wrong kind.
+    """
+    groups = {group.number: group for group in spec.groups}
+    devices = list(spec.devices)
+    for wish in wishes:
+        if wish.model not in models:
+            raise unknown("device", wish.model, models, "vfioemu devices")
+        factory = models[wish.model]
+        options = getattr(factory, "OPTIONS", {})
+        for key in wish.options:
+            if key not in options:
+                known = [*options, *COMMON]
+                raise unknown(f"option of {wish.model}:", key, known, f"vfioemu devices {wish.model}")
+        if wish.name is None:
+            bus = wish.bus or default_bus(factory)
+            name = _free_name(bus, {device.name for device in devices})
+        else:
+            name = wish.name
+            bus = bus_of(name)
+            if bus not in _BUSES or wish.bus not in (None, bus):
+                kind = "a PCI address (0000:00:01.0)" if wish.bus == "pci" else "a UUID"
+                raise DeviceError(f"device {wish.model}: name={name} is not {kind}")
+            if any(device.name == name for device in devices):
+                raise DeviceError(f"device {wish.model}: name={name} is taken")
+        number = wish.group
+        if number is None:
+            number = next(n for n in range(1, len(groups) + 2) if n not in groups)
+        if number not in groups:
+            groups[number] = GroupSpec(number=number, iommu=_IOMMU if bus == "pci" else None)
+        symbols = {device.symbol for device in devices}
+        symbol = next(s for n in range(len(devices) + 1) if (s := f"{wish.model}{n}") not in symbols)
+        devices.append(
+            DeviceSpec(symbol=symbol, name=name, group=number, model=wish.model, options=wish.options)
+        )
+    return dataclasses.replace(spec, groups=tuple(groups.values()), devices=tuple(devices))
+
+
+def _free_name(bus: str, taken: set[str]) -> str:
+    candidates = (
+        f"0000:00:{n:02x}.0" if bus == "pci" else f"00000000-0000-4000-8000-{n:012x}"
+        for n in range(1, 32 if bus == "pci" else 1 << 16)
+    )
+    for name in candidates:
+        if name not in taken:
+            return name
+    raise DeviceError(f"there is no room for another {bus} device", "give it a name=, on another bus")
