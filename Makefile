@@ -10,8 +10,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check install
 PYTEST := $(BIN)/python -m pytest -q -n $(JOBS)
 EXTENSION := vfioemu/_kernel.abi3.so
+PRELOAD := vfioemu/libvfioemu-preload.so
 C_SOURCES := $(wildcard csrc/*.c csrc/*.h)
-C_FORMATTED := $(C_SOURCES) $(wildcard protocol/*.h bench/*.[ch] tests/*.[ch] tests/*/*.[ch] tests/*/*/*.[ch])
+PRELOAD_SOURCES := $(wildcard csrc/preload/*) protocol/vfioemu_wire.h
+C_FORMATTED := $(C_SOURCES) $(wildcard csrc/preload/*.[ch] protocol/*.h bench/*.[ch] tests/*.[ch] tests/*/*.[ch] tests/*/*/*.[ch])
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -30,7 +32,7 @@ help:
 	@echo 'make fuzz       arbitrary bytes to every ioctl, for MINUTES=$(MINUTES)'
 	@echo 'make clean      remove what was built, but for .venv'
 
-build: $(VENV)/.installed $(EXTENSION)
+build: $(VENV)/.installed $(EXTENSION) $(PRELOAD)
 
 # What Debian has in packages of its own is asked for by its name.
 $(BIN)/python:
@@ -52,11 +54,12 @@ $(VENV)/.installed: pyproject.toml packaging/develop.pth.in | $(BIN)/python
 	@touch $@
 
 # Moved into place, so that a running program keeps the file that it has mapped.
-$(EXTENSION): $(C_SOURCES) csrc/kernel_build.py csrc/meson.build meson.build meson.options | $(VENV)/.installed
+$(EXTENSION) $(PRELOAD) &: $(C_SOURCES) $(PRELOAD_SOURCES) csrc/kernel_build.py csrc/meson.build meson.build meson.options | $(VENV)/.installed
 	@mkdir -p build
 	@test -f build/dev/build.ninja || meson setup build/dev >build/dev.log || { cat build/dev.log; exit 1; }
 	ninja --quiet -C build/dev
-	@cp build/dev/csrc/_kernel.abi3.so $@.new && mv $@.new $@
+	@cp build/dev/csrc/_kernel.abi3.so $(EXTENSION).new && mv $(EXTENSION).new $(EXTENSION)
+	@cp build/dev/csrc/preload/libvfioemu-preload.so $(PRELOAD).new && mv $(PRELOAD).new $(PRELOAD)
 
 demo: build
 	$(BIN)/vfioemu demo
@@ -102,5 +105,5 @@ fuzz: build
 
 clean:
 	rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	rm -f $(EXTENSION) $(VENV)/.installed
+	rm -f $(EXTENSION) $(PRELOAD) $(VENV)/.installed
 	find vfioemu tests -name __pycache__ -prune -exec rm -rf {} +

@@ -30,7 +30,7 @@ def test_the_wheel_has_every_file_of_the_package_and_nothing_else(tmp_path):
         for file in (ROOT / "vfioemu").rglob("*")
         if file.is_file() and "__pycache__" not in file.parts
     }
-    assert packaged == here | {"vfioemu/_kernel.abi3.so"}
+    assert packaged == here | {"vfioemu/_kernel.abi3.so", "vfioemu/libvfioemu-preload.so"}
 
 
 @pytest.mark.full

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file call.c
+ * From a call to its reply (protocol/wire.md sections 4 to 6).
+ */
+#include "call.h"
+
+#include <errno.h>
+#include <sys/socket.h>
+
+#include "session.h"
+#include "sys.h"
+
+/* Send the call, without what it offers if that cannot be read. */
+static int send_call(struct vfe_connection *connection, struct vfe_call *call,
+		     int proof)
+{
+	struct vfioemu_msg msg = call->msg;
+	int fd = proof >= 0 ? proof : call->out_fd;
+	int error = vfe_send(connection, &msg, call->out, call->out_size, fd);
+
+	if (error != -EFAULT || !call->out_size)
+		return error;
+	call->out_size = 0;
+	call->in_size = 0;
+	call->msg.flags &= (uint16_t)~VFIOEMU_F_WRITABLE;
+	msg = call->msg;
+	return vfe_send(connection, &msg, NULL, 0, fd);
+}
+
+/* Put what the reply brings where it belongs. */
+static int64_t take_reply(struct vfe_connection *connection,
+			  struct vfe_call *call)
+{
+	struct vfioemu_msg *reply = &connection->in;
+	int64_t result = (int64_t)reply->arg[0];
+	unsigned char byte;
+
+	call->in_fd = connection->in_fd;
+	if (connection->in_size) {
+		if (reply->arg[1] > call->in_size ||
+		    connection->in_size > call->in_size - reply->arg[1])
+			return VFE_LOST;
+		if (vfe_copy_out((char *)call->in + reply->arg[1],
+				 connection->data, connection->in_size))
+			result = -EFAULT;
+	}
+	if (reply->flags & VFIOEMU_F_DRAIN && call->token >= 0)
+		vfe_sys6(SYS_recvfrom, call->token, VFE_ARG(&byte), 1,
+			 MSG_DONTWAIT, 0, 0);
+	return result >= -4095 ? result : -EIO;
+}
+
+static int64_t exchange(struct vfe_connection *connection,
+			struct vfe_call *call, int proof, bool *sent)
+{
+	struct vfe_given given = { .count = 0 };
+	int error;
+
+	call->msg.seq = ++connection->seq;
+	*sent = false;
+	error = send_call(connection, call, proof);
+	if (error)
+		return error;
+	*sent = true;
+	for (;;) {
+		if (vfe_receive(connection))
+			return VFE_LOST;
+		if (connection->in.seq != call->msg.seq) {
+			if (connection->in_fd >= 0)
+				vfe_sys1(SYS_close, connection->in_fd);
+			return VFE_LOST;
+		}
+		if (connection->in.type == VFIOEMU_REPLY)
+			break;
+		if (vfe_answer(connection, &given))
+			return VFE_LOST;
+	}
+	if (connection->in.flags & VFIOEMU_F_UNPROVED && proof < 0 &&
+	    call->token >= 0)
+		return exchange(connection, call, call->token, sent);
+	return take_reply(connection, call);
+}
+
+int64_t vfe_call(struct vfe_call *call)
+{
+	uint64_t mask = vfe_signals_block();
+	int64_t result = VFE_LOST;
+	bool sent = false;
+
+	/* A connection may have ended while nobody used it: try another. */
+	for (int tries = 0; result == VFE_LOST && !sent && tries < 3; tries++) {
+		struct vfe_connection *connection = vfe_connection_get();
+
+		if (!connection)
+			break;
+		call->in_fd = -1;
+		result = exchange(connection, call, -1, &sent);
+		if (result == VFE_LOST && call->in_fd >= 0) {
+			vfe_sys1(SYS_close, call->in_fd);
+			call->in_fd = -1;
+		}
+		vfe_connection_put(connection, result == VFE_LOST);
+	}
+	vfe_signals_restore(mask);
+	if (result == VFE_LOST)
+		result = -EIO;
+	vfe_debug(VFE_DEBUG_RPC, "type %u token %lu (0x%lx 0x%lx 0x%lx): %ld",
+		  call->msg.type, call->msg.token, call->msg.arg[0],
+		  call->msg.arg[1], call->msg.arg[2], (long)result);
+	return result;
+}

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file call.h
+ * One call to the daemon.
+ */
+#ifndef VFE_CALL_H
+#define VFE_CALL_H
+
+#include "packet.h"
+
+/** A call: what it takes and gives besides its header. */
+struct vfe_call {
+	struct vfioemu_msg msg;
+	const void *out; /* offered with the call; need not be readable */
+	size_t out_size;
+	void *in; /* where the data of the reply goes, at its offset */
+	size_t in_size;
+	int token;  /* the fd that the call is about; -1: none */
+	int out_fd; /* that goes with the message; -1: none */
+	int in_fd;  /* that came with the reply, or -1 */
+};
+
+/**
+ * Make a call and serve what is asked meanwhile. Not interrupted by signals.
+ *
+ * @return its result, >= 0 or a negative errno; -EIO if the daemon is gone.
+ */
+VFE_HIDDEN int64_t vfe_call(struct vfe_call *call);
+
+#endif

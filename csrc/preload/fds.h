@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file fds.h
+ * What fds.c and packet.c know of fds that the rest need not.
+ */
+#ifndef VFE_FDS_H
+#define VFE_FDS_H
+
+#include "preload.h"
+
+/** An fd is, or is no longer, one of our connections. */
+VFE_HIDDEN void vfe_fd_internal(int fd, bool internal);
+static inline bool vfe_is_internal(int fd)
+{
+	return (unsigned int)fd < VFE_FDS &&
+	       atomic_load_explicit(&vfe_fds[fd], memory_order_relaxed) &
+		       VFE_INTERNAL;
+}
+
+/** Parse what a token's peer is bound to, without the leading NUL. */
+VFE_HIDDEN bool vfe_parse_name(const char *name, struct vfe_file *file,
+			       uint8_t id[16]);
+/** Whether `fd` is still that socket. */
+VFE_HIDDEN bool vfe_still_there(int fd, uint64_t cookie);
+
+#endif

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file files.c
+ * What a program does with an emulated file, as calls to the daemon.
+ */
+#include <errno.h>
+#include <linux/vfio.h>
+#include <string.h>
+
+#include "call.h"
+#include "fds.h"
+#include "offer.h"
+#include "preload.h"
+#include "sys.h"
+
+static long no_daemon(void)
+{
+	return vfe_result(-EIO);
+}
+
+static struct vfe_call call_on(const struct vfe_file *file, uint16_t type)
+{
+	return (struct vfe_call){
+		.msg = { .type = type, .token = file->serial },
+		.token = file->fd,
+		.out_fd = -1,
+		.in_fd = -1,
+	};
+}
+
+int vfe_open(const char *node, int flags)
+{
+	struct vfe_call call = {
+		.msg = { .type = VFIOEMU_OPEN,
+			 .arg = { (uint64_t)(unsigned int)flags } },
+		.out = node,
+		.out_size = strlen(node),
+		.token = -1,
+		.out_fd = -1,
+		.in_fd = -1,
+	};
+	int64_t result;
+
+	if (flags & O_DIRECTORY)
+		return (int)vfe_result(-ENOTDIR);
+	if ((flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL))
+		return (int)vfe_result(-EEXIST);
+	result = vfe_call(&call);
+	if (result == -EIO)
+		result = -ENODEV; /* there is no daemon behind the node */
+	if (result < 0)
+		return (int)vfe_result(result);
+	if (call.in_fd < 0)
+		return (int)vfe_result(-EMFILE);
+	vfe_fd_appears(call.in_fd);
+	if (!(flags & O_CLOEXEC))
+		vfe_sys3(SYS_fcntl, call.in_fd, F_SETFD, 0);
+	return call.in_fd;
+}
+
+/* ioctls that the kernel answers for every file: do_vfs_ioctl(). */
+static bool is_generic(unsigned long cmd)
+{
+	return cmd == FIOCLEX || cmd == FIONCLEX || cmd == FIONBIO;
+}
+
+int vfe_ioctl(const struct vfe_file *file, unsigned long cmd, void *arg)
+{
+	struct vfe_call call = call_on(file, VFIOEMU_IOCTL);
+
+	if (is_generic(cmd))
+		return (int)vfe_result(vfe_sys3(SYS_ioctl, file->fd, cmd, arg));
+	if (!file->serial)
+		return (int)no_daemon();
+	call.msg.arg[0] = (unsigned int)cmd;
+	call.msg.arg[1] = (uintptr_t)arg;
+	vfe_offer_ioctl(file, (unsigned int)cmd, arg, &call);
+	return (int)vfe_result(vfe_call(&call));
+}
+
+static ssize_t fill(const struct vfe_file *file, uint16_t type, void *data,
+		    size_t size, off_t offset)
+{
+	struct vfe_call call = call_on(file, type);
+
+	if (!file->serial)
+		return no_daemon();
+	call.msg.arg[0] = (uintptr_t)data;
+	call.msg.arg[1] = size;
+	call.msg.arg[2] = (uint64_t)offset;
+	vfe_offer_room(data, size, &call);
+	return vfe_result(vfe_call(&call));
+}
+
+static ssize_t drain(const struct vfe_file *file, uint16_t type,
+		     const void *data, size_t size, off_t offset)
+{
+	struct vfe_call call = call_on(file, type);
+
+	if (!file->serial)
+		return no_daemon();
+	call.msg.arg[0] = (uintptr_t)data;
+	call.msg.arg[1] = size;
+	call.msg.arg[2] = (uint64_t)offset;
+	call.out = data;
+	call.out_size = size < VFIOEMU_MAX_DATA ? size : VFIOEMU_MAX_DATA;
+	return vfe_result(vfe_call(&call));
+}
+
+ssize_t vfe_read(const struct vfe_file *file, void *data, size_t size)
+{
+	return fill(file, VFIOEMU_READ, data, size, 0);
+}
+
+ssize_t vfe_write(const struct vfe_file *file, const void *data, size_t size)
+{
+	return drain(file, VFIOEMU_WRITE, data, size, 0);
+}
+
+ssize_t vfe_pread(const struct vfe_file *file, void *data, size_t size,
+		  off_t offset)
+{
+	return fill(file, VFIOEMU_PREAD, data, size, offset);
+}
+
+ssize_t vfe_pwrite(const struct vfe_file *file, const void *data, size_t size,
+		   off_t offset)
+{
+	return drain(file, VFIOEMU_PWRITE, data, size, offset);
+}
+
+/*
+ * What the kernel refuses before it asks the file: ksys_mmap_pgoff() and
+ * do_mmap().
+ */
+static int refuse_mmap(const void *address, size_t size, int flags,
+		       off_t offset)
+{
+	int type = flags & MAP_TYPE;
+
+	if (offset & 4095 || !size)
+		return -EINVAL;
+	if (flags & (MAP_FIXED | MAP_FIXED_NOREPLACE) &&
+	    (uintptr_t)address & 4095)
+		return -EINVAL;
+	if (type != MAP_SHARED && type != MAP_PRIVATE &&
+	    type != MAP_SHARED_VALIDATE)
+		return -EINVAL;
+	return 0;
+}
+
+void *vfe_mmap(const struct vfe_file *file, void *address, size_t size,
+	       int prot, int flags, off_t offset)
+{
+	struct vfe_call call = call_on(file, VFIOEMU_MMAP);
+	int64_t result = refuse_mmap(address, size, flags, offset);
+
+	if (!result && !file->serial)
+		result = -EIO;
+	if (!result) {
+		call.msg.arg[0] = (uint64_t)offset;
+		call.msg.arg[1] = size;
+		call.msg.arg[2] = (unsigned int)prot;
+		call.msg.arg[3] = (flags & MAP_TYPE) != MAP_PRIVATE;
+		result = vfe_call(&call);
+	}
+	if (result >= 0) {
+		result = call.in_fd < 0 ? -ENFILE
+					: vfe_sys6(SYS_mmap, VFE_ARG(address),
+						   VFE_ARG(size), prot, flags,
+						   call.in_fd, 0);
+		if (call.in_fd >= 0)
+			vfe_sys1(SYS_close, call.in_fd);
+	}
+	return (void *)vfe_result(result);
+}

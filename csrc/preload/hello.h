@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file hello.h
+ * The greeting, and the service thread that it may call for.
+ */
+#ifndef VFE_HELLO_H
+#define VFE_HELLO_H
+
+#include "packet.h"
+
+/** A session, as the greeting made it. */
+struct vfe_session {
+	uint64_t id;	  /* 0: there is none */
+	bool has_service; /* a service connection was tried for */
+	uint64_t memlock; /* as the daemon was told */
+	bool ipc_lock;
+};
+
+/**
+ * Connect and greet: join `session`, or make one if its id is 0 or the daemon
+ * does not know it any more.
+ *
+ * @param flags of the message.
+ * @return 0 or a negative errno.
+ */
+VFE_HIDDEN int vfe_hello(struct vfe_connection *connection,
+			 struct vfe_session *session, uint16_t flags);
+/** What the daemon says of itself; NULL before the first greeting. */
+VFE_HIDDEN const struct vfioemu_hello *vfe_greeting(void);
+
+/** Serve DMA memory if the daemon wants that (service.c). `index` is what the
+ * connection is noted as. */
+VFE_HIDDEN void vfe_service_start(struct vfe_session *session,
+				  unsigned int index);
+/** What a child has to close (session.c). */
+VFE_HIDDEN void vfe_note_connection(unsigned int index,
+				    const struct vfe_connection *connection);
+
+#endif

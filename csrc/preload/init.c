@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file init.c
+ * What happens once: libc's functions are found, the environment is read.
+ */
+#include <dlfcn.h>
+#include <errno.h>
+#include <limits.h>
+#include <string.h>
+
+#include "preload.h"
+#include "session.h"
+#include "sys.h"
+
+struct vfe vfe;
+
+long vfe_result(long result)
+{
+	if (result < 0 && result >= -4095) {
+		errno = (int)-result;
+		return -1;
+	}
+	return result;
+}
+
+static void find_next(void)
+{
+	static const char names[] =
+#define VFE_NAME(name) #name "\0"
+		VFE_NEXT_CALLS(VFE_NAME) VFE_NEXT_PATHS(VFE_NAME);
+#undef VFE_NAME
+	void **slot = (void **)&vfe.next;
+
+	for (const char *name = names; *name; name += strlen(name) + 1)
+		*slot++ = dlsym(RTLD_NEXT, name);
+}
+
+static const struct {
+	const char *name;
+	unsigned int bit;
+} categories[] = {
+	{ "shim", VFE_DEBUG_SHIM },
+	{ "path", VFE_DEBUG_PATH },
+	{ "fd", VFE_DEBUG_FD },
+	{ "rpc", VFE_DEBUG_RPC },
+};
+
+/* The bits of one word of VFIOEMU_DEBUG; 0 for an unknown one. */
+static unsigned int category(const char *word, size_t size)
+{
+	for (size_t i = 0; i < sizeof(categories) / sizeof(*categories); i++)
+		if (strlen(categories[i].name) == size &&
+		    !memcmp(categories[i].name, word, size))
+			return categories[i].bit;
+	return 0;
+}
+
+static void read_debug(const char *text)
+{
+	while (text && *text) {
+		size_t size = strcspn(text, ",");
+		unsigned int bits = category(text, size);
+
+		if (size && !bits) {
+			vfe_say("VFIOEMU_DEBUG=%s: there are shim, path, fd "
+				"and rpc, separated by commas",
+				text);
+			vfe_sys1(SYS_exit_group, 2);
+		}
+		vfe.debug |= bits;
+		text += size + (text[size] == ',');
+	}
+}
+
+static void read_environment(void)
+{
+	const char *path = getenv("VFIOEMU_SOCKET");
+	const char *root = getenv("VFIOEMU_ROOT");
+
+	if (!path || !*path)
+		return;
+	if (strlen(path) >= sizeof(vfe.socket)) {
+		vfe_say("VFIOEMU_SOCKET has %u bytes, a socket's name has at "
+			"most %u: no device is emulated",
+			(unsigned int)strlen(path),
+			(unsigned int)sizeof(vfe.socket) - 1);
+		return;
+	}
+	memcpy(vfe.socket, path, strlen(path) + 1);
+	vfe.active = true;
+	read_debug(getenv("VFIOEMU_DEBUG"));
+	if (!root)
+		return;
+	size_t size = strlen(root);
+	while (size && root[size - 1] == '/')
+		size--;
+	if (*root != '/' || size >= PATH_MAX / 2) {
+		vfe_say("VFIOEMU_ROOT=%s is no absolute path", root);
+		return;
+	}
+	memcpy(vfe.root, root, size);
+	vfe.root_size = size;
+}
+
+bool vfe_init_slow(void)
+{
+	int none = 0;
+	int saved = errno;
+
+	if (!atomic_compare_exchange_strong(&vfe.state, &none, 1))
+		return none == 2;
+	find_next();
+	read_environment();
+	if (vfe.active)
+		vfe_session_init();
+	atomic_store_explicit(&vfe.state, 2, memory_order_release);
+	vfe_debug(VFE_DEBUG_SHIM, "loaded, socket %s, root %s", vfe.socket,
+		  vfe.root);
+	errno = saved;
+	return true;
+}
+
+__attribute__((constructor)) static void loaded(void)
+{
+	vfe_init();
+}

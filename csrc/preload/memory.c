@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file memory.c
+ * Our own memory at addresses that the daemon names. A plain access could
+ * raise SIGSEGV; /proc/self/mem would ignore protections. So the kernel copies:
+ * process_vm_readv() on ourselves, or where that is refused (seccomp) a pipe.
+ */
+#include <errno.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+
+#include "preload.h"
+#include "sys.h"
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ  22
+#define MADV_POPULATE_WRITE 23
+#endif
+
+#define PAGE 4096ul
+
+/* Through a pipe, a page at a time, which it always has room for. */
+static int copy_by_pipe(char *to, const char *from, size_t size)
+{
+	int ends[2];
+	int error = 0;
+
+	if (vfe_sys2(SYS_pipe2, ends, O_CLOEXEC) < 0)
+		return -EFAULT;
+	while (size && !error) {
+		size_t part = size < PAGE ? size : PAGE;
+
+		if (vfe_sys3(SYS_write, ends[1], from, part) != (long)part ||
+		    vfe_sys3(SYS_read, ends[0], to, part) != (long)part)
+			error = -EFAULT;
+		from += part;
+		to += part;
+		size -= part;
+	}
+	vfe_sys1(SYS_close, ends[0]);
+	vfe_sys1(SYS_close, ends[1]);
+	return error;
+}
+
+static int copy(long call, char *ours, const char *theirs, size_t size)
+{
+	bool out = call == SYS_process_vm_writev;
+	long pid = vfe_sys0(SYS_getpid);
+
+	while (size) {
+		struct iovec local = { ours, size };
+		struct iovec remote = { (void *)(uintptr_t)theirs, size };
+		long done = vfe_sys6(call, pid, VFE_ARG(&local), 1,
+				     VFE_ARG(&remote), 1, 0);
+
+		if (done == -EPERM || done == -ENOSYS)
+			return out ? copy_by_pipe((char *)(uintptr_t)theirs,
+						  ours, size)
+				   : copy_by_pipe(ours, theirs, size);
+		if (done <= 0)
+			return -EFAULT;
+		ours += done;
+		theirs += done;
+		size -= (size_t)done;
+	}
+	return 0;
+}
+
+int vfe_copy_in(void *to, const void *from, size_t size)
+{
+	return copy(SYS_process_vm_readv, to, from, size);
+}
+
+int vfe_copy_out(void *to, const void *from, size_t size)
+{
+	return copy(SYS_process_vm_writev, (char *)(uintptr_t)from, to, size);
+}
+
+size_t vfe_populate(const void *address, size_t npages, bool write)
+{
+	uintptr_t start = (uintptr_t)address & ~(PAGE - 1);
+	size_t done = 0, step = npages;
+
+	if (npages > (UINTPTR_MAX - start) / PAGE)
+		return 0;
+	/* All at once; where that fails, halves of what is left. */
+	while (step) {
+		long error = vfe_sys3(
+			SYS_madvise, start + done * PAGE, step * PAGE,
+			write ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
+
+		if (error == -EINTR || error == -EAGAIN)
+			continue;
+		if (!error)
+			done += step;
+		else
+			step /= 2;
+		if (step > npages - done)
+			step = npages - done;
+	}
+	return done;
+}
+
+bool vfe_writable(void *address, size_t size)
+{
+	uintptr_t start = (uintptr_t)address & ~(PAGE - 1);
+	uintptr_t end;
+
+	if (!size || __builtin_add_overflow((uintptr_t)address, size, &end))
+		return false;
+	return !vfe_sys3(SYS_madvise, start, end - start, MADV_POPULATE_WRITE);
+}

@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file packet.c
+ * Messages on a SOCK_SEQPACKET connection. Nothing that the daemon says is
+ * trusted to be of the right size.
+ */
+#include "packet.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include "fds.h"
+#include "sys.h"
+
+#ifndef SO_COOKIE
+#define SO_COOKIE 57
+#endif
+
+union control {
+	struct cmsghdr header;
+	unsigned char room[CMSG_SPACE(sizeof(int))];
+};
+
+int vfe_send(struct vfe_connection *connection, struct vfioemu_msg *msg,
+	     const void *data, size_t size, int fd)
+{
+	struct iovec iov[2] = { { msg, sizeof(*msg) },
+				{ (void *)(uintptr_t)data, size } };
+	struct msghdr packet = { .msg_iov = iov, .msg_iovlen = size ? 2 : 1 };
+	union control control = { .header = { CMSG_LEN(sizeof(int)), SOL_SOCKET,
+					      SCM_RIGHTS } };
+	long result;
+
+	if (fd >= 0) {
+		memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
+		packet.msg_control = &control;
+		packet.msg_controllen = sizeof(control);
+		msg->flags |= VFIOEMU_F_FD;
+	}
+	do
+		result = vfe_sys3(SYS_sendmsg, connection->fd, &packet,
+				  MSG_NOSIGNAL);
+	while (result == -EINTR);
+	if (result == -EFAULT || (result == -EBADF && fd >= 0))
+		return (int)result;
+	return result < 0 ? VFE_LOST : 0;
+}
+
+int vfe_receive(struct vfe_connection *connection)
+{
+	struct iovec iov[2] = { { &connection->in, sizeof(connection->in) },
+				{ connection->data, VFIOEMU_MAX_DATA } };
+	union control control;
+	struct msghdr packet = { .msg_iov = iov,
+				 .msg_iovlen = 2,
+				 .msg_control = &control,
+				 .msg_controllen = sizeof(control) };
+	long size;
+
+	connection->in_fd = -1;
+	do
+		size = vfe_sys3(SYS_recvmsg, connection->fd, &packet,
+				MSG_CMSG_CLOEXEC);
+	while (size == -EINTR);
+	if (size < 0)
+		return VFE_LOST;
+	if (packet.msg_controllen >= CMSG_LEN(sizeof(int)) &&
+	    control.header.cmsg_level == SOL_SOCKET &&
+	    control.header.cmsg_type == SCM_RIGHTS)
+		memcpy(&connection->in_fd, CMSG_DATA(&control.header),
+		       sizeof(int));
+	if (size < (long)sizeof(connection->in) ||
+	    packet.msg_flags & MSG_TRUNC) {
+		if (connection->in_fd >= 0)
+			vfe_sys1(SYS_close, connection->in_fd);
+		return VFE_LOST;
+	}
+	connection->in_size = (size_t)size - sizeof(connection->in);
+	return 0;
+}
+
+/* Out of the way of programs that count on small numbers or close many. */
+static int raise_number(int fd)
+{
+	struct rlimit limit = { 1024, 1024 };
+	long high;
+
+	vfe_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &limit);
+	high = limit.rlim_cur < 1024 ? (long)limit.rlim_cur : 1024;
+	high = high > 256 ? high - 80 : high / 2;
+	high = vfe_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, high);
+	if (high < 0)
+		return fd;
+	vfe_sys1(SYS_close, fd);
+	return (int)high;
+}
+
+int vfe_dial(struct vfe_connection *connection)
+{
+	struct sockaddr_un name = { .sun_family = AF_UNIX };
+	int size = sizeof(connection->cookie);
+	long fd, error;
+
+	memcpy(name.sun_path, vfe.socket, strlen(vfe.socket));
+	fd = vfe_sys3(SYS_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return (int)fd;
+	do
+		error = vfe_sys3(SYS_connect, fd, &name, sizeof(name));
+	while (error == -EINTR);
+	if (error < 0) {
+		vfe_sys1(SYS_close, fd);
+		return (int)error;
+	}
+	connection->fd = raise_number((int)fd);
+	connection->open = true;
+	connection->seq = 0;
+	connection->cookie = 0;
+	vfe_sys5(SYS_getsockopt, connection->fd, SOL_SOCKET, SO_COOKIE,
+		 &connection->cookie, &size);
+	vfe_fd_internal(connection->fd, true);
+	return 0;
+}
+
+bool vfe_still_there(int fd, uint64_t cookie)
+{
+	uint64_t now = 0;
+	int size = sizeof(now);
+
+	return !vfe_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_COOKIE, &now,
+			 &size) &&
+	       now == cookie;
+}
+
+void vfe_hang_up(struct vfe_connection *connection)
+{
+	if (!connection->open)
+		return;
+	connection->open = false;
+	vfe_fd_internal(connection->fd, false);
+	if (vfe_still_there(connection->fd, connection->cookie))
+		vfe_sys1(SYS_close, connection->fd);
+}

@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file preload.h
+ * What the files of libvfioemu-preload.so share.
+ *
+ * The library stands between a program and libc. It decides nothing: it knows
+ * which fds are emulated, sends their calls to the daemon, and does for it
+ * what only the calling process can do (protocol/wire.md). Everything else is
+ * handed on to the next function of the same name.
+ *
+ * Two rules keep it from calling itself. Exported functions live in libc_*.c
+ * and path*.c and nowhere else, and nothing here calls a function that the
+ * library exports: system calls of its own are made with sys.h, libc's
+ * functions are reached through `vfe.next`.
+ *
+ * A third keeps it from breaking programs: no exported function allocates,
+ * takes a lock, or changes errno on success, unless the fd or the path is
+ * emulated.
+ */
+#ifndef VFE_PRELOAD_H
+#define VFE_PRELOAD_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+
+#include "next.h"
+
+#define VFE_EXPORT   __attribute__((visibility("default")))
+#define VFE_HIDDEN   __attribute__((visibility("hidden")))
+#define VFE_RARE(x)  __builtin_expect(!!(x), 0)
+#define VFE_PATH_MAX 4096
+
+/* --- what the library is told, once --- */
+
+enum vfe_debug {
+	VFE_DEBUG_SHIM = 1, /* start, sessions, threads, forks */
+	VFE_DEBUG_PATH = 2, /* what a path was taken for */
+	VFE_DEBUG_FD = 4,   /* what an fd was taken for */
+	VFE_DEBUG_RPC = 8,  /* each call, and its result */
+};
+
+/** The library's only global besides the fd table. */
+struct vfe {
+	struct vfe_next next;	 /* libc's functions; NULL: not found */
+	bool active;		 /* VFIOEMU_SOCKET is set */
+	bool shares_no_fds;	 /* threads may have fd tables of their own */
+	unsigned int debug;	 /* enum vfe_debug */
+	char socket[108];	 /* VFIOEMU_SOCKET */
+	char root[VFE_PATH_MAX]; /* VFIOEMU_ROOT without a '/' at its end */
+	size_t root_size;	 /* its length; 0: there is no tree */
+	atomic_int state;	 /* of initialisation, see vfe_init() */
+};
+VFE_HIDDEN extern struct vfe vfe;
+
+/**
+ * Make the library usable: the constructor does, and any hook that is called
+ * earlier. False while it is under way further up the stack or in another
+ * thread, then a hook hands the call on.
+ */
+VFE_HIDDEN bool vfe_init_slow(void);
+
+static inline bool vfe_init(void)
+{
+	return atomic_load_explicit(&vfe.state, memory_order_acquire) == 2 ||
+	       vfe_init_slow();
+}
+
+/** Call libc's `name`, or make the system call if that was not found (yet). */
+#define VFE_NEXT(name, number, ...)                                          \
+	(vfe.next.name ? vfe.next.name(__VA_ARGS__)                          \
+		       : (__typeof__(vfe.next.name(__VA_ARGS__)))vfe_result( \
+				 vfe_syscall(number, __VA_ARGS__)))
+
+/** A kernel's result as libc's: -1 and errno, or >= 0. */
+VFE_HIDDEN long vfe_result(long result);
+/** A system call with up to six arguments that are integers or pointers. */
+#define vfe_syscall(...) VFE_SYS(__VA_ARGS__, 6, 5, 4, 3, 2, 1, 0)(__VA_ARGS__)
+#define VFE_SYS(n, a, b, c, d, e, f, count, ...) vfe_sys##count
+
+/* --- talking (say.c) --- */
+
+/** One line on stderr: "vfioemu-preload: ...". %s %d %u %x (64 bits) only. */
+VFE_HIDDEN void vfe_say(const char *format, ...)
+	__attribute__((format(printf, 1, 2)));
+/** The same if `category` is in VFIOEMU_DEBUG; with the pid. */
+#define vfe_debug(category, ...)                      \
+	do {                                          \
+		if (VFE_RARE(vfe.debug & (category))) \
+			vfe_say(__VA_ARGS__);         \
+	} while (0)
+
+/* --- which fds are emulated (fds.c) --- */
+
+enum vfe_kind { VFE_CONTAINER, VFE_GROUP, VFE_DEVICE, VFE_DATA, VFE_OTHER };
+
+/** An emulated fd, as it was when it was looked at. */
+struct vfe_file {
+	int fd;
+	enum vfe_kind kind;
+	uint64_t serial; /* what the daemon calls it; 0: nobody knows */
+};
+
+#define VFE_FDS	     (1u << 18)
+#define VFE_NOT	     1u /* no emulated fd: nothing else is looked at */
+#define VFE_INTERNAL 2u /* one of our connections: hidden from the program */
+#define VFE_STEP     4u /* counts what an emulated fd may have come by */
+
+/** One word for each fd; 0 is "not known". See fds.c. */
+VFE_HIDDEN extern _Atomic uint32_t vfe_fds[VFE_FDS];
+
+/** What every hook asks first: two instructions for an unrelated fd. */
+static inline bool vfe_unrelated(int fd)
+{
+	if (VFE_RARE((unsigned int)fd >= VFE_FDS))
+		return fd < 0;
+	return atomic_load_explicit(&vfe_fds[fd], memory_order_relaxed) &
+	       VFE_NOT;
+}
+
+/** Whether an fd that is not vfe_unrelated() is emulated: asks the kernel. */
+VFE_HIDDEN bool vfe_find(int fd, struct vfe_file *file);
+
+static inline bool vfe_emulated(int fd, struct vfe_file *file)
+{
+	return !vfe_unrelated(fd) && vfe_find(fd, file);
+}
+
+/** A file that may be emulated has come to be at `fd`. */
+VFE_HIDDEN void vfe_fd_appears(int fd);
+
+/**
+ * fstat() of an emulated fd. `file` as from vfe_emulated().
+ * The path functions use vfe_node_stat() for the nodes, so both agree.
+ */
+VFE_HIDDEN void vfe_file_stat(const struct vfe_file *file, struct stat *status);
+/** stat() of a node: `kind` and, for a group, its number. */
+VFE_HIDDEN void vfe_node_stat(enum vfe_kind kind, unsigned int number,
+			      struct stat *status);
+
+/* --- paths (path*.c) --- */
+
+enum vfe_path {
+	VFE_PATH_OTHER, /* none of ours: the call goes on as it is */
+	VFE_PATH_NODE,	/* a device node: `out` is its absolute name */
+	VFE_PATH_TREE, /* a file of the daemon's tree: `out` is its real name */
+};
+
+/**
+ * What open() of `path` (relative to `dirfd`, or AT_FDCWD) is to open. `out`
+ * has VFE_PATH_MAX bytes. Must be cheap for paths that are none of ours, must
+ * not allocate, and may be called in a signal handler.
+ */
+VFE_HIDDEN enum vfe_path vfe_path_find(int dirfd, const char *path, char *out);
+
+/* --- calls on emulated files (files.c): results as libc's, with errno --- */
+
+VFE_HIDDEN int vfe_open(const char *node, int flags);
+VFE_HIDDEN int vfe_ioctl(const struct vfe_file *file, unsigned long cmd,
+			 void *arg);
+VFE_HIDDEN ssize_t vfe_read(const struct vfe_file *file, void *data,
+			    size_t size);
+VFE_HIDDEN ssize_t vfe_write(const struct vfe_file *file, const void *data,
+			     size_t size);
+VFE_HIDDEN ssize_t vfe_pread(const struct vfe_file *file, void *data,
+			     size_t size, off_t offset);
+VFE_HIDDEN ssize_t vfe_pwrite(const struct vfe_file *file, const void *data,
+			      size_t size, off_t offset);
+VFE_HIDDEN void *vfe_mmap(const struct vfe_file *file, void *address,
+			  size_t size, int prot, int flags, off_t offset);
+
+/* --- our own memory, which may not be there (memory.c) --- */
+
+/** Copy from or to any address of ours: 0, or -EFAULT. Never a signal. */
+VFE_HIDDEN int vfe_copy_in(void *to, const void *from, size_t size);
+VFE_HIDDEN int vfe_copy_out(void *to, const void *from, size_t size);
+/** Make pages present, the first `npages` from the one that holds `address`:
+ * how many of them now are. */
+VFE_HIDDEN size_t vfe_populate(const void *address, size_t npages, bool write);
+/** Whether all of [address, address + size) can be written to. */
+VFE_HIDDEN bool vfe_writable(void *address, size_t size);
+
+#endif

@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file stat.c
+ * What stat() and fstat() say of emulated files.
+ */
+#include <sys/sysmacros.h>
+#include <time.h>
+
+#include "preload.h"
+#include "sys.h"
+
+#define MISC_MAJOR  10	/* /dev/vfio/vfio is a misc device, ... */
+#define VFIO_MINOR  196 /* ... include/linux/miscdevice.h */
+#define GROUP_MAJOR 511 /* groups get the first free one of the dynamic ones \
+			 */
+
+void vfe_node_stat(enum vfe_kind kind, unsigned int number, struct stat *status)
+{
+	*status = (struct stat){
+		.st_dev = makedev(0, 6), /* devtmpfs */
+		.st_ino = kind == VFE_CONTAINER ? 2 : 1024 + number,
+		.st_mode = S_IFCHR | (kind == VFE_CONTAINER ? 0666 : 0600),
+		.st_nlink = 1,
+		.st_uid = (uid_t)vfe_sys0(SYS_getuid),
+		.st_gid = (gid_t)vfe_sys0(SYS_getgid),
+		.st_rdev = kind == VFE_CONTAINER
+				   ? makedev(MISC_MAJOR, VFIO_MINOR)
+				   : makedev(GROUP_MAJOR, number),
+		.st_blksize = 4096,
+	};
+}
+
+void vfe_file_stat(const struct vfe_file *file, struct stat *status)
+{
+	unsigned int number = (unsigned int)file->serial & 0xfffff;
+
+	vfe_node_stat(file->kind, number, status);
+	if (file->kind == VFE_CONTAINER || file->kind == VFE_GROUP)
+		return;
+	/* anon_inode_getfile(): an inode without a type, one for all. */
+	status->st_dev = makedev(0, 15);
+	status->st_mode = 0600;
+	status->st_ino = 1033;
+	status->st_rdev = 0;
+}

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file sys.h
+ * System calls made by ourselves, by-passing every libc function, so that
+ * nothing in the library can come back to a function that it interposes, and
+ * so that they are safe in signal handlers and before libc is ready.
+ *
+ * Results are the kernel's: >= 0, or a negative errno. errno is not touched.
+ */
+#ifndef VFE_PRELOAD_SYS_H
+#define VFE_PRELOAD_SYS_H
+
+#include <sys/syscall.h>
+
+#if defined(__x86_64__)
+static inline long vfe_sys6(long number, long a, long b, long c, long d, long e,
+			    long f)
+{
+	register long r10 __asm__("r10") = d;
+	register long r8 __asm__("r8") = e;
+	register long r9 __asm__("r9") = f;
+	long result;
+
+	__asm__ volatile("syscall"
+			 : "=a"(result)
+			 : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10),
+			   "r"(r8), "r"(r9)
+			 : "rcx", "r11", "memory");
+	return result;
+}
+#elif defined(__aarch64__)
+static inline long vfe_sys6(long number, long a, long b, long c, long d, long e,
+			    long f)
+{
+	register long x8 __asm__("x8") = number;
+	register long x0 __asm__("x0") = a;
+	register long x1 __asm__("x1") = b;
+	register long x2 __asm__("x2") = c;
+	register long x3 __asm__("x3") = d;
+	register long x4 __asm__("x4") = e;
+	register long x5 __asm__("x5") = f;
+
+	__asm__ volatile("svc 0"
+			 : "+r"(x0)
+			 : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5)
+			 : "memory");
+	return x0;
+}
+#else
+#error "vfioemu-preload knows x86_64 and aarch64"
+#endif
+
+/* Any argument that fits a register: an integer or a pointer. */
+#define VFE_ARG(x) ((long)(x))
+
+#define vfe_sys0(n)	  vfe_sys6(n, 0, 0, 0, 0, 0, 0)
+#define vfe_sys1(n, a)	  vfe_sys6(n, VFE_ARG(a), 0, 0, 0, 0, 0)
+#define vfe_sys2(n, a, b) vfe_sys6(n, VFE_ARG(a), VFE_ARG(b), 0, 0, 0, 0)
+#define vfe_sys3(n, a, b, c) \
+	vfe_sys6(n, VFE_ARG(a), VFE_ARG(b), VFE_ARG(c), 0, 0, 0)
+#define vfe_sys4(n, a, b, c, d) \
+	vfe_sys6(n, VFE_ARG(a), VFE_ARG(b), VFE_ARG(c), VFE_ARG(d), 0, 0)
+#define vfe_sys5(n, a, b, c, d, e)                                  \
+	vfe_sys6(n, VFE_ARG(a), VFE_ARG(b), VFE_ARG(c), VFE_ARG(d), \
+		 VFE_ARG(e), 0)
+
+#endif
