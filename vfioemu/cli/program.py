@@ -3,6 +3,7 @@
 
 import errno
 import os
+import re
 import stat
 import struct
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ _MACHINES: Final = {
     243: "RISC-V",
     258: "LoongArch",
 }
+_LOADER: Final = re.compile(r"ld(-linux[^.]*|64|-[0-9.]+)?\.so(\.[0-9]+)?")
+"""What glibc calls its dynamic linker."""
 _SCRIPT_LINE: Final = 256
 _SCRIPTS: Final = 5
 """How many interpreters the kernel follows (exec_binprm())."""
@@ -180,6 +183,8 @@ def _check_loader(path: str, head: bytes) -> None:
             if not os.path.exists(loader):
                 raise CommandError(f"{path}: its dynamic linker {loader} is not there", exit_code=CANNOT_RUN)
             return
+    if _LOADER.fullmatch(os.path.basename(path)):
+        return  # started as a command: LD_PRELOAD goes into what it loads
     raise CommandError(
         f"{path} is statically linked: LD_PRELOAD cannot reach it",
         _OTHER_WAYS,
