@@ -22,6 +22,7 @@ TakeFd         File, EventFd or ForeignFd        EBADF
 GiveFd         int: the new fd in the caller     EMFILE
 RevokeFd       None                              nothing
 Signal         None                              nothing
+Watch          Watcher                           nothing
 DmaRead        bytes of exactly `size`           EFAULT; EPERM when the address space is gone
 DmaWrite       None                              EFAULT (a prefix may have been written); EPERM as above
 Locked         None: the lock is held            nothing
@@ -31,7 +32,7 @@ Locked         None: the lock is held            nothing
 address space, because DMA goes to whoever called MAP_DMA.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
@@ -119,6 +120,24 @@ class Signal:
     eventfd: EventFd
 
 
+class Watcher(Protocol):
+    """An eventfd that is watched."""
+
+    def close(self) -> None:
+        """Stop watching, and drop the reference to the eventfd."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """vfio_virqfd_enable(): from now on, whenever `eventfd` is signalled, take its count away and run `then`.
+
+    The reference to the eventfd is the watcher's from then on. An eventfd that is signalled already counts at once.
+    """
+
+    eventfd: EventFd
+    then: "Callable[[], Steps[None]]"
+
+
 @dataclass(frozen=True, slots=True)
 class DmaRead:
     """Read guest memory for a device: `size` bytes at `vaddr` of `space`."""
@@ -145,7 +164,17 @@ class Locked:
 
 
 Effect: TypeAlias = (
-    ReadUser | WriteUser | PinUser | TakeFd | GiveFd | RevokeFd | Signal | DmaRead | DmaWrite | Locked
+    ReadUser
+    | WriteUser
+    | PinUser
+    | TakeFd
+    | GiveFd
+    | RevokeFd
+    | Signal
+    | Watch
+    | DmaRead
+    | DmaWrite
+    | Locked
 )
 
 Steps: TypeAlias = Generator[Effect, Any, T]

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: MIT
+"""Offsets and bits of PCI configuration space, as in the PCI Express base specification and <linux/pci_regs.h>."""
+
+from typing import Final
+
+CONFIG_SIZE: Final = 256
+EXTENDED_SIZE: Final = 4096
+HEADER_SIZE: Final = 64
+
+VENDOR_ID: Final = 0x00
+DEVICE_ID: Final = 0x02
+COMMAND: Final = 0x04
+COMMAND_IO: Final = 0x1
+COMMAND_MEMORY: Final = 0x2
+COMMAND_MASTER: Final = 0x4
+COMMAND_SERR: Final = 0x100
+COMMAND_INTX_DISABLE: Final = 0x400
+STATUS: Final = 0x06
+STATUS_INTERRUPT: Final = 0x8
+STATUS_CAP_LIST: Final = 0x10
+REVISION_ID: Final = 0x08
+CLASS_CODE: Final = 0x09
+CACHE_LINE_SIZE: Final = 0x0C
+LATENCY_TIMER: Final = 0x0D
+BIST: Final = 0x0F
+BASE_ADDRESS_0: Final = 0x10
+BASE_ADDRESS_IO: Final = 0x1
+BASE_ADDRESS_MEM_64: Final = 0x4
+BASE_ADDRESS_PREFETCH: Final = 0x8
+SUBSYSTEM_VENDOR_ID: Final = 0x2C
+SUBSYSTEM_ID: Final = 0x2E
+ROM_ADDRESS: Final = 0x30
+ROM_ADDRESS_ENABLE: Final = 0x1
+CAPABILITY_LIST: Final = 0x34
+INTERRUPT_LINE: Final = 0x3C
+INTERRUPT_PIN: Final = 0x3D
+
+CAP_NEXT: Final = 1
+CAP_FLAGS: Final = 2
+
+CAP_ID_PM: Final = 0x01
+CAP_ID_AGP: Final = 0x02
+CAP_ID_VPD: Final = 0x03
+CAP_ID_MSI: Final = 0x05
+CAP_ID_PCIX: Final = 0x07
+CAP_ID_HT: Final = 0x08
+CAP_ID_VNDR: Final = 0x09
+CAP_ID_EXP: Final = 0x10
+CAP_ID_MSIX: Final = 0x11
+CAP_ID_SATA: Final = 0x12
+CAP_ID_AF: Final = 0x13
+CAP_ID_MAX: Final = 0x14
+
+PM_PMC: Final = 2
+PM_CAP_DSI: Final = 0x20
+PM_CAP_PME_MASK: Final = 0xF800
+PM_CTRL: Final = 4
+PM_CTRL_STATE: Final = 0x3
+PM_CTRL_NO_SOFT_RESET: Final = 0x8
+PM_CTRL_PME_ENABLE: Final = 0x100
+PM_CTRL_PME_STATUS: Final = 0x8000
+D3HOT: Final = 3
+
+MSI_FLAGS: Final = 2
+MSI_FLAGS_ENABLE: Final = 0x1
+MSI_FLAGS_QMASK: Final = 0xE
+MSI_FLAGS_QSIZE: Final = 0x70
+MSI_FLAGS_64BIT: Final = 0x80
+MSI_FLAGS_MASKBIT: Final = 0x100
+
+MSIX_FLAGS: Final = 2
+MSIX_FLAGS_ENABLE: Final = 0x8000
+MSIX_FLAGS_MASKALL: Final = 0x4000
+MSIX_FLAGS_QSIZE: Final = 0x7FF
+MSIX_TABLE: Final = 4
+MSIX_PBA: Final = 8
+MSIX_ENTRY_SIZE: Final = 16
+
+EXP_FLAGS: Final = 2
+EXP_FLAGS_VERSION: Final = 0xF
+EXP_TYPE_SHIFT: Final = 4
+EXP_TYPE_ENDPOINT: Final = 0x0
+EXP_TYPE_RC_END: Final = 0x9
+EXP_DEVCAP: Final = 4
+EXP_DEVCAP_FLR: Final = 1 << 28
+EXP_DEVCTL: Final = 8
+EXP_DEVCTL_PAYLOAD: Final = 0xE0
+EXP_DEVCTL_PHANTOM: Final = 0x200
+EXP_DEVCTL_READRQ: Final = 0x7000
+EXP_DEVCTL_FLR: Final = 0x8000
+EXP_DEVCTL2: Final = 0x28
+EXP_DEVCTL2_ARI: Final = 0x20
+
+AF_CAP: Final = 3
+AF_CAP_TP: Final = 0x1
+AF_CAP_FLR: Final = 0x2
+AF_CTRL: Final = 4
+AF_CTRL_FLR: Final = 0x1
+
+VPD_ADDR: Final = 2
+VPD_ADDR_F: Final = 0x8000
+VPD_DATA: Final = 4
+
+EXT_CAP_ID_ERR: Final = 0x01
+EXT_CAP_ID_VC: Final = 0x02
+EXT_CAP_ID_DSN: Final = 0x03
+EXT_CAP_ID_PWR: Final = 0x04
+EXT_CAP_ID_MFVC: Final = 0x08
+EXT_CAP_ID_VC9: Final = 0x09
+EXT_CAP_ID_VNDR: Final = 0x0B
+EXT_CAP_ID_ACS: Final = 0x0D
+EXT_CAP_ID_ARI: Final = 0x0E
+EXT_CAP_ID_ATS: Final = 0x0F
+EXT_CAP_ID_SRIOV: Final = 0x10
+EXT_CAP_ID_MCAST: Final = 0x12
+EXT_CAP_ID_PRI: Final = 0x13
+EXT_CAP_ID_REBAR: Final = 0x15
+EXT_CAP_ID_DPA: Final = 0x16
+EXT_CAP_ID_TPH: Final = 0x17
+EXT_CAP_ID_LTR: Final = 0x18
+EXT_CAP_ID_DVSEC: Final = 0x23
+EXT_CAP_ID_MAX: Final = 0x2E
+
+BAR_COUNT: Final = 6
+ROM_BAR: Final = 6
