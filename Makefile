@@ -19,13 +19,14 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test test-full test-c lint format bench fuzz clean
+.PHONY: help build demo test test-full test-c test-interop lint format bench fuzz clean
 
 help:
 	@echo 'make build      .venv with everything in it, and .venv/bin/vfioemu'
 	@echo 'make demo       two daemons, and a guest that moves between them while a device writes into its memory'
 	@echo 'make test       the tests, in less than five minutes'
 	@echo 'make test-full  all of the tests, and the C tests under the sanitizers'
+	@echo 'make test-interop  unmodified QEMUs (fetched, if need be) boot and migrate Linux; writes docs/interop.md'
 	@echo 'make lint       ruff, mypy, import-linter, clang-format, C warnings as errors'
 	@echo 'make format     let ruff and clang-format have their way'
 	@echo 'make bench      how fast it is, as ratios against what this machine can do'
@@ -66,10 +67,10 @@ demo: build
 
 test: build
 	meson test -C build/dev --print-errorlogs
-	$(PYTEST) -m 'not slow and not full'
+	$(PYTEST) -m 'not slow and not full and not interop'
 
 test-full: build test-c
-	HYPOTHESIS_PROFILE=full $(PYTEST)
+	HYPOTHESIS_PROFILE=full $(PYTEST) -m 'not interop'
 
 # Under both sanitizers; then no mark may be lost in ten millions (csrc/test_loss.c), as fast as they come.
 test-c: build
@@ -81,6 +82,11 @@ test-c: build
 	meson test -C build/tsan --print-errorlogs
 	meson test -C build/dev --print-errorlogs
 	build/dev/csrc/test_loss 10000000
+
+# QEMUs of three generations and a guest, below ~/.cache/vfioemu; one test after the other.
+test-interop: build
+	tests/interop/fetch
+	$(BIN)/python -m pytest -q -n0 -m interop tests/interop --interop-report docs/interop.md $(INTEROP)
 
 lint: build
 	ruff check
