@@ -128,6 +128,10 @@ class Process(AddressSpace):
         self._faults.clear()
         return pending
 
+    def pending_fault(self) -> int | None:
+        """The errno of a fault that has not happened yet."""
+        return next(iter(self._faults.values()), None)
+
     def limit_memlock(self, size: int) -> None:
         """Give up CAP_IPC_LOCK and set RLIMIT_MEMLOCK."""
         self._ipc_lock = False
@@ -151,6 +155,15 @@ class Process(AddressSpace):
         if not isinstance(opened.what, File):
             raise TypeError(f"fd {fd} is not one of ours")
         return self._spawn(opened, opened.what.ioctl(self.caller, cmd, arg), name)
+
+    def start_call(
+        self, fd: int, serve: Callable[[File, Caller], Steps[int]], name: str = "call"
+    ) -> Task[int]:
+        """Begin any call on one of our files and leave it to the scheduler."""
+        opened = self.fds[fd]
+        if not isinstance(opened.what, File):
+            raise TypeError(f"fd {fd} is not one of ours")
+        return self._spawn(opened, serve(opened.what, self.caller), name)
 
     def read(self, fd: int, addr: int, size: int) -> Result:
         """Read into memory; EBADF."""

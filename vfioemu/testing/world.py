@@ -268,30 +268,30 @@ class World:
     def pin(self, handle: Handle, iova: int, npages: int, prot: int) -> None:
         """The device pins pages."""
         expected = _expected(lambda: _device(handle).pin(iova, npages, prot))
-        _agree("pin", self._command(handle, 1, iova, npages, prot), expected)
+        _agree("pin", self.command(handle, 1, iova, npages, prot), expected)
 
     def unpin(self, handle: Handle, iova: int, npages: int) -> None:
         """The device unpins pages."""
         expected = _expected(lambda: _device(handle).unpin(iova, npages))
-        _agree("unpin", self._command(handle, 2, iova, npages), expected)
+        _agree("unpin", self.command(handle, 2, iova, npages), expected)
 
     def dma_write(self, handle: Handle, iova: int, size: int, byte: int) -> None:
         """The device writes guest memory."""
         expected = _expected(lambda: _device(handle).write(iova, bytes([byte]) * size))
-        _agree("dma write", self._command(handle, 3, iova, size, 1, byte), expected)
+        _agree("dma write", self.command(handle, 3, iova, size, 1, byte), expected)
 
     def dma_read(self, handle: Handle, iova: int, size: int) -> None:
         """The device reads guest memory."""
         data: list[bytes] = []
         expected = _expected(lambda: data.append(_device(handle).read(iova, size)))
-        _agree("dma read", self._command(handle, 3, iova, size, 0), expected)
+        _agree("dma read", self.command(handle, 3, iova, size, 0), expected)
         if data:
             assert self._window(handle, size) == data[0], "dma read: other bytes"
 
     def notifications(self, handle: Handle) -> None:
         """Which dma_unmap callbacks the device has got."""
         device = _device(handle)
-        _agree("notifications", self._command(handle, 4), Result(len(device.notes)))
+        _agree("notifications", self.command(handle, 4), Result(len(device.notes)))
         words = struct.unpack(f"<{2 * len(device.notes)}Q", self._window(handle, 16 * len(device.notes)))
         told = sorted(zip(words[::2], words[1::2], strict=True))
         assert told == sorted(device.notes), f"notifications: {told}"
@@ -378,7 +378,8 @@ class World:
         process.memory.poke(handle.client.argument, payload)
         return process.ioctl(handle.number, cmd, handle.client.argument)
 
-    def _command(self, handle: Handle, *words: int) -> Result:
+    def command(self, handle: Handle, *words: int) -> Result:
+        """Give an oracle device any command; what it says."""
         process, argument = handle.client.process, handle.client.argument
         command = COMMAND.pack(*(word & (1 << 64) - 1 for word in words), *[0] * (8 - len(words)))
         process.memory.poke(argument, command)

@@ -112,6 +112,7 @@ class Expectation:
             return self._extension(container)
         if name == "VFIO_SET_IOMMU":
             container.set_iommu(self.arg)
+            container.limit = self.world.limit
             return 0
         if container.type is None:
             raise Refusal("EINVAL")

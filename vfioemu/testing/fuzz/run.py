@@ -15,31 +15,26 @@ import errno
 import random
 import struct
 from collections import Counter
-from typing import Final
+from typing import Final, Literal
 
-from vfioemu.core.file import File
 from vfioemu.testing import model
 from vfioemu.testing.client import ARGUMENT_SIZE, LAYOUT, VFIO_PCI, Client, Layout
 from vfioemu.testing.fuzz.arguments import MIDDLING, U64, Arguments
+from vfioemu.testing.fuzz.checks import FILE_ERRNOS, HONEST, Checks, kind_of, name_of
 from vfioemu.testing.fuzz.expect import Expectation
 from vfioemu.testing.fuzz.walk import Walk
-from vfioemu.testing.holdings import holdings
 from vfioemu.testing.model import PAGE
-from vfioemu.testing.process import MemoryEventFd, Result
-from vfioemu.testing.world import COMMAND, DataFile, Handle, World
+from vfioemu.testing.process import Result
+from vfioemu.testing.world import COMMAND, Handle, World
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.kinds import FdKind
-from vfioemu.uapi.registry import FEATURES, IOCTLS, UNSERVED, Ioctl, errnos, lookup
+from vfioemu.uapi.registry import IOCTLS, UNSERVED, Ioctl, lookup
 
 INPUTS: Final = 120
 """Inputs of one run."""
 FUZZED: Final[Layout] = (*LAYOUT, (VFIO_PCI, True), ("migspc", False), ("migsc", False), ("log", False))
-HONEST: Final[Layout] = (("basic", False),)
-"""The device of the client that does everything right."""
 
-_FILE_ERRNOS: Final = frozenset(
-    {"EINVAL", "EFAULT", "EBADF", "ESPIPE", "ENODEV", "ENOMSG", "ENOMEM", "ENOTTY", "EAGAIN"}
-)
+QUIRKS: Final[tuple[Literal["recorded", "clean"], ...]] = ("recorded", "recorded", "clean")
 _INJECTED: Final = (errno.EFAULT, errno.EBADF, errno.EMFILE)
 _GET_DEVICE: Final = "VFIO_GROUP_GET_DEVICE_FD"
 _WEIGHTS: Final = {
@@ -58,7 +53,7 @@ _WEIGHTS: Final = {
 _NUMBERS: Final = tuple({row.number for row in IOCTLS} | {row.number for row in UNSERVED})
 
 
-class Run:
+class Run(Checks):
     """A fuzzing run.
 
     Args:
@@ -68,14 +63,13 @@ class Run:
 
     def __init__(self, seed: int, calls: Counter[tuple[str, str]] | None = None) -> None:
         self.rng = random.Random(seed)
-        self.calls: Counter[tuple[str, str]] = Counter() if calls is None else calls
-        self.world = World(self.rng.choice(["recorded", "recorded", "clean"]), layout=FUZZED + HONEST)
+        super().__init__(
+            World(self.rng.choice(QUIRKS), layout=FUZZED + HONEST), Counter() if calls is None else calls
+        )
         self.walk = Walk(self.world, self.rng, range(len(FUZZED)))
         self.arguments = Arguments(self.walk, self.rng)
-        self._eventfds: list[MemoryEventFd] = []
-        self._foreign: dict[Client, set[int]] = {}
         for client in self.world.clients:
-            self._add_foreign(client)
+            self.add_foreign(client)
 
     def play(self, inputs: int = INPUTS) -> None:
         """Do all of it; AssertionError tells what is wrong."""
@@ -94,10 +88,17 @@ class Run:
             for client in self.world.clients:
                 self.arguments.clear(client)
             self.world.check()
-            self._check_fds()
+            self._adopt_processes()
+            self.check_fds()
         self._injected_fault()
-        self._everybody_dies()
-        self._honest_client()
+        self.everybody_dies()
+        self.honest_client()
+
+    def _adopt_processes(self) -> None:
+        """The walk may have replaced a process."""
+        for client in self.world.clients:
+            if client not in self._foreign:
+                self.add_foreign(client)
 
     # --- inputs ---
 
@@ -113,13 +114,15 @@ class Run:
         before = set(handle.client.process.fds)
         result = handle.client.process.ioctl(handle.number, cmd, arg)
         self._count(handle, row.name if row else "unknown", result)
-        self._check_errno(handle, cmd, arg, result)
+        self._check(handle, cmd, arg, result)
         if expected is not None:
             same = Result(1) if row is not None and row.name == _GET_DEVICE and result.err is None else result
-            assert same == expected, f"{self._name(handle, cmd)}: {result.err or result.ret}, not {expected}"
+            assert same == expected, (
+                f"{name_of(_kind(handle), cmd)}: {result.err or result.ret}, not {expected}"
+            )
         if expectation.bitmap is not None:
             expectation.bitmap.check()
-        self._adopt(handle, set(handle.client.process.fds) - before)
+        self.adopt(handle, set(handle.client.process.fds) - before)
 
     def _bad_transfer(self) -> None:
         """Read, write, map or poll anything."""
@@ -144,9 +147,7 @@ class Run:
         else:
             result = getattr(process, what)(number, address, size, offset)
         self._count(handle, what, result)
-        assert result.err is None or result.err in _FILE_ERRNOS, (
-            f"{what} of {self._kind(handle)}: {result.err}"
-        )
+        assert result.err is None or result.err in FILE_ERRNOS, f"{what} of {_kind(handle)}: {result.err}"
 
     def _injected_fault(self) -> None:
         """One more call, an effect of which fails."""
@@ -160,7 +161,7 @@ class Run:
         process.inject(self.rng.randint(1, 4), self.rng.choice(_INJECTED))
         result = process.ioctl(handle.number, cmd, arg)
         if process.heal():
-            self._check_errno(handle, cmd, arg, result)
+            self._check(handle, cmd, arg, result)
         self._count(handle, "fault", result)
 
     def _migrate(self) -> None:
@@ -179,7 +180,7 @@ class Run:
         self._count(
             handle, "state", process.ioctl(handle.number, c.VFIO_DEVICE_FEATURE, handle.client.argument)
         )
-        self._adopt(handle, set(process.fds) - before)
+        self.adopt(handle, set(process.fds) - before)
 
     # --- choosing ---
 
@@ -187,11 +188,11 @@ class Run:
         """An fd, of each kind as often as of any other."""
         by_kind: dict[FdKind, list[Handle]] = {}
         for handle in self.world.handles:
-            by_kind.setdefault(self._kind(handle), []).append(handle)
+            by_kind.setdefault(_kind(handle), []).append(handle)
         return self.rng.choice(self.rng.choice(list(by_kind.values()))) if by_kind else None
 
     def _command(self, handle: Handle) -> tuple[Ioctl | None, int]:
-        kind = self._kind(handle)
+        kind = _kind(handle)
         rows = [row for row in IOCTLS if row.kind is kind]
         choice = self.rng.random()
         if choice < 0.85:
@@ -212,104 +213,13 @@ class Run:
         iova, size = (int.from_bytes(data[at : at + 8], "little") for at in (16, 24))
         return len(data) == 32 and (iova + size == 1 << 64 or size in MIDDLING)
 
-    @staticmethod
-    def _kind(handle: Handle) -> FdKind:
-        what = handle.client.process.fds[handle.number].what
-        if not isinstance(what, File):
-            raise TypeError("not an emulated file")
-        return what.kind
-
-    def _name(self, handle: Handle, cmd: int) -> str:
-        row = lookup(self._kind(handle), cmd)
-        return row.name if row is not None else f"{self._kind(handle)} ioctl {cmd:#x}"
-
-    # --- checking ---
-
-    def _check_errno(self, handle: Handle, cmd: int, arg: int, result: Result) -> None:
-        if result.err is None:
-            assert result.ret >= 0, f"{self._name(handle, cmd)}: {result.ret}"
-            return
-        allowed = errnos(self._kind(handle), cmd)
-        if cmd == c.VFIO_DEVICE_FEATURE and self._kind(handle) is FdKind.DEVICE:
-            flags = int.from_bytes(handle.client.process.memory.read(arg + 4, 4), "little")
-            feature = FEATURES.get(flags & c.VFIO_DEVICE_FEATURE_MASK)
-            allowed = feature.errnos if feature is not None else frozenset({"EFAULT", "EINVAL", "ENOTTY"})
-        assert result.err in allowed, f"{self._name(handle, cmd)}: {result.err} is none of {sorted(allowed)}"
-
-    def _adopt(self, handle: Handle, new: set[int]) -> None:
-        """An fd has come out of a call: only two calls do that."""
-        for number in new:
-            what = handle.client.process.fds[number].what
-            if not isinstance(what, File):
-                raise TypeError("a call gave out a foreign fd")
-            if what.kind is FdKind.DATA:
-                self.world.opened(handle.client, Result(number), DataFile())
-            else:
-                assert what.kind is FdKind.DEVICE, f"a {what.kind} fd was given out"
-                device = self.world.devices[self.world.number(handle)]
-                self.world.opened(handle.client, Result(number), device)
-
-    def _check_fds(self) -> None:
-        for client in self.world.clients:
-            known = {handle.number for handle in self.world.handles if handle.client is client}
-            if client not in self._foreign:  # the walk has replaced a process
-                self._add_foreign(client)
-            open_ = set(client.process.fds) - self._foreign[client]
-            assert open_ == known, f"open fds {sorted(open_)}, not {sorted(known)}"
-
-    def _add_foreign(self, client: Client) -> None:
-        process = client.process
-        eventfd, null = process.eventfd(), process.null()
-        self._foreign[client] = {eventfd, null}
-        what = process.fds[eventfd].what
-        if isinstance(what, MemoryEventFd):
-            self._eventfds.append(what)
+    def _check(self, handle: Handle, cmd: int, arg: int, result: Result) -> None:
+        flags = int.from_bytes(handle.client.process.memory.read(arg + 4, 4), "little")
+        self.check_errno(_kind(handle), cmd, flags, result)
 
     def _count(self, handle: Handle, what: str, result: Result) -> None:
-        self.calls[f"{self._kind(handle)} {what}", result.err or "ok"] += 1
+        self.count(f"{_kind(handle)} {what}", result)
 
-    # --- the end ---
 
-    def _everybody_dies(self) -> None:
-        """After an injected fault the model knows nothing any more, but nothing may be left of dead processes."""
-        for client in self.world.clients:
-            client.process.exit()
-        self.world.handles.clear()
-        left = {name: value for name, value in holdings(self.world.machine).items() if value}
-        locked = sum(client.process.locked_pages for client in self.world.clients)
-        references = sum(eventfd.references for eventfd in self._eventfds)
-        assert not left, f"left behind: {left}"
-        assert not locked, f"{locked} pages are still locked"
-        assert not references, f"{references} references to eventfds are left"
-
-    def _honest_client(self) -> None:
-        """What a client that does everything right must see, whatever happened before."""
-        world, number = self.world, len(FUZZED)
-        client = Client(world.machine, pid=3)
-        container = world.open_container(client)
-        group = world.open_group(client, number)
-        assert group is not None
-        world.set_container(group, container)
-        world.set_iommu(container, c.VFIO_TYPE1v2_IOMMU)
-        device = world.open_device(group, number)
-        assert device is not None
-        world.map(container, flags=3, vaddr=client.data, iova=0x10000, size=8 * PAGE)
-        world.map(container, flags=1, vaddr=client.data + 8 * PAGE, iova=0x20000, size=4 * PAGE)
-        world.track(container, on=True)
-        world.pin(device, 0x11000, 2, 3)
-        world.dma_write(device, 0x13FF0, 0x20, 0xA5)
-        world.dma_read(device, 0x20000, 64)
-        for dirty in (0b0001_1110, 0b0000_0110):
-            bitmap = bytearray(8)
-            world.get_bitmap(container, iova=0x10000, size=32 * PAGE, pgsize=PAGE, bitmap=bitmap)
-            assert bitmap[0] == dirty, f"an honest client sees {bitmap.hex()}"
-        world.unmap(container, flags=1, iova=0x10000, size=8 * PAGE, dirty=bytearray(8))
-        world.notifications(device)
-        world.track(container, on=False)
-        data = client.process.memory.peek(client.data, len(client.contents))
-        assert data == client.contents, "an honest client's memory is not as it must be"
-        for handle in (device, group, container):
-            world.close(handle)
-        left = {name: value for name, value in holdings(world.machine).items() if value}
-        assert not left, f"an honest client left {left}"
-        assert not client.process.fds
+def _kind(handle: Handle) -> FdKind:
+    return kind_of(handle.client.process, handle.number)

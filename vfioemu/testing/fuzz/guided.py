@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: MIT
+"""`python -m vfioemu.testing.fuzz.guided [libFuzzer options] CORPUS`: atheris, guided by the coverage of the core.
+
+A process of its own: what is instrumented must not have been imported before, and atheris never returns.
+"""
+
+import importlib
+import sys
+from typing import Any, Final
+
+INSTRUMENTED: Final = ["vfioemu.core", "vfioemu.devices", "vfioemu.kernel", "vfioemu.uapi"]
+
+
+def main(arguments: list[str]) -> None:
+    """Fuzz; does not return."""
+    atheris: Any = importlib.import_module("atheris")
+    with atheris.instrument_imports(include=INSTRUMENTED):
+        entry = importlib.import_module("vfioemu.testing.fuzz.entry")
+    mutate = importlib.import_module("vfioemu.testing.fuzz.mutate")
+
+    def mutator(data: bytes, max_size: int, seed: int) -> bytes:
+        mutated: bytes = mutate.Mutator(seed).mutate(data, max_size)
+        return mutated
+
+    def crossover(one: bytes, other: bytes, max_size: int, seed: int) -> bytes:
+        crossed: bytes = mutate.Mutator(seed).cross(one, other, max_size)
+        return crossed
+
+    again = f"{sys.executable} -m vfioemu.testing.fuzz.guided"  # libFuzzer starts itself by this to merge
+    atheris.Setup([again, *arguments], entry.run_input, custom_mutator=mutator, custom_crossover=crossover)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
