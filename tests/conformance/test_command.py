@@ -155,3 +155,18 @@ def test_broken_machine_file_is_a_usage_error(tmp_path):
     machine.write_text("[[group]]\n")
 
     assert conformance("--machine", machine, LINUX_6_12 / "vaddr.jsonl").returncode == 2
+
+
+@pytest.mark.parametrize("extra", [[], ["--socket"]], ids=["in-process", "socket"])
+def test_a_profile_is_held_against_what_its_own_kernel_answered(tmp_path, extra):
+    """The same file alone has the answers of 6.12, which 7.2 does not give."""
+    file = LINUX_6_12 / "map.jsonl"
+    for name in (file.name, "_env.json"):
+        shutil.copy(LINUX_6_12 / name, tmp_path)
+
+    alone = conformance("--profile", "linux-7.2", "-q", *extra, tmp_path / file.name)
+    beside = conformance("--profile", "linux-7.2", *extra, file)
+
+    assert "map/wrap-mb0-t1: failed" in alone.stdout
+    assert alone.returncode == 1
+    assert (beside.stdout.splitlines()[-1], beside.returncode) == (f"{count([file])} passed, 0 failed", 0)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from vfioemu.cli.errors import FAILED, USAGE, CommandError
+from vfioemu.conformance.releases import as_answered_by
 from vfioemu.conformance.report import describe
 from vfioemu.conformance.runner import Options, Outcome, plan, run
 from vfioemu.conformance.trace import TraceError, load_traces
@@ -28,7 +29,7 @@ from vfioemu.daemon.config import ConfigError
 @click.option(
     "--profile",
     type=click.Choice(sorted(PROFILES)),
-    help="A kernel profile instead of the recorded kernel's.",
+    help="A kernel profile instead of the recorded kernel's: held against its own traces in a folder beside, if any.",
 )
 @click.option("-j", "--jobs", type=click.IntRange(1), default=os.cpu_count(), help="Worker processes.")
 @click.option("-q", "--quiet", is_flag=True, help="Name what fails, without the differences.")
@@ -49,6 +50,8 @@ def command(
     options = Options(memory if through_socket else None, machine, profile, jobs)
     try:
         traces = [load_traces(path) for file in files for path in _expand(file)]
+        if profile is not None:
+            traces = [part for file in traces for part in as_answered_by(profile, file)]
         work = plan(traces, options)
     except (TraceError, ConfigError) as error:
         raise CommandError(str(error), exit_code=USAGE) from error
