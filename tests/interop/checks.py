@@ -2,13 +2,15 @@
 """What a guest is asked about its devices, and what has to be true of it."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from tests.interop.console import GuestError
 from tests.interop.machine import PATIENCE, Device, Vm
 from tests.interop.qmp import until
-from vfioemu.uapi.dma_engine import Register, Stamp
+from vfioemu.testing.daemon import DaemonProcess
+from vfioemu.uapi.dma_engine import Pattern, Stamp
 
 PAGE: Final = 4096
 LOOPBACK_BYTES: Final = 65536
@@ -50,25 +52,25 @@ async def dma(vm: Vm, device: Device, pages: int = RING_PAGES) -> dict[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """An area of guest memory that an engine writes to all the time, page after page.
+    """An area of guest memory that an engine writes to all the time.
 
     Attributes:
         device: the engine.
         base: where the area is.
         pages: its size.
-        number: what the engine calls itself in its stamps.
     """
 
     device: Device
     base: int
     pages: int
-    number: int
 
     @classmethod
-    async def start(cls, vm: Vm, device: Device, pages: int = RING_PAGES, rate: int = RING_RATE) -> "Ring":
+    async def start(
+        cls, vm: Vm, device: Device, pattern: Pattern, pages: int = RING_PAGES, rate: int = RING_RATE
+    ) -> "Ring":
         """Have the guest start the engine, and watch what it writes."""
-        found = numbers(await vm.console.run(f"ring {device.bdf} {pages} {rate} 0"))
-        ring = cls(device, found["base"], found["pages"], found["device"])
+        found = numbers(await vm.console.run(f"ring {device.bdf} {pages} {rate} {pattern:d}"))
+        ring = cls(device, found["base"], found["pages"])
         await ring.goes_on(vm, 2 * pages)
         return ring
 
@@ -79,28 +81,30 @@ class Ring:
     async def goes_on(self, vm: Vm, beyond: int) -> dict[str, int]:
         """Wait until the engine has written more than `beyond` times and the watcher has looked once more."""
         reached = await until(lambda: self.watched(vm), lambda seen: seen["seq"] > beyond, PATIENCE)
-        seen = await until(
+        seen: dict[str, int] = await until(
             lambda: self.watched(vm), lambda now: now["rounds"] > reached["rounds"] + 1, PATIENCE
         )
         assert seen["failed"] == 0, f"the engine could not write: {seen}"
-        return dict(seen)
+        return seen
 
-    async def last(self, vm: Vm) -> int:
-        """The sequence number of the engine's last write, of a guest that is stopped."""
-        return await vm.register(self.device, 0, Register.SEQ)
+    def last_writes(self, daemon: DaemonProcess) -> dict[int, bytes]:
+        """What the engine has to have written last to each page of the area, by its own account: by address."""
+        told = daemon.ask("inspect", device=self.device.id, what="writes")
+        assert told["next"] is None
+        pages = {}
+        for iova, seq, size in told["writes"]:
+            stamp = Stamp(told["device_id"], seq, iova).build()
+            pages[iova] = stamp + bytes([seq & 0xFF]) * (size - len(stamp))
+        return {iova: page for iova, page in pages.items() if 0 <= iova - self.base < self.pages * PAGE}
 
-    def expected(self, last: int) -> bytes:
-        """What the area holds after write number `last`: the last write to each of its pages."""
-        area = bytearray()
-        for page in range(self.pages):
-            seq = last - (last - 1 - page) % self.pages
-            stamp = Stamp(self.number, seq, self.base + page * PAGE).build()
-            area += stamp + bytes([seq & 0xFF]) * (PAGE - len(stamp))
-        return bytes(area)
-
-    async def memory(self, vm: Vm) -> bytes:
-        """What the area holds in this QEMU."""
-        return await vm.physical(self.base, self.pages * PAGE)
+    async def stale(self, vm: Vm, written: Mapping[int, bytes]) -> list[int]:
+        """Which of these pages hold something else in this QEMU."""
+        memory = await vm.physical(self.base, self.pages * PAGE)
+        return [
+            iova
+            for iova, page in written.items()
+            if memory[iova - self.base : iova - self.base + len(page)] != page
+        ]
 
 
 def differing_pages(one: bytes, other: bytes) -> list[int]:

@@ -20,7 +20,7 @@ from tests.interop.programs import cache, guest_files
 from vfioemu.uapi import dma_engine as engine
 
 SOURCES: Final = Path(__file__).parent / "guest"
-PROGRAMS: Final = ("loopback", "dma", "ring")
+PROGRAMS: Final = ("loopback",)
 MODULES: Final = ("irqbypass", "vfio", "vfio_iommu_type1", "vfio-pci-core", "vfio-pci")
 """In the order of insmod."""
 _COMPILE: Final = ("cc", "-std=c11", "-O2", "-static", "-Wall", "-Wextra", "-Werror")
@@ -68,6 +68,8 @@ def _engine_header() -> str:
     lines += [
         f"#define ENGINE_ID_VALUE {engine.ENGINE_ID:#x}ull",
         f"#define ENGINE_CONTROL_RUN {engine.CONTROL_RUN}",
+        f"#define ENGINE_BAR_SIZE {engine.BAR_SIZE:#x}ul",
+        f"#define ENGINE_RING_TABLE {engine.RING_TABLE:#x}ul",
         f"#define ENGINE_STAMP_MAGIC {magic:#x}ull",
     ]
     return "\n".join(lines) + "\n"

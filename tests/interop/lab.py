@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from tests.interop.checks import Ring, differing_pages
 from tests.interop.guestimage import GuestImage
-from tests.interop.launch import Launcher
+from tests.interop.launch import connected, properties
 from tests.interop.machine import PATIENCE, Device, Vm, daemon_of, qemu_process, workplace
 from tests.interop.programs import Qemu
 from tests.interop.qmp import until
@@ -20,6 +20,8 @@ DOWNTIME: Final = 100
 MIGRATION: Final = 120.0
 """Seconds that a migration may take."""
 RAM: Final = 256 << 20
+MANY: Final = 256
+"""At least so many pages a device writes to."""
 _ENDED: Final = ("completed", "failed", "cancelled")
 
 
@@ -74,14 +76,12 @@ class Lab:
         found = self.plan.devices if devices is None else devices
         more = ["-incoming", "defer", "-S"] if incoming else []
         with daemon_of(found) as daemon:
-            launcher = Launcher.connected(daemon)
             async with qemu_process(
                 self.qemu,
                 self.guest,
-                launcher.command,
-                [device.properties(launcher.sysfsdev(device)) for device in found],
+                connected(daemon),
+                properties(found),
                 options=[*self.plan.options, *more],
-                environment=launcher.environment,
             ) as vm:
                 if not incoming:
                     await vm.console.booted(PATIENCE)
@@ -128,7 +128,7 @@ class Arrived:
     """What is wrong with the memory that arrived.
 
     Attributes:
-        last: the engine's last write.
+        last: the number of the engine's last write.
         unwritten: pages that hold something else than their last write at the source itself.
         stale: the same at the destination.
         differing: pages of all memory that are not as at the source.
@@ -142,12 +142,12 @@ class Arrived:
 
 async def compare(source: Side, destination: Side, ring: Ring) -> Arrived:
     """Hold the destination's memory against the engine's last writes and against the source's memory."""
-    last = await ring.last(source.vm)
-    expected = ring.expected(last)
+    written = ring.last_writes(source.daemon)
+    assert len(written) == ring.pages >= MANY, f"only {len(written)} pages were written to"
     return Arrived(
-        last,
-        differing_pages(await ring.memory(source.vm), expected),
-        differing_pages(await ring.memory(destination.vm), expected),
+        source.daemon.ask("inspect", device=ring.device.id, what="registers")["SEQ"],
+        await ring.stale(source.vm, written),
+        await ring.stale(destination.vm, written),
         differing_pages(await source.vm.physical(0, RAM), await destination.vm.physical(0, RAM)),
     )
 

@@ -102,6 +102,11 @@ class Vm:
         """What QEMU has said."""
         return (self.directory / "log").read_text(encoding="utf-8", errors="replace")
 
+    def environment(self, name: str) -> str:
+        """A variable of QEMU's environment."""
+        pairs = Path(f"/proc/{self.pid}/environ").read_bytes().split(b"\0")
+        return dict(pair.decode().partition("=")[::2] for pair in pairs)[name]
+
     async def status(self) -> str:
         """Of the machine: running, paused, postmigrate..."""
         found: str = (await self.qmp("query-status"))["status"]
@@ -114,16 +119,6 @@ class Vm:
         data = file.read_bytes()
         file.unlink()
         return data
-
-    async def register(self, device: Device, bar: int, offset: int) -> int:
-        """A 64-bit register of a device, read as the guest's CPU would; the guest need not run."""
-        for bus in await self.qmp("query-pci"):
-            for found in bus["devices"]:
-                if found["qdev_id"] == device.id:
-                    (base,) = [region["address"] for region in found["regions"] if region["bar"] == bar]
-                    text = await self.qmp("human-monitor-command", command_line=f"xp /1gx {base + offset:#x}")
-                    return int(text.split(":")[1], 16)
-        raise LookupError(f"QEMU has no device {device.id}")
 
     async def quit(self) -> int:
         """Have QEMU end: its status."""

@@ -65,7 +65,7 @@ class Qmp:
         """Wait for an event whose data has these items: its data. Events before it are forgotten."""
         while True:
             event = self._events.popleft() if self._events else await self._message()
-            found = event.get("data", {})
+            found: dict[str, Any] = event.get("data", {})
             if event.get("event") == name and all(found.get(key) == value for key, value in data.items()):
                 return found
 

@@ -97,7 +97,7 @@ void *huge_page(uint64_t *physical)
 
 struct engine engine_open(const char *bdf)
 {
-	struct engine engine = { map_bar(bdf, 0, PAGE) };
+	struct engine engine = { map_bar(bdf, 0, ENGINE_BAR_SIZE) };
 
 	if (engine_read(engine, ENGINE_ID) != ENGINE_ID_VALUE)
 		fail("%s is no dma-engine: ID %#llx", bdf,

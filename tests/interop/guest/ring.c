@@ -6,6 +6,9 @@
  *
  *   ring BDF PAGES RATE PATTERN    prints where the area is, and goes on
  *
+ * With PATTERN 3 the engine takes the pages from its table, which this program
+ * fills by the BAR page that is mapped, last page first.
+ *
  * The watcher keeps what it sees in /tmp/ring-BDF, one line, replaced after
  * each round. It never writes to the area.
  */
@@ -89,6 +92,9 @@ int main(int argc, char **argv)
 	snprintf(watch.file, sizeof(watch.file), "/tmp/ring-%s", argv[1]);
 
 	engine_write(watch.engine, ENGINE_CONTROL, 0);
+	for (size_t i = 0; i < watch.count; i++)
+		watch.engine.bar[ENGINE_RING_TABLE / 8 + i] =
+			watch.physical + (watch.count - 1 - i) * PAGE;
 	engine_write(watch.engine, ENGINE_BASE, watch.physical);
 	engine_write(watch.engine, ENGINE_SIZE, watch.count * PAGE);
 	engine_write(watch.engine, ENGINE_RATE, number(argv[3]));
