@@ -9,11 +9,13 @@ import trio
 
 from vfioemu.cli.errors import USAGE, CommandError
 from vfioemu.cli.machine_options import device_option, machine_of
+from vfioemu.cli.tracing import trace_options
 from vfioemu.cli.where import directory, runtime_dir_option
 from vfioemu.daemon.arguments import Wish
 from vfioemu.daemon.runtime_dir import StartError
 from vfioemu.daemon.serve import Options, Ready, serve
 from vfioemu.io.limits import Limits
+from vfioemu.trace.options import TraceOptions
 from vfioemu.wire.messages import MemoryMode
 
 
@@ -45,6 +47,7 @@ from vfioemu.wire.messages import MemoryMode
     help="Seconds to wait for a client that owes an answer.",
 )
 @click.option("--exit-with-parent", is_flag=True, help="End when the process that started it has ended.")
+@trace_options
 def command(
     machine_file: Path | None,
     devices: tuple[Wish, ...],
@@ -56,6 +59,7 @@ def command(
     allow_uid: tuple[int, ...],
     ask_timeout: float,
     exit_with_parent: bool,
+    trace: TraceOptions | None,
 ) -> int:
     """Emulate a machine until SIGTERM or SIGINT.
 
@@ -69,6 +73,7 @@ def command(
         uids=frozenset(allow_uid),
         limits=Limits(ask_timeout=ask_timeout),
         with_parent=exit_with_parent,
+        trace=trace,
     )
     ready = Ready(fd=-1 if ready_fd is None else ready_fd, notify_socket=os.environ.get("NOTIFY_SOCKET", ""))
     try:

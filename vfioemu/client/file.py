@@ -180,8 +180,10 @@ class File:
         flags: int = 0,
         data: bytes | bytearray | memoryview | None = None,
     ) -> Reply:
+        fd = self.fileno()
+        arg3 |= (fd + 1) << 32  # for traces: what we call it
         return await self.session.token_call(
-            type, self.fileno(), self.serial, arg0, arg1, arg2, arg3, flags=flags, data=data
+            type, fd, self.serial, arg0, arg1, arg2, arg3, flags=flags, data=data
         )
 
     async def _read(self, type: int, size: int, offset: int) -> bytes:

@@ -30,6 +30,11 @@ class DeviceFile(File):
         self._position = 0
 
     def ioctl(self, caller: Caller, cmd: int, arg: int) -> Steps[int]:
+    @property
+    def label(self) -> str:
+        """The device's symbol."""
+        return self.device.symbol
+
         """Dispatch; ENOTTY for what neither vfio core nor the driver knows."""
         return dispatch.ioctl(self, caller, cmd, arg)
 

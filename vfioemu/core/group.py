@@ -105,6 +105,11 @@ class GroupFile(File):
     def __init__(self, group: Group) -> None:
         self.group = group
 
+    @property
+    def label(self) -> str:
+        """The group's number."""
+        return str(self.group.number)
+
     def ioctl(self, caller: Caller, cmd: int, arg: int) -> Steps[int]:
         """vfio_group_fops_unl_ioctl(): ENOTTY for what is not a group's."""
         self.group.get_file()

@@ -8,7 +8,9 @@ in the same order as any other.
 from typing import Protocol, TypeVar
 
 from vfioemu.core.effects import GiveFd, ReadUser, Steps, TakeFd, WriteUser
+from vfioemu.core.file import File
 from vfioemu.trace.decode import Capture
+from vfioemu.trace.names import file_label
 
 T = TypeVar("T")
 
@@ -16,8 +18,8 @@ T = TypeVar("T")
 class Watch(Protocol):
     """Who wants to know whose turn it is."""
 
-    def enters(self, capture: Capture) -> None:
-        """The handler of this capture goes on."""
+    def enters(self) -> None:
+        """The handler goes on."""
 
     def leaves(self) -> None:
         """It waits for an effect, or has ended."""
@@ -28,7 +30,7 @@ def tapped(steps: Steps[T], capture: Capture, watch: Watch | None = None) -> Ste
     resume, value = steps.send, None
     while True:
         if watch is not None:
-            watch.enters(capture)
+            watch.enters()
         try:
             effect = resume(value)
         except StopIteration as stop:
@@ -55,10 +57,6 @@ def tapped(steps: Steps[T], capture: Capture, watch: Watch | None = None) -> Ste
 
 def describe(thing: object) -> str:
     """What an fd is, in the words that a trace puts behind its number."""
-    if getattr(thing, "is_eventfd", False):
-        return "eventfd"
-    kind = getattr(thing, "kind", None)
-    if kind is None:
-        return "other"
-    label = getattr(thing, "label", "")
-    return f"{kind} {label}" if label and kind != "device" else label or str(kind)
+    if isinstance(thing, File):
+        return file_label(thing.kind, thing.label)
+    return "eventfd" if getattr(thing, "is_eventfd", False) else "other"

@@ -18,10 +18,13 @@ from vfioemu.core.machine import Machine
 from vfioemu.daemon import messages as d
 from vfioemu.daemon import statistics
 from vfioemu.daemon.sysfs import sysfsdev
+from vfioemu.daemon.tracing import encoder, send_events
 from vfioemu.daemon.tree import Tree
 from vfioemu.daemon.workers import Workers
 from vfioemu.io.connection import UCRED
 from vfioemu.io.server import Server
+from vfioemu.io.tracing import Sink, Tracer
+from vfioemu.trace.filter import Filter
 from vfioemu.wire.messages import VERSION
 
 log: Final = logging.getLogger(__name__)
@@ -55,16 +58,25 @@ class ControlServer:
         server: whose clients are counted.
         workers: are told of devices that come and go.
         tree: shows them.
+        tracer: what connections can listen to.
         nursery: for connections.
     """
 
     def __init__(
-        self, machine: Machine, server: Server, workers: Workers, tree: Tree, nursery: trio.Nursery
+        self,
+        machine: Machine,
+        server: Server,
+        workers: Workers,
+        tree: Tree,
+        tracer: Tracer,
+        nursery: trio.Nursery,
     ) -> None:
         self._machine = machine
         self._server = server
         self._workers = workers
         self._tree = tree
+        self._tracer = tracer
+        self._sink: Sink | None = None
         self._nursery = nursery
         self._connections = 0
         self._mdevs: dict[str, str] = {}
@@ -78,6 +90,7 @@ class ControlServer:
             "metrics": (d.NoArguments, self._metrics),
             "set-parameter": (d.SetParameter, self._set_parameter),
             "stats": (d.NoArguments, self._stats),
+            "trace": (d.Trace, self._trace),
         }
 
     async def listen(self, listener: socket.socket) -> None:
@@ -107,6 +120,7 @@ class ControlServer:
         about = d.About(
             version=package_version(), protocol=VERSION, commands=sorted(self._commands), pid=os.getpid()
         )
+        sink = None
         try:
             async with stream:
                 await stream.send_all(msgspec.json.encode(d.Greeting(vfioemu=about)) + b"\n")
@@ -117,7 +131,12 @@ class ControlServer:
                         line = bytes(buffer[:end])
                         del buffer[: end + 1]
                         if line.strip():
-                            await stream.send_all(msgspec.json.encode(self.answer(line)) + b"\n")
+                            answer = self.answer(line)
+                            sink, self._sink = self._sink, None
+                            await stream.send_all(msgspec.json.encode(answer) + b"\n")
+                            if sink is not None:
+                                await send_events(sink, stream)
+                                return
                     if len(buffer) > MAX_LINE:
                         log.warning("control: pid=%d sent a line of more than %d bytes", pid, MAX_LINE)
                         return
@@ -128,6 +147,8 @@ class ControlServer:
             log.error("internal error in a command of pid=%d", pid, exc_info=error)
         finally:
             self._connections -= 1
+            if sink is not None:
+                self._tracer.remove(sink)
 
     def answer(self, line: bytes) -> d.Answer | d.Refusal:
         """Execute one request."""
@@ -265,3 +286,13 @@ class ControlServer:
         self._workers.remove(name)
         self._tree.remove(device)
         return {"uuid": name}
+
+    def _trace(self, arguments: d.Trace) -> dict[str, list[str]]:
+        """From now on events are kept for the connection that asked, which carries nothing else any more."""
+        try:
+            wanted = Filter(arguments.filters)
+        except ValueError as error:
+            raise Refused("BadArguments", str(error)) from None
+        self._sink = Sink(encoder("json", arguments.limit), wanted, arguments.limit)
+        self._tracer.add(self._sink)
+        return {"filters": arguments.filters}

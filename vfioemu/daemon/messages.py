@@ -6,7 +6,7 @@
 {"return": {...}, "id": 1}   or   {"error": {"class": "...", "desc": "..."}, "id": 1}
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -155,3 +155,13 @@ class MdevStop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`mdev-stop`."""
 
     uuid: str
+
+
+class Trace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`trace`: from its answer on, the connection carries events (protocol/trace-events.schema.json) until the client says anything.
+
+    `filters` are what `vfioemu trace -e` takes.
+    """
+
+    filters: list[str] = []
+    limit: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)] = 8

@@ -17,12 +17,15 @@ import trio
 from vfioemu.core.machine import Machine, MachineSpec
 from vfioemu.daemon import runtime_dir as rd
 from vfioemu.daemon.control import ControlServer
+from vfioemu.daemon.tracing import tracing
 from vfioemu.daemon.tree import Tree
 from vfioemu.daemon.workers import Workers
 from vfioemu.devices.registry import load_models
 from vfioemu.io.effects import Runner
 from vfioemu.io.limits import Access, Limits
 from vfioemu.io.server import Server
+from vfioemu.io.tracing import Tracer
+from vfioemu.trace.options import TraceOptions
 from vfioemu.wire.messages import MemoryMode
 
 log: Final = logging.getLogger(__name__)
@@ -39,6 +42,7 @@ class Options:
         uids: who may connect besides our own user.
         limits: bounds and time-outs.
         with_parent: end when the process that started it has ended, however that went.
+        trace: where to write what happens; None: nowhere.
     """
 
     runtime_dir: Path | None = None
@@ -47,6 +51,7 @@ class Options:
     uids: frozenset[int] = frozenset()
     limits: Limits = field(default_factory=Limits)
     with_parent: bool = False
+    trace: TraceOptions | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +92,7 @@ async def running(
     fallback: bool = False,
     uids: frozenset[int] = frozenset(),
     limits: Limits | None = None,
+    trace: TraceOptions | None = None,
 ) -> AsyncIterator[Daemon]:
     """Run a daemon in this process, as long as the block lasts.
 
@@ -97,6 +103,7 @@ async def running(
         fallback: where the system refuses process_vm, ask.
         uids: who may connect besides our own user.
         limits: bounds and time-outs.
+        trace: where to write what happens; None: nowhere.
 
     Raises:
         StartError: it cannot start there.
@@ -120,29 +127,33 @@ async def running(
             rd.listening(socket_path, socket.SOCK_SEQPACKET, 0o666 if uids else 0o600)
         )
         controller = stack.enter_context(rd.listening(control_path, socket.SOCK_STREAM))
-        async with trio.open_nursery() as clients, trio.open_nursery() as services:
-            server = Server(machine, access, clients, limits)
-            try:
-                runner = Runner(server.counters)
-                tree = stack.enter_context(Tree(machine, directory, runner, shared=bool(uids)))
-                workers = Workers(machine, server, services)
-                control = ControlServer(machine, server, workers, tree, services)
-                services.start_soon(server.listen, listener)
-                services.start_soon(server.watch_hangups)
-                services.start_soon(control.listen, controller)
-                yield Daemon(
-                    machine=machine,
-                    server=server,
-                    root=tree.root,
-                    socket_path=socket_path,
-                    control_path=control_path,
-                )
-            except BaseException as error:  # noqa: BLE001 - raised below, out of the nurseries
-                escaped = error
-            services.cancel_scope.cancel()
-            server.stop()
-            clients.cancel_scope.cancel()
-        server.close()
+        async with tracing(trace) as sink:
+            async with trio.open_nursery() as clients, trio.open_nursery() as services:
+                server = Server(machine, access, clients, limits)
+                tracer = Tracer(server, machine)
+                if sink is not None:
+                    tracer.add(sink)
+                try:
+                    runner = Runner(server.counters)
+                    tree = stack.enter_context(Tree(machine, directory, runner, shared=bool(uids)))
+                    workers = Workers(machine, server, services)
+                    control = ControlServer(machine, server, workers, tree, tracer, services)
+                    services.start_soon(server.listen, listener)
+                    services.start_soon(server.watch_hangups)
+                    services.start_soon(control.listen, controller)
+                    yield Daemon(
+                        machine=machine,
+                        server=server,
+                        root=tree.root,
+                        socket_path=socket_path,
+                        control_path=control_path,
+                    )
+                except BaseException as error:  # noqa: BLE001 - raised below, out of the nurseries
+                    escaped = error
+                services.cancel_scope.cancel()
+                server.stop()
+                clients.cancel_scope.cancel()
+            server.close()
     if escaped is not None:
         raise escaped
 
@@ -166,6 +177,7 @@ async def serve(spec: MachineSpec, options: Options, ready: "Ready | None" = Non
             fallback=options.fallback,
             uids=options.uids,
             limits=options.limits,
+            trace=options.trace,
         ) as daemon:
             if ready is not None:
                 ready.tell(daemon)

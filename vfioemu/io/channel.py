@@ -97,26 +97,33 @@ class Channel:
         caller = session.caller
         why = ""
         try:
+        shown_from = 0
+        start = call.start
+        tracer = server.tracer
+        record = None
+        if tracer is not None:
+            record = tracer.begin(session, token, kind, (a0, a1, a2, a3))
+            start = record.starter(start)
             token.users += 1
             if kind == m.IOCTL:
                 call.begin(seq, a1, data, writable=bool(flags & m.F_WRITABLE))
-                effect = call.start(file.ioctl, caller, a0 & _U32, a1)
+                effect = start(file.ioctl, caller, a0 & _U32, a1)
             elif kind == m.READ or kind == m.PREAD:
                 offer = bytearray(min(a1, m.MAX_DATA)) if flags & m.F_WRITABLE else None
                 call.begin(seq, a0, offer, writable=True)
                 if kind == m.READ:
-                    effect = call.start(file.read, caller, a0, a1)
+                    effect = start(file.read, caller, a0, a1)
                 else:
-                    effect = call.start(file.pread if not a2 >> 63 else _negative, caller, a0, a1, a2)
+                    effect = start(file.pread if not a2 >> 63 else _negative, caller, a0, a1, a2)
             elif kind == m.MMAP:
                 call.begin(seq, 0, None, writable=False)
-                effect = call.start(file.mmap, caller, a0, a1, a2 & _U32, bool(a3 & 1))
+                effect = start(file.mmap, caller, a0, a1, a2 & _U32, bool(a3 & 1))
             else:
                 call.begin(seq, a0, data, writable=False)
                 if kind == m.WRITE:
-                    effect = call.start(file.write, caller, a0, a1)
+                    effect = start(file.write, caller, a0, a1)
                 else:
-                    effect = call.start(file.pwrite if not a2 >> 63 else _negative, caller, a0, a1, a2)
+                    effect = start(file.pwrite if not a2 >> 63 else _negative, caller, a0, a1, a2)
             result: int = call.result if effect is None else await call.finish(effect)
             if kind == m.MMAP:
                 result = _duplicate(result)  # the device's own may be gone before a full connection takes it
@@ -129,6 +136,8 @@ class Channel:
         if server.tokens.has_data:
             server.tokens.refresh()
         offer = call.offer
+        if tracer is not None and record is not None:
+            tracer.end(record, result, why)
         if kind == m.MMAP and result >= 0:
             self._finish(token)
             try:
@@ -231,6 +240,8 @@ class Channel:
         if fd < 0:
             raise IoctlError(errno.EBADF, "MEM_SHARE without an fd")
         try:
+        if type == m.OPEN and self._server.tracer is not None:
+            self._server.tracer.opened(session, data or b"", None, -result, why)
             session = self._session
             session.space.share(args[0], args[1], fd, args[2], self._server.limits, session.account.shared)
         except (IoctlError, OSError):
@@ -263,6 +274,8 @@ class Channel:
             os.close(theirs)
 
 
+        if server.tracer is not None:
+            server.tracer.opened(session, path, file)
 def _negative(caller: Caller, addr: int, size: int, offset: int) -> Steps[int]:
     """Refuse an offset below zero, as ksys_pread64() and ksys_pwrite64() do."""
     del caller, addr, size

@@ -6,7 +6,7 @@ import logging
 import os
 import secrets
 import socket
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
@@ -27,6 +27,9 @@ from vfioemu.io.throttle import Throttle
 from vfioemu.io.tokens import Token, TokenTable
 from vfioemu.kernel import procmem
 from vfioemu.wire import messages as m
+
+if TYPE_CHECKING:
+    from vfioemu.io.tracing import Tracer
 
 log: Final = logging.getLogger(__name__)
 
@@ -68,6 +71,7 @@ class Server:
         self._serial = 0
         self._fell_back = False
         self._talk = Throttle()
+        self.tracer: Tracer | None = None  # somebody listens
 
     # --- connections ---
 
@@ -161,6 +165,8 @@ class Server:
         for token in list(session.tokens.values()):
             session.unprove(token)
         session.space.session = None
+        if self.tracer is not None:
+            self._nursery.start_soon(self.tracer.disconnected, session)
 
     async def _welcome(self, connection: Connection, account: Account) -> tuple[Session | None, bool]:
         """Take HELLO and answer it: the session, and whether the connection needs no task (a service)."""
@@ -229,6 +235,8 @@ class Server:
         session = Session(self._serial, account, connection.uid, bound)
         session.set_limits(hello.arg3, ipc_lock=bool(hello.flags & m.F_IPC_LOCK))
         self.sessions[session.id] = session
+        if self.tracer is not None:
+            self.tracer.connected(session)
         return session
 
     def _bind(self, connection: Connection) -> BoundMemory | None:
@@ -273,7 +281,12 @@ class Server:
 
     def _released(self, token: Token, sessions: list[Session]) -> None:
         """No reference to a token's file is left."""
+        if self.tracer is None:
+            self.release(token.file, sessions)
+            return
+        held = self.tracer.mappings()
         self.release(token.file, sessions)
+        self.tracer.closed(token, held - self.tracer.mappings())
 
     def release(self, file: File, sessions: list[Session]) -> None:
         """Run a file's release(); if it has to wait for a lock, calls of `sessions` wait for it."""

@@ -92,11 +92,17 @@ class Close(Call, frozen=True, kw_only=True, tag="close"):
 
 
 class Dirtied(Event, frozen=True, kw_only=True, tag="dirtied"):
-    """A device has written guest memory; `how` says by which way."""
+    """A device has written guest memory.
+
+    Attributes:
+        count: how many writes or pins it were.
+        ranges: the first of them: (iova, size).
+        how: which way they took.
+    """
 
     device: str
-    iova: int
-    size: int
+    count: int
+    ranges: list[tuple[int, int]]
     how: str = ""
 
 

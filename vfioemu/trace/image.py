@@ -28,10 +28,10 @@ class Image:
     def put(self, address: int, data: Bytes) -> None:
         """These bytes are at `address`; the data is copied."""
         size = memoryview(data).nbytes
-        if not size:
-            return
         if size > self.budget:
             self.cut = True
+            data, size = memoryview(data).cast("B")[: self.budget], self.budget
+        if not size:
             return
         self.budget -= size
         starts = self._starts

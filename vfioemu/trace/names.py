@@ -97,6 +97,13 @@ def ioctl_name(kind: FdKind, cmd: int) -> str:
     )
 
 
+def file_label(kind: FdKind, which: str) -> str:
+    """What stands behind the number of an fd: ``container``, ``group 1``, ``dma-engine0``, ``dma-engine0 data``."""
+    if not which or kind is FdKind.CONTAINER:
+        return str(kind)
+    return {FdKind.GROUP: f"group {which}", FdKind.DATA: f"{which} data"}.get(kind, which)
+
+
 def errno_name(value: int) -> str:
     """EINVAL for 22."""
     return errno.errorcode.get(value, str(value))
@@ -108,11 +115,10 @@ def errno_text(name: str) -> str:
     return os.strerror(value) if isinstance(value, int) else ""
 
 
-def quoted(text: str, limit: int | None = None) -> str:
-    r"""A string as strace prints bytes: in quotes, with octal escapes, and ``...`` behind what was cut."""
-    shown = text if limit is None else text[:limit]
+def quoted(text: str) -> str:
+    r"""A string as strace prints bytes: in quotes, with octal escapes."""
     out = []
-    for n, char in enumerate(shown):
+    for n, char in enumerate(text):
         if char in _ESCAPES:
             out.append(_ESCAPES[char])
         elif " " <= char <= "~":
@@ -120,9 +126,9 @@ def quoted(text: str, limit: int | None = None) -> str:
         elif ord(char) > 0xFF:
             out.append(f"\\u{ord(char):04x}")
         else:
-            digit = shown[n + 1 : n + 2].isdigit()
+            digit = text[n + 1 : n + 2].isdigit()
             out.append(f"\\{ord(char):03o}" if digit else f"\\{ord(char):o}")
-    return f'"{"".join(out)}"{"..." if len(shown) < len(text) else ""}'
+    return f'"{"".join(out)}"'
 
 
 _ESCAPES: Final = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v", "\f": "\\f"}

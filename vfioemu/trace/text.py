@@ -15,7 +15,6 @@ from vfioemu.trace.decode import CAPS, CUT, DEFAULT_LIMIT, follower
 from vfioemu.trace.names import Style, number, quoted
 from vfioemu.uapi.flags import DeviceState, PciIrq, PciRegion
 from vfioemu.uapi.hints import Chain, Hint, Items
-from vfioemu.uapi.kinds import FdKind
 from vfioemu.uapi.payload import Member, Payload
 from vfioemu.uapi.registry import Ioctl as Row
 from vfioemu.uapi.registry import lookup
@@ -70,7 +69,7 @@ class Printer:
             case e.Ioctl():
                 return f"ioctl({self._file(event)}, {self._ioctl(event)}){self._end(event)}"
             case e.Transfer():
-                data = "..." if event.data is None else quoted(event.data, _BYTES * self._look.limit // 8)
+                data = self._data(event)
                 where = f", {self._place(event.offset, event.region)}" if event.offset is not None else ""
                 return f"{event.op}({self._file(event)}, {data}, {event.size}{where}){self._end(event)}"
             case e.Mmap():
@@ -87,14 +86,17 @@ class Printer:
                 return f"close({self._file(event)}){self._end(event)}{left}"
             case e.Dirtied():
                 how = f" ({names.comment(event.how)})" if event.how else ""
-                return f"--- {event.device} dirtied {number(event.iova)}+{number(event.size)}{how} ---"
+                shown = [f"{number(iova)}+{number(size)}" for iova, size in event.ranges[: self._look.limit]]
+                if event.count > len(shown):
+                    shown.append(f"{CUT} {event.count} in all")
+                return f"--- {names.comment(event.device)} dirtied {', '.join(shown)}{how} ---"
             case e.State():
                 old, new = (names.enum(DeviceState, value, Style.ABBREV) for value in (event.old, event.new))
-                return f"--- {event.device} state {old} -> {new} ---"
+                return f"--- {names.comment(event.device)} state {old} -> {new} ---"
             case e.Interrupt():
                 index = names.enum(PciIrq, event.index, self._look.style)
                 deaf = "" if event.eventfd else " (no eventfd)"
-                return f"--- {event.device} interrupt {index}[{event.vector}]{deaf} ---"
+                return f"--- {names.comment(event.device)} interrupt {index}[{event.vector}]{deaf} ---"
             case e.Disconnected():
                 who = f"{event.pid} ({names.comment(event.comm)})" if event.comm else str(event.pid)
                 return f"+++ client {who} disconnected, {event.mappings} mappings dropped +++"
@@ -113,6 +115,14 @@ class Printer:
         text = names.errno_text(event.errno)
         why = f" /* {names.comment(event.why)} */" if event.why else ""
         return f" = -1 {event.errno}{f' ({text})' if text else ''}{why}{took}"
+
+    def _data(self, event: e.Transfer) -> str:
+        """The first bytes of a transfer; the address, which nobody wants to know, if there were none."""
+        if event.data is None:
+            return '""' if event.errno is None and not event.ret else "..."
+        shown = event.data[: _BYTES * self._look.limit // DEFAULT_LIMIT]
+        moved = event.size if event.errno else event.ret
+        return f"{quoted(shown)}{CUT if len(shown) < moved else ''}"
 
     def _place(self, offset: int | None, region: tuple[int, int] | None) -> str:
         where = number(offset or 0)
@@ -278,13 +288,7 @@ class Printer:
 
 
 def _label(event: e.Call) -> str:
-    if event.kind is None:
-        return ""
-    if event.kind is FdKind.GROUP:
-        return f"<group {names.comment(event.file)}>" if event.file else "<group>"
-    if event.kind is FdKind.DEVICE and event.file:
-        return f"<{names.comment(event.file)}>"
-    return f"<{event.kind}{f' of {names.comment(event.file)}' if event.file else ''}>"
+    return f"<{names.comment(names.file_label(event.kind, event.file))}>" if event.kind else ""
 
 
 def _class_of(cls: type[Payload], name: str, known: Mapping[str, Any]) -> type[Payload] | None:

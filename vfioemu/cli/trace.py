@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: MIT
+"""`vfioemu trace`: what a running daemon's clients do, as strace would print it, and why they were refused."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import click
+
+from vfioemu.cli.errors import CommandError
+from vfioemu.cli.tracing import checked
+from vfioemu.cli.where import directory, runtime_dir_option
+from vfioemu.daemon.runtime_dir import CONTROL
+from vfioemu.trace import events as e
+from vfioemu.trace.decode import DEFAULT_LIMIT
+from vfioemu.trace.filter import Filter
+from vfioemu.trace.names import Style
+from vfioemu.trace.summary import Summary
+from vfioemu.trace.text import Look, Printer
+
+EPILOG = """\b
+EXPR is trace=WORDS (or just WORDS), kind=, status= or device=; a WORD is a
+call, a class (%dma %dirty %migration %irq %region %group %reset %feature
+%info %file %device), a glob or /REGEX; ! negates. All EXPRs must agree."""
+
+
+STYLES = click.Choice([style.value for style in Style])
+
+
+@click.command(name="trace", epilog=EPILOG)
+@runtime_dir_option
+@click.option("-e", "expressions", multiple=True, metavar="EXPR", callback=checked, help="Select, see below.")
+@click.option("-c", "count", is_flag=True, help="Only count: a table at the end.")
+@click.option("-Z", "failed", is_flag=True, help="Only calls that fail.")
+@click.option("-z", "successful", is_flag=True, help="Only calls that succeed.")
+@click.option("-o", "output", type=click.File("w", lazy=False), default="-", help="Write to this file.")
+@click.option("-T", "duration", is_flag=True, help="Show how long calls took.")
+@click.option("-ttt", "clock", is_flag=True, help="Show when, in seconds since 1970.")
+@click.option("-X", "style", type=STYLES, default="abbrev", help="How names are printed. [abbrev]")
+@click.option(
+    "-s", "limit", type=click.IntRange(1, 1 << 16), default=DEFAULT_LIMIT, help="Elements shown. [8]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Events, or the table, as JSON.")
+def command(
+    runtime_dir: Path | None,
+    instance: str,
+    expressions: tuple[str, ...],
+    count: bool,
+    failed: bool,
+    successful: bool,
+    output: IO[str],
+    duration: bool,
+    clock: bool,
+    style: str,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """Show what the clients of a running daemon do, until Ctrl-C or the daemon's end."""
+    if failed and successful:
+        raise click.UsageError("-Z and -z together select nothing")
+    if failed or successful:
+        expressions += ("status=failed" if failed else "status=successful",)
+    look = Look(Style(style), limit, duration, clock)
+    show: Lines | Table = Table(Summary()) if count else Lines(output, Printer(look), as_json)
+    path = directory(runtime_dir, instance) / CONTROL
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            for line in subscribed(path, expressions, limit):
+                show.line(line)
+        if isinstance(show, Table):
+            show.finish(output, as_json)
+    except BrokenPipeError:
+        # `trace | head`: whoever reads has seen enough. Nothing must be flushed there when we end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Prints events as they come."""
+
+    output: IO[str]
+    printer: Printer
+    as_json: bool
+
+    def line(self, line: bytes) -> None:
+        """One line of JSON."""
+        text = line.decode() if self.as_json else self.printer.line(e.decode(line)) + "\n"
+        self.output.write(text)
+        self.output.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Counts events."""
+
+    summary: Summary
+
+    def line(self, line: bytes) -> None:
+        """One line of JSON."""
+        self.summary.add(e.decode(line))
+
+    def finish(self, output: IO[str], as_json: bool) -> None:
+        """Print the table."""
+        text = json.dumps(self.summary.json()) if as_json else "\n".join(self.summary.lines())
+        output.write(text + "\n")
+        output.flush()
+
+
+def subscribed(path: Path, expressions: tuple[str, ...], limit: int) -> Iterator[bytes]:
+    """The lines of a daemon's events, from now to its end.
+
+    Raises:
+        CommandError: it does not run, or refuses.
+    """
+    Filter(expressions)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        try:
+            sock.connect(os.fspath(path))
+        except OSError as error:
+            raise CommandError(
+                f"cannot connect to {path}: {error.strerror}",
+                "is the daemon running? `vfioemu serve` starts one",
+            ) from None
+        request = {"execute": "trace", "arguments": {"filters": list(expressions), "limit": limit}}
+        with sock.makefile("rb") as lines:
+            lines.readline()  # the greeting
+            sock.sendall(json.dumps(request).encode() + b"\n")
+            answer = json.loads(lines.readline() or b'{"error": {"desc": "it hung up"}}')
+            if "error" in answer:
+                raise CommandError(f"the daemon refuses to be traced: {answer['error']['desc']}")
+            with contextlib.suppress(ConnectionResetError):
+                yield from lines

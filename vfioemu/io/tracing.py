@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: MIT
+"""Traces while a daemon runs: what calls did, turned into events, and brought to whoever listens.
+
+While nobody listens there is no tracer, and a call costs one look at `Server.tracer`. While somebody does, a call's effects are
+recorded as they are performed (core/tap.py); nothing more is read from a client, and nothing waits for a listener: what does not
+fit into its queue is lost, and counted.
+"""
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from vfioemu.core.effects import Effect, Steps
+from vfioemu.core.file import File
+from vfioemu.core.machine import Machine
+from vfioemu.core.regions import OFFSET_SHIFT
+from vfioemu.core.tap import tapped
+from vfioemu.trace import events as e
+from vfioemu.trace.decode import DEFAULT_LIMIT, Capture, Decoder
+from vfioemu.trace.filter import Filter
+from vfioemu.trace.image import Image
+from vfioemu.trace.names import errno_name, ioctl_name
+from vfioemu.uapi.kinds import FdKind
+from vfioemu.uapi.registry import lookup
+from vfioemu.wire import messages as m
+
+if TYPE_CHECKING:
+    from vfioemu.io.server import Server
+    from vfioemu.io.session import Session
+    from vfioemu.io.tokens import Token
+
+ROOM: Final = 16 << 20
+"""Bytes of lines that wait for one listener."""
+MAX_LIMIT: Final = 1 << 16
+_STRING: Final = 256
+_U32: Final = 0xFFFFFFFF
+_OPS: Final = {m.READ: "read", m.WRITE: "write", m.PREAD: "pread64", m.PWRITE: "pwrite64"}
+
+
+class Sink:
+    """One listener's queue.
+
+    Args:
+        encode: makes a line of an event.
+        wanted: which events.
+        limit: elements of arrays, and ranges of bitmaps.
+        room: how many bytes may wait.
+    """
+
+    def __init__(
+        self,
+        encode: Callable[[e.AnyEvent], bytes],
+        wanted: Filter,
+        limit: int = DEFAULT_LIMIT,
+        room: int = ROOM,
+    ) -> None:
+        self.limit = min(limit, MAX_LIMIT)
+        self._encode = encode
+        self._wanted = wanted
+        self._room = room
+        self._lines: deque[bytes] = deque()
+        self._waiting = 0
+        self._lost = 0
+        self._closed = False
+        self._news = trio.Event()
+
+    def put(self, event: e.AnyEvent) -> None:
+        """Take an event, if it is wanted and there is room."""
+        if not self._wanted.wants(event):
+            return
+        if self._waiting >= self._room:
+            self._lost += 1
+        else:
+            self._flush_lost(event.t)
+            self._append(event)
+        self._news.set()
+
+    def _append(self, event: e.AnyEvent) -> None:
+        line = self._encode(event)
+        self._lines.append(line)
+        self._waiting += len(line)
+
+    def _flush_lost(self, now: float) -> None:
+        if self._lost:
+            count, self._lost = self._lost, 0
+            self._append(e.Lost(t=now, count=count))
+
+    def take_nowait(self) -> bytes:
+        """All lines that wait."""
+        self._flush_lost(time.time())
+        data = b"".join(self._lines)
+        self._lines.clear()
+        self._waiting = 0
+        if not self._closed:
+            self._news = trio.Event()
+        return data
+
+    async def take(self) -> bytes:
+        """All lines that wait, at least one; nothing only after the end."""
+        while True:
+            await self._news.wait()
+            closed = self._closed
+            if (data := self.take_nowait()) or closed:
+                return data
+
+    def close(self) -> None:
+        """This is the end: what waits can still be taken."""
+        self._closed = True
+        self._news.set()
+
+
+class Record:
+    """A call that is being traced."""
+
+    __slots__ = ("_tracer", "args", "began", "capture", "file", "later", "pid", "t", "type")
+
+    def __init__(self, tracer: "Tracer", pid: int, file: File, type: int, args: tuple[int, ...]) -> None:
+        self._tracer = tracer
+        self.pid = pid
+        self.file = file
+        self.type = type
+        self.args = args
+        # Of what is read and written by read(2) and write(2), only the beginning is shown.
+        self.capture = Capture() if type == m.IOCTL else Capture(Image(_STRING), Image(_STRING))
+        self.later: list[e.AnyEvent] = []
+        self.t = time.time()
+        self.began = time.perf_counter()
+
+    def starter(self, start: Callable[..., Effect | None]) -> Callable[..., Effect | None]:
+        """What starts a handler in the place of `start`, and records it."""
+
+        def tap(make: Callable[..., Steps[Any]], *args: object) -> Steps[Any]:
+            return tapped(make(*args), self.capture, self)
+
+        return lambda make, *args: start(tap, make, *args)
+
+    def enters(self) -> None:
+        """What devices do from now on is because of this call."""
+        self._tracer.current = self
+
+    def leaves(self) -> None:
+        """It is not any more."""
+        self._tracer.current = None
+
+
+class Tracer:
+    """Makes events of what a server does; it is a core `Observer` as well.
+
+    Args:
+        server: whose calls.
+        machine: whose devices.
+
+    Attributes:
+        current: the call whose handler runs at this moment.
+    """
+
+    def __init__(self, server: "Server", machine: Machine) -> None:
+        self._server = server
+        self._machine = machine
+        self._sinks: list[Sink] = []
+        self._names: dict[int, str] = {}
+        self._dropped: dict[int, int] = {}
+        self._fds: dict[int, int] = {}
+        self._limit = DEFAULT_LIMIT
+        self.current: Record | None = None
+
+    def add(self, sink: Sink) -> None:
+        """Somebody listens."""
+        self._sinks.append(sink)
+        self._limit = max(sink.limit for sink in self._sinks)
+        self._server.tracer = self
+        self._machine.observe(self)
+        for session in self._server.sessions.values():
+            self.connected(session)
+
+    def remove(self, sink: Sink) -> None:
+        """Somebody does not listen any more; with the last one, tracing ends."""
+        self._sinks.remove(sink)
+        if not self._sinks:
+            self._server.tracer = None
+            self._machine.observe(None)
+            self._names.clear()
+            self._dropped.clear()
+            self._fds.clear()
+
+    def _put(self, event: e.AnyEvent) -> None:
+        for sink in self._sinks:
+            sink.put(event)
+
+    # --- calls ---
+
+    def begin(self, session: "Session", token: "Token", type: int, args: tuple[int, ...]) -> Record:
+        """A call that a handler will answer."""
+        self._dropped.pop(session.pid, None)
+        if fd := args[3] >> 32:
+            self._fds[token.serial] = fd - 1
+        return Record(self, session.pid, token.file, type, args)
+
+    def end(self, record: Record, result: int, why: str) -> None:
+        """It is answered."""
+        self._put(self._event(record, result, why))
+        for event in record.later:
+            self._put(event)
+
+    def _event(self, record: Record, result: int, why: str) -> e.AnyEvent:
+        a0, a1, a2, a3 = record.args
+        file = record.file
+        common: dict[str, Any] = {
+            "t": record.t,
+            "pid": record.pid,
+            "fd": (a3 >> 32) - 1 if a3 >> 32 else None,
+            "kind": file.kind,
+            "file": file.label,
+            "ret": max(result, -1),
+            "errno": errno_name(-result) if result < 0 else None,
+            "why": why or None,
+            "dur_us": int((time.perf_counter() - record.began) * 1e6),
+        }
+        if record.type == m.IOCTL:
+            cmd = a0 & _U32
+            row = lookup(file.kind, cmd)
+            decoder = Decoder(record.capture, self._limit)
+            arg = decoder.argument(row, a1)
+            out = decoder.changes(row, a1)
+            if row is not None and row.returns_fd and result in record.capture.fds:
+                out = {"fd": result, "is": record.capture.fds[result]}
+            return e.Ioctl(**common, ioctl=ioctl_name(file.kind, cmd), cmd=cmd, arg=arg, out=out)
+        if record.type == m.MMAP:
+            return e.Mmap(
+                **{**common, "ret": min(common["ret"], 0)},
+                size=a1,
+                prot=a2 & _U32,
+                shared=bool(a3 & 1),
+                offset=a0,
+                region=_region(file, a0),
+            )
+        positioned = record.type in (m.PREAD, m.PWRITE)
+        reads = record.type in (m.READ, m.PREAD)
+        image = record.capture.written if reads else record.capture.read
+        known = bytes(image.prefix(a0, min(a1, _STRING))).decode("latin-1")
+        return e.Transfer(
+            **common,
+            op=_OPS[record.type],
+            size=a1,
+            offset=a2 if positioned else None,
+            data=known or None,
+            region=_region(file, a2) if positioned else None,
+        )
+
+    def opened(
+        self,
+        session: "Session",
+        path: bytes | bytearray,
+        file: File | None,
+        error: int = 0,
+        why: str = "",
+    ) -> None:
+        """open(2) is answered; which number the new fd gets is not known here."""
+        self._put(
+            e.Open(
+                t=time.time(),
+                pid=session.pid,
+                path=path[:_STRING].decode("latin-1"),
+                kind=None if file is None else file.kind,
+                file="" if file is None else file.label,
+                ret=-1 if error else 0,
+                errno=errno_name(error) if error else None,
+                why=why or None,
+            )
+        )
+
+    # --- ends ---
+
+    def mappings(self) -> int:
+        """How many mappings all containers have."""
+        return sum(len(c.iommu.map) for c in self._machine.containers.values() if c.iommu is not None)
+
+    def closed(self, token: "Token", mappings: int) -> None:
+        """The last reference to a file is gone, and so many mappings with it."""
+        pid = token.account.pid
+        if mappings:
+            self._dropped[pid] = self._dropped.get(pid, 0) + mappings
+        self._put(
+            e.Close(
+                t=time.time(),
+                pid=pid,
+                fd=self._fds.pop(token.serial, None),
+                kind=token.file.kind,
+                file=token.file.label,
+                mappings=max(mappings, 0),
+            )
+        )
+
+    def connected(self, session: "Session") -> None:
+        """A client is there; its name is asked for now, since it cannot be when it has gone."""
+        with contextlib.suppress(OSError):
+            self._names[session.pid] = Path(f"/proc/{session.pid}/comm").read_text("utf-8", "replace").strip()
+
+    async def disconnected(self, session: "Session") -> None:
+        """A client's last connection has ended: with what it had open and has not closed before, if it is dead."""
+        self._server.tokens.reap()
+        pid = session.pid
+        if any(other.pid == pid for other in self._server.sessions.values()):
+            return
+        name = self._names.pop(pid, "")
+        self._put(e.Disconnected(t=time.time(), pid=pid, comm=name, mappings=self._dropped.pop(pid, 0)))
+
+    # --- what devices do ---
+
+    def _happened(self, event: e.AnyEvent) -> None:
+        if self.current is not None:
+            self.current.later.append(event)  # behind the call that made it happen
+        else:
+            self._put(event)
+
+    def state(self, device: str, old: int, new: int) -> None:
+        """A device made an arc."""
+        self._happened(e.State(t=time.time(), device=device, old=old, new=new))
+
+    def dirtied(self, device: str, ranges: Iterable[tuple[int, int]], how: str) -> None:
+        """A device wrote."""
+        every = list(ranges)
+        self._happened(
+            e.Dirtied(t=time.time(), device=device, count=len(every), ranges=every[: self._limit], how=how)
+        )
+
+    def interrupt(self, device: str, index: int, vector: int, heard: bool) -> None:
+        """A device raised an interrupt."""
+        self._happened(e.Interrupt(t=time.time(), device=device, index=index, vector=vector, eventfd=heard))
+
+
+def _region(file: File, offset: int) -> tuple[int, int] | None:
+    if file.kind is not FdKind.DEVICE or offset >> 63:
+        return None
+    return offset >> OFFSET_SHIFT, offset & ((1 << OFFSET_SHIFT) - 1)
