@@ -12,9 +12,9 @@ import json
 import sys
 import traceback
 
-from bench.harness import Row, Suite, print_table
+from bench.harness import Row, Suite, Unavailable, print_table
 
-SUITES = ("kernel", "calls", "load", "migration")
+SUITES = ("kernel", "calls", "load", "migration", "qemu")
 
 
 def main() -> int:
@@ -37,6 +37,8 @@ def main() -> int:
                     print(json.dumps(row.as_json()), flush=True)
                 else:
                     print(f"{row.suite}: {row.name}: {row.ratio:.3g}", file=sys.stderr, flush=True)
+        except Unavailable as missing:
+            print(f"{name}: left out: {missing}", file=sys.stderr)
         except Exception:  # noqa: BLE001 - the other suites go on
             traceback.print_exc()
             print(f"{name}: could not be measured", file=sys.stderr)

@@ -49,6 +49,10 @@ class Row:
         return {**asdict(self), "ok": self.ok}
 
 
+class Unavailable(Exception):
+    """A suite needs something that is not here; the text says what, and how to get it."""
+
+
 Suite: TypeAlias = Callable[[], Iterator[Row]]
 """Measures, and gives rows as they are ready."""
 
