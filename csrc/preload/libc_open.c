@@ -5,7 +5,7 @@
  */
 #include <stdarg.h>
 
-#include "preload.h"
+#include "path.h"
 #include "sys.h"
 
 /** What is to be opened, and how. */
@@ -32,6 +32,7 @@ static bool is_node(struct opening *opening, int *fd)
 			  opening->out);
 		opening->dirfd = AT_FDCWD;
 		opening->path = opening->out;
+		opening->flags = vfe_path_flags(opening->out, opening->flags);
 		return false;
 	default:
 		return false;
@@ -66,13 +67,13 @@ static int by_system_call(const struct opening *opening, mode_t mode)
 	}
 
 OPEN(open, (const char *path, int flags, ...), AT_FDCWD, path, flags, flags,
-     (opening.path, flags, mode))
+     (opening.path, opening.flags, mode))
 OPEN(open64, (const char *path, int flags, ...), AT_FDCWD, path, flags, flags,
-     (opening.path, flags, mode))
+     (opening.path, opening.flags, mode))
 OPEN(openat, (int dirfd, const char *path, int flags, ...), dirfd, path, flags,
-     flags, (opening.dirfd, opening.path, flags, mode))
+     flags, (opening.dirfd, opening.path, opening.flags, mode))
 OPEN(openat64, (int dirfd, const char *path, int flags, ...), dirfd, path,
-     flags, flags, (opening.dirfd, opening.path, flags, mode))
+     flags, flags, (opening.dirfd, opening.path, opening.flags, mode))
 
 /* Fortified programs call these when no mode is given. */
 #define OPEN_2(name, arguments, dirfd_, hand_on)                    \
@@ -90,13 +91,14 @@ OPEN(openat64, (int dirfd, const char *path, int flags, ...), dirfd, path,
 				     : by_system_call(&opening, 0); \
 	}
 
-OPEN_2(__open_2, (const char *path, int flags), AT_FDCWD, (opening.path, flags))
+OPEN_2(__open_2, (const char *path, int flags), AT_FDCWD,
+       (opening.path, opening.flags))
 OPEN_2(__open64_2, (const char *path, int flags), AT_FDCWD,
-       (opening.path, flags))
+       (opening.path, opening.flags))
 OPEN_2(__openat_2, (int dirfd, const char *path, int flags), dirfd,
-       (opening.dirfd, opening.path, flags))
+       (opening.dirfd, opening.path, opening.flags))
 OPEN_2(__openat64_2, (int dirfd, const char *path, int flags), dirfd,
-       (opening.dirfd, opening.path, flags))
+       (opening.dirfd, opening.path, opening.flags))
 
 #define CREAT(name)                                                      \
 	VFE_EXPORT int name(const char *path, mode_t mode)               \

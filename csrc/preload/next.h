@@ -9,6 +9,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,6 +18,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 /* What fortified programs call; the headers do not declare them. */
@@ -28,9 +30,23 @@ ssize_t __read_chk(int fd, void *data, size_t size, size_t room);
 ssize_t __pread_chk(int fd, void *data, size_t size, off_t offset, size_t room);
 ssize_t __pread64_chk(int fd, void *data, size_t size, off64_t offset,
 		      size_t room);
+ssize_t __readlink_chk(const char *path, char *out, size_t size, size_t room);
+ssize_t __readlinkat_chk(int dirfd, const char *path, char *out, size_t size,
+			 size_t room);
+char *__realpath_chk(const char *restrict path, char *restrict resolved,
+		     size_t room);
+char *__getcwd_chk(char *out, size_t size, size_t room);
 /* What programs call that were built before glibc 2.33. */
 int __fxstat(int version, int fd, struct stat *status);
 int __fxstat64(int version, int fd, struct stat64 *status);
+int __xstat(int version, const char *path, struct stat *status);
+int __xstat64(int version, const char *path, struct stat64 *status);
+int __lxstat(int version, const char *path, struct stat *status);
+int __lxstat64(int version, const char *path, struct stat64 *status);
+int __fxstatat(int version, int dirfd, const char *path, struct stat *status,
+	       int flags);
+int __fxstatat64(int version, int dirfd, const char *path,
+		 struct stat64 *status, int flags);
 
 #define VFE_NEXT_CALLS(X) \
 	X(open)           \
@@ -86,7 +102,55 @@ int __fxstat64(int version, int fd, struct stat64 *status);
 	X(syscall)
 
 /* The path functions: path*.c. */
-#define VFE_NEXT_PATHS(X)
+#define VFE_NEXT_PATHS(X)       \
+	X(stat)                 \
+	X(stat64)               \
+	X(lstat)                \
+	X(lstat64)              \
+	X(fstatat)              \
+	X(fstatat64)            \
+	X(__xstat)              \
+	X(__xstat64)            \
+	X(__lxstat)             \
+	X(__lxstat64)           \
+	X(__fxstatat)           \
+	X(__fxstatat64)         \
+	X(statx)                \
+	X(access)               \
+	X(faccessat)            \
+	X(eaccess)              \
+	X(euidaccess)           \
+	X(readlink)             \
+	X(readlinkat)           \
+	X(__readlink_chk)       \
+	X(__readlinkat_chk)     \
+	X(realpath)             \
+	X(__realpath_chk)       \
+	X(chdir)                \
+	X(fchdir)               \
+	X(getcwd)               \
+	X(__getcwd_chk)         \
+	X(get_current_dir_name) \
+	X(opendir)              \
+	X(fdopendir)            \
+	X(closedir)             \
+	X(readdir)              \
+	X(readdir64)            \
+	X(rewinddir)            \
+	X(dirfd)                \
+	X(scandir)              \
+	X(scandir64)            \
+	X(scandirat)            \
+	X(scandirat64)          \
+	X(fopen)                \
+	X(fopen64)              \
+	X(freopen)              \
+	X(freopen64)            \
+	X(glob)                 \
+	X(getxattr)             \
+	X(lgetxattr)            \
+	X(listxattr)            \
+	X(llistxattr)
 
 struct vfe_next {
 #define VFE_MEMBER(name) __typeof__(name) *name;

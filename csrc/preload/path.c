@@ -1,20 +1,403 @@
 /* SPDX-License-Identifier: MIT */
 /**
  * @file path.c
- * Which paths are the daemon's.
+ * Which paths are the daemon's, and what they are in its tree.
+ *
+ * A path that is none of ours costs a few comparisons of bytes. A relative one
+ * costs one look at a variable, unless the program has gone into the tree, or
+ * to where "dev/vfio" or "sys/..." would lead there.
  */
-#include <string.h>
+#include "path.h"
+#include "sys.h"
 
-#include "preload.h"
+#define FD_NAME "/proc/self/fd/"
+
+/** What the working directory means for relative paths. */
+enum { CWD_UNKNOWN, CWD_ELSEWHERE, CWD_MATTERS };
+static atomic_int cwd_state;
+
+/** Directories of the tree have been opened: a dirfd may be one of them. */
+static atomic_bool has_tree_dirs;
+
+static bool is_end(char c)
+{
+	return !c || c == '/';
+}
+
+static const char *skip_slashes(const char *path)
+{
+	while (*path == '/')
+		path++;
+	return path;
+}
+
+/* Whether `path` is `name` or begins with it and a slash. */
+static bool is_below(const char *path, const char *name, size_t size)
+{
+	return !strncmp(path, name, size) && is_end(path[size]);
+}
+
+/* An absolute path that may lead into the tree. */
+static bool absolute_concerns(const char *path)
+{
+	path = skip_slashes(path);
+	if (*path == 's')
+		return path[1] == 'y' && path[2] == 's' && is_end(path[3]);
+	if (*path == 'd') {
+		if (path[1] != 'e' || path[2] != 'v' || path[3] != '/')
+			return false;
+		path = skip_slashes(path + 3);
+		return *path == '.' || is_below(path, "vfio", 4) ||
+		       is_below(path, "iommu", 5);
+	}
+	return *path == '.';
+}
+
+static const char *cwd_name(char *out)
+{
+	return vfe_sys2(SYS_getcwd, out, VFE_PATH_MAX) > 0 ? out : NULL;
+}
+
+static __attribute__((noinline)) int look_at_cwd(void)
+{
+	char name[VFE_PATH_MAX];
+	int state = CWD_ELSEWHERE;
+
+	if (!cwd_name(name) || vfe_path_virtual(name) || !name[1] ||
+	    is_below(name, "/dev", 4) || is_below(name, "/sys", 4))
+		state = CWD_MATTERS;
+	atomic_store_explicit(&cwd_state, state, memory_order_relaxed);
+	return state;
+}
+
+void vfe_path_moved(void)
+{
+	atomic_store_explicit(&cwd_state, CWD_UNKNOWN, memory_order_relaxed);
+}
+
+bool vfe_path_concerns(int dirfd, const char *path)
+{
+	if (*path == '/')
+		return absolute_concerns(path);
+	if (!*path)
+		return false;
+	if (dirfd != AT_FDCWD)
+		return atomic_load_explicit(&has_tree_dirs,
+					    memory_order_relaxed);
+	int state = atomic_load_explicit(&cwd_state, memory_order_relaxed);
+
+	if (VFE_RARE(state == CWD_UNKNOWN))
+		state = look_at_cwd();
+	return state == CWD_MATTERS;
+}
+
+const char *vfe_path_virtual(const char *real)
+{
+	if (!vfe.root_size || strncmp(real, vfe.root, vfe.root_size) ||
+	    !is_end(real[vfe.root_size]))
+		return NULL;
+	real += vfe.root_size;
+	return *real ? real : "/";
+}
+
+void vfe_path_strip(char *result)
+{
+	const char *path = result ? vfe_path_virtual(result) : NULL;
+
+	if (path)
+		memmove(result, path, strlen(path) + 1);
+}
+
+bool vfe_path_of_fd(int fd, char *out)
+{
+	char name[sizeof(FD_NAME) + 10] = FD_NAME;
+	char digits[10];
+	size_t count = 0;
+	size_t at = sizeof(FD_NAME) - 1;
+
+	if (fd < 0)
+		return false;
+	do {
+		digits[count++] = (char)('0' + fd % 10);
+		fd /= 10;
+	} while (fd);
+	while (count)
+		name[at++] = digits[--count];
+	name[at] = 0;
+	long size =
+		vfe_sys4(SYS_readlinkat, AT_FDCWD, name, out, VFE_PATH_MAX - 1);
+
+	if (size <= 0)
+		return false;
+	out[size] = 0;
+	return *out == '/';
+}
+
+/* --- a path without "..", from the root --- */
+
+struct walk {
+	char path[VFE_PATH_MAX]; /* "" is the root */
+	size_t size;
+	bool fits;
+	bool moved; /* the real system would not come to the same place */
+};
+
+static void append(struct walk *walk, const char *name, size_t size)
+{
+	if (walk->size + 1 + size >= sizeof(walk->path)) {
+		walk->fits = false;
+		return;
+	}
+	walk->path[walk->size++] = '/';
+	memcpy(walk->path + walk->size, name, size);
+	walk->size += size;
+	walk->path[walk->size] = 0;
+}
+
+/* Put the tree's root before a path: false if that is too long. */
+static bool in_tree(const char *path, char *out)
+{
+	size_t size = strlen(path) + 1;
+
+	if (vfe.root_size + size > VFE_PATH_MAX)
+		return false;
+	memcpy(out, vfe.root, vfe.root_size);
+	memcpy(out + vfe.root_size, path, size);
+	return true;
+}
+
+/* Where a path leads after all its links, as the program knows it. */
+static __attribute__((noinline)) bool canonical(const char *path, char *out)
+{
+	long fd = -1;
+
+	if (in_tree(path, out))
+		fd = vfe_sys4(SYS_openat, AT_FDCWD, out, O_PATH | O_CLOEXEC, 0);
+	if (fd < 0)
+		fd = vfe_sys4(SYS_openat, AT_FDCWD, path, O_PATH | O_CLOEXEC,
+			      0);
+	if (fd < 0)
+		return false;
+	bool found = vfe_path_of_fd((int)fd, out);
+
+	vfe_sys1(SYS_close, fd);
+	vfe_path_strip(out);
+	return found;
+}
+
+/* "..": the parent of where the path leads so far. */
+static __attribute__((noinline)) void go_up(struct walk *walk)
+{
+	char target[VFE_PATH_MAX];
+
+	walk->moved = true;
+	if (walk->size && canonical(walk->path, target)) {
+		walk->size = strlen(target);
+		memcpy(walk->path, target, walk->size);
+	}
+	while (walk->size && walk->path[--walk->size] != '/')
+		;
+	walk->path[walk->size] = 0;
+}
+
+static void follow(struct walk *walk, const char *path)
+{
+	while (*(path = skip_slashes(path))) {
+		size_t size = strcspn(path, "/");
+
+		if (size == 2 && path[0] == '.' && path[1] == '.')
+			go_up(walk);
+		else if (size != 1 || *path != '.')
+			append(walk, path, size);
+		path += size;
+	}
+}
+
+/* --- in the tree, or not --- */
+
+static long look(const char *path, struct stat *status, int flags)
+{
+	return vfe_sys4(SYS_newfstatat, AT_FDCWD, path, status, flags);
+}
+
+/* The path is the real system's: how it is reached from where the program is.
+ */
+static enum vfe_path real_system(const struct walk *walk, char *out)
+{
+	memcpy(out, walk->path, walk->size + 1);
+	if (!walk->size)
+		strcpy(out, "/");
+	return walk->moved ? VFE_PATH_TREE : VFE_PATH_OTHER;
+}
+
+/*
+ * The tree does not have `walk`: does the directory that would hold it leave
+ * what it lacks to the real system? `out` is scratch, and the real path.
+ */
+static __attribute__((noinline)) enum vfe_path look_behind(struct walk *walk,
+							   char *out)
+{
+	struct stat status;
+	size_t size = walk->size;
+
+	do {
+		while (size && walk->path[--size] != '/')
+			;
+		out[vfe.root_size + size] = 0;
+	} while (size && look(out, &status, 0));
+	if (!size && look(out, &status, 0))
+		return real_system(walk, out); /* no tree (any more) */
+	if (!S_ISDIR(status.st_mode) || !(status.st_mode & S_ISVTX)) {
+		in_tree(walk->path, out);
+		return VFE_PATH_TREE; /* ENOENT, from the system itself */
+	}
+	/* A link of ours may lead to a directory that others share. */
+	if (look(walk->path, &status, AT_SYMLINK_NOFOLLOW) && size) {
+		char rest[VFE_PATH_MAX];
+		size_t left = walk->size - size;
+
+		memcpy(rest, walk->path + size, left + 1);
+		walk->path[size] = 0;
+		if (canonical(walk->path, out) &&
+		    strlen(out) + left < VFE_PATH_MAX) {
+			strcat(out, rest);
+			walk->moved = true;
+			return VFE_PATH_TREE;
+		}
+		memcpy(walk->path + size, rest, left + 1);
+	}
+	return real_system(walk, out);
+}
+
+static bool is_node(const char *path)
+{
+	return (!strncmp(path, "/dev/vfio/", 10) && path[10]) ||
+	       !strcmp(path, "/dev/iommu");
+}
+
+static enum vfe_path place(struct walk *walk, bool slash, char *out)
+{
+	struct stat status;
+
+	if (is_node(walk->path) && !slash) {
+		memcpy(out, walk->path, walk->size + 1);
+		return VFE_PATH_NODE;
+	}
+	if (!vfe.root_size ||
+	    !(is_below(walk->path, "/sys", 4) ||
+	      is_below(walk->path, "/dev/vfio", 9)) ||
+	    !in_tree(walk->path, out))
+		return real_system(walk, out);
+	if (look(out, &status, AT_SYMLINK_NOFOLLOW))
+		return look_behind(walk, out);
+	if (S_ISDIR(status.st_mode) || S_ISLNK(status.st_mode))
+		atomic_store_explicit(&has_tree_dirs, true,
+				      memory_order_relaxed);
+	return VFE_PATH_TREE;
+}
+
+static bool begin(struct walk *walk, int dirfd, const char *path)
+{
+	walk->size = 0;
+	walk->path[0] = 0;
+	walk->fits = true;
+	walk->moved = false;
+	if (*path == '/')
+		return true;
+	if (dirfd == AT_FDCWD ? !cwd_name(walk->path)
+			      : !vfe_path_of_fd(dirfd, walk->path))
+		return false;
+	walk->moved = vfe_path_virtual(walk->path) != NULL;
+	vfe_path_strip(walk->path);
+	walk->size = walk->path[1] ? strlen(walk->path) : 0;
+	walk->path[walk->size] = 0;
+	return true;
+}
+
+/* It ends so that it can only be a directory, and a link is followed. */
+static bool is_directory_name(const char *path, size_t size)
+{
+	if (path[size - 1] == '/')
+		return true;
+	if (path[size - 1] != '.')
+		return false;
+	size -= size > 1 && path[size - 2] == '.' ? 2 : 1;
+	return !size || path[size - 1] == '/';
+}
+
+__attribute__((noinline)) enum vfe_path
+vfe_path_resolve(int dirfd, const char *path, char *out)
+{
+	struct walk walk;
+	size_t size = strlen(path);
+
+	if (size >= VFE_PATH_MAX || !begin(&walk, dirfd, path))
+		return VFE_PATH_OTHER;
+	follow(&walk, path);
+	if (!walk.fits)
+		return VFE_PATH_OTHER;
+	bool slash = is_directory_name(path, size);
+	enum vfe_path what = place(&walk, slash, out);
+
+	if (what == VFE_PATH_TREE && slash && strlen(out) + 1 < VFE_PATH_MAX)
+		strcat(out, "/");
+	vfe_debug(VFE_DEBUG_PATH, "%s: %s", path,
+		  what == VFE_PATH_OTHER ? "not ours" : out);
+	return what;
+}
 
 enum vfe_path vfe_path_find(int dirfd, const char *path, char *out)
 {
-	(void)dirfd;
-	if (strncmp(path, "/dev/vfio/", 10) || !path[10])
-		return VFE_PATH_OTHER;
-	size_t size = strlen(path);
-	if (size >= VFE_PATH_MAX)
-		return VFE_PATH_OTHER;
-	memcpy(out, path, size + 1);
-	return VFE_PATH_NODE;
+	return vfe_path_concerns(dirfd, path)
+		       ? vfe_path_resolve(dirfd, path, out)
+		       : VFE_PATH_OTHER;
+}
+
+int vfe_path_flags(const char *real, int flags)
+{
+	/* A file of sysfs has one value: a write replaces all of it. */
+	if ((flags & O_ACCMODE) != O_RDONLY && !(flags & (O_PATH | O_EXCL)) &&
+	    vfe_path_virtual(real))
+		flags |= O_TRUNC;
+	return flags;
+}
+
+/* --- what it looks like --- */
+
+/* The number of a group's node; -1 for the container's. */
+static long node_number(const char *name)
+{
+	long number = 0;
+
+	if (*name < '0' || *name > '9')
+		return -1;
+	for (; *name >= '0' && *name <= '9'; name++)
+		number = number * 10 + (*name - '0');
+	return number;
+}
+
+void vfe_path_dress(const char *real, struct stat *status)
+{
+	const char *path = vfe_path_virtual(real);
+
+	if (!path)
+		return;
+	if (S_ISDIR(status->st_mode)) {
+		status->st_mode &= ~(mode_t)S_ISVTX; /* merged: our own mark */
+		return;
+	}
+	if (!is_node(path))
+		return;
+	struct stat node;
+	long number = node_number(path + 10);
+
+	vfe_node_stat(number < 0 ? VFE_CONTAINER : VFE_GROUP,
+		      number < 0 ? 0 : (unsigned int)number, &node);
+	node.st_mode = S_IFCHR | (status->st_mode & 07777);
+	node.st_uid = status->st_uid;
+	node.st_gid = status->st_gid;
+	node.st_atim = status->st_atim;
+	node.st_mtim = status->st_mtim;
+	node.st_ctim = status->st_ctim;
+	*status = node;
 }

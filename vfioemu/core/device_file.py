@@ -29,12 +29,12 @@ class DeviceFile(File):
         self.device = device
         self._position = 0
 
-    def ioctl(self, caller: Caller, cmd: int, arg: int) -> Steps[int]:
     @property
     def label(self) -> str:
         """The device's symbol."""
         return self.device.symbol
 
+    def ioctl(self, caller: Caller, cmd: int, arg: int) -> Steps[int]:
         """Dispatch; ENOTTY for what neither vfio core nor the driver knows."""
         return dispatch.ioctl(self, caller, cmd, arg)
 

@@ -26,6 +26,11 @@ class File:
 
     kind: FdKind
 
+    @property
+    def label(self) -> str:
+        """Which one of its kind, for people: a group's number, a device's symbol."""
+        return ""
+
     def ioctl(self, caller: Caller, cmd: int, arg: int) -> Steps[int]:
         """ioctl(2): the result (>= 0); raises IoctlError."""
         raise NotImplementedError
@@ -39,11 +44,6 @@ class File:
         """write(2) from the caller's `addr`: bytes written; EINVAL without a write operation."""
         yield from ()
         raise IoctlError(errno.EINVAL, f"a {self.kind} fd has no write operation")
-    @property
-    def label(self) -> str:
-        """Which one of its kind, for people: a group's number, a device's symbol."""
-        return ""
-
 
     def pread(self, caller: Caller, addr: int, size: int, offset: int) -> Steps[int]:
         """pread(2); EINVAL without a read operation."""

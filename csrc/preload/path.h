@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file path.h
+ * What the path functions share. preload.h has what others see of them.
+ *
+ * The daemon keeps a tree of real files (vfioemu/daemon/tree.py); a path that
+ * is emulated is looked up below `vfe.root`. A directory of the tree with the
+ * sticky bit is merged: what it lacks is looked for in the real system. What
+ * any other directory lacks is not there.
+ */
+#ifndef VFE_PRELOAD_PATH_H
+#define VFE_PRELOAD_PATH_H
+
+#include <fcntl.h>
+#include <string.h>
+
+#include "preload.h"
+
+/** What a path turned out to be, and what to use in its place. */
+struct vfe_place {
+	enum vfe_path what;
+	char real[VFE_PATH_MAX];
+};
+
+/* What a directory fd or the working directory may mean for a relative path. */
+VFE_HIDDEN bool vfe_path_concerns(int dirfd, const char *path);
+
+/** vfe_path_find() after vfe_path_concerns(): may make system calls. */
+VFE_HIDDEN enum vfe_path vfe_path_resolve(int dirfd, const char *path,
+					  char *out);
+
+/**
+ * Whether the call goes on elsewhere: then `place` says where. A node counts
+ * as what stands for it in the tree.
+ */
+static inline bool vfe_moved(int dirfd, const char *path,
+			     struct vfe_place *place)
+{
+	if (!vfe_init() || !vfe.active || !path ||
+	    !vfe_path_concerns(dirfd, path))
+		return false;
+	place->what = vfe_path_resolve(dirfd, path, place->real);
+	if (place->what == VFE_PATH_NODE) {
+		size_t size = strlen(place->real) + 1;
+
+		if (size + vfe.root_size > VFE_PATH_MAX)
+			return false;
+		memmove(place->real + vfe.root_size, place->real, size);
+		memcpy(place->real, vfe.root, vfe.root_size);
+	}
+	return place->what != VFE_PATH_OTHER;
+}
+
+/** Whether `real` is in the tree: then the rest, as a program knows it. */
+VFE_HIDDEN const char *vfe_path_virtual(const char *real);
+
+/** Take the tree's root off the front of a result of libc's. */
+VFE_HIDDEN void vfe_path_strip(char *result);
+
+/** The name of an open directory: false if it has none that fits. */
+VFE_HIDDEN bool vfe_path_of_fd(int fd, char *out);
+
+/** The working directory has changed. */
+VFE_HIDDEN void vfe_path_moved(void);
+
+/* --- what exported functions need of each other --- */
+
+VFE_HIDDEN DIR *vfe_open_directory(const char *path);
+VFE_HIDDEN struct dirent *vfe_read_directory(DIR *directory);
+VFE_HIDDEN int vfe_close_directory(DIR *directory);
+VFE_HIDDEN int vfe_stat(const char *path, struct stat *status, int flags);
+
+/** What open() of `real` takes in place of `flags`. */
+VFE_HIDDEN int vfe_path_flags(const char *real, int flags);
+
+/** Make the status of a file of the tree that of the file it stands for. */
+VFE_HIDDEN void vfe_path_dress(const char *real, struct stat *status);
+
+#endif

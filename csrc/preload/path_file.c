@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file path_file.c
+ * Overridden libc functions: those that open streams, and glob().
+ */
+#include <errno.h>
+#include <glob.h>
+
+#include "path.h"
+#include "sys.h"
+
+/* --- streams --- */
+
+static int open_flags(const char *mode)
+{
+	bool both = strchr(mode, '+') != NULL;
+
+	return (both	       ? O_RDWR
+		: *mode == 'r' ? O_RDONLY
+			       : O_WRONLY) |
+	       (strchr(mode, 'e') ? O_CLOEXEC : 0);
+}
+
+/* A stream on a device node: nothing but its fd is of any use. */
+static FILE *open_node(const char *node, const char *mode)
+{
+	int fd = vfe_open(node, open_flags(mode));
+	FILE *file = fd < 0 ? NULL : fdopen(fd, mode);
+
+	if (fd >= 0 && !file)
+		vfe_sys1(SYS_close, fd);
+	return file;
+}
+
+/* A file of sysfs has one value: what is appended replaces it as well. */
+static const char *tree_mode(const char *real, const char *mode)
+{
+	return *mode == 'a' && vfe_path_virtual(real) ? "w" : mode;
+}
+
+static FILE *no_stream(void)
+{
+	errno = ENOSYS;
+	return NULL;
+}
+
+#define FOPEN(name)                                                \
+	VFE_EXPORT FILE *name(const char *restrict path,           \
+			      const char *restrict mode)           \
+	{                                                          \
+		char out[VFE_PATH_MAX];                            \
+		enum vfe_path what = VFE_PATH_OTHER;               \
+                                                                   \
+		if (vfe_init() && vfe.active && path)              \
+			what = vfe_path_find(AT_FDCWD, path, out); \
+		if (what == VFE_PATH_NODE)                         \
+			return open_node(out, mode);               \
+		if (what == VFE_PATH_TREE) {                       \
+			path = out;                                \
+			mode = tree_mode(out, mode);               \
+		}                                                  \
+		return vfe.next.name ? vfe.next.name(path, mode)   \
+				     : no_stream();                \
+	}
+
+FOPEN(fopen)
+FOPEN(fopen64)
+
+#define FREOPEN(name)                                                         \
+	VFE_EXPORT FILE *name(const char *restrict path,                      \
+			      const char *restrict mode, FILE *restrict file) \
+	{                                                                     \
+		struct vfe_place place;                                       \
+                                                                              \
+		if (vfe_moved(AT_FDCWD, path, &place)) {                      \
+			path = place.real;                                    \
+			mode = tree_mode(path, mode);                         \
+		}                                                             \
+		return vfe.next.name ? vfe.next.name(path, mode, file)        \
+				     : no_stream();                           \
+	}
+
+FREOPEN(freopen)
+FREOPEN(freopen64)
+
+/* --- glob(): libc's own, told to look at files with our functions --- */
+
+static void *glob_opendir(const char *path)
+{
+	return vfe_open_directory(path);
+}
+
+static struct dirent *glob_readdir(void *directory)
+{
+	return vfe_read_directory(directory);
+}
+
+static void glob_closedir(void *directory)
+{
+	vfe_close_directory(directory);
+}
+
+static int glob_stat(const char *restrict path, struct stat *restrict status)
+{
+	return vfe_stat(path, status, 0);
+}
+
+static int glob_lstat(const char *restrict path, struct stat *restrict status)
+{
+	return vfe_stat(path, status, AT_SYMLINK_NOFOLLOW);
+}
+
+static bool is_ours(const char *pattern, int flags)
+{
+	return vfe_init() && vfe.active && pattern &&
+	       !(flags & GLOB_ALTDIRFUNC) &&
+	       vfe_path_concerns(AT_FDCWD, pattern);
+}
+
+static int find_all(const char *pattern, int flags,
+		    int (*failed)(const char *, int), glob_t *found)
+{
+	bool ours = is_ours(pattern, flags);
+
+	if (!vfe.next.glob)
+		return GLOB_ABORTED;
+	if (!ours)
+		return vfe.next.glob(pattern, flags, failed, found);
+	found->gl_opendir = glob_opendir;
+	found->gl_readdir = glob_readdir;
+	found->gl_closedir = glob_closedir;
+	found->gl_stat = glob_stat;
+	found->gl_lstat = glob_lstat;
+	int result =
+		vfe.next.glob(pattern, flags | GLOB_ALTDIRFUNC, failed, found);
+
+	found->gl_flags &= ~GLOB_ALTDIRFUNC;
+	return result;
+}
+
+VFE_EXPORT int glob(const char *restrict pattern, int flags,
+		    int (*failed)(const char *, int), glob_t *restrict found)
+{
+	return find_all(pattern, flags, failed, found);
+}
+
+_Static_assert(sizeof(glob_t) == sizeof(glob64_t), "LP64");
+
+VFE_EXPORT int glob64(const char *restrict pattern, int flags,
+		      int (*failed)(const char *, int),
+		      glob64_t *restrict found)
+{
+	return find_all(pattern, flags, failed, (glob_t *)found);
+}
