@@ -96,14 +96,13 @@ class Channel:
         file = token.file
         caller = session.caller
         why = ""
-        try:
-        shown_from = 0
         start = call.start
         tracer = server.tracer
         record = None
         if tracer is not None:
             record = tracer.begin(session, token, kind, (a0, a1, a2, a3))
             start = record.starter(start)
+        try:
             token.users += 1
             if kind == m.IOCTL:
                 call.begin(seq, a1, data, writable=bool(flags & m.F_WRITABLE))
@@ -133,11 +132,11 @@ class Channel:
         server.counters.count(kind, file.kind, a0 & _U32 if kind == m.IOCTL else 0, result)
         if why:
             server.refused(session, f"{call_name(kind, file.kind, a0)} on {token}", errno_name(-result), why)
+        if tracer is not None and record is not None:
+            tracer.end(record, result, why)
         if server.tokens.has_data:
             server.tokens.refresh()
         offer = call.offer
-        if tracer is not None and record is not None:
-            tracer.end(record, result, why)
         if kind == m.MMAP and result >= 0:
             self._finish(token)
             try:
@@ -234,14 +233,14 @@ class Channel:
         self._server.counters.count(type, None, 0, result)
         if why:
             self._server.refused(session, call_name(type, None, 0), errno_name(-result), why)
+        if type == m.OPEN and self._server.tracer is not None:
+            self._server.tracer.opened(session, data or b"", None, -result, why)
         await self._reply(seq, result)
 
     async def _share(self, args: tuple[int, int, int, int], fd: int) -> None:
         if fd < 0:
             raise IoctlError(errno.EBADF, "MEM_SHARE without an fd")
         try:
-        if type == m.OPEN and self._server.tracer is not None:
-            self._server.tracer.opened(session, data or b"", None, -result, why)
             session = self._session
             session.space.share(args[0], args[1], fd, args[2], self._server.limits, session.account.shared)
         except (IoctlError, OSError):
@@ -268,14 +267,14 @@ class Channel:
             server.release(file, [session])
             raise IoctlError(errno.EMFILE, f"the daemon has no fd left: {error.strerror}") from None
         session.prove(token)
+        if server.tracer is not None:
+            server.tracer.opened(session, path, file)
         try:
             await self._reply(seq, 0, fd=theirs)
         finally:
             os.close(theirs)
 
 
-        if server.tracer is not None:
-            server.tracer.opened(session, path, file)
 def _negative(caller: Caller, addr: int, size: int, offset: int) -> Steps[int]:
     """Refuse an offset below zero, as ksys_pread64() and ksys_pwrite64() do."""
     del caller, addr, size
