@@ -14,7 +14,7 @@ from vfioemu.core.machine import Machine
 from vfioemu.core.spec import MachineSpec
 from vfioemu.devices.registry import load_models
 from vfioemu.testing.holdings import holdings
-from vfioemu.testing.process import Process, Result
+from vfioemu.testing.process import FIRST_FD, NullDevice, OpenFile, Process, Result
 
 T = TypeVar("T")
 
@@ -26,6 +26,8 @@ class InProcessSystem:
         self._machine = machine
         self._parameters = dict(machine.parameters)
         self.process = Process(machine)
+        for number in range(FIRST_FD):  # the recorder's standard streams
+            self.process.fds[number] = OpenFile(NullDevice(), references=1)
         memory = self.process.memory
         self.protect = memory.protect
         self.unmap = memory.unmap

@@ -105,6 +105,11 @@ class Device:
         return self.model.migration_flags if self._protocol == "v2" else 0
 
     @property
+    def migration_state(self) -> int:
+        """Its migration state."""
+        return self.migration.state
+
+    @property
     def npinned(self) -> int:
         """How many pins (counting repeats) it holds."""
         return self.pins.count
@@ -174,7 +179,11 @@ class Device:
             try:
                 yield from self._close_model()
                 self.irqs.drop()
-                yield from self.migration.reset()
+                if self.model.keeps_migration_state and self._region is None:
+                    yield from self.migration.end_session()
+                else:
+                    yield from self.migration.reset()
+                self.migration.set_info_v2(False)
                 if self._region is not None:
                     self._region.close()
             finally:

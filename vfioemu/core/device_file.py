@@ -45,6 +45,7 @@ class DeviceFile(File):
         if argsz < _INFO_MINSZ:
             raise IoctlError(errno.EINVAL, f"argsz {argsz} < {_INFO_MINSZ}")
         model = self.device.model
+        model.info_told()
         info = DeviceInfo(
             argsz=argsz,
             flags=model.info_flags,

@@ -141,9 +141,10 @@ def _mig_data_size(device: "Device", caller: Caller, asked: int, arg: int) -> St
 
 
 def _mig_precopy_info_v2(device: "Device", caller: Caller, asked: int, arg: int) -> Steps[None]:
-    """The caller promises to take the flags of PRECOPY_INFO for an output, which they always are here."""
-    del device, caller, asked, arg
+    """The caller promises to take the flags of PRECOPY_INFO for an output; what is in them going in does not matter."""
+    del caller, asked, arg
     yield from ()
+    device.migration.set_info_v2(True)
 
 
 def _logging_start(device: "Device", caller: Caller, asked: int, arg: int) -> Steps[None]:

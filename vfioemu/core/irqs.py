@@ -7,7 +7,6 @@ read the 20-byte header, have it validated, and only then copy the data.
 
 import errno
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -172,7 +171,7 @@ def get_irq_info(model: "DeviceModel", arg: int) -> Steps[int]:
     info = IrqInfo.parse((yield from read_user(arg, IrqInfo.SIZE)))
     if info.argsz < IrqInfo.SIZE:
         raise IoctlError(errno.EINVAL, f"argsz {info.argsz} < {IrqInfo.SIZE}")
-    irq = _at(model.irqs(), info.index)
+    irq = model.irq_info(info.index)
     if irq is None:
         raise IoctlError(errno.EINVAL, f"no irq index {info.index}")
     answer = IrqInfo(argsz=info.argsz, flags=irq.flags, index=info.index, count=irq.count)
@@ -183,12 +182,6 @@ def get_irq_info(model: "DeviceModel", arg: int) -> Steps[int]:
 def read_request(model: "DeviceModel", arg: int) -> Steps[IrqRequest]:
     """The part of VFIO_DEVICE_SET_IRQS before the driver's own: EFAULT, EINVAL."""
     header = IrqSet.parse((yield from read_user(arg, IrqSet.SIZE)))
-    irqs = model.irqs()
-    irq = _at(irqs, header.index)
-    size = validate_and_prepare(header, irq.count if irq else 0, len(irqs))
+    size = validate_and_prepare(header, model.irq_limit(header.index), len(model.irqs()))
     data = (yield from read_user(arg + IrqSet.SIZE, size)) if size else b""
     return IrqRequest(header.index, header.start, header.count, header.flags, data)
-
-
-def _at(irqs: Sequence[Irq | None], index: int) -> Irq | None:
-    return irqs[index] if index < len(irqs) else None

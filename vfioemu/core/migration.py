@@ -86,9 +86,12 @@ class SavingStream:
     Attributes:
         chunk: how many bytes are copied to the caller at a time; what was copied stays consumed if a later chunk
             cannot be written.
+        returns_flags: the driver leaves the flags of PRECOPY_INFO as the caller has them, until the caller promises to
+            take them for an output. All drivers of the kernel do.
     """
 
     chunk: int = DEFAULT_CHUNK
+    returns_flags: bool = True
 
     def peek(self, size: int) -> bytes:
         """Up to `size` bytes from the position, without moving it; fewer, or none at the end.
@@ -111,6 +114,9 @@ class SavingStream:
         """
         raise IoctlError(errno.ENOTTY, "the device has no pre-copy")
 
+    def before_info(self) -> None:
+        """What GET_PRECOPY_INFO checks before it looks whether the session has ended; nothing, usually."""
+
     def ready(self) -> bool:
         """Whether a read would give data (or the end) now; decides what poll() answers."""
         return True
@@ -120,6 +126,9 @@ class ResumingStream:
     """What a data fd of a resuming session writes. Models subclass it."""
 
     chunk: int = DEFAULT_CHUNK
+
+    def before_write(self, size: int) -> None:
+        """What write(2) checks before it looks whether the session has ended; nothing, usually."""
 
     def reserve(self, size: int) -> None:
         """Refuse `size` more bytes before they are copied from the caller.
@@ -143,8 +152,12 @@ class Session:
     The lock is held while bytes move, and while the device makes an arc: an arc waits for a read that is under way.
     """
 
-    def __init__(self, stream: SavingStream | ResumingStream, device_name: str) -> None:
+    def __init__(
+        self, stream: SavingStream | ResumingStream, device_name: str, *, info_v2: bool = False
+    ) -> None:
         self.stream = stream
+        self.device_name = device_name
+        self.info_v2 = info_v2
         self.ended = False
         self.lock = Lock(f"migration stream of {device_name}")
 
@@ -161,6 +174,11 @@ class DataFile(File):
 
     def __init__(self, session: Session) -> None:
         self.session = session
+
+    @property
+    def label(self) -> str:
+        """The device's symbol."""
+        return self.session.device_name
 
     def ioctl(self, caller: Caller, cmd: int, arg: int) -> Steps[int]:
         """ENOTTY for anything but MIG_GET_PRECOPY_INFO."""
@@ -204,6 +222,7 @@ class DataFile(File):
         done = 0
         yield from locked(self.session.lock)
         try:
+            stream.before_write(left)
             self.session.refuse_ended()
             while left:
                 n = min(left, stream.chunk)
@@ -238,9 +257,11 @@ class DataFile(File):
             raise IoctlError(errno.EINVAL, f"argsz {info.argsz} < {PrecopyInfo.SIZE}")
         yield from locked(self.session.lock)
         try:
+            stream.before_info()
             self.session.refuse_ended()
             initial, dirty = stream.precopy_info()
-            answer = PrecopyInfo(argsz=info.argsz, flags=0, initial_bytes=initial, dirty_bytes=dirty)
+            flags = info.flags if stream.returns_flags and not self.session.info_v2 else 0
+            answer = PrecopyInfo(argsz=info.argsz, flags=flags, initial_bytes=initial, dirty_bytes=dirty)
             yield from write_user(arg, answer.build())
         finally:
             self.session.lock.release()
@@ -288,6 +309,7 @@ class Migration:
         self._model = model
         self._device_name = device_name
         self._activity = activity
+        self._info_v2 = False
 
     @property
     def runs(self) -> bool:
@@ -325,34 +347,43 @@ class Migration:
             finally:
                 if session is not None:
                     session.lock.release()
-            if session is not None and not _same_session(self.state, target):
+            if session is not None and not {self.state, target} <= SAVING_STATES:
                 self._end(session)
             self._enter(target)
         finally:
             self._activity.release()
         if stream is None:
             return None
-        self.session = Session(stream, self._device_name)
+        self.session = Session(stream, self._device_name, info_v2=self._info_v2)
         return DataFile(self.session)
+
+    def set_info_v2(self, on: bool) -> None:
+        """Whether the flags of PRECOPY_INFO are an output: from now on, on the data fd that is open as well.
+
+        Kernel: vfio_device.precopy_info_v2, set by its feature, cleared at the last close.
+        """
+        self._info_v2 = on
+        if self.session is not None:
+            self.session.info_v2 = on
 
     def reset(self) -> Steps[None]:
         """RUNNING again, from whatever state, and no session. The activity lock is held by the caller."""
+        yield from self.end_session()
+        self._enter(RUNNING)
+
+    def end_session(self) -> Steps[None]:
+        """No session, in whatever state. The activity lock is held by the caller."""
         session = self.session
         if session is not None:
             yield from locked(session.lock)
             session.lock.release()
             self._end(session)
-        self._enter(RUNNING)
 
     def lose(self) -> Steps[None]:
         """ERROR: what the device has done cannot be taken back. Its user holds the device's lock."""
-        session = self.session
         yield from locked(self._activity)
         try:
-            if session is not None:
-                yield from locked(session.lock)
-                session.lock.release()
-            self._end(session)
+            yield from self.end_session()
             self._enter(ERROR)
         finally:
             self._activity.release()
@@ -366,7 +397,3 @@ class Migration:
         if session is not None:
             session.ended = True
         self.session = None
-
-
-def _same_session(current: int, target: int) -> bool:
-    return current in SAVING_STATES and target in SAVING_STATES

@@ -150,6 +150,11 @@ class RegionsWithMigration:
         """As the model."""
         return self._model.keeps_cap_offset
 
+    @property
+    def pieces_below(self) -> int:
+        """As the model, as far as its regions go."""
+        return min(self._model.pieces_below, self.index)
+
     def regions(self) -> Sequence[Region | None]:
         """The model's and the migration region."""
         own = self._model.regions()

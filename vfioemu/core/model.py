@@ -74,6 +74,10 @@ class Host(Protocol):
         """The eventfds that SET_IRQS gave the device."""
 
     @property
+    def migration_state(self) -> int:
+        """The migration state (VFIO_DEVICE_STATE_*); while an arc is made, the one that it leaves."""
+
+    @property
     def npinned(self) -> int:
         """How many pins (counting repeats) the device holds."""
 
@@ -127,7 +131,10 @@ class DeviceModel:
         can_reset: VFIO_DEVICE_RESET works; otherwise it is EINVAL.
         moves_position: read() and write() without an offset advance the file's position.
         migration_flags: VFIO_MIGRATION_*; 0 is a device without migration (the features are ENOTTY).
+        keeps_migration_state: the last close ends sessions, but leaves the state as it is (mtty).
         has_dma_logging: the DMA logging features exist (ENOTTY otherwise).
+        pieces_below: accesses to regions with an index below this are made as the kernel's mdev samples make them: in
+            naturally aligned pieces of 4, 2 and 1 bytes, wherever they are; any failure is EFAULT.
         OPTIONS: option names and what they mean, for people.
     """
 
@@ -140,6 +147,8 @@ class DeviceModel:
     can_reset: bool = True
     moves_position: bool = False
     migration_flags: int = 0
+    keeps_migration_state: bool = False
+    pieces_below: int = 0
     has_dma_logging: bool = False
 
     def __init__(self, options: Mapping[str, object]) -> None:
@@ -167,6 +176,20 @@ class DeviceModel:
     def irqs(self) -> Sequence[Irq | None]:
         """The interrupts by index; None, like an index beyond the end, is EINVAL in GET_IRQ_INFO."""
         return ()
+
+    def irq_info(self, index: int) -> Irq | None:
+        """What GET_IRQ_INFO tells of an index; None is EINVAL."""
+        irqs = self.irqs()
+        return irqs[index] if index < len(irqs) else None
+
+    def irq_limit(self, index: int) -> int:
+        """How many vectors of an index SET_IRQS lets pass: those that GET_IRQ_INFO tells of."""
+        irqs = self.irqs()
+        irq = irqs[index] if index < len(irqs) else None
+        return irq.count if irq else 0
+
+    def info_told(self) -> None:
+        """VFIO_DEVICE_GET_INFO is about to be answered."""
 
     # --- life ---
 

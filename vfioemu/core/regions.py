@@ -9,6 +9,7 @@ import errno
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
+from vfioemu.core import pieces
 from vfioemu.core.capchain import CapChain
 from vfioemu.core.effects import Steps, WriteUser, read_user, write_user
 from vfioemu.core.errors import IoctlError
@@ -30,6 +31,10 @@ class RegionSource(Protocol):
 
     @property
     def keeps_cap_offset(self) -> bool:
+        """See DeviceModel."""
+
+    @property
+    def pieces_below(self) -> int:
         """See DeviceModel."""
 
     def regions(self) -> "Sequence[Region | None]":
@@ -91,6 +96,8 @@ def get_region_info(model: "RegionSource", arg: int) -> Steps[int]:
 def read(model: "RegionSource", addr: int, size: int, position: int) -> Steps[int]:
     """Read a device fd at `position`: EFAULT, EINVAL, what the model says."""
     refuse_bad_range(addr, size)
+    if position >> OFFSET_SHIFT < model.pieces_below:
+        return (yield from pieces.read(model, addr, clip(size), position))
     index, offset, left = _access(model, position, clip(size), c.VFIO_REGION_INFO_FLAG_READ)
     done = 0
     while True:
@@ -107,6 +114,8 @@ def read(model: "RegionSource", addr: int, size: int, position: int) -> Steps[in
 def write(model: "RegionSource", addr: int, size: int, position: int) -> Steps[int]:
     """Write a device fd at `position`: EFAULT, EINVAL, what the model says."""
     refuse_bad_range(addr, size)
+    if position >> OFFSET_SHIFT < model.pieces_below:
+        return (yield from pieces.write(model, addr, clip(size), position))
     index, offset, left = _access(model, position, clip(size), c.VFIO_REGION_INFO_FLAG_WRITE)
     done = 0
     while True:

@@ -30,6 +30,7 @@ class OracleSaving(SavingStream):
     """`initial + dirty` bytes while pre-copying, `stop` more in STOP_COPY (ms_read, ms_ioctl)."""
 
     chunk = 64
+    returns_flags = False  # it fills in a structure of its own
 
     def __init__(self, current: Callable[[], Sizes], precopy: bool) -> None:
         sizes = current()

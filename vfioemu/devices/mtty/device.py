@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: MIT
+"""The mtty itself: regions, interrupts, migration.
+
+Answers are those of the kernel's sample driver, samples/vfio-mdev/mtty.c, quirks included:
+
+* GET_IRQ_INFO and SET_IRQS are EINVAL until GET_INFO has been called once in the device's life (mtty_ioctl).
+* RESET resets the migration state and nothing else, and GET_INFO does not tell that there is one (mtty_reset).
+* What the device is, its migration state included, stays over its last close; only sessions end (mtty_close).
+* Accesses look at no region's size, go in pieces, and fail with EFAULT (mtty_read, mtty_write; core/pieces.py).
+* DMA logging can be started as often as one likes, and never reports anything (mtty_log_start).
+
+INTx is a level here, as on a real card: when it is unmasked, enabled, or has come with a migration while a port still has
+something to tell, it is raised (and masked) again. The sample raises it at events only, and a driver that is busy when
+one happens waits for ever. MSI is raised at events.
+"""
+
+import errno
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Final
+
+from vfioemu.core.dma_logging import DirtySink, LogRange
+from vfioemu.core.effects import Steps
+from vfioemu.core.errors import IoctlError
+from vfioemu.core.irqs import Irq, IrqRequest, take_eventfd
+from vfioemu.core.migration import (
+    RESUMING,
+    RUNNING_STATES,
+    SAVING_STATES,
+    STOP_COPY,
+    ResumingStream,
+    SavingStream,
+)
+from vfioemu.core.model import READ_WRITE, DeviceModel, MaybeSteps, Region
+from vfioemu.devices.mtty import config, migrate
+from vfioemu.devices.mtty.uart import REGISTERS, Uart
+from vfioemu.uapi import constants as c
+
+_INTX: Final = c.VFIO_PCI_INTX_IRQ_INDEX
+_MSI: Final = c.VFIO_PCI_MSI_IRQ_INDEX
+_CONFIG: Final = c.VFIO_PCI_CONFIG_REGION_INDEX
+_BARS: Final = 6
+_U16: Final = 0xFFFF
+
+
+class Mtty(DeviceModel):
+    """The device; see the module."""
+
+    OPTIONS: ClassVar[Mapping[str, str]] = {
+        "ports": "how many serial ports it has: 1 (default) or 2",
+        "info-known": "whether somebody has called GET_INFO already (default false; true for recorded traces)",
+    }
+
+    info_flags = c.VFIO_DEVICE_FLAGS_PCI
+    keeps_cap_offset = True
+    moves_position = True
+    migration_flags = c.VFIO_MIGRATION_STOP_COPY | c.VFIO_MIGRATION_P2P | c.VFIO_MIGRATION_PRE_COPY
+    keeps_migration_state = True
+    has_dma_logging = True
+    pieces_below = 1 << 24  # of every region, those included that do not exist
+
+    def __init__(self, options: Mapping[str, object]) -> None:
+        super().__init__(options)
+        ports = options.get("ports", 1)
+        if isinstance(ports, bool) or ports not in (1, 2):
+            raise ValueError(f"ports: 1 or 2, not {ports!r}")
+        known = options.get("info-known", False)
+        if not isinstance(known, bool):
+            raise ValueError(f"info-known: true or false, not {known!r}")
+        self._ports = int(ports == 2) + 1
+        self._uarts = [Uart(), Uart()]  # the sample has two, however many are shown
+        self._config = config.ConfigSpace(self._ports)
+        self._info_known = known
+        self._masked = False
+        self._arrived = False  # with a migration: interrupts that were under way are lost
+        self._saving: migrate.MttySaving | None = None
+        self._resuming: migrate.MttyResuming | None = None
+
+    def regions(self) -> Sequence[Region]:
+        """mtty_get_region_info(): BAR 0, BAR 1 with two ports, the config space; all can be read and written."""
+        return _REGIONS[self._ports]
+
+    # --- interrupts ---
+
+    def irqs(self) -> Sequence[Irq | None]:
+        """INTx and MSI, one each."""
+        return _IRQS
+
+    def info_told(self) -> None:
+        """The driver remembers what it has told."""
+        self._info_known = True
+
+    def irq_info(self, index: int) -> Irq | None:
+        """mtty_get_irq_info()."""
+        return super().irq_info(index) if self._info_known else None
+
+    def irq_limit(self, index: int) -> int:
+        """The number of indices, where SET_IRQS means the number of vectors: mtty_ioctl() passes num_irqs."""
+        del index
+        return len(_IRQS) if self._info_known else 0
+
+    def set_irqs(self, request: IrqRequest) -> Steps[None]:
+        """mtty_set_irqs(): INTx or MSI, one at a time; without exactly one action nothing happens."""
+        if request.index not in (_INTX, _MSI):
+            raise IoctlError(errno.ENOTTY, f"irq index {request.index} has no handler")
+        if request.action in (c.VFIO_IRQ_SET_ACTION_MASK, c.VFIO_IRQ_SET_ACTION_UNMASK):
+            yield from self._set_mask(request)
+        elif request.action == c.VFIO_IRQ_SET_ACTION_TRIGGER:
+            yield from self._set_trigger(request)
+
+    def _set_mask(self, request: IrqRequest) -> Steps[None]:
+        if request.index == _MSI:
+            raise IoctlError(errno.ENOTTY, "MSI cannot be masked")
+        if not self._enabled(_INTX) or (request.start, request.count) != (0, 1):
+            raise IoctlError(errno.EINVAL, f"mask: INTx is off, or vectors {request.start}+{request.count}")
+        if request.flags & c.VFIO_IRQ_SET_DATA_EVENTFD:
+            raise IoctlError(errno.ENOTTY, "INTx cannot be masked by an eventfd")
+        if request.flags & c.VFIO_IRQ_SET_DATA_NONE or request.data[0]:
+            self._masked = request.action == c.VFIO_IRQ_SET_ACTION_MASK
+        yield from self._raise_if_pending()
+
+    def _set_trigger(self, request: IrqRequest) -> Steps[None]:
+        index = request.index
+        if self._enabled(index) and request.turns_off:
+            self._disable(index)
+            return
+        if self._enabled(_MSI if index == _INTX else _INTX):
+            raise IoctlError(errno.EINVAL, f"irq index {index} while the other one is on")
+        if (request.start, request.count) != (0, 1):
+            raise IoctlError(errno.EINVAL, f"vectors {request.start}+{request.count}, there is one")
+        if request.flags & c.VFIO_IRQ_SET_DATA_EVENTFD:
+            self._disable(index)
+            self.host.irqs.replace(index, 0, (yield from take_eventfd(request.fds()[0])))
+            yield from self._raise_if_pending()
+        elif not self._enabled(index):
+            raise IoctlError(errno.EINVAL, f"irq index {index} is off")
+        elif request.flags & c.VFIO_IRQ_SET_DATA_NONE or request.data[0]:
+            yield from self._raise()
+
+    def _enabled(self, index: int) -> bool:
+        return self.host.irqs.has(index, 0)
+
+    def _disable(self, index: int) -> None:
+        """mtty_disable_intx(), mtty_disable_msi()."""
+        if index == _INTX and self._enabled(_INTX):
+            self._masked = False
+        self.host.irqs.drop(index)
+
+    def _raise(self) -> Steps[None]:
+        """mtty_trigger_interrupt(): INTx is masked by being raised."""
+        if self._enabled(_MSI):
+            yield from self.host.signal_irq(_MSI, 0)
+        elif self._enabled(_INTX) and not self._masked:
+            self._masked = True
+            self._arrived = False
+            yield from self.host.signal_irq(_INTX, 0)
+
+    def _raise_if_pending(self) -> Steps[None]:
+        """INTx is a level; see the module. A stopped device keeps it for later."""
+        if self.host.migration_state in RUNNING_STATES:
+            yield from self._raise_level()
+
+    def _raise_level(self) -> Steps[None]:
+        if not self._enabled(_INTX) or self._masked:
+            return
+        if self._arrived or any(uart.pending for uart in self._uarts[: self._ports]):
+            yield from self._raise()
+
+    # --- regions: mdev_access(), in pieces of up to four bytes ---
+
+    def read_region(self, index: int, offset: int, size: int) -> MaybeSteps[bytes]:
+        """A piece of a region; EINVAL (which becomes EFAULT) for a region that is none."""
+        if index == _CONFIG:
+            return self._config.read(offset, size)
+        uart, register = self._register(index, offset)
+        if uart is None:
+            return bytes(size)
+        value, event = uart.read(register)
+        data = value.to_bytes(size, "little")  # a register has one byte, however many are asked for
+        steps = self._after(uart, event)
+        return data if steps is None else self._then(steps, data)
+
+    def _then(self, steps: Steps[None], data: bytes) -> Steps[bytes]:
+        yield from steps
+        return data
+
+    def _after(self, uart: Uart, event: bool) -> Steps[None] | None:
+        """What an access makes the interrupt do; None, mostly."""
+        if event:
+            return self._raise()
+        if uart.pending and not self._masked and self._enabled(_INTX):
+            return self._raise_if_pending()
+        return None
+
+    def write_region(self, index: int, offset: int, data: bytes) -> MaybeSteps[None]:
+        """A piece of a region; the first byte counts."""
+        if index == _CONFIG:
+            self._config.write(offset & _U16, data)
+            return None
+        uart, register = self._register(index, offset)
+        if uart is None:
+            return None
+        return self._after(uart, uart.write(register, data[0]))
+
+    def _register(self, index: int, offset: int) -> tuple[Uart | None, int]:
+        """Which register of which port; no port where the sample finds nothing, or memory that is not its own."""
+        if index >= _BARS:
+            raise IoctlError(errno.EINVAL, f"region {index} cannot be accessed")
+        register = offset & _U16
+        uart = self._uarts[index] if index < len(self._uarts) and register < REGISTERS else None
+        return uart, register
+
+    # --- life ---
+
+    def close_device(self) -> None:
+        """mtty_close(): sessions and interrupts end; the core does most of it."""
+        self._end_sessions()
+        self._masked = False
+
+    def reset(self) -> None:
+        """mtty_reset(): sessions end, with the migration state, and nothing else changes."""
+        self._end_sessions()
+
+    # --- migration ---
+
+    def arc(self, current: int, target: int) -> MaybeSteps[SavingStream | ResumingStream | None]:
+        """mtty_step_state()."""
+        stream = self._step(current, target)
+        if target in RUNNING_STATES and current not in RUNNING_STATES:
+            return self._wake_up()
+        return stream
+
+    def _step(self, current: int, target: int) -> SavingStream | ResumingStream | None:
+        if current == RESUMING:
+            self._load()
+            self._end_sessions()
+        elif current in SAVING_STATES and target not in SAVING_STATES:
+            self._end_sessions()
+        elif target == RESUMING:
+            self._resuming = migrate.MttyResuming(self._ports)
+            return self._resuming
+        elif target in SAVING_STATES and (current not in SAVING_STATES or target == STOP_COPY):
+            return self._save(target)
+        return None
+
+    def _save(self, target: int) -> SavingStream | None:
+        """mtty_save_device_data(): begin a stream, unless one goes on; stopped, its ports are known.
+
+        A device that was closed in pre-copy is still in it when it is opened again, but its stream has gone.
+        """
+        begun = None
+        if self._saving is None:
+            begun = self._saving = migrate.MttySaving(self._ports, lambda: self.host.migration_state)
+        if target == STOP_COPY:
+            self._uarts[0].unused = self._config.interrupt_line
+            self._saving.stop(b"".join(uart.save() for uart in self._uarts[: self._ports]))
+        return begun
+
+    def _load(self) -> None:
+        """mtty_load_state(). Where a stream went with a close, the kernel follows a null pointer; here it is too short."""
+        resuming = self._resuming
+        if resuming is None:
+            raise IoctlError(errno.EINVAL, "the stream to load went with the last close")
+        self._uarts[: self._ports] = [Uart.load(port) for port in resuming.ports()]
+        self._config.interrupt_line = self._uarts[0].unused
+        self._arrived = any(uart.in_use for uart in self._uarts[: self._ports])
+
+    def _wake_up(self) -> Steps[None]:
+        yield from self._raise_level()
+
+    def _end_sessions(self) -> None:
+        """mtty_disable_files()."""
+        if self._resuming is not None:
+            self._resuming.end()
+        self._saving = self._resuming = None
+
+    def stop_copy_size(self) -> int:
+        """mtty_get_data_size()."""
+        return migrate.data_size(self._ports)
+
+    # --- DMA logging: it does no DMA ---
+
+    def log_start(self, page_size: int, ranges: Sequence[LogRange]) -> int:
+        """mtty_log_start(): whatever is asked for."""
+        del ranges
+        return page_size
+
+    def log_report(self, iova: int, length: int, sink: DirtySink) -> None:
+        """mtty_log_read_and_clear(): nothing, whether logging was started or not."""
+
+
+_NONE: Final = Region(0, READ_WRITE)
+_BAR: Final = Region(REGISTERS, READ_WRITE)
+_REGIONS: Final = {
+    ports: (*[_BAR] * ports, *[_NONE] * (_CONFIG - ports), Region(config.SIZE, READ_WRITE), _NONE)
+    for ports in (1, 2)
+}
+_EVENTFD: Final = c.VFIO_IRQ_INFO_EVENTFD
+_IRQS: Final = (
+    Irq(1, _EVENTFD | c.VFIO_IRQ_INFO_MASKABLE | c.VFIO_IRQ_INFO_AUTOMASKED),
+    Irq(1, _EVENTFD | c.VFIO_IRQ_INFO_NORESIZE),
+    None,
+    None,
+    None,
+)
