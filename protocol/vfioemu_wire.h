@@ -30,6 +30,7 @@ enum vfioemu_request {
 	VFIOEMU_MEM_SHARE = 16,
 	VFIOEMU_LIMITS = 17,
 	VFIOEMU_FORGET = 18,
+	VFIOEMU_MEM_UNSHARE = 19,
 	VFIOEMU_REPLY = 32,
 };
 
@@ -60,6 +61,10 @@ enum vfioemu_memory_mode {
 	VFIOEMU_MEMORY_PROCESS_VM = 1,
 };
 
+enum vfioemu_hello_flags {
+	VFIOEMU_HELLO_ACCOUNTS = 1, /* LIMITS matter: locked memory is counted */
+};
+
 struct vfioemu_msg {
 	uint16_t type;
 	uint16_t flags;
@@ -79,7 +84,7 @@ struct vfioemu_hello {
 	uint32_t max_windows;
 	uint64_t max_shared;
 	uint32_t ask_timeout_ms;
-	uint32_t reserved;
+	uint32_t flags; /* enum vfioemu_hello_flags */
 };
 
 _Static_assert(sizeof(struct vfioemu_msg) == 48, "header layout");

@@ -24,9 +24,14 @@ class AddressSpace:
     def window(self, vaddr: int, size: int) -> int | None:
         """The address *in this process* of memory that we map ourselves for [vaddr, vaddr+size), or None.
 
-        Only sealed memory that the owner handed over (io/memory.py) has a window. The window lives as long as the
-        address space object.
+        Only memory that the owner handed over (io/memory.py) has a window. It lives until the owner takes it back and
+        nobody holds it any more.
         """
+        del vaddr, size
+        return None
+
+    def hold(self, vaddr: int, size: int) -> object:
+        """What keeps the window of [vaddr, vaddr+size) alive for as long as it is referred to."""
         del vaddr, size
         return None
 

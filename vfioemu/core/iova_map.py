@@ -33,6 +33,7 @@ class Dma(Node):
         pins: exact iova -> how often it is pinned; an unaligned pin is its own, not its page's.
         bitmap: its dirty pages while tracking is on.
         indexed: it is in the C index.
+        window: keeps the memory mapped here that the C index has the address of.
     """
 
     __slots__ = (
@@ -48,6 +49,7 @@ class Dma(Node):
         "space",
         "vaddr",
         "vaddr_invalid",
+        "window",
     )
 
     def __init__(self, iova: int, vaddr: int, prot: int, space: AddressSpace, ipc_lock: bool) -> None:
@@ -60,6 +62,7 @@ class Dma(Node):
         self.ipc_lock = ipc_lock
         self.iommu_mapped = False
         self.vaddr_invalid = False
+        self.window: object = None
         self.locked = 0
         self.pins: dict[int, int] = {}
         self.bitmap: DirtyBitmap | None = None

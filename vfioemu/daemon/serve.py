@@ -112,7 +112,9 @@ async def running(
     if isinstance(memory, str):
         memory = MemoryMode[memory.upper()]
     machine = Machine(spec, load_models())
-    access = Access(uids=uids | {os.getuid()}, memory=memory, fallback=fallback)
+    access = Access(
+        uids=uids | {os.getuid()}, memory=memory, fallback=fallback, accounts=spec.memlock == "client"
+    )
     escaped: BaseException | None = None
     with contextlib.ExitStack() as stack:
         if runtime_dir is None:

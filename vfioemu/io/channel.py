@@ -215,6 +215,8 @@ class Channel:
             elif fd >= 0:
                 await self._server.bury_for(fd, session)
                 raise PeerError("an fd where none belongs")
+            elif type == m.MEM_UNSHARE:
+                session.space.unshare(args[0], args[1])
             elif type == m.LIMITS:
                 session.set_limits(args[1], ipc_lock=bool(flags & m.F_IPC_LOCK))
             elif type == m.FORGET:

@@ -162,17 +162,40 @@ class ClientSpace(AddressSpace):
         self._starts = starts
         self.shared += size
 
+    def unshare(self, vaddr: int, size: int) -> None:
+        """The client maps something else there: forget the windows that overlap [vaddr, vaddr+size).
+
+        Mappings that were made by them keep them, as the kernel keeps the pages that it has pinned.
+        """
+        starts = self._starts
+        if starts is None or not size:
+            return
+        first = bisect.bisect_right(starts, vaddr) - 1
+        if first < 0 or self._windows[first].end <= vaddr:
+            first += 1
+        last = bisect.bisect_left(starts, min(vaddr + size, TOP))
+        for window in self._windows[first:last]:
+            self.shared -= window.end - window.vaddr
+        del self._windows[first:last]
+        del starts[first:last]
+
+    def hold(self, vaddr: int, size: int) -> "Window | None":
+        """The window of `window()`, for whoever keeps its address."""
+        return self._covering(vaddr, size)
+
     def window(self, vaddr: int, size: int) -> int | None:
         """Where [vaddr, vaddr+size) is in this process, if it lies within one window."""
+        window = self._covering(vaddr, size)
+        return None if window is None else window.local + vaddr - window.vaddr
+
+    def _covering(self, vaddr: int, size: int) -> "Window | None":
         if self._starts is None:
             return None
         at = bisect.bisect_right(self._starts, vaddr) - 1
         if at < 0:
             return None
         window = self._windows[at]
-        if vaddr + size > window.end:
-            return None
-        return window.local + vaddr - window.vaddr
+        return window if vaddr + size <= window.end else None
 
     # --- DMA that needs nobody's help ---
 

@@ -275,6 +275,7 @@ class Server:
             max_windows=limits.max_windows,
             max_shared=limits.max_shared,
             ask_timeout_ms=int(limits.ask_timeout * 1000),
+            accounts=self.access.accounts,
         )
 
     # --- files ---

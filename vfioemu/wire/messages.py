@@ -34,6 +34,7 @@ class Type(enum.IntEnum):
     MEM_SHARE = 16
     LIMITS = 17
     FORGET = 18
+    MEM_UNSHARE = 19
     REPLY = 32
     READ_USER = 64
     WRITE_USER = 65
@@ -88,6 +89,7 @@ MMAP: Final = int(Type.MMAP)
 MEM_SHARE: Final = int(Type.MEM_SHARE)
 LIMITS: Final = int(Type.LIMITS)
 FORGET: Final = int(Type.FORGET)
+MEM_UNSHARE: Final = int(Type.MEM_UNSHARE)
 REPLY: Final = int(Type.REPLY)
 READ_USER: Final = int(Type.READ_USER)
 WRITE_USER: Final = int(Type.WRITE_USER)
@@ -137,6 +139,8 @@ def signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
+HELLO_ACCOUNTS: Final = 1
+"""A flag of the greeting: LIMITS matter, locked memory is counted."""
 _GREETING: Final = struct.Struct("=II16sIIIIQII")
 
 
@@ -153,6 +157,7 @@ class Greeting:
     max_windows: int
     max_shared: int
     ask_timeout_ms: int
+    accounts: bool = False
 
     SIZE = _GREETING.size
 
@@ -168,7 +173,7 @@ class Greeting:
             self.max_windows,
             self.max_shared,
             self.ask_timeout_ms,
-            0,
+            HELLO_ACCOUNTS if self.accounts else 0,
         )
 
     @classmethod
@@ -191,4 +196,5 @@ class Greeting:
             max_windows=fields[6],
             max_shared=fields[7],
             ask_timeout_ms=fields[8],
+            accounts=bool(fields[9] & HELLO_ACCOUNTS),
         )

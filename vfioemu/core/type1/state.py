@@ -181,12 +181,14 @@ class Iommu:
         host = dma.space.window(dma.vaddr, dma.size) or 0
         with suppress(MemoryError):
             self.index.insert(dma.iova, dma.size, prot, host, dma.bitmap)
+            dma.window = dma.space.hold(dma.vaddr, dma.size)
             dma.indexed = True
 
     def conceal(self, dma: Dma) -> None:
         """Take the mapping from the C index: from here on no batch touches its memory."""
         if dma.indexed:
             self.index.remove(dma.iova)
+            dma.window = None
             dma.indexed = False
 
     def track(self, dma: Dma) -> None:

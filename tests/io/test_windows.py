@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: MIT
+"""Windows of shared memory: found, taken back, and alive for as long as somebody holds them."""
+
+import ctypes
+import fcntl
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vfioemu.io.limits import Limits
+from vfioemu.io.memory import ClientSpace, Ledger
+
+PAGE = 4096
+PAGES = 16
+
+
+def memfd(npages):
+    fd = os.memfd_create("windows", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.truncate(fd, npages * PAGE)
+    fcntl.fcntl(fd, 1033, 2)  # F_ADD_SEALS, F_SEAL_SHRINK
+    return fd
+
+
+@pytest.fixture
+def space():
+    return ClientSpace(None, None)
+
+
+def share(space, first, npages, ledger):
+    fd = memfd(npages)
+    try:
+        os.pwrite(fd, bytes([first]) * 8, 0)
+        space.share((16 + first) * PAGE, npages * PAGE, fd, 0, Limits(), ledger)
+    finally:
+        os.close(fd)
+
+
+def test_what_is_taken_back_is_not_found_and_what_is_held_stays(space):
+    ledger = Ledger()
+    share(space, 0, 2, ledger)
+    share(space, 4, 2, ledger)
+    held = space.hold(20 * PAGE, PAGE)
+    local = space.window(20 * PAGE, PAGE)
+
+    space.unshare(20 * PAGE + 1, 1)
+
+    assert space.window(20 * PAGE, PAGE) is None
+    assert space.window(16 * PAGE, 2 * PAGE) is not None
+    assert ctypes.string_at(local, 8) == bytes([4]) * 8  # still mapped: a device may be writing to it
+    assert (ledger.windows, ledger.size, space.shared) == (2, 4 * PAGE, 2 * PAGE)
+    del held
+    assert (ledger.windows, ledger.size) == (1, 2 * PAGE)
+
+
+@given(
+    windows=st.lists(st.tuples(st.integers(0, PAGES - 1), st.integers(1, 4)), max_size=8),
+    start=st.integers(0, (32 + PAGES) * PAGE),
+    size=st.integers(0, PAGES * PAGE),
+)
+def test_exactly_those_that_overlap_are_taken_back(windows, start, size):
+    space = ClientSpace(None, None)
+    ledger = Ledger()
+    taken = {}
+    for first, npages in windows:
+        if all(first + npages <= other or other + count <= first for other, count in taken.items()):
+            share(space, first, npages, ledger)
+            taken[first] = npages
+
+    space.unshare(start, size)
+
+    for first, npages in taken.items():
+        low, high = (16 + first) * PAGE, (16 + first + npages) * PAGE
+        gone = size > 0 and low < start + size and high > start
+        assert (space.window(low, npages * PAGE) is None) == gone
+    assert space.shared == ledger.size
+
+
+def test_the_place_can_be_shared_again(space):
+    ledger = Ledger()
+    share(space, 0, 4, ledger)
+    space.unshare(17 * PAGE, PAGE)
+    share(space, 1, 2, ledger)
+
+    assert space.window(16 * PAGE, PAGE) is None
+    assert ctypes.string_at(space.window(17 * PAGE, PAGE), 8) == bytes([1]) * 8
