@@ -37,6 +37,7 @@ static int64_t take_reply(struct vfe_connection *connection,
 	unsigned char byte;
 
 	call->in_fd = connection->in_fd;
+	call->in_start = reply->arg[1];
 	if (connection->in_size) {
 		if (reply->arg[1] > call->in_size ||
 		    connection->in_size > call->in_size - reply->arg[1])

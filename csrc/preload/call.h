@@ -15,9 +15,10 @@ struct vfe_call {
 	size_t out_size;
 	void *in; /* where the data of the reply goes, at its offset */
 	size_t in_size;
-	int token;  /* the fd that the call is about; -1: none */
-	int out_fd; /* that goes with the message; -1: none */
-	int in_fd;  /* that came with the reply, or -1 */
+	int token;	   /* the fd that the call is about; -1: none */
+	int out_fd;	   /* that goes with the message; -1: none */
+	int in_fd;	   /* that came with the reply, or -1 */
+	uint64_t in_start; /* where in that file the part asked for begins */
 };
 
 /**

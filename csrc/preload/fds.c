@@ -49,6 +49,16 @@ void vfe_fd_internal(int fd, bool internal)
 		atomic_fetch_and(&vfe_fds[fd], ~VFE_INTERNAL);
 }
 
+void vfe_fds_unshared(void)
+{
+	/* In a child of vfork() that is the child's business. */
+	if (vfe_init() && vfe.active && vfe_session_is_ours())
+		atomic_store(&vfe.shares_no_fds, true);
+	for (size_t i = 0; vfe.shares_no_fds && i < VFE_FDS; i++)
+		if (atomic_load_explicit(&vfe_fds[i], memory_order_relaxed))
+			vfe_fd_appears((int)i);
+}
+
 /* Take `prefix` off `text`. */
 static bool skip(const char **text, const char *prefix)
 {

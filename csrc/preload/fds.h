@@ -17,6 +17,9 @@ static inline bool vfe_is_internal(int fd)
 		       VFE_INTERNAL;
 }
 
+/** Some thread has an fd table of its own from now on: remember nothing. */
+VFE_HIDDEN void vfe_fds_unshared(void);
+
 /** Parse what a token's peer is bound to, without the leading NUL. */
 VFE_HIDDEN bool vfe_parse_name(const char *name, struct vfe_file *file,
 			       uint8_t id[16]);

@@ -9,8 +9,11 @@
 
 #include "call.h"
 #include "fds.h"
+#include "hello.h"
 #include "offer.h"
 #include "preload.h"
+#include "session.h"
+#include "share.h"
 #include "sys.h"
 
 static long no_daemon(void)
@@ -64,6 +67,45 @@ static bool is_generic(unsigned long cmd)
 	return cmd == FIOCLEX || cmd == FIONCLEX || cmd == FIONBIO;
 }
 
+/* Memory that is mapped for DMA now: have the daemon map it too. */
+static void prepare_map(const void *arg)
+{
+	struct vfio_iommu_type1_dma_map map;
+
+	if (!vfe_copy_in(&map, arg, sizeof(map)) && map.argsz >= sizeof(map))
+		vfe_share(map.vaddr, map.size);
+}
+
+/* A daemon that accounts locked memory wants to know how much there may be. */
+static void tell_limits(void)
+{
+	const struct vfioemu_hello *hello = vfe_greeting();
+	struct vfe_session *session;
+	uint64_t memlock;
+	bool ipc_lock;
+
+	if (!hello || !(hello->flags & VFIOEMU_HELLO_ACCOUNTS))
+		return;
+	session = vfe_session_here();
+	memlock = vfe_memlock();
+	ipc_lock = vfe_ipc_lock();
+	if (!session || (atomic_load(&session->memlock) == memlock &&
+			 atomic_load(&session->ipc_lock) == ipc_lock))
+		return;
+	struct vfe_call call = {
+		.msg = { .type = VFIOEMU_LIMITS,
+			 .flags = ipc_lock ? VFIOEMU_F_IPC_LOCK : 0,
+			 .arg = { 0, memlock } },
+		.token = -1,
+		.out_fd = -1,
+		.in_fd = -1,
+	};
+	if (vfe_call(&call))
+		return;
+	atomic_store(&session->memlock, memlock);
+	atomic_store(&session->ipc_lock, ipc_lock);
+}
+
 int vfe_ioctl(const struct vfe_file *file, unsigned long cmd, void *arg)
 {
 	struct vfe_call call = call_on(file, VFIOEMU_IOCTL);
@@ -72,6 +114,10 @@ int vfe_ioctl(const struct vfe_file *file, unsigned long cmd, void *arg)
 		return (int)vfe_result(vfe_sys3(SYS_ioctl, file->fd, cmd, arg));
 	if (!file->serial)
 		return (int)no_daemon();
+	tell_limits();
+	if (file->kind == VFE_CONTAINER &&
+	    (unsigned int)cmd == VFIO_IOMMU_MAP_DMA)
+		prepare_map(arg);
 	call.msg.arg[0] = (unsigned int)cmd;
 	call.msg.arg[1] = (uintptr_t)arg;
 	vfe_offer_ioctl(file, (unsigned int)cmd, arg, &call);
@@ -102,6 +148,7 @@ static ssize_t drain(const struct vfe_file *file, uint16_t type,
 	call.msg.arg[0] = (uintptr_t)data;
 	call.msg.arg[1] = size;
 	call.msg.arg[2] = (uint64_t)offset;
+	tell_limits();
 	call.out = data;
 	call.out_size = size < VFIOEMU_MAX_DATA ? size : VFIOEMU_MAX_DATA;
 	return vfe_result(vfe_call(&call));
@@ -165,10 +212,11 @@ void *vfe_mmap(const struct vfe_file *file, void *address, size_t size,
 		result = vfe_call(&call);
 	}
 	if (result >= 0) {
-		result = call.in_fd < 0 ? -ENFILE
-					: vfe_sys6(SYS_mmap, VFE_ARG(address),
-						   VFE_ARG(size), prot, flags,
-						   call.in_fd, 0);
+		result = call.in_fd < 0
+				 ? -ENFILE
+				 : vfe_sys6(SYS_mmap, VFE_ARG(address),
+					    VFE_ARG(size), prot, flags,
+					    call.in_fd, (long)call.in_start);
 		if (call.in_fd >= 0)
 			vfe_sys1(SYS_close, call.in_fd);
 	}

@@ -36,7 +36,7 @@ static void keep(const struct vfioemu_hello *hello)
 	atomic_store(&greeted, count + 1);
 }
 
-static uint64_t memlock_limit(void)
+uint64_t vfe_memlock(void)
 {
 	struct rlimit limit = { RLIM_INFINITY, RLIM_INFINITY };
 
@@ -44,7 +44,7 @@ static uint64_t memlock_limit(void)
 	return limit.rlim_cur;
 }
 
-static bool has_ipc_lock(void)
+bool vfe_ipc_lock(void)
 {
 	struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3,
 						   0 };
@@ -122,8 +122,8 @@ static int greet(struct vfe_connection *connection, struct vfe_session *session,
 							<< 32,
 			 session->id },
 	};
-	bool ipc_lock = has_ipc_lock();
-	uint64_t memlock = memlock_limit();
+	bool ipc_lock = vfe_ipc_lock();
+	uint64_t memlock = vfe_memlock();
 
 	msg.arg[3] = memlock;
 	msg.flags = flags | (ipc_lock ? VFIOEMU_F_IPC_LOCK : 0);

@@ -10,10 +10,10 @@
 
 /** A session, as the greeting made it. */
 struct vfe_session {
-	uint64_t id;	  /* 0: there is none */
-	bool has_service; /* a service connection was tried for */
-	uint64_t memlock; /* as the daemon was told */
-	bool ipc_lock;
+	_Atomic uint64_t id;	  /* 0: there is none */
+	bool has_service;	  /* a service connection was tried for */
+	_Atomic uint64_t memlock; /* RLIMIT_MEMLOCK as the daemon was told */
+	atomic_bool ipc_lock;	  /* CAP_IPC_LOCK, likewise */
 };
 
 /**
@@ -27,6 +27,10 @@ VFE_HIDDEN int vfe_hello(struct vfe_connection *connection,
 			 struct vfe_session *session, uint16_t flags);
 /** What the daemon says of itself; NULL before the first greeting. */
 VFE_HIDDEN const struct vfioemu_hello *vfe_greeting(void);
+
+/** RLIMIT_MEMLOCK and CAP_IPC_LOCK as they are now. */
+VFE_HIDDEN uint64_t vfe_memlock(void);
+VFE_HIDDEN bool vfe_ipc_lock(void);
 
 /** Serve DMA memory if the daemon wants that (service.c). `index` is what the
  * connection is noted as. */

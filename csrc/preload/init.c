@@ -110,6 +110,7 @@ bool vfe_init_slow(void)
 	if (!atomic_compare_exchange_strong(&vfe.state, &none, 1))
 		return none == 2;
 	find_next();
+	vfe_real_syscall = vfe.next.syscall;
 	read_environment();
 	if (vfe.active)
 		vfe_session_init();

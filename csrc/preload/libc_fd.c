@@ -2,15 +2,16 @@
 /**
  * @file libc_fd.c
  * Overridden libc functions: those that make and close fds. Closing an
- * emulated one needs nothing; our connections must not be closed.
+ * emulated one needs nothing of us; but our own connections are hidden from
+ * the program, which would take them for leaks of its own and close them.
  */
 #include <errno.h>
 #include <linux/close_range.h>
-#include <sched.h>
 #include <stdarg.h>
 
 #include "fds.h"
 #include "preload.h"
+#include "session.h"
 #include "sys.h"
 
 VFE_EXPORT int close(int fd)
@@ -22,6 +23,7 @@ VFE_EXPORT int close(int fd)
 	return vfe.next.close(fd);
 }
 
+/* A function that makes fds has returned. */
 static int appeared(int fd)
 {
 	if (fd >= 0 && vfe.active)
@@ -33,32 +35,151 @@ VFE_EXPORT int dup(int fd)
 {
 	if (VFE_RARE(vfe_is_internal(fd)))
 		return (int)vfe_result(-EBADF);
-	if (vfe_unrelated(fd) && vfe.next.dup)
-		return vfe.next.dup(fd);
 	return appeared((int)vfe_result(vfe_sys1(SYS_dup, fd)));
 }
 
 static int dup_to(int from, int to, int flags)
 {
+	int error;
+
 	if (VFE_RARE(vfe_is_internal(from)))
 		return (int)vfe_result(-EBADF);
-	if (VFE_RARE(vfe_is_internal(to)))
-		return (int)vfe_result(-EBUSY);
+	if (VFE_RARE(vfe_is_internal(to))) {
+		error = vfe_connection_move(to);
+		if (error)
+			return (int)vfe_result(error);
+	}
 	return appeared((int)vfe_result(vfe_sys3(SYS_dup3, from, to, flags)));
 }
 
 VFE_EXPORT int dup2(int from, int to)
 {
-	/* dup3() refuses what dup2() takes for a question. */
-	if (from == to)
-		return vfe_sys2(SYS_fcntl, from, F_GETFD) < 0 ||
-				       vfe_is_internal(from)
-			       ? (int)vfe_result(-EBADF)
-			       : to;
-	return dup_to(from, to, 0);
+	if (from != to)
+		return dup_to(from, to, 0);
+	/* dup3() refuses what is a question to dup2(). */
+	if (vfe_is_internal(from))
+		return (int)vfe_result(-EBADF);
+	return vfe_result(vfe_sys2(SYS_fcntl, from, F_GETFD)) < 0 ? -1 : to;
 }
 
 VFE_EXPORT int dup3(int from, int to, int flags)
 {
 	return dup_to(from, to, flags);
+}
+
+#define FCNTL(name)                                                         \
+	VFE_EXPORT int name(int fd, int cmd, ...)                           \
+	{                                                                   \
+		va_list args;                                               \
+		void *arg;                                                  \
+		int result;                                                 \
+                                                                            \
+		va_start(args, cmd);                                        \
+		arg = va_arg(args, void *);                                 \
+		va_end(args);                                               \
+		if (VFE_RARE(vfe_is_internal(fd)))                          \
+			return (int)vfe_result(-EBADF);                     \
+		result = vfe.next.name ? vfe.next.name(fd, cmd, arg)        \
+				       : (int)vfe_result(vfe_sys3(          \
+						 SYS_fcntl, fd, cmd, arg)); \
+		if (cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC)               \
+			appeared(result);                                   \
+		return result;                                              \
+	}
+
+FCNTL(fcntl)
+FCNTL(fcntl64)
+
+VFE_EXPORT int close_range(unsigned int first, unsigned int last, int flags)
+{
+	long result = 0;
+
+	if (first > last ||
+	    flags & ~(int)(CLOSE_RANGE_UNSHARE | CLOSE_RANGE_CLOEXEC))
+		return (int)vfe_result(-EINVAL);
+	if (flags & (int)CLOSE_RANGE_UNSHARE)
+		vfe_fds_unshared();
+	/* Around our connections, which are close-on-exec already. */
+	while (!result && first <= last) {
+		unsigned int ours = vfe_next_connection(first);
+
+		if (ours > last || flags & (int)CLOSE_RANGE_CLOEXEC)
+			ours = last + 1;
+		if (ours > first || !ours)
+			result = vfe_sys3(SYS_close_range, first, ours - 1,
+					  flags);
+		flags &= ~(int)CLOSE_RANGE_UNSHARE;
+		if (!ours || ours > last)
+			break;
+		first = ours + 1;
+	}
+	return (int)vfe_result(result);
+}
+
+VFE_EXPORT void closefrom(int low)
+{
+	unsigned int first = low < 0 ? 0 : (unsigned int)low;
+
+	if (vfe_next_connection(first) == ~0u && vfe.next.closefrom)
+		vfe.next.closefrom(low);
+	else
+		close_range(first, ~0u, 0);
+}
+
+VFE_EXPORT int unshare(int flags)
+{
+	if (flags & CLONE_FILES)
+		vfe_fds_unshared();
+	return vfe.next.unshare ? vfe.next.unshare(flags)
+				: (int)vfe_result(vfe_sys1(SYS_unshare, flags));
+}
+
+/* The fds that came with a message. */
+static void received(const struct msghdr *msg)
+{
+	struct cmsghdr *part = CMSG_FIRSTHDR(msg);
+
+	for (; part;
+	     part = CMSG_NXTHDR((struct msghdr *)(uintptr_t)msg, part)) {
+		const unsigned char *data = CMSG_DATA(part);
+		size_t size = part->cmsg_len - CMSG_LEN(0);
+
+		if (part->cmsg_level != SOL_SOCKET ||
+		    part->cmsg_type != SCM_RIGHTS)
+			continue;
+		for (; size >= sizeof(int); size -= sizeof(int)) {
+			int fd;
+
+			__builtin_memcpy(&fd, data, sizeof(fd));
+			appeared(fd);
+			data += sizeof(fd);
+		}
+	}
+}
+
+VFE_EXPORT ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
+{
+	ssize_t result =
+		vfe.next.recvmsg
+			? vfe.next.recvmsg(fd, msg, flags)
+			: vfe_result(vfe_sys3(SYS_recvmsg, fd, msg, flags));
+
+	if (result >= 0 && msg->msg_controllen && vfe.active)
+		received(msg);
+	return result;
+}
+
+VFE_EXPORT int recvmmsg(int fd, struct mmsghdr *messages, unsigned int count,
+			int flags, struct timespec *timeout)
+{
+	int result =
+		vfe.next.recvmmsg
+			? vfe.next.recvmmsg(fd, messages, count, flags, timeout)
+			: (int)vfe_result(vfe_sys5(SYS_recvmmsg, fd, messages,
+						   count, flags, timeout));
+
+	for (int i = 0; i < result && vfe.active; i++)
+		if (messages[i].msg_hdr.msg_controllen)
+			received(&messages[i].msg_hdr);
+	return result;
 }

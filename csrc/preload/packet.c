@@ -41,8 +41,8 @@ int vfe_send(struct vfe_connection *connection, struct vfioemu_msg *msg,
 		msg->flags |= VFIOEMU_F_FD;
 	}
 	do
-		result = vfe_sys3(SYS_sendmsg, connection->fd, &packet,
-				  MSG_NOSIGNAL);
+		result = vfe_sys3(SYS_sendmsg, atomic_load(&connection->fd),
+				  &packet, MSG_NOSIGNAL);
 	while (result == -EINTR);
 	if (result == -EFAULT || (result == -EBADF && fd >= 0))
 		return (int)result;
@@ -62,8 +62,8 @@ int vfe_receive(struct vfe_connection *connection)
 
 	connection->in_fd = -1;
 	do
-		size = vfe_sys3(SYS_recvmsg, connection->fd, &packet,
-				MSG_CMSG_CLOEXEC);
+		size = vfe_sys3(SYS_recvmsg, atomic_load(&connection->fd),
+				&packet, MSG_CMSG_CLOEXEC);
 	while (size == -EINTR);
 	if (size < 0)
 		return VFE_LOST;

@@ -14,7 +14,7 @@
 /** A connection, and what was received on it last. All zero: there is none. */
 struct vfe_connection {
 	bool open;
-	int fd;
+	atomic_int fd;
 	uint64_t cookie; /* of the socket: a number may come to mean another */
 	uint32_t seq;
 	struct vfioemu_msg in;

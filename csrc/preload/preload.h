@@ -45,16 +45,19 @@ enum vfe_debug {
 
 /** The library's only global besides the fd table. */
 struct vfe {
-	struct vfe_next next;	 /* libc's functions; NULL: not found */
-	bool active;		 /* VFIOEMU_SOCKET is set */
-	bool shares_no_fds;	 /* threads may have fd tables of their own */
-	unsigned int debug;	 /* enum vfe_debug */
-	char socket[108];	 /* VFIOEMU_SOCKET */
-	char root[VFE_PATH_MAX]; /* VFIOEMU_ROOT without a '/' at its end */
-	size_t root_size;	 /* its length; 0: there is no tree */
-	atomic_int state;	 /* of initialisation, see vfe_init() */
+	struct vfe_next next;	   /* libc's functions; NULL: not found */
+	bool active;		   /* VFIOEMU_SOCKET is set */
+	atomic_bool shares_no_fds; /* threads may have fd tables of their own */
+	unsigned int debug;	   /* enum vfe_debug */
+	char socket[108];	   /* VFIOEMU_SOCKET */
+	char root[VFE_PATH_MAX];   /* VFIOEMU_ROOT without a '/' at its end */
+	size_t root_size;	   /* its length; 0: there is no tree */
+	atomic_int state;	   /* of initialisation, see vfe_init() */
 };
 VFE_HIDDEN extern struct vfe vfe;
+
+/** libc's syscall(), for syscall() (libc_syscall.c). */
+VFE_HIDDEN extern __typeof__(syscall) *vfe_real_syscall;
 
 /**
  * Make the library usable: the constructor does, and any hook that is called
@@ -73,14 +76,15 @@ static inline bool vfe_init(void)
 #define VFE_NEXT(name, number, ...)                                          \
 	(vfe.next.name ? vfe.next.name(__VA_ARGS__)                          \
 		       : (__typeof__(vfe.next.name(__VA_ARGS__)))vfe_result( \
-				 vfe_syscall(number, __VA_ARGS__)))
+				 VFE_SYS(number, __VA_ARGS__)))
+/* A system call with one to five arguments. */
+#define VFE_SYS(...)                                                  \
+	VFE_SYS_(__VA_ARGS__, vfe_sys5, vfe_sys4, vfe_sys3, vfe_sys2, \
+		 vfe_sys1, )(__VA_ARGS__)
+#define VFE_SYS_(n, a, b, c, d, e, function, ...) function
 
 /** A kernel's result as libc's: -1 and errno, or >= 0. */
 VFE_HIDDEN long vfe_result(long result);
-/** A system call with up to six arguments that are integers or pointers. */
-#define vfe_syscall(...) VFE_SYS(__VA_ARGS__, 6, 5, 4, 3, 2, 1, 0)(__VA_ARGS__)
-#define VFE_SYS(n, a, b, c, d, e, f, count, ...) vfe_sys##count
-
 /* --- talking (say.c) --- */
 
 /** One line on stderr: "vfioemu-preload: ...". %s %d %u %x (64 bits) only. */

@@ -6,7 +6,7 @@
 #include "session.h"
 
 #include <errno.h>
-#include <linux/futex.h>
+#include <limits.h>
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
@@ -14,6 +14,8 @@
 
 #include "fds.h"
 #include "hello.h"
+#include "lock.h"
+#include "share.h"
 #include "sys.h"
 
 struct slot {
@@ -24,7 +26,7 @@ struct slot {
 /** What a fork wipes. All zero: a process that has made no call yet. */
 struct process {
 	atomic_int pid;
-	atomic_int lock;    /* futex: 1 taken, 2 taken and waited for */
+	vfe_lock lock;	    /* of the session, and of making connections */
 	atomic_int freed;   /* futex: counts connections that were put back */
 	atomic_int waiting; /* threads that wait for one */
 	atomic_int limit;   /* how many there can be; 0: not known yet */
@@ -35,11 +37,12 @@ struct process {
 static struct process *process;
 static unsigned char buffers[VFE_CONNECTIONS][VFIOEMU_MAX_DATA];
 
-/* What a child has to close: survives a fork. */
+/* Which fds are ours. A fork does not wipe it: a child has to close them. The
+ * last one is the service connection. */
 static struct {
-	_Atomic int number; /* fd + 1 */
+	atomic_int number; /* fd + 1 */
 	_Atomic uint64_t cookie;
-} inherited[VFE_CONNECTIONS + 1];
+} connected[VFE_CONNECTIONS + 1];
 
 uint64_t vfe_signals_block(void)
 {
@@ -54,23 +57,16 @@ void vfe_signals_restore(uint64_t mask)
 	vfe_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, sizeof(mask));
 }
 
-/* --- a lock; whoever takes it has blocked its signals --- */
-
-static void lock(void)
+void *vfe_wiped_memory(size_t size)
 {
-	int state = 0;
+	long memory =
+		vfe_sys6(SYS_mmap, 0, VFE_ARG(size), PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	if (atomic_compare_exchange_strong(&process->lock, &state, 1))
-		return;
-	while (atomic_exchange(&process->lock, 2))
-		vfe_sys4(SYS_futex, &process->lock, FUTEX_WAIT_PRIVATE, 2,
-			 NULL);
-}
-
-static void unlock(void)
-{
-	if (atomic_exchange(&process->lock, 0) == 2)
-		vfe_sys3(SYS_futex, &process->lock, FUTEX_WAKE_PRIVATE, 1);
+	if (memory < 0 && memory >= -4095)
+		return NULL;
+	vfe_sys3(SYS_madvise, memory, size, MADV_WIPEONFORK);
+	return (void *)memory;
 }
 
 /* --- which process this is --- */
@@ -78,66 +74,78 @@ static void unlock(void)
 void vfe_note_connection(unsigned int index,
 			 const struct vfe_connection *connection)
 {
-	atomic_store(&inherited[index].cookie, connection->cookie);
-	atomic_store(&inherited[index].number,
-		     connection->open ? connection->fd + 1 : 0);
+	atomic_store(&connected[index].cookie, connection->cookie);
+	atomic_store(&connected[index].number,
+		     connection->open ? atomic_load(&connection->fd) + 1 : 0);
 }
 
-/* The first look of a new process at its memory: what was its parent's? */
-static void start_over(void)
+/* Close what a parent was connected by. */
+static void disown(void)
+{
+	for (unsigned int i = 0; i <= VFE_CONNECTIONS; i++) {
+		int fd = atomic_exchange(&connected[i].number, 0) - 1;
+
+		if (fd < 0)
+			continue;
+		vfe_fd_internal(fd, false);
+		if (vfe_still_there(fd, atomic_load(&connected[i].cookie)))
+			vfe_sys1(SYS_close, fd);
+	}
+}
+
+/* A process looks at its memory for the first time. */
+static void begin(void)
 {
 	uint64_t mask = vfe_signals_block();
-	int me = (int)vfe_sys0(SYS_getpid);
 
-	lock();
+	vfe_lock_take(&process->lock);
 	if (!atomic_load(&process->pid)) {
-		for (unsigned int i = 0; i <= VFE_CONNECTIONS; i++) {
-			int fd = atomic_exchange(&inherited[i].number, 0) - 1;
-
-			if (fd < 0)
-				continue;
-			vfe_fd_internal(fd, false);
-			if (vfe_still_there(fd,
-					    atomic_load(&inherited[i].cookie)))
-				vfe_sys1(SYS_close, fd);
-		}
-		atomic_store(&process->pid, me);
-		vfe_debug(VFE_DEBUG_SHIM, "process %d", me);
+		disown();
+		atomic_store(&process->pid, (int)vfe_sys0(SYS_getpid));
+		vfe_debug(VFE_DEBUG_SHIM, "process %d",
+			  atomic_load(&process->pid));
 	}
-	unlock();
+	vfe_lock_release(&process->lock);
 	vfe_signals_restore(mask);
 }
 
 bool vfe_session_is_ours(void)
 {
 	if (VFE_RARE(!atomic_load(&process->pid)))
-		start_over();
+		begin();
 	return atomic_load(&process->pid) == (int)vfe_sys0(SYS_getpid);
 }
 
-/* Where MADV_WIPEONFORK did not do it. */
+/* In the child of fork(). */
 static void forked(void)
 {
-	if (atomic_load(&process->pid) &&
-	    atomic_load(&process->pid) != (int)vfe_sys0(SYS_getpid))
+	int pid = atomic_load(&process->pid);
+
+	if (pid && pid != (int)vfe_sys0(SYS_getpid)) /* nobody has wiped it */
 		memset(process, 0, sizeof(*process));
 	vfe_session_is_ours();
 }
 
 void vfe_session_init(void)
 {
-	long memory =
-		vfe_sys6(SYS_mmap, 0, sizeof(*process), PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	if (memory < 0 && memory >= -4095) {
+	process = vfe_wiped_memory(sizeof(*process));
+	if (!process || !vfe_share_init()) {
 		vfe_say("no memory: no device is emulated");
 		vfe.active = false;
 		return;
 	}
-	process = (struct process *)memory;
-	vfe_sys3(SYS_madvise, process, sizeof(*process), MADV_WIPEONFORK);
 	pthread_atfork(NULL, NULL, forked);
+}
+
+/* Have a session, if that is possible. */
+static void ensure_session(void)
+{
+	uint64_t mask = vfe_signals_block();
+	struct vfe_connection *connection = vfe_connection_get();
+
+	if (connection)
+		vfe_connection_put(connection, false);
+	vfe_signals_restore(mask);
 }
 
 bool vfe_session_is(const uint8_t id[16])
@@ -145,15 +153,19 @@ bool vfe_session_is(const uint8_t id[16])
 	const struct vfioemu_hello *hello = vfe_greeting();
 
 	if (!hello) {
-		uint64_t mask = vfe_signals_block();
-		struct vfe_connection *connection = vfe_connection_get();
-
-		if (connection)
-			vfe_connection_put(connection, false);
-		vfe_signals_restore(mask);
+		ensure_session();
 		hello = vfe_greeting();
 	}
 	return hello && !memcmp(hello->daemon_id, id, sizeof(hello->daemon_id));
+}
+
+struct vfe_session *vfe_session_here(void)
+{
+	if (!vfe_session_is_ours())
+		return NULL;
+	if (!atomic_load(&process->session.id))
+		ensure_session();
+	return atomic_load(&process->session.id) ? &process->session : NULL;
 }
 
 /* --- connections --- */
@@ -162,13 +174,11 @@ bool vfe_session_is(const uint8_t id[16])
 static struct vfe_connection *borrow(void)
 {
 	struct vfe_session session = { .id = 0 };
-	long memory = vfe_sys6(
-		SYS_mmap, 0, sizeof(struct vfe_connection) + VFIOEMU_MAX_DATA,
-		PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct vfe_connection *connection =
+		vfe_wiped_memory(sizeof(*connection) + VFIOEMU_MAX_DATA);
 
-	if (memory < 0 && memory >= -4095)
+	if (!connection)
 		return NULL;
-	struct vfe_connection *connection = (struct vfe_connection *)memory;
 	connection->data = (unsigned char *)(connection + 1);
 	if (!vfe_hello(connection, &session, 0))
 		return connection;
@@ -190,57 +200,64 @@ static unsigned int index_of(const struct vfe_connection *connection)
 			      (ptrdiff_t)sizeof(struct slot));
 }
 
+static bool take_slot(struct slot *slot)
+{
+	int idle = 0;
+
+	return atomic_compare_exchange_strong(&slot->busy, &idle, 1);
+}
+
+/* Wait until a connection has been put back since `freed` was read. */
+static void wait_for_slot(int freed)
+{
+	atomic_fetch_add(&process->waiting, 1);
+	vfe_sys4(SYS_futex, &process->freed, FUTEX_WAIT_PRIVATE, freed, NULL);
+	atomic_fetch_sub(&process->waiting, 1);
+}
+
 /* An idle connection, or a place for one. */
-static struct vfe_connection *take(void)
+static struct slot *take(void)
 {
 	for (;;) {
 		int freed = atomic_load(&process->freed);
 		int limit = atomic_load(&process->limit);
 
-		for (int i = 0; i < (limit ? limit : VFE_CONNECTIONS); i++) {
-			struct slot *slot = &process->slots[i];
-			int idle = 0;
-
-			if (atomic_compare_exchange_strong(&slot->busy, &idle,
-							   1))
-				return &slot->connection;
-		}
-		atomic_fetch_add(&process->waiting, 1);
-		vfe_sys4(SYS_futex, &process->freed, FUTEX_WAIT_PRIVATE, freed,
-			 NULL);
-		atomic_fetch_sub(&process->waiting, 1);
+		for (int i = 0; i < (limit ? limit : VFE_CONNECTIONS); i++)
+			if (take_slot(&process->slots[i]))
+				return &process->slots[i];
+		wait_for_slot(freed);
 	}
 }
 
-static void put(unsigned int index)
+static void put(struct slot *slot)
 {
-	atomic_store(&process->slots[index].busy, 0);
+	atomic_store(&slot->busy, 0);
 	atomic_fetch_add(&process->freed, 1);
 	if (atomic_load(&process->waiting))
-		vfe_sys3(SYS_futex, &process->freed, FUTEX_WAKE_PRIVATE, 1);
+		vfe_sys3(SYS_futex, &process->freed, FUTEX_WAKE_PRIVATE,
+			 INT_MAX);
 }
 
 /* Connect, and join or make the session. */
-static int join(struct vfe_connection *connection, unsigned int index)
+static int join(struct slot *slot, unsigned int index)
 {
 	int error;
 
-	connection->data = buffers[index];
-	lock();
-	error = vfe_hello(connection, &process->session, 0);
+	slot->connection.data = buffers[index];
+	vfe_lock_take(&process->lock);
+	error = vfe_hello(&slot->connection, &process->session, 0);
 	if (!error) {
-		vfe_note_connection(index, connection);
-		if (!atomic_load(&process->limit)) {
-			uint32_t most = vfe_greeting()->max_channels;
+		uint32_t most = vfe_greeting()->max_channels;
 
+		vfe_note_connection(index, &slot->connection);
+		if (!atomic_load(&process->limit))
 			atomic_store(&process->limit,
 				     most && most < VFE_CONNECTIONS
 					     ? (int)most
 					     : VFE_CONNECTIONS);
-		}
 		vfe_service_start(&process->session, VFE_CONNECTIONS);
 	}
-	unlock();
+	vfe_lock_release(&process->lock);
 	return error;
 }
 
@@ -249,7 +266,8 @@ struct vfe_connection *vfe_connection_get(void)
 	if (!vfe_session_is_ours())
 		return borrow();
 	for (;;) {
-		struct vfe_connection *connection = take();
+		struct slot *slot = take();
+		struct vfe_connection *connection = &slot->connection;
 		unsigned int index = index_of(connection);
 		int error;
 
@@ -257,13 +275,13 @@ struct vfe_connection *vfe_connection_get(void)
 		    vfe_still_there(connection->fd, connection->cookie))
 			return connection;
 		connection->open = false;
-		error = join(connection, index);
+		error = join(slot, index);
 		if (!error)
 			return connection;
 		/* No room for another one: wait for those that there are. */
 		if (error == -EMFILE && index)
 			atomic_store(&process->limit, (int)index);
-		put(index);
+		put(slot);
 		if (error != -EMFILE || !index)
 			return NULL;
 	}
@@ -282,5 +300,72 @@ void vfe_connection_put(struct vfe_connection *connection, bool lost)
 		vfe_hang_up(connection);
 		vfe_note_connection(index, connection);
 	}
-	put(index);
+	put(&process->slots[index]);
+}
+
+/* --- numbers --- */
+
+unsigned int vfe_next_connection(unsigned int first)
+{
+	unsigned int next = ~0u;
+
+	for (unsigned int i = 0; i <= VFE_CONNECTIONS; i++) {
+		int number = atomic_load(&connected[i].number);
+
+		if (number && (unsigned int)number - 1 >= first &&
+		    (unsigned int)number - 1 < next)
+			next = (unsigned int)number - 1;
+	}
+	return next;
+}
+
+/* Nobody makes a call on it now: give it another number. */
+static int renumber(struct slot *slot, unsigned int index, int fd)
+{
+	struct vfe_connection *connection = &slot->connection;
+
+	if (connection->open && connection->fd == fd) {
+		long other = vfe_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, fd + 1);
+
+		if (other < 0)
+			other = vfe_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 3);
+		if (other < 0)
+			return -EBUSY;
+		connection->fd = (int)other;
+		vfe_fd_internal((int)other, true);
+		vfe_note_connection(index, connection);
+	}
+	vfe_fd_internal(fd, false);
+	return 0;
+}
+
+int vfe_connection_move(int fd)
+{
+	unsigned int i = 0;
+	uint64_t mask;
+	int error;
+
+	/* After vfork() it is a copy that nobody needs. */
+	if (!vfe_session_is_ours())
+		return 0;
+	while (i <= VFE_CONNECTIONS &&
+	       atomic_load(&connected[i].number) != fd + 1)
+		i++;
+	if (i > VFE_CONNECTIONS)
+		return 0;
+	/* The service thread is receiving on it at any time. */
+	if (i == VFE_CONNECTIONS)
+		return -EBUSY;
+	mask = vfe_signals_block();
+	for (;;) {
+		int freed = atomic_load(&process->freed);
+
+		if (take_slot(&process->slots[i]))
+			break;
+		wait_for_slot(freed);
+	}
+	error = renumber(&process->slots[i], i, fd);
+	put(&process->slots[i]);
+	vfe_signals_restore(mask);
+	return error;
 }

@@ -16,6 +16,7 @@
 #ifndef VFE_SESSION_H
 #define VFE_SESSION_H
 
+#include "hello.h"
 #include "packet.h"
 #include "preload.h"
 
@@ -27,6 +28,11 @@ VFE_HIDDEN bool vfe_session_is(const uint8_t id[16]);
 /** Whether this process is the one whose memory this is (not after vfork()). */
 VFE_HIDDEN bool vfe_session_is_ours(void);
 
+/** The session, made if need be; NULL if there is none, or after vfork(). */
+VFE_HIDDEN struct vfe_session *vfe_session_here(void);
+/** Zeroes, and again in a child after a fork; NULL if there is no memory. */
+VFE_HIDDEN void *vfe_wiped_memory(size_t size);
+
 /**
  * A connection for one call of this thread, whose signals are blocked; NULL
  * when there is no daemon. Put it back, `lost` if it is of no use any more.
@@ -34,6 +40,14 @@ VFE_HIDDEN bool vfe_session_is_ours(void);
 VFE_HIDDEN struct vfe_connection *vfe_connection_get(void);
 VFE_HIDDEN void vfe_connection_put(struct vfe_connection *connection,
 				   bool lost);
+
+/**
+ * Move one of our connections off a number that the program wants: 0 or a
+ * negative errno.
+ */
+VFE_HIDDEN int vfe_connection_move(int fd);
+/** The lowest number from `first` on of a connection of ours; ~0: none. */
+VFE_HIDDEN unsigned int vfe_next_connection(unsigned int first);
 
 /** All signals of this thread, blocked for as long as it talks to the daemon:
  * a handler that made a call would find things half done. */

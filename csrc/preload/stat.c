@@ -9,10 +9,11 @@
 #include "preload.h"
 #include "sys.h"
 
-#define MISC_MAJOR  10	/* /dev/vfio/vfio is a misc device, ... */
-#define VFIO_MINOR  196 /* ... include/linux/miscdevice.h */
-#define GROUP_MAJOR 511 /* groups get the first free one of the dynamic ones \
-			 */
+#define MISC_MAJOR 10  /* /dev/vfio/vfio is a misc device, ... */
+#define VFIO_MINOR 196 /* ... include/linux/miscdevice.h */
+#define GROUP_MAJOR                                              \
+	511 /* groups get the first free one of the dynamic ones \
+	     */
 
 void vfe_node_stat(enum vfe_kind kind, unsigned int number, struct stat *status)
 {

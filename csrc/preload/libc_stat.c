@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file libc_stat.c
+ * Overridden libc functions: fstat and its older spellings. Those that take a
+ * path are in path*.c.
+ */
+#include "preload.h"
+#include "sys.h"
+
+/* struct stat64 is the same on 64-bit machines. */
+_Static_assert(sizeof(struct stat) == sizeof(struct stat64), "one struct stat");
+
+static int answer(const struct vfe_file *file, void *status)
+{
+	struct stat filled;
+
+	vfe_file_stat(file, &filled);
+	return (int)vfe_result(vfe_copy_out(status, &filled, sizeof(filled)));
+}
+
+#define FSTAT(name, type)                                         \
+	VFE_EXPORT int name(int fd, struct type *status)          \
+	{                                                         \
+		struct vfe_file file;                             \
+                                                                  \
+		if (vfe_emulated(fd, &file))                      \
+			return answer(&file, status);             \
+		if (VFE_RARE(!vfe.next.name))                     \
+			return (int)vfe_result(                   \
+				vfe_sys2(SYS_fstat, fd, status)); \
+		return vfe.next.name(fd, status);                 \
+	}
+
+FSTAT(fstat, stat)
+FSTAT(fstat64, stat64)
+
+#define FXSTAT(name, type)                                            \
+	VFE_EXPORT int name(int version, int fd, struct type *status) \
+	{                                                             \
+		struct vfe_file file;                                 \
+                                                                      \
+		if (vfe_emulated(fd, &file))                          \
+			return answer(&file, status);                 \
+		if (VFE_RARE(!vfe.next.name))                         \
+			return (int)vfe_result(                       \
+				vfe_sys2(SYS_fstat, fd, status));     \
+		return vfe.next.name(version, fd, status);            \
+	}
+
+FXSTAT(__fxstat, stat)
+FXSTAT(__fxstat64, stat64)

@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file libc_syscall.c
+ * Overridden libc functions: syscall(). It hands on to the functions that are
+ * overridden by name; nothing else in the library may call those.
+ *
+ * All other numbers jump to libc's own code with nothing changed, as clone()
+ * with a stack of its own would not come back through a function of ours.
+ */
+#include <errno.h>
+#include <stdarg.h>
+
+#include "fds.h"
+#include "preload.h"
+#include "session.h"
+#include "sys.h"
+
+#define VFE_NUMBERS 512
+
+/** The system calls that are looked at. */
+VFE_HIDDEN extern const unsigned char vfe_wanted[VFE_NUMBERS];
+const unsigned char vfe_wanted[VFE_NUMBERS] = {
+#ifdef SYS_open
+	[SYS_open] = 1,	    [SYS_creat] = 1,	   [SYS_dup2] = 1,
+#endif
+	[SYS_openat] = 1,   [SYS_openat2] = 1,	   [SYS_ioctl] = 1,
+	[SYS_read] = 1,	    [SYS_write] = 1,	   [SYS_pread64] = 1,
+	[SYS_pwrite64] = 1, [SYS_readv] = 1,	   [SYS_writev] = 1,
+	[SYS_preadv] = 1,   [SYS_pwritev] = 1,	   [SYS_preadv2] = 1,
+	[SYS_pwritev2] = 1, [SYS_mmap] = 1,	   [SYS_munmap] = 1,
+	[SYS_mremap] = 1,   [SYS_mprotect] = 1,	   [SYS_close] = 1,
+	[SYS_dup] = 1,	    [SYS_dup3] = 1,	   [SYS_fcntl] = 1,
+	[SYS_unshare] = 1,  [SYS_close_range] = 1, [SYS_recvmsg] = 1,
+	[SYS_recvmmsg] = 1, [SYS_fstat] = 1,	   [SYS_pidfd_getfd] = 1,
+};
+
+__typeof__(syscall) *vfe_real_syscall;
+
+#if defined(__x86_64__)
+__asm__(".text\n"
+	".globl syscall\n"
+	".type syscall, @function\n"
+	"syscall:\n"
+	"	.cfi_startproc\n"
+	"	endbr64\n"
+	"	cmpq $511, %rdi\n"
+	"	ja 1f\n"
+	"	leaq vfe_wanted(%rip), %rax\n"
+	"	cmpb $0, (%rax, %rdi)\n"
+	"	jne vfe_by_number\n"
+	"1:	movq vfe_real_syscall(%rip), %rax\n"
+	"	testq %rax, %rax\n"
+	"	je vfe_by_number\n"
+	"	jmp *%rax\n"
+	"	.cfi_endproc\n"
+	".size syscall, . - syscall\n");
+#elif defined(__aarch64__)
+__asm__(".text\n"
+	".globl syscall\n"
+	".type syscall, %function\n"
+	"syscall:\n"
+	"	.cfi_startproc\n"
+	"	bti c\n"
+	"	cmp x0, #511\n"
+	"	b.hi 1f\n"
+	"	adrp x16, vfe_wanted\n"
+	"	add x16, x16, :lo12:vfe_wanted\n"
+	"	ldrb w16, [x16, x0]\n"
+	"	cbnz w16, 2f\n"
+	"1:	adrp x16, vfe_real_syscall\n"
+	"	ldr x16, [x16, :lo12:vfe_real_syscall]\n"
+	"	cbz x16, 2f\n"
+	"	br x16\n"
+	"2:	b vfe_by_number\n"
+	"	.cfi_endproc\n"
+	".size syscall, . - syscall\n");
+#endif
+
+/* The node that openat2() means is opened; every other path is handed on. */
+static long open_how(int dirfd, const char *path, const void *how, size_t size)
+{
+	char out[VFE_PATH_MAX];
+	uint64_t flags;
+	enum vfe_path what = VFE_PATH_OTHER;
+
+	if (vfe_init() && vfe.active && path)
+		what = vfe_path_find(dirfd, path, out);
+	if (what == VFE_PATH_NODE && size >= sizeof(flags) &&
+	    !vfe_copy_in(&flags, how, sizeof(flags)))
+		return vfe_open(out, (int)flags);
+	if (what == VFE_PATH_TREE) {
+		dirfd = AT_FDCWD;
+		path = out;
+	}
+	return vfe_result(vfe_sys4(SYS_openat2, dirfd, path, how, size));
+}
+
+static long duplicated(long fd)
+{
+	if (fd >= 0 && vfe.active)
+		vfe_fd_appears((int)fd);
+	return vfe_result(fd);
+}
+
+/* Files and what is in them. */
+static bool file_call(long number, const long a[6], long *result)
+{
+	int fd = (int)a[0];
+	void *data = (void *)a[1];
+	size_t size = (size_t)a[2];
+
+	switch (number) {
+	case SYS_ioctl:
+		*result = ioctl(fd, (unsigned long)a[1], (void *)a[2]);
+		return true;
+	case SYS_read:
+		*result = read(fd, data, size);
+		return true;
+	case SYS_write:
+		*result = write(fd, data, size);
+		return true;
+	case SYS_pread64:
+		*result = pread64(fd, data, size, a[3]);
+		return true;
+	case SYS_pwrite64:
+		*result = pwrite64(fd, data, size, a[3]);
+		return true;
+	case SYS_readv:
+		*result = readv(fd, data, (int)a[2]);
+		return true;
+	case SYS_writev:
+		*result = writev(fd, data, (int)a[2]);
+		return true;
+	case SYS_preadv:
+		*result = preadv64(fd, data, (int)a[2], a[3]);
+		return true;
+	case SYS_pwritev:
+		*result = pwritev64(fd, data, (int)a[2], a[3]);
+		return true;
+	case SYS_preadv2:
+		*result = preadv64v2(fd, data, (int)a[2], a[3], (int)a[5]);
+		return true;
+	case SYS_pwritev2:
+		*result = pwritev64v2(fd, data, (int)a[2], a[3], (int)a[5]);
+		return true;
+	case SYS_fstat:
+		*result = fstat(fd, data);
+		return true;
+	case SYS_recvmsg:
+		*result = recvmsg(fd, data, (int)a[2]);
+		return true;
+	case SYS_recvmmsg:
+		*result = recvmmsg(fd, data, (unsigned int)a[2], (int)a[3],
+				   (struct timespec *)a[4]);
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* Fds, and how they come about. */
+static bool fd_call(long number, const long a[6], long *result)
+{
+	switch (number) {
+#ifdef SYS_open
+	case SYS_open:
+		*result = open64((const char *)a[0], (int)a[1], (mode_t)a[2]);
+		return true;
+	case SYS_creat:
+		*result = creat64((const char *)a[0], (mode_t)a[1]);
+		return true;
+	case SYS_dup2:
+		*result = dup2((int)a[0], (int)a[1]);
+		return true;
+#endif
+	case SYS_openat:
+		*result = openat64((int)a[0], (const char *)a[1], (int)a[2],
+				   (mode_t)a[3]);
+		return true;
+	case SYS_openat2:
+		*result = open_how((int)a[0], (const char *)a[1],
+				   (const void *)a[2], (size_t)a[3]);
+		return true;
+	case SYS_close:
+		*result = close((int)a[0]);
+		return true;
+	case SYS_dup:
+		*result = dup((int)a[0]);
+		return true;
+	case SYS_dup3:
+		*result = dup3((int)a[0], (int)a[1], (int)a[2]);
+		return true;
+	case SYS_fcntl:
+		*result = fcntl((int)a[0], (int)a[1], (void *)a[2]);
+		return true;
+	case SYS_close_range:
+		*result = close_range((unsigned int)a[0], (unsigned int)a[1],
+				      (int)a[2]);
+		return true;
+	case SYS_unshare:
+		*result = unshare((int)a[0]);
+		return true;
+	case SYS_pidfd_getfd:
+		*result =
+			duplicated(vfe_sys3(SYS_pidfd_getfd, a[0], a[1], a[2]));
+		return true;
+	default:
+		return false;
+	}
+}
+
+static bool memory_call(long number, const long a[6], long *result)
+{
+	void *address = (void *)a[0];
+
+	switch (number) {
+	case SYS_mmap:
+		*result = (long)mmap64(address, (size_t)a[1], (int)a[2],
+				       (int)a[3], (int)a[4], a[5]);
+		return true;
+	case SYS_munmap:
+		*result = munmap(address, (size_t)a[1]);
+		return true;
+	case SYS_mremap:
+		*result = (long)mremap(address, (size_t)a[1], (size_t)a[2],
+				       (int)a[3], (void *)a[4]);
+		return true;
+	case SYS_mprotect:
+		*result = mprotect(address, (size_t)a[1], (int)a[2]);
+		return true;
+	default:
+		return false;
+	}
+}
+
+/** Where syscall() comes to with a wanted number, or before libc's is found. */
+VFE_HIDDEN long vfe_by_number(long number, ...) __attribute__((used, noinline));
+long vfe_by_number(long number, ...)
+{
+	long a[6], result;
+	va_list args;
+
+	va_start(args, number);
+	for (int i = 0; i < 6; i++)
+		a[i] = va_arg(args, long);
+	va_end(args);
+	if (file_call(number, a, &result) || fd_call(number, a, &result) ||
+	    memory_call(number, a, &result))
+		return result;
+	return vfe_result(vfe_sys6(number, a[0], a[1], a[2], a[3], a[4], a[5]));
+}

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file maps.c
+ * /proc/self/maps and /proc/self/fd.
+ */
+#include "maps.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <string.h>
+
+#include "sys.h"
+
+/* struct procmap_query of Linux 6.11, which older headers lack. */
+struct query {
+	uint64_t size, query_flags, query_addr;
+	uint64_t vma_start, vma_end, vma_flags, vma_page_size, vma_offset;
+	uint64_t inode;
+	uint32_t dev_major, dev_minor;
+	uint32_t name_size, build_id_size;
+	uint64_t name, build_id;
+};
+#define QUERY		  _IOWR('f', 17, struct query)
+#define COVERING_OR_NEXT  0x10
+#define READ_WRITE_SHARED (0x1 | 0x2 | 0x8)
+
+int vfe_maps_open(void)
+{
+	return (int)vfe_sys4(SYS_openat, AT_FDCWD, "/proc/self/maps",
+			     O_RDONLY | O_CLOEXEC, 0);
+}
+
+/* --- before Linux 6.11: the text --- */
+
+struct text {
+	int file;
+	char buffer[512];
+	long size, at;
+};
+
+/* The next character; 0 at the end. */
+static char next(struct text *text)
+{
+	if (text->at == text->size) {
+		text->at = 0;
+		text->size = vfe_sys3(SYS_read, text->file, text->buffer,
+				      sizeof(text->buffer));
+		if (text->size <= 0) {
+			text->size = 0;
+			return 0;
+		}
+	}
+	return text->buffer[text->at++];
+}
+
+/* A number, and the character behind it. */
+static uint64_t number(struct text *text, unsigned int base, char *stop)
+{
+	uint64_t value = 0;
+
+	for (;;) {
+		char c = next(text);
+		unsigned int digit;
+
+		if (c >= '0' && c <= '9')
+			digit = (unsigned int)(c - '0');
+		else if (base == 16 && c >= 'a' && c <= 'f')
+			digit = (unsigned int)(c - 'a' + 10);
+		else {
+			*stop = c;
+			return value;
+		}
+		value = value * base + digit;
+	}
+}
+
+/* start-end rwxs offset major:minor inode name */
+static bool line(struct text *text, struct vfe_area *area)
+{
+	char rights[5], c;
+
+	area->start = number(text, 16, &c);
+	if (c != '-')
+		return false;
+	area->end = number(text, 16, &c);
+	for (unsigned int i = 0; i < sizeof(rights); i++)
+		rights[i] = next(text);
+	area->shared = rights[0] == 'r' && rights[1] == 'w' && rights[3] == 's';
+	area->offset = number(text, 16, &c);
+	area->major = (uint32_t)number(text, 16, &c);
+	area->minor = (uint32_t)number(text, 16, &c);
+	area->inode = number(text, 10, &c);
+	while (c && c != '\n')
+		c = next(text);
+	return true;
+}
+
+static bool find_in_text(int maps, uint64_t address, struct vfe_area *area)
+{
+	struct text text = { .file = maps };
+
+	vfe_sys3(SYS_lseek, maps, 0, SEEK_SET);
+	while (line(&text, area))
+		if (area->end > address)
+			return true;
+	return false;
+}
+
+bool vfe_maps_find(int maps, uint64_t address, struct vfe_area *area)
+{
+	struct query query = { .size = sizeof(query),
+			       .query_flags = COVERING_OR_NEXT,
+			       .query_addr = address };
+	long error = vfe_sys3(SYS_ioctl, maps, QUERY, &query);
+
+	if (error == -ENOENT)
+		return false;
+	if (error)
+		return find_in_text(maps, address, area);
+	*area = (struct vfe_area){
+		.start = query.vma_start,
+		.end = query.vma_end,
+		.offset = query.vma_offset,
+		.inode = query.inode,
+		.major = query.dev_major,
+		.minor = query.dev_minor,
+		.shared = (query.vma_flags & READ_WRITE_SHARED) ==
+			  READ_WRITE_SHARED,
+	};
+	return true;
+}
+
+/* --- fds --- */
+
+static bool is_fd_of(int fd, const struct vfe_area *area)
+{
+	struct statx file;
+	long flags;
+
+	/* Does not wait for a file system in user space. */
+	if (vfe_sys5(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC,
+		     STATX_TYPE | STATX_INO, &file))
+		return false;
+	if (file.stx_ino != area->inode || file.stx_dev_major != area->major ||
+	    file.stx_dev_minor != area->minor || !S_ISREG(file.stx_mode))
+		return false;
+	flags = vfe_sys3(SYS_fcntl, fd, F_GETFL, 0);
+	return flags >= 0 && (flags & O_ACCMODE) == O_RDWR && !(flags & O_PATH);
+}
+
+static int to_number(const char *name)
+{
+	int number = 0;
+
+	if (!*name)
+		return -1;
+	for (; *name; name++) {
+		if (*name < '0' || *name > '9' || number > 100000000)
+			return -1;
+		number = number * 10 + (*name - '0');
+	}
+	return number;
+}
+
+/* One buffer full of directory entries: the fd among them, or -1. */
+static int among(const char *entries, long size, const struct vfe_area *area)
+{
+	for (long at = 0; at < size;) {
+		struct dirent64 entry;
+		const char *name =
+			entries + at + offsetof(struct dirent64, d_name);
+		int fd = to_number(name);
+
+		memcpy(&entry, entries + at, offsetof(struct dirent64, d_name));
+		if (fd >= 0 && is_fd_of(fd, area))
+			return fd;
+		at += entry.d_reclen;
+	}
+	return -1;
+}
+
+int vfe_maps_fd(const struct vfe_area *area)
+{
+	char entries[2048];
+	long size;
+	int found = -1;
+	int folder = (int)vfe_sys4(SYS_openat, AT_FDCWD, "/proc/self/fd",
+				   O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
+
+	if (folder < 0)
+		return -1;
+	while (found < 0 && (size = vfe_sys3(SYS_getdents64, folder, entries,
+					     sizeof(entries))) > 0)
+		found = among(entries, size, area);
+	vfe_sys1(SYS_close, folder);
+	return found;
+}

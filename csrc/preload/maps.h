@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file maps.h
+ * What is mapped where in this process, and by which fd it can be reached.
+ */
+#ifndef VFE_MAPS_H
+#define VFE_MAPS_H
+
+#include "preload.h"
+
+/** A mapping. */
+struct vfe_area {
+	uint64_t start, end;
+	uint64_t offset; /* in the file */
+	uint64_t inode;	 /* 0: no file */
+	uint32_t major, minor;
+	bool shared; /* MAP_SHARED, readable and writable */
+};
+
+/** Open /proc/self/maps: an fd, or a negative errno. */
+VFE_HIDDEN int vfe_maps_open(void);
+/** The area that holds `address`, or the first one behind it. */
+VFE_HIDDEN bool vfe_maps_find(int maps, uint64_t address,
+			      struct vfe_area *area);
+/** An fd of ours for the file of an area, open for reading and writing; -1. */
+VFE_HIDDEN int vfe_maps_fd(const struct vfe_area *area);
+
+#endif

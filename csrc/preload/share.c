@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file share.c
+ * The windows of this process: what was shared with the daemon, and is still
+ * mapped as it was then.
+ */
+#include "share.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "call.h"
+#include "lock.h"
+#include "maps.h"
+#include "session.h"
+#include "sys.h"
+
+#define WINDOWS 1024
+#define AREAS	64 /* that one MAP_DMA is looked at for */
+
+struct window {
+	_Atomic uintptr_t start, end; /* both 0: free */
+};
+
+/** Wiped by a fork. */
+struct windows {
+	vfe_lock lock;
+	uint64_t session;  /* with which they are shared */
+	atomic_uint count; /* of those in use, free ones among them */
+	struct window list[WINDOWS];
+};
+
+static struct windows *windows;
+_Atomic uintptr_t vfe_shared_low = UINTPTR_MAX, vfe_shared_high;
+
+bool vfe_share_init(void)
+{
+	windows = vfe_wiped_memory(sizeof(*windows));
+	return windows;
+}
+
+static int64_t tell(uint16_t type, uintptr_t start, uintptr_t end,
+		    uint64_t offset, int fd)
+{
+	struct vfe_call call = {
+		.msg = { .type = type, .arg = { start, end - start, offset } },
+		.token = -1,
+		.out_fd = fd,
+		.in_fd = -1,
+	};
+
+	return vfe_call(&call);
+}
+
+/* The first window that overlaps [start, end). */
+static struct window *overlapping(uintptr_t start, uintptr_t end)
+{
+	unsigned int count = atomic_load(&windows->count);
+
+	for (unsigned int i = 0; i < count; i++) {
+		struct window *window = &windows->list[i];
+
+		if (atomic_load(&window->start) < end &&
+		    atomic_load(&window->end) > start)
+			return window;
+	}
+	return NULL;
+}
+
+static void withdraw(uintptr_t start, uintptr_t end)
+{
+	struct window *window;
+
+	while ((window = overlapping(start, end))) {
+		tell(VFIOEMU_MEM_UNSHARE, window->start, window->end, 0, -1);
+		vfe_debug(VFE_DEBUG_SHIM, "0x%lx is not shared any more",
+			  (unsigned long)window->start);
+		atomic_store(&window->end, 0);
+		atomic_store(&window->start, 0);
+	}
+}
+
+static struct window *place(void)
+{
+	unsigned int count = atomic_load(&windows->count);
+
+	for (unsigned int i = 0; i < count; i++)
+		if (!windows->list[i].end)
+			return &windows->list[i];
+	return count < WINDOWS ? &windows->list[count] : NULL;
+}
+
+static void widen(uintptr_t start, uintptr_t end)
+{
+	uintptr_t low = atomic_load(&vfe_shared_low);
+	uintptr_t high = atomic_load(&vfe_shared_high);
+
+	while (start < low &&
+	       !atomic_compare_exchange_weak(&vfe_shared_low, &low, start))
+		;
+	while (end > high &&
+	       !atomic_compare_exchange_weak(&vfe_shared_high, &high, end))
+		;
+}
+
+static void offer(const struct vfe_area *area)
+{
+	struct window *window;
+	int fd;
+
+	withdraw(area->start, area->end);
+	window = place();
+	fd = window ? vfe_maps_fd(area) : -1;
+	if (fd < 0)
+		return;
+	/* Whoever unmaps it from now on has to look. */
+	widen(area->start, area->end);
+	if (tell(VFIOEMU_MEM_SHARE, area->start, area->end, area->offset, fd))
+		return;
+	vfe_debug(VFE_DEBUG_SHIM, "0x%lx, 0x%lx bytes are shared",
+		  (unsigned long)area->start,
+		  (unsigned long)(area->end - area->start));
+	atomic_store(&window->start, area->start);
+	atomic_store(&window->end, area->end);
+	if (window == &windows->list[windows->count])
+		atomic_fetch_add(&windows->count, 1);
+}
+
+/* With a session that is not the one they are shared with, none is. */
+static void keep_up(const struct vfe_session *session)
+{
+	uint64_t id = atomic_load(&session->id);
+
+	if (windows->session == id)
+		return;
+	windows->session = id;
+	for (unsigned int i = 0; i < windows->count; i++) {
+		atomic_store(&windows->list[i].end, 0);
+		atomic_store(&windows->list[i].start, 0);
+	}
+}
+
+static void share(uint64_t address, uint64_t end)
+{
+	struct window *window = overlapping(address, end);
+	struct vfe_area area;
+	int maps;
+
+	if (window && window->start <= address && window->end >= end)
+		return; /* as before */
+	maps = vfe_maps_open();
+	if (maps < 0)
+		return;
+	for (unsigned int i = 0; i < AREAS && address < end; i++) {
+		if (!vfe_maps_find(maps, address, &area) || area.start >= end ||
+		    area.end <= address)
+			break;
+		if (area.shared && area.inode)
+			offer(&area);
+		address = area.end;
+	}
+	vfe_sys1(SYS_close, maps);
+}
+
+void vfe_share(uint64_t address, uint64_t size)
+{
+	struct vfe_session *session;
+	uint64_t end, mask;
+
+	if (!size || __builtin_add_overflow(address, size, &end))
+		return;
+	session = vfe_session_here();
+	if (!session)
+		return;
+	mask = vfe_signals_block();
+	vfe_lock_take(&windows->lock);
+	keep_up(session);
+	share(address, end);
+	vfe_lock_release(&windows->lock);
+	vfe_signals_restore(mask);
+}
+
+void vfe_unshare(uintptr_t address, size_t size)
+{
+	uintptr_t end;
+	uint64_t mask;
+
+	if (__builtin_add_overflow(address, size, &end) ||
+	    !overlapping(address, end) || !vfe_session_is_ours())
+		return;
+	int saved = errno;
+	mask = vfe_signals_block();
+	vfe_lock_take(&windows->lock);
+	withdraw(address, end);
+	vfe_lock_release(&windows->lock);
+	vfe_signals_restore(mask);
+	errno = saved;
+}
