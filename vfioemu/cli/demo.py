@@ -26,7 +26,12 @@ START_SECONDS = 30
     "--downtime", type=DURATION, default="100ms", show_default=True, help="How long it may stand still."
 )
 @click.option("--tcp", is_flag=True, help="Over TCP on loopback instead of a UNIX socket.")
-def command(bandwidth: int, downtime: float, tcp: bool) -> int:
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Have each daemon write what it was asked, and why it refused, to FILE.a and FILE.b.",
+)
+def command(bandwidth: int, downtime: float, tcp: bool, trace: Path | None) -> int:
     """Move a guest of 256 MiB between two daemons and verify every page and every device.
 
     Its CPUs and two DMA devices write all the time. One device logs its DMA itself, the pages of the other one are
@@ -35,7 +40,7 @@ def command(bandwidth: int, downtime: float, tcp: bool) -> int:
     with tempfile.TemporaryDirectory(prefix="vfioemu-demo-") as name, contextlib.ExitStack() as stack:
         base = Path(name)
         for side in ("a", "b"):
-            socket = stack.enter_context(_daemon(base / side))
+            socket = stack.enter_context(_daemon(base / side, trace and Path(f"{trace}.{side}")))
             print(f" daemon {side}: {socket}", flush=True)
         uri = "tcp:127.0.0.1:0" if tcp else f"unix:{base}/migration.sock"
         incoming, uri = stack.enter_context(_incoming(uri, base))
@@ -62,7 +67,7 @@ def _command(*arguments: str | Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def _daemon(directory: Path) -> Iterator[str]:
+def _daemon(directory: Path, trace: Path | None) -> Iterator[str]:
     """A daemon as a process of its own; its socket."""
     arguments: list[str | Path] = [
         "-q",
@@ -72,6 +77,7 @@ def _daemon(directory: Path) -> Iterator[str]:
         "--runtime-dir",
         directory,
         "--exit-with-parent",
+        *([f"--trace={trace}"] if trace else []),
     ]
     with _ready(arguments, None) as (_, socket):
         yield socket

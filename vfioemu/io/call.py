@@ -39,15 +39,16 @@ class Call(Runner):
         base, offer: the offered bytes and their address; None without an offer.
         writable: the offer may be changed.
         low, high: which part of the offer was changed.
+        given: what GiveFd has made in this call, by the number that the client has for it.
     """
 
     __slots__ = (
         "_connection",
-        "_given",
         "_held",
         "_server",
         "_session",
         "base",
+        "given",
         "high",
         "low",
         "offer",
@@ -61,7 +62,7 @@ class Call(Runner):
         self._session = session
         self._connection = connection
         self._held: list[tuple[int, Token]] | None = None
-        self._given: dict[int, Token] | None = None
+        self.given: dict[int, Token] | None = None
         self.seq = 0
         self.base = 0
         self.offer: bytearray | None = None
@@ -84,7 +85,7 @@ class Call(Runner):
         """The handler has run to its end: drop the references that it took with TakeFd."""
         self.result = None
         self.offer = None
-        self._given = None
+        self.given = None
         if self._held is not None:
             for fd, token in self._held:
                 os.close(fd)
@@ -253,13 +254,13 @@ class Call(Runner):
             tokens.discard(token)
             raise IoctlError(errno.EMFILE, f"the client has no fd left, it says {number}")
         session.prove(token)
-        if self._given is None:
-            self._given = {}
-        self._given[number] = token
+        if self.given is None:
+            self.given = {}
+        self.given[number] = token
         return number
 
     async def _revoke_fd(self, effect: RevokeFd) -> None:
-        token = self._given.pop(effect.number, None) if self._given else None
+        token = self.given.pop(effect.number, None) if self.given else None
         if token is None:
             raise AssertionError(f"fd {effect.number} was not given in this call")
         self._server.tokens.discard(token)

@@ -7,9 +7,11 @@ fit into its queue is lost, and counted.
 """
 
 import contextlib
+import errno
+import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -166,6 +168,7 @@ class Tracer:
         self._names: dict[int, str] = {}
         self._dropped: dict[int, int] = {}
         self._fds: dict[int, int] = {}
+        self._leaving: set[int] = set()
         self._limit = DEFAULT_LIMIT
         self.current: Record | None = None
 
@@ -187,6 +190,7 @@ class Tracer:
             self._names.clear()
             self._dropped.clear()
             self._fds.clear()
+            self._leaving.clear()
 
     def _put(self, event: e.AnyEvent) -> None:
         for sink in self._sinks:
@@ -201,8 +205,10 @@ class Tracer:
             self._fds[token.serial] = fd - 1
         return Record(self, session.pid, token.file, type, args)
 
-    def end(self, record: Record, result: int, why: str) -> None:
-        """It is answered."""
+    def end(self, record: Record, result: int, why: str, given: "Mapping[int, Token] | None" = None) -> None:
+        """It is answered, and the caller has got these fds."""
+        for number, token in (given or {}).items():
+            self._fds[token.serial] = number
         self._put(self._event(record, result, why))
         for event in record.later:
             self._put(event)
@@ -295,6 +301,8 @@ class Tracer:
                 mappings=max(mappings, 0),
             )
         )
+        if pid in self._leaving and not token.account.files:
+            self._left(pid)
 
     def connected(self, session: "Session") -> None:
         """A client is there; its name is asked for now, since it cannot be when it has gone."""
@@ -302,11 +310,17 @@ class Tracer:
             self._names[session.pid] = Path(f"/proc/{session.pid}/comm").read_text("utf-8", "replace").strip()
 
     async def disconnected(self, session: "Session") -> None:
-        """A client's last connection has ended: with what it had open and has not closed before, if it is dead."""
+        """A session has ended. Its process closes its files in the same moment if it is dead, and we wait for that."""
         self._server.tokens.reap()
         pid = session.pid
         if any(other.pid == pid for other in self._server.sessions.values()):
             return
+        self._leaving.add(pid)
+        if not session.account.files or not _alive(pid):
+            self._left(pid)
+
+    def _left(self, pid: int) -> None:
+        self._leaving.discard(pid)
         name = self._names.pop(pid, "")
         self._put(e.Disconnected(t=time.time(), pid=pid, comm=name, mappings=self._dropped.pop(pid, 0)))
 
@@ -338,3 +352,11 @@ def _region(file: File, offset: int) -> tuple[int, int] | None:
     if file.kind is not FdKind.DEVICE or offset >> 63:
         return None
     return offset >> OFFSET_SHIFT, offset & ((1 << OFFSET_SHIFT) - 1)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return error.errno == errno.EPERM
+    return True

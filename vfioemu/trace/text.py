@@ -67,7 +67,8 @@ class Printer:
     def _body(self, event: e.AnyEvent) -> str:
         match event:
             case e.Ioctl():
-                return f"ioctl({self._file(event)}, {self._ioctl(event)}){self._end(event)}"
+                new = f"{event.ret}<{names.comment(event.out['is'])}>" if _gives_fd(event) else ""
+                return f"ioctl({self._file(event)}, {self._ioctl(event)}){self._end(event, new)}"
             case e.Transfer():
                 data = self._data(event)
                 where = f", {self._place(event.offset, event.region)}" if event.offset is not None else ""
@@ -147,7 +148,7 @@ class Printer:
         if event.arg is None:
             return name
         text = f"{name}, {self._argument(row, event.arg)}"
-        if event.out is not None:
+        if event.out is not None and not _gives_fd(event):
             text += f" => {self._out(row, event.arg, event.out)}"
         return text
 
@@ -267,7 +268,8 @@ class Printer:
         if count > len(shown):
             shown.append(CUT)
         cut = ", the rest not recorded" if bits.get("cut") else ""
-        return f"[{dirty} dirty, {count} ranges{': ' if shown else ''}{', '.join(shown)}{cut}]"
+        where = f", {count} ranges: {', '.join(shown)}" if shown else ""
+        return f"[{dirty} dirty{where}{cut}]"
 
     def _plain(self, value: Any, depth: int = 0) -> str:
         """Anything."""
@@ -289,6 +291,11 @@ class Printer:
 
 def _label(event: e.Call) -> str:
     return f"<{names.comment(names.file_label(event.kind, event.file))}>" if event.kind else ""
+
+
+def _gives_fd(event: e.Ioctl) -> bool:
+    """Whether what the call returned is an fd, of which more is known."""
+    return isinstance(event.out, dict) and _is_fd(event.out) and event.out["fd"] == event.ret
 
 
 def _class_of(cls: type[Payload], name: str, known: Mapping[str, Any]) -> type[Payload] | None:
