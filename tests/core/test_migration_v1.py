@@ -129,7 +129,7 @@ class Client:
         self.map = None
         if mapped:
             file = self.bench.process.fds[self.bench.fd].what
-            fd = self.bench.run(
+            fd, _ = self.bench.run(
                 file.mmap(self.bench.process.caller, BASE + DATA_OFFSET, DATA_SIZE, 3, shared=True)
             )
             self.map = mmap.mmap(os.dup(fd), DATA_SIZE)

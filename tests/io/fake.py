@@ -12,7 +12,7 @@ from pathlib import Path
 import trio
 
 from vfioemu.core.errors import IoctlError
-from vfioemu.core.file import File
+from vfioemu.core.file import File, Mapped
 from vfioemu.io.limits import Access, Limits
 from vfioemu.io.server import Server
 from vfioemu.uapi.kinds import FdKind
@@ -31,6 +31,7 @@ class FakeFile(File):
         self.on_release = None
         self.revents = 5
         self.mapped = -1
+        self.mapped_from = 0
         for name, call in calls.items():
             setattr(self, name, call)
 
@@ -50,7 +51,7 @@ class FakeFile(File):
         yield from ()
         if self.mapped < 0:
             raise IoctlError(errno.ENODEV, "cannot be mapped")
-        return self.mapped
+        return Mapped(self.mapped, self.mapped_from)
 
     def poll(self):
         return self.revents

@@ -301,6 +301,12 @@ async def test_mmap_gives_an_fd_of_the_contents(served, session):
         assert memory.view[0] == 0x77
         mapped.close()
 
+        file.mapped_from = 4096
+        mapped = await handle.mmap(4096)
+        mapped[1] = 0x66
+        assert memory.view[4097] == 0x66
+        mapped.close()
+
 
 async def test_poll_follows_the_file(served, session):
     file, handle = await open_fake(served, session, FakeFile(FdKind.DATA))

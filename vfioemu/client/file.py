@@ -145,8 +145,8 @@ class File:
         reply = await self._call(m.PWRITE, address & m.U64, size & m.U64, offset & m.U64)
         return self._result(reply.result)
 
-    async def mmap_fd(self, size: int, prot: int, offset: int, *, shared: bool = True) -> int:
-        """mmap(2), all but the mapping: an fd (the caller's) that shows, from 0, what is to be mapped.
+    async def mmap_fd(self, size: int, prot: int, offset: int, *, shared: bool = True) -> tuple[int, int]:
+        """mmap(2), all but the mapping: an fd (the caller's), and where in it lies what is to be mapped.
 
         Raises:
             OSError: what the kernel's mmap would; ENODEV for files that have none.
@@ -155,15 +155,15 @@ class File:
         self._result(reply.result)
         if reply.fd < 0:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        return reply.fd
+        return reply.fd, reply.start
 
     async def mmap(
         self, size: int, prot: int = mmap.PROT_READ | mmap.PROT_WRITE, offset: int = 0
     ) -> mmap.mmap:
         """mmap(2), shared; EINVAL, ENODEV."""
-        fd = await self.mmap_fd(size, prot, offset)
+        fd, start = await self.mmap_fd(size, prot, offset)
         try:
-            return mmap.mmap(fd, size, mmap.MAP_SHARED, prot)
+            return mmap.mmap(fd, size, mmap.MAP_SHARED, prot, offset=start)
         finally:
             os.close(fd)
 

@@ -63,10 +63,17 @@ class LiveSystem:
     async def mmap(self, fd: int, size: int, protection: str, offset: int) -> tuple[Result, int]:
         """Map an fd, shared."""
         prot = realmemory.PROTECTIONS[protection]
-        shown = await self._call(fd, errno.ENODEV, lambda file: file.mmap_fd(size, prot, offset))
+        start = 0
+
+        async def ask(file: File) -> int:
+            nonlocal start
+            shown_fd, start = await file.mmap_fd(size, prot, offset)
+            return shown_fd
+
+        shown = await self._call(fd, errno.ENODEV, ask)
         if shown.err is not None:
             return shown, 0
-        address = realmemory.map_file(shown.ret, size, protection)
+        address = realmemory.map_file(shown.ret, size, protection, start)
         os.close(shown.ret)
         return Result(0), address
 

@@ -9,8 +9,9 @@ from vfioemu.core.caller import Caller
 from vfioemu.core.effects import Steps, locked, read_user, write_user
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.feature import feature
-from vfioemu.core.file import File
+from vfioemu.core.file import File, Mapped
 from vfioemu.core.model import finish
+from vfioemu.uapi import constants as c
 from vfioemu.uapi.kinds import FdKind
 from vfioemu.uapi.structs import DeviceInfo
 
@@ -36,7 +37,13 @@ class DeviceFile(File):
 
     def ioctl(self, caller: Caller, cmd: int, arg: int) -> Steps[int]:
         """Dispatch; ENOTTY for what neither vfio core nor the driver knows."""
-        return dispatch.ioctl(self, caller, cmd, arg)
+        steps = dispatch.ioctl(self, caller, cmd, arg)
+        return steps if self.device.model.awake else self._wake_first(steps)
+
+    def _wake_first(self, steps: Steps[int]) -> Steps[int]:
+        """vfio_device_pm_runtime_get()."""
+        yield from finish(self.device.model.wake_up())
+        return (yield from steps)
 
     def get_info(self, caller: Caller, arg: int) -> Steps[int]:
         """VFIO_DEVICE_GET_INFO: EFAULT, EINVAL. The driver says how much of the struct it writes."""
@@ -71,10 +78,25 @@ class DeviceFile(File):
         request = yield from irqs.read_request(self.device.model, arg)
         yield from locked(self.device.lock)
         try:
-            yield from finish(self.device.model.set_irqs(request))
+            result = yield from finish(self.device.model.set_irqs(request))
         finally:
             self.device.lock.release()
-        return 0
+        return result or 0
+
+    def get_pci_hot_reset_info(self, caller: Caller, arg: int) -> Steps[int]:
+        """VFIO_DEVICE_GET_PCI_HOT_RESET_INFO: ENOTTY, the model's."""
+        del caller
+        return self.device.model.ioctl(c.VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, arg)
+
+    def pci_hot_reset(self, caller: Caller, arg: int) -> Steps[int]:
+        """VFIO_DEVICE_PCI_HOT_RESET: ENOTTY, the model's."""
+        del caller
+        return self.device.model.ioctl(c.VFIO_DEVICE_PCI_HOT_RESET, arg)
+
+    def ioeventfd(self, caller: Caller, arg: int) -> Steps[int]:
+        """VFIO_DEVICE_IOEVENTFD: ENOTTY, the model's."""
+        del caller
+        return self.device.model.ioctl(c.VFIO_DEVICE_IOEVENTFD, arg)
 
     def reset(self, caller: Caller, arg: int) -> Steps[int]:
         """VFIO_DEVICE_RESET, which takes no argument: EINVAL."""
@@ -109,7 +131,7 @@ class DeviceFile(File):
         del caller
         return regions.write(self.device.regions, addr, size, offset)
 
-    def mmap(self, caller: Caller, offset: int, size: int, prot: int, shared: bool) -> Steps[int]:
+    def mmap(self, caller: Caller, offset: int, size: int, prot: int, shared: bool) -> Steps[Mapped]:
         """Map a region: EINVAL."""
         del caller
         return regions.mmap(self.device.regions, offset, size, prot, shared)

@@ -6,6 +6,7 @@ SCM_RIGHTS message in flight counts). The defaults are what the kernel answers w
 """
 
 import errno
+from typing import NamedTuple
 
 from vfioemu.core.caller import Caller
 from vfioemu.core.effects import Steps
@@ -15,6 +16,18 @@ from vfioemu.uapi.kinds import FdKind
 POLLIN = 0x1
 POLLPRI = 0x2
 POLLOUT = 0x4
+
+
+class Mapped(NamedTuple):
+    """What a caller of mmap() maps in the place of the emulated file.
+
+    Attributes:
+        fd: of this process; it stays its owner's.
+        start: where in it the wanted part begins, a multiple of the page size.
+    """
+
+    fd: int
+    start: int = 0
 
 
 class File:
@@ -53,8 +66,8 @@ class File:
         """pwrite(2); EINVAL without a write operation."""
         return (yield from self.write(caller, addr, size))
 
-    def mmap(self, caller: Caller, offset: int, size: int, prot: int, shared: bool) -> Steps[int]:
-        """mmap(2): an fd of our own whose contents the caller maps in its place; ENODEV without an mmap operation."""
+    def mmap(self, caller: Caller, offset: int, size: int, prot: int, shared: bool) -> Steps[Mapped]:
+        """mmap(2): what of our own the caller maps in its place; ENODEV without an mmap operation."""
         yield from ()
         raise IoctlError(errno.ENODEV, f"a {self.kind} fd cannot be mapped")
 

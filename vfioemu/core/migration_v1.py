@@ -29,8 +29,10 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
+from vfioemu.core import regions
 from vfioemu.core.effects import Steps, locked
 from vfioemu.core.errors import IoctlError
+from vfioemu.core.file import Mapped
 from vfioemu.core.migration import (
     ERROR,
     PRE_COPY,
@@ -160,6 +162,16 @@ class RegionsWithMigration:
         own = self._model.regions()
         return (*own, *[None] * (self.index - len(own)), _REGION)
 
+    def clip_access(self, index: int, offset: int, size: int, *, write: bool) -> int:
+        """The migration region like any other; the rest as the model."""
+        if index != self.index:
+            return self._model.clip_access(index, offset, size, write=write)
+        return regions.clip_access(self, index, offset, size, write=write)
+
+    def next_piece(self, index: int, offset: int, left: int) -> int:
+        """As the model."""
+        return self._model.next_piece(index, offset, left) if index != self.index else left
+
     def accept_write(self, index: int, offset: int, size: int) -> int:
         """EINVAL for what is neither a field that can be written nor in the data section."""
         if index != self.index:
@@ -195,7 +207,7 @@ class RegionsWithMigration:
             return self._load(value)
         return None  # reserved
 
-    def map_region(self, index: int, offset: int, size: int, prot: int) -> MaybeSteps[int] | None:
+    def map_region(self, index: int, offset: int, size: int, prot: int) -> MaybeSteps[int | Mapped] | None:
         """The data section, from its beginning."""
         if index != self.index:
             return self._model.map_region(index, offset, size, prot)

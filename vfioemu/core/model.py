@@ -14,17 +14,22 @@ When callbacks run: all of them between the device's first open and its last clo
 DMA in flight. Region accesses and `dma_unmap` may run at any yield of any other callback.
 """
 
+import errno
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias, TypeVar, cast
 
+from vfioemu.core import regions
 from vfioemu.core.effects import Buffer, Steps
+from vfioemu.core.errors import IoctlError
+from vfioemu.core.file import Mapped
 from vfioemu.core.irqs import Irq, IrqRequest, IrqTable, trigger_irqs
 from vfioemu.core.migration import ResumingStream, SavingStream
 from vfioemu.uapi import constants as c
 
 if TYPE_CHECKING:
     from vfioemu.core.dma_logging import DirtySink, LogRange
+    from vfioemu.core.profile import Profile
     from vfioemu.kernel.dma import DmaBatch
     from vfioemu.kernel.log import DirtyLog
 
@@ -135,6 +140,7 @@ class DeviceModel:
         has_dma_logging: the DMA logging features exist (ENOTTY otherwise).
         pieces_below: accesses to regions with an index below this are made as the kernel's mdev samples make them: in
             naturally aligned pieces of 4, 2 and 1 bytes, wherever they are; any failure is EFAULT.
+        awake: it has full power; while it has not, `wake_up` is called before every ioctl.
         OPTIONS: option names and what they mean, for people.
     """
 
@@ -150,6 +156,7 @@ class DeviceModel:
     keeps_migration_state: bool = False
     pieces_below: int = 0
     has_dma_logging: bool = False
+    awake: bool = True
 
     def __init__(self, options: Mapping[str, object]) -> None:
         if unknown := set(options) - set(self.OPTIONS):
@@ -218,6 +225,15 @@ class DeviceModel:
 
     # --- regions ---
 
+    def clip_access(self, index: int, offset: int, size: int, *, write: bool) -> int:
+        """How many bytes of a read or write the region has: 0 is an access that does nothing; IoctlError refuses it."""
+        return regions.clip_access(self, index, offset, size, write=write)
+
+    def next_piece(self, index: int, offset: int, left: int) -> int:
+        """How many bytes of a write are taken from the caller, and written, before the next are."""
+        del index, offset
+        return min(left, regions.PIECE)
+
     def accept_write(self, index: int, offset: int, size: int) -> int:
         """How many bytes of a write to copy from the caller, decided before any is; IoctlError refuses it.
 
@@ -234,16 +250,43 @@ class DeviceModel:
         """Write; what is written lies in the region."""
         raise NotImplementedError
 
-    def map_region(self, index: int, offset: int, size: int, prot: int) -> MaybeSteps[int] | None:
-        """mmap(MAP_SHARED): an fd of this process whose pages show the region; None, the default, is EINVAL."""
+    def map_region(self, index: int, offset: int, size: int, prot: int) -> MaybeSteps[int | Mapped] | None:
+        """mmap(MAP_SHARED): an fd of this process whose pages show what is at `offset` of the region.
+
+        A bare fd shows it from its beginning. None, the default, is EINVAL.
+        """
         del index, offset, size, prot
         return None
 
     # --- interrupts ---
 
-    def set_irqs(self, request: IrqRequest) -> MaybeSteps[None]:
-        """VFIO_DEVICE_SET_IRQS with a valid header; by default eventfds are set and triggered, nothing masked."""
+    def set_irqs(self, request: IrqRequest) -> MaybeSteps[int | None]:
+        """VFIO_DEVICE_SET_IRQS with a valid header: the ioctl's result, None for 0.
+
+        By default eventfds are set and triggered, nothing is masked.
+        """
         return trigger_irqs(self.host.irqs, request)
+
+    # --- what only some drivers have ---
+
+    def ioctl(self, cmd: int, arg: int) -> Steps[int]:
+        """An ioctl of <linux/vfio.h> that vfio core leaves to the driver: hot resets, IOEVENTFD. ENOTTY by default."""
+        del arg
+        yield from ()
+        raise IoctlError(errno.ENOTTY, f"the driver has no ioctl {cmd:#x}")
+
+    def has_feature(self, number: int, profile: "Profile") -> bool:
+        """Whether VFIO_DEVICE_FEATURE has a feature that is the driver's own: no migration, no DMA logging."""
+        del number, profile
+        return False
+
+    def feature(self, number: int, arg: int, size: int) -> MaybeSteps[int | None]:
+        """GET or SET such a feature: its payload is at `arg`, and so long; the ioctl's result, None for 0."""
+        raise NotImplementedError
+
+    def wake_up(self) -> MaybeSteps[None]:
+        """An ioctl comes while `awake` is False: runtime power management resumes the device."""
+        return None
 
     # --- memory ---
 

@@ -6,13 +6,14 @@ that an access lies inside the region is checked here, once.
 """
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from vfioemu.core import pieces
 from vfioemu.core.capchain import CapChain
 from vfioemu.core.effects import Steps, WriteUser, read_user, write_user
 from vfioemu.core.errors import IoctlError
+from vfioemu.core.file import Mapped
 from vfioemu.core.userrange import clip, refuse_bad_range
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.structs import RegionInfo
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 OFFSET_SHIFT: Final = 40
 _OFFSET_MASK: Final = (1 << OFFSET_SHIFT) - 1
-_PIECE: Final = 1 << 20
+PIECE: Final = 1 << 20
 """How much of one access a model is asked for at a time."""
 
 
@@ -40,6 +41,12 @@ class RegionSource(Protocol):
     def regions(self) -> "Sequence[Region | None]":
         """See DeviceModel."""
 
+    def clip_access(self, index: int, offset: int, size: int, *, write: bool) -> int:
+        """See DeviceModel."""
+
+    def next_piece(self, index: int, offset: int, left: int) -> int:
+        """See DeviceModel."""
+
     def accept_write(self, index: int, offset: int, size: int) -> int:
         """See DeviceModel."""
 
@@ -49,7 +56,7 @@ class RegionSource(Protocol):
     def write_region(self, index: int, offset: int, data: bytes) -> "MaybeSteps[None]":
         """See DeviceModel."""
 
-    def map_region(self, index: int, offset: int, size: int, prot: int) -> "MaybeSteps[int] | None":
+    def map_region(self, index: int, offset: int, size: int, prot: int) -> "MaybeSteps[int | Mapped] | None":
         """See DeviceModel."""
 
 
@@ -98,17 +105,19 @@ def read(model: "RegionSource", addr: int, size: int, position: int) -> Steps[in
     refuse_bad_range(addr, size)
     if position >> OFFSET_SHIFT < model.pieces_below:
         return (yield from pieces.read(model, addr, clip(size), position))
-    index, offset, left = _access(model, position, clip(size), c.VFIO_REGION_INFO_FLAG_READ)
+    index, offset = position >> OFFSET_SHIFT, position & _OFFSET_MASK
+    left = model.clip_access(index, offset, clip(size), write=False)
     done = 0
-    while True:
-        piece = min(left, _PIECE)
+    while left:
+        piece = min(left, PIECE)
         answer = model.read_region(index, offset + done, piece)
         data = answer if isinstance(answer, bytes) else (yield from answer)
         yield WriteUser(addr + done, data)  # not write_user(): small reads are a hot path
         done += len(data)
         left -= piece
-        if not left or len(data) < piece:
-            return done
+        if len(data) < piece:
+            break
+    return done
 
 
 def write(model: "RegionSource", addr: int, size: int, position: int) -> Steps[int]:
@@ -116,10 +125,11 @@ def write(model: "RegionSource", addr: int, size: int, position: int) -> Steps[i
     refuse_bad_range(addr, size)
     if position >> OFFSET_SHIFT < model.pieces_below:
         return (yield from pieces.write(model, addr, clip(size), position))
-    index, offset, left = _access(model, position, clip(size), c.VFIO_REGION_INFO_FLAG_WRITE)
+    index, offset = position >> OFFSET_SHIFT, position & _OFFSET_MASK
+    left = model.clip_access(index, offset, clip(size), write=True)
     done = 0
-    while True:
-        piece = min(left, _PIECE)
+    while left:
+        piece = model.next_piece(index, offset + done, left)
         wanted = model.accept_write(index, offset + done, piece)
         data = (yield from read_user(addr + done, wanted)) if wanted else b""
         answer = model.write_region(index, offset + done, data)
@@ -127,11 +137,10 @@ def write(model: "RegionSource", addr: int, size: int, position: int) -> Steps[i
             yield from answer
         done += piece
         left -= piece
-        if not left:
-            return done
+    return done
 
 
-def mmap(model: "RegionSource", position: int, size: int, prot: int, shared: bool) -> Steps[int]:
+def mmap(model: "RegionSource", position: int, size: int, prot: int, shared: bool) -> Steps[Mapped]:
     """mmap() of a device fd: EINVAL for what cannot be mapped.
 
     Kernel: vfio_pci_core_mmap(): MAP_SHARED only, and inside the region rounded up to pages.
@@ -145,7 +154,8 @@ def mmap(model: "RegionSource", position: int, size: int, prot: int, shared: boo
     answer = model.map_region(index, offset, size, prot)
     if answer is None:
         raise IoctlError(errno.EINVAL, f"region {index} cannot be mapped")
-    return answer if isinstance(answer, int) else (yield from answer)
+    mapped = (yield from answer) if isinstance(answer, Generator) else answer
+    return Mapped(mapped) if isinstance(mapped, int) else mapped
 
 
 def _region(model: "RegionSource", index: int) -> "Region":
@@ -156,10 +166,10 @@ def _region(model: "RegionSource", index: int) -> "Region":
     return region
 
 
-def _access(model: "RegionSource", position: int, size: int, flag: int) -> tuple[int, int, int]:
-    """(index, offset, size) of an access, cut at the region's end."""
-    index, offset = position >> OFFSET_SHIFT, position & _OFFSET_MASK
+def clip_access(model: "RegionSource", index: int, offset: int, size: int, *, write: bool) -> int:
+    """How much of an access the region has: EINVAL for a region that has not that operation, or an offset beyond it."""
     region = _region(model, index)
+    flag = c.VFIO_REGION_INFO_FLAG_WRITE if write else c.VFIO_REGION_INFO_FLAG_READ
     if offset >= region.size or not region.flags & flag:
         raise IoctlError(errno.EINVAL, f"offset {offset:#x} of region {index} with {region.size:#x} bytes")
-    return index, offset, min(size, region.size - offset)
+    return min(size, region.size - offset)

@@ -11,13 +11,24 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from vfioemu.core.effects import DmaRead, DmaWrite, ForeignFd, GiveFd, ReadUser, RevokeFd, TakeFd, WriteUser
+from vfioemu.core.effects import (
+    DmaRead,
+    DmaWrite,
+    ForeignFd,
+    GiveFd,
+    ReadUser,
+    RevokeFd,
+    TakeFd,
+    Watch,
+    WriteUser,
+)
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.file import File
 from vfioemu.io.connection import Connection, Gone
 from vfioemu.io.effects import Runner
 from vfioemu.io.eventfd import ClientEventFd
 from vfioemu.io.fds import is_eventfd, socket_cookie
+from vfioemu.io.watch import EventFdWatcher
 from vfioemu.kernel import procmem
 from vfioemu.wire import messages as m
 
@@ -259,6 +270,15 @@ class Call(Runner):
         self.given[number] = token
         return number
 
+    def _watch_now(self, effect: Watch) -> tuple[bool, Any]:
+        if not isinstance(effect.eventfd, ClientEventFd):
+            raise AssertionError("an eventfd of another driver")
+        server = self._server
+        watcher = EventFdWatcher(
+            server.tokens, effect.eventfd, lambda: server.run(effect.then, "a watched eventfd")
+        )
+        return False, watcher
+
     async def _revoke_fd(self, effect: RevokeFd) -> None:
         token = self.given.pop(effect.number, None) if self.given else None
         if token is None:
@@ -278,6 +298,7 @@ class Call(Runner):
         TakeFd: _later,
         GiveFd: _later,
         RevokeFd: _later,
+        Watch: _watch_now,
     }
     _LATER: ClassVar[dict[type[Any], Callable[[Any, Any], Any]]] = {
         **Runner._LATER,  # noqa: SLF001 - a subclass

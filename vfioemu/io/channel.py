@@ -13,6 +13,7 @@ import trio
 from vfioemu.core.caller import Caller
 from vfioemu.core.effects import Steps
 from vfioemu.core.errors import IoctlError
+from vfioemu.core.file import Mapped
 from vfioemu.io.call import Call
 from vfioemu.io.connection import Connection, Gone, PeerError, packet
 from vfioemu.io.counters import call_name, errno_name
@@ -96,6 +97,7 @@ class Channel:
         file = token.file
         caller = session.caller
         why = ""
+        shown_from = 0
         start = call.start
         tracer = server.tracer
         record = None
@@ -125,7 +127,10 @@ class Channel:
                     effect = start(file.pwrite if not a2 >> 63 else _negative, caller, a0, a1, a2)
             result: int = call.result if effect is None else await call.finish(effect)
             if kind == m.MMAP:
-                result = _duplicate(result)  # the device's own may be gone before a full connection takes it
+                mapped: Mapped = call.result
+                # The device's own may be gone before a full connection takes it.
+                result = _duplicate(mapped.fd)
+                shown_from = mapped.start
         except IoctlError as error:
             result = -error.errno
             why = error.why
@@ -133,14 +138,14 @@ class Channel:
         if why:
             server.refused(session, f"{call_name(kind, file.kind, a0)} on {token}", errno_name(-result), why)
         if tracer is not None and record is not None:
-            tracer.end(record, result, why, call.given)
+            tracer.end(record, result, why)
         if server.tokens.has_data:
             server.tokens.refresh()
         offer = call.offer
         if kind == m.MMAP and result >= 0:
             self._finish(token)
             try:
-                await self._reply(seq, 0, fd=result)
+                await self._reply(seq, 0, shown_from, fd=result)
             finally:
                 os.close(result)
             return
@@ -184,8 +189,9 @@ class Channel:
             self._server.refused(self._session, call_name(kind, None, 0), "EBADF", why)
         await self._reply(seq, -errno.EBADF, flags=0 if proved else m.F_UNPROVED)
 
-    async def _reply(self, seq: int, result: int, *, flags: int = 0, fd: int = -1) -> None:
-        header = m.HEADER.pack(_REPLY, flags | (m.F_FD if fd >= 0 else 0), seq, 0, result & m.U64, 0, 0, 0)
+    async def _reply(self, seq: int, result: int, start: int = 0, *, flags: int = 0, fd: int = -1) -> None:
+        flags |= m.F_FD if fd >= 0 else 0
+        header = m.HEADER.pack(_REPLY, flags, seq, 0, result & m.U64, start, 0, 0)
         await self._connection.send(header, None, fd)
 
     # --- calls without a file ---

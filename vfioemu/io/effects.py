@@ -24,6 +24,7 @@ from vfioemu.core.effects import (
     Signal,
     Steps,
     TakeFd,
+    Watch,
     WriteUser,
 )
 from vfioemu.core.errors import IoctlError
@@ -128,7 +129,9 @@ class Runner:
 
     # --- what happens at once: (wait for it?, result) ---
 
-    def _caller_now(self, effect: ReadUser | WriteUser | TakeFd | GiveFd | RevokeFd) -> tuple[bool, Any]:
+    def _caller_now(
+        self, effect: ReadUser | WriteUser | TakeFd | GiveFd | RevokeFd | Watch
+    ) -> tuple[bool, Any]:
         raise IoctlError(errno.EFAULT, f"{type(effect).__name__} without a caller")
 
     def _pin_now(self, effect: PinUser) -> tuple[bool, Any]:
@@ -230,6 +233,7 @@ class Runner:
         TakeFd: _caller_now,
         GiveFd: _caller_now,
         RevokeFd: _caller_now,
+        Watch: _caller_now,
         PinUser: _pin_now,
         Signal: _signal_now,
         DmaRead: _dma_read_now,
@@ -242,6 +246,7 @@ class Runner:
         TakeFd: _caller_later,
         GiveFd: _caller_later,
         RevokeFd: _caller_later,
+        Watch: _caller_later,
         PinUser: _dma_later,
         DmaRead: _dma_later,
         DmaWrite: _dma_later,

@@ -17,6 +17,7 @@ from typing import Final
 _SYSCALLS: Final = {"x86_64": (206, 208, 209), "aarch64": (0, 4, 2)}
 """io_setup, io_getevents, io_submit."""
 _EVENTS: Final = 64
+_EVENTFD_SIZE: Final = 8
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _ONE: Final = (1).to_bytes(8, sys.byteorder)
 
@@ -97,6 +98,20 @@ class ClientEventFd:
         """eventfd_signal(): add one, at most up to the largest value."""
         if self._fd >= 0:
             _signal(self._fd)
+
+    def fileno(self) -> int:
+        """Our fd of it."""
+        return self._fd
+
+    def take(self) -> bool:
+        """Take the count away without waiting (eventfd_ctx_do_read()); False if there was none.
+
+        The fd may be a blocking one, and somebody else may read it at any moment.
+        """
+        try:
+            return os.preadv(self._fd, [bytearray(8)], -1, os.RWF_NOWAIT) == _EVENTFD_SIZE
+        except OSError:
+            return False
 
     def close(self) -> None:
         """eventfd_ctx_put(). An eventfd's close() cannot wait."""

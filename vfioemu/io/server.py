@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
@@ -310,6 +311,25 @@ class Server:
             finally:
                 for session in sessions:
                     session.release_ends()
+
+        self._nursery.start_soon(wait)
+
+    def run(self, make: Callable[[], Steps[None]], what: str) -> None:
+        """Run something that nobody waits for: at once as far as it can, the rest when it can."""
+        runner = Runner(self.counters)
+        try:
+            effect = runner.start(make)
+        except IoctlError as error:
+            log.error("%s: %s", what, error)
+            return
+        if effect is None:
+            return
+
+        async def wait() -> None:
+            try:
+                await runner.finish(effect)
+            except IoctlError as error:
+                log.error("%s: %s", what, error)
 
         self._nursery.start_soon(wait)
 

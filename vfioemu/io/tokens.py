@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vfioemu.io.session import Account, Session
 
 _BATCH: Final = 64
+_ONCE: Final = select.EPOLLIN | select.EPOLLONESHOT
 _BYTE: Final = b"\0"
 
 
@@ -90,6 +91,7 @@ class TokenTable:
         self._by_fd: dict[int, Token] = {}
         self._by_cookie: dict[int, Token] = {}
         self._watched: dict[int, Callable[[], None]] = {}
+        self._watched_input: dict[int, Callable[[], None]] = {}
         self._data: set[Token] = set()
 
     def __len__(self) -> int:
@@ -143,13 +145,24 @@ class TokenTable:
         self._watched[fd] = hung_up
         self.epoll.register(fd, 0)
 
+    def watch_input(self, fd: int, readable: Callable[[], None]) -> None:
+        """Have `readable` called, at most once in a `reap`, whenever there is something to read from an fd."""
+        self._watched_input[fd] = readable
+        self.epoll.register(fd, _ONCE)
+
+    def unwatch_input(self, fd: int) -> None:
+        """End that, before the fd is closed."""
+        if self._watched_input.pop(fd, None) is not None:
+            self.epoll.unregister(fd)
+
     def unwatch(self, fd: int) -> None:
         """End a watch, before the fd is closed."""
         if self._watched.pop(fd, None) is not None:
             self.epoll.unregister(fd)
 
     def reap(self) -> None:
-        """Process every hang-up that is pending now."""
+        """Process every hang-up that is pending now, and what there is to read from watched fds."""
+        seen: list[int] = []
         while events := self.epoll.poll(0, _BATCH):
             for fd, _ in events:
                 token = self._by_fd.get(fd)
@@ -158,8 +171,14 @@ class TokenTable:
                 elif (hung_up := self._watched.get(fd)) is not None:
                     self.unwatch(fd)
                     hung_up()
+                elif (readable := self._watched_input.get(fd)) is not None:
+                    seen.append(fd)
+                    readable()
                 else:
                     self.epoll.unregister(fd)  # of nobody: it must not be told again and again
+        for fd in seen:
+            if fd in self._watched_input:
+                self.epoll.modify(fd, _ONCE)
 
     def _hang_up(self, token: Token) -> None:
         """The last copy of the client's end is closed."""

@@ -2,7 +2,7 @@
 """What the fds of an in-memory process refer to, and what its system calls return."""
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
@@ -33,16 +33,45 @@ class MemoryEventFd:
     def __init__(self) -> None:
         self.count = 0
         self.references = 0
+        self.watchers: list[MemoryWatcher] = []
 
     def signal(self) -> None:
         """eventfd_signal(): add one, at most up to the largest value."""
-        self.count = min(self.count + 1, EVENTFD_MAX)
+        self.add(min(1, EVENTFD_MAX - self.count))
+
+    def add(self, count: int) -> None:
+        """Add to the counter; whoever watches the eventfd takes it away again."""
+        self.count += count
+        for watcher in list(self.watchers):
+            watcher.look()
 
     def close(self) -> None:
         """eventfd_ctx_put()."""
         if self.references <= 0:
             raise AssertionError("an eventfd reference was dropped twice")
         self.references -= 1
+
+
+class MemoryWatcher:
+    """Calls `then` when the eventfd has been signalled; holds a reference to it."""
+
+    def __init__(self, eventfd: MemoryEventFd, then: Callable[[], object]) -> None:
+        self._eventfd = eventfd
+        self._then = then
+        eventfd.watchers.append(self)
+        self.look()
+
+    def look(self) -> None:
+        """Take the count, if there is one."""
+        if self._eventfd.count:
+            self._eventfd.count = 0
+            self._then()
+
+    def close(self) -> None:
+        """Stop."""
+        if self in self._eventfd.watchers:
+            self._eventfd.watchers.remove(self)
+            self._eventfd.close()
 
 
 class NullDevice:

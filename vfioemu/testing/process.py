@@ -25,13 +25,16 @@ from vfioemu.core.effects import (
     Signal,
     Steps,
     TakeFd,
+    Watch,
+    Watcher,
     WriteUser,
 )
 from vfioemu.core.errors import IoctlError
-from vfioemu.core.file import POLLIN, POLLOUT, POLLPRI, File
+from vfioemu.core.file import POLLIN, POLLOUT, POLLPRI, File, Mapped
 from vfioemu.testing.files import (
     EVENTFD_MAX,
     MemoryEventFd,
+    MemoryWatcher,
     NullDevice,
     OpenFile,
     Result,
@@ -49,7 +52,7 @@ MAX_FDS: Final = 1024
 """RLIMIT_NOFILE."""
 DEFAULT_MEMLOCK: Final = 8 << 20
 
-_NEVER_FAILS: Final = frozenset({RevokeFd, Signal})
+_NEVER_FAILS: Final = frozenset({RevokeFd, Signal, Watch})
 
 
 class Opener(Protocol):
@@ -174,6 +177,9 @@ class Process(AddressSpace):
 
     def write(self, fd: int, addr: int, size: int) -> Result:
         """Write from memory; EBADF."""
+        opened = self.fds.get(fd)
+        if opened is not None and isinstance(opened.what, MemoryEventFd):
+            return self._write_eventfd(opened.what, addr, size)
         return self._file_call(fd, lambda file: file.write(self.caller, addr, size), errno.EINVAL)
 
     def pread(self, fd: int, addr: int, size: int, offset: int) -> Result:
@@ -192,7 +198,9 @@ class Process(AddressSpace):
         """Map a file shared; the result of success is 0."""
         bits = {"rw": mmap.PROT_READ | mmap.PROT_WRITE, "r": mmap.PROT_READ, "none": 0}[prot]
         mapped = self._file_call(
-            fd, lambda file: file.mmap(self.caller, offset, size, bits, shared=True), errno.ENODEV
+            fd,
+            lambda file: _fd_of(file.mmap(self.caller, offset, size, bits, shared=True)),
+            errno.ENODEV,
         )
         return mapped if mapped.err else Result(0)
 
@@ -302,6 +310,21 @@ class Process(AddressSpace):
         written = self.memory.write(addr, count.to_bytes(8, "little"))
         return Result(8) if written == 8 else Result(-1, "EFAULT")
 
+    def _write_eventfd(self, eventfd: MemoryEventFd, addr: int, size: int) -> Result:
+        """Add to the counter; whatever watches it has run when the call returns."""
+        data = self.memory.read(addr, 8) if size >= 8 else b""
+        if len(data) < 8:
+            return Result(-1, "EINVAL" if size < 8 else "EFAULT")
+        count = int.from_bytes(data, "little")
+        if count > EVENTFD_MAX:
+            return Result(-1, "EINVAL")
+        if eventfd.count + count > EVENTFD_MAX:
+            return Result(-1, "EAGAIN")
+        eventfd.add(count)
+        if self.scheduler.choose is None:
+            self.scheduler.run_all()
+        return Result(8)
+
     # --- effects ---
 
     def _fail(self, effect: Effect, fault: int) -> object:
@@ -359,6 +382,11 @@ class Process(AddressSpace):
             raise TypeError("an eventfd of another driver")
         effect.eventfd.signal()
 
+    def _watch(self, effect: Watch) -> Watcher:
+        if not isinstance(effect.eventfd, MemoryEventFd):
+            raise TypeError("an eventfd of another driver")
+        return MemoryWatcher(effect.eventfd, lambda: self.scheduler.spawn(effect.then(), self, "eventfd"))
+
     def _dma_read(self, effect: DmaRead) -> bytes:
         owner = _process(effect.space)
         if not owner.alive:
@@ -381,9 +409,15 @@ class Process(AddressSpace):
         GiveFd: _give_fd,
         RevokeFd: _revoke_fd,
         Signal: _signal,
+        Watch: _watch,
         DmaRead: _dma_read,
         DmaWrite: _dma_write,
     }
+
+
+def _fd_of(steps: Steps[Mapped]) -> Steps[int]:
+    mapped = yield from steps
+    return mapped.fd
 
 
 def _process(space: AddressSpace) -> Process:

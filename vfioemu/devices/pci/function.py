@@ -12,6 +12,7 @@ from typing import ClassVar, Final
 
 from vfioemu.core.effects import Buffer, Steps
 from vfioemu.core.errors import IoctlError
+from vfioemu.core.file import Mapped
 from vfioemu.core.irqs import Irq, IrqRequest, IrqTable
 from vfioemu.core.model import ABSENT, READ_WRITE, DeviceModel, MaybeSteps, Region, finish
 from vfioemu.devices.pci import names, state
@@ -88,12 +89,10 @@ class PciFunction(DeviceModel):
         del bar, offset, data
         return None
 
-    def map_bar(
-        self, bar: int, offset: int, size: int, prot: int
-    ) -> MaybeSteps[tuple[int, int] | int] | None:
+    def map_bar(self, bar: int, offset: int, size: int, prot: int) -> MaybeSteps[int | Mapped] | None:
         """Map a BAR: an fd of ours and where the part lies in it (0 for a bare fd); None refuses it with EINVAL."""
         del size, prot
-        return self.bar_memory(bar).fd, offset
+        return Mapped(self.bar_memory(bar).fd, offset)
 
     def bar_image(self, bar: int) -> bytes:
         """What a mapping of the BAR shows in the beginning; zeros behind it."""
@@ -369,9 +368,7 @@ class PciFunction(DeviceModel):
             return None
         return self.config.write(offset, data) if index == _CONFIG else self._bars.write(index, offset, data)
 
-    def map_region(
-        self, index: int, offset: int, size: int, prot: int
-    ) -> MaybeSteps[tuple[int, int] | int] | None:
+    def map_region(self, index: int, offset: int, size: int, prot: int) -> MaybeSteps[int | Mapped] | None:
         """vfio_pci_core_mmap(): memory BARs of a page at least."""
         bar = self.function.bars.get(index)
         if bar is None or not bar.maps(offset, size):

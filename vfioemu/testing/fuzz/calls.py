@@ -162,7 +162,7 @@ def _transfer(step: Step, registers: Registers, area: int) -> Call | None:
         Transfer.WRITE: lambda file, caller: file.write(caller, address, size),
         Transfer.PREAD: lambda file, caller: file.pread(caller, address, size, offset),
         Transfer.PWRITE: lambda file, caller: file.pwrite(caller, address, size, offset),
-        Transfer.MMAP: lambda file, caller: file.mmap(caller, offset, size or PAGE, READ_WRITE, shared=True),
+        Transfer.MMAP: lambda file, caller: _map(file, caller, offset, size or PAGE),
         Transfer.POLL: lambda file, caller: _poll(file),
     }
     kind = kind_of(registers.client.process, number)
@@ -175,6 +175,10 @@ def _transfer(step: Step, registers: Registers, area: int) -> Call | None:
         size=size if what in (Transfer.WRITE, Transfer.PWRITE) else 0,
         offset=offset if what is Transfer.PWRITE else 0,
     )
+
+
+def _map(file: File, caller: Caller, offset: int, size: int) -> Steps[int]:
+    return (yield from file.mmap(caller, offset, size, READ_WRITE, shared=True)).fd
 
 
 def _poll(file: File) -> Steps[int]:
