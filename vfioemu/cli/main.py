@@ -14,6 +14,7 @@ from vfioemu.cli.errors import INTERNAL, USAGE, report
 COMMANDS: Final = {
     "conformance": "Hold our answers against a real kernel's.",
     "devices": "List the device models, or the options of one.",
+    "decode": "Bytes of an ioctl's argument as text, and the other way.",
     "demo": "Two daemons, and a guest that moves between them.",
     "fuzz": "Feed arbitrary bytes to every ioctl.",
     "incoming": "Receive a migrating guest.",

@@ -62,7 +62,7 @@ def command(
     limit: int,
     as_json: bool,
 ) -> None:
-    """Show what the clients of a running daemon do, until Ctrl-C or the daemon's end."""
+    """Show what the clients of a running daemon do, until Ctrl-C or its end."""
     if failed and successful:
         raise click.UsageError("-Z and -z together select nothing")
     if failed or successful:

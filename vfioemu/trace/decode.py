@@ -292,6 +292,23 @@ def follower(cls: type[Payload], values: Mapping[str, int]) -> Follow | None:
     return next((follow for follow in follows if not follow.flag or flags & follow.flag), None)
 
 
+def extent(cls: type[Payload], raw: bytes) -> int:
+    """How many bytes a struct takes, with what its own fields say that follows it; 0 if these bytes are too few for it."""
+    if len(raw) < cls.SIZE:
+        return 0
+    values = {
+        member.name: int.from_bytes(raw[member.offset : member.offset + member.size], "little")
+        for member in cls.MEMBERS
+        if member.nested is None
+    }
+    follow = follower(cls, values)
+    if follow is None:
+        return cls.SIZE
+    item = follow.item
+    size: int = item.SIZE if isinstance(item, type) and issubclass(item, Payload) else _size(item)
+    return cls.SIZE + size * (values.get(follow.count, 0) if follow.count else 1)
+
+
 def _number(member: Member, raw: bytes) -> int:
     return int.from_bytes(raw, "little", signed=member.signed)
 

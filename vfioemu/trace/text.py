@@ -56,6 +56,10 @@ class Printer:
         """One event, without the line's end."""
         return f"{self._head(event)}{self._body(event)}"
 
+    def payload(self, row: Row, tree: Any) -> str:
+        """The argument of an ioctl alone."""
+        return self._argument(row, tree)
+
     def _head(self, event: e.AnyEvent) -> str:
         head = f"{event.t:.6f} " if self._look.clock else ""
         if not isinstance(event, e.CALLS) or not self._look.pids:
@@ -211,7 +215,8 @@ class Printer:
         named = next((hint for hint in member.hints if isinstance(hint, type)), None)
         if named is None and row is not None and member.name == "flags":
             named = row.flags
-        return self._number(named, member.hints, value)
+        hints = (*member.hints, Hint.HEX) if member.name == "flags" else member.hints
+        return self._number(named, hints, value)
 
     def _number(self, named: type | None, hints: tuple[object, ...], value: int) -> str:
         if named is not None and issubclass(named, IntFlag) and value >= 0:
