@@ -10,6 +10,8 @@ from typing import Final, Self
 
 import trio
 
+from tests.interop.qmp import open_socket
+
 _PROMPT: Final = b"guest# "
 _PIECE: Final = 4096
 
@@ -30,7 +32,7 @@ class Console:
     @contextlib.asynccontextmanager
     async def connect(cls, path: Path) -> AsyncIterator[Self]:
         """Connect to the console's socket."""
-        async with await trio.open_unix_socket(path) as stream:
+        async with await open_socket(path) as stream:
             yield cls(stream)
 
     async def booted(self, seconds: float) -> None:

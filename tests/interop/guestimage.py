@@ -20,7 +20,7 @@ from tests.interop.programs import cache, guest_files
 from vfioemu.uapi import dma_engine as engine
 
 SOURCES: Final = Path(__file__).parent / "guest"
-PROGRAMS: Final = ("loopback",)
+PROGRAMS: Final = ("loopback", "dma", "ring", "msix")
 MODULES: Final = ("irqbypass", "vfio", "vfio_iommu_type1", "vfio-pci-core", "vfio-pci")
 """In the order of insmod."""
 _COMPILE: Final = ("cc", "-std=c11", "-O2", "-static", "-Wall", "-Wextra", "-Werror")
@@ -69,7 +69,7 @@ def _engine_header() -> str:
         f"#define ENGINE_ID_VALUE {engine.ENGINE_ID:#x}ull",
         f"#define ENGINE_CONTROL_RUN {engine.CONTROL_RUN}",
         f"#define ENGINE_BAR_SIZE {engine.BAR_SIZE:#x}ul",
-        f"#define ENGINE_RING_TABLE {engine.RING_TABLE:#x}ul",
+        f"#define ENGINE_RING_TABLE {engine.RING_OFFSET:#x}ul",
         f"#define ENGINE_STAMP_MAGIC {magic:#x}ull",
     ]
     return "\n".join(lines) + "\n"

@@ -11,6 +11,7 @@ from typing import Any, Final, Self
 import trio
 
 _PIECE: Final = 1 << 16
+_LISTENS: Final = 30.0
 
 
 class QmpError(Exception):
@@ -33,7 +34,7 @@ class Qmp:
     @contextlib.asynccontextmanager
     async def connect(cls, path: Path) -> AsyncIterator[Self]:
         """Connect to a monitor that is there already."""
-        async with await trio.open_unix_socket(path) as stream:
+        async with await open_socket(path) as stream:
             qmp = cls(stream)
             await qmp._message()
             await qmp("qmp_capabilities")
@@ -81,6 +82,16 @@ class Qmp:
         line, _, self._buffer = self._buffer.partition(b"\n")
         message: dict[str, Any] = json.loads(line)
         return message
+
+
+async def open_socket(path: Path) -> trio.SocketStream:
+    """Connect to a socket that has its name and may be about to listen."""
+    with trio.fail_after(_LISTENS):
+        while True:
+            try:
+                return await trio.open_unix_socket(path)
+            except ConnectionRefusedError:
+                await trio.sleep(0.02)
 
 
 async def until(
