@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: MIT
 """A dma-engine moves: it goes on where it stopped, and takes nothing but a whole state of its own kind."""
 
+import struct
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfioemu.devices.dma_engine.migrate import FINAL_SIZE, LIMIT, REGISTERS_SIZE
+from vfioemu.core.profile import LINUX_7_2
+from vfioemu.devices.dma_engine.migrate import LIMIT, REGISTERS_SIZE, stop_size
 from vfioemu.uapi import constants as c
 
 PAGE = 4096
 ERROR, STOP, RUNNING, STOP_COPY, RESUMING = 0, 1, 2, 3, 4
 RUNNING_P2P, PRE_COPY, PRE_COPY_P2P = 5, 6, 7
+INFO_V2 = c.VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2
 NUMBERS = ["device_id", "seq", "writes", "bytes", "failed", "irqs", "last_iova", "control", "seed", "batch"]
 
 
@@ -96,8 +100,10 @@ def test_pre_copy_tells_registers_again_when_they_change(make):
     assert (len(data), error) == (REGISTERS_SIZE, "ENOMSG")
     driver.state(STOP_COPY)
     data, error = driver.read_all(data_fd)
-    assert (len(data), error) == (FINAL_SIZE, None)
-    assert driver.feature(c.VFIO_DEVICE_FEATURE_GET | 9, bytes(8))[1] == FINAL_SIZE.to_bytes(8, "little")
+    pci = driver.device.model.pci_state_size
+    assert (len(data), error) == (stop_size(pci, []), None)  # the ring table is all zeros
+    most = stop_size(pci, [PAGE])
+    assert driver.feature(c.VFIO_DEVICE_FEATURE_GET | 9, bytes(8))[1] == most.to_bytes(8, "little")
 
 
 def precopy_info(driver, data_fd):
@@ -105,6 +111,24 @@ def precopy_info(driver, data_fd):
     assert driver.process.ioctl(data_fd, c.VFIO_MIG_GET_PRECOPY_INFO, driver.arg).err is None
     answer = driver.process.memory.read(driver.arg, 24)
     return int.from_bytes(answer[8:16], "little"), int.from_bytes(answer[16:24], "little")
+
+
+def test_flags_of_precopy_info_come_back_until_somebody_promises_to_take_them_for_an_output(make):
+    driver = make()
+    driver.iommu.profile = LINUX_7_2
+    data_fd = driver.state(PRE_COPY)
+
+    assert precopy_flags(driver, data_fd) == 0xFF
+    assert driver.feature(c.VFIO_DEVICE_FEATURE_SET | INFO_V2) == (0, b"")
+    assert precopy_flags(driver, data_fd) == 0
+    assert driver.process.ioctl(driver.fd, c.VFIO_DEVICE_RESET, 0).ret == 0
+    assert precopy_flags(driver, driver.state(PRE_COPY)) == 0
+
+
+def precopy_flags(driver, data_fd):
+    driver.process.memory.write(driver.arg, struct.pack("<IIQQ", 24, 0xFF, 0, 0))
+    assert driver.process.ioctl(data_fd, c.VFIO_MIG_GET_PRECOPY_INFO, driver.arg).err is None
+    return struct.unpack("<I", driver.process.memory.read(driver.arg + 4, 4))[0]
 
 
 @given(st.data())

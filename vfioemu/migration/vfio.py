@@ -171,7 +171,7 @@ class VfioDevice:
         """The registers that have to be the same on both sides."""
         registers = {}
         if self._engine:
-            bar = await whole(self._file.pread(dma.BAR_SIZE, self._bar))
+            bar = await whole(self._file.pread(dma.REGISTERS_SIZE, self._bar))
             registers = {
                 register.name: hex(int.from_bytes(bar[register : register + 8], "little"))
                 for register in _LEDGER

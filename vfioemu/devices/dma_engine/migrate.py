@@ -1,79 +1,135 @@
 # SPDX-License-Identifier: MIT
-"""How a dma-engine's state travels: records of registers and counters, each with its length and a checksum.
+"""How a dma-engine's state travels: records, each with its length and a checksum.
 
 ======  ====  ====================================================================
 offset  size  field
 ======  ====  ====================================================================
 0       4     magic, ``VFED``
-4       2     version, 1
-6       2     kind: 1 registers (pre-copy), 2 registers and counters (the last one)
+4       2     version, 2
+6       2     kind, see below
 8       2     type of the device, which must be that of the destination
 10      2     reserved, 0
 12      4     length of what follows, without the checksum
-16      n     64-bit numbers
+16      n     contents
 16+n    4     CRC-32 of all before it
 ======  ====  ====================================================================
 
-While the device runs, a record of its registers is offered, and another whenever they have changed since. The record
-that counts is the last one; pre-copy only warms up the other side, and finds out early what the other side refuses.
+====  ================================================================================================================
+kind  contents
+====  ================================================================================================================
+1     64-bit numbers: the registers, while the device runs; again whenever they have changed since
+2     the registers, then counters and generator; the last record
+3     config space, as the PCI layer has it; once
+4     memory of a BAR: 32 bits which BAR, 32 bits 0, 64 bits where in it, then bytes; what is in no record is zeros
+====  ================================================================================================================
+
+The record of registers that counts is the last one; pre-copy only warms up the other side, and finds out early what the
+other side refuses.
 """
 
 import errno
 import struct
 import zlib
-from typing import Final, NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
 
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.migration import ResumingStream, SavingStream
 from vfioemu.devices.dma_engine.registers import STATE, Registers
-from vfioemu.devices.dma_engine.writer import COUNTERS, Writer
+from vfioemu.devices.dma_engine.writer import COUNTERS
 
 LIMIT: Final = 1 << 20
-"""How much a resuming device takes: more is ENOMEM."""
+"""How much a resuming device takes besides the memory of its BARs: more is ENOMEM."""
+NUMBERS: Final = COUNTERS + 1
+"""What the last record has behind the registers: the writer's numbers, and IRQ_STATUS."""
+MEMORY_CHUNK: Final = 16 << 10
 _HEADER: Final = struct.Struct("<4sHHHHI")
+_MEMORY: Final = struct.Struct("<IIQ")
 _CRC: Final = struct.Struct("<I")
 _MAGIC: Final = b"VFED"
-_VERSION: Final = 1
+_VERSION: Final = 2
 _REGISTERS: Final = 1
 _FINAL: Final = 2
-_NUMBERS: Final = {_REGISTERS: len(STATE), _FINAL: len(STATE) + COUNTERS}
+_PCI: Final = 3
+_BAR: Final = 4
+_LENGTHS: Final = {_REGISTERS: 8 * len(STATE), _FINAL: 8 * (len(STATE) + NUMBERS)}
+OVERHEAD: Final = _HEADER.size + _CRC.size
+REGISTERS_SIZE: Final = OVERHEAD + _LENGTHS[_REGISTERS]
+FINAL_SIZE: Final = OVERHEAD + _LENGTHS[_FINAL]
 
 
-class State(NamedTuple):
-    """What a stream brings."""
+def stop_size(pci: int, memory: Sequence[int]) -> int:
+    """How long a stream is that begins when the device has stopped, at most: with no memory of zeros."""
+    chunks = sum(size + -(-size // MEMORY_CHUNK) * (OVERHEAD + _MEMORY.size) for size in memory)
+    return OVERHEAD + pci + chunks + FINAL_SIZE
 
-    registers: tuple[int, ...]
-    counters: tuple[int, ...]
+
+@dataclass(slots=True)
+class State:
+    """A device that stands still.
+
+    Attributes:
+        registers: as Registers.dump() gives them.
+        numbers: the writer's, and IRQ_STATUS.
+        pci: of the PCI layer.
+        memory: (BAR, where in it, bytes).
+    """
+
+    registers: tuple[int, ...] = ()
+    numbers: tuple[int, ...] = ()
+    pci: bytes = b""
+    memory: list[tuple[int, int, bytes]] = field(default_factory=list)
+
+    def build(self, device_type: int) -> bytes:
+        """What follows pre-copy."""
+        numbers = self.registers + self.numbers
+        parts = [_record(_PCI, device_type, self.pci)]
+        for bar, offset, data in self.memory:
+            for at in range(0, len(data), MEMORY_CHUNK):
+                chunk = data[at : at + MEMORY_CHUNK]
+                if any(chunk):
+                    parts.append(_record(_BAR, device_type, _MEMORY.pack(bar, 0, offset + at) + chunk))
+        parts.append(_record(_FINAL, device_type, struct.pack(f"<{len(numbers)}Q", *numbers)))
+        return b"".join(parts)
 
 
-def record(kind: int, device_type: int, numbers: tuple[int, ...]) -> bytes:
-    """One record."""
-    body = struct.pack(f"<{len(numbers)}Q", *numbers)
+def _record(kind: int, device_type: int, body: bytes) -> bytes:
     data = _HEADER.pack(_MAGIC, _VERSION, kind, device_type, 0, len(body)) + body
     return data + _CRC.pack(zlib.crc32(data))
 
 
-REGISTERS_SIZE: Final = len(record(_REGISTERS, 0, (0,) * _NUMBERS[_REGISTERS]))
-FINAL_SIZE: Final = len(record(_FINAL, 0, (0,) * _NUMBERS[_FINAL]))
-
-
 def parse(data: bytes, device_type: int) -> State:
-    """Read a whole stream: records of registers, then exactly one final one.
+    """Read a whole stream: any number of records, and exactly one last one, with one of config space among them.
 
     Raises:
         IoctlError: EINVAL for anything else.
     """
+    state = State()
     at = 0
     while True:
-        kind, numbers, at = _parse_record(data, at, device_type)
+        kind, body, at = _parse_record(data, at, device_type)
+        if kind == _PCI and not state.pci:
+            state.pci = body
+        elif kind == _BAR and len(body) > _MEMORY.size:
+            bar, reserved, offset = _MEMORY.unpack_from(body)
+            if reserved:
+                raise IoctlError(errno.EINVAL, f"reserved is {reserved:#x} in a record of memory")
+            state.memory.append((bar, offset, body[_MEMORY.size :]))
+        elif len(body) != _LENGTHS.get(kind):
+            raise IoctlError(errno.EINVAL, f"a record of kind {kind} with {len(body)} bytes before {at}")
         if kind == _FINAL:
             break
-    if at != len(data):
-        raise IoctlError(errno.EINVAL, f"{len(data) - at} bytes after the last record")
-    return State(numbers[: len(STATE)], numbers[len(STATE) :])
+    if at != len(data) or not state.pci:
+        raise IoctlError(
+            errno.EINVAL, f"{len(data) - at} bytes after the last record, {len(state.pci)} of config space"
+        )
+    numbers = struct.unpack(f"<{len(body) // 8}Q", body)
+    state.registers, state.numbers = numbers[: len(STATE)], numbers[len(STATE) :]
+    return state
 
 
-def _parse_record(data: bytes, at: int, device_type: int) -> tuple[int, tuple[int, ...], int]:
+def _parse_record(data: bytes, at: int, device_type: int) -> tuple[int, bytes, int]:
     if len(data) < at + _HEADER.size:
         raise IoctlError(errno.EINVAL, f"the stream ends at {len(data)}, in a header")
     magic, version, kind, type_, reserved, length = _HEADER.unpack_from(data, at)
@@ -81,62 +137,74 @@ def _parse_record(data: bytes, at: int, device_type: int) -> tuple[int, tuple[in
         raise IoctlError(errno.EINVAL, f"no record of version {_VERSION} at {at}")
     if type_ != device_type:
         raise IoctlError(errno.EINVAL, f"a state of type {type_} for a device of type {device_type}")
-    if length != 8 * _NUMBERS.get(kind, -1):
-        raise IoctlError(errno.EINVAL, f"a record of kind {kind} with {length} bytes at {at}")
     end = at + _HEADER.size + length
     if len(data) < end + _CRC.size:
         raise IoctlError(errno.EINVAL, f"the stream ends at {len(data)}, in a record that ends at {end}")
     if _CRC.unpack_from(data, end)[0] != zlib.crc32(data[at:end]):
         raise IoctlError(errno.EINVAL, f"the checksum of the record at {at} is wrong")
-    return kind, struct.unpack_from(f"<{length // 8}Q", data, at + _HEADER.size), end + _CRC.size
+    return kind, data[at + _HEADER.size : end], end + _CRC.size
 
 
 class EngineSaving(SavingStream):
-    """The stream of a source."""
+    """The stream of a source.
 
-    def __init__(self, registers: Registers, writer: Writer, device_type: int, *, precopy: bool) -> None:
+    Args:
+        registers: of the device.
+        final: what follows pre-copy; asked for when the device has stopped.
+        device_type: 1, 2 or 3.
+        precopy: whether the device runs still.
+    """
+
+    def __init__(
+        self, registers: Registers, final: Callable[[], State], device_type: int, *, precopy: bool
+    ) -> None:
         self._registers = registers
-        self._writer = writer
+        self._final = final
         self._type = device_type
         self._precopy = precopy
         self._generation = -1
         self._initial = True
         self._pending = b""
+        self._at = 0
         if precopy:
             self._refill()
         else:
             self._append_final()
 
     def stop(self) -> None:
-        """The device has stopped: what follows is the last record."""
+        """The device has stopped: what follows is the rest."""
         self._precopy = False
         self._append_final()
 
     def peek(self, size: int) -> bytes:
         """The next bytes; ENOMSG while the registers are as they were told."""
-        if self._precopy and not self._pending:
+        if self._precopy and not self._left:
             if not self._changed:
                 raise IoctlError(errno.ENOMSG, "the registers have not changed")
             self._refill()
-        return self._pending[:size]
+        return self._pending[self._at : self._at + size]
 
     def advance(self, size: int) -> None:
         """Consume."""
-        self._pending = self._pending[size:]
-        if not self._pending:
+        self._at += size
+        if not self._left:
             self._initial = False
 
     def precopy_info(self) -> tuple[int, int]:
         """The first record is initial, the others are dirty; EINVAL once the device has stopped."""
         if not self._precopy:
             raise IoctlError(errno.EINVAL, "the device is not in pre-copy")
-        left = len(self._pending)
+        left = self._left
         later = REGISTERS_SIZE if self._changed else 0
         return (left, later) if self._initial else (0, left + later)
 
     def ready(self) -> bool:
         """Not when pre-copy has nothing for now."""
-        return not self._precopy or bool(self._pending) or self._changed
+        return not self._precopy or self._left > 0 or self._changed
+
+    @property
+    def _left(self) -> int:
+        return len(self._pending) - self._at
 
     @property
     def _changed(self) -> bool:
@@ -144,22 +212,30 @@ class EngineSaving(SavingStream):
 
     def _refill(self) -> None:
         self._generation = self._registers.generation
-        self._pending = record(_REGISTERS, self._type, self._registers.dump())
+        numbers = self._registers.dump()
+        self._at = 0
+        self._pending = _record(_REGISTERS, self._type, struct.pack(f"<{len(numbers)}Q", *numbers))
 
     def _append_final(self) -> None:
-        self._pending += record(_FINAL, self._type, self._registers.dump() + self._writer.dump())
+        self._pending = self._pending[self._at :] + self._final().build(self._type)
+        self._at = 0
 
 
 class EngineResuming(ResumingStream):
-    """The stream of a destination."""
+    """The stream of a destination.
 
-    def __init__(self) -> None:
+    Args:
+        limit: how many bytes it takes.
+    """
+
+    def __init__(self, limit: int) -> None:
         self._data = bytearray()
+        self._limit = limit
 
     def reserve(self, size: int) -> None:
         """ENOMEM beyond the limit."""
-        if len(self._data) + size > LIMIT:
-            raise IoctlError(errno.ENOMEM, f"the device takes {LIMIT} bytes")
+        if len(self._data) + size > self._limit:
+            raise IoctlError(errno.ENOMEM, f"the device takes {self._limit} bytes")
 
     def append(self, data: bytes) -> None:
         """Keep it; whether it makes sense is seen when RESUMING is left."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What a machine file can say of a dma-engine."""
 
+import errno
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Final, Self, TypeVar
@@ -10,6 +11,7 @@ from vfioemu.uapi.dma_engine import PinMode
 
 T = TypeVar("T")
 
+MAX_BIG_BAR: Final = 64 << 20
 _MIGRATION: Final = {
     "stop-copy": c.VFIO_MIGRATION_STOP_COPY,
     "p2p": c.VFIO_MIGRATION_P2P,
@@ -31,17 +33,27 @@ class Options:
         pins_late: it begins to pin with its first PRE_COPY.
         hide: every so many writes one leaves no mark; 0 is none.
         hide_page: writes to this page (an IOVA) leave no mark.
+        journal: it notes what it has written last to each page.
+        big_bar: the size of BAR 4; 0 is none.
+        fail_logging: the errno of DMA_LOGGING_START; 0 for a device that logs.
+        bus_master: DMA needs COMMAND's bus master bit; None is as the device's name says.
     """
 
     HELP: ClassVar[Mapping[str, str]] = {
         "type": "1 (emulated), 2 (behind an IOMMU, does not pin), 3 (behind an IOMMU, pins what it uses); default 1",
         "id": "number in the stamps (default: made from the name)",
-        "migration": "what it can: any of stop-copy, p2p, pre-copy, with stop-copy among them, or none (default: all)",
+        "migration": "v2 (default), v1, none; or what it can in v2: a list of stop-copy, p2p, pre-copy (default: all)",
         "logging": "whether it logs its DMA (default true)",
         "pins": "default of register PIN_MODE: none, keep, window (default: keep for type 3, else none)",
         "pin-from": "type 3 pins from its first 'pre-copy' on (default), or when it begins to 'run'",
         "hide": "a liar: every n-th write leaves no dirty mark",
         "hide-page": "a liar: writes to the page at this IOVA leave no dirty mark",
+        "p2p": "whether it knows the P2P states (default true)",
+        "precopy": "whether it knows the PRE_COPY states (default true)",
+        "journal": "whether it notes what it wrote last to each page, for the control command inspect (default false)",
+        "big-bar": "size of BAR 4, memory behind a 64-bit prefetchable BAR: a power of two up to 64 MiB (default: none)",
+        "fail-logging-start": "the errno with which DMA_LOGGING_START fails, as in ENOMEM (default: none)",
+        "bus-master": "whether DMA needs the bus master bit of COMMAND (default: if the device's name is a PCI address)",
     }
 
     type: int
@@ -52,6 +64,10 @@ class Options:
     pins_late: bool
     hide: int
     hide_page: int | None
+    journal: bool
+    big_bar: int
+    fail_logging: int
+    bus_master: bool | None
 
     @classmethod
     def parse(cls, options: Mapping[str, object]) -> Self:
@@ -66,18 +82,19 @@ class Options:
         pin_from = _choice(options, "pin-from", "pre-copy", {"run": False, "pre-copy": True})
         if "pin-from" in options and type_ != 3:
             raise ValueError("pin-from: only for type 3")
-        logging = options.get("logging", True)
-        if not isinstance(logging, bool):
-            raise ValueError(f"logging: true or false, not {logging!r}")
         return cls(
             type=type_,
             id=_number(options, "id", 0, (1 << 64) - 1) if "id" in options else None,
-            migration=_migration(options.get("migration", list(_MIGRATION))),
-            logging=logging,
+            migration=_migration(options),
+            logging=_bool(options, "logging", default=True),
             pins=pins,
             pins_late=pin_from and type_ == 3,
             hide=_number(options, "hide", 0, (1 << 64) - 1),
             hide_page=_page(options) if "hide-page" in options else None,
+            journal=_bool(options, "journal", default=False),
+            big_bar=_bar_size(options),
+            fail_logging=_errno(options, "fail-logging-start"),
+            bus_master=_bool(options, "bus-master", default=False) if "bus-master" in options else None,
         )
 
     @property
@@ -117,7 +134,39 @@ def _choice(options: Mapping[str, object], name: str, default: str, choices: Map
     return choices[value]
 
 
-def _migration(value: object) -> int:
+def _bool(options: Mapping[str, object], name: str, *, default: bool) -> bool:
+    value = options.get(name, default)
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}: true or false, not {value!r}")
+    return value
+
+
+def _bar_size(options: Mapping[str, object]) -> int:
+    size = _number(options, "big-bar", 0, MAX_BIG_BAR)
+    if size and (size < 4096 or size & (size - 1)):
+        raise ValueError(f"big-bar: a power of two from 4096 to {MAX_BIG_BAR}, not {size}")
+    return size
+
+
+def _errno(options: Mapping[str, object], name: str) -> int:
+    value = options.get(name)
+    if value is None:
+        return 0
+    number = getattr(errno, value, 0) if isinstance(value, str) and value.startswith("E") else 0
+    if not isinstance(number, int) or not number:
+        raise ValueError(f"{name}: the name of an errno, not {value!r}")
+    return number
+
+
+def _migration(options: Mapping[str, object]) -> int:
+    flags = _migration_list(options.get("migration", list(_MIGRATION)))
+    for name, flag in (("p2p", c.VFIO_MIGRATION_P2P), ("precopy", c.VFIO_MIGRATION_PRE_COPY)):
+        if not _bool(options, name, default=True):
+            flags &= ~flag
+    return flags
+
+
+def _migration_list(value: object) -> int:
     if not isinstance(value, list) or not all(isinstance(item, str) and item in _MIGRATION for item in value):
         raise ValueError(f"migration: a list of {', '.join(_MIGRATION)}, not {value!r}")
     flags = 0

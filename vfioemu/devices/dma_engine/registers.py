@@ -5,11 +5,21 @@ What is read-only is computed by the device; it is not kept here.
 """
 
 import errno
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from vfioemu.core.errors import IoctlError
-from vfioemu.uapi.dma_engine import AREA_END, CONTROL_RUN, MAX_BATCH, STAMP_SIZE, Pattern, PinMode, Register
+from vfioemu.uapi.dma_engine import (
+    AREA_END,
+    CONTROL_RUN,
+    MAX_BATCH,
+    MSIX_VECTORS,
+    RING_ENTRIES,
+    STAMP_SIZE,
+    Pattern,
+    PinMode,
+    Register,
+)
 
 PAGE: Final = 4096
 _U64: Final = (1 << 64) - 1
@@ -33,6 +43,7 @@ DEFAULTS: Final[Mapping[Register, int]] = {
     Register.ARG1: 0,
     Register.ARG2: 0,
     Register.COMMAND: 0,
+    Register.IRQ_VECTOR: 0,
 }
 STATE: Final = tuple(register for register in DEFAULTS if register != Register.COMMAND)
 """What migrates, in this order."""
@@ -41,12 +52,13 @@ _CHECKS: Final[Mapping[Register, Callable[[int], bool]]] = {
     Register.CONTROL: lambda value: value in (0, CONTROL_RUN),
     Register.BASE: lambda value: value % PAGE == 0 and value <= AREA_END,
     Register.SIZE: lambda value: value % PAGE == 0 and value <= AREA_END,
-    Register.PATTERN: lambda value: value <= Pattern.HOT,
+    Register.PATTERN: lambda value: value <= Pattern.RING,
     Register.WRITE_SIZE: lambda value: STAMP_SIZE <= value <= PAGE,
     Register.OFFSET: lambda value: value <= PAGE - STAMP_SIZE,
     Register.HOT_PAGES: lambda value: value >= 1,
     Register.PIN_PAGES: lambda value: value >= 1,
     Register.BATCH: lambda value: 1 <= value <= MAX_BATCH,
+    Register.IRQ_VECTOR: lambda value: value < MSIX_VECTORS,
 }
 
 
@@ -122,34 +134,19 @@ class Registers:
             self._values = before
             raise
 
-    def writes(self, offset: int, data: bytes) -> Iterator[tuple[Register, int]]:
-        """The registers that a guest's write of `data` at `offset` sets, one after the other; others ignore writes.
-
-        A half is merged with what the register holds when its turn comes.
-
-        Raises:
-            IoctlError: EINVAL, before anything is set, for what is neither whole registers nor a half.
-        """
-        half = len(data) == 4 and offset % 4 == 0
-        if not half and (not data or offset % 8 or len(data) % 8):
-            raise IoctlError(errno.EINVAL, f"a write of {len(data)} bytes at {offset:#x}")
-        for at in range(offset - offset % 8, offset + len(data), 8):
-            register = _BY_OFFSET.get(at)
-            if register is None or register not in self._values:
-                continue
-            if half:
-                old = bytearray(self._values[register].to_bytes(8, "little"))
-                old[offset - at : offset - at + 4] = data
-                yield register, int.from_bytes(old, "little")
-            else:
-                yield register, int.from_bytes(data[at - offset : at - offset + 8], "little")
-
-
-_BY_OFFSET: Final[Mapping[int, Register]] = {int(register): register for register in Register}
+    def merged(self, register: Register, at: int, data: bytes) -> int:
+        """What a write of `data`, at byte `at` of a register, makes of it; what is not kept reads as 0."""
+        value = bytearray(self._values.get(register, 0).to_bytes(8, "little"))
+        value[at : at + len(data)] = data
+        return int.from_bytes(value, "little")
 
 
 def refuse_idle(values: Mapping[Register, int]) -> None:
     """EINVAL for registers with which a device cannot write anything."""
+    if values[Register.PATTERN] == Pattern.RING and values[Register.SIZE] > RING_ENTRIES * PAGE:
+        raise IoctlError(
+            errno.EINVAL, f"a ring of {values[Register.SIZE] // PAGE} pages, at most {RING_ENTRIES}"
+        )
     if not values[Register.SIZE] or values[Register.BASE] + values[Register.SIZE] > AREA_END:
         raise IoctlError(errno.EINVAL, f"an area of {values[Register.SIZE]:#x} at {values[Register.BASE]:#x}")
     if values[Register.OFFSET] + values[Register.WRITE_SIZE] > PAGE:

@@ -1,12 +1,20 @@
 # SPDX-License-Identifier: MIT
 """What a dma-engine writes: which page is next, and the stamp that goes there. All of this state migrates."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from vfioemu.devices.dma_engine.registers import PAGE, Registers
 from vfioemu.kernel.dma import DmaBatch, Op, Status
-from vfioemu.uapi.dma_engine import MAX_BATCH, STAMP_LAYOUT, STAMP_MAGIC, STAMP_SIZE, Pattern, Register
+from vfioemu.uapi.dma_engine import (
+    AREA_END,
+    MAX_BATCH,
+    STAMP_LAYOUT,
+    STAMP_MAGIC,
+    STAMP_SIZE,
+    Pattern,
+    Register,
+)
 
 _U64: Final = (1 << 64) - 1
 _MULTIPLIER: Final = 6364136223846793005
@@ -21,8 +29,11 @@ class Writer:
         registers: what the driver has set.
         operation: how the device writes.
         lie: says which writes (sequence number, page) leave no mark; None for a device that does not lie.
+        ring: the first n entries of the ring table.
 
     Attributes:
+        operation: the same.
+        buffer: what is written from, 1 MiB.
         device_id: of the stamps.
         seq: the last sequence number.
         writes, bytes, failed, hidden, irqs, last_iova: the counters of BAR 0.
@@ -30,11 +41,19 @@ class Writer:
         random: state of the generator, a 64-bit linear congruential one.
     """
 
-    def __init__(self, registers: Registers, operation: Op, lie: Callable[[int, int], bool] | None) -> None:
+    def __init__(
+        self,
+        registers: Registers,
+        operation: Op,
+        lie: Callable[[int, int], bool] | None,
+        ring: Callable[[int], Sequence[int]],
+    ) -> None:
         self._registers = registers
-        self._operation = operation
+        self.operation = operation
         self._lie = lie
-        self._batch = DmaBatch(bytearray(MAX_BATCH * PAGE), MAX_BATCH)
+        self._ring = ring
+        self.buffer = bytearray(MAX_BATCH * PAGE)
+        self._batch = DmaBatch(self.buffer, MAX_BATCH)
         self.device_id = 0
         self.reset()
 
@@ -51,7 +70,7 @@ class Writer:
         self.random = self._registers[Register.SEED]
 
     def next_pages(self, count: int) -> list[int]:
-        """The IOVAs of the next `count` pages."""
+        """The IOVAs of the next `count` pages; entries of the ring that are none are left out."""
         base = self._registers[Register.BASE]
         npages = self._registers[Register.SIZE] // PAGE
         pattern = self._registers[Register.PATTERN]
@@ -59,6 +78,12 @@ class Writer:
             first = self.cursor
             self.cursor = (first + count) % npages
             return [base + (first + i) % npages * PAGE for i in range(count)]
+        if pattern == Pattern.RING:
+            entries = self._ring(npages)
+            first = self.cursor
+            self.cursor = (first + count) % npages
+            wanted = (entries[(first + i) % npages] for i in range(count))
+            return [page for page in wanted if page % PAGE == 0 and page < AREA_END]
         hot = min(self._registers[Register.HOT_PAGES], npages)
         state = self.random
         pages = []
@@ -80,7 +105,7 @@ class Writer:
         batch = self._batch
         local = batch.local
         batch.clear()
-        operation, lie = self._operation, self._lie
+        operation, lie = self.operation, self._lie
         seq = self.seq
         at = 0
         for page in pages:

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: MIT
+"""What a dma-engine does to guest memory: writes at a rate or when it is told to, and copies. It pins what it has to."""
+
+import errno
+from typing import Final, Protocol
+
+from vfioemu.core.effects import Steps
+from vfioemu.core.errors import IoctlError
+from vfioemu.core.model import Host
+from vfioemu.devices.dma_engine.journal import Journal
+from vfioemu.devices.dma_engine.options import Options
+from vfioemu.devices.dma_engine.pace import Pace
+from vfioemu.devices.dma_engine.pins import HeldPages, UsedPages
+from vfioemu.devices.dma_engine.registers import PAGE, Registers
+from vfioemu.devices.dma_engine.writer import Writer
+from vfioemu.kernel.dma import DmaBatch, Op
+from vfioemu.kernel.log import DirtyLog
+from vfioemu.uapi.dma_engine import MAX_BATCH, PinMode, Register
+
+MAX_AT_ONCE: Final = 256
+"""Writes in one call of `work`, which holds up everybody else: what is due beyond waits for the next."""
+
+
+class Owner(Protocol):
+    """The device whose activity it is."""
+
+    host: Host
+    log: DirtyLog | None
+    """Where its DMA is logged."""
+
+    @property
+    def may_dma(self) -> bool:
+        """It is a bus master, or need not be one."""
+
+    def raise_vector(self) -> Steps[None]:
+        """Interrupt."""
+
+
+class Activity:
+    """The DMA of a device.
+
+    Args:
+        owner: the device.
+        options: of the device.
+        registers: what its driver has set.
+        writer: what it writes.
+        journal: where it notes that, if anywhere.
+
+    Attributes:
+        held: the pages that it has pinned for itself.
+        pinning: it pins pages before it writes to them.
+        pace: how many writes are due.
+    """
+
+    def __init__(
+        self,
+        owner: Owner,
+        options: Options,
+        registers: Registers,
+        writer: Writer,
+        journal: Journal | None,
+    ) -> None:
+        self._owner = owner
+        self._options = options
+        self._registers = registers
+        self._writer = writer
+        self._journal = journal
+        self._used = UsedPages()
+        self._copied = DmaBatch(writer.buffer, MAX_BATCH + 1)
+        self.held = HeldPages()
+        self.pinning = False
+        self.pace = Pace()
+
+    @property
+    def _host(self) -> Host:
+        return self._owner.host
+
+    def reset(self) -> None:
+        """As after power on."""
+        self.held.clear()
+        self._used.clear()
+        self.pinning = not self._options.pins_late
+        self.pace.restart()
+
+    def work(self, now: float) -> Steps[float | None]:
+        """Do the writes that are due; says when the next ones are."""
+        registers = self._registers
+        if not registers.running:
+            return None
+        rate, limit = registers[Register.RATE], registers[Register.LIMIT]
+        count = self.pace.due(now, rate, MAX_AT_ONCE)
+        if limit:
+            count = min(count, max(0, limit - self._writer.seq))
+        yield from self.held.during(self._write(count))
+        self.pace.done(count)
+        if limit and self._writer.seq >= limit:
+            registers.stop()
+            yield from self.release()
+        if not registers[Register.CONTROL]:
+            return None
+        return self.pace.next(now, rate, registers[Register.BATCH])
+
+    def write(self, count: int) -> Steps[int]:
+        """Write `count` pages of the area; returns how many reached memory."""
+        return self.held.during(self._write(count))
+
+    def _write(self, count: int) -> Steps[int]:
+        registers, writer = self._registers, self._writer
+        before = writer.writes
+        while count > 0:
+            size = min(count, registers[Register.BATCH])
+            if registers[Register.PIN_MODE] == PinMode.WINDOW:
+                size = min(size, registers[Register.PIN_PAGES])
+            count -= size
+            if not self._owner.may_dma:
+                writer.failed += size
+                continue
+            pages = yield from self._reach(writer.next_pages(size))
+            writer.failed += size - len(pages)
+            if not pages:
+                continue
+            batch = writer.batch(pages)
+            try:
+                done = yield from self._host.dma_batch(batch, self._owner.log)
+            except IoctlError:
+                done = 0  # the container as a whole does not let it: a vaddr is invalid
+            if self._journal is not None:
+                self._journal.note(batch, writer.seq - len(batch) + 1)
+            written = writer.writes
+            writer.account(batch, done)
+            yield from self._interrupt(written)
+            yield from self._trim()
+        return writer.writes - before
+
+    def _reach(self, pages: list[int]) -> Steps[list[int]]:
+        """Pin what is to be written, if the device pins; returns what may be written."""
+        if self._registers[Register.PIN_MODE] != PinMode.NONE and self.pinning:
+            return (yield from self._prepare(pages))
+        if self._options.type == 3:
+            self._used.mark(pages)
+        return pages
+
+    def _prepare(self, pages: list[int]) -> Steps[list[int]]:
+        """Before its first pin, the device pins what it has used."""
+        if self._used:  # after its first pin a group is dirty where it is pinned, and nowhere else
+            yield from self.held.acquire_used(self._host, self._used)
+        if self._options.hide_page is None:
+            return (yield from self.held.acquire(self._host, pages))
+        shown = [page for page in pages if page != self._options.hide_page]
+        ready = set((yield from self.held.acquire(self._host, shown)))
+        return [page for page in pages if page in ready or page == self._options.hide_page]
+
+    def _trim(self) -> Steps[None]:
+        if self._registers[Register.PIN_MODE] == PinMode.WINDOW and self.pinning:
+            yield from self.held.trim(self._host, self._registers[Register.PIN_PAGES])
+
+    def _interrupt(self, before: int) -> Steps[None]:
+        every = self._registers[Register.IRQ_EVERY]
+        if every:
+            for _ in range(self._writer.writes // every - before // every):
+                yield from self._owner.raise_vector()
+
+    def begin_to_pin(self) -> Steps[int]:
+        """From now on pages are pinned before they are written, and those that have been are pinned at once."""
+        return self.held.during(self._begin_to_pin())
+
+    def _begin_to_pin(self) -> Steps[int]:
+        self.pinning = True
+        if self._registers[Register.PIN_MODE] != PinMode.NONE:
+            yield from self.held.acquire_used(self._host, self._used)
+        return len(self.held)
+
+    def release(self) -> Steps[int]:
+        """The device is idle: it needs no pins of its own."""
+        count = len(self.held)
+        yield from self.held.trim(self._host, 0)
+        return count
+
+    def copy(self, source: int, target: int, size: int) -> Steps[int]:
+        """Copy at most 1 MiB of guest memory; returns `size`.
+
+        Raises:
+            IoctlError: EFAULT when a part of it is not there, or may not be written; a part may have been copied.
+        """
+        return self.held.during(self._copy(source, target, size))
+
+    def _copy(self, source: int, target: int, size: int) -> Steps[int]:
+        if not size:
+            return 0
+        yield from self._transfer(Op.READ, source, size)
+        pages = list(range(target - target % PAGE, target + size, PAGE))
+        ready = yield from self._reach(pages)
+        if len(ready) < len(pages):
+            raise IoctlError(errno.EFAULT, f"a page of {target:#x}+{size:#x} cannot be pinned")
+        if self._journal is not None:
+            self._journal.forget(pages)
+        yield from self._transfer(self._writer.operation, target, size)
+        yield from self._trim()
+        return size
+
+    def _transfer(self, operation: Op, iova: int, size: int) -> Steps[None]:
+        """Move `size` bytes between the device's buffer and guest memory, page by page."""
+        batch = self._copied
+        batch.clear()
+        at = 0
+        while at < size:
+            part = min(size - at, PAGE - (iova + at) % PAGE)
+            batch.add(operation, iova + at, part, at)
+            at += part
+        if (yield from self._host.dma_batch(batch, self._owner.log)) < len(batch):
+            raise IoctlError(errno.EFAULT, f"{operation.name} of {iova:#x}+{size:#x}")

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: MIT
+"""The commands of a dma-engine: what its driver has it do at once."""
+
+import errno
+from collections.abc import Callable
+from typing import Final
+
+from vfioemu.core.effects import Steps
+from vfioemu.core.errors import IoctlError
+from vfioemu.core.model import Host
+from vfioemu.devices.dma_engine.activity import Activity
+from vfioemu.devices.dma_engine.registers import Registers
+from vfioemu.uapi.dma_engine import AREA_END, MAX_COPY, MAX_WRITE, MSIX_VECTORS, Command
+
+_U64: Final = (1 << 64) - 1
+
+
+class Commands:
+    """Executes commands.
+
+    Args:
+        host: what the device reaches memory by.
+        registers: of the device.
+        activity: its DMA.
+        may_dma: whether it is a bus master, or need not be one.
+        interrupt: raises a vector.
+    """
+
+    def __init__(
+        self,
+        host: Callable[[], Host],
+        registers: Registers,
+        activity: Activity,
+        may_dma: Callable[[], bool],
+        interrupt: Callable[[int], Steps[None]],
+    ) -> None:
+        self._host = host
+        self._registers = registers
+        self._activity = activity
+        self._may_dma = may_dma
+        self._interrupt = interrupt
+
+    def execute(self, command: int, arguments: tuple[int, int, int]) -> Steps[int]:
+        """What RESULT is afterwards: how much was done, or a negative errno."""
+        try:
+            return (yield from self._execute(command, *arguments))
+        except IoctlError as error:
+            return -error.errno
+
+    def _execute(self, command: int, arg0: int, arg1: int, arg2: int) -> Steps[int]:
+        if command == Command.WRITE:
+            return (yield from self._write(arg0))
+        if command == Command.PIN:
+            yield from self._active(self._activity.begin_to_pin())
+            return (yield from self._host().pin(arg0, _int32(arg1), arg2 & 0xFFFFFFFF))
+        if command == Command.UNPIN:
+            return (yield from self._host().unpin(arg0, min(arg1, (1 << 63) - 1)))
+        if command == Command.UNPIN_ALL:
+            return (yield from self._active(self._unpin_all()))
+        if command == Command.COPY:
+            return (yield from self._copy(arg0, arg1, arg2))
+        if command == Command.INTERRUPT and arg0 < MSIX_VECTORS:
+            return (yield from self._active(self._raise(arg0)))
+        raise IoctlError(errno.EINVAL, f"no command {command:#x} with {arg0:#x}")
+
+    def _write(self, count: int) -> Steps[int]:
+        if count > MAX_WRITE:
+            raise IoctlError(errno.EINVAL, f"{count} writes at once, at most {MAX_WRITE}")
+        self._registers.refuse_idle()
+        self._check_master()
+        return (yield from self._active(self._activity.write(count)))
+
+    def _copy(self, source: int, target: int, size: int) -> Steps[int]:
+        if size > MAX_COPY or max(source, target) + size > AREA_END:
+            raise IoctlError(errno.EINVAL, f"a copy of {size:#x} bytes from {source:#x} to {target:#x}")
+        self._check_master()
+        return (yield from self._active(self._activity.copy(source, target, size)))
+
+    def _raise(self, vector: int) -> Steps[int]:
+        yield from self._interrupt(vector)
+        return 1
+
+    def _unpin_all(self) -> Steps[int]:
+        before = self._host().npinned
+        self._activity.held.clear()
+        yield from self._host().unpin_range(0, _U64)
+        return before
+
+    def _check_master(self) -> None:
+        if not self._may_dma():
+            raise IoctlError(errno.EIO, "the function is no bus master")
+
+    def _active(self, steps: Steps[int]) -> Steps[int]:
+        """Do something that excludes `work`; EBUSY while the device is stopped."""
+        result = yield from self._host().active(steps)
+        if result is None:
+            raise IoctlError(errno.EBUSY, "the device is stopped")
+        return result
+
+
+def _int32(word: int) -> int:
+    return ((word & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: MIT
+"""What a dma-engine has written last to each page: for those who want to prove, from outside, that nothing got lost.
+
+A journal is kept from an open of the device to the next, so it can be read after the client has gone. Writes that left no
+dirty mark are in it as well: that is what proves a liar.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from typing import Final
+
+from vfioemu.kernel.dma import DmaBatch, Op, Status
+
+MAX_PAGES: Final = 1 << 20
+"""How many pages are remembered: those that were written first are forgotten beyond."""
+MAX_ANSWER: Final = 1 << 16
+"""How many pages one answer tells of."""
+_PAGE_MASK: Final = ~4095
+_U64: Final = (1 << 64) - 1
+
+
+class Journal:
+    """The last write to each page: where its stamp begins, its sequence number, its length."""
+
+    def __init__(self) -> None:
+        self._writes: dict[int, tuple[int, int, int]] = {}
+        self._sorted: list[int] | None = None
+
+    def __len__(self) -> int:
+        return len(self._writes)
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self._writes.clear()
+        self._sorted = None
+
+    def note(self, batch: DmaBatch, first_seq: int) -> None:
+        """A batch of writes is over: those that reached memory count. Write i has the number first_seq + i."""
+        writes = self._writes
+        before = len(writes)
+        for number in range(len(batch)):
+            transfer = batch[number]
+            if transfer.status == Status.DONE and transfer.op != Op.READ:
+                writes[transfer.iova & _PAGE_MASK] = (transfer.iova, first_seq + number & _U64, transfer.size)
+        while len(writes) > MAX_PAGES:
+            del writes[next(iter(writes))]
+            before = -1
+        if len(writes) != before:
+            self._sorted = None
+
+    def forget(self, pages: Iterable[int]) -> None:
+        """Something else has been written to these pages."""
+        for page in pages:
+            if self._writes.pop(page, None) is not None:
+                self._sorted = None
+
+    def tell(self, first: int = 0, limit: int = MAX_ANSWER) -> tuple[list[tuple[int, int, int]], int | None]:
+        """(iova, sequence number, length) of the writes to pages from `first` on, ascending, at most `limit`.
+
+        Returns:
+            Those, and the page to go on with, or None at the end.
+        """
+        if self._sorted is None:
+            self._sorted = sorted(self._writes)
+        begin = bisect_left(self._sorted, first & _PAGE_MASK)
+        end = begin + max(1, min(limit, MAX_ANSWER))
+        following = self._sorted[end] if end < len(self._sorted) else None
+        return [self._writes[page] for page in self._sorted[begin:end]], following

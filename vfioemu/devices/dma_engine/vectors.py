@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: MIT
+"""The interrupts of a dma-engine: which were raised, and the level of INTx that follows from it."""
+
+import errno
+from collections.abc import Callable
+from typing import Final
+
+from vfioemu.core.effects import Steps
+from vfioemu.core.errors import IoctlError
+from vfioemu.uapi.dma_engine import MSIX_VECTORS
+
+ALL: Final = (1 << MSIX_VECTORS) - 1
+
+
+class Vectors:
+    """IRQ_STATUS.
+
+    Args:
+        interrupt: raises a vector, by whatever kind of interrupt is enabled; asserts INTx, if that is it.
+        set_intx: the level of INTx.
+
+    Attributes:
+        status: bit n: vector n was raised and has not been acknowledged.
+    """
+
+    def __init__(
+        self, interrupt: Callable[[int], Steps[bool]], set_intx: Callable[[bool], Steps[None]]
+    ) -> None:
+        self._interrupt = interrupt
+        self._set_intx = set_intx
+        self.status = 0
+
+    def reset(self) -> None:
+        """As after power on; the layer below lowers the line."""
+        self.status = 0
+
+    def raise_vector(self, vector: int) -> Steps[None]:
+        """Raise one, whether anybody hears it or not."""
+        self.status |= 1 << vector
+        yield from self._interrupt(vector)
+
+    def acknowledge(self, bits: int) -> Steps[None]:
+        """Clear bits of the status; with the last one INTx goes down."""
+        self.status &= ~bits
+        if not self.status:
+            yield from self._set_intx(False)
+
+    def load(self, status: int) -> None:
+        """Go on where another one stopped. Its line is part of the PCI state.
+
+        Raises:
+            IoctlError: EINVAL for vectors that there are not.
+        """
+        if status & ~ALL:
+            raise IoctlError(errno.EINVAL, f"IRQ_STATUS cannot be {status:#x}")
+        self.status = status
