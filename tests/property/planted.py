@@ -118,3 +118,13 @@ SEEN_BY_CALLS: list[Callable] = [
 """What a sequence of well-formed calls can show."""
 
 SEEN_BY_THE_FUZZER: list[Callable] = [*SEEN_BY_CALLS, eventfds_are_never_put]
+
+IN_C: dict[str, str] = {
+    "VFE_PLANT_LOST_BIT": "bitmap",
+    "VFE_PLANT_SUMMARY": "bitmap",
+    "VFE_PLANT_BOUND": "dma",
+    "VFE_PLANT_RESIDUE": "bitmap",
+    "VFE_PLANT_LOG": "dma",
+    "VFE_PLANT_ZERO": "pages",
+}
+"""Mistakes in the C kernel (csrc/vfe_plant.h), and the fuzz target that finds each."""
