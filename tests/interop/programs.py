@@ -57,7 +57,7 @@ def qemu(generation: str) -> Qemu:
             return found
     folder = cache() / generation
     try:
-        argv = (folder / "argv").read_text(encoding="utf-8").splitlines()
+        argv = (folder / "argv").read_text(encoding="utf-8").replace("{}", str(folder)).splitlines()
     except FileNotFoundError:
         raise MissingError(f"QEMU {generation} is not here: {FETCH} {generation}") from None
     found = _versioned(
