@@ -22,13 +22,13 @@ from vfioemu.core.file import File
 from vfioemu.core.machine import Machine
 from vfioemu.core.regions import OFFSET_SHIFT
 from vfioemu.core.tap import tapped
+from vfioemu.trace import calls
 from vfioemu.trace import events as e
-from vfioemu.trace.decode import DEFAULT_LIMIT, Capture, Decoder
+from vfioemu.trace.calls import STRING
+from vfioemu.trace.decode import DEFAULT_LIMIT, Capture
 from vfioemu.trace.filter import Filter
 from vfioemu.trace.image import Image
-from vfioemu.trace.names import errno_name, ioctl_name
 from vfioemu.uapi.kinds import FdKind
-from vfioemu.uapi.registry import lookup
 from vfioemu.wire import messages as m
 
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 ROOM: Final = 16 << 20
 """Bytes of lines that wait for one listener."""
 MAX_LIMIT: Final = 1 << 16
-_STRING: Final = 256
 _U32: Final = 0xFFFFFFFF
 _OPS: Final = {m.READ: "read", m.WRITE: "write", m.PREAD: "pread64", m.PWRITE: "pwrite64"}
 
@@ -128,7 +127,7 @@ class Record:
         self.type = type
         self.args = args
         # Of what is read and written by read(2) and write(2), only the beginning is shown.
-        self.capture = Capture() if type == m.IOCTL else Capture(Image(_STRING), Image(_STRING))
+        self.capture = Capture() if type == m.IOCTL else Capture(Image(STRING), Image(STRING))
         self.later: list[e.AnyEvent] = []
         self.t = time.time()
         self.began = time.perf_counter()
@@ -216,46 +215,32 @@ class Tracer:
     def _event(self, record: Record, result: int, why: str) -> e.AnyEvent:
         a0, a1, a2, a3 = record.args
         file = record.file
-        common: dict[str, Any] = {
+        rest: dict[str, Any] = {
             "t": record.t,
             "pid": record.pid,
             "fd": (a3 >> 32) - 1 if a3 >> 32 else None,
-            "kind": file.kind,
             "file": file.label,
-            "ret": max(result, -1),
-            "errno": errno_name(-result) if result < 0 else None,
-            "why": why or None,
             "dur_us": int((time.perf_counter() - record.began) * 1e6),
         }
         if record.type == m.IOCTL:
-            cmd = a0 & _U32
-            row = lookup(file.kind, cmd)
-            decoder = Decoder(record.capture, self._limit)
-            arg = decoder.argument(row, a1)
-            out = decoder.changes(row, a1)
-            if row is not None and row.returns_fd and result in record.capture.fds:
-                out = {"fd": result, "is": record.capture.fds[result]}
-            return e.Ioctl(**common, ioctl=ioctl_name(file.kind, cmd), cmd=cmd, arg=arg, out=out)
+            return calls.ioctl(
+                file.kind, a0 & _U32, a1, record.capture, result, why, limit=self._limit, **rest
+            )
         if record.type == m.MMAP:
             return e.Mmap(
-                **{**common, "ret": min(common["ret"], 0)},
+                **calls.outcome(min(result, 0), why),
+                **rest,
+                kind=file.kind,
                 size=a1,
                 prot=a2 & _U32,
                 shared=bool(a3 & 1),
                 offset=a0,
                 region=_region(file, a0),
             )
-        positioned = record.type in (m.PREAD, m.PWRITE)
-        reads = record.type in (m.READ, m.PREAD)
-        image = record.capture.written if reads else record.capture.read
-        known = bytes(image.prefix(a0, min(a1, _STRING))).decode("latin-1")
-        return e.Transfer(
-            **common,
-            op=_OPS[record.type],
-            size=a1,
-            offset=a2 if positioned else None,
-            data=known or None,
-            region=_region(file, a2) if positioned else None,
+        offset = a2 if record.type in (m.PREAD, m.PWRITE) else None
+        rest["region"] = None if offset is None else _region(file, offset)
+        return calls.transfer(
+            file.kind, _OPS[record.type], a0, a1, offset, record.capture, result, why, **rest
         )
 
     def opened(
@@ -271,12 +256,10 @@ class Tracer:
             e.Open(
                 t=time.time(),
                 pid=session.pid,
-                path=path[:_STRING].decode("latin-1"),
+                path=path[:STRING].decode("latin-1"),
                 kind=None if file is None else file.kind,
                 file="" if file is None else file.label,
-                ret=-1 if error else 0,
-                errno=errno_name(error) if error else None,
-                why=why or None,
+                **calls.outcome(-error, why),
             )
         )
 
