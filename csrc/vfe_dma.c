@@ -2,6 +2,7 @@
 #include "vfe_dma.h"
 
 #include "vfe_atomic.h"
+#include "vfe_guard.h"
 
 #include <string.h>
 
@@ -13,6 +14,13 @@ struct target {
 	const struct vfe_block *block;
 	const struct vfe_entry *entry; /* NULL: none */
 	uint64_t offset;	       /* in the mapping */
+	bool wrote;		       /* some of it, perhaps not all */
+};
+
+/* How far a batch has come, for when a copy faults. */
+struct progress {
+	volatile size_t at;
+	volatile bool wrote;
 };
 
 static enum vfe_dma_status check(const struct vfe_dma *dma,
@@ -49,6 +57,7 @@ static void find_entry(const struct vfe_dma *dma, struct target *target)
 	size_t rank = vfe_rank(block->keys, block->count, dma->iova);
 	size_t at = rank - (rank != 0);
 
+	target->wrote = false;
 	target->entry = rank ? &block->entries[at] : NULL;
 	target->offset = dma->iova - block->keys[at];
 	vfe_prefetch(&block->entries[at]);
@@ -89,19 +98,19 @@ static void find_words(const struct vfe_index *index, const struct vfe_dma *dma,
 	vfe_prefetch(&vfe_gates(bitmap)[page / VFE_CHUNK_PAGES]);
 }
 
-static bool copy(const struct vfe_dma *dma, const struct target *target,
-		 char *local)
+static void copy(const struct vfe_dma *dma, struct target *target, char *local)
 {
 	if (dma->status != VFE_DMA_DONE)
-		return false;
+		return;
 	char *host = target->entry->host + target->offset;
 
 	if (dma->op == VFE_DMA_READ) {
 		memcpy(local + dma->local, host, dma->size);
-		return false;
+		return;
 	}
+	target->wrote = true;
+	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 	memcpy(host, local + dma->local, dma->size);
-	return true;
 }
 
 /*
@@ -113,8 +122,10 @@ static void find_all(const struct vfe_index *index, struct vfe_dma *batch,
 		     struct target *targets, size_t count, size_t local_size)
 {
 	if (!index->nblocks) {
-		for (size_t i = 0; i < count; i++)
+		for (size_t i = 0; i < count; i++) {
 			batch[i].status = check(&batch[i], NULL, local_size);
+			targets[i].wrote = false;
+		}
 		return;
 	}
 	for (size_t i = 0; i < count; i++)
@@ -127,15 +138,44 @@ static void find_all(const struct vfe_index *index, struct vfe_dma *batch,
 		find_words(index, &batch[i], &targets[i]);
 }
 
-/* @return whether anything was written. */
-static bool copy_all(const struct vfe_dma *batch, const struct target *targets,
+/* Go on where `progress` is. Not inlined: its own variables need not survive a
+ * jump out of it. */
+static __attribute__((noinline)) void copy_on(const struct vfe_dma *batch,
+					      struct target *targets,
+					      size_t count, char *local,
+					      struct progress *progress)
+{
+	bool wrote = progress->wrote;
+
+	for (size_t i = progress->at; i < count; i++) {
+		progress->at = i;
+		__atomic_signal_fence(__ATOMIC_SEQ_CST);
+		copy(&batch[i], &targets[i], local);
+		wrote |= targets[i].wrote;
+	}
+	progress->wrote = wrote;
+}
+
+/*
+ * A file under a mapping may have been truncated (io/memory.py): that
+ * descriptor is left to the caller, who finds the same and says so. It may
+ * have written some of it.
+ * @return whether anything was written.
+ */
+static bool copy_all(struct vfe_dma *batch, struct target *targets,
 		     size_t count, char *local)
 {
-	bool wrote = false;
+	struct progress progress = { 0, false };
+	struct vfe_guard guard;
 
-	for (size_t i = 0; i < count; i++)
-		wrote |= copy(&batch[i], &targets[i], local);
-	return wrote;
+	if (vfe_guard_enter(&guard)) {
+		batch[progress.at].status = VFE_DMA_SLOW;
+		progress.wrote = true;
+		progress.at = progress.at + 1;
+	}
+	copy_on(batch, targets, count, local, &progress);
+	vfe_guard_leave(&guard);
+	return progress.wrote;
 }
 
 static void mark_all(const struct vfe_index *index, const struct vfe_log *log,
@@ -146,9 +186,8 @@ static void mark_all(const struct vfe_index *index, const struct vfe_log *log,
 		const struct vfe_dma *dma = &batch[i];
 		uint64_t offset = targets[i].offset;
 
-		if (dma->status != VFE_DMA_DONE ||
-		    (dma->op != VFE_DMA_WRITE &&
-		     dma->op != VFE_DMA_HARDWARE_WRITE))
+		if (!targets[i].wrote || (dma->op != VFE_DMA_WRITE &&
+					  dma->op != VFE_DMA_HARDWARE_WRITE))
 			continue;
 		struct vfe_bitmap *bitmap = targets[i].entry->bitmap;
 

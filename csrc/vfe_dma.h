@@ -5,8 +5,9 @@
  * fence, mark. Descriptors are done in their order, VFE_DMA_STAGE at a time.
  *
  * Whatever is not plainly inside one mapping that this process has mapped is
- * left to the caller ("slow"), untouched and unmarked. Mapped memory is sealed
- * against shrinking, so a copy cannot fault.
+ * left to the caller ("slow"), untouched and unmarked. So is what turns out not
+ * to be there while it is copied (vfe_guard.h), but that may be written in
+ * part, and is marked.
  */
 #ifndef VFE_DMA_H
 #define VFE_DMA_H

@@ -2,6 +2,7 @@
 """The client library's own promises: concurrency, cancellation, a daemon that goes away, errors that keep their type."""
 
 import errno
+import fcntl
 import os
 
 import pytest
@@ -183,13 +184,19 @@ async def test_fd_detached_lives_on(world):
         again.close()
 
 
-async def test_unsealed_memory_is_refused_and_says_so(world, caplog):
+async def test_what_cannot_be_shared_is_refused_and_says_why(world, caplog):
     caplog.set_level("INFO")
     async with client.connect(world.served.path) as session:
         with client.Memory(4096, sealed=False) as memory:
+            await session.share(memory.address, 4096, memory.fd, 0)
+            fcntl.fcntl(memory.fd, 1033, 16)  # F_ADD_SEALS, F_SEAL_FUTURE_WRITE
             with pytest.raises(PermissionError):
-                await session.share_memory(memory)
-        assert "F_SEAL_SHRINK" in caplog.text
+                await session.share(0x10000, 4096, memory.fd, 0)
+            assert "sealed against writing" in caplog.text
+            reader = os.open(f"/proc/self/fd/{memory.fd}", os.O_RDONLY)
+            with pytest.raises(PermissionError):
+                await session.share(0x10000, 4096, reader, 0)
+            os.close(reader)
         with client.Memory(8192) as memory:
             await session.share_memory(memory)
             with pytest.raises(FileExistsError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Memory to map for DMA: a memfd, mapped here, and sealed so that the daemon dares to map it too."""
+"""Memory to map for DMA: a memfd, mapped here, which the daemon maps too; sealed, its accesses need no guard."""
 
 import fcntl
 import mmap
@@ -18,7 +18,7 @@ class Memory:
 
     Args:
         size: in bytes, a multiple of the page size.
-        sealed: seal it against changing its size; without, the daemon refuses to share it and asks for its contents.
+        sealed: seal it against changing its size; without, the daemon guards its accesses.
 
     Attributes:
         address: where it is.

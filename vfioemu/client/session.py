@@ -152,9 +152,15 @@ class Session:
             self.adopted(name.serial)
         return reply.fd
 
-    async def open_container(self) -> Container:
-        """Open /dev/vfio/vfio."""
-        return Container(self, await self.open("/dev/vfio/vfio"))
+    async def open_container(self, **options: str) -> Container:
+        """Open /dev/vfio/vfio.
+
+        Args:
+            options: what the container has of its own, as in protocol/wire.md: ``profile="linux-7.2"``,
+                ``quirks="clean"``, ``manual_clear="fixed"``; EINVAL for what there is not.
+        """
+        words = [f"{name.replace('_', '-')}={value}" for name, value in options.items()]
+        return Container(self, await self.open(",".join(["/dev/vfio/vfio", *words])))
 
     async def open_group(self, number: int) -> Group:
         """Open /dev/vfio/N; EBUSY, ENOENT."""
@@ -173,7 +179,7 @@ class Session:
         """Let the daemon map the memory itself, for DMA that need not ask.
 
         Raises:
-            OSError: EPERM when it is not sealed, EEXIST, ENOSPC.
+            OSError: EPERM for a file that cannot be shared, EEXIST, ENOSPC.
         """
         await self.share(memory.address, memory.size, memory.fd, 0)
 

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: MIT
 """The address spaces of clients: windows that they shared, and the two ways to reach the rest.
 
-A window is memory of a memfd that the client sealed against shrinking, so that no access of ours can ever fault. What is
-not sealed is refused: it could be truncated under our mapping.
+A window is memory of a file that the client has mapped too. Where the file may shrink under us (io/sharing.py), accesses
+are guarded, and one beyond its end is an EFAULT.
 """
 
 import bisect
 import ctypes
 import errno
-import fcntl
 import mmap
 import os
 import weakref
@@ -19,14 +18,13 @@ from vfioemu.core.effects import Buffer
 from vfioemu.core.errors import IoctlError
 from vfioemu.io.limits import Limits
 from vfioemu.io.mm import PAGE, TOP, BoundMemory
+from vfioemu.io.sharing import needs_guard
+from vfioemu.kernel import guard
 from vfioemu.kernel.procmem import address_of
 
 if TYPE_CHECKING:
     from vfioemu.io.session import Session
 
-_F_GET_SEALS: Final = 1034
-_SEAL_SHRINK: Final = 2
-_SEAL_WRITES: Final = 8 | 16  # F_SEAL_WRITE, F_SEAL_FUTURE_WRITE
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _mmap: Final = _libc.mmap
 _mmap.restype = ctypes.c_void_p
@@ -34,24 +32,6 @@ _mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, 
 _munmap: Final = _libc.munmap
 _munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _FAILED: Final = ctypes.c_void_p(-1).value
-
-
-def check_sealed(fd: int) -> None:
-    """Refuse a file that could change under a mapping of ours.
-
-    Raises:
-        IoctlError: EPERM, and what is missing.
-    """
-    try:
-        seals = fcntl.fcntl(fd, _F_GET_SEALS)
-    except OSError:
-        raise IoctlError(errno.EPERM, "not a memfd: only memory that can be sealed is shared") from None
-    if not seals & _SEAL_SHRINK:
-        raise IoctlError(errno.EPERM, "the memfd is not sealed with F_SEAL_SHRINK, it could be truncated")
-    if seals & _SEAL_WRITES:
-        raise IoctlError(errno.EPERM, "the memfd is sealed against writing")
-    if os.fstatvfs(fd).f_bsize != PAGE:
-        raise IoctlError(errno.EPERM, "the memfd has huge pages, a hole in it could run out of them")
 
 
 class Ledger:
@@ -95,13 +75,24 @@ def _unmap(address: int, size: int, ledger: Ledger) -> None:
 
 
 class Window:
-    """Memory of a client that is mapped here too, for as long as this object lives."""
+    """Memory of a client that is mapped here too, for as long as this object lives.
 
-    __slots__ = ("__weakref__", "end", "local", "vaddr")
+    Attributes:
+        vaddr, end: where the client has it.
+        local: where we have it.
+    """
 
-    def __init__(self, vaddr: int, size: int, fd: int, offset: int, ledger: Ledger) -> None:
+    __slots__ = ("__weakref__", "_fd", "_offset", "end", "local", "vaddr")
+
+    def __init__(
+        self, vaddr: int, size: int, fd: int, offset: int, ledger: Ledger, *, guarded: bool = False
+    ) -> None:
         self.vaddr = vaddr
         self.end = vaddr + size
+        self._fd = -1
+        self._offset = offset
+        if guarded:
+            guard.install()
         local = _mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, offset)
         if local == _FAILED:
             error = ctypes.get_errno()
@@ -109,6 +100,39 @@ class Window:
         self.local: int = local
         ledger.add(1, size)
         weakref.finalize(self, _unmap, local, size, ledger)
+        if guarded:
+            self._fd = os.dup(fd)
+            weakref.finalize(self, os.close, self._fd)
+
+    def read(self, vaddr: int, size: int) -> bytes:
+        """Read for a device: EFAULT where the file has come to end."""
+        local = self.local + vaddr - self.vaddr
+        if self._fd < 0:
+            return ctypes.string_at(local, size)
+        data = guard.read(local, size)
+        if data is None:
+            raise IoctlError(
+                errno.EFAULT, f"the file behind {size:#x} bytes at {vaddr:#x} has become shorter"
+            )
+        return data
+
+    def write(self, vaddr: int, data: Buffer) -> None:
+        """Write for a device, as far as possible: EFAULT as in `read`."""
+        local = self.local + vaddr - self.vaddr
+        size = memoryview(data).nbytes
+        if self._fd < 0:
+            source, keep = address_of(data)
+            ctypes.memmove(local, source, size)
+            del keep
+        elif (done := guard.write(local, data)) < size:
+            raise IoctlError(errno.EFAULT, f"the file behind {vaddr + done:#x} has become shorter")
+
+    def present(self, vaddr: int, npages: int) -> int:
+        """How many leading pages the file has now."""
+        if self._fd < 0:
+            return npages
+        start = vaddr - self.vaddr + self._offset
+        return max(min((os.fstat(self._fd).st_size - start + PAGE - 1) // PAGE, npages), 0)
 
 
 class ClientSpace(AddressSpace):
@@ -147,7 +171,7 @@ class ClientSpace(AddressSpace):
             raise IoctlError(
                 errno.EINVAL, f"cannot share {size:#x} bytes at {vaddr:#x}, file offset {offset:#x}"
             )
-        check_sealed(fd)
+        guarded = needs_guard(fd, trusted=self.bound is not None)
         if offset + size > os.fstat(fd).st_size:
             raise IoctlError(errno.EINVAL, f"the file is shorter than {offset + size:#x} bytes")
         starts = self._starts or []
@@ -157,7 +181,7 @@ class ClientSpace(AddressSpace):
                 errno.EEXIST, f"[{vaddr:#x}, {vaddr + size:#x}) overlaps memory that is shared already"
             )
         ledger.refuse(size, limits)
-        self._windows.insert(at, Window(vaddr, size, fd, offset, ledger))
+        self._windows.insert(at, Window(vaddr, size, fd, offset, ledger, guarded=guarded))
         starts.insert(at, vaddr)
         self._starts = starts
         self.shared += size
@@ -201,21 +225,18 @@ class ClientSpace(AddressSpace):
 
     def read_now(self, vaddr: int, size: int) -> bytes | None:
         """Read for a device; None if the client has to be asked. EFAULT, EPERM when the address space is gone."""
-        local = self.window(vaddr, size)
-        if local is not None:
-            return ctypes.string_at(local, size)
+        window = self._covering(vaddr, size)
+        if window is not None:
+            return window.read(vaddr, size)
         if self.bound is not None:
             return self.bound.read(vaddr, size)
         return None
 
     def write_now(self, vaddr: int, data: Buffer) -> bool:
         """Write for a device; False if the client has to be asked. Errors as `read_now`."""
-        size = memoryview(data).nbytes
-        local = self.window(vaddr, size)
-        if local is not None:
-            source, keep = address_of(data)
-            ctypes.memmove(local, source, size)
-            del keep
+        window = self._covering(vaddr, memoryview(data).nbytes)
+        if window is not None:
+            window.write(vaddr, data)
             return True
         if self.bound is not None:
             self.bound.write(vaddr, data)
@@ -224,8 +245,10 @@ class ClientSpace(AddressSpace):
 
     def pin_now(self, vaddr: int, npages: int, *, write: bool) -> int | None:
         """How many leading pages are present; None if the client has to be asked."""
-        if self.window(vaddr & ~(PAGE - 1), npages * PAGE) is not None:
-            return npages
+        start = vaddr & ~(PAGE - 1)
+        window = self._covering(start, npages * PAGE)
+        if window is not None:
+            return window.present(start, npages)
         if self.bound is not None:
             return self.bound.present(vaddr, npages, write=write)
         return None
