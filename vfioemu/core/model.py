@@ -15,7 +15,7 @@ DMA in flight. Region accesses and `dma_unmap` may run at any yield of any other
 """
 
 import errno
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias, TypeVar, cast
 
@@ -28,6 +28,7 @@ from vfioemu.core.migration import ResumingStream, SavingStream
 from vfioemu.uapi import constants as c
 
 if TYPE_CHECKING:
+    from vfioemu.core.device import Device
     from vfioemu.core.dma_logging import DirtySink, LogRange
     from vfioemu.core.profile import Profile
     from vfioemu.kernel.dma import DmaBatch
@@ -73,6 +74,18 @@ class Host(Protocol):
     @property
     def name(self) -> str:
         """The device's name: an mdev's uuid, a PCI function's address."""
+
+    @property
+    def group_number(self) -> int:
+        """N of the group's /dev/vfio/N."""
+
+    @property
+    def profile(self) -> "Profile":
+        """The kernel release whose answers are given."""
+
+    @property
+    def all_devices(self) -> "Callable[[], Iterable[Device]]":
+        """The devices of the machine, this one among them."""
 
     @property
     def irqs(self) -> IrqTable:
@@ -222,6 +235,16 @@ class DeviceModel:
         """
         del now
         return None
+
+    def inspect(self, what: str, arguments: Mapping[str, object]) -> object:
+        """What the device's makers want to know of it, for the control socket, open or not: numbers, texts, lists, dicts.
+
+        Raises:
+            KeyError: it has nothing of that name to tell.
+            ValueError: the arguments make no sense.
+        """
+        del arguments
+        raise KeyError(what)
 
     # --- regions ---
 

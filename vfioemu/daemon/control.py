@@ -82,6 +82,7 @@ class ControlServer:
         self._mdevs: dict[str, str] = {}
         self._commands: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {
             "clients": (d.NoArguments, self._clients),
+            "inspect": (d.Inspect, self._inspect),
             "list": (d.NoArguments, self._list),
             "mdev-list": (d.NoArguments, self._mdev_list),
             "mdev-start": (d.MdevStart, self._mdev_start),
@@ -212,6 +213,25 @@ class ControlServer:
             )
             for symbol, device in self._machine.devices.items()
         ]
+
+    def _inspect(self, arguments: d.Inspect) -> object:
+        devices = self._machine.devices
+        device = devices.get(arguments.device) or next(
+            (device for device in devices.values() if device.name == arguments.device), None
+        )
+        if device is None:
+            raise Refused(
+                "DeviceNotFound", f"no device {arguments.device!r}; there are {', '.join(sorted(devices))}"
+            )
+        try:
+            return device.model.inspect(arguments.what, arguments.arguments)
+        except KeyError:
+            raise Refused(
+                "NothingToInspect",
+                f"device {device.symbol} ({device.spec.model}) has no {arguments.what!r} to tell",
+            ) from None
+        except ValueError as error:
+            raise Refused("BadArguments", f"{arguments.what}: {error}") from None
 
     def _stats(self, _: d.NoArguments) -> d.Stats:
         return statistics.stats(self._machine, self._server)

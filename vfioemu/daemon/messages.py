@@ -143,6 +143,14 @@ class SetParameter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     value: int
 
 
+class Inspect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`inspect`: something that a device, by its symbol or name, tells of itself; which, its model documents."""
+
+    device: str
+    what: str
+    arguments: dict[str, Any] = {}
+
+
 class MdevStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`mdev-start`: without a uuid, one is made up."""
 

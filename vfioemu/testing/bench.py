@@ -108,6 +108,7 @@ class BenchIommu:
         done = 0
         for i, dma in enumerate(batch):
             if dma.iova + dma.size > GUEST:
+                batch.set_status(i, Status.SLOW)
                 continue
             local = slice(dma.local, dma.local + dma.size)
             if dma.op == Op.READ:
