@@ -21,6 +21,8 @@ _KNOWN: Final = (
     "Cannot reset device .*, no available reset mechanism",
     # A device that is added while there is no KVM, which is not asked for.
     "KVM VFIO device isn't created yet",
+    # Linux 6.12 has no VFIO_DEVICE_FEATURE_DMA_BUF.
+    "warning: VFIO dma-buf not supported in kernel",
     # Container dirty pages are used only when they are asked for, and not without this.
     "warning: .*VFIO device doesn't support device and IOMMU dirty tracking",
 )
