@@ -96,10 +96,11 @@ class Container:
         yield from locked(self.lock)
         try:
             if not self.groups or self.iommu is not None:
-                raise IoctlError(errno.EINVAL, f"{len(self.groups)} groups, backend {self.iommu}")
+                why = "no group yet" if self.iommu is None else "a type already"
+                raise IoctlError(errno.EINVAL, f"type {type}: the container has {why}")
             machine = self.machine
             if not check_extension(self.profile, None, type):
-                raise IoctlError(errno.ENODEV, f"no backend has type {type}")
+                raise IoctlError(errno.ENODEV, f"type {type} is not to be had")
             iommu = Type1.open(
                 type,
                 lock=self.lock,

@@ -60,9 +60,9 @@ def start(device: "Device", arg: int) -> Steps[None]:
         (yield from read_user(arg, DeviceFeatureDmaLoggingControl.SIZE))
     )
     if control.num_ranges == 0:
-        raise IoctlError(errno.EINVAL, "no range to log")
+        raise IoctlError(errno.EINVAL, "num_ranges is 0")
     if control.num_ranges > LOG_MAX_RANGES:
-        raise IoctlError(errno.E2BIG, f"{control.num_ranges} ranges, at most {LOG_MAX_RANGES}")
+        raise IoctlError(errno.E2BIG, f"num_ranges {control.num_ranges} > {LOG_MAX_RANGES}")
     ranges: list[LogRange] = []
     for i in range(control.num_ranges):
         at = (control.ranges + i * DeviceFeatureDmaLoggingRange.SIZE) & _U64
@@ -88,13 +88,16 @@ def _check_range(asked: DeviceFeatureDmaLoggingRange, page_size: int, earlier: l
     """One range: aligned to the *requested* page size by mask, whatever that is; no wrap; no overlap."""
     mask = (page_size - 1) & _U64
     if asked.iova & mask or asked.length & mask:
-        raise IoctlError(errno.EINVAL, f"{asked.iova:#x}+{asked.length:#x} against page size {page_size:#x}")
+        which = f"iova {asked.iova:#x}" if asked.iova & mask else f"length {asked.length:#x}"
+        raise IoctlError(errno.EINVAL, f"{which} is not a multiple of page_size {page_size:#x}")
     if asked.iova + asked.length > _U64:
-        raise IoctlError(errno.EOVERFLOW, f"{asked.iova:#x}+{asked.length:#x} ends beyond 2^64 - 1")
+        raise IoctlError(errno.EOVERFLOW, f"iova {asked.iova:#x} + length {asked.length:#x} passes 2^64 - 1")
     range_ = LogRange(asked.iova, (asked.iova + asked.length - 1) & _U64)
     for other in earlier:
         if range_.overlaps(other):
-            raise IoctlError(errno.EINVAL, f"range at {asked.iova:#x} overlaps the one at {other.start:#x}")
+            raise IoctlError(
+                errno.EINVAL, f"ranges: iova {asked.iova:#x} overlaps the one at {other.start:#x}"
+            )
     return range_
 
 
@@ -108,9 +111,10 @@ def report(device: "Device", caller: Caller, arg: int) -> Steps[None]:
         (yield from read_user(arg, DeviceFeatureDmaLoggingReport.SIZE))
     )
     if asked.page_size < PAGE or asked.page_size & (asked.page_size - 1):
-        raise IoctlError(errno.EINVAL, f"page size {asked.page_size:#x}")
+        what = f"is less than {PAGE:#x}" if asked.page_size < PAGE else "is not a power of two"
+        raise IoctlError(errno.EINVAL, f"page_size {asked.page_size:#x} {what}")
     if asked.iova + asked.length > _U64:
-        raise IoctlError(errno.EOVERFLOW, f"{asked.iova:#x}+{asked.length:#x} ends beyond 2^64 - 1")
+        raise IoctlError(errno.EOVERFLOW, f"iova {asked.iova:#x} + length {asked.length:#x} passes 2^64 - 1")
     sink = DirtySink(asked.iova, asked.length, asked.page_size)
     yield from locked(device.lock)
     try:

@@ -29,3 +29,8 @@ class IoctlError(Exception):
 
     def __str__(self) -> str:
         return f"{self.name}: {self.why}"
+
+
+def header_why(argsz: int, minsz: int, flags: int, known: int) -> str:
+    """Why the first two fields of an argument are refused: too short, else with flags that are not known."""
+    return f"argsz {argsz} < {minsz}" if argsz < minsz else f"unknown flags {flags & ~known:#x}"

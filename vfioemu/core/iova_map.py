@@ -71,6 +71,9 @@ class Dma(Node):
     def __repr__(self) -> str:
         return f"<Dma {self.iova:#x}+{self.size:#x} -> {self.vaddr:#x} prot {self.prot}>"
 
+    def __str__(self) -> str:
+        return f"mapping {self.iova:#x}+{self.size:#x} (vaddr {self.vaddr:#x})"
+
 
 class IovaMap:
     """The mappings by iova.

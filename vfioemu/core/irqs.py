@@ -115,16 +115,21 @@ def validate_and_prepare(header: IrqSet, num_irqs: int, max_irqs: int) -> int:
     if header.argsz < IrqSet.SIZE:
         raise IoctlError(errno.EINVAL, f"argsz {header.argsz} < {IrqSet.SIZE}")
     if header.index >= max_irqs:
-        raise IoctlError(errno.EINVAL, f"irq index {header.index}, the device has {max_irqs}")
+        raise IoctlError(errno.EINVAL, f"index {header.index}, the device has {max_irqs} irq indices")
     if header.count >= _U32_MAX - header.start:
         raise IoctlError(errno.EINVAL, f"start {header.start} + count {header.count} wraps")
     if header.flags & ~_KNOWN_FLAGS:
         raise IoctlError(errno.EINVAL, f"unknown flags {header.flags & ~_KNOWN_FLAGS:#x}")
     if header.start >= num_irqs or header.start + header.count > num_irqs:
-        raise IoctlError(errno.EINVAL, f"vectors {header.start}+{header.count} of {num_irqs}")
+        raise IoctlError(
+            errno.EINVAL,
+            f"start {header.start} + count {header.count}: index {header.index} has {num_irqs} vectors",
+        )
     size = _ELEMENT_SIZE.get(header.flags & c.VFIO_IRQ_SET_DATA_TYPE_MASK)
     if size is None:
-        raise IoctlError(errno.EINVAL, f"not exactly one kind of data in flags {header.flags:#x}")
+        raise IoctlError(
+            errno.EINVAL, f"flags {header.flags:#x}: not exactly one of DATA_NONE, DATA_BOOL and DATA_EVENTFD"
+        )
     if header.argsz - IrqSet.SIZE < header.count * size:
         raise IoctlError(errno.EINVAL, f"argsz {header.argsz} does not hold {header.count} x {size} bytes")
     return header.count * size
@@ -154,7 +159,9 @@ def trigger_irqs(table: IrqTable, request: IrqRequest) -> Steps[None]:
         IoctlError: ENOTTY for another action, EBADF and EINVAL for what is no eventfd.
     """
     if request.action != c.VFIO_IRQ_SET_ACTION_TRIGGER:
-        raise IoctlError(errno.ENOTTY, f"no handler for actions {request.action:#x}")
+        raise IoctlError(
+            errno.ENOTTY, f"flags: no handler for action {request.action:#x} of index {request.index}"
+        )
     if request.turns_off:
         table.drop(request.index)
     elif request.flags & c.VFIO_IRQ_SET_DATA_EVENTFD:
@@ -173,7 +180,7 @@ def get_irq_info(model: "DeviceModel", arg: int) -> Steps[int]:
         raise IoctlError(errno.EINVAL, f"argsz {info.argsz} < {IrqInfo.SIZE}")
     irq = model.irq_info(info.index)
     if irq is None:
-        raise IoctlError(errno.EINVAL, f"no irq index {info.index}")
+        raise IoctlError(errno.EINVAL, f"index {info.index}: the device has no such irq")
     answer = IrqInfo(argsz=info.argsz, flags=irq.flags, index=info.index, count=irq.count)
     yield from write_user(arg, answer.build())
     return 0

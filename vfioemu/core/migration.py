@@ -21,6 +21,7 @@ from vfioemu.core.file import POLLIN, POLLOUT, File
 from vfioemu.core.locks import Lock
 from vfioemu.core.userrange import clip, refuse_bad_range
 from vfioemu.uapi import constants as c
+from vfioemu.uapi.flags import state_name
 from vfioemu.uapi.kinds import FdKind
 from vfioemu.uapi.structs import PrecopyInfo
 
@@ -164,7 +165,7 @@ class Session:
     def refuse_ended(self) -> None:
         """ENODEV once the device has left the session's states, even if it has done so cleanly."""
         if self.ended:
-            raise IoctlError(errno.ENODEV, "the session of this data fd has ended")
+            raise IoctlError(errno.ENODEV, f"{self.device_name} has left the states of this data fd")
 
 
 class DataFile(File):
@@ -251,7 +252,7 @@ class DataFile(File):
         del caller
         stream = self.session.stream
         if not isinstance(stream, SavingStream):
-            raise IoctlError(errno.ENOTTY, "a resuming data fd has no pre-copy information")
+            raise IoctlError(errno.ENOTTY, f"{self.label} is RESUMING: that has no pre-copy")
         info = PrecopyInfo.parse((yield from read_user(arg, PrecopyInfo.SIZE)))
         if info.argsz < PrecopyInfo.SIZE:
             raise IoctlError(errno.EINVAL, f"argsz {info.argsz} < {PrecopyInfo.SIZE}")
@@ -286,12 +287,15 @@ def next_state(flags: int, current: int, target: int) -> int:
     for state in (current, target):
         needed = STATE_FLAGS.get(state)
         if needed is None or needed & ~flags:
-            raise IoctlError(errno.EINVAL, f"from state {current} to {target}: {state} is not to be had")
+            arc = f"{state_name(target)} from {state_name(current)}"
+            raise IoctlError(errno.EINVAL, f"device_state {arc}: the device has no {state_name(state)}")
     hop = NEXT_HOP[current][target]
     while hop != ERROR and STATE_FLAGS[hop] & ~flags:
         hop = NEXT_HOP[hop][target]
     if hop == ERROR:
-        raise IoctlError(errno.EINVAL, f"no way from state {current} to {target}")
+        raise IoctlError(
+            errno.EINVAL, f"device_state {state_name(target)}: no way from {state_name(current)}"
+        )
     return hop
 
 

@@ -162,7 +162,7 @@ def _region(model: "RegionSource", index: int) -> "Region":
     regions = model.regions()
     region = regions[index] if index < len(regions) else None
     if region is None:
-        raise IoctlError(errno.EINVAL, f"no region {index}")
+        raise IoctlError(errno.EINVAL, f"index {index}: the device has no such region")
     return region
 
 

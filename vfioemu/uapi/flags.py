@@ -126,6 +126,11 @@ class DeviceState(IntEnum):
     PRE_COPY_P2P = c.VFIO_DEVICE_STATE_PRE_COPY_P2P
 
 
+def state_name(state: int) -> str:
+    """STOP_COPY for 3; the number for what is no state."""
+    return DeviceState(state).name if state in tuple(DeviceState) else str(state)
+
+
 class DeviceStateV1(IntFlag, boundary=KEEP):
     """vfio_device_migration_info.device_state, bits of the deprecated region protocol."""
 

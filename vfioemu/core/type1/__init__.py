@@ -47,7 +47,7 @@ class Type1(Iommu):
     ) -> "Type1":
         """vfio_iommu_type1_open(): EINVAL for what is an extension but no type (VFIO_UNMAP_ALL)."""
         if type not in (VFIO_TYPE1_IOMMU, VFIO_TYPE1v2_IOMMU, VFIO_TYPE1_NESTING_IOMMU):
-            raise IoctlError(errno.EINVAL, f"{type} is no type of type1")
+            raise IoctlError(errno.EINVAL, f"type {type} is an extension, and no type of IOMMU")
         return cls(
             lock=lock,
             v2=type != VFIO_TYPE1_IOMMU,

@@ -35,7 +35,7 @@ def attach_group(iommu: Iommu, group: "Group") -> Steps[None]:
         iommu.groups[group] = AttachedGroup(group, None)
         return
     if iommu.nesting:
-        raise IoctlError(errno.EINVAL, "no x86 domain does nesting")  # iommu_enable_nesting()
+        raise IoctlError(errno.EINVAL, "type 6 (NESTING): no x86 IOMMU does it")  # iommu_enable_nesting()
     last = spec.last
     if _aperture_conflict(iommu, 0, last):
         raise IoctlError(errno.EINVAL, f"mappings exist beyond the aperture [0, {last:#x}]")

@@ -15,7 +15,7 @@ from typing import Final
 
 from vfioemu.core.caller import Caller
 from vfioemu.core.effects import Steps, read_user, write_user
-from vfioemu.core.errors import IoctlError
+from vfioemu.core.errors import IoctlError, header_why
 from vfioemu.core.iova_map import Dma
 from vfioemu.core.limits import (
     DIRTY_BITMAP_PAGES_MAX,
@@ -51,14 +51,15 @@ def dirty_pages(iommu: Iommu, caller: Caller, arg: int) -> Steps[int]:
     """
     del caller
     if not iommu.v2:
-        raise IoctlError(errno.EACCES, "VFIO_TYPE1_IOMMU has no dirty tracking")
+        raise IoctlError(errno.EACCES, "the container has VFIO_TYPE1_IOMMU, dirty tracking takes TYPE1v2")
     request = IommuType1DirtyBitmap.parse((yield from read_user(arg, IommuType1DirtyBitmap.SIZE)))
     argsz, flags = request.argsz, request.flags
     manual = iommu.manual_clear
-    if argsz < IommuType1DirtyBitmap.SIZE or flags & ~(_FLAGS | manual.clear_flag | manual.noclear_flag):
-        raise IoctlError(errno.EINVAL, f"argsz {argsz}, flags {flags:#x}")
+    known = _FLAGS | manual.clear_flag | manual.noclear_flag
+    if argsz < IommuType1DirtyBitmap.SIZE or flags & ~known:
+        raise IoctlError(errno.EINVAL, header_why(argsz, IommuType1DirtyBitmap.SIZE, flags, known))
     if flags.bit_count() != 1:
-        raise IoctlError(errno.EINVAL, f"flags {flags:#x} are not exactly one")
+        raise IoctlError(errno.EINVAL, f"flags {flags:#x}: exactly one of START, STOP and GET_BITMAP")
     if flags == VFIO_IOMMU_DIRTY_PAGES_FLAG_START:
         yield from _start(iommu)
     elif flags == VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP:
@@ -104,11 +105,11 @@ def alloc_bitmap(iommu: Iommu, dma: Dma) -> None:
     """vfio_dma_bitmap_alloc(): a clean bitmap; EINVAL for more pages than an int counts, ENOMEM."""
     npages = dma.size >> iommu.pgshift
     if npages > DIRTY_BITMAP_PAGES_MAX:
-        raise IoctlError(errno.EINVAL, f"{dma} has {npages} pages, more than {DIRTY_BITMAP_PAGES_MAX}")
+        raise IoctlError(errno.EINVAL, f"the {dma} has {npages} pages, more than {DIRTY_BITMAP_PAGES_MAX}")
     try:
         dma.bitmap = DirtyBitmap(npages)
     except MemoryError:
-        raise IoctlError(errno.ENOMEM, f"no memory for the dirty bitmap of {dma}") from None
+        raise IoctlError(errno.ENOMEM, f"no memory for the dirty bitmap of the {dma}") from None
     iommu.track(dma)
 
 
@@ -118,20 +119,21 @@ def verify_bitmap(size: int, bitmap: Bitmap) -> None:
     A page size of 0 has no lowest bit; whatever the kernel makes of that, it ends in EINVAL.
     """
     if not access_ok(bitmap.data, bitmap.size):
-        raise IoctlError(errno.EINVAL, f"the bitmap {bitmap.data:#x}+{bitmap.size:#x} is not user memory")
+        raise IoctlError(errno.EINVAL, f"bitmap.data {bitmap.data:#x}+{bitmap.size:#x} is not user memory")
     if not bitmap.pgsize:
-        raise IoctlError(errno.EINVAL, "the bitmap's pgsize is 0")
+        raise IoctlError(errno.EINVAL, "bitmap.pgsize is 0")
     npages = size >> ((bitmap.pgsize & -bitmap.pgsize).bit_length() - 1)
     if not npages or not bitmap.size or bitmap.size > DIRTY_BITMAP_SIZE_MAX:
-        raise IoctlError(errno.EINVAL, f"{npages} pages, a bitmap of {bitmap.size:#x} bytes")
+        what = "is less than a page" if not npages else f"with bitmap.size {bitmap.size:#x}"
+        raise IoctlError(errno.EINVAL, f"size {size:#x} {what}")
     if bitmap.size < dirty_bitmap_bytes(npages):
-        raise IoctlError(errno.EINVAL, f"a bitmap of {bitmap.size:#x} bytes is too small for {npages} pages")
+        raise IoctlError(errno.EINVAL, f"bitmap.size {bitmap.size:#x} is too small for {npages} pages")
 
 
 def _use_bitmap(iommu: Iommu, operation: int, argsz: int, arg: int) -> Steps[None]:
     """GET_BITMAP, and the proposed operations that share its argument and its checks."""
     if argsz < IommuType1DirtyBitmap.SIZE + IommuType1DirtyBitmapGet.SIZE:
-        raise IoctlError(errno.EINVAL, f"argsz {argsz} leaves no room for the range")
+        raise IoctlError(errno.EINVAL, f"argsz {argsz} < 48, what GET_BITMAP takes")
     get = IommuType1DirtyBitmapGet.parse((yield from read_user(arg, IommuType1DirtyBitmapGet.SIZE)))
     iova, size, bitmap = get.iova, get.size, get.bitmap
     profile = iommu.profile
@@ -139,19 +141,19 @@ def _use_bitmap(iommu: Iommu, operation: int, argsz: int, arg: int) -> Steps[Non
         if not size:
             raise IoctlError(errno.EINVAL, "size is 0")
         if iova + size - 1 > U64_MAX:
-            raise IoctlError(profile.wrap_errno, f"{iova:#x}+{size:#x} passes 2^64")
+            raise IoctlError(profile.wrap_errno, f"iova {iova:#x} + size {size:#x} passes 2^64")
     elif iova + size > U64_MAX:  # 6.12: `iova + size < iova`, so that even a range up to 2^64 is refused
-        raise IoctlError(profile.wrap_errno, f"{iova:#x}+{size:#x} reaches 2^64")
+        raise IoctlError(profile.wrap_errno, f"iova {iova:#x} + size {size:#x} reaches 2^64")
     verify_bitmap(size, bitmap)
     yield from iommu.hold()
     try:
         pgsize = iommu.pgsize
         if bitmap.pgsize != pgsize:
-            raise IoctlError(errno.EINVAL, f"the bitmap's pgsize is {bitmap.pgsize:#x}, not {pgsize:#x}")
+            raise IoctlError(errno.EINVAL, f"bitmap.pgsize {bitmap.pgsize:#x} is not {pgsize:#x}")
         if not size or (iova | size) & (pgsize - 1):
-            raise IoctlError(errno.EINVAL, f"{iova:#x}+{size:#x} is not in whole pages")
+            raise IoctlError(errno.EINVAL, f"iova {iova:#x}, size {size:#x}: not whole pages of {pgsize:#x}")
         if not iommu.dirty_page_tracking:
-            raise IoctlError(errno.EINVAL, "dirty tracking is off")
+            raise IoctlError(errno.EINVAL, f"flags {operation:#x}: dirty tracking is off, START comes first")
         if operation == iommu.manual_clear.clear_flag:
             yield from manual_clear.clear_range(iommu, iova, size, bitmap.data)
         else:
@@ -178,10 +180,10 @@ def _harvest_range(iommu: Iommu, iova: int, size: int, data: int, *, keep: bool)
 def refuse_bisecting(iommu: Iommu, iova: int, size: int) -> None:
     """EINVAL when a mapping is partly inside the range, at its start or end; holes are fine."""
     if (dma := iommu.map.find(iova, 1)) and dma.iova != iova:
-        raise IoctlError(errno.EINVAL, f"{iova:#x} bisects {dma}")
+        raise IoctlError(errno.EINVAL, f"iova {iova:#x} bisects the {dma}")
     dma = iommu.map.find_last(iova, size)
     if dma and iommu.map.end(dma.iova, dma.size) != iommu.map.end(iova, size):
-        raise IoctlError(errno.EINVAL, f"{iova + size:#x} bisects {dma}")
+        raise IoctlError(errno.EINVAL, f"iova {iova:#x} + size {size:#x} bisects the {dma}")
 
 
 def merge(iommu: Iommu, dma: Dma, data: int, base: int, *, keep: bool = False) -> Steps[None]:
@@ -191,7 +193,7 @@ def merge(iommu: Iommu, dma: Dma, data: int, base: int, *, keep: bool = False) -
     """
     bitmap = dma.bitmap
     if bitmap is None:
-        raise IoctlError(errno.EINVAL, f"dirty tracking of {dma} ended while a device gave its pins back")
+        raise IoctlError(errno.EINVAL, f"dirty tracking of the {dma} ended while a device gave its pins back")
     if iommu.num_non_pinned_groups and dma.iommu_mapped:
         bitmap.fill()
     word, shift = divmod((dma.iova - base) >> iommu.pgshift, 64)

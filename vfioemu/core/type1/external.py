@@ -64,7 +64,7 @@ def pin_pages(iommu: Iommu, device: PinningDevice, iova: int, npages: int, prot:
     yield from iommu.hold()
     try:
         if iommu.vaddr_invalid_count:
-            raise IoctlError(errno.EBUSY, "a mapping waits for its vaddr")
+            raise IoctlError(errno.EBUSY, f"{iommu.vaddr_invalid_count} mappings wait for their vaddr")
         if not iommu.devices:
             raise IoctlError(errno.EINVAL, "no device of this container has a dma_unmap callback")
         done = 0
@@ -187,7 +187,7 @@ def dma_write(iommu: Iommu, device: PinningDevice, iova: int, data: Buffer) -> S
 def _chunk(iommu: Iommu, iova: int, size: int, write: bool) -> tuple[Dma, int, int]:
     """The mapping at `iova`, the offset in it, and how many bytes of the transfer are in it."""
     if iommu.vaddr_invalid_count:
-        raise IoctlError(errno.EBUSY, "a mapping waits for its vaddr")
+        raise IoctlError(errno.EBUSY, f"{iommu.vaddr_invalid_count} mappings wait for their vaddr")
     dma = iommu.map.find(iova, 1)
     if dma is None:
         raise IoctlError(errno.EINVAL, f"no mapping at {iova:#x}")
@@ -245,7 +245,7 @@ def dma_batch(iommu: Iommu, device: PinningDevice, batch: DmaBatch, log: "DirtyL
     yield from iommu.hold()
     try:
         if iommu.vaddr_invalid_count:
-            raise IoctlError(errno.EBUSY, "a mapping waits for its vaddr")
+            raise IoctlError(errno.EBUSY, f"{iommu.vaddr_invalid_count} mappings wait for their vaddr")
         if (
             iommu.map.wrapped
         ):  # 6.12: lookups that meet a mapping up to 2^64 go astray, which the index does not copy

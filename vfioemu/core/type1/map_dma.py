@@ -5,7 +5,7 @@ import errno
 
 from vfioemu.core.caller import Caller
 from vfioemu.core.effects import Steps, read_user
-from vfioemu.core.errors import IoctlError
+from vfioemu.core.errors import IoctlError, header_why
 from vfioemu.core.iova_map import PROT_READ, PROT_WRITE, Dma
 from vfioemu.core.limits import U64_MAX
 from vfioemu.core.type1.dirty_pages import alloc_bitmap
@@ -32,7 +32,7 @@ def map_dma(iommu: Iommu, caller: Caller, arg: int) -> Steps[int]:
     request = IommuType1DmaMap.parse((yield from read_user(arg, IommuType1DmaMap.SIZE)))
     flags = request.flags
     if request.argsz < IommuType1DmaMap.SIZE or flags & ~_FLAGS:
-        raise IoctlError(errno.EINVAL, f"argsz {request.argsz}, flags {flags:#x}")
+        raise IoctlError(errno.EINVAL, header_why(request.argsz, IommuType1DmaMap.SIZE, flags, _FLAGS))
     if iommu.profile.wrap_first:
         if not request.size:
             raise IoctlError(errno.EINVAL, "size is 0")
@@ -40,20 +40,23 @@ def map_dma(iommu: Iommu, caller: Caller, arg: int) -> Steps[int]:
     prot = flags & (PROT_READ | PROT_WRITE)
     set_vaddr = bool(flags & VFIO_DMA_MAP_FLAG_VADDR)
     if set_vaddr is bool(prot):
-        raise IoctlError(errno.EINVAL, f"flags {flags:#x}: an access, or VADDR alone")
+        raise IoctlError(errno.EINVAL, f"flags {flags:#x}: READ or WRITE, or VADDR alone")
     yield from iommu.hold()
     try:
         if not request.size or (request.size | request.iova | request.vaddr) & (iommu.pgsize - 1):
             raise IoctlError(
                 errno.EINVAL,
-                f"{request.iova:#x}+{request.size:#x} at {request.vaddr:#x} is not in whole pages",
+                f"size {request.size:#x}, iova {request.iova:#x}, vaddr {request.vaddr:#x}: "
+                f"not whole pages of {iommu.pgsize:#x}",
             )
         _refuse_wrap(iommu, request)
         found = iommu.map.find(request.iova, request.size)
         if set_vaddr:
             _set_vaddr(iommu, caller, request, found)
         elif found is not None:
-            raise IoctlError(errno.EEXIST, f"{request.iova:#x}+{request.size:#x} overlaps {found}")
+            raise IoctlError(
+                errno.EEXIST, f"iova {request.iova:#x} + size {request.size:#x} overlaps the {found}"
+            )
         else:
             yield from _add(iommu, caller, request, prot)
     finally:
@@ -64,15 +67,17 @@ def map_dma(iommu: Iommu, caller: Caller, arg: int) -> Steps[int]:
 def _refuse_wrap(iommu: Iommu, request: IommuType1DmaMap) -> None:
     for name, start in (("iova", request.iova), ("vaddr", request.vaddr)):
         if start + request.size - 1 > U64_MAX:
-            raise IoctlError(iommu.profile.wrap_errno, f"{name} {start:#x}+{request.size:#x} passes 2^64")
+            raise IoctlError(
+                iommu.profile.wrap_errno, f"{name} {start:#x} + size {request.size:#x} passes 2^64"
+            )
 
 
 def _set_vaddr(iommu: Iommu, caller: Caller, request: IommuType1DmaMap, dma: Dma | None) -> None:
     """Give a mapping that UNMAP_DMA with VADDR has invalidated its new vaddr, and a new owner (ENOMEM)."""
     if dma is None:
-        raise IoctlError(errno.ENOENT, f"there is no mapping in {request.iova:#x}+{request.size:#x}")
+        raise IoctlError(errno.ENOENT, f"no mapping in iova {request.iova:#x} + size {request.size:#x}")
     if not dma.vaddr_invalid or dma.iova != request.iova or dma.size != request.size:
-        raise IoctlError(errno.EINVAL, f"{dma} is not what waits for a vaddr")
+        raise IoctlError(errno.EINVAL, f"the {dma} is not what waits for a vaddr")
     iommu.accounting.move(dma, caller.space, caller.ipc_lock)
     iommu.conceal(dma)
     dma.vaddr = request.vaddr
@@ -83,9 +88,11 @@ def _set_vaddr(iommu: Iommu, caller: Caller, request: IommuType1DmaMap, dma: Dma
 
 def _add(iommu: Iommu, caller: Caller, request: IommuType1DmaMap, prot: int) -> Steps[None]:
     if not iommu.dma_avail:
-        raise IoctlError(errno.ENOSPC, "dma_entry_limit mappings exist")
+        raise IoctlError(errno.ENOSPC, f"dma_entry_limit: {len(iommu.map)} mappings exist")
     if not iommu.iova_valid(request.iova, request.iova + request.size - 1):
-        raise IoctlError(errno.EINVAL, f"{request.iova:#x}+{request.size:#x} is no IOVA of this IOMMU")
+        raise IoctlError(
+            errno.EINVAL, f"iova {request.iova:#x} + size {request.size:#x} is not in the IOMMU's ranges"
+        )
     iommu.dma_avail -= 1
     dma = Dma(request.iova, request.vaddr, prot, caller.space, caller.ipc_lock)
     iommu.map.link(dma)

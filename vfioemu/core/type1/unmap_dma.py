@@ -5,7 +5,7 @@ import errno
 
 from vfioemu.core.caller import Caller
 from vfioemu.core.effects import Steps, locked, read_user, write_user
-from vfioemu.core.errors import IoctlError
+from vfioemu.core.errors import IoctlError, header_why
 from vfioemu.core.iova_map import Dma
 from vfioemu.core.limits import DMA_UNMAP_RETRIES, U64_MAX
 from vfioemu.core.type1.dirty_pages import merge, refuse_bisecting, verify_bitmap
@@ -34,13 +34,13 @@ def unmap_dma(iommu: Iommu, caller: Caller, arg: int) -> Steps[int]:
     request = IommuType1DmaUnmap.parse((yield from read_user(arg, IommuType1DmaUnmap.SIZE)))
     argsz, flags = request.argsz, request.flags
     if argsz < IommuType1DmaUnmap.SIZE or flags & ~_FLAGS:
-        raise IoctlError(errno.EINVAL, f"argsz {argsz}, flags {flags:#x}")
+        raise IoctlError(errno.EINVAL, header_why(argsz, IommuType1DmaUnmap.SIZE, flags, _FLAGS))
     bitmap: Bitmap | None = None
     if flags & VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP:
         if flags != VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP:
             raise IoctlError(errno.EINVAL, f"flags {flags:#x}: GET_DIRTY_BITMAP goes with no other")
         if argsz < IommuType1DmaUnmap.SIZE + Bitmap.SIZE:
-            raise IoctlError(errno.EINVAL, f"argsz {argsz} leaves no room for the bitmap")
+            raise IoctlError(errno.EINVAL, f"argsz {argsz} < 48, what GET_DIRTY_BITMAP takes")
         bitmap = Bitmap.parse((yield from read_user(arg + IommuType1DmaUnmap.SIZE, Bitmap.SIZE)))
         verify_bitmap(request.size, bitmap)
     walk = _Unmap(iommu, request, bitmap)
@@ -82,22 +82,26 @@ class _Unmap:
     def _check(self) -> None:
         iommu, flags, iova, size = self.iommu, self.request.flags, self.iova, self.size
         if flags & VFIO_DMA_UNMAP_FLAG_VADDR and iommu.has_emulated:
-            raise IoctlError(errno.EBUSY, "an mdev cannot go without vaddrs")
+            raise IoctlError(
+                errno.EBUSY, f"flags {flags:#x}: VADDR, and a device in the container has no IOMMU of its own"
+            )
         pgsize = iommu.pgsize
         if iova & (pgsize - 1):
-            raise IoctlError(errno.EINVAL, f"iova {iova:#x} is not page aligned")
+            raise IoctlError(errno.EINVAL, f"iova {iova:#x} is not a multiple of {pgsize:#x}")
         if flags & VFIO_DMA_UNMAP_FLAG_ALL:
             if iova or size:
-                raise IoctlError(errno.EINVAL, f"ALL with {iova:#x}+{size:#x}")
+                raise IoctlError(errno.EINVAL, f"flags ALL with iova {iova:#x}, size {size:#x}")
             self.size = U64_MAX
         elif not size or size & (pgsize - 1):
-            raise IoctlError(errno.EINVAL, f"size {size:#x} is not in whole pages")
+            raise IoctlError(errno.EINVAL, f"size {size:#x} is not whole pages of {pgsize:#x}")
         elif iova + size - 1 > U64_MAX:
-            raise IoctlError(iommu.profile.wrap_errno, f"{iova:#x}+{size:#x} passes 2^64")
+            raise IoctlError(iommu.profile.wrap_errno, f"iova {iova:#x} + size {size:#x} passes 2^64")
         if self.bitmap is not None and (not iommu.dirty_page_tracking or self.bitmap.pgsize != pgsize):
             raise IoctlError(
                 errno.EINVAL,
-                f"tracking {iommu.dirty_page_tracking}, the bitmap's pgsize {self.bitmap.pgsize:#x}",
+                f"bitmap.pgsize {self.bitmap.pgsize:#x} is not {pgsize:#x}"
+                if iommu.dirty_page_tracking
+                else f"flags {flags:#x}: GET_DIRTY_BITMAP, and dirty tracking is off",
             )
 
     def _refuse_bisecting(self) -> None:
@@ -123,7 +127,7 @@ class _Unmap:
                     undone.vaddr_invalid = False
                 iommu.vaddr_invalid_count -= len(done)
                 self.unmapped = 0
-                raise IoctlError(errno.EINVAL, f"{dma} has no vaddr already")
+                raise IoctlError(errno.EINVAL, f"the {dma} has no vaddr already")
             dma.vaddr_invalid = True
             iommu.vaddr_invalid_count += 1
             self.unmapped += dma.size

@@ -274,9 +274,11 @@ class DmaEngine(PciFunction):
     def log_start(self, page_size: int, ranges: Sequence[LogRange]) -> int:
         """Log with the page size nearest to the one asked for, 4 KiB to 2 MiB."""
         if self.options.fail_logging:
-            raise IoctlError(self.options.fail_logging, "the device was told to fail here")
+            raise IoctlError(
+                self.options.fail_logging, f"page_size {page_size:#x}: option fail_logging is set"
+            )
         if self.log is not None:
-            raise IoctlError(errno.EINVAL, "logging already")
+            raise IoctlError(errno.EINVAL, f"page_size {page_size:#x}: the device logs already")
         self.log = log.start(page_size, ranges)
         return 1 << self.log.pgshift
 
@@ -287,7 +289,9 @@ class DmaEngine(PciFunction):
     def log_report(self, iova: int, length: int, sink: DirtySink) -> None:
         """Report and forget."""
         if self.log is None:
-            raise IoctlError(errno.EINVAL, "not logging")
+            raise IoctlError(
+                errno.EINVAL, f"iova {iova:#x}: the device does not log, DMA_LOGGING_START comes first"
+            )
         log.report(self.log, iova, length, sink)
 
     # --- migration ---

@@ -101,7 +101,10 @@ class Mtty(DeviceModel):
     def set_irqs(self, request: IrqRequest) -> Steps[None]:
         """mtty_set_irqs(): INTx or MSI, one at a time; without exactly one action nothing happens."""
         if request.index not in (_INTX, _MSI):
-            raise IoctlError(errno.ENOTTY, f"irq index {request.index} has no handler")
+            raise IoctlError(
+                errno.ENOTTY,
+                f"index {request.index}: the driver has no handler for action {request.action:#x}",
+            )
         if request.action in (c.VFIO_IRQ_SET_ACTION_MASK, c.VFIO_IRQ_SET_ACTION_UNMASK):
             yield from self._set_mask(request)
         elif request.action == c.VFIO_IRQ_SET_ACTION_TRIGGER:
@@ -109,11 +112,14 @@ class Mtty(DeviceModel):
 
     def _set_mask(self, request: IrqRequest) -> Steps[None]:
         if request.index == _MSI:
-            raise IoctlError(errno.ENOTTY, "MSI cannot be masked")
+            raise IoctlError(errno.ENOTTY, f"index {request.index}: MSI cannot be masked")
         if not self._enabled(_INTX) or (request.start, request.count) != (0, 1):
-            raise IoctlError(errno.EINVAL, f"mask: INTx is off, or vectors {request.start}+{request.count}")
+            raise IoctlError(
+                errno.EINVAL,
+                f"index {request.index}: INTx is off, or start {request.start} + count {request.count} is not 0 + 1",
+            )
         if request.flags & c.VFIO_IRQ_SET_DATA_EVENTFD:
-            raise IoctlError(errno.ENOTTY, "INTx cannot be masked by an eventfd")
+            raise IoctlError(errno.ENOTTY, f"flags {request.flags:#x}: INTx cannot be masked by an eventfd")
         if request.flags & c.VFIO_IRQ_SET_DATA_NONE or request.data[0]:
             self._masked = request.action == c.VFIO_IRQ_SET_ACTION_MASK
         yield from self._raise_if_pending()
@@ -124,15 +130,18 @@ class Mtty(DeviceModel):
             self._disable(index)
             return
         if self._enabled(_MSI if index == _INTX else _INTX):
-            raise IoctlError(errno.EINVAL, f"irq index {index} while the other one is on")
+            raise IoctlError(errno.EINVAL, f"index {index}: the other interrupt is on")
         if (request.start, request.count) != (0, 1):
-            raise IoctlError(errno.EINVAL, f"vectors {request.start}+{request.count}, there is one")
+            raise IoctlError(
+                errno.EINVAL,
+                f"start {request.start} + count {request.count}: index {request.index} has one vector",
+            )
         if request.flags & c.VFIO_IRQ_SET_DATA_EVENTFD:
             self._disable(index)
             self.host.irqs.replace(index, 0, (yield from take_eventfd(request.fds()[0])))
             yield from self._raise_if_pending()
         elif not self._enabled(index):
-            raise IoctlError(errno.EINVAL, f"irq index {index} is off")
+            raise IoctlError(errno.EINVAL, f"index {index} is off")
         elif request.flags & c.VFIO_IRQ_SET_DATA_NONE or request.data[0]:
             yield from self._raise()
 

@@ -27,6 +27,7 @@ from typing import Final
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.migration import PRE_COPY, PRE_COPY_P2P, ResumingStream, SavingStream
 from vfioemu.devices.mtty.uart import PORT
+from vfioemu.uapi.flags import state_name
 
 _HEADER: Final = struct.Struct("<QIIII")
 _MAGIC: Final = 0x7E9D09898C3E2C4E
@@ -73,7 +74,7 @@ class MttySaving(SavingStream):
         """EINVAL unless the device is in pre-copy, in this session or a later one."""
         state = self._state()
         if state not in (PRE_COPY, PRE_COPY_P2P):
-            raise IoctlError(errno.EINVAL, f"PRECOPY_INFO in state {state}, which is not pre-copy")
+            raise IoctlError(errno.EINVAL, f"device_state {state_name(state)} is not pre-copy")
 
     def precopy_info(self) -> tuple[int, int]:
         """What is left of the header is initial, and nothing is ever dirty."""

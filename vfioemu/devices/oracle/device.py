@@ -49,6 +49,7 @@ from vfioemu.core.model import ABSENT, READ_WRITE, DeviceModel, Region
 from vfioemu.devices.oracle.dirty_log import DirtyLog
 from vfioemu.devices.oracle.migrate import OracleResuming, OracleSaving, Sizes
 from vfioemu.uapi import constants as c
+from vfioemu.uapi.flags import state_name
 
 BAR_SIZE: Final = 0x20000
 WINDOW_OFFSET: Final = 0x1000
@@ -263,7 +264,7 @@ class Oracle(DeviceModel):
     def log_start(self, page_size: int, ranges: Sequence[LogRange]) -> int:
         """md_log_start(): this device logs with pages from 4 KiB to 2 MiB, whether that is a power of two or not."""
         if self._log is not None:
-            raise IoctlError(errno.EINVAL, "logging already")
+            raise IoctlError(errno.EINVAL, f"page_size {page_size:#x}: the device logs already")
         page_size = min(max(page_size, 4 << 10), 2 << 20)
         self._log = DirtyLog(page_size, ranges)
         return page_size
@@ -275,7 +276,9 @@ class Oracle(DeviceModel):
     def log_report(self, iova: int, length: int, sink: DirtySink) -> None:
         """md_log_read_and_clear()."""
         if self._log is None:
-            raise IoctlError(errno.EINVAL, "not logging")
+            raise IoctlError(
+                errno.EINVAL, f"iova {iova:#x}: the device does not log, DMA_LOGGING_START comes first"
+            )
         self._log.report(iova, length, sink)
 
     # --- migration ---
@@ -288,7 +291,10 @@ class Oracle(DeviceModel):
             self._fail_at -= 1
             if not self._fail_at:
                 if self._fail_errno:
-                    raise IoctlError(abs(self._fail_errno), "this arc was told to fail")
+                    raise IoctlError(
+                        abs(self._fail_errno),
+                        f"device_state {state_name(target)}: the arc from {state_name(current)} was told to fail",
+                    )
                 return None
         if target in _PRECOPYING and current in _RUNNING:
             self._saving = OracleSaving(lambda: self.sizes, precopy=True)

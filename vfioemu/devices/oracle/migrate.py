@@ -44,7 +44,7 @@ class OracleSaving(SavingStream):
         """The next bytes; ENOMSG when all of pre-copy has been read."""
         end = self._pre_end if self.precopy else self._total
         if self.precopy and self._position >= end:
-            raise IoctlError(errno.ENOMSG, "pre-copy has no more for now")
+            raise IoctlError(errno.ENOMSG, f"size {size}: pre-copy has no more for now")
         return stream_bytes(self._position, max(0, min(size, end - self._position)))
 
     def advance(self, size: int) -> None:
@@ -54,7 +54,7 @@ class OracleSaving(SavingStream):
     def precopy_info(self) -> tuple[int, int]:
         """What pre-copy still has; EINVAL outside of it."""
         if not self.precopy:
-            raise IoctlError(errno.EINVAL, "not in pre-copy")
+            raise IoctlError(errno.EINVAL, "device_state STOP_COPY: this is for PRE_COPY and PRE_COPY_P2P")
         initial = self._current().initial  # as it is now, not when the stream began
         return max(0, initial - self._position), (self._pre_end - max(self._position, initial)) & _U64
 
