@@ -52,11 +52,13 @@ void vfe_fd_internal(int fd, bool internal)
 void vfe_fds_unshared(void)
 {
 	/* In a child of vfork() that is the child's business. */
-	if (vfe_init() && vfe.active && vfe_session_is_ours())
-		atomic_store(&vfe.shares_no_fds, true);
-	for (size_t i = 0; vfe.shares_no_fds && i < VFE_FDS; i++)
-		if (atomic_load_explicit(&vfe_fds[i], memory_order_relaxed))
-			vfe_fd_appears((int)i);
+	if (!vfe_init() || !vfe.active || !vfe_session_is_ours())
+		return;
+	atomic_store(&vfe.shares_no_fds, true);
+	for (size_t i = 0; i < VFE_FDS; i++)
+		if (atomic_load_explicit(&vfe_fds[i], memory_order_relaxed) &
+		    VFE_NOT)
+			atomic_fetch_and(&vfe_fds[i], ~VFE_NOT);
 }
 
 /* Take `prefix` off `text`. */

@@ -32,12 +32,7 @@ VFE_HIDDEN const struct vfioemu_hello *vfe_greeting(void);
 VFE_HIDDEN uint64_t vfe_memlock(void);
 VFE_HIDDEN bool vfe_ipc_lock(void);
 
-/** Serve DMA memory if the daemon wants that (service.c). `index` is what the
- * connection is noted as. */
-VFE_HIDDEN void vfe_service_start(struct vfe_session *session,
-				  unsigned int index);
-/** What a child has to close (session.c). */
-VFE_HIDDEN void vfe_note_connection(unsigned int index,
-				    const struct vfe_connection *connection);
+/** Serve DMA memory if the daemon wants that (service.c). */
+VFE_HIDDEN void vfe_service_start(struct vfe_session *session);
 
 #endif

@@ -92,6 +92,7 @@ FCNTL(fcntl64)
 
 VFE_EXPORT int close_range(unsigned int first, unsigned int last, int flags)
 {
+	uint64_t next = first; /* one more than any number */
 	long result = 0;
 
 	if (first > last ||
@@ -100,18 +101,17 @@ VFE_EXPORT int close_range(unsigned int first, unsigned int last, int flags)
 	if (flags & (int)CLOSE_RANGE_UNSHARE)
 		vfe_fds_unshared();
 	/* Around our connections, which are close-on-exec already. */
-	while (!result && first <= last) {
-		unsigned int ours = vfe_next_connection(first);
+	while (!result && next <= last) {
+		uint64_t ours = flags & (int)CLOSE_RANGE_CLOEXEC
+					? UINT64_MAX
+					: vfe_next_connection(next);
+		uint64_t end = ours <= last ? ours : (uint64_t)last + 1;
 
-		if (ours > last || flags & (int)CLOSE_RANGE_CLOEXEC)
-			ours = last + 1;
-		if (ours > first || !ours)
-			result = vfe_sys3(SYS_close_range, first, ours - 1,
-					  flags);
+		if (end > next)
+			result =
+				vfe_sys3(SYS_close_range, next, end - 1, flags);
 		flags &= ~(int)CLOSE_RANGE_UNSHARE;
-		if (!ours || ours > last)
-			break;
-		first = ours + 1;
+		next = end + 1;
 	}
 	return (int)vfe_result(result);
 }
@@ -120,7 +120,7 @@ VFE_EXPORT void closefrom(int low)
 {
 	unsigned int first = low < 0 ? 0 : (unsigned int)low;
 
-	if (vfe_next_connection(first) == ~0u && vfe.next.closefrom)
+	if (vfe_next_connection(first) == UINT64_MAX && vfe.next.closefrom)
 		vfe.next.closefrom(low);
 	else
 		close_range(first, ~0u, 0);

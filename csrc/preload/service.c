@@ -4,10 +4,13 @@
  * A thread that serves DMA memory to a daemon that does not reach into other
  * processes (protocol/wire.md section 7). There is none otherwise.
  *
- * It is made with the session and ends with its connection. Its memory does not
- * come along in a fork (MADV_DONTFORK), nor does the thread.
+ * It is made with the session and ends with its connection. It has an fd table
+ * of its own with nothing but that: the program cannot close it, and nothing
+ * that the program closes is kept open by it. A fork leaves it behind.
  */
 #include <errno.h>
+#include <linux/close_range.h>
+#include <linux/futex.h>
 #include <pthread.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -17,37 +20,77 @@
 
 #define STACK (256ul << 10)
 
+enum state { STARTING, SERVING, FAILED };
+
 struct service {
 	struct vfe_connection connection;
+	atomic_int *state; /* futex: enum state, of whoever waits for it */
 	unsigned char data[VFIOEMU_MAX_DATA];
 };
 
-static void drop(struct service *service)
+/* Have no fd but this one, and share that with nobody. */
+static bool keep_only(unsigned int fd)
 {
-	vfe_hang_up(&service->connection);
-	vfe_sys2(SYS_munmap, service, sizeof(*service));
+	return !vfe_sys3(SYS_close_range, fd + 1, ~0u, CLOSE_RANGE_UNSHARE) &&
+	       (!fd || !vfe_sys3(SYS_close_range, 0, fd - 1, 0));
 }
 
 static void *serve(void *argument)
 {
 	struct service *service = argument;
+	struct vfe_connection *connection = &service->connection;
+	atomic_int *state = service->state;
+	bool alone = keep_only((unsigned int)connection->fd);
 
 	vfe_sys2(SYS_prctl, PR_SET_NAME, "vfioemu");
-	while (!vfe_receive(&service->connection) &&
-	       !vfe_answer(&service->connection, NULL))
+	atomic_store(state, alone ? SERVING : FAILED);
+	/* It may be gone, but the kernel looks at the address only. */
+	vfe_sys3(SYS_futex, state, FUTEX_WAKE_PRIVATE, 1);
+	while (alone && !vfe_receive(connection) &&
+	       !vfe_answer(connection, NULL))
 		;
 	vfe_debug(VFE_DEBUG_SHIM, "the service ends");
-	drop(service);
+	if (alone)
+		vfe_sys1(SYS_close, connection->fd);
+	vfe_sys2(SYS_munmap, service, sizeof(*service));
 	return NULL;
 }
 
-void vfe_service_start(struct vfe_session *session, unsigned int index)
+/* True if the thread runs, and has its own fds. */
+static bool start(struct service *service)
 {
+	atomic_int state = STARTING;
 	pthread_attr_t attributes;
 	pthread_t thread;
+	int error;
+
+	service->state = &state;
+	pthread_attr_init(&attributes);
+	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+	pthread_attr_setstacksize(&attributes, STACK);
+	error = pthread_create(&thread, &attributes, serve, service);
+	if (error == EINVAL) { /* much thread-local memory: the usual size */
+		pthread_attr_destroy(&attributes);
+		pthread_attr_init(&attributes);
+		pthread_attr_setdetachstate(&attributes,
+					    PTHREAD_CREATE_DETACHED);
+		error = pthread_create(&thread, &attributes, serve, service);
+	}
+	pthread_attr_destroy(&attributes);
+	if (error) {
+		vfe_sys2(SYS_munmap, service, sizeof(*service));
+		return false;
+	}
+	while (atomic_load(&state) == STARTING)
+		vfe_sys4(SYS_futex, &state, FUTEX_WAIT_PRIVATE, STARTING, NULL);
+	return atomic_load(&state) == SERVING;
+}
+
+void vfe_service_start(struct vfe_session *session)
+{
+	struct vfe_connection ours;
 	struct service *service;
 	long memory;
-	int error;
 
 	if (session->has_service ||
 	    vfe_greeting()->memory_mode != VFIOEMU_MEMORY_ASK)
@@ -64,16 +107,9 @@ void vfe_service_start(struct vfe_session *session, unsigned int index)
 		vfe_sys2(SYS_munmap, service, sizeof(*service));
 		return;
 	}
-	vfe_note_connection(index, &service->connection);
-	pthread_attr_init(&attributes);
-	pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-	pthread_attr_setstacksize(&attributes, STACK);
-	error = pthread_create(&thread, &attributes, serve, service);
-	if (error == EINVAL) /* much thread-local memory: the usual size */
-		error = pthread_create(&thread, NULL, serve, service);
-	pthread_attr_destroy(&attributes);
-	if (error) {
-		vfe_say("no thread to serve DMA memory (%d)", error);
-		drop(service);
-	}
+	/* A serving thread may end at any time, and its memory with it. */
+	ours = service->connection;
+	if (!start(service))
+		vfe_say("no thread can be made to serve DMA memory");
+	vfe_hang_up(&ours);
 }

@@ -37,12 +37,11 @@ struct process {
 static struct process *process;
 static unsigned char buffers[VFE_CONNECTIONS][VFIOEMU_MAX_DATA];
 
-/* Which fds are ours. A fork does not wipe it: a child has to close them. The
- * last one is the service connection. */
+/* Which fds are ours. A fork does not wipe it: a child has to close them. */
 static struct {
 	atomic_int number; /* fd + 1 */
 	_Atomic uint64_t cookie;
-} connected[VFE_CONNECTIONS + 1];
+} connected[VFE_CONNECTIONS];
 
 uint64_t vfe_signals_block(void)
 {
@@ -71,8 +70,7 @@ void *vfe_wiped_memory(size_t size)
 
 /* --- which process this is --- */
 
-void vfe_note_connection(unsigned int index,
-			 const struct vfe_connection *connection)
+static void note(unsigned int index, const struct vfe_connection *connection)
 {
 	atomic_store(&connected[index].cookie, connection->cookie);
 	atomic_store(&connected[index].number,
@@ -82,7 +80,7 @@ void vfe_note_connection(unsigned int index,
 /* Close what a parent was connected by. */
 static void disown(void)
 {
-	for (unsigned int i = 0; i <= VFE_CONNECTIONS; i++) {
+	for (unsigned int i = 0; i < VFE_CONNECTIONS; i++) {
 		int fd = atomic_exchange(&connected[i].number, 0) - 1;
 
 		if (fd < 0)
@@ -249,13 +247,13 @@ static int join(struct slot *slot, unsigned int index)
 	if (!error) {
 		uint32_t most = vfe_greeting()->max_channels;
 
-		vfe_note_connection(index, &slot->connection);
+		note(index, &slot->connection);
 		if (!atomic_load(&process->limit))
 			atomic_store(&process->limit,
 				     most && most < VFE_CONNECTIONS
 					     ? (int)most
 					     : VFE_CONNECTIONS);
-		vfe_service_start(&process->session, VFE_CONNECTIONS);
+		vfe_service_start(&process->session);
 	}
 	vfe_lock_release(&process->lock);
 	return error;
@@ -298,23 +296,23 @@ void vfe_connection_put(struct vfe_connection *connection, bool lost)
 	unsigned int index = index_of(connection);
 	if (lost) {
 		vfe_hang_up(connection);
-		vfe_note_connection(index, connection);
+		note(index, connection);
 	}
 	put(&process->slots[index]);
 }
 
 /* --- numbers --- */
 
-unsigned int vfe_next_connection(unsigned int first)
+uint64_t vfe_next_connection(uint64_t first)
 {
-	unsigned int next = ~0u;
+	uint64_t next = UINT64_MAX;
 
-	for (unsigned int i = 0; i <= VFE_CONNECTIONS; i++) {
+	for (unsigned int i = 0; i < VFE_CONNECTIONS; i++) {
 		int number = atomic_load(&connected[i].number);
 
-		if (number && (unsigned int)number - 1 >= first &&
-		    (unsigned int)number - 1 < next)
-			next = (unsigned int)number - 1;
+		if (number && (uint64_t)number - 1 >= first &&
+		    (uint64_t)number - 1 < next)
+			next = (uint64_t)number - 1;
 	}
 	return next;
 }
@@ -333,7 +331,7 @@ static int renumber(struct slot *slot, unsigned int index, int fd)
 			return -EBUSY;
 		connection->fd = (int)other;
 		vfe_fd_internal((int)other, true);
-		vfe_note_connection(index, connection);
+		note(index, connection);
 	}
 	vfe_fd_internal(fd, false);
 	return 0;
@@ -348,14 +346,11 @@ int vfe_connection_move(int fd)
 	/* After vfork() it is a copy that nobody needs. */
 	if (!vfe_session_is_ours())
 		return 0;
-	while (i <= VFE_CONNECTIONS &&
+	while (i < VFE_CONNECTIONS &&
 	       atomic_load(&connected[i].number) != fd + 1)
 		i++;
-	if (i > VFE_CONNECTIONS)
-		return 0;
-	/* The service thread is receiving on it at any time. */
 	if (i == VFE_CONNECTIONS)
-		return -EBUSY;
+		return 0;
 	mask = vfe_signals_block();
 	for (;;) {
 		int freed = atomic_load(&process->freed);

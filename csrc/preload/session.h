@@ -46,8 +46,8 @@ VFE_HIDDEN void vfe_connection_put(struct vfe_connection *connection,
  * negative errno.
  */
 VFE_HIDDEN int vfe_connection_move(int fd);
-/** The lowest number from `first` on of a connection of ours; ~0: none. */
-VFE_HIDDEN unsigned int vfe_next_connection(unsigned int first);
+/** The lowest number from `first` on of a connection of ours, or UINT64_MAX. */
+VFE_HIDDEN uint64_t vfe_next_connection(uint64_t first);
 
 /** All signals of this thread, blocked for as long as it talks to the daemon:
  * a handler that made a call would find things half done. */

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: MIT
+"""A daemon, and C programs that are compiled here and know nothing of it."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.preload.model import GROUPS, MACHINE, Mapped, device
+from vfioemu import daemon, preload
+from vfioemu.devices.registry import load_models
+
+PROGRAMS = Path(__file__).parent / "programs"
+WARNINGS = ["-Wall", "-Wextra", "-Wno-unused-function", "-Wno-nonnull", "-Werror"]
+WARNINGS += ["-Wno-stringop-overflow", "-Wno-stringop-overread", "-Wno-array-bounds"]  # wrong on purpose
+PATIENCE = 120.0
+
+
+class Programs:
+    """Compiles each program once."""
+
+    def __init__(self, folder):
+        self._folder = folder
+
+    def __call__(self, name, *flags):
+        target = self._folder / "-".join([name, *(flag.strip("-").replace("=", "") for flag in flags)])
+        if not target.exists():
+            command = ["cc", "-std=gnu11", "-O2", "-g", "-pthread", *WARNINGS, *flags]
+            command += ["-o", str(target), str(PROGRAMS / f"{name}.c")]
+            subprocess.run(command, check=True, timeout=PATIENCE)
+        return target
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory):
+    return Programs(tmp_path_factory.mktemp("programs"))
+
+
+@pytest.fixture(params=["ask", "process_vm"])
+def memory(request):
+    return request.param
+
+
+@pytest.fixture
+async def server(memory, monkeypatch):
+    """A running daemon whose machine has a device with memory to map."""
+    monkeypatch.setattr("vfioemu.daemon.serve.load_models", lambda: load_models({"mapped": Mapped}))
+    async with daemon.running(MACHINE, memory=memory) as running:
+        yield running
+        running.server.tokens.reap()
+        assert running.server.counters.bugs == 0
+        assert not len(running.server.tokens)
+
+
+def environment(server, **more):
+    return {
+        **os.environ,
+        "LD_PRELOAD": str(preload.library()),
+        "VFIOEMU_SOCKET": str(server.socket_path),
+        **more,
+    }
+
+
+@pytest.fixture
+def run(server, programs):
+    """Run a program with a group and a device of the machine: what it printed."""
+
+    async def run(name, *arguments, symbol="basic", flags=(), env=None):
+        command = [programs(name, *flags), str(GROUPS[symbol]), device(symbol), *arguments]
+        with trio.fail_after(PATIENCE):
+            result = await trio.run_process(
+                command,
+                capture_stdout=True,
+                capture_stderr=True,
+                check=False,
+                env=environment(server, **(env or {})),
+            )
+        assert (result.returncode, result.stderr.decode()) == (0, "")
+        return result.stdout.decode()
+
+    return run

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: MIT
+"""A machine of oracle devices, one of which has memory that can be mapped."""
+
+import os
+from typing import ClassVar
+
+from vfioemu.core.model import Region
+from vfioemu.core.spec import DeviceSpec, GroupSpec, MachineSpec
+from vfioemu.devices.oracle import Oracle
+from vfioemu.uapi import constants as c
+
+SIZE = 0x4000
+_FLAGS = c.VFIO_REGION_INFO_FLAG_READ | c.VFIO_REGION_INFO_FLAG_WRITE | c.VFIO_REGION_INFO_FLAG_MMAP
+
+
+class Mapped(Oracle):
+    """An oracle device whose region 2 is plain memory."""
+
+    OPTIONS: ClassVar = Oracle.OPTIONS
+
+    def __init__(self, options):
+        super().__init__(options)
+        self._memory = os.memfd_create("region", os.MFD_CLOEXEC)
+        os.truncate(self._memory, SIZE)
+
+    def __del__(self):
+        os.close(self._memory)
+
+    def regions(self):
+        regions = list(super().regions())
+        regions[2] = Region(SIZE, _FLAGS)
+        return regions
+
+    def read_region(self, index, offset, size):
+        if index != 2:
+            return super().read_region(index, offset, size)
+        return os.pread(self._memory, size, offset)
+
+    def accept_write(self, index, offset, size):
+        return size if index == 2 else super().accept_write(index, offset, size)
+
+    def write_region(self, index, offset, data):
+        if index != 2:
+            return super().write_region(index, offset, data)
+        os.pwrite(self._memory, data, offset)
+        return None
+
+    def map_region(self, index, offset, size, prot):
+        return self._memory if index == 2 and offset == 0 else None
+
+
+GROUPS = {"basic": 12, "mapped": 13, "migspc": 20, "other": 14}
+
+
+def device(symbol):
+    """What GET_DEVICE_FD wants."""
+    return f"00000000-0000-4000-8000-{GROUPS[symbol]:012d}"
+
+
+MACHINE = MachineSpec(
+    groups=tuple(GroupSpec(number=number) for number in GROUPS.values()),
+    devices=tuple(
+        DeviceSpec(
+            symbol=symbol,
+            name=device(symbol),
+            group=number,
+            model="mapped" if symbol == "mapped" else "oracle",
+            options={"variant": "migspc" if symbol == "migspc" else "basic"},
+        )
+        for symbol, number in GROUPS.items()
+    ),
+    memlock="client",
+)

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: MIT */
+/* Every way to copy an fd, and programs that close everything. */
+#include "client.h"
+
+#include <dirent.h>
+#include <linux/close_range.h>
+
+static void copies(const struct client *client)
+{
+	int fd = dup(client->device);
+	int far = fcntl(client->device, F_DUPFD_CLOEXEC, 100);
+
+	CHECK(is_device(fd));
+	CHECK(far == 100 && is_device(far));
+	CHECK(fcntl(far, F_GETFD) == FD_CLOEXEC);
+	CHECK(dup2(client->device, 50) == 50 && is_device(50));
+	CHECK(dup2(client->container, 50) == 50 && is_container(50));
+	CHECK(dup3(client->device, 50, O_CLOEXEC) == 50 && is_device(50));
+	CHECK(dup2(50, 50) == 50);
+	REFUSED(dup3(50, 50, 0), EINVAL);
+	REFUSED(dup2(999, 50), EBADF);
+	REFUSED(dup2(999, 999), EBADF);
+	CHECK(is_device(50));
+	/* An ordinary file comes to be where a device was, and back. */
+	int null = open("/dev/null", O_RDWR);
+	char byte = 0;
+	CHECK(dup2(null, 50) == 50 && write(50, &byte, 1) == 1);
+	CHECK(ioctl(50, VFIO_DEVICE_RESET) == -1 && errno == ENOTTY);
+	CHECK(dup2(client->device, 50) == 50 && is_device(50));
+	close(50);
+	REFUSED(ioctl(50, VFIO_DEVICE_RESET), EBADF);
+	close(null);
+	close(fd);
+	close(far);
+	CHECK(is_device(client->device));
+}
+
+static int count_fds(void)
+{
+	DIR *folder = opendir("/proc/self/fd");
+	int count = 0;
+
+	CHECK(folder);
+	while (readdir(folder))
+		count++;
+	closedir(folder);
+	return count;
+}
+
+/* What daemons do when they start. */
+static void close_all(int first)
+{
+	for (int fd = first; fd < 4096; fd++)
+		close(fd);
+}
+
+static void onto(const struct client *client, int first, int last)
+{
+	/* Wherever the library keeps what it needs: we want it all. */
+	for (int fd = first; fd < last; fd++) {
+		int result = dup2(client->container, fd);
+
+		CHECK(result == fd || (result == -1 && errno == EBUSY));
+	}
+	CHECK(is_device(client->device));
+	for (int fd = first; fd < last; fd++)
+		close(fd);
+	CHECK(is_device(client->device));
+}
+
+static void everything(const struct client *client)
+{
+	int before = count_fds();
+
+	CHECK(is_device(client->device));
+	close_all(10);
+	CHECK(is_device(client->device));
+	CHECK(!close_range(10, ~0u, 0));
+	CHECK(is_device(client->device));
+	closefrom(10);
+	CHECK(is_device(client->device));
+	CHECK(!close_range(10, ~0u, CLOSE_RANGE_CLOEXEC));
+	CHECK(is_device(client->device));
+	CHECK(!close_range(10, ~0u, CLOSE_RANGE_UNSHARE));
+	CHECK(is_device(client->device));
+	REFUSED(close_range(5, 4, 0), EINVAL);
+	onto(client, 800, 1024);
+	CHECK(count_fds() <= before);
+}
+
+int main(int argc, char **argv)
+{
+	struct client client = set_up(argv);
+
+	(void)argc;
+	copies(&client);
+	everything(&client);
+	tear_down(&client);
+	/* And from the beginning, with nothing left. */
+	close_all(3);
+	client = set_up(argv);
+	copies(&client);
+	tear_down(&client);
+	puts("ok");
+	return 0;
+}
