@@ -132,7 +132,7 @@ class Client:
             fd, _ = self.bench.run(
                 file.mmap(self.bench.process.caller, BASE + DATA_OFFSET, DATA_SIZE, 3, shared=True)
             )
-            self.map = mmap.mmap(os.dup(fd), DATA_SIZE)
+            self.map = mmap.mmap(fd, DATA_SIZE)
 
     def read(self, offset, size):
         return int.from_bytes(self.bench.pread(size, BASE + offset), "little")
@@ -438,11 +438,20 @@ def test_too_much_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("offset", "size"), [(0, 4096), (0, REGION_SIZE), (DATA_OFFSET, DATA_SIZE + 4096), (0x2000, 4096)]
+    ("offset", "size"), [(0, 4096), (0, REGION_SIZE), (DATA_OFFSET, DATA_SIZE + 4096), (0x1001, 4096)]
 )
 def test_only_the_data_section_can_be_mapped(offset, size):
     client = Client(Box())
     assert client.bench.process.mmap(client.bench.fd, size, "rw", BASE + offset).err == "EINVAL"
+
+
+def test_a_part_of_the_data_section_can_be_mapped():
+    client = Client(Box())
+    file = client.bench.process.fds[client.bench.fd].what
+    mapped = client.bench.run(file.mmap(client.bench.process.caller, BASE + 0x3000, 0x2000, 3, shared=True))
+    with mmap.mmap(mapped.fd, 0x2000, offset=mapped.start) as part:
+        part[:5] = b"there"
+    assert client.bench.pread(5, BASE + 0x3000) == b"there"
 
 
 def test_the_last_close_ends_everything():

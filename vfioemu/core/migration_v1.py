@@ -208,14 +208,13 @@ class RegionsWithMigration:
         return None  # reserved
 
     def map_region(self, index: int, offset: int, size: int, prot: int) -> MaybeSteps[int | Mapped] | None:
-        """The data section, from its beginning."""
+        """Pages of the data section."""
         if index != self.index:
             return self._model.map_region(index, offset, size, prot)
-        if offset != DATA_OFFSET:
-            raise IoctlError(
-                errno.EINVAL, f"offset {offset:#x}: only the data section can be mapped, as a whole"
-            )
-        return self._data().fd
+        start = offset - DATA_OFFSET
+        if start < 0 or start % 4096:
+            raise IoctlError(errno.EINVAL, f"offset {offset:#x}: the data section begins at {DATA_OFFSET:#x}")
+        return Mapped(self._data().fd, start)
 
     # --- fields ---
 
