@@ -67,7 +67,9 @@ def test_failing_seed_is_printed_and_fails_again(monkeypatch):
     planted.unpinned_pages_stay_pinned(monkeypatch)
 
     found = CliRunner().invoke(
-        command, ["--seconds", "3", "--from-seed", "0", "-j", "2"], standalone_mode=False
+        command,
+        ["--engine", "walk", "--seconds", "3", "--from-seed", "0", "-j", "2"],
+        standalone_mode=False,
     )
     seed = found.output.partition("vfioemu fuzz --seed ")[2].split()[0]
     again = CliRunner().invoke(command, ["--seed", seed], standalone_mode=False)

@@ -39,6 +39,9 @@ OTHERS: Final[Mapping[str, tuple[str, Mapping[str, object]]]] = MappingProxyType
 PASSIVE: Final = frozenset({VFIO_PCI, "mtty-1", "mtty-2"})
 """Those of them that reach no memory."""
 
+PCI: Final = frozenset({VFIO_PCI, "edu", "e1000e", "nvme"})
+"""Those that are found by a PCI address."""
+
 Layout: TypeAlias = tuple[tuple[str, bool], ...]
 """Of each device: its variant (of the oracle model, or of `OTHERS`), and whether an IOMMU is in front of it."""
 
@@ -51,6 +54,11 @@ LAYOUT: Final[Layout] = (
 )
 
 
+def device_name(number: int, variant: str) -> str:
+    """What GET_DEVICE_FD calls a device of a world."""
+    return f"0000:00:{number:02x}.0" if variant in PCI else f"device-{number}"
+
+
 def machine_spec(layout: Layout, quirks: Literal["recorded", "clean"], limit: int) -> MachineSpec:
     """The machine of a world: each device in its own group."""
     return MachineSpec(
@@ -60,7 +68,7 @@ def machine_spec(layout: Layout, quirks: Literal["recorded", "clean"], limit: in
         devices=tuple(
             DeviceSpec(
                 symbol=f"d{n}",
-                name=f"device-{n}",
+                name=device_name(n, variant),
                 group=n,
                 model=OTHERS[variant][0] if variant in OTHERS else "oracle",
                 options=OTHERS[variant][1] if variant in OTHERS else {"variant": variant},

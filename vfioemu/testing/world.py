@@ -91,6 +91,10 @@ class World:
             raise TypeError("not of a group")
         return self.groups.index(thing if isinstance(thing, model.Group) else thing.group)
 
+    def name(self, number: int) -> str:
+        """What GET_DEVICE_FD calls a device."""
+        return self.machine.devices[f"d{number}"].name
+
     def is_busy(self, number: int) -> bool:
         """Whether a group, or a device of it, is open."""
         return self._group_users(self.groups[number]) > 0
@@ -149,7 +153,7 @@ class World:
             return 0
 
         expected = _expected(expect)
-        result = self._ioctl(group, c.VFIO_GROUP_GET_DEVICE_FD, f"device-{number}\0".encode())
+        result = self._ioctl(group, c.VFIO_GROUP_GET_DEVICE_FD, f"{self.name(number)}\0".encode())
         if expected.err is None and result.err is None:
             return self.opened(group.client, result, device)
         _agree("get device", result, expected)

@@ -156,7 +156,7 @@ class Arguments:
         return struct.pack("<i", self.rng.choice(numbers))
 
     def _name(self, handle: Handle) -> bytes:
-        name = f"device-{self.walk.world.number(handle)}".encode()
+        name = self.walk.world.name(self.walk.world.number(handle)).encode()
         return self.rng.choice(
             [name + b"\0"] * 4 + [name, b"\0", b"x" * 4095 + b"\0", b"x" * 4096, name + b" \0"]
         )

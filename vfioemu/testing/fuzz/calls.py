@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """From a step of a program to a system call that can be started."""
 
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -22,6 +23,8 @@ from vfioemu.uapi.registry import IOCTLS, lookup
 
 MAX_TRANSFER: Final = 2 * ARGUMENT_SIZE
 READ_WRITE: Final = 3
+DRIVER_ERRNOS: Final = frozenset({0, errno.EIO, errno.EAGAIN, errno.ENOMEM, errno.EBUSY, errno.ETIMEDOUT})
+"""What an arc of a driver may fail with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +147,8 @@ def _tame(words: list[int]) -> None:
         words[2] = min(words[2], 1 << 17)
     if command == 5:
         words[2] &= (1 << 30) - 1
+    if command == 7 and words[2] & 0xFFFFFFFF not in DRIVER_ERRNOS:
+        words[2] = errno.EIO
     if command == 8:
         words[1:4] = [word & 0xFFFFF for word in words[1:4]]
 

@@ -18,9 +18,9 @@ HONEST: Final[Layout] = (("basic", False),)
 """The device of the client that does everything right; the last of every fuzzed world."""
 
 FILE_ERRNOS: Final = frozenset(
-    {"EINVAL", "EFAULT", "EBADF", "ESPIPE", "ENODEV", "ENOMSG", "ENOMEM", "ENOTTY", "EAGAIN"}
+    {"EINVAL", "EFAULT", "EBADF", "ESPIPE", "ENODEV", "ENOMSG", "ENOMEM", "ENOTTY", "EAGAIN", "EIO"}
 )
-"""What read, write, pread, pwrite and mmap may fail with."""
+"""What read, write, pread, pwrite and mmap may fail with; EIO from a BAR while memory is off (do_io_rw())."""
 
 
 def kind_of(process: Process, number: int) -> FdKind:

@@ -208,10 +208,11 @@ class Expectation:
             raise Refusal("EINVAL" if len(name) == PAGE else "EFAULT")
         number = self.world.groups.index(group)
         device = self.world.devices[number]
+        known = self.world.name(number)
         found, _, rest = name.partition(b" ")
-        if found != f"device-{number}".encode() or (device in self.world.oracles and name != found):
+        if found != known.encode() or (":" not in known and name != found):
             raise Refusal("ENODEV")
-        if rest.strip(b" "):  # vfio-pci: options, of which it knows none
+        if rest.strip(b" "):  # vfio-pci: options, of which a plain function knows none
             raise Refusal("EINVAL")
         if not device.opened:
             device.open()

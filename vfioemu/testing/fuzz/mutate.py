@@ -11,13 +11,14 @@ from typing import Final
 from vfioemu.testing.fuzz.arguments import NUMBERS
 from vfioemu.testing.fuzz.entry import CLEAN, STORM
 from vfioemu.testing.fuzz.phrases import Phrases
-from vfioemu.testing.fuzz.program import MAX_LINKS, WITH_DATA, Link, Op, Place, Step, decode, encode
+from vfioemu.testing.fuzz.program import FIELDS, MAX_LINKS, WITH_DATA, Link, Op, Place, Step, decode, encode
 from vfioemu.testing.model import PAGE
 from vfioemu.uapi.registry import FEATURES, IOCTLS
 
 HEADER: Final = 1
 """Bytes before the program (see entry.py)."""
 Fields = list[tuple[int, int]]
+_LIMITS: Final = {"B": 0xFF, "H": 0xFFFF, "I": 0xFFFFFFFF, "Q": (1 << 64) - 1}
 
 
 def fields(row: int, payload: bytes) -> Fields:
@@ -132,9 +133,9 @@ class Mutator:
             numbers[which] = self.rng.choice(
                 [numbers[which] ^ 1, numbers[which] + 1, self.rng.randrange(256)]
             )
-        steps[at] = steps[at]._replace(
-            numbers=tuple(number & 0xFF if number < 512 else number for number in numbers)
-        )
+        limits = [_LIMITS[code] for code in FIELDS[steps[at].op].format[1:]]
+        fitting = (number & limit for number, limit in zip(numbers, limits, strict=True))
+        steps[at] = steps[at]._replace(numbers=tuple(fitting))
 
     def field(self, steps: list[Step]) -> None:
         """Change one field of one argument."""

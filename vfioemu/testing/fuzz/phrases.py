@@ -47,7 +47,7 @@ class Phrases:
 
     def any(self, steps: Sequence[Step] = ()) -> list[Step]:
         """A phrase that goes on where these steps end: mostly about a device that they open."""
-        groups = [step.numbers[2] for step in steps if step.op is Op.GROUP]
+        groups = [step.numbers[2] % len(PLAYED) for step in steps if step.op is Op.GROUP]
         if not groups or not any(step.op is Op.CONTAINER for step in steps):
             self.group = self.rng.randrange(len(PLAYED))
             return self.set_up()

@@ -232,7 +232,7 @@ class Play(Checks):
         if group is None or kind_of(client.process, group) is not FdKind.GROUP:
             return
         if not self.exact:
-            name = registers.place(f"device-{number}\0".encode(), 0, client.argument)
+            name = registers.place(f"{self.world.name(number)}\0".encode(), 0, client.argument)
             result = client.process.ioctl(group, c.VFIO_GROUP_GET_DEVICE_FD, name)
             self.check_errno(FdKind.GROUP, c.VFIO_GROUP_GET_DEVICE_FD, 0, result)
             if result.err is None:
