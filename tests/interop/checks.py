@@ -86,7 +86,7 @@ class Ring:
         """Have the guest start the engine, and watch what it writes."""
         found = numbers(await vm.console.run(f"ring {device.bdf} {pages} {rate} {pattern:d}"))
         ring = cls(device, found["base"], found["pages"])
-        await ring.goes_on(vm, 2 * pages)
+        await until(lambda: ring.watched(vm), lambda seen: seen["written"] == pages, PATIENCE)
         return ring
 
     async def watched(self, vm: Vm) -> dict[str, int]:

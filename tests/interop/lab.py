@@ -17,6 +17,8 @@ from vfioemu.testing.daemon import DaemonProcess
 
 DOWNTIME: Final = 100
 """The limit in milliseconds that QEMU is given."""
+BANDWIDTH: Final = 32 << 20
+"""Bytes a second, so that some seconds pass while the device writes."""
 MIGRATION: Final = 120.0
 """Seconds that a migration may take."""
 RAM: Final = 256 << 20
@@ -91,7 +93,9 @@ class Lab:
     async def _prepare(self, vm: Vm) -> None:
         wanted = [{"capability": name, "state": True} for name in ("events", *self.plan.capabilities)]
         await vm.qmp("migrate-set-capabilities", capabilities=wanted)
-        await vm.qmp("migrate-set-parameters", downtime_limit=DOWNTIME, **self.plan.parameters)
+        await vm.qmp("migrate-set-parameters", downtime_limit=DOWNTIME, max_bandwidth=BANDWIDTH)
+        if self.plan.parameters:
+            await vm.qmp("migrate-set-parameters", **self.plan.parameters)
 
 
 async def begin(source: Side, destination: Side, place: Path) -> None:

@@ -61,7 +61,7 @@ V2_PLANS = (
             "memory-backend=ram",
         ],
     ),
-    Plan(title="a BAR above 4 GiB", devices=[engine(big_bar=1 << 32)]),
+    Plan(title="a BAR of 4 MiB of device memory", devices=[engine(big_bar=4 << 20)]),
 )
 V1_PLANS = (
     Plan(title="v1 region", devices=[engine(migration="v1", qemu=V1)]),
@@ -224,7 +224,7 @@ async def test_logging_start_fails(v2_qemu: Qemu, guest: GuestImage, entry: Entr
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: engine(hide=40), lambda: engine(hide=40, logging=False, qemu=CONTAINER)],
+    [lambda: engine(hide=3), lambda: engine(hide=3, logging=False, qemu=CONTAINER)],
     ids=["device-logging", "container-dirty-pages"],
 )
 async def test_liar_is_found_out(
@@ -239,7 +239,7 @@ async def test_liar_is_found_out(
 
 async def test_liar_is_found_out_v1(v1_qemu: Qemu, guest: GuestImage, entry: Entry) -> None:
     """negative control: a device hides dirty pages, v1 region"""
-    await lies(Lab(v1_qemu, guest, Plan(title="", devices=[engine(hide=40, migration="v1", qemu=V1)])), entry)
+    await lies(Lab(v1_qemu, guest, Plan(title="", devices=[engine(hide=3, migration="v1", qemu=V1)])), entry)
 
 
 async def lies(lab: Lab, entry: Entry) -> None:

@@ -30,6 +30,7 @@ struct watch {
 	size_t count;
 	uint64_t seen[HUGE_PAGES];
 	uint64_t rounds;
+	uint64_t written; /* pages that were written to at all */
 	uint64_t stale;	  /* pages that went back */
 	uint64_t foreign; /* pages with something else than a stamp */
 	char file[64];
@@ -44,6 +45,7 @@ static void look(struct watch *watch)
 
 		if (!seq && !watch->seen[i])
 			continue; /* not written yet */
+		watch->written += !watch->seen[i];
 		/* A page's first write may be under way. */
 		if (watch->seen[i] &&
 		    (stamp->magic != ENGINE_STAMP_MAGIC ||
@@ -66,8 +68,9 @@ static void tell(const struct watch *watch)
 	if (!file)
 		exit(1);
 	fprintf(file,
-		"rounds=%llu stale=%llu foreign=%llu seq=%llu failed=%llu\n",
+		"rounds=%llu written=%llu stale=%llu foreign=%llu seq=%llu failed=%llu\n",
 		(unsigned long long)watch->rounds,
+		(unsigned long long)watch->written,
 		(unsigned long long)watch->stale,
 		(unsigned long long)watch->foreign,
 		(unsigned long long)engine_read(watch->engine, ENGINE_SEQ),
