@@ -1,14 +1,29 @@
 # SPDX-License-Identifier: MIT
 """Ordinary VFIO programs under the preload library: nothing in them knows of it."""
 
-
-async def test_life(run):
-    assert await run("life") == "ok\n"
+import pytest
 
 
-async def test_fds(run):
-    assert await run("fds") == "ok\n"
+@pytest.mark.parametrize("name", ["fds", "life", "limits", "raw", "signals", "threads"])
+async def test_program(run, name):
+    assert await run(name) == "ok\n"
 
 
 async def test_processes(run):
     assert await run("processes") == ""
+
+
+async def test_dma(run, tmp_path):
+    assert await run("dma", str(tmp_path)) == "ok\n"
+
+
+async def test_mapping(run):
+    assert await run("mapping", symbol="mapped") == "ok\n"
+
+
+async def test_migrate(run):
+    assert await run("migrate", symbol="migspc") == "ok\n"
+
+
+async def test_fortified(run):
+    assert await run("fortify", flags=("-D_FORTIFY_SOURCE=2",)) == "ok\n"
