@@ -202,9 +202,11 @@ class Decoder:
             raw = self._after.get(where, member.size)
             if raw is None:
                 continue
-            values[member.name] = _number(member, raw)
+            value = _number(member, raw)
+            asked = None if Hint.OUT in member.hints else self._before.get(where, member.size)
+            values[member.name] = value if asked is None else _number(member, asked)
             if self._says_something(member, where, raw):
-                tree[member.name] = self._value(member, raw, values[member.name])
+                tree[member.name] = self._value(member, raw, value)
         for member in cls.MEMBERS:
             self._changed_memory(member, address, top, values, tree)
         if (follow := follower(cls, values)) is not None:

@@ -5,8 +5,8 @@
     encode(row, {"flags": "SET|MIG_DEVICE_STATE", "device_state": "STOP_COPY", "data_fd": "-1"})
     encode(row, {"flags": "DATA_EVENTFD|ACTION_TRIGGER", "index": "MSIX", "count": "2", "data": "31,-1"})
 
-Names may be short or those of <linux/vfio.h>. `argsz` is what the struct and all that follows it take, unless it is given. Fields
-of a struct that follows, or is nested, need no dots in front of them where there is no other of that name.
+Names may be short or those of <linux/vfio.h>. `argsz` is what the struct and all that follows it take, unless it is given. A field
+of a struct that is nested, or that follows, needs as many of the names around it as tell it from others: ``data.size``, ``bitmap.size``.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -71,7 +71,7 @@ def _struct(cls: type[Payload], values: dict[str, str], row: Ioctl | None, prefi
     if follow is None:
         return made
     if not follow.count:
-        return made + _struct(follow.item, values, None)
+        return made + _struct(follow.item, values, None, f"{prefix}{cls.TAIL}.")
     text = _take(values, prefix, cls.TAIL)
     if text is None or (isinstance(follow.item, type) and issubclass(follow.item, Payload)):
         return made
@@ -82,9 +82,12 @@ def _struct(cls: type[Payload], values: dict[str, str], row: Ioctl | None, prefi
 
 
 def _take(values: dict[str, str], prefix: str, name: str) -> str | None:
-    """The value for a field, by its full or its short name."""
-    found = values.pop(f"{prefix}{name}", None)
-    return values.pop(name, None) if found is None and prefix else found
+    """The value for a field, by its full name or a shorter one: ``data.bitmap.size``, ``bitmap.size``, ``size``."""
+    parts = prefix.split(".")[:-1]
+    for n in range(len(parts) + 1):
+        if (found := values.pop(".".join([*parts[n:], name]), None)) is not None:
+            return found
+    return None
 
 
 def _default(cls: type[Payload], member: Member) -> bytes:
