@@ -9,6 +9,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <glob.h>
 #include <sched.h>
 #include <stdio.h>
@@ -147,6 +148,10 @@ int __fxstatat64(int version, int dirfd, const char *path,
 	X(freopen)              \
 	X(freopen64)            \
 	X(glob)                 \
+	X(nftw)                 \
+	X(nftw64)               \
+	X(ftw)                  \
+	X(ftw64)                \
 	X(getxattr)             \
 	X(lgetxattr)            \
 	X(listxattr)            \
