@@ -73,6 +73,11 @@ class Box(DeviceModel):
         return len(self.contents) + 12
 
 
+def final(contents):
+    """The record that ends a stream."""
+    return b"F" + struct.pack("<Q", len(contents)) + contents + b"END"
+
+
 class BoxSaving(SavingStream):
     def __init__(self, data, empty_error):
         self.data = data
@@ -81,7 +86,7 @@ class BoxSaving(SavingStream):
 
     def finish(self, contents):
         self.live = False
-        self.data += b"F" + struct.pack("<Q", len(contents)) + contents + b"END"
+        self.data += final(contents)
 
     def peek(self, size):
         if not self.data and self.live and self.empty_error:
@@ -123,8 +128,8 @@ class BoxLoading(ResumingStream):
 class Client:
     """A client of the region, with pread and pwrite or with the data section mapped."""
 
-    def __init__(self, model, mapped=False):
-        self.bench = Bench(model, migration="v1")
+    def __init__(self, model, mapped=False, scheduler=None):
+        self.bench = Bench(model, scheduler, migration="v1")
         self.model = model
         self.map = None
         if mapped:
@@ -298,6 +303,20 @@ def test_a_piece_that_was_told_of_stays_until_it_is_taken_back():
     assert client.get(4) == b"Pabc"
     assert client.pending == 15
     assert (client.data_offset, client.data_size) == (DATA_OFFSET, 15)
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_piece_ends_with_its_session(told):
+    client = Client(Box(b"abc"))
+    client.write(0, 4, 3)
+    assert client.data_offset == DATA_OFFSET
+    assert not told or client.data_size == 4
+    client.write(0, 4, 1)
+    assert client.data_size == 0
+
+    client.write(0, 4, 2)
+
+    assert client.save_all() == [final(b"abc")]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 6, 8, 12, 16, 32, 40])
