@@ -55,6 +55,7 @@ class Device:
 
     Attributes:
         regions: what regions it has; the model itself, or a layer that adds the migration region of v1.
+        all_devices: the devices of its machine, itself among them.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Device:
         self.pins = HeldPins()
         self.lock = Lock(f"device {spec.symbol}")
         self.on_wake: list[Callable[[], None]] = []
+        self.all_devices: Callable[[], Iterable[Device]] = lambda: (self,)
         self.observer: Observer | None = None
         self._open_lock = Lock(f"opening of device {spec.symbol}")
         self._activity = Lock(f"activity of device {spec.symbol}")
@@ -92,6 +94,11 @@ class Device:
     def symbol(self) -> str:
         """What the machine's owner calls it."""
         return self.spec.symbol
+
+    @property
+    def group_number(self) -> int:
+        """N of its group's /dev/vfio/N."""
+        return self.group.number
 
     @property
     def profile(self) -> Profile:
@@ -146,7 +153,10 @@ class Device:
         """vfio_df_device_first_open(): use the container, be in its list, then the driver's own."""
         iommu = self._iommu()
         if iommu is None:
-            raise IoctlError(errno.EINVAL, "the container has no IOMMU backend")
+            raise IoctlError(
+                errno.EINVAL,
+                f"group {self.group.number}: its container has no IOMMU yet, VFIO_SET_IOMMU comes first",
+            )
         self.group.device_opened(self)
         if self.has_dma_unmap:
             yield from iommu.register_device(self)
@@ -206,7 +216,12 @@ class Device:
     def reset(self) -> Steps[int]:
         """VFIO_DEVICE_RESET: EINVAL for a device that has none; waits for a state change that is under way."""
         if not self.model.can_reset:
-            raise IoctlError(errno.EINVAL, f"{self.symbol} cannot be reset")
+            raise IoctlError(errno.EINVAL, f"device {self.symbol} cannot be reset")
+        yield from self.reset_by_bus()
+        return 0
+
+    def reset_by_bus(self) -> Steps[None]:
+        """A reset that does not ask whether the device can be reset by itself."""
         yield from locked(self.lock)
         try:
             yield from locked(self._activity)
@@ -219,7 +234,6 @@ class Device:
                 self._activity.release()
         finally:
             self.lock.release()
-        return 0
 
     def work(self, now: float) -> Steps[float | None]:
         """Let the device do what it does by itself, if its migration state lets it run at all.

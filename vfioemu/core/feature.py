@@ -49,23 +49,39 @@ def feature(device: "Device", caller: Caller, arg: int) -> Steps[int]:
         raise IoctlError(errno.EINVAL, f"unknown flags {header.flags & ~_KNOWN:#x}")
     asked = header.flags & _GET_AND_SET
     if asked == _GET_AND_SET and not header.flags & c.VFIO_DEVICE_FEATURE_PROBE:
-        raise IoctlError(errno.EINVAL, "GET and SET at once")
+        raise IoctlError(errno.EINVAL, f"flags {header.flags:#x}: GET and SET at once")
     number = header.flags & c.VFIO_DEVICE_FEATURE_MASK
     handler = _HANDLERS.get(number)
-    if handler is None or not _offers(device, number):
-        raise IoctlError(errno.ENOTTY, f"the device has no feature {number}")
+    if not _offers(device, number):
+        raise IoctlError(errno.ENOTTY, f"{device.symbol} has no feature {_named(number)}")
     row = FEATURES[number]
     if asked & ~row.ops:
-        raise IoctlError(errno.EINVAL, f"{row.name} has no operation {asked & ~row.ops:#x}")
+        raise IoctlError(
+            errno.EINVAL, f"flags {header.flags:#x}: {row.name} is for {_operations(row.ops)} alone"
+        )
     if header.flags & c.VFIO_DEVICE_FEATURE_PROBE:
         return 0
     if not asked:
-        raise IoctlError(errno.EINVAL, f"{row.name}: neither GET nor SET")
+        raise IoctlError(errno.EINVAL, f"flags {header.flags:#x}: {row.name} with neither GET nor SET")
     size = row.payload.SIZE if row.payload else 0
     if header.argsz - DeviceFeature.SIZE < size:
-        raise IoctlError(errno.EINVAL, f"argsz {header.argsz} < {DeviceFeature.SIZE} + {size}")
+        raise IoctlError(
+            errno.EINVAL, f"argsz {header.argsz} < {DeviceFeature.SIZE + size}, what {row.name} takes"
+        )
+    if handler is None:
+        room = header.argsz - DeviceFeature.SIZE
+        return (yield from finish(device.model.feature(number, arg + DeviceFeature.SIZE, room))) or 0
     yield from handler(device, caller, asked, arg + DeviceFeature.SIZE)
     return 0
+
+
+def _named(number: int) -> str:
+    row = FEATURES.get(number)
+    return f"{number}" if row is None else f"{number} ({row.name})"
+
+
+def _operations(ops: int) -> str:
+    return "GET" if ops == c.VFIO_DEVICE_FEATURE_GET else "SET"
 
 
 def _offers(device: "Device", number: int) -> bool:
@@ -74,11 +90,13 @@ def _offers(device: "Device", number: int) -> bool:
     Kernel: vfio_ioctl_device_feature_migration_precopy_info_v2() looks for PRE_COPY where the others look for their
     operations.
     """
+    if number not in _HANDLERS:
+        return number in FEATURES and device.model.has_feature(number, device.profile)
     if number in _LOGGING:
         return device.model.has_dma_logging
     if number == c.VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2 and device.profile.mig_precopy_info_v2:
         if not device.migration_flags & c.VFIO_MIGRATION_PRE_COPY:
-            raise IoctlError(errno.EINVAL, "a device without pre-copy has no MIG_PRECOPY_INFOv2")
+            raise IoctlError(errno.EINVAL, f"{device.symbol} has no pre-copy, so no MIG_PRECOPY_INFOv2")
         return True
     return device.migration_flags != 0 and number != c.VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2
 

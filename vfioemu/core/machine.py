@@ -102,6 +102,7 @@ class Machine:
             self.groups[spec.group] = group
         device = Device(spec, model, group, protocol)
         device.observe(self._observer)
+        device.all_devices = self.devices.values
         group.devices.insert(0, device)
         self.devices[spec.symbol] = device
         return device

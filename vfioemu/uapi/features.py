@@ -23,6 +23,7 @@ class Feature:
         errnos: what it may fail with once a device has it; without it, ENOTTY.
         served: whether any device model here has it.
         classes: what a trace can select it by, besides VFIO_DEVICE_FEATURE's own.
+        later: only kernels after Linux 6.12 have it.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Feature:
     errnos: frozenset[str]
     served: bool
     classes: frozenset[str] = frozenset()
+    later: bool = False
 
 
 def _feature(
@@ -42,6 +44,7 @@ def _feature(
     errnos: str,
     served: bool,
     classes: str = "",
+    later: bool = False,
 ) -> Feature:
     common = "EFAULT EINVAL ENOTTY"  # the checks of vfio_ioctl_device_feature() and vfio_check_feature()
     return Feature(
@@ -52,6 +55,7 @@ def _feature(
         frozenset(f"{common} {errnos}".split()),
         served,
         frozenset(classes.split()),
+        later,
     )
 
 
@@ -75,11 +79,11 @@ FEATURES: Final[Mapping[int, Feature]] = MappingProxyType(
                 True,
                 "migration",
             ),
-            _feature(3, "LOW_POWER_ENTRY", None, _SET, "EPERM", False),
+            _feature(3, "LOW_POWER_ENTRY", None, _SET, "EPERM", True),
             _feature(
-                4, "LOW_POWER_ENTRY_WITH_WAKEUP", s.DeviceLowPowerEntryWithWakeup, _SET, "EPERM EBADF", False
+                4, "LOW_POWER_ENTRY_WITH_WAKEUP", s.DeviceLowPowerEntryWithWakeup, _SET, "EPERM EBADF", True
             ),
-            _feature(5, "LOW_POWER_EXIT", None, _SET, "", False),
+            _feature(5, "LOW_POWER_EXIT", None, _SET, "", True),
             _feature(
                 6,
                 "DMA_LOGGING_START",
@@ -101,7 +105,9 @@ FEATURES: Final[Mapping[int, Feature]] = MappingProxyType(
             ),
             _feature(9, "MIG_DATA_SIZE", s.DeviceFeatureMigDataSize, _GET, _DRIVER, True, "migration"),
             _feature(10, "BUS_MASTER", s.DeviceFeatureBusMaster, _SET, "", False),
-            _feature(11, "DMA_BUF", s.DeviceFeatureDmaBuf, _GET, "", False),
+            _feature(
+                11, "DMA_BUF", s.DeviceFeatureDmaBuf, _GET, "ENODEV ENOMEM EOVERFLOW EMFILE", True, later=True
+            ),
             _feature(12, "MIG_PRECOPY_INFOv2", None, _SET, "", True, "migration"),
         )
     }

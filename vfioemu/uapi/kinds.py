@@ -12,3 +12,5 @@ class FdKind(StrEnum):
     DEVICE = "device"
     DATA = "data"
     """A migration data fd."""
+    DMA_BUF = "dmabuf"
+    """A part of a BAR for other drivers to reach (VFIO_DEVICE_FEATURE_DMA_BUF)."""

@@ -274,10 +274,21 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
     ),
     _ioctl(
         _DEVICE,
+        "VFIO_DEVICE_IOEVENTFD",
+        "ioeventfd",
+        "pointer",
+        "EFAULT EINVAL EBADF EEXIST ENODEV ENOMEM ENOSPC ENOTTY",
+        s.DeviceIoeventfd,
+        minsz=28,
+        flags=f.IoeventfdFlag,
+        classes="region",
+    ),
+    _ioctl(
+        _DEVICE,
         "VFIO_DEVICE_FEATURE",
         "feature",
         "pointer",
-        " ".join(sorted(frozenset[str]().union(*(feature.errnos for feature in FEATURES.values())))),
+        " ".join(sorted(frozenset[str]().union(*(row.errnos for row in FEATURES.values() if not row.later)))),
         s.DeviceFeature,
         flags=f.FeatureFlag,
         later="ENODEV",
@@ -306,9 +317,6 @@ UNSERVED: Final[tuple[Unserved, ...]] = (
     ),
     Unserved("VFIO_DEVICE_QUERY_GFX_PLANE", c.VFIO_DEVICE_QUERY_GFX_PLANE, _DEVICE, "no model has a display"),
     Unserved("VFIO_DEVICE_GET_GFX_DMABUF", c.VFIO_DEVICE_GET_GFX_DMABUF, _DEVICE, "no model has a display"),
-    Unserved(
-        "VFIO_DEVICE_IOEVENTFD", c.VFIO_DEVICE_IOEVENTFD, _DEVICE, "an optimisation of vfio-pci for KVM"
-    ),
     Unserved("VFIO_DEVICE_BIND_IOMMUFD", c.VFIO_DEVICE_BIND_IOMMUFD, _DEVICE, _CDEV),
     Unserved("VFIO_DEVICE_ATTACH_IOMMUFD_PT", c.VFIO_DEVICE_ATTACH_IOMMUFD_PT, _DEVICE, _CDEV),
     Unserved("VFIO_DEVICE_DETACH_IOMMUFD_PT", c.VFIO_DEVICE_DETACH_IOMMUFD_PT, _DEVICE, _CDEV),
@@ -321,6 +329,7 @@ UNKNOWN_ERRNOS: Final[Mapping[FdKind, frozenset[str]]] = MappingProxyType(
         _GROUP: frozenset({"ENOTTY"}),
         _DEVICE: frozenset({"ENOTTY", "EINVAL"}),  # EINVAL from a driver that has no ioctl operation
         _DATA: frozenset({"ENOTTY"}),
+        FdKind.DMA_BUF: frozenset({"ENOTTY"}),
     }
 )
 """What a number that is in no row gets, by fd kind."""

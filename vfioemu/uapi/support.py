@@ -16,6 +16,7 @@ _TITLES: Final = {
     FdKind.GROUP: "Group: `/dev/vfio/N`",
     FdKind.DEVICE: "Device",
     FdKind.DATA: "Migration data",
+    FdKind.DMA_BUF: "DMA buffer",
 }
 _INTRO: Final = """\
 # What is supported

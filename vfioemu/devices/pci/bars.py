@@ -53,8 +53,8 @@ class BarAccess:
         bar, start, _ = self._table
         if bar == index and offset < start:
             size = min(size, start - offset)
-        registers = self._bars[index].registers
-        if registers is not None and offset >= registers:
+        described = self._bars[index]
+        if described.memory or _beyond(described, offset):
             return size
         if size >= 4 and not offset % 4:
             return 4

@@ -31,6 +31,7 @@ class Bar:
         registers: how many bytes from its beginning are asked of the model; None for all.
         beyond: what reads give behind them, where writes are lost.
         address: where firmware has put it on the bus; None for a place of our choice.
+        memory: the model takes reads and writes of any size and alignment.
     """
 
     size: int
@@ -40,6 +41,7 @@ class Bar:
     registers: int | None = None
     beyond: int = 0
     address: int | None = None
+    memory: bool = False
 
     def __post_init__(self) -> None:
         least = _SMALLEST_IO if self.kind == "io" else _SMALLEST_MEMORY
@@ -260,6 +262,7 @@ class Function:
         vendor, device, revision, subsystem: its identity; `subsystem` is (vendor, device).
         class_code: 24 bits.
         interrupt_pin: 0 for none, 1 for INTA.
+        interrupt_line: what firmware has left in the register of that name.
         bars: by index.
         rom: the contents of the expansion ROM, or None.
         rom_size: of its BAR; at least the contents.
@@ -274,6 +277,7 @@ class Function:
     revision: int = 0
     subsystem: tuple[int, int] = (0, 0)
     interrupt_pin: int = 0
+    interrupt_line: int = 11
     bars: Mapping[int, Bar] = field(default_factory=dict)
     rom: bytes | None = None
     rom_size: int = 0

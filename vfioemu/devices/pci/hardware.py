@@ -84,7 +84,7 @@ class ConfigHardware:
         put(r.SUBSYSTEM_VENDOR_ID, 2, function.subsystem[0])
         put(r.SUBSYSTEM_ID, 2, function.subsystem[1])
         put(r.INTERRUPT_PIN, 1, function.interrupt_pin)
-        put(r.INTERRUPT_LINE, 1, 11 if function.interrupt_pin else 0)
+        put(r.INTERRUPT_LINE, 1, function.interrupt_line if function.interrupt_pin else 0)
         self.mask[r.COMMAND : r.COMMAND + 2] = _COMMAND_MASK.to_bytes(2, "little")
         self.mask[r.CACHE_LINE_SIZE] = 0xFF
 

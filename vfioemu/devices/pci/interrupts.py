@@ -140,15 +140,16 @@ class Interrupts:
             return
         if self._unmask is not None:
             eventfd.close()
-            raise IoctlError(errno.EBUSY, "an eventfd unmasks INTx already")
+            raise IoctlError(errno.EBUSY, f"fd {number}: another eventfd unmasks INTx already")
         self._unmask = yield Watch(eventfd, self.unmask)
 
     def _check_intx(self, request: IrqRequest) -> None:
         if self.active != INTX or request.start or request.count != 1:
             raise IoctlError(
                 errno.EINVAL,
-                f"INTx is {'on' if self.active == INTX else 'off'}, vectors "
-                f"{request.start}+{request.count} instead of 0+1",
+                "index 0 (INTx) is off"
+                if self.active != INTX
+                else f"start {request.start} + count {request.count}: index 0 (INTx) has one vector",
             )
 
     def _trigger_intx(self, request: IrqRequest) -> Steps[None]:
@@ -216,9 +217,11 @@ class Interrupts:
             IoctlError: ERANGE for no vectors (pci_alloc_irq_vectors() wants one at least), EINVAL in a low power state.
         """
         if self._hardware_state():
-            raise IoctlError(errno.EINVAL, "the function is not in D0")
+            raise IoctlError(
+                errno.EINVAL, f"index {index}: the function is not in D0, but in D{self._hardware_state()}"
+            )
         if vectors < 1:
-            raise IoctlError(errno.ERANGE, "no vectors to enable")
+            raise IoctlError(errno.ERANGE, f"index {index}, start + count {vectors}: no vectors to enable")
         if vectors > self._host_vectors:
             return self._host_vectors
         self.active = index
@@ -274,7 +277,7 @@ class Interrupts:
         index, table = request.index, self._table
         if request.flags & _NONE:
             if not table.has(index, 0):
-                raise IoctlError(errno.EINVAL, f"irq index {index} has no eventfd")
+                raise IoctlError(errno.EINVAL, f"index {index} has no eventfd")
             if request.count:
                 yield from table.signal(index, 0)
             else:
@@ -293,11 +296,10 @@ class Interrupts:
             table.replace(index, 0, None)
 
     def _refusal(self, request: IrqRequest) -> IoctlError:
-        on = "no interrupt is" if self.active is None else f"irq index {self.active} is"
+        on = "no index is" if self.active is None else f"index {self.active} is"
         return IoctlError(
             errno.EINVAL,
-            f"{on} on; irq index {request.index}, vectors {request.start}+{request.count}, "
-            f"flags {request.flags:#x}",
+            f"index {request.index}, start {request.start}, count {request.count}, flags {request.flags:#x}: {on} on",
         )
 
     # --- INTx ---

@@ -6,7 +6,7 @@ import struct
 import pytest
 
 from vfioemu.core.errors import IoctlError
-from vfioemu.devices.vfio_pci import VfioPci
+from vfioemu.devices.pci.plain import PlainFunction
 from vfioemu.testing.bench import Bench
 from vfioemu.uapi import constants as c
 
@@ -33,7 +33,7 @@ TOKEN = "00112233-4455-6677-8899-aabbccddeeff"
     ],
 )
 def test_names_follow_vfio_pci(name, answer):
-    device = Bench(VfioPci({}), name=ADDRESS).device
+    device = Bench(PlainFunction({}), name=ADDRESS).device
 
     if answer == "EINVAL":
         with pytest.raises(IoctlError, match="EINVAL"):
@@ -43,7 +43,7 @@ def test_names_follow_vfio_pci(name, answer):
 
 
 def test_bars_are_memory_until_a_reset():
-    bench = Bench(VfioPci({"bars": [0, 0x1000], "reset": True}))
+    bench = Bench(PlainFunction({"bars": [0, 0x1000], "reset": True}))
     assert bench.pwrite(b"abcd", (1 << 40) + 8).ret == 4
     assert bench.pread(4, (1 << 40) + 8) == b"abcd"
     assert bench.process.pread(bench.fd, bench.arg, 4, 0).err == "EINVAL"
@@ -57,7 +57,7 @@ def test_bars_are_memory_until_a_reset():
 
 
 def test_what_it_has_not_cannot_be_asked():
-    bench = Bench(VfioPci({}))
+    bench = Bench(PlainFunction({}))
 
     assert bench.ioctl(c.VFIO_DEVICE_RESET).err == "EINVAL"
     assert (
@@ -81,4 +81,4 @@ def test_what_it_has_not_cannot_be_asked():
 )
 def test_options_that_make_no_sense(options):
     with pytest.raises(ValueError, match=next(iter(options))):
-        VfioPci(options)
+        PlainFunction(options)

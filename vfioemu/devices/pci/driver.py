@@ -1,0 +1,382 @@
+# SPDX-License-Identifier: MIT
+"""vfio-pci around a function: what drivers/vfio/pci/vfio_pci_core.c does, whatever the function is.
+
+Everything of DeviceModel but migration and DMA logging is answered here. `PciFunction` adds what models see.
+"""
+
+import errno
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from vfioemu.core.effects import Steps, read_user
+from vfioemu.core.errors import IoctlError
+from vfioemu.core.file import Mapped
+from vfioemu.core.irqs import Irq, IrqRequest, IrqTable, take_eventfd
+from vfioemu.core.model import ABSENT, READ_WRITE, DeviceModel, MaybeSteps, Region, finish
+from vfioemu.core.profile import Profile
+from vfioemu.devices.pci import dmabuf, hotreset, names
+from vfioemu.devices.pci import registers as r
+from vfioemu.devices.pci.bars import BarAccess
+from vfioemu.devices.pci.description import Bar, Function
+from vfioemu.devices.pci.hardware import FIRMWARE_COMMAND, ConfigHardware, rom_size
+from vfioemu.devices.pci.interrupts import Interrupts
+from vfioemu.devices.pci.ioeventfd import IoEventFds
+from vfioemu.devices.pci.memory import SharedBar
+from vfioemu.devices.pci.power import LowPower
+from vfioemu.devices.pci.virtual import VirtualConfig
+from vfioemu.uapi import constants as c
+from vfioemu.uapi.structs import (
+    DeviceLowPowerEntryWithWakeup,
+    RegionInfoCapSparseMmap,
+    RegionSparseMmapArea,
+)
+
+_CONFIG: Final = c.VFIO_PCI_CONFIG_REGION_INDEX
+_ROM: Final = c.VFIO_PCI_ROM_REGION_INDEX
+_READ: Final = c.VFIO_REGION_INFO_FLAG_READ
+_MMAP: Final = c.VFIO_REGION_INFO_FLAG_MMAP
+_MSIX_MAPPABLE: Final = (c.VFIO_REGION_INFO_CAP_MSIX_MAPPABLE, 1, b"")
+_CAP_HEADER: Final = 8
+_LOW_POWER: Final = frozenset(
+    {
+        c.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY,
+        c.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY_WITH_WAKEUP,
+        c.VFIO_DEVICE_FEATURE_LOW_POWER_EXIT,
+    }
+)
+
+
+class VfioPci(DeviceModel):
+    """A function that is bound to vfio-pci.
+
+    Args:
+        options: of the machine file, those of this layer taken out.
+        function: what it is made of.
+        mappable: whether memory BARs can be mapped.
+        host_vectors: how many MSI or MSI-X vectors the host has to give at a time.
+
+    Attributes:
+        function: the same.
+        hardware: its configuration space.
+        config: what user space sees of it, while it is open.
+        interrupts: of the function.
+        bars: access to its BARs.
+    """
+
+    info_size = 24
+    keeps_cap_offset = True
+    moves_position = True
+
+    def __init__(
+        self, options: Mapping[str, object], function: Function, *, mappable: bool, host_vectors: int
+    ) -> None:
+        super().__init__(options)
+        self.function = function
+        self.can_reset = function.can_reset
+        self.info_flags = c.VFIO_DEVICE_FLAGS_PCI | (c.VFIO_DEVICE_FLAGS_RESET if self.can_reset else 0)
+        self.hardware = ConfigHardware(function)
+        self.interrupts = Interrupts(function, self.hardware, self, host_vectors)
+        self.config = VirtualConfig(self.hardware, function, self)
+        self.bars = BarAccess(function, self._decodes, self.read_bar, self.write_bar)
+        self._low_power = LowPower(self)
+        self._ioeventfds = IoEventFds(self)
+        self._memory: dict[int, SharedBar] = {}
+        self._token = bytes(16)
+        self._regions = self._describe_regions(mappable)
+
+    # --- what the function does: see PciFunction ---
+
+    def read_bar(self, bar: int, offset: int, size: int) -> MaybeSteps[bytes]:
+        """See PciFunction."""
+        raise NotImplementedError
+
+    def write_bar(self, bar: int, offset: int, data: bytes) -> MaybeSteps[None]:
+        """See PciFunction."""
+        raise NotImplementedError
+
+    def map_bar(self, bar: int, offset: int, size: int, prot: int) -> MaybeSteps[int | Mapped] | None:
+        """See PciFunction."""
+        raise NotImplementedError
+
+    def bar_image(self, bar: int) -> bytes:
+        """See PciFunction."""
+        raise NotImplementedError
+
+    def reset_function(self) -> MaybeSteps[None]:
+        """See PciFunction."""
+        raise NotImplementedError
+
+    def function_opened(self) -> MaybeSteps[None]:
+        """See PciFunction."""
+        raise NotImplementedError
+
+    def function_closed(self) -> MaybeSteps[None]:
+        """See PciFunction."""
+        raise NotImplementedError
+
+    # --- what it looks like ---
+
+    def matches(self, name: str) -> bool:
+        """vfio_pci_core_match(), for a function that has a PCI address; an mdev's name is compared as a whole."""
+        token = names.match(self.host.name, name, takes_token=self._is_physical)
+        if token:
+            self._token = token
+        return token is not None
+
+    @property
+    def _is_physical(self) -> bool:
+        """It could have virtual functions, so there is a token for whoever uses them."""
+        return any(cap.id == r.EXT_CAP_ID_SRIOV for cap in self.function.extended)
+
+    def regions(self) -> Sequence[Region | None]:
+        """Six BARs, the ROM, config space, no VGA."""
+        return self._regions
+
+    def irqs(self) -> Sequence[Irq | None]:
+        """INTx, MSI, MSI-X, the error interrupt of PCI Express, the request interrupt."""
+        return self.interrupts.irqs()
+
+    @property
+    def irq_table(self) -> IrqTable:
+        """The eventfds."""
+        return self.host.irqs
+
+    def _describe_regions(self, mappable: bool) -> tuple[Region | None, ...]:
+        """vfio_pci_ioctl_get_region_info()."""
+        function = self.function
+        bars = [_describe_bar(function, i, mappable) for i in range(r.BAR_COUNT)]
+        rom = Region(rom_size(function), _READ) if function.rom else ABSENT
+        return (*bars, rom, Region(function.config_size, READ_WRITE), None)
+
+    # --- life ---
+
+    def open_device(self) -> Steps[None]:
+        """vfio_pci_core_enable(): decoding on, bus mastering off, a reset, a new copy of config space."""
+        self.hardware.command = FIRMWARE_COMMAND
+        self._set_power(0)
+        if self.can_reset:
+            yield from finish(self.reset_function())
+        self.config = VirtualConfig(self.hardware, self.function, self)
+        self.command_written()
+        yield from finish(self.function_opened())
+
+    def close_device(self) -> Steps[None]:
+        """vfio_pci_core_disable()."""
+        yield from finish(self.function_closed())
+        self._low_power.close()
+        self.awake = True
+        self._set_power(0)
+        self._ioeventfds.close()
+        self.interrupts.close()
+        self.hardware.command = FIRMWARE_COMMAND
+        if self.can_reset:
+            yield from finish(self.reset_function())
+            yield from self.interrupts.set_line(False)
+        for memory in self._memory.values():
+            memory.close()
+        self._memory.clear()
+
+    def reset(self) -> Steps[None]:
+        """vfio_pci_ioctl_reset(): back in D0, config space as it was, registers as at the beginning."""
+        yield from self.set_power_state(0)
+        yield from self.try_reset_function()
+
+    def try_reset_function(self) -> Steps[None]:
+        """pci_try_reset_function(): what config space held is restored afterwards."""
+        yield from finish(self.reset_function())
+        yield from self.interrupts.set_line(False)
+
+    # --- power ---
+
+    @property
+    def power_state(self) -> int:
+        """0 for D0, 3 for D3hot."""
+        cap = self.hardware.caps.get(r.CAP_ID_PM)
+        return 0 if cap is None else self.hardware.read(cap + r.PM_CTRL, 1) & r.PM_CTRL_STATE
+
+    @property
+    def memory_enabled(self) -> bool:
+        """COMMAND lets the function decode memory, and it has power: __vfio_pci_memory_enabled()."""
+        return bool(self.hardware.command & r.COMMAND_MEMORY) and self.power_state < r.D3HOT
+
+    def _decodes(self) -> bool:
+        return self.memory_enabled
+
+    def set_power_state(self, state: int) -> Steps[None]:
+        """vfio_pci_set_power_state(): a function without NoSoftRst comes back from D3hot reset, and is restored."""
+        power = self.function.power
+        if power is None or state in (
+            1,
+            2,
+        ):  # D1 and D2 are not supported: pci_set_power_state() refuses them
+            return
+        before = self.power_state
+        self._set_power(state)
+        if before == r.D3HOT and not state and not power.no_soft_reset:
+            yield from self.try_reset_function()
+        self.command_written()
+
+    def _set_power(self, state: int) -> None:
+        cap = self.hardware.caps.get(r.CAP_ID_PM)
+        if cap is not None:
+            control = self.hardware.read(cap + r.PM_CTRL, 1) & ~r.PM_CTRL_STATE
+            self.hardware.force(cap + r.PM_CTRL, 1, control | state)
+
+    def wake_up(self) -> Steps[None]:
+        """An ioctl, a read or a write in low power mode."""
+        yield from self._low_power.use()
+        self.awake = not self._low_power.engaged
+
+    # --- what config space writes do: virtual.Driver ---
+
+    @property
+    def msi_active(self) -> bool:
+        """See virtual.Driver."""
+        return self.interrupts.active == c.VFIO_PCI_MSI_IRQ_INDEX
+
+    @property
+    def msi_qmax(self) -> int:
+        """See virtual.Driver."""
+        return self.interrupts.msi_qmax
+
+    def command_written(self) -> None:
+        """Mappings work while memory is decoded: vfio_pci_zap_and_down_write_memory_lock(), vfio_pci_vmf_insert_pfn()."""
+        enabled = self.memory_enabled and not self._low_power.engaged
+        for memory in self._memory.values():
+            if enabled:
+                memory.restore()
+            else:
+                memory.revoke()
+
+    def set_virtual_intx_disable(self, disabled: bool) -> Steps[None]:
+        """See virtual.Driver."""
+        return self.interrupts.set_virtual_disable(disabled)
+
+    # --- regions ---
+
+    def bar_memory(self, bar: int) -> SharedBar:
+        """The memory that mappings of a BAR show."""
+        memory = self._memory.get(bar)
+        if memory is None:
+            memory = self._memory[bar] = SharedBar(self.function.bars[bar].size, self.bar_image(bar))
+            self.command_written()
+        return memory
+
+    def clip_access(self, index: int, offset: int, size: int, *, write: bool) -> int:
+        """vfio_pci_rw(): nothing is always there, config space is there as a whole, a BAR as far as it goes.
+
+        Raises:
+            IoctlError: EINVAL, and EFAULT for what leaves config space.
+        """
+        if not size:
+            return 0
+        if index == _CONFIG:
+            self.config.piece(offset, size)
+            return size
+        region = self._regions[index] if index < len(self._regions) else None
+        if region is None or offset >= region.size or (write and index == _ROM):
+            raise IoctlError(errno.EINVAL, f"{'write' if write else 'read'} at {offset:#x} of region {index}")
+        return min(size, region.size - offset)
+
+    def next_piece(self, index: int, offset: int, left: int) -> int:
+        """How much of a write is one access."""
+        return self.config.piece(offset, left) if index == _CONFIG else self.bars.piece(index, offset, left)
+
+    def accept_write(self, index: int, offset: int, size: int) -> int:
+        """What is lost anyway is not even copied."""
+        if index == _CONFIG:
+            return size if self.config.looks_at_writes(offset) else 0
+        return 0 if self.bars.hidden(index, offset, size) else size
+
+    def read_region(self, index: int, offset: int, size: int) -> MaybeSteps[bytes]:
+        """BARs, the ROM, config space."""
+        if not self.awake:
+            return self._wake_and_read(index, offset, size)
+        if index == _CONFIG:
+            return self.config.read(offset, size)
+        if index == _ROM:
+            if not self.memory_enabled:
+                raise IoctlError(errno.EIO, f"region {index}, the ROM: the function does not decode memory")
+            return (self.function.rom or b"")[offset : offset + size].ljust(size, b"\xff")
+        return self.bars.read(index, offset, size)
+
+    def _wake_and_read(self, index: int, offset: int, size: int) -> Steps[bytes]:
+        yield from self.wake_up()
+        if index == _CONFIG:
+            return self.config.read(offset, size)
+        return (yield from self.bars.read(index, offset, size))
+
+    def write_region(self, index: int, offset: int, data: bytes) -> MaybeSteps[None]:
+        """One piece."""
+        if not data:
+            return None
+        steps = self.config.write(offset, data) if index == _CONFIG else self.bars.write(index, offset, data)
+        return steps if self.awake else self._wake_and(steps)
+
+    def _wake_and(self, steps: Steps[None]) -> Steps[None]:
+        yield from self.wake_up()
+        yield from steps
+
+    def map_region(self, index: int, offset: int, size: int, prot: int) -> MaybeSteps[int | Mapped] | None:
+        """vfio_pci_core_mmap(): memory BARs of a page at least."""
+        bar = self.function.bars.get(index)
+        if bar is None or not bar.maps(offset, size):
+            return None
+        return self.map_bar(index, offset, size, prot)
+
+    # --- ioctls and features ---
+
+    def set_irqs(self, request: IrqRequest) -> Steps[int]:
+        """vfio_pci_set_irqs_ioctl()."""
+        return self.interrupts.set_irqs(request)
+
+    def ioctl(self, cmd: int, arg: int) -> Steps[int]:
+        """vfio_pci_core_ioctl(): hot resets and IOEVENTFD, for functions that are on a bus."""
+        if names.parse(self.host.name) is None:
+            return super().ioctl(cmd, arg)
+        if cmd == c.VFIO_DEVICE_IOEVENTFD:
+            return self._ioeventfds.ioctl(arg)
+        serve = hotreset.info if cmd == c.VFIO_DEVICE_GET_PCI_HOT_RESET_INFO else hotreset.reset
+        return serve(self.host.name, self.host.all_devices(), arg)
+
+    def has_feature(self, number: int, profile: Profile) -> bool:
+        """vfio_pci_core_ioctl_feature()."""
+        if number == c.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN:
+            return self._is_physical
+        return number in _LOW_POWER or (number == c.VFIO_DEVICE_FEATURE_DMA_BUF and profile.dma_buf)
+
+    def feature(self, number: int, arg: int, size: int) -> Steps[int]:
+        """Low power mode, DMA buffers, the token of virtual functions."""
+        if number == c.VFIO_DEVICE_FEATURE_DMA_BUF:
+            return (yield from dmabuf.get(self.function.bars, self.hardware.addresses, arg))
+        if number == c.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN:
+            self._token = yield from read_user(arg, len(self._token))
+            return 0
+        if number == c.VFIO_DEVICE_FEATURE_LOW_POWER_EXIT:
+            yield from self._low_power.leave()
+        elif number == c.VFIO_DEVICE_FEATURE_LOW_POWER_ENTRY:
+            yield from self._low_power.enter(None)
+        else:
+            data = yield from read_user(arg, DeviceLowPowerEntryWithWakeup.SIZE)
+            number = DeviceLowPowerEntryWithWakeup.parse(data).wakeup_eventfd
+            if number < 0:
+                raise IoctlError(errno.EINVAL, f"wakeup_eventfd {number} is no eventfd")
+            yield from self._low_power.enter((yield from take_eventfd(number)))
+        self.awake = not self._low_power.engaged
+        return 0
+
+
+def _describe_bar(function: Function, index: int, mappable: bool) -> Region:
+    bar: Bar | None = function.bars.get(index)
+    if bar is None:
+        return ABSENT
+    if not mappable or not bar.mappable:
+        return Region(bar.size, READ_WRITE)
+    caps = []
+    if bar.areas is not None:
+        areas = b"".join(RegionSparseMmapArea(offset=o, size=s).build() for o, s in bar.areas)
+        head = RegionInfoCapSparseMmap(nr_areas=len(bar.areas)).build()[_CAP_HEADER:]
+        caps.append((c.VFIO_REGION_INFO_CAP_SPARSE_MMAP, 1, head + areas))
+    if function.msix is not None and function.msix.table_bar == index:
+        caps.append(_MSIX_MAPPABLE)
+    return Region(bar.size, READ_WRITE | _MMAP, tuple(caps))

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: MIT
+"""`edu`: QEMU's educational device, as docs/specs/edu of QEMU describes it and as vfio-pci shows it.
+
+BAR 0 has registers of 32 bits (from 0x80 on also of 64), and a DMA buffer that only DMA reaches. The function has no reset
+of its own, so registers keep their values when it is closed.
+
+====== ======================================================================================================
+0x00   identification: 0x010000ed
+0x04   liveness: reads give the inverse of what was written
+0x08   factorial: a written n becomes n! mod 2^32
+0x20   status: 0x80, to be written, asks for an interrupt with each factorial
+0x24   interrupt status: 0x001 factorial, 0x100 DMA, and what was raised by hand
+0x60   raise: these bits are added to the interrupt status
+0x64   acknowledge: these bits are taken out of it
+0x80   DMA source, 0x88 destination, 0x90 length
+0x98   DMA command: 1 start (reads as 1 while it runs), 2 from the buffer to memory, 4 raise 0x100 when done
+====== ======================================================================================================
+
+The DMA buffer has 4096 bytes at DMA address 0x40000. Addresses in memory are cut to `dma-mask`. A transfer is made `dma-delay`
+after its start; one that does not fit the buffer is dropped, one that memory refuses has no effect; both end as usual.
+"""
+
+import errno
+from collections.abc import Mapping
+from typing import ClassVar, Final
+
+from vfioemu.core.effects import Steps
+from vfioemu.core.errors import IoctlError
+from vfioemu.devices.pci.description import Bar, Function, Msi
+from vfioemu.devices.pci.function import PciFunction
+
+IDENTIFICATION: Final = 0x010000ED
+ID: Final = 0x00
+LIVENESS: Final = 0x04
+FACTORIAL: Final = 0x08
+STATUS: Final = 0x20
+STATUS_IRQ: Final = 0x80
+IRQ_STATUS: Final = 0x24
+IRQ_RAISE: Final = 0x60
+IRQ_ACK: Final = 0x64
+DMA_SOURCE: Final = 0x80
+DMA_DESTINATION: Final = 0x88
+DMA_LENGTH: Final = 0x90
+DMA_COMMAND: Final = 0x98
+DMA_RUN: Final = 1
+DMA_TO_MEMORY: Final = 2
+DMA_IRQ: Final = 4
+IRQ_FACTORIAL: Final = 0x001
+IRQ_DMA: Final = 0x100
+BUFFER: Final = 0x40000
+BUFFER_SIZE: Final = 0x1000
+
+_DMA_REGISTERS: Final = (DMA_SOURCE, DMA_DESTINATION, DMA_LENGTH, DMA_COMMAND)
+_WIDE: Final = 0x80
+_U32: Final = 0xFFFFFFFF
+_BAR_SIZE: Final = 1 << 20
+_NOTHING: Final = b"\xff\xff\xff\xff"
+
+DESCRIPTION: Final = Function(
+    vendor=0x1234,
+    device=0x11E8,
+    class_code=0x00FF00,
+    revision=0x10,
+    subsystem=(0x1AF4, 0x1100),
+    interrupt_pin=1,
+    bars={0: Bar(_BAR_SIZE, registers=0xA0, beyond=0xFF, address=0xFEA00000)},
+    capabilities=(Msi(1),),
+)
+
+
+class Edu(PciFunction):
+    """The function; see the module."""
+
+    OPTIONS: ClassVar[Mapping[str, str]] = {
+        **PciFunction.OPTIONS,
+        "dma-mask": "the address bits that its DMA engine has (default 0x0fffffff, 28 bits)",
+        "dma-delay": "seconds that a transfer takes (default 0.1)",
+    }
+
+    def __init__(self, options: Mapping[str, object]) -> None:
+        super().__init__(options, DESCRIPTION)
+        mask = options.get("dma-mask", 0x0FFFFFFF)
+        delay = options.get("dma-delay", 0.1)
+        if not isinstance(mask, int) or isinstance(mask, bool) or not 0 < mask < 1 << 64:
+            raise ValueError(f"dma-mask: up to 64 bits, not {mask!r}")
+        if not isinstance(delay, int | float) or isinstance(delay, bool) or not 0 <= delay <= 3600:
+            raise ValueError(f"dma-delay: 0 to 3600 seconds, not {delay!r}")
+        self._mask = mask
+        self._delay = float(delay)
+        self._liveness = 0
+        self._factorial = 0
+        self._status = 0
+        self._irq_status = 0
+        self._dma = dict.fromkeys(_DMA_REGISTERS, 0)
+        self._due: float | None = None
+        self.buffer = bytearray(BUFFER_SIZE)
+
+    def function_closed(self) -> None:
+        """A transfer that has not been made never is: the function is no bus master any more."""
+        self._dma[DMA_COMMAND] = 0
+        self._due = None
+
+    def bar_image(self, bar: int) -> bytes:
+        """The registers as they are when the mapping is made."""
+        del bar
+        return b"".join(self.read_bar(0, offset, 4) for offset in range(0, 0xA0, 4))
+
+    def read_bar(self, bar: int, offset: int, size: int) -> bytes:
+        """A register; accesses of less than 32 bits are not decoded and read as zero."""
+        del bar
+        if size < 4:
+            return bytes(size)
+        value = {
+            ID: IDENTIFICATION,
+            LIVENESS: self._liveness,
+            FACTORIAL: self._factorial,
+            STATUS: self._status,
+            IRQ_STATUS: self._irq_status,
+            **self._dma,
+        }.get(offset)
+        return _NOTHING if value is None else (value & _U32).to_bytes(4, "little")
+
+    def write_bar(self, bar: int, offset: int, data: bytes) -> Steps[None]:
+        """A register; accesses of less than 32 bits are lost."""
+        del bar
+        if len(data) < 4:
+            return
+        value = int.from_bytes(data, "little")
+        if offset == LIVENESS:
+            self._liveness = ~value & _U32
+        elif offset == FACTORIAL:
+            self._factorial = _factorial(value)
+            if self._status & STATUS_IRQ:
+                yield from self._raise(IRQ_FACTORIAL)
+        elif offset == STATUS:
+            self._status = value & STATUS_IRQ
+        elif offset == IRQ_RAISE:
+            yield from self._raise(value)
+        elif offset == IRQ_ACK:
+            yield from self._acknowledge(value)
+        elif offset in self._dma:
+            self._write_dma(offset, value)
+
+    def _write_dma(self, offset: int, value: int) -> None:
+        if self._dma[DMA_COMMAND] & DMA_RUN or (offset == DMA_COMMAND and not value & DMA_RUN):
+            return
+        self._dma[offset] = value
+        if offset == DMA_COMMAND:
+            self.host.wake()
+
+    def _raise(self, bits: int) -> Steps[None]:
+        self._irq_status |= bits
+        if self._irq_status:
+            yield from self.interrupt()
+
+    def _acknowledge(self, bits: int) -> Steps[None]:
+        self._irq_status &= ~bits
+        if not self._irq_status:
+            yield from self.set_intx(False)
+
+    def work(self, now: float) -> Steps[float | None]:
+        """Make the transfer that was started, when it is due."""
+        command = self._dma[DMA_COMMAND]
+        if not command & DMA_RUN:
+            return None
+        if self._due is None:
+            self._due = now + self._delay
+        if now < self._due:
+            return self._due
+        self._due = None
+        try:
+            yield from self._transfer(command)
+        except IoctlError:
+            pass  # the bus answers with nothing, and the engine does not care
+        self._dma[DMA_COMMAND] &= ~DMA_RUN
+        if command & DMA_IRQ:
+            yield from self._raise(IRQ_DMA)
+        return None
+
+    def _transfer(self, command: int) -> Steps[None]:
+        length = self._dma[DMA_LENGTH]
+        if command & DMA_TO_MEMORY:
+            place = _place(self._dma[DMA_SOURCE], length)
+            data = bytes(self.buffer[place : place + length])
+            yield from self.dma_write(self._dma[DMA_DESTINATION] & self._mask, data)
+        else:
+            place = _place(self._dma[DMA_DESTINATION], length)
+            data = yield from self.dma_read(self._dma[DMA_SOURCE] & self._mask, length)
+            self.buffer[place : place + length] = data
+
+
+def _place(address: int, length: int) -> int:
+    """Where a DMA address is in the buffer."""
+    if not BUFFER <= address or address + length > BUFFER + BUFFER_SIZE:
+        raise IoctlError(errno.ERANGE, f"{address:#x}+{length:#x} is not in the buffer")
+    return address - BUFFER
+
+
+def _factorial(n: int) -> int:
+    """The factorial of n mod 2^32, which is 0 from 34 on."""
+    if n >= 34:
+        return 0
+    result = 1
+    for i in range(2, n + 1):
+        result = result * i & _U32
+    return result

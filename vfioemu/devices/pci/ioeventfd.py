@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: MIT
+"""VFIO_DEVICE_IOEVENTFD: an eventfd which, when signalled, has a value written to a BAR. vfio_pci_ioeventfd()."""
+
+import errno
+from collections.abc import Callable
+from typing import Final, NamedTuple, Protocol
+
+from vfioemu.core.effects import Steps, Watch, Watcher, read_user
+from vfioemu.core.errors import IoctlError
+from vfioemu.core.irqs import take_eventfd
+from vfioemu.devices.pci import registers as r
+from vfioemu.devices.pci.bars import BarAccess
+from vfioemu.devices.pci.description import Function
+from vfioemu.uapi import constants as c
+from vfioemu.uapi.structs import DeviceIoeventfd
+
+MOST: Final = 1000
+"""VFIO_PCI_IOEVENTFD_MAX."""
+_MINSZ: Final = 28
+_OFFSET_SHIFT: Final = 40
+_OFFSET_MASK: Final = (1 << _OFFSET_SHIFT) - 1
+
+
+class Rule(NamedTuple):
+    """What is written where."""
+
+    bar: int
+    offset: int
+    data: int
+    size: int
+
+
+class Owner(Protocol):
+    """Whose BARs they are."""
+
+    function: Function
+    bars: BarAccess
+
+    @property
+    def memory_enabled(self) -> bool:
+        """The function decodes memory."""
+
+
+class IoEventFds:
+    """The rules of one open function."""
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self._rules: dict[Rule, Watcher] = {}
+
+    def ioctl(self, arg: int) -> Steps[int]:
+        """The call.
+
+        Raises:
+            IoctlError: EFAULT; EINVAL for a place that is not in a BAR or in the MSI-X table, and for 8 bytes; EEXIST;
+                ENODEV for a rule to be removed that is not there; ENOSPC; EBADF.
+        """
+        data = yield from read_user(arg, _MINSZ)
+        asked = DeviceIoeventfd.parse(data.ljust(DeviceIoeventfd.SIZE, b"\0"))
+        if asked.argsz < _MINSZ:
+            raise IoctlError(errno.EINVAL, f"argsz {asked.argsz} < {_MINSZ}")
+        if asked.flags & ~c.VFIO_DEVICE_IOEVENTFD_SIZE_MASK:
+            raise IoctlError(errno.EINVAL, f"unknown flags {asked.flags:#x}")
+        if asked.flags.bit_count() != 1 or asked.fd < -1:
+            raise IoctlError(errno.EINVAL, f"flags {asked.flags:#x} name not one size, or fd is {asked.fd}")
+        rule = Rule(asked.offset >> _OFFSET_SHIFT, asked.offset & _OFFSET_MASK, asked.data, asked.flags)
+        self._check(rule)
+        if rule in self._rules:
+            if asked.fd != -1:
+                raise IoctlError(errno.EEXIST, f"{rule} exists")
+            self._rules.pop(rule).close()
+            return 0
+        if asked.fd < 0:
+            raise IoctlError(errno.ENODEV, f"there is no {rule}")
+        if len(self._rules) >= MOST:
+            raise IoctlError(errno.ENOSPC, f"fd {asked.fd}: {MOST} rules are there")
+        eventfd = yield from take_eventfd(asked.fd)
+        assert eventfd is not None
+        self._rules[rule] = yield Watch(eventfd, self._writer(rule))
+        return 0
+
+    def _check(self, rule: Rule) -> None:
+        bars = self._owner.function.bars
+        size = bars[rule.bar].size if rule.bar in bars else 0
+        if rule.bar >= r.BAR_COUNT or rule.offset + rule.size > size:
+            raise IoctlError(errno.EINVAL, f"{rule} is in no BAR")
+        access = self._owner.bars
+        if any(access.hidden(rule.bar, rule.offset + i, 1) for i in range(rule.size)):
+            raise IoctlError(errno.EINVAL, f"{rule} is in the MSI-X table")
+        if rule.size == 8:
+            raise IoctlError(errno.EINVAL, f"flags: no writes of {rule.size} bytes")
+
+    def _writer(self, rule: Rule) -> Callable[[], Steps[None]]:
+        """vfio_pci_ioeventfd_thread()."""
+
+        def write() -> Steps[None]:
+            if self._owner.function.bars[rule.bar].kind == "io" or self._owner.memory_enabled:
+                mask = (1 << 8 * rule.size) - 1
+                data = (rule.data & mask).to_bytes(rule.size, "little")
+                yield from self._owner.bars.write(rule.bar, rule.offset, data)
+
+        return write
+
+    def close(self) -> None:
+        """The function is closed."""
+        for watcher in self._rules.values():
+            watcher.close()
+        self._rules.clear()

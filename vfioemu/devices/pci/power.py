@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: MIT
+"""The low power features of vfio-pci: runtime power management on behalf of the user.
+
+After LOW_POWER_ENTRY the function is suspended as soon as nothing uses it, and every ioctl, read or write resumes it for as
+long as it takes. With a wakeup eventfd, the first of them signals it and ends low power mode. Kernel:
+vfio_pci_runtime_pm_entry() and what follows it, vfio_pci_core_runtime_suspend() and _resume().
+"""
+
+import errno
+from typing import Protocol
+
+from vfioemu.core.effects import EventFd, Signal, Steps
+from vfioemu.core.errors import IoctlError
+from vfioemu.devices.pci.interrupts import INTX, Interrupts
+
+
+class Owner(Protocol):
+    """Whose power it is."""
+
+    interrupts: Interrupts
+
+    def set_power_state(self, state: int) -> Steps[None]:
+        """Put the function into D0 or D3hot."""
+
+    def command_written(self) -> None:
+        """Whether mappings work may have changed."""
+
+
+class LowPower:
+    """Low power mode of one function.
+
+    Attributes:
+        engaged: user space has asked for it: mappings do not work (pm_runtime_engaged).
+    """
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self.engaged = False
+        self._wakeup: EventFd | None = None
+        self._masked_intx = False
+
+    def enter(self, wakeup: EventFd | None) -> Steps[None]:
+        """LOW_POWER_ENTRY, and _WITH_WAKEUP with an eventfd, which is ours from now on.
+
+        Raises:
+            IoctlError: EINVAL if the function is in low power mode already.
+        """
+        if self.engaged:
+            if wakeup is not None:
+                wakeup.close()
+            raise IoctlError(errno.EINVAL, "flags LOW_POWER_ENTRY: the function is in low power mode already")
+        self.engaged = True
+        self._wakeup = wakeup
+        yield from self._suspend()
+        self._owner.command_written()
+
+    def leave(self) -> Steps[None]:
+        """LOW_POWER_EXIT; nothing if it was not entered."""
+        self._end()
+        self._owner.command_written()
+        yield from self._resume_intx()
+
+    def use(self) -> Steps[None]:
+        """Somebody uses the function: it is resumed and, without a wakeup eventfd, suspended again afterwards."""
+        if not self.engaged:
+            return
+        if self._wakeup is not None:
+            yield Signal(self._wakeup)
+            yield from self.leave()
+            return
+        yield from self._resume_intx()
+        yield from self._suspend()
+
+    def close(self) -> None:
+        """The function is closed."""
+        self._end()
+        self._masked_intx = False
+
+    def _end(self) -> None:
+        self.engaged = False
+        wakeup, self._wakeup = self._wakeup, None
+        if wakeup is not None:
+            wakeup.close()
+
+    def _suspend(self) -> Steps[None]:
+        """The bus keeps the state of a function that is in D0; INTx stays silent."""
+        yield from self._owner.set_power_state(0)
+        interrupts = self._owner.interrupts
+        self._masked_intx = interrupts.active == INTX and interrupts.mask()
+
+    def _resume_intx(self) -> Steps[None]:
+        if self._masked_intx:
+            self._masked_intx = False
+            yield from self._owner.interrupts.unmask()
