@@ -166,16 +166,17 @@ static bool in_tree(const char *path, char *out)
 	return true;
 }
 
-/* Where a path leads after all its links, as the program knows it. */
+/* Where a directory is after all links, as the program knows it. */
 static __attribute__((noinline)) bool canonical(const char *path, char *out)
 {
 	long fd = -1;
 
 	if (in_tree(path, out))
-		fd = vfe_sys4(SYS_openat, AT_FDCWD, out, O_PATH | O_CLOEXEC, 0);
+		fd = vfe_sys4(SYS_openat, AT_FDCWD, out,
+			      O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
 	if (fd < 0)
-		fd = vfe_sys4(SYS_openat, AT_FDCWD, path, O_PATH | O_CLOEXEC,
-			      0);
+		fd = vfe_sys4(SYS_openat, AT_FDCWD, path,
+			      O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
 	if (fd < 0)
 		return false;
 	bool found = vfe_path_of_fd((int)fd, out);
@@ -191,7 +192,11 @@ static __attribute__((noinline)) void go_up(struct walk *walk)
 	char target[VFE_PATH_MAX];
 
 	walk->moved = true;
-	if (walk->size && canonical(walk->path, target)) {
+	if (walk->size) {
+		if (!canonical(walk->path, target)) {
+			walk->fits = false; /* the system says why */
+			return;
+		}
 		walk->size = strlen(target);
 		memcpy(walk->path, target, walk->size);
 	}
@@ -202,7 +207,7 @@ static __attribute__((noinline)) void go_up(struct walk *walk)
 
 static void follow(struct walk *walk, const char *path)
 {
-	while (*(path = skip_slashes(path))) {
+	while (walk->fits && *(path = skip_slashes(path))) {
 		size_t size = strcspn(path, "/");
 
 		if (size == 2 && path[0] == '.' && path[1] == '.')
