@@ -165,7 +165,7 @@ class Session:
     def refuse_ended(self) -> None:
         """ENODEV once the device has left the session's states, even if it has done so cleanly."""
         if self.ended:
-            raise IoctlError(errno.ENODEV, f"{self.device_name} has left the states of this data fd")
+            raise IoctlError(errno.ENODEV, f"device {self.device_name} has left the states of this fd")
 
 
 class DataFile(File):
@@ -252,7 +252,7 @@ class DataFile(File):
         del caller
         stream = self.session.stream
         if not isinstance(stream, SavingStream):
-            raise IoctlError(errno.ENOTTY, f"{self.label} is RESUMING: that has no pre-copy")
+            raise IoctlError(errno.ENOTTY, f"device {self.label} is RESUMING: that has no pre-copy")
         info = PrecopyInfo.parse((yield from read_user(arg, PrecopyInfo.SIZE)))
         if info.argsz < PrecopyInfo.SIZE:
             raise IoctlError(errno.EINVAL, f"argsz {info.argsz} < {PrecopyInfo.SIZE}")

@@ -310,7 +310,10 @@ class Oracle(DeviceModel):
         elif current == RESUMING:
             resuming, self._resuming = self._resuming, None
             if resuming is not None and not resuming.acceptable:
-                raise StateLost(errno.EINVAL, "what was written is not a stream of this device")
+                raise StateLost(
+                    errno.EINVAL,
+                    f"device_state {state_name(target)}: what was written is not a stream of this device",
+                )
         return None
 
     def stop_copy_size(self) -> int:
