@@ -252,6 +252,28 @@ def test_enabling_interrupts_with_something_pending_raises_them():
     assert raised() == 1  # not masked any more, and still pending
 
 
+def test_asking_for_interrupts_with_bytes_there_raises_one():
+    bench = make()
+    raised = enable(bench, 0)
+    bench.pwrite(b"x", 0)
+    assert not raised()
+    bench.pwrite(b"\x01", 1)
+    assert raised() == 1
+
+
+def test_a_stopped_device_keeps_its_interrupt_for_later():
+    bench = make()
+    raised = enable(bench, 0)
+    bench.pwrite(b"\x01", 1)
+    bench.pwrite(b"x", 0)
+    assert raised() == 1
+    assert set_state(bench, STOP)[0] is None
+    assert set_irqs(bench, 0, 0x11) is None
+    assert not raised()
+    assert set_state(bench, RUNNING)[0] is None
+    assert raised() == 1
+
+
 def test_the_second_port_has_the_same_interrupt_and_a_hidden_one_has_none():
     for ports in (1, 2):
         bench = make(ports)
