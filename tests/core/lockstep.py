@@ -1,0 +1,509 @@
+# SPDX-License-Identifier: MIT
+"""The same calls on two kernels, step by step, and the rules by which their answers may differ.
+
+A rule looks at a call, at the answer of the older kernel and at what that kernel holds, and says what the newer one has to
+answer. So it is wrong that the two differ where no rule says so, and as wrong that they do not differ where one does.
+"""
+
+import struct
+from collections.abc import Callable
+from typing import NamedTuple
+
+from vfioemu.core.errors import IoctlError
+from vfioemu.core.machine import Machine
+from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
+from vfioemu.devices.pci import PciFunction
+from vfioemu.devices.registry import load_models
+from vfioemu.testing.holdings import holdings
+from vfioemu.testing.process import Process
+from vfioemu.uapi import constants as c
+
+PAGE = 4096
+TOP = 1 << 64
+BITMAP = 512
+MSI_WINDOW = ((0xFEE0_0000, 0xFEEF_FFFF),)
+WIDE = IommuSpec(reserved=MSI_WINDOW)
+NARROW = IommuSpec(address_bits=39, reserved=MSI_WINDOW)
+GROUPS = (None, None, WIDE, NARROW, None, WIDE)
+DEVICES = (
+    ("d0", "oracle", {"variant": "migspc"}),
+    ("d1", "oracle", {"variant": "basic"}),
+    ("d2", "oracle", {"variant": "migspc"}),
+    ("d3", "oracle", {"variant": "migs"}),
+    ("d4", "dma-engine", {"id": 1}),
+    ("0000:00:05.0", "edu", {}),
+)
+MODELS = load_models()
+
+
+class Call(NamedTuple):
+    """A call.
+
+    Attributes:
+        name: an ioctl's, or what a device or a process does.
+        on: which container, group, device or data fd.
+        payload: what an ioctl's argument points to; numbers of everything else.
+        value: an ioctl's argument that is no pointer.
+        bitmap: where in the payload the address of the bitmap belongs.
+        data: where in the payload the address of 64 pages of memory belongs.
+    """
+
+    name: str
+    on: int
+    payload: bytes = b""
+    value: int | None = None
+    bitmap: int | None = None
+    data: int | None = None
+    numbers: tuple[int, ...] = ()
+
+    def words(self, layout: str, at: int = 0) -> tuple[int, ...]:
+        """Numbers in the payload."""
+        return struct.unpack_from("<" + layout, self.payload, at)
+
+
+class Answer(NamedTuple):
+    """What came back: a number or an errno's name, the payload, the bitmap."""
+
+    result: int | str
+    out: bytes = b""
+    bitmap: bytes = b""
+
+
+class Side:
+    """One process on one kernel."""
+
+    def __init__(self, profile: str) -> None:
+        spec = MachineSpec(
+            groups=tuple(GroupSpec(number=n, iommu=iommu) for n, iommu in enumerate(GROUPS)),
+            devices=tuple(
+                DeviceSpec(symbol=f"s{n}", name=name, group=n, model=model, options=options)
+                for n, (name, model, options) in enumerate(DEVICES)
+            ),
+            profile=profile,
+        )
+        self.machine = Machine(spec, MODELS)
+        self.process = Process(self.machine)
+        memory = self.process.memory
+        self.argument = memory.allocate(PAGE)
+        self.bitmap = memory.allocate(PAGE)
+        self.data = memory.allocate(64 * PAGE)
+        self.files: dict[tuple[str, int], int] = {}
+
+    # --- what it holds ---
+
+    def device(self, number: int):
+        return self.machine.devices[f"s{number}"]
+
+    def is_open(self, kind: str, number: int) -> bool:
+        return (kind, number) in self.files
+
+    def container(self, number: int):
+        return self.process.fds[self.files["container", number]].what.container
+
+    def container_of(self, device: int):
+        return self.device(device).group.container
+
+    def holdings(self) -> dict:
+        held = holdings(self.machine)
+        held["states"] = tuple(device.migration.state for device in self.machine.devices.values())
+        held["bits"] = tuple(
+            (dma.iova, dma.bitmap.runs())
+            for container in self.machine.containers.values()
+            if container.iommu is not None
+            for dma in container.iommu.map
+            if dma.bitmap is not None
+        )
+        return held
+
+    # --- calls ---
+
+    def make(self, call: Call) -> Answer | None:
+        """Make the call; None if there is nothing to make it on."""
+        special = getattr(self, f"_{call.name}", None)
+        if special is not None:
+            return special(call)
+        kind = KINDS[call.name]
+        if not self.is_open(kind, call.on):
+            return None
+        return self._ioctl(self.files[kind, call.on], call)
+
+    def _ioctl(self, fd: int, call: Call) -> Answer:
+        memory, command = self.process.memory, getattr(c, call.name)
+        if call.value is not None:
+            return Answer(_plain(self.process.ioctl(fd, command, call.value)))
+        payload = bytearray(call.payload)
+        if call.bitmap is not None:
+            payload[call.bitmap : call.bitmap + 8] = self.bitmap.to_bytes(8, "little")
+            memory.poke(self.bitmap, b"\xa5" * BITMAP)
+        if call.data is not None:
+            payload[call.data : call.data + 8] = self.data.to_bytes(8, "little")
+        memory.poke(self.argument, payload + b"\xcc" * 64)
+        result = self.process.ioctl(fd, command, self.argument)
+        out = memory.peek(self.argument, len(payload) + 64)
+        return Answer(
+            _plain(result), out, memory.peek(self.bitmap, BITMAP) if call.bitmap is not None else b""
+        )
+
+    def _open(self, kind: str, number: int, path: str) -> Answer | None:
+        if self.is_open(kind, number):
+            return None
+        result = self.process.open(path)
+        if result.err is None:
+            self.files[kind, number] = result.ret
+            return Answer(0)
+        return Answer(result.err)
+
+    def _container(self, call: Call) -> Answer | None:
+        return self._open("container", call.on, "/dev/vfio/vfio")
+
+    def _group(self, call: Call) -> Answer | None:
+        return self._open("group", call.on, f"/dev/vfio/{call.on}")
+
+    def _join(self, call: Call) -> Answer | None:
+        (number,) = call.numbers
+        if not (self.is_open("group", call.on) and self.is_open("container", number)):
+            return None
+        self.process.memory.poke(self.argument, struct.pack("<i", self.files["container", number]))
+        fd = self.files["group", call.on]
+        return Answer(_plain(self.process.ioctl(fd, c.VFIO_GROUP_SET_CONTAINER, self.argument)))
+
+    def _device(self, call: Call) -> Answer | None:
+        if not self.is_open("group", call.on) or self.is_open("device", call.on):
+            return None
+        self.process.memory.poke(self.argument, DEVICES[call.on][0].encode() + b"\0")
+        fd = self.files["group", call.on]
+        result = self.process.ioctl(fd, c.VFIO_GROUP_GET_DEVICE_FD, self.argument)
+        if result.err is None:
+            self.files["device", call.on] = result.ret
+            return Answer(0)
+        return Answer(result.err)
+
+    def _close(self, call: Call) -> Answer | None:
+        kind = ("container", "group", "device", "data")[call.numbers[0]]
+        fd = self.files.pop((kind, call.on), None)
+        return None if fd is None else Answer(_plain(self.process.close(fd)))
+
+    def _state(self, call: Call) -> Answer | None:
+        """Set a migration state; the data fd replaces the one that there was."""
+        if not self.is_open("device", call.on):
+            return None
+        payload = struct.pack("<IIIi", 16, c.VFIO_DEVICE_FEATURE_SET | 2, call.numbers[0], -1)
+        self.process.memory.poke(self.argument, payload)
+        result = self.process.ioctl(self.files["device", call.on], c.VFIO_DEVICE_FEATURE, self.argument)
+        (fd,) = struct.unpack("<i", self.process.memory.peek(self.argument + 12, 4))
+        if result.err is None and fd >= 0:
+            if (old := self.files.pop(("data", call.on), None)) is not None:
+                self.process.close(old)
+            self.files["data", call.on] = fd
+        return Answer(_plain(result), bytes([fd >= 0]))
+
+    def _pin(self, call: Call) -> Answer | None:
+        return self._run(call, lambda device: device.pin(*call.numbers))
+
+    def _unpin(self, call: Call) -> Answer | None:
+        return self._run(call, lambda device: device.unpin(*call.numbers[:2]))
+
+    def _write(self, call: Call) -> Answer | None:
+        return self._run(call, lambda device: device.dma_write(call.numbers[0], b"w" * call.numbers[1]))
+
+    def _run(self, call: Call, steps: Callable) -> Answer | None:
+        if not self.is_open("device", call.on):
+            return None
+        try:
+            return Answer(self.process.scheduler.call(steps(self.device(call.on)), self.process) or 0)
+        except IoctlError as error:
+            return Answer(error.name)
+
+
+KINDS = {
+    "VFIO_CHECK_EXTENSION": "container",
+    "VFIO_SET_IOMMU": "container",
+    "VFIO_IOMMU_GET_INFO": "container",
+    "VFIO_IOMMU_MAP_DMA": "container",
+    "VFIO_IOMMU_UNMAP_DMA": "container",
+    "VFIO_IOMMU_DIRTY_PAGES": "container",
+    "VFIO_GROUP_UNSET_CONTAINER": "group",
+    "VFIO_GROUP_GET_STATUS": "group",
+    "VFIO_DEVICE_FEATURE": "device",
+    "VFIO_DEVICE_RESET": "device",
+    "VFIO_DEVICE_GET_INFO": "device",
+    "VFIO_DEVICE_GET_REGION_INFO": "device",
+    "VFIO_MIG_GET_PRECOPY_INFO": "data",
+}
+
+
+def _plain(result) -> int | str:
+    return result.ret if result.err is None else result.err
+
+
+# --- the rules ---
+
+Allowed = Callable[[Answer, Answer], bool]
+"""Whether the newer kernel may answer so, given what the older one has answered."""
+
+
+class Rule(NamedTuple):
+    """A difference between 6.12 and 7.2.
+
+    Attributes:
+        name: for people.
+        where: chapter and verse of the specification.
+        applies: what the newer kernel may answer, if the rule is about this call; None if it is not. Asked before the call.
+        parts: from here on the two may hold different things, so that the sequence ends when they do.
+    """
+
+    name: str
+    where: str
+    applies: Callable[[Call, Side], Allowed | None]
+    parts: bool = False
+
+
+def exactly(result: int | str) -> Allowed:
+    """That, and nothing is written back."""
+    return lambda old, new: new.result == result and (new.out, new.bitmap) == (old.out, old.bitmap)
+
+
+def instead_of(result: str, other: str) -> Allowed:
+    """`other` where the older one says `result`, and else the same."""
+    return lambda old, new: new == (old._replace(result=other) if old.result == result else old)
+
+
+def anything(old: Answer, new: Answer) -> bool:
+    """What follows from something that the two hold differently."""
+    return True
+
+
+def _wraps(start: int, size: int) -> bool:
+    return start + size - 1 >= TOP
+
+
+def _iommu(side: Side, number: int):
+    return side.container(number).iommu
+
+
+def map_wraps(call: Call, side: Side) -> Allowed | None:
+    if call.name != "VFIO_IOMMU_MAP_DMA" or _iommu(side, call.on) is None:
+        return None
+    argsz, flags, vaddr, iova, size = call.words("IIQQQ")
+    vaddr = vaddr if call.data is None else side.data
+    if argsz < 32 or flags & ~7 or not size or not (_wraps(iova, size) or _wraps(vaddr, size)):
+        return None
+    return exactly("EOVERFLOW")
+
+
+def unmap_wraps(call: Call, side: Side) -> Allowed | None:
+    if call.name != "VFIO_IOMMU_UNMAP_DMA" or _iommu(side, call.on) is None:
+        return None
+    argsz, flags, iova, size = call.words("IIQQ")
+    if argsz < 24 or not size or (iova | size) % PAGE or not _wraps(iova, size):
+        return None
+    if flags & ~4 and not (flags == 1 and argsz >= 48 and _fits(size, *call.words("QQ", 24))):
+        return None
+    return instead_of("EINVAL", "EOVERFLOW")  # EBUSY comes first
+
+
+def _fits(size: int, pgsize: int, nbytes: int) -> bool:
+    """verify_bitmap_size()."""
+    pages = pgsize and size // (pgsize & -pgsize)
+    return bool(pages) and (pages + 63) // 64 * 8 <= nbytes <= 1 << 28
+
+
+def _range_of_get(call: Call, side: Side) -> tuple[int, int] | None:
+    if call.name != "VFIO_IOMMU_DIRTY_PAGES" or _iommu(side, call.on) is None or not _iommu(side, call.on).v2:
+        return None
+    argsz, flags = call.words("II")
+    return call.words("QQ", 8) if flags == 4 and argsz >= 48 else None
+
+
+def get_bitmap_wraps(call: Call, side: Side) -> Allowed | None:
+    found = _range_of_get(call, side)
+    return exactly("EOVERFLOW") if found and found[1] and _wraps(*found) else None
+
+
+def get_bitmap_to_the_top(call: Call, side: Side) -> Allowed | None:
+    found = _range_of_get(call, side)
+    if not found or not found[1] or sum(found) != TOP:
+        return None
+    (pgsize, size) = call.words("QQ", 24)
+    whole = found[0] % PAGE == 0 and pgsize == PAGE and _fits(found[1], pgsize, size)
+    if not whole or not _iommu(side, call.on).dirty_page_tracking:
+        return None
+    if any(dma.iova + dma.size > found[0] for dma in _iommu(side, call.on).map):
+        return anything
+    return exactly(0)
+
+
+def pin_wraps(call: Call, side: Side) -> Allowed | None:
+    if call.name != "pin" or not side.device(call.on).has_dma_unmap:
+        return None
+    iova, npages, _ = call.numbers
+    container = side.container_of(call.on)
+    if (
+        not 0 < npages <= 512
+        or container is None
+        or not container.iommu.v2
+        or not _wraps(iova, npages * PAGE)
+    ):
+        return None
+    return exactly("EOVERFLOW")
+
+
+def mapping_at_the_top(call: Call, side: Side) -> Allowed | None:
+    """Lookups of 6.12 that meet a mapping up to 2^64, or a range up to there, go astray."""
+    if call.name in ("VFIO_IOMMU_MAP_DMA", "VFIO_IOMMU_UNMAP_DMA") and _iommu(side, call.on) is not None:
+        iova, size = call.words("QQ", 16 if call.name == "VFIO_IOMMU_MAP_DMA" else 8)
+        if map_wraps(call, side) or unmap_wraps(call, side):
+            return None
+        if iova + size == TOP and call.words("II")[1] & 2 == (call.name == "VFIO_IOMMU_MAP_DMA") * 2:
+            return anything
+    container = _touched(call, side)
+    if container is None or container.iommu is None or not container.iommu.map.wrapped:
+        return None
+    return (
+        None
+        if any(rule(call, side) for rule in (map_wraps, unmap_wraps, get_bitmap_wraps, pin_wraps))
+        else anything
+    )
+
+
+def _touched(call: Call, side: Side):
+    """The container whose mappings a call looks at or changes."""
+    if call.name in ("VFIO_IOMMU_MAP_DMA", "VFIO_IOMMU_UNMAP_DMA", "VFIO_IOMMU_DIRTY_PAGES"):
+        return side.container(call.on)
+    if call.name in ("pin", "unpin", "write"):
+        return side.container_of(call.on)
+    return None
+
+
+def nesting_extension(call: Call, side: Side) -> Allowed | None:
+    return exactly(0) if call.name == "VFIO_CHECK_EXTENSION" and call.value == 6 else None
+
+
+def nesting_type(call: Call, side: Side) -> Allowed | None:
+    if call.name != "VFIO_SET_IOMMU" or call.value != 6:
+        return None
+    container = side.container(call.on)
+    return exactly("ENODEV") if container.groups and container.iommu is None else None
+
+
+def narrow_group(call: Call, side: Side) -> Allowed | None:
+    """What is mapped lies beyond the group's IOMMU; memory that is not there is EFAULT for both."""
+    if call.name != "join" or not side.is_open("container", call.numbers[0]):
+        return None
+    iommu, hardware = _iommu(side, call.numbers[0]), GROUPS[call.on]
+    if (
+        iommu is None
+        or hardware is None
+        or all(dma.iova + dma.size - 1 <= hardware.last for dma in iommu.map)
+    ):
+        return None
+    return lambda old, new: new == old or (old.result, new.result) == ("EFAULT", "EINVAL")
+
+
+def _feature(call: Call, number: int) -> tuple[int, bool] | None:
+    """(GET and SET bits, whether it is a PROBE) of a call about a feature that passes the common checks."""
+    if call.name != "VFIO_DEVICE_FEATURE":
+        return None
+    argsz, flags = call.words("II")
+    asked, probe = flags >> 16 & 3, bool(flags >> 18 & 1)
+    if argsz < 8 or flags >> 19 or flags & 0xFFFF != number or (asked == 3 and not probe):
+        return None
+    return asked, probe
+
+
+def dma_buf(call: Call, side: Side) -> Allowed | None:
+    """The payload is zeros, which no device makes a dma-buf of."""
+    found = _feature(call, 11)
+    if found is None or not isinstance(side.device(call.on).model, PciFunction):
+        return None
+    asked, probe = found
+    return exactly(0 if probe and not asked & 2 else "EINVAL")
+
+
+def precopy_info_v2(call: Call, side: Side) -> Allowed | None:
+    found = _feature(call, 12)
+    if found is None:
+        return None
+    asked, probe = found
+    model = side.device(call.on).model
+    able = model.migration_flags & c.VFIO_MIGRATION_PRE_COPY
+    return exactly(0 if able and not asked & 1 and (probe or asked) else "EINVAL")
+
+
+def precopy_flags(call: Call, side: Side) -> Allowed | None:
+    """Once it has been promised (to 7.2 alone, 6.12 knows no such promise), the flags are an output."""
+    if call.name != "VFIO_MIG_GET_PRECOPY_INFO":
+        return None
+    return lambda old, new: (
+        new == old or (old.result == 0 and new == old._replace(out=_without_flags(old.out)))
+    )
+
+
+def _without_flags(info: bytes) -> bytes:
+    return info[:4] + bytes(4) + info[8:]
+
+
+RULES = (
+    Rule(
+        "MAP_DMA of a range that wraps is EOVERFLOW, before its flags are looked at",
+        "type1.md 5, DIFF-7.2 A1",
+        map_wraps,
+    ),
+    Rule("UNMAP_DMA of a range that wraps is EOVERFLOW", "type1.md 7 row 13, DIFF-7.2 A2", unmap_wraps),
+    Rule(
+        "GET_BITMAP of a range that wraps is EOVERFLOW", "type1.md 8.3 row 3, DIFF-7.2 A3", get_bitmap_wraps
+    ),
+    Rule("vfio_pin_pages() of a range that wraps is EOVERFLOW", "type1.md 10, DIFF-7.2 A4", pin_wraps),
+    Rule("a mapping that ends at 2^64 is found", "type1.md 11, DIFF-7.2 B1", mapping_at_the_top, parts=True),
+    Rule(
+        "GET_BITMAP up to 2^64 is valid", "type1.md 8.3 row 3, DIFF-7.2 B2", get_bitmap_to_the_top, parts=True
+    ),
+    Rule("extension 6 is 0", "type1.md 12 case 3, DIFF-7.2 C1", nesting_extension),
+    Rule("SET_IOMMU(6) is ENODEV", "type1.md 3, DIFF-7.2 C2", nesting_type, parts=True),
+    Rule("a group that is too narrow is EINVAL", "type1.md 3 row 14, DIFF-7.2 D", narrow_group),
+    Rule("vfio-pci has feature 11", "migration_v2.md 2, DIFF-7.2 F11", dma_buf),
+    Rule("the core has feature 12", "migration_v2.md 2, DIFF-7.2 F12", precopy_info_v2),
+    Rule("flags of PRECOPY_INFO can be an output", "migration_v2.md 4.1", precopy_flags),
+)
+
+
+class Disagreement(AssertionError):
+    """The two kernels differ where they must not, or agree where they must not."""
+
+
+def run(calls: list[Call], rules: tuple[Rule, ...] = RULES) -> set[str]:
+    """Make calls on both kernels; the names of the rules by which their answers differed.
+
+    Raises:
+        Disagreement: no rule says so, or a rule says otherwise.
+    """
+    old_side, new_side = Side("linux-6.12"), Side("linux-7.2")
+    used = set()
+    for call in calls:
+        found = [(rule, rule.applies(call, old_side)) for rule in rules if _can_be_made(call, old_side)]
+        verdicts = [(rule, allowed) for rule, allowed in found if allowed is not None]
+        old, new = old_side.make(call), new_side.make(call)
+        if old is None or new is None:
+            if old is not new:
+                raise Disagreement(f"{call}: one of them could not make it")
+            continue
+        for rule, allowed in verdicts:
+            if not allowed(old, new):
+                raise Disagreement(f"{call}: {old} and {new}, but by the rule: {rule.name} ({rule.where})")
+            if old != new:
+                used.add(rule.name)
+        if old != new and not verdicts:
+            raise Disagreement(f"{call}: {old} and {new}, and no rule says so")
+        if old_side.holdings() != new_side.holdings():
+            if not any(rule.parts for rule, _ in verdicts):
+                raise Disagreement(f"{call}: they hold {old_side.holdings()} and {new_side.holdings()}")
+            break
+        if old != new and any(rule.parts for rule, _ in verdicts):
+            break
+    return used
+
+
+def _can_be_made(call: Call, side: Side) -> bool:
+    return side.is_open(
+        KINDS.get(call.name, "device" if call.name in ("pin", "unpin", "write") else "group"), call.on
+    )

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: MIT
+"""Linux 6.12 and 7.2 differ where the specification says so, and nowhere else: the same calls on both, step by step."""
+
+import struct
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.core.lockstep import PAGE, RULES, TOP, Call, Disagreement, run
+from vfioemu.core.profile import LINUX_6_12, LINUX_7_2
+
+HIGH = TOP - PAGE
+
+containers = st.sampled_from([0, 0, 0, 1])
+groups = st.sampled_from([0, 0, 0, 1, 2, 3, 4, 5])
+iovas = st.one_of(
+    st.integers(0, 40).map(lambda page: page * PAGE),
+    st.sampled_from(
+        [HIGH, HIGH, HIGH - PAGE, HIGH - 8 * PAGE, 1, 1 << 39, (1 << 39) - PAGE, 0xFEE00000, TOP - 1]
+    ),
+)
+sizes = st.one_of(
+    st.integers(1, 16).map(lambda pages: pages * PAGE),
+    st.sampled_from([0, 1, PAGE + 1, HIGH, TOP - 1, 1 << 40]),
+)
+vaddrs = st.sampled_from([0x10000000, 0x10000000, 0x10000000, HIGH, 1])
+
+
+def ioctl(name, layout, *fields, on=containers, bitmap=None, data=None):
+    """A strategy for an ioctl whose payload has these fields."""
+    return st.builds(
+        lambda on, values: Call(name, on, struct.pack("<" + layout, *values), bitmap=bitmap, data=data),
+        on,
+        st.tuples(*fields),
+    )
+
+
+def argument(name, values, on=containers):
+    return st.builds(lambda on, value: Call(name, on, value=value), on, values)
+
+
+def act(name, *numbers, on=groups):
+    return st.builds(lambda on, values: Call(name, on, numbers=values), on, st.tuples(*numbers))
+
+
+sometimes = lambda usual, *odd: st.sampled_from([usual] * 6 + list(odd))  # noqa: E731
+feature_flags = st.builds(
+    lambda number, how: number | how,
+    st.sampled_from([12, 12, 11, 1, 2, 6, 8, 9, 10, 13]),
+    st.sampled_from([0, 1 << 16, 2 << 16, 3 << 16, 4 << 16, 5 << 16, 6 << 16, 7 << 16, 1 << 19]),
+)
+
+map_head = (sometimes(32, 31, 64), sometimes(3, 0, 1, 4, 7, 8))
+
+calls = st.one_of(
+    ioctl("VFIO_IOMMU_MAP_DMA", "IIQQQ", *map_head, vaddrs, iovas, sizes),
+    ioctl("VFIO_IOMMU_MAP_DMA", "IIQQQ", *map_head, st.just(0), iovas, sizes, data=8),
+    ioctl("VFIO_IOMMU_MAP_DMA", "IIQQQ", *map_head, st.just(0), iovas, sizes, data=8),
+    ioctl("VFIO_IOMMU_UNMAP_DMA", "IIQQ", sometimes(24, 23), sometimes(0, 2, 4, 8, 6), iovas, sizes),
+    ioctl(
+        "VFIO_IOMMU_UNMAP_DMA", "IIQQQQQ", sometimes(48, 40), st.just(1), iovas, sizes,
+        sometimes(PAGE, 0, 8192), sometimes(512, 0, 8), st.just(0), bitmap=40,
+    ),
+    ioctl("VFIO_IOMMU_DIRTY_PAGES", "II", sometimes(8, 7), st.sampled_from([1, 1, 2, 3, 8, 16])),
+    ioctl(
+        "VFIO_IOMMU_DIRTY_PAGES", "IIQQQQQ", sometimes(48, 40), sometimes(4, 8), iovas, sizes,
+        sometimes(PAGE, 0, 8192), sometimes(512, 0, 8), st.just(0), bitmap=40,
+    ),
+    ioctl("VFIO_IOMMU_GET_INFO", "I", st.sampled_from([16, 24, 200, 15])),
+    argument("VFIO_CHECK_EXTENSION", st.integers(0, 12)),
+    argument("VFIO_SET_IOMMU", st.sampled_from([3, 3, 1, 6, 9, 7])),
+    act("container", on=containers),
+    act("group"),
+    act("join", containers),
+    act("device"),
+    act("close", st.integers(0, 3)),
+    argument("VFIO_GROUP_UNSET_CONTAINER", st.just(0), on=groups),
+    ioctl("VFIO_GROUP_GET_STATUS", "II", sometimes(8, 7), st.just(0), on=groups),
+    act("pin", iovas, st.sampled_from([1, 2, 3, 0, -1, 512, 513]), st.sampled_from([1, 2, 3])),
+    act("unpin", iovas, st.integers(1, 4)),
+    act("write", iovas, st.sampled_from([1, PAGE, PAGE + 1, 5 * PAGE])),
+    ioctl("VFIO_DEVICE_FEATURE", "II24x", sometimes(24, 7, 8, 9), feature_flags, on=groups),
+    ioctl("VFIO_DEVICE_GET_REGION_INFO", "III20x", sometimes(32, 31), st.just(0), st.integers(0, 10), on=groups),
+    ioctl("VFIO_DEVICE_GET_INFO", "I20x", sometimes(24, 16, 15), on=groups),
+    argument("VFIO_DEVICE_RESET", st.just(0), on=groups),
+    act("state", st.sampled_from([6, 6, 2, 1, 3, 4, 5, 7, 9])),
+    ioctl("VFIO_MIG_GET_PRECOPY_INFO", "IIQQ", sometimes(24, 23), sometimes(0xFF, 0), st.just(0), st.just(0), on=groups),
+)  # fmt: skip
+
+
+def set_up(container, type, *members):
+    """A container with groups and their devices."""
+    return [
+        Call("container", container),
+        *[call for n in members for call in (Call("group", n), Call("join", n, numbers=(container,)))],
+        Call("VFIO_SET_IOMMU", container, value=type),
+        *[Call("device", n) for n in members],
+    ]
+
+
+def map_(iova, size, flags=3):
+    return Call("VFIO_IOMMU_MAP_DMA", 0, struct.pack("<IIQQQ", 32, flags, 0, iova, size), data=8)
+
+
+def unmap(iova, size, flags=0):
+    return Call("VFIO_IOMMU_UNMAP_DMA", 0, struct.pack("<IIQQ", 24, flags, iova, size))
+
+
+def dirty(flags, iova=0, size=PAGE):
+    return Call(
+        "VFIO_IOMMU_DIRTY_PAGES", 0, struct.pack("<IIQQQQQ", 48, flags, iova, size, PAGE, 512, 0), bitmap=40
+    )
+
+
+def feature(device, flags):
+    return Call("VFIO_DEVICE_FEATURE", device, struct.pack("<II24x", 32, flags))
+
+
+beginnings = st.sampled_from(
+    [
+        [],
+        set_up(0, 3, 0, 4),
+        set_up(0, 3, 0),
+        set_up(0, 3, 2, 5),
+        set_up(0, 3, 0, 2),
+        set_up(0, 1, 1),
+        [*set_up(0, 3, 4), *set_up(1, 3, 5)],
+        [*set_up(0, 3, 0), map_(HIGH, PAGE), dirty(1)],
+        [*set_up(0, 3, 1), map_(HIGH - PAGE, 2 * PAGE), map_(0, 8 * PAGE), dirty(1)],
+        [*set_up(0, 3, 1, 4), map_(1 << 39, PAGE), map_(0, 8 * PAGE), Call("group", 3)],
+        [*set_up(0, 3, 4, 5), Call("state", 4, numbers=(6,))],
+        [Call("container", 0), Call("group", 3), Call("group", 0), Call("join", 0, numbers=(0,))],
+    ]
+)
+
+
+@settings(deadline=None, max_examples=4 * settings().max_examples)
+@given(beginning=beginnings, steps=st.lists(calls, max_size=30))
+def test_the_kernels_differ_where_the_rules_say_so_and_nowhere_else(beginning, steps):
+    run([*beginning, *steps])
+
+
+PRECOPY = Call("VFIO_MIG_GET_PRECOPY_INFO", 4, struct.pack("<IIQQ", 24, 0xFF, 0, 0))
+NARROW = [Call("group", 3), Call("join", 3, numbers=(0,))]
+SHOWN = {
+    "MAP_DMA of a range that wraps": [*set_up(0, 3, 0), map_(HIGH, 2 * PAGE, flags=0)],
+    "UNMAP_DMA of a range that wraps": [*set_up(0, 3, 0), unmap(HIGH, 2 * PAGE)],
+    "GET_BITMAP of a range that wraps": [*set_up(0, 3, 0), dirty(4, HIGH, 2 * PAGE)],
+    "vfio_pin_pages() of a range that wraps": [*set_up(0, 3, 0), Call("pin", 0, numbers=(HIGH, 2, 3))],
+    "a mapping that ends at 2^64 is found": [*set_up(0, 3, 0), map_(HIGH, PAGE), map_(HIGH, PAGE)],
+    "GET_BITMAP up to 2^64": [*set_up(0, 3, 0), dirty(1), dirty(4, HIGH, PAGE)],
+    "extension 6": [*set_up(0, 3, 0), Call("VFIO_CHECK_EXTENSION", 0, value=6)],
+    "SET_IOMMU(6)": set_up(0, 6, 0),
+    "a group that is too narrow": [*set_up(0, 3, 0), map_(1 << 40, PAGE), *NARROW],
+    "vfio-pci has feature 11": [*set_up(0, 3, 5), feature(5, 11 | 5 << 16)],
+    "the core has feature 12": [*set_up(0, 3, 4), feature(4, 12 | 2 << 16)],
+    "flags of PRECOPY_INFO": [
+        *set_up(0, 3, 4), Call("state", 4, numbers=(6,)), feature(4, 12 | 2 << 16), PRECOPY,
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_each_rule_is_needed(rule):
+    """The negative control: without a rule, what it allows is found to be a difference."""
+    (calls,) = [calls for name, calls in SHOWN.items() if rule.name.startswith(name)]
+    others = tuple(other for other in RULES if other is not rule)
+
+    assert rule.name in run(calls)
+    with pytest.raises(Disagreement, match=r"no rule says so|they hold"):
+        run(calls, others)
+
+
+def test_each_rule_says_where_it_comes_from_and_each_fact_of_a_profile_is_in_one():
+    assert all(".md" in rule.where for rule in RULES)
+    different = {
+        name for name in LINUX_6_12.__slots__ if getattr(LINUX_6_12, name) != getattr(LINUX_7_2, name)
+    }
+    assert different == {
+        "name",
+        "wrap_errno",
+        "wrap_first",
+        "top_wraps",
+        "nesting",
+        "beyond_width_errno",
+        "mig_precopy_info_v2",
+        "dma_buf",
+    }
+
+
+def test_a_rule_that_is_not_kept_is_found():
+    """The other direction: a newer kernel that answers as the older one where a rule says otherwise."""
+    wrong = RULES[0]._replace(applies=lambda call, side: lambda old, new: new.result == "E2BIG")
+
+    with pytest.raises(Disagreement, match="by the rule"):
+        run(SHOWN["MAP_DMA of a range that wraps"], (wrong, *RULES[1:]))
