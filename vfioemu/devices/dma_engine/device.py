@@ -46,7 +46,7 @@ _PAGE: Final = 4096
 def _function(big_bar: int) -> Function:
     bars = {
         0: Bar(u.BAR_SIZE, areas=((u.RING_OFFSET, u.BAR_SIZE - u.RING_OFFSET),)),
-        2: Bar(_PAGE),
+        2: Bar(_PAGE, areas=()),  # QEMU without KVM asks for the dirty bitmap of mapped BARs in pieces around a table
     }
     if big_bar:
         bars[BIG_BAR] = Bar(big_bar, kind="mem64", prefetchable=True)
