@@ -133,7 +133,13 @@ class Play(Checks):
             assert same == expected, f"{call.name}: {result.err or result.ret}, not {expected}"
         if bitmap is not None:
             bitmap.check()
+        if bitmap is not None or call.kind is FdKind.DEVICE:
+            self._see_memory(call)  # a bitmap may lie where devices write
         return result
+
+    def _see_memory(self, call: Call) -> None:
+        client = call.client
+        client.contents[:] = client.process.memory.peek(client.data, len(client.contents))
 
     def _is_hidden_command(self, call: Call) -> bool:
         """A plain write that an oracle device takes for a command: the model would not know."""
