@@ -4,6 +4,7 @@
 import fcntl
 import mmap
 import os
+import weakref
 from typing import Final
 
 _F_ADD_SEALS: Final = 1033
@@ -34,8 +35,9 @@ class SharedPages:
         except BaseException:
             os.close(self.fd)
             raise
+        self._close_fd = weakref.finalize(self, os.close, self.fd)
 
     def close(self) -> None:
         """Unmap it here and give up the fd; the mappings of clients stay as they are."""
         self.view.close()
-        os.close(self.fd)
+        self._close_fd()
