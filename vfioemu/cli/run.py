@@ -59,6 +59,7 @@ the first device, {sysfsdev1} ... for the second. The exit status is CMD's;
     "-d", "--device", "devices", multiple=True, metavar="MODEL[,K=V...]", help="See `vfioemu devices`."
 )
 @click.option("-m", "--machine", type=click.Path(dir_okay=False), help="A machine file.")
+@click.option("--profile", help="A kernel other than the machine file's: linux-6.12, linux-7.2.")
 @click.option("--connect", metavar="DIR|SOCKET", help="Use a daemon that runs, in place of one of your own.")
 @click.option("--instance", help="The same, by the instance's name.")
 @click.option(
@@ -74,6 +75,7 @@ def command(
     context: click.Context,
     devices: tuple[str, ...],
     machine: str | None,
+    profile: str | None,
     connect: str | None,
     instance: str | None,
     memory: str,
@@ -82,9 +84,13 @@ def command(
     """Run a program, unmodified, with emulated VFIO devices."""
     library = _library()
     serve = _serve_arguments(context, devices, machine, memory)
+    if profile is not None:
+        serve["how"].append(f"--profile={profile}")
     if connect is not None or instance is not None:
-        if serve["what"]:
-            raise CommandError("--connect uses a daemon as it is: no --device, no --machine", exit_code=USAGE)
+        if serve["what"] or profile is not None:
+            raise CommandError(
+                "--connect uses a daemon as it is: no --device, --machine, --profile", exit_code=USAGE
+            )
         where = _connect(connect, instance)
         argv = _replace(command_line, where.devices)
         return child.end_like(

@@ -2,6 +2,7 @@
 """`vfioemu serve`: a daemon in the foreground."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -11,6 +12,7 @@ from vfioemu.cli.errors import USAGE, CommandError
 from vfioemu.cli.machine_options import device_option, machine_of
 from vfioemu.cli.tracing import trace_options
 from vfioemu.cli.where import directory, runtime_dir_option
+from vfioemu.core.profile import PROFILES
 from vfioemu.daemon.arguments import Wish
 from vfioemu.daemon.runtime_dir import StartError
 from vfioemu.daemon.serve import Options, Ready, serve
@@ -28,6 +30,9 @@ from vfioemu.wire.messages import MemoryMode
     help="What to emulate: a TOML file.",
 )
 @device_option
+@click.option(
+    "--profile", type=click.Choice(sorted(PROFILES)), help="A kernel other than the machine file's."
+)
 @runtime_dir_option
 @click.option("--private", is_flag=True, help="Have a new runtime directory, which goes with the daemon.")
 @click.option("--ready-fd", type=click.IntRange(0), help="Write the socket's path to this fd when ready.")
@@ -51,6 +56,7 @@ from vfioemu.wire.messages import MemoryMode
 def command(
     machine_file: Path | None,
     devices: tuple[Wish, ...],
+    profile: str | None,
     runtime_dir: Path | None,
     instance: str,
     private: bool,
@@ -66,6 +72,8 @@ def command(
     Clients connect to vfio.sock in the runtime directory, commands go to control.sock.
     """
     spec = machine_of(machine_file, devices)
+    if profile is not None:
+        spec = replace(spec, profile=profile)
     options = Options(
         runtime_dir=None if private else directory(runtime_dir, instance),
         memory=MemoryMode.ASK if memory == "ask" else MemoryMode.PROCESS_VM,
