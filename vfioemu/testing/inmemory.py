@@ -128,6 +128,12 @@ class MemoryMachine:
         self._now = 0.0
         self._kernel = Process(self.core, scheduler=self.scheduler, pid=0)
 
+    def __repr__(self) -> str:
+        spec = self.core.spec
+        groups = {group.number: group.iommu for group in spec.groups}
+        devices = ", ".join(f"{found.model} behind {groups[found.group]}" for found in spec.devices)
+        return f"<{spec.profile}, dma_entry_limit {spec.dma_entry_limit}: {devices}>"
+
     def client(self, *, memlock: int | None = None) -> "MemoryClient":
         """A new process; `memlock` is its RLIMIT_MEMLOCK in bytes, None for one that may lock what it likes."""
         self._clients += 1

@@ -1,2 +1,123 @@
 # SPDX-License-Identifier: MIT
-"""The pytest plugin of vfioemu: fixtures with private instances (docs/testing.md)."""
+"""The pytest plugin of vfioemu: fixtures with emulated kernels of one's own (docs/testing.md).
+
+It is loaded by every pytest of an environment in which vfioemu is installed. So it imports nothing but pytest before
+one of its fixtures is used.
+"""
+
+import shutil
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+if TYPE_CHECKING:
+    from vfioemu.testing.instance import Instance
+    from vfioemu.testing.pair import TrioKernels
+
+_MARKER: Final = (
+    'vfioemu_requires(*programs): skip, with the reason, without these programs (or "preload", "atheris")'
+)
+_LAST: Final = 40
+_QEMU: Final = "qemu-system-x86_64"
+_INSTANCES: Final = pytest.StashKey[list["Instance"]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add our options."""
+    group = parser.getgroup("vfioemu")
+    group.addoption(
+        "--vfioemu-keep", action="store_true", help="Leave the folders of instances: log, trace, sockets."
+    )
+    group.addoption(
+        "--vfioemu-trace",
+        metavar="FILE",
+        help="Write the calls of all instances to this file, as JSON lines.",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make our marker known."""
+    config.addinivalue_line("markers", _MARKER)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what cannot run here."""
+    for marker in item.iter_markers("vfioemu_requires"):
+        for name in marker.args:
+            if why := _missing(str(name)):
+                pytest.skip(why)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the last calls of a test that has failed."""
+    report = yield
+    if report.when == "call" and report.failed:
+        for instance in item.stash.get(_INSTANCES, []):
+            if text := instance.trace.text(_LAST):
+                report.sections.append(("vfioemu: the last calls", text))
+    return report
+
+
+@pytest.fixture
+def vfioemu(request: pytest.FixtureRequest) -> Iterator["Instance"]:
+    """A private vfioemu for one test: `.device()`, `.run()`, `.trace`; it ends with the test, always."""
+    with _instance(request.config) as instance:
+        request.node.stash.setdefault(_INSTANCES, []).append(instance)
+        yield instance
+
+
+@pytest.fixture(scope="session")
+def vfioemu_session(request: pytest.FixtureRequest) -> Iterator["Instance"]:
+    """One vfioemu for all tests: add its devices in a session fixture of your own, before the first program runs."""
+    with _instance(request.config) as instance:
+        yield instance
+
+
+@pytest.fixture
+def vfioemu_trio() -> "TrioKernels":
+    """Kernels in this process for tests with trio: `.machine()`, `.migration_pair()`; deterministic, no sockets."""
+    from vfioemu.testing.pair import TrioKernels
+
+    return TrioKernels()
+
+
+@pytest.fixture
+def vfioemu_qemu(vfioemu: "Instance") -> Any:
+    """QEMU on a private vfioemu: `(arguments) -> CompletedProcess`; skips where there is no QEMU."""
+    if why := _missing(_QEMU):
+        pytest.skip(why)
+
+    def qemu(arguments: list[str], **options: Any) -> Any:
+        return vfioemu.run([_QEMU, *arguments], **options)
+
+    return qemu
+
+
+def _instance(config: pytest.Config) -> "Instance":
+    from vfioemu.testing.instance import Instance
+
+    if why := _missing("preload"):
+        pytest.skip(why)
+    trace: str | None = config.getoption("--vfioemu-trace")
+    keep: bool = config.getoption("--vfioemu-keep")
+    return Instance(trace_file=None if trace is None else Path(trace).resolve(), keep=keep)
+
+
+def _missing(name: str) -> str:
+    """Why something cannot be had here; "" if it can."""
+    if name == "preload":
+        from vfioemu import preload
+
+        try:
+            preload.library()
+        except FileNotFoundError as error:
+            return f"vfioemu has no preload library: {error}"
+        return ""
+    if name == "atheris":
+        import importlib.util
+
+        return "" if importlib.util.find_spec(name) else "atheris is not installed"
+    return "" if shutil.which(name) else f"{name} is not installed"
