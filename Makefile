@@ -13,6 +13,7 @@ EXTENSION := vfioemu/_kernel.abi3.so
 PRELOAD := vfioemu/libvfioemu-preload.so
 C_SOURCES := $(wildcard csrc/*.c csrc/*.h)
 PRELOAD_SOURCES := $(wildcard csrc/preload/*) protocol/vfioemu_wire.h
+FUZZ_TARGETS := $(patsubst csrc/%.c,csrc/%,$(filter-out csrc/fuzz_main.c,$(wildcard csrc/fuzz_*.c)))
 C_FORMATTED := $(C_SOURCES) $(wildcard csrc/preload/*.[ch] protocol/*.h bench/*.[ch] tests/*.[ch] tests/*/*.[ch] tests/*/*/*.[ch])
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -30,7 +31,7 @@ help:
 	@echo 'make lint       ruff, mypy, import-linter, clang-format, C warnings as errors'
 	@echo 'make format     let ruff and clang-format have their way'
 	@echo 'make bench      how fast it is, as ratios against what this machine can do'
-	@echo 'make fuzz       arbitrary bytes to every ioctl, for MINUTES=$(MINUTES)'
+	@echo 'make fuzz       arbitrary bytes to every ioctl and to the C kernel, for MINUTES=$(MINUTES)'
 	@echo 'make clean      remove what was built, but for .venv'
 
 build: $(VENV)/.installed $(EXTENSION) $(PRELOAD)
@@ -106,10 +107,21 @@ format: build
 bench: build
 	$(BIN)/python -m bench $(BENCH)
 
-fuzz: build
+# atheris for the core, libFuzzer for the C kernel where there is clang (Debian: apt install clang libclang-rt-14-dev).
+# What fails is left in build/fuzz/findings; FUZZ='--keep tests/fuzz/regressions' hands it to the tests.
+fuzz: build $(VENV)/.fuzz
+	@test -f build/fuzz/kernel/build.ninja || CC=$$(command -v clang || echo cc) meson setup build/fuzz/kernel \
+		-Dfuzz=true -Dextension=false -Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false \
+		>build/fuzz.log || { cat build/fuzz.log; exit 1; }
+	@ninja --quiet -C build/fuzz/kernel $(FUZZ_TARGETS)
 	$(BIN)/vfioemu fuzz --minutes $(MINUTES) $(FUZZ)
+
+# Where there is no atheris for this Python, that engine is left out.
+$(VENV)/.fuzz: $(VENV)/.installed
+	$(PIP) --group fuzz || echo 'atheris cannot be installed here: the engine "guided" is left out' >&2
+	@touch $@
 
 clean:
 	rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	rm -f $(EXTENSION) $(PRELOAD) $(VENV)/.installed
+	rm -f $(EXTENSION) $(PRELOAD) $(VENV)/.installed $(VENV)/.fuzz
 	find vfioemu tests -name __pycache__ -prune -exec rm -rf {} +
