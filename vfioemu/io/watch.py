@@ -29,8 +29,9 @@ class EventFdWatcher:
         tokens.watch_input(eventfd.fileno(), self._look)
 
     def _look(self) -> None:
-        if self._eventfd.take():
-            self._then()
+        """It was readable. Another watcher may have taken the count by now; in the kernel, both are woken up."""
+        self._eventfd.take()
+        self._then()
 
     def close(self) -> None:
         """Stop."""

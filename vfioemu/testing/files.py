@@ -42,8 +42,10 @@ class MemoryEventFd:
     def add(self, count: int) -> None:
         """Add to the counter; whoever watches the eventfd takes it away again."""
         self.count += count
-        for watcher in list(self.watchers):
-            watcher.look()
+        if self.count and self.watchers:
+            self.count = 0
+            for watcher in list(self.watchers):
+                watcher.then()
 
     def close(self) -> None:
         """eventfd_ctx_put()."""
@@ -57,15 +59,9 @@ class MemoryWatcher:
 
     def __init__(self, eventfd: MemoryEventFd, then: Callable[[], object]) -> None:
         self._eventfd = eventfd
-        self._then = then
+        self.then = then
         eventfd.watchers.append(self)
-        self.look()
-
-    def look(self) -> None:
-        """Take the count, if there is one."""
-        if self._eventfd.count:
-            self._eventfd.count = 0
-            self._then()
+        eventfd.add(0)
 
     def close(self) -> None:
         """Stop."""
