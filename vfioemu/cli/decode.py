@@ -27,7 +27,11 @@ vfioemu trace --json | tee calls.json; vfioemu decode --from-json calls.json"""
 @click.command(name="decode", epilog=EPILOG)
 @click.argument("data", nargs=-1, metavar="HEX | - | FIELD=VALUE... | FILE")
 @click.option("--ioctl", "name", help="Whose argument it is; VFIO_ may be left out. [default: try all]")
-@click.option("--kind", type=click.Choice(list(FdKind)), help="On which kind of fd, if that is not clear.")
+@click.option(
+    "--kind",
+    type=click.Choice([kind.value for kind in FdKind]),
+    help="On which kind of fd, if that is not clear.",
+)
 @click.option("--encode", "to_bytes", is_flag=True, help="From FIELD=VALUE to HEX.")
 @click.option("--from-json", is_flag=True, help="FILE (or -) is a trace in JSON: print it as text.")
 @click.option("-X", "style", type=STYLES, default="abbrev", help="How names are printed. [abbrev]")
@@ -87,7 +91,8 @@ def _rows(name: str | None, kind: str | None) -> Iterator[Ioctl]:
         and (kind is None or row.kind == kind)
     ]
     if not found and asked is not None:
-        close = [row for row in known if name is not None and row.name.endswith(f"_{name.upper()}")]
+        ending = f"_{(name or '').upper()}"
+        close = [row for row in known if row.name.endswith(ending) and kind in (None, row.kind)]
         if len(close) == 1:
             return iter(close)
         where = f" on a {kind} fd" if kind else ""

@@ -111,6 +111,7 @@ class Stats(msgspec.Struct, frozen=True):
     locked_pages: int
     containers: dict[str, dict[str, int]]
     totals: dict[str, int]
+    listeners: int = 0
 
 
 class Listing(msgspec.Struct, frozen=True):

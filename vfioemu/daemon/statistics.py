@@ -55,6 +55,7 @@ def stats(machine: Machine, server: Server) -> d.Stats:
         locked_pages=sum(s.space.locked_pages for s in sessions),
         containers=containers,
         totals=dict(totals),
+        listeners=0 if server.tracer is None else server.tracer.listeners,
     )
 
 

@@ -171,6 +171,11 @@ class Tracer:
         self._limit = DEFAULT_LIMIT
         self.current: Record | None = None
 
+    @property
+    def listeners(self) -> int:
+        """How many there are."""
+        return len(self._sinks)
+
     def add(self, sink: Sink) -> None:
         """Somebody listens."""
         self._sinks.append(sink)

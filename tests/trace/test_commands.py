@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: MIT
+"""The commands: trace, decode, and --trace of serve and demo."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from unittest import mock
+
+import pytest
+
+from tests.trace.test_text import LINES
+from vfioemu.cli.main import main
+from vfioemu.testing.daemon import daemon_process, machine_of
+from vfioemu.trace import events as e
+from vfioemu.trace.events import schema
+
+VFIOEMU = [sys.executable, "-m", "vfioemu.cli.main"]
+CLIENT = """
+import sys, trio
+from vfioemu import client
+from vfioemu.uapi import constants as c
+async def main():
+    async with client.connect(sys.argv[1]) as session:
+        container = await session.open_container()
+        for _ in range(int(sys.argv[2])):
+            await container.check_extension(3)
+            try:
+                await container.ioctl(c.VFIO_IOMMU_MAP_DMA)
+            except OSError:
+                pass
+trio.run(main)
+"""
+
+
+def vfioemu(*arguments, text=""):
+    """Run a command in this process: status, what it prints, and what it complains about."""
+    out, errors = io.StringIO(), io.StringIO()
+    stdin = io.TextIOWrapper(io.BytesIO(text.encode()))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors), mock.patch("sys.stdin", stdin):
+        with mock.patch("sys.argv", ["vfioemu", *map(str, arguments)]), pytest.raises(SystemExit) as ended:
+            main()
+    return ended.value.code, out.getvalue(), errors.getvalue()
+
+
+def call(daemon, count=1):
+    subprocess.run(
+        [sys.executable, "-c", CLIENT, os.fspath(daemon.socket_path), str(count)], check=True, timeout=120
+    )
+
+
+@pytest.fixture
+def server():
+    with daemon_process(machine_of([12])) as daemon:
+        yield daemon
+
+
+class Tracing:
+    """A running `vfioemu trace`, which is listening."""
+
+    def __init__(self, daemon, *options):
+        command = [*VFIOEMU, "trace", "--runtime-dir", os.fspath(daemon.directory), *options]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.daemon = daemon
+
+    def __enter__(self):
+        while self.daemon.ask("stats")["listeners"] == 0:
+            if self.process.poll() is not None:
+                raise AssertionError(self.process.communicate())
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+    def interrupt(self):
+        self.process.send_signal(signal.SIGINT)
+        out, errors = self.process.communicate(timeout=120)
+        return self.process.returncode, out, errors
+
+
+def test_trace_until_interrupted(server):
+    with Tracing(server, "-T") as tracing:
+        call(server)
+        lines = [tracing.process.stdout.readline() for _ in range(5)]
+        status, _, errors = tracing.interrupt()
+
+    assert (status, errors) == (0, "")
+    shown = [re.sub(r" <0\.\d{6}>$", "", re.sub(r"\(\d+<", "(3<", line.rstrip())) for line in lines]
+    assert shown[:4] == [
+        'open("/dev/vfio/vfio") = ?<container>',
+        "ioctl(3<container>, VFIO_CHECK_EXTENSION, VFIO_TYPE1v2_IOMMU) = 1",
+        "ioctl(3<container>, VFIO_IOMMU_MAP_DMA, 0) = -1 EINVAL (Invalid argument) "
+        "/* ioctl 0x3b71 before SET_IOMMU */",
+        "close(3<container>) = 0",
+    ]
+    assert re.fullmatch(r"\+\+\+ client \d+ \(.+\) disconnected, 0 mappings dropped \+\+\+", shown[4])
+    assert all(re.search(r" <0\.\d{6}>$", line) for line in lines[:3])
+
+
+def test_nothing_more_is_shown_after_the_last_line(server):
+    with Tracing(server, "-e", "ioctl") as tracing:
+        call(server)
+        lines = [tracing.process.stdout.readline() for _ in range(2)]
+        status, out, _ = tracing.interrupt()
+
+    assert (status, out) == (0, "")
+    assert len(lines) == 2
+
+
+def test_trace_ends_with_the_daemon():
+    with daemon_process(machine_of([12])) as daemon, Tracing(daemon, "--json", "-Z") as tracing:
+        call(daemon, 3)
+        daemon._process.terminate()
+        out, errors = tracing.process.communicate(timeout=120)
+        daemon._process.wait(120)
+    events = [e.decode(line) for line in out.splitlines()]
+
+    assert (tracing.process.returncode, errors) == (0, "")
+    assert [event.errno for event in events] == ["EINVAL"] * 3
+
+
+def test_trace_of_a_head_that_has_seen_enough(server):
+    with Tracing(server) as tracing:
+        tracing.process.stdout.close()
+        while tracing.process.poll() is None:
+            call(server, 5)
+        errors = tracing.process.stderr.read()
+        tracing.process.stderr.close()
+        tracing.process.stdout = tracing.process.stderr = None
+
+    assert (tracing.process.returncode, errors) == (0, "")
+
+
+def test_a_table(server):
+    with Tracing(server, "-c", "-e", "ioctl") as tracing:
+        call(server, 4)
+        status, out, _ = tracing.interrupt()
+    lines = out.splitlines()
+
+    assert status == 0
+    assert lines[0].split() == ["%", "time", "seconds", "usecs/call", "calls", "errors", "ioctl"]
+    rows = {line.split()[-1]: line.split() for line in lines[2:-2]}
+    assert rows.keys() == {"VFIO_CHECK_EXTENSION", "VFIO_IOMMU_MAP_DMA"}
+    assert rows["VFIO_IOMMU_MAP_DMA"][3:5] == ["4", "4"]
+    assert rows["VFIO_CHECK_EXTENSION"][3] == "4"
+    assert lines[-1].split()[-3:] == ["8", "4", "total"]
+
+
+def test_a_table_as_json_in_a_file(server, tmp_path):
+    with Tracing(server, "-c", "--json", "-z", "-e", "ioctl", "-o", str(tmp_path / "table")) as tracing:
+        call(server, 2)
+        status, out, _ = tracing.interrupt()
+
+    assert (status, out) == (0, "")
+    (row,) = json.loads((tmp_path / "table").read_text())
+    assert (row["ioctl"], row["calls"], row["errors"]) == ("VFIO_CHECK_EXTENSION", 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "why"),
+    [
+        (["-e", "dmaa"], 2, "'dmaa' is no call and none of the classes"),
+        (["-Z", "-z"], 2, "together select nothing"),
+        (["-X", "pretty"], 2, "raw"),
+        (["--runtime-dir", "/nowhere"], 1, "cannot connect to /nowhere/control.sock"),
+    ],
+)
+def test_what_cannot_be_traced(options, status, why):
+    got, out, errors = vfioemu("trace", *options)
+
+    assert (got, out) == (status, "")
+    assert why in errors
+    assert errors.startswith("vfioemu: error: ")
+
+
+@pytest.mark.parametrize("command", ["trace", "decode"])
+def test_help_fits_a_terminal(command):
+    status, out, _ = vfioemu(command, "--help")
+
+    assert status == 0
+    assert len(out.splitlines()) <= 24
+    assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("option", ["--trace", "--trace=FILE"])
+def test_serve_writes_a_trace(option, tmp_path):
+    path = tmp_path / "trace"
+    option = option.replace("FILE", str(path))
+    with daemon_process(machine_of([12]), "--trace-filter", "!disconnected,close", option) as daemon:
+        call(daemon)
+        if path.parent.exists() and "=" not in option:
+            while "MAP_DMA" not in daemon.log():
+                pass
+            text = daemon.log()
+    if "=" in option:
+        text = path.read_text()
+
+    assert "VFIO_IOMMU_MAP_DMA, 0) = -1 EINVAL (Invalid argument) /* ioctl 0x3b71 before SET_IOMMU */" in text
+    assert "close(" not in text
+
+
+def test_serve_says_what_is_wrong_with_its_options(tmp_path):
+    machine = tmp_path / "m.toml"
+    machine.write_text(machine_of([12]))
+    common = ["serve", "-m", machine, "--runtime-dir", tmp_path / "run"]
+
+    assert "is no call and none" in vfioemu(*common, "--trace", "--trace-filter", "x")[2]
+    assert "--trace-filter without --trace" in vfioemu(*common, "--trace-filter", "dma")[2]
+    status, _, errors = vfioemu(*common, f"--trace={tmp_path}/no/file")
+    assert status == 1
+    assert "cannot write a trace to" in errors
+
+
+def test_decode_prints_recorded_events(tmp_path):
+    recorded = tmp_path / "calls.json"
+    recorded.write_bytes(b"\n".join(e.encode(event) for event, _ in LINES) + b"\n\n")
+
+    status, out, errors = vfioemu("decode", "--from-json", recorded)
+
+    assert (status, errors) == (0, "")
+    assert out.splitlines() == [line for _, line in LINES]
+    assert vfioemu("decode", "--from-json", "-", text=recorded.read_text())[1] == out
+
+
+def test_decode_says_which_line_is_no_event(tmp_path):
+    recorded = tmp_path / "calls.json"
+    recorded.write_text('{"event": "lost", "count": 1}\n{"event": "what"}\n')
+
+    status, out, errors = vfioemu("decode", "--from-json", recorded)
+
+    assert (status, out.splitlines()) == (1, ["--- 1 events lost: the reader was too slow ---"])
+    assert f"{recorded}:2: not an event: Invalid value 'what'" in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text", "out"),
+    [
+        (
+            ["--ioctl", "MAP_DMA", "2000000003000000000000000000000000100000000000000010000000000000"],
+            "",
+            "VFIO_IOMMU_MAP_DMA {argsz=32, flags=READ|WRITE, vaddr=0, iova=0x1000, size=0x1000}\n",
+        ),
+        (
+            ["-X", "verbose", "-"],
+            "08 00 00 00 07 00 02 00",
+            "VFIO_DEVICE_FEATURE {argsz=8, flags=VFIO_DEVICE_FEATURE_SET|VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP}\n",
+        ),
+        (["--ioctl", "GET_DEVICE_FD", "303a30", "00"], "", 'VFIO_GROUP_GET_DEVICE_FD "0:0"\n'),
+        (["--encode", "--ioctl", "VFIO_GROUP_GET_STATUS"], "", "0800000000000000\n"),
+        (["--encode", "--ioctl", "hot_reset_info", "argsz=20"], "", "140000000000000000000000\n"),
+        (["--ioctl", "info", "00"], "", None),
+    ],
+)
+def test_decode(arguments, text, out):
+    status, got, errors = vfioemu("decode", *arguments, text=text)
+
+    if out is None:
+        assert status == 2
+        assert "there are" in errors
+    elif "verbose" in arguments:
+        assert out in got
+    else:
+        assert (status, got, errors) == (0, out, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "why"),
+    [
+        (["xyz"], 2, "this is not hex"),
+        ([], 2, "no bytes"),
+        (["00"], 1, "1 bytes are the argument of no ioctl"),
+        (["--encode", "flags=1"], 2, "--encode takes the --ioctl"),
+        (
+            ["--encode", "--ioctl", "MAP_DMA", "flags=X"],
+            2,
+            "'X' is not a number or one of READ, WRITE, VADDR",
+        ),
+        (["--encode", "--ioctl", "MAP_DMA", "flags"], 2, "not of the form FIELD=VALUE"),
+        (["--from-json"], 2, "--from-json takes one FILE"),
+        (["--ioctl", "nothing", "00"], 2, "no ioctl 'nothing'"),
+        (["--kind", "group", "--ioctl", "MAP_DMA", "00"], 2, "on a group fd"),
+    ],
+)
+def test_what_cannot_be_decoded(arguments, status, why):
+    got, out, errors = vfioemu("decode", *arguments)
+
+    assert (got, out) == (status, "")
+    assert why in errors
+
+
+def test_the_committed_schema_is_what_the_types_say():
+    path = os.path.join(os.path.dirname(__file__), "..", "..", "protocol", "trace-events.schema.json")
+    with open(path, "rb") as file:
+        assert file.read() == schema()
+
+
+def test_the_schema_knows_every_event():
+    text = schema().decode()
+
+    for event, _ in LINES:
+        assert f'"{event.__struct_config__.tag}"' in text
