@@ -498,3 +498,15 @@ def test_it_moves_by_the_region_of_v1_as_well(rig):
 def test_options_that_make_no_sense(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         DmaEngine(options)
+
+
+def test_registers_answer_while_memory_is_decoded(rig):
+    rig = rig()
+    rig.set(seed=7)
+
+    rig.bench.pwrite(bytes(2), COMMAND)
+    with pytest.raises(OSError, match="EIO"):
+        rig.get("seed")
+    assert rig.bench.pwrite(bytes(8), Register.SEED).err == "EIO"
+    rig.bench.pwrite(b"\x02\0", COMMAND)
+    assert rig.get("seed") == 7
