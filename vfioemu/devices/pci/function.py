@@ -7,6 +7,7 @@ are vfio-pci's (driver.py).
 
 import errno
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import ClassVar
 
 from vfioemu.core.effects import Buffer, Steps
@@ -32,6 +33,7 @@ class PciFunction(VfioPci):
 
     OPTIONS: ClassVar[Mapping[str, str]] = {
         "mmap": "whether memory BARs can be mapped (default true); what is stored to a mapping reaches no register",
+        "addresses": "where firmware has put the BARs on the bus: a list by index (default: places of our choice)",
         "host-vectors": "how many MSI or MSI-X vectors the host has to give at a time (default 2048)",
     }
 
@@ -42,7 +44,8 @@ class PciFunction(VfioPci):
         vectors = options.get("host-vectors", _MOST_VECTORS)
         if not isinstance(vectors, int) or isinstance(vectors, bool) or not 0 < vectors <= _MOST_VECTORS:
             raise ValueError(f"host-vectors: a number from 1 to {_MOST_VECTORS}, not {vectors!r}")
-        super().__init__(options, function, mappable=mappable, host_vectors=vectors)
+        located = _locate(function, options.get("addresses", []))
+        super().__init__(options, located, mappable=mappable, host_vectors=vectors)
 
     # --- what to override ---
 
@@ -142,3 +145,15 @@ class PciFunction(VfioPci):
         line = state.load(data, self.hardware, self.config)
         self.command_written()
         yield from self.interrupts.set_line(line)
+
+
+def _locate(function: Function, addresses: object) -> Function:
+    """The function with its BARs at other bus addresses."""
+    if not isinstance(addresses, list) or not all(isinstance(place, int) for place in addresses):
+        raise ValueError(f"addresses: a list of numbers, not {addresses!r}")
+    bars = dict(function.bars)
+    for index, place in enumerate(addresses):
+        if index not in bars or place <= 0 or place % bars[index].size:
+            raise ValueError(f"addresses: BAR {index} cannot be at {place:#x}")
+        bars[index] = replace(bars[index], address=place)
+    return replace(function, bars=bars)
