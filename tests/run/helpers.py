@@ -50,7 +50,8 @@ class Runner:
 
     def __call__(self, *command, options=(), **more):
         """Run a program to its end: a CompletedProcess with text."""
-        more.setdefault("stdin", subprocess.DEVNULL)
+        if "input" not in more:
+            more.setdefault("stdin", subprocess.DEVNULL)
         return subprocess.run(
             self.line(*command, options=options),
             capture_output=True,
@@ -84,7 +85,10 @@ class Runner:
             yield process
         finally:
             process.kill()
-            process.communicate()
+            process.wait()
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                if pipe is not None:
+                    pipe.close()
 
 
 def preloaded(directory):
