@@ -26,14 +26,17 @@ from vfioemu.testing.client import (
     machine_spec,
 )
 from vfioemu.testing.holdings import holdings
-from vfioemu.testing.model import PAGE, Refusal
+from vfioemu.testing.model import PAGE, Refusal, oracle
 from vfioemu.testing.process import Result, errno_name
 from vfioemu.testing.scheduler import Scheduler
 from vfioemu.uapi import constants as c
 
 
 class DataFile:
-    """A migration data fd: the model only knows that it is open."""
+    """A migration data fd, and the session that it is of, if the model follows that."""
+
+    def __init__(self, session: oracle.Session | None = None) -> None:
+        self.session = session
 
 
 Thing: TypeAlias = model.Container | model.Group | model.Device | DataFile
@@ -75,8 +78,15 @@ class World:
         self.clients = [Client(self.machine, pid, scheduler) for pid in (1, 2)]
         self.groups = [model.Group(ranges=RANGES if backed else None) for _, backed in layout]
         self.devices = [
-            model.Device(group=group, has_dma_unmap=device.has_dma_unmap)
-            for group, device in zip(self.groups, self.machine.devices.values(), strict=True)
+            model.Device(
+                group=group,
+                has_dma_unmap=device.has_dma_unmap,
+                migration=oracle.Migration(oracle.FLAGS[variant]) if variant in oracle.FLAGS else None,
+                logs=variant in oracle.LOGGING,
+            )
+            for (variant, _), group, device in zip(
+                layout, self.groups, self.machine.devices.values(), strict=True
+            )
         ]
         self.oracles = {
             device for device, (variant, _) in zip(self.devices, layout, strict=True) if variant not in OTHERS

@@ -42,8 +42,10 @@ class Call:
         argument: its third argument.
         flags: the second word of what it points to.
         words: of a command to an oracle device.
+        transfer: what it is, if it is no ioctl.
         size: of a transfer.
         offset: of a transfer.
+        address: of the bytes.
         allowed: errnos of what is no ioctl.
         register: for the fd that it may give out.
     """
@@ -58,8 +60,10 @@ class Call:
     argument: int = 0
     flags: int = 0
     words: tuple[int, ...] | None = None
+    transfer: Transfer | None = None
     size: int = 0
     offset: int = 0
+    address: int = 0
     allowed: frozenset[str] = field(default=FILE_ERRNOS)
     register: int = 0
 
@@ -177,8 +181,10 @@ def _transfer(step: Step, registers: Registers, area: int) -> Call | None:
         kind=kind,
         name=f"{kind} {what.name.lower()}",
         serve=serve[what],
-        size=size if what in (Transfer.WRITE, Transfer.PWRITE) else 0,
+        transfer=what,
+        size=size,
         offset=offset if what is Transfer.PWRITE else 0,
+        address=address,
     )
 
 

@@ -5,6 +5,7 @@ from collections import Counter
 from typing import Final
 
 from vfioemu.core.file import File
+from vfioemu.testing import model
 from vfioemu.testing.client import Client, Layout
 from vfioemu.testing.holdings import holdings
 from vfioemu.testing.model import PAGE
@@ -82,7 +83,9 @@ class Checks:
         for number in new:
             kind = kind_of(handle.client.process, number)
             if kind is FdKind.DATA:
-                self.world.opened(handle.client, Result(number), DataFile())
+                migration = handle.thing.migration if isinstance(handle.thing, model.Device) else None
+                session = None if migration is None else migration.session
+                self.world.opened(handle.client, Result(number), DataFile(session))
             else:
                 assert kind is FdKind.DEVICE, f"a {kind} fd was given out"
                 device = self.world.devices[self.world.number(handle)]

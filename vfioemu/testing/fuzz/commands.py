@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: MIT
 """Commands to an oracle device, on the model and on the core at once."""
 
+from vfioemu.testing import model
+from vfioemu.testing.fuzz.calls import Call
+from vfioemu.testing.fuzz.program import Transfer
+from vfioemu.testing.model import oracle
 from vfioemu.testing.process import Result
 from vfioemu.testing.world import Handle, World
 
-PIN, UNPIN, RW, NOTIFY = 1, 2, 3, 4
+PIN, UNPIN, RW, NOTIFY, LOG, FAIL, SIZES = 1, 2, 3, 4, 5, 7, 8
 
 
 def follow_command(world: World, handle: Handle, words: tuple[int, ...]) -> Result:
@@ -21,5 +25,39 @@ def follow_command(world: World, handle: Handle, words: tuple[int, ...]) -> Resu
     elif command == NOTIFY:
         world.notifications(handle)
     else:
-        world.command(handle, *words)
+        result = world.command(handle, *words)
+        _follow(handle.thing, words, result)
     return Result(0)
+
+
+def _follow(device: object, words: tuple[int, ...], result: Result) -> None:
+    """What a command changes that only the device knows."""
+    if not isinstance(device, model.Device):
+        raise TypeError("not a device")
+    if words[0] == LOG:
+        assert (result.err is None) == (device.log is not None), f"log_dirty: {result}"
+        if device.log is not None:
+            device.log.mark(words[1], words[2])
+    elif device.migration is not None and words[0] == FAIL:
+        device.migration.fail_at = words[1] & 0xFFFFFFFF
+        device.migration.fail_errno = words[2] & 0xFFFFFFFF
+    elif device.migration is not None and words[0] == SIZES:
+        device.migration.stop_size = words[1]
+
+
+def follow_data(call: Call, session: oracle.Session, result: Result) -> None:
+    """What a data fd has answered, against what the model knows of its session."""
+    reads, writes = call.transfer is Transfer.READ, call.transfer is Transfer.WRITE
+    if not reads and not writes:
+        return
+    if reads != session.saving:
+        assert result.err == "EBADF", f"{call.name} of the other kind of session: {result}"
+    elif session.ended:
+        assert result.err == "ENODEV", f"{call.name} after the end of the session: {result}"
+    elif result.err is None:
+        data = call.client.process.memory.peek(call.address, result.ret)
+        if reads:
+            assert data == oracle.stream(session.position, result.ret), f"{call.name}: other bytes"
+            session.position += result.ret
+        else:
+            session.write(data)

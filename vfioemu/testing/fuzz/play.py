@@ -18,16 +18,17 @@ from vfioemu.testing import model
 from vfioemu.testing.fuzz.calls import Call, prepare
 from vfioemu.testing.fuzz.checks import HONEST, Checks, kind_of
 from vfioemu.testing.fuzz.choices import Choices
-from vfioemu.testing.fuzz.commands import follow_command
+from vfioemu.testing.fuzz.commands import follow_command, follow_data
 from vfioemu.testing.fuzz.expect import Expectation
+from vfioemu.testing.fuzz.expect_device import FeatureExpectation
 from vfioemu.testing.fuzz.layout import PLAYED, reaches_memory
-from vfioemu.testing.fuzz.program import CALLS, Op, Step
+from vfioemu.testing.fuzz.program import CALLS, Op, Step, Transfer
 from vfioemu.testing.fuzz.registers import PROTECTIONS, Registers
 from vfioemu.testing.fuzz.watch import Watcher
 from vfioemu.testing.model import PAGE
 from vfioemu.testing.process import Result, errno_name
 from vfioemu.testing.scheduler import Task
-from vfioemu.testing.world import Handle, World
+from vfioemu.testing.world import DataFile, Handle, World
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.kinds import FdKind
 
@@ -121,29 +122,56 @@ class Play(Checks):
 
     def _follow(self, call: Call, handle: Handle) -> Result:
         """Make a call that the model makes, too, if it knows that call."""
-        if call.words is not None and handle.thing in self.world.oracles:
-            return follow_command(self.world, handle, call.words)
-        expected, bitmap = None, None
-        if call.command is not None:
-            expectation = Expectation(self.world, handle, call.argument)
-            expected, bitmap = expectation.answer(call.row_name), expectation.bitmap
+        thing = handle.thing
+        if isinstance(thing, DataFile) and thing.session is not None:
+            result = self._finish(call.start())
+            follow_data(call, thing.session, result)
+            return result
+        if isinstance(thing, model.Device):
+            if thing not in self.world.oracles:
+                return self._finish(call.start())
+            if call.words is not None:
+                return follow_command(self.world, handle, call.words)
+            result = self._follow_device(call, thing)
+            client = call.client  # a bitmap may lie where devices write
+            client.contents[:] = client.process.memory.peek(client.data, len(client.contents))
+            return result
+        if call.command is None:
+            return self._finish(call.start())
+        expectation = Expectation(self.world, handle, call.argument)
+        expected = expectation.answer(call.row_name)
         result = self._finish(call.start())
         if expected is not None:
             same = result if result.err else Result(min(result.ret, 1) if expected.ret == 1 else result.ret)
             assert same == expected, f"{call.name}: {result.err or result.ret}, not {expected}"
-        if bitmap is not None:
-            bitmap.check()
-        if bitmap is not None or call.kind is FdKind.DEVICE:
-            self._see_memory(call)  # a bitmap may lie where devices write
+        if expectation.bitmap is not None:
+            expectation.bitmap.check()
+            call.client.contents[:] = call.client.process.memory.peek(
+                call.client.data, len(call.client.contents)
+            )
         return result
 
-    def _see_memory(self, call: Call) -> None:
-        client = call.client
-        client.contents[:] = client.process.memory.peek(client.data, len(client.contents))
+    def _follow_device(self, call: Call, device: model.Device) -> Result:
+        if call.command == c.VFIO_DEVICE_RESET:
+            device.reset()
+        if call.command != c.VFIO_DEVICE_FEATURE:
+            return self._finish(call.start())
+        expectation = FeatureExpectation(call.client, device, call.argument)
+        expected = expectation.answer()
+        before = set(call.client.process.fds)
+        result = self._finish(call.start())
+        if expected is not None:
+            assert result == expected, f"{call.name}: {result.err or result.ret}, not {expected}"
+            opened = len(set(call.client.process.fds) - before)
+            assert opened == expectation.opens, f"{call.name}: {opened} new fds"
+        expectation.check()
+        expectation.finish(result)
+        return result
 
     def _is_hidden_command(self, call: Call) -> bool:
         """A plain write that an oracle device takes for a command: the model would not know."""
-        if call.words is not None or call.command is not None or call.size != 64 or call.offset:
+        writes = call.transfer in (Transfer.WRITE, Transfer.PWRITE)
+        if not writes or call.size != 64 or call.offset:
             return False
         handle = self._handle(call.client, call.number)
         return handle.thing in self.world.oracles
@@ -276,16 +304,16 @@ class Play(Checks):
         taker.set(step.numbers[3], new)
 
     def _exit(self, step: Step) -> None:
-        registers = self._of(step.numbers[0])
-        at = self.registers.index(registers)
+        at = step.numbers[0] % len(self.registers)
+        old = self.registers[at].client
         if self.exact:
-            self.world.exit(registers.client)
+            self.world.exit(old)
         else:
-            registers.client.process.exit()
-            self.world.replace(registers.client)
+            self.world.replace(old)
         client = self.world.clients[at]
         self.registers[at] = Registers(client)
         self.add_foreign(client)
+        old.process.exit()  # others may run meanwhile, and find the new one
 
     def _eventfd(self, step: Step) -> None:
         registers = self._of(step.numbers[0])

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from vfioemu.testing.model.mapping import PAGE, READ, WRITE, Mapping, Refusal
+from vfioemu.testing.model.oracle import STOP_SIZE, Log, Migration
 
 if TYPE_CHECKING:
     from vfioemu.testing.model.container import Container
@@ -38,6 +39,9 @@ class Device:
     opened: int = 0
     pins: Counter[int] = field(default_factory=Counter)
     notes: list[tuple[int, int]] = field(default_factory=list)
+    migration: Migration | None = None
+    logs: bool = False
+    log: Log | None = None
 
     @property
     def container(self) -> "Container":
@@ -52,6 +56,9 @@ class Device:
             if self.group.container is None or self.group.container.type is None:
                 raise Refusal("EINVAL")
             self.notes.clear()
+            if self.migration is not None:
+                self.migration.stop_size = STOP_SIZE
+                self.migration.reset()
         self.opened += 1
 
     def close(self) -> None:
@@ -59,6 +66,13 @@ class Device:
         self.opened -= 1
         if not self.opened:
             self._release(0, 1 << 64)
+            self.reset()
+            self.log = None
+
+    def reset(self) -> None:
+        """VFIO_DEVICE_RESET."""
+        if self.migration is not None:
+            self.migration.reset()
 
     def pin(self, iova: int, npages: int, prot: int) -> int:
         """Pin pages: vfio_pin_pages()."""

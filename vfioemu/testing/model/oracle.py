@@ -43,6 +43,8 @@ ARCS: Final = (
 """The arcs that a driver makes; without P2P both ends of an arc that has it are one state."""
 STREAM: Final = bytes((7 * i + 3) & 0xFF for i in range(256))
 WITHOUT_P2P: Final = {RUNNING_P2P: RUNNING, PRE_COPY_P2P: PRE_COPY}
+STOP_SIZE: Final = 256
+"""How long a stream is that nobody has given another length."""
 MIN_LOG_PAGE, MAX_LOG_PAGE = 4 << 10, 2 << 20
 
 
@@ -97,7 +99,7 @@ class Migration:
     opened: bool = False
     fail_at: int = 0
     fail_errno: int = 0
-    stop_size: int = 256
+    stop_size: int = STOP_SIZE
 
     def reset(self) -> None:
         """RUNNING, and no session."""
