@@ -85,6 +85,29 @@ static void step_merge(struct pair *pair)
 	free(src);
 }
 
+static void step_clear_bits(struct pair *pair)
+{
+	uint64_t src_bit = any(pair, 100);
+	bool expected = false;
+	uint64_t first;
+	uint64_t npages;
+
+	any_range(pair, &first, &npages);
+	size_t size = (size_t)((src_bit + npages + 7) / 8);
+	unsigned char *src = get_memory(size);
+
+	for (size_t i = 0; i < size; i++)
+		src[i] = (unsigned char)(any(pair, 3) ? 0 : any(pair, 256));
+	for (uint64_t i = 0; i < npages; i++)
+		if (src[(src_bit + i) / 8] >> (src_bit + i) % 8 & 1) {
+			pair->slow[first + i] = false;
+			expected = true;
+		}
+	CHECK(vfe_clear_bits(pair->fast, first, npages, src, src_bit) ==
+	      expected);
+	free(src);
+}
+
 /* What the kernel does to its bitmap, bit by bit. */
 static void shift_slow(struct pair *pair, unsigned int shift, uint64_t lead)
 {
@@ -95,6 +118,15 @@ static void shift_slow(struct pair *pair, unsigned int shift, uint64_t lead)
 	for (unsigned int i = 0; shift && i < 64; i++)
 		if (lead >> i & 1)
 			pair->slow[i] = true;
+}
+
+/* bitmap_shift_right() over nbits + shift bits, in whole words. */
+static void unshift_slow(struct pair *pair, unsigned int shift)
+{
+	uint64_t end = (pair->nbits + shift + 63) / 64 * 64;
+
+	for (uint64_t i = 0; i < end; i++)
+		pair->slow[i] = i < pair->nbits && pair->slow[i + shift];
 }
 
 static void check_words(const struct pair *pair, const char *out, size_t nwords)
@@ -116,10 +148,14 @@ static void step_harvest(struct pair *pair)
 	vfe_harvest(pair->fast, out + odd, shift, lead, true);
 	shift_slow(pair, shift, lead);
 	check_words(pair, out + odd, nwords);
-	if (any(pair, 3))
+	if (any(pair, 3)) {
 		memset(pair->slow, 0, pair->nbits);
-	else
+	} else if (shift && any(pair, 2)) {
+		vfe_unshift(pair->fast, out + odd, nwords, shift);
+		unshift_slow(pair, shift);
+	} else {
 		vfe_spoil(pair->fast, out + odd, nwords);
+	}
 	free(out);
 }
 
@@ -237,7 +273,7 @@ static void run(uint64_t nbits, enum vfe_isa isa, uint64_t seed)
 	static void (*const steps[])(struct pair *) = {
 		step_mark,    step_mark_fenced, step_range,	    step_merge,
 		step_harvest, step_harvest_or,	step_harvest_clean, step_scaled,
-		step_runs,    step_clear,
+		step_runs,    step_clear,	step_clear_bits,
 	};
 	struct pair pair = {
 		.fast = vfe_bitmap_create(nbits, isa),
