@@ -29,7 +29,9 @@
 
 #include "next.h"
 
-#define VFE_EXPORT   __attribute__((visibility("default")))
+#ifndef VFE_EXPORT /* hidden where it is linked into one program, for tests */
+#define VFE_EXPORT __attribute__((visibility("default")))
+#endif
 #define VFE_HIDDEN   __attribute__((visibility("hidden")))
 #define VFE_RARE(x)  __builtin_expect(!!(x), 0)
 #define VFE_PATH_MAX 4096

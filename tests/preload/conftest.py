@@ -18,17 +18,28 @@ WARNINGS += ["-Wno-stringop-overflow", "-Wno-stringop-overread", "-Wno-array-bou
 PATIENCE = 120.0
 
 
+ROOT = Path(__file__).parents[2]
+SHIM = [
+    "-D_GNU_SOURCE", "-U_FORTIFY_SOURCE", '-DVFE_EXPORT=__attribute__((visibility("hidden")))',
+    "-I", ROOT / "protocol", "-I", ROOT / "csrc" / "preload", *sorted((ROOT / "csrc" / "preload").glob("*.c")),
+]  # fmt: skip
+"""What links the library into a program, so that a sanitizer sees both: theirs stands before libc and behind ours."""
+
+
 class Programs:
     """Compiles each program once."""
 
     def __init__(self, folder):
         self._folder = folder
 
-    def __call__(self, name, *flags):
-        target = self._folder / "-".join([name, *(flag.strip("-").replace("=", "") for flag in flags)])
+    def __call__(self, name, *flags, sanitize=""):
+        target = self._folder / "-".join(
+            [name, sanitize, *(flag.strip("-").replace("=", "") for flag in flags)]
+        )
         if not target.exists():
             command = ["cc", "-std=gnu11", "-O2", "-g", "-pthread", *WARNINGS, *flags]
-            command += ["-o", str(target), str(PROGRAMS / f"{name}.c")]
+            command += [f"-fsanitize={sanitize}", "-Wno-tsan", *SHIM] if sanitize else []
+            command += ["-o", target, PROGRAMS / f"{name}.c"]
             subprocess.run(command, check=True, timeout=PATIENCE)
         return target
 
@@ -67,15 +78,15 @@ def environment(server, **more):
 def run(server, programs):
     """Run a program with a group and a device of the machine: what it printed."""
 
-    async def run(name, *arguments, symbol="basic", flags=(), env=None):
-        command = [programs(name, *flags), str(GROUPS[symbol]), device(symbol), *arguments]
+    async def run(name, *arguments, symbol="basic", flags=(), sanitize="", **more):
+        command = [programs(name, *flags, sanitize=sanitize), str(GROUPS[symbol]), device(symbol), *arguments]
+        env = environment(server, **more)
+        if sanitize:
+            del env["LD_PRELOAD"]
+            env["TSAN_OPTIONS"] = "die_after_fork=0"  # children of threads make a service thread of their own
         with trio.fail_after(PATIENCE):
             result = await trio.run_process(
-                command,
-                capture_stdout=True,
-                capture_stderr=True,
-                check=False,
-                env=environment(server, **(env or {})),
+                command, capture_stdout=True, capture_stderr=True, check=False, env=env
             )
         assert (result.returncode, result.stderr.decode()) == (0, "")
         return result.stdout.decode()

@@ -2,10 +2,11 @@
 /* Signals all the time, whose handler makes calls itself. */
 #include "client.h"
 
+#include <stdatomic.h>
 #include <sys/time.h>
 
 static struct client client;
-static volatile sig_atomic_t caught;
+static atomic_int caught;
 
 static void handle(int number)
 {
