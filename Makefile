@@ -20,7 +20,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test test-full test-c test-interop lint format bench fuzz clean
+.PHONY: help build demo test test-full test-c test-interop guest lint format bench fuzz clean
 
 help:
 	@echo 'make build      .venv with everything in it, and .venv/bin/vfioemu'
@@ -28,6 +28,7 @@ help:
 	@echo 'make test       the tests, in less than five minutes'
 	@echo 'make test-full  all of the tests, and the C tests under the sanitizers'
 	@echo 'make test-interop  unmodified QEMUs (fetched, if need be) boot and migrate Linux; writes docs/interop.md'
+	@echo 'make guest      Debian'\''s kernel and busybox as a guest: build/guest/vmlinuz and initrd'
 	@echo 'make lint       ruff, mypy, import-linter, clang-format, C warnings as errors'
 	@echo 'make format     let ruff and clang-format have their way'
 	@echo 'make bench      how fast it is, as ratios against what this machine can do'
@@ -88,6 +89,11 @@ test-c: build
 test-interop: build
 	tests/interop/fetch
 	$(BIN)/python -m pytest -q -n0 -m interop tests/interop --interop-report docs/interop.md $(INTEROP)
+
+# Below ~/.cache/vfioemu as well, with links where people find them.
+guest: build
+	tests/interop/fetch guest
+	$(BIN)/python -m tests.interop.link_guest build/guest
 
 lint: build
 	ruff check
