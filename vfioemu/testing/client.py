@@ -28,6 +28,8 @@ OTHERS: Final[Mapping[str, tuple[str, Mapping[str, object]]]] = MappingProxyType
         "dma-engine-2": ("dma-engine", {"type": 2}),
         "dma-engine-3": ("dma-engine", {"type": 3}),
         "dma-engine-v1": ("dma-engine", {"type": 1, "migration": "v1"}),
+        "oracle-v1": ("oracle", {"variant": "migspc", "migration": "v1"}),
+        "mtty-v1": ("mtty", {"ports": 2, "migration": "v1"}),
         "mtty-1": ("mtty", {"ports": 1}),
         "mtty-2": ("mtty", {"ports": 2}),
         "edu": ("edu", {}),
@@ -36,7 +38,7 @@ OTHERS: Final[Mapping[str, tuple[str, Mapping[str, object]]]] = MappingProxyType
     }
 )
 """Devices that are no oracles: model and options."""
-PASSIVE: Final = frozenset({VFIO_PCI, "mtty-1", "mtty-2"})
+PASSIVE: Final = frozenset({VFIO_PCI, "mtty-1", "mtty-2", "mtty-v1"})
 """Those of them that reach no memory."""
 
 PCI: Final = frozenset({VFIO_PCI, "edu", "e1000e", "nvme"})

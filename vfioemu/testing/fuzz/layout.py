@@ -3,6 +3,7 @@
 
 from typing import Final
 
+from vfioemu.core.migration_v1 import take_option
 from vfioemu.devices.registry import load_models
 from vfioemu.testing.client import LAYOUT, OTHERS, PASSIVE, VFIO_PCI, Layout
 
@@ -23,6 +24,8 @@ WANTED: Final[Layout] = (
     ("edu", True),
     ("e1000e", True),
     ("nvme", True),
+    ("oracle-v1", False),
+    ("mtty-v1", False),
 )
 
 
@@ -30,8 +33,10 @@ def _existing(variant: str) -> str:
     """The variant, or "basic" if its model is not installed or has no such option."""
     if variant not in OTHERS:
         return variant
-    name, options = OTHERS[variant]
+    name, described = OTHERS[variant]
+    options = dict(described)
     try:
+        take_option(options)
         load_models()[name](options)
     except (KeyError, ValueError):
         return "basic"

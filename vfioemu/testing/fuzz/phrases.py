@@ -177,6 +177,31 @@ class Phrases:
         what = rng.choice([Transfer.PREAD, Transfer.PWRITE, Transfer.PWRITE, Transfer.MMAP])
         return [Step(Op.TRANSFER, (0, self._device(), what, size, offset), rng.randbytes(size))]
 
+    def _write(self, region: int, offset: int, value: int, size: int) -> Step:
+        numbers = (0, self._device(), Transfer.PWRITE, size, (region << 40) + offset)
+        return Step(Op.TRANSFER, numbers, value.to_bytes(size, "little"))
+
+    def _read(self, region: int, offset: int, size: int) -> Step:
+        return Step(Op.TRANSFER, (0, self._device(), Transfer.PREAD, size, (region << 40) + offset))
+
+    def enable(self) -> list[Step]:
+        """The command register of a PCI function: memory, DMA, interrupts; or its power state."""
+        value = self.rng.choice([0x6, 0x6, 0x6, 0x406, 0x2, 0x0])
+        return [self._write(7, 4, value, 2)] + (
+            [self._write(7, 0x44, 3, 2)] if self.rng.random() < 0.1 else []
+        )
+
+    def region_v1(self) -> list[Step]:
+        """Migration v1: a state, and the handshake of one piece of data."""
+        rng = self.rng
+        state = self._write(9, 0, rng.choice([0, 1, 2, 3, 4, 4, 6, rng.randrange(16)]), 4)
+        save = [self._read(9, 8, 8), self._read(9, 16, 8), self._read(9, 24, 8), self._read(9, 0x1000, 64)]
+        load = [
+            self._write(9, 0x1000, rng.getrandbits(64), 8),
+            self._write(9, 24, rng.choice([0, 8, 256]), 8),
+        ]
+        return [state, *rng.choice([save, save, load, []])]
+
     # --- features ---
 
     def _feature(self, flags: int, body: bytes = b"", *links: Link, new: int = 127) -> Step:
@@ -303,6 +328,8 @@ _CHOICES: Final[tuple[tuple[int, Callable[[Phrases], list[Step]]], ...]] = (
     (2, Phrases.register),
     (2, Phrases.engine),
     (3, Phrases.region),
+    (2, Phrases.enable),
+    (3, Phrases.region_v1),
     (5, Phrases.state),
     (2, Phrases.any_feature),
     (5, Phrases.log),
