@@ -176,6 +176,29 @@ def test_pages_go_away_and_come_back():
         assert mapped[PAGE : PAGE + 2] == b"hi"
 
 
+def test_whoever_maps_a_bar_can_spoil_its_contents_only():
+    shared = SharedBar(1 << 30, b"x")
+    shared.write(1 << 29, b"y")
+    shared.write((1 << 30) - 1, b"zz")
+    for change in (shared.revoke, shared.restore):
+        change()
+        assert shared.read(0, 2) == b"x\0"
+        assert shared.read(1 << 29, 1) == b"y"
+        assert shared.read((1 << 30) - 1, 5) == b"z\0\0\0\0"
+
+    os.truncate(shared.fd, 0)
+    assert shared.read(0, 1) == b"\0"
+    os.truncate(shared.fd, 1 << 40)
+    os.pwrite(shared.fd, b"far", 1 << 39)
+    shared.revoke()
+    os.truncate(shared.fd, PAGE)
+    shared.restore()
+    assert os.fstat(shared.fd).st_size == 1 << 30
+    shared.write(0, b"again")
+    shared.clear()
+    assert shared.read(0, 5) == bytes(5)
+
+
 def test_a_mapping_ends_with_memory_decoding(bench):
     bench.model.bar_memory(3).write(0, b"kept")
     size = lambda: os.fstat(bench.model.bar_memory(3).fd).st_size  # noqa: E731

@@ -255,10 +255,14 @@ class VfioPci(DeviceModel):
     # --- regions ---
 
     def bar_memory(self, bar: int) -> SharedBar:
-        """The memory that mappings of a BAR show."""
+        """The memory that mappings of a BAR show: ENOMEM."""
         memory = self._memory.get(bar)
         if memory is None:
-            memory = self._memory[bar] = SharedBar(self.function.bars[bar].size, self.bar_image(bar))
+            try:
+                memory = SharedBar(self.function.bars[bar].size, self.bar_image(bar))
+            except OSError as error:
+                raise IoctlError(errno.ENOMEM, f"memory of BAR {bar}: {error.strerror}") from error
+            self._memory[bar] = memory
             self.command_written()
         return memory
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from vfioemu.core.effects import Steps
+from vfioemu.core.model import MaybeSteps
 from vfioemu.devices.pci.description import (
     Bar,
     Express,
@@ -35,6 +36,8 @@ IMS: Final = 0x00D0
 IMC: Final = 0x00D8
 
 _REGISTERS: Final = 0x20000
+_USED: Final = 0x10000
+"""Behind them is the packet buffer, which is empty."""
 _IOADDR: Final = 0x0
 _IODATA: Final = 0x4
 _MAC: Final = bytes.fromhex("525400123456")
@@ -59,6 +62,7 @@ _INITIAL: Final[Mapping[int, int]] = {
     0x5404: 1 << 31 | int.from_bytes(_MAC[4:], "little"),  # RAH 0: valid
 }
 _READ_ONLY: Final = frozenset({STATUS})
+_WRITE_ONLY: Final = frozenset({ICS, IMC})
 
 _ADVANCED_ERRORS: Final = b"".join(
     value.to_bytes(4, "little") for value in (0, 0x02400000, 0x00462030, 0, 0xE000, 0xA0)
@@ -84,7 +88,7 @@ DESCRIPTION: Final = Function(
     subsystem=(0x8086, 0x0000),
     interrupt_pin=1,
     bars={
-        0: Bar(_REGISTERS, address=0xFEB40000),
+        0: Bar(_REGISTERS, registers=_USED, address=0xFEB40000),
         1: Bar(0x20000, registers=0, address=0xFEB60000),
         2: Bar(0x20, kind="io", address=0xE080),
         3: Bar(0x4000, registers=0, address=0xFEB80000),
@@ -127,14 +131,23 @@ class E1000e(PciFunction):
             image[place : place + 4] = value.to_bytes(4, "little")
         return bytes(image)
 
-    def read_bar(self, bar: int, offset: int, size: int) -> Steps[bytes]:
+    def read_bar(self, bar: int, offset: int, size: int) -> MaybeSteps[bytes]:
         """Registers have 32 bits; a narrower access gives a part of the whole."""
         if bar == 2 and offset & ~3 == _IOADDR:
-            value = self._selected
-        else:
-            value = yield from self._read(offset & ~3 if bar == 0 else self._selected)
-        shift = 8 * (offset & 3)
-        return (value >> shift).to_bytes(4, "little")[:size]
+            return _part(self._selected, offset, size)
+        place = offset & ~3 if bar == 0 else self._selected
+        if place == ICR:
+            return self._read_icr(offset, size)
+        if place in _WRITE_ONLY:
+            return bytes(size)
+        return _part(self._values.get(CTRL if place == CTRL_DUP else place, 0), offset, size)
+
+    def _read_icr(self, offset: int, size: int) -> Steps[bytes]:
+        """Reading the causes clears them."""
+        value = self._values.get(ICR, 0)
+        self._values[ICR] = 0
+        yield from self.set_intx(False)
+        return _part(value, offset, size)
 
     def write_bar(self, bar: int, offset: int, data: bytes) -> Steps[None]:
         """Only accesses of 32 bits are registers'."""
@@ -147,17 +160,6 @@ class E1000e(PciFunction):
             self._selected = value & (_REGISTERS - 4)
         elif offset == _IODATA:
             yield from self._write(self._selected, value)
-
-    def _read(self, place: int) -> Steps[int]:
-        if place == CTRL_DUP:
-            place = CTRL
-        value = self._values.get(place, 0)
-        if place == ICR:
-            self._values[ICR] = 0
-            yield from self.set_intx(False)
-        elif place in (ICS, IMC):
-            value = 0
-        return value
 
     def _write(self, place: int, value: int) -> Steps[None]:
         if place == CTRL_DUP:
@@ -185,3 +187,8 @@ class E1000e(PciFunction):
             yield from self.interrupt()
         else:
             yield from self.set_intx(False)
+
+
+def _part(value: int, offset: int, size: int) -> bytes:
+    """Those bytes of a register that an access asks for."""
+    return (value >> 8 * (offset & 3)).to_bytes(4, "little")[:size]

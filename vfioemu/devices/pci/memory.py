@@ -6,6 +6,7 @@ real kernel, which zaps the mappings and refuses the fault. Here the memfd is cu
 put aside, and whoever touches a mapping gets SIGBUS. We ourselves never map it, so that nobody can do that to us.
 """
 
+import errno
 import os
 from typing import Final
 
@@ -19,6 +20,9 @@ class SharedBar:
         size: of the BAR, in bytes.
         contents: what it holds in the beginning; zeros behind it.
 
+    Raises:
+        OSError: EMFILE, ENFILE.
+
     Attributes:
         fd: the memfd.
         size: rounded up to pages.
@@ -26,44 +30,74 @@ class SharedBar:
 
     def __init__(self, size: int, contents: bytes = b"") -> None:
         self.size = -(-size // _PAGE) * _PAGE
+        self.fd = self._aside = -1
         self.fd = os.memfd_create("vfioemu-bar", os.MFD_CLOEXEC)
-        self._aside: bytes | None = None
         os.truncate(self.fd, self.size)
         os.pwrite(self.fd, contents[: self.size], 0)
 
+    @property
+    def revoked(self) -> bool:
+        """An access to a mapping is a SIGBUS now."""
+        return self._aside >= 0
+
     def read(self, offset: int, size: int) -> bytes:
         """What user space has put there."""
-        if self._aside is not None:
-            return self._aside[offset : offset + size].ljust(size, b"\0")
-        return os.pread(self.fd, size, offset).ljust(size, b"\0")
+        return os.pread(self._aside if self.revoked else self.fd, size, offset).ljust(size, b"\0")
 
     def write(self, offset: int, data: bytes) -> None:
         """Put something there for user space to see."""
-        if self._aside is not None:
-            whole = bytearray(self._aside.ljust(self.size, b"\0"))
-            whole[offset : offset + len(data)] = data
-            self._aside = bytes(whole)
-        else:
-            os.pwrite(self.fd, data, offset)
+        os.pwrite(self._aside if self.revoked else self.fd, data[: max(0, self.size - offset)], offset)
+
+    def clear(self) -> None:
+        """All of it is zero again."""
+        fd = self._aside if self.revoked else self.fd
+        os.truncate(fd, 0)
+        os.truncate(fd, self.size)
 
     def revoke(self) -> None:
-        """From now on an access to a mapping is a SIGBUS."""
-        if self._aside is None:
-            self._aside = os.pread(self.fd, self.size, 0)
-            os.truncate(self.fd, 0)
+        """From now on an access to a mapping is a SIGBUS; not so if we have no fd left to put the contents aside."""
+        if self.revoked:
+            return
+        try:
+            aside = os.memfd_create("vfioemu-bar-aside", os.MFD_CLOEXEC)
+        except OSError:
+            return
+        _copy(self.fd, aside, self.size)
+        self._aside = aside
+        os.truncate(self.fd, 0)
 
     def restore(self) -> None:
         """Mappings work again, with the contents that they had."""
-        if self._aside is not None:
+        if self.revoked:
             os.truncate(self.fd, self.size)
-            os.pwrite(self.fd, self._aside, 0)
-            self._aside = None
+            _copy(self._aside, self.fd, self.size)
+            os.close(self._aside)
+            self._aside = -1
 
     def close(self) -> None:
         """Give it back. Pages that are mapped stay with those who map them."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            os.close(fd)
+        for fd in (self.fd, self._aside):
+            if fd >= 0:
+                os.close(fd)
+        self.fd = self._aside = -1
 
     def __del__(self) -> None:
         self.close()
+
+
+def _copy(source: int, target: int, size: int) -> None:
+    """Copy what has been written; holes cost nothing. Whoever has the fd may change its size meanwhile."""
+    at = 0
+    while at < size:
+        try:
+            at = os.lseek(source, at, os.SEEK_DATA)
+            end = min(os.lseek(source, at, os.SEEK_HOLE), size)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # no data behind that
+                return
+            raise
+        os.lseek(target, at, os.SEEK_SET)
+        while at < end and (sent := os.sendfile(target, source, at, end - at)):
+            at += sent
+        if at < end:
+            return

@@ -42,8 +42,8 @@ class PlainFunction(PciFunction):
 
     def reset_function(self) -> None:
         """The BARs are zero again."""
-        for index, bar in self.function.bars.items():
-            self.bar_memory(index).write(0, bytes(bar.size))
+        for index in self.function.bars:
+            self.bar_memory(index).clear()
 
 
 def _describe(options: Mapping[str, object]) -> Function:
