@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""The support matrix, made from the registry: ``python -m vfioemu.uapi.support > protocol/support.md``."""
+"""How every call is answered, as tables made from the registry; conformance/support.py prints them."""
 
-import sys
 from collections.abc import Iterable, Iterator
 from enum import IntFlag
 from typing import Final
@@ -19,13 +18,11 @@ _TITLES: Final = {
     FdKind.DMA_BUF: "DMA buffer",
 }
 _INTRO: Final = """\
-# What is supported
+## 2. How calls are answered
 
-Made from the registry by `python -m vfioemu.uapi.support`; do not edit. A test holds this file to it.
-
-All calls are those of `<linux/vfio.h>` of Linux 6.12. "Reads" is how many bytes of the argument the kernel insists on;
-a larger `argsz` is allowed. "May fail with" is everything that the call answers, on Linux 6.12 and here. What later kernels
-add or answer instead (profile `linux-7.2`) is in brackets. An fd that is not open is EBADF everywhere.
+"Reads" is how many bytes of the argument the kernel insists on; a larger `argsz` is allowed. "May fail with" is everything that the
+call answers, on Linux 6.12 and here. What later kernels add or answer instead (profile `linux-7.2`) is in brackets. An fd that is not
+open is EBADF everywhere.
 """
 
 EXTENSIONS: Final = (
@@ -44,40 +41,38 @@ EXTENSIONS: Final = (
 
 
 def matrix() -> str:
-    """The whole page, in Markdown."""
+    """All tables, in Markdown."""
     parts = [_INTRO]
     for kind in FdKind:
-        parts.append(f"## {_TITLES[kind]}\n")
+        parts.append(f"### {_TITLES[kind]}\n")
         parts.append(
-            _table(("call", "number", "argument", "reads", "may fail with"), map(_ioctl, _rows(kind)))
+            table(("call", "number", "argument", "reads", "may fail with"), map(_ioctl, _rows(kind)))
         )
         parts.append(f"Any other number: {_names(UNKNOWN_ERRNOS[kind])}.\n")
-    parts.append("## Extensions and IOMMU types\n")
+    parts.append("### Extensions and IOMMU types\n")
     parts.append(
-        _table(
+        table(
             ("extension", "value", "before `VFIO_SET_IOMMU`", "after", "as an IOMMU type"),
             ((f"`{name}`", str(getattr(c, name)), *answers) for name, *answers in EXTENSIONS),
         )
     )
-    parts.append("## Flags of the calls\n")
-    parts.append(_table(("call", "flag", "value"), _flags()))
-    parts.append("## Features: `VFIO_DEVICE_FEATURE`\n")
+    parts.append("### Flags of the calls\n")
+    parts.append(table(("call", "flag", "value"), _flags()))
+    parts.append("### Features: `VFIO_DEVICE_FEATURE`\n")
     parts.append(
-        _table(
+        table(
             ("feature", "number", "operations", "payload", "may fail with", "served"),
             map(_feature, FEATURES.values()),
         )
     )
     parts.append("A feature that a device does not have is ENOTTY, PROBE included.\n")
-    parts.append("## Migration\n")
-    parts.append(_table(("state", "value"), ((f"`{state.name}`", str(int(state))) for state in DeviceState)))
-    parts.append(
-        _table(("capability", "value"), ((f"`{flag.name}`", f"{flag:#x}") for flag in MigrationFlag))
-    )
-    parts.append("## Known and not served\n")
+    parts.append("### Migration\n")
+    parts.append(table(("state", "value"), ((f"`{state.name}`", str(int(state))) for state in DeviceState)))
+    parts.append(table(("capability", "value"), ((f"`{flag.name}`", f"{flag:#x}") for flag in MigrationFlag)))
+    parts.append("### Known and not served\n")
     parts.append("They get what any other number gets on that fd.\n")
     parts.append(
-        _table(
+        table(
             ("call", "number", "fd", "why"),
             ((f"`{row.name}`", f"{row.number:#x}", str(row.kind), row.why) for row in UNSERVED),
         )
@@ -128,10 +123,7 @@ def _names(errnos: Iterable[str]) -> str:
     return ", ".join(sorted(errnos)) or "nothing"
 
 
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """A table in Markdown."""
     lines = [head, tuple("---" for _ in head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-if __name__ == "__main__":
-    sys.stdout.write(matrix())
