@@ -90,22 +90,16 @@ VFE_EXPORT int dup3(int from, int to, int flags)
 FCNTL(fcntl)
 FCNTL(fcntl64)
 
-VFE_EXPORT int close_range(unsigned int first, unsigned int last, int flags)
+/* Around our connections, which are close-on-exec already. */
+static long close_others(uint64_t next, uint64_t last, int flags)
 {
-	uint64_t next = first; /* one more than any number */
 	long result = 0;
 
-	if (first > last ||
-	    flags & ~(int)(CLOSE_RANGE_UNSHARE | CLOSE_RANGE_CLOEXEC))
-		return (int)vfe_result(-EINVAL);
-	if (flags & (int)CLOSE_RANGE_UNSHARE)
-		vfe_fds_unshared();
-	/* Around our connections, which are close-on-exec already. */
 	while (!result && next <= last) {
 		uint64_t ours = flags & (int)CLOSE_RANGE_CLOEXEC
 					? UINT64_MAX
 					: vfe_next_connection(next);
-		uint64_t end = ours <= last ? ours : (uint64_t)last + 1;
+		uint64_t end = ours <= last ? ours : last + 1;
 
 		if (end > next)
 			result =
@@ -113,17 +107,29 @@ VFE_EXPORT int close_range(unsigned int first, unsigned int last, int flags)
 		flags &= ~(int)CLOSE_RANGE_UNSHARE;
 		next = end + 1;
 	}
-	return (int)vfe_result(result);
+	return result;
+}
+
+VFE_EXPORT int close_range(unsigned int first, unsigned int last, int flags)
+{
+	if (first > last ||
+	    flags & ~(int)(CLOSE_RANGE_UNSHARE | CLOSE_RANGE_CLOEXEC))
+		return (int)vfe_result(-EINVAL);
+	if (flags & (int)CLOSE_RANGE_UNSHARE)
+		vfe_fds_unshared();
+	return (int)vfe_result(close_others(first, last, flags));
 }
 
 VFE_EXPORT void closefrom(int low)
 {
-	unsigned int first = low < 0 ? 0 : (unsigned int)low;
+	int saved = errno;
+	uint64_t first = low < 0 ? 0 : (uint64_t)low;
 
 	if (vfe_next_connection(first) == UINT64_MAX && vfe.next.closefrom)
 		vfe.next.closefrom(low);
 	else
-		close_range(first, ~0u, 0);
+		close_others(first, ~0u, 0);
+	errno = saved;
 }
 
 VFE_EXPORT int unshare(int flags)
