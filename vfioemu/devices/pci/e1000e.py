@@ -110,7 +110,7 @@ DESCRIPTION: Final = Function(
 
 
 class E1000e(PciFunction):
-    """The function; see the module."""
+    """QEMU's Intel 82574L network controller: config space, BARs, MSI-X and initial registers; moves no packets."""
 
     def __init__(self, options: Mapping[str, object]) -> None:
         super().__init__(options, DESCRIPTION)

@@ -69,7 +69,7 @@ DESCRIPTION: Final = Function(
 
 
 class Edu(PciFunction):
-    """The function; see the module."""
+    """QEMU's educational device: factorials, a DMA engine with a buffer of 4 KiB, INTx and MSI."""
 
     OPTIONS: ClassVar[Mapping[str, str]] = {
         **PciFunction.OPTIONS,

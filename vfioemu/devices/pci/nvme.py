@@ -57,7 +57,7 @@ DESCRIPTION: Final = Function(
 
 
 class Nvme(PciFunction):
-    """The function; see the module."""
+    """QEMU's NVM Express controller: config space, MSI-X, registers that get ready and shut down; has no queues."""
 
     def __init__(self, options: Mapping[str, object]) -> None:
         super().__init__(options, DESCRIPTION)

@@ -16,7 +16,7 @@ _TABLE_BAR_SIZE: Final = 1 << 16
 
 
 class PlainFunction(PciFunction):
-    """The function; see the module."""
+    """A PCI function of any shape with nothing behind its BARs but memory."""
 
     OPTIONS: ClassVar[Mapping[str, str]] = {
         **PciFunction.OPTIONS,

@@ -33,7 +33,7 @@ DESCRIPTION: Final = Function(
 
 
 class PciTestdev(PciFunction):
-    """The function; see the module."""
+    """QEMU's pci-testdev: a conventional PCI function without interrupts; counts accesses."""
 
     def __init__(self, options: Mapping[str, object]) -> None:
         super().__init__(options, DESCRIPTION)
