@@ -138,7 +138,7 @@ class Channel:
         if why:
             server.refused(session, f"{call_name(kind, file.kind, a0)} on {token}", errno_name(-result), why)
         if tracer is not None and record is not None:
-            tracer.end(record, result, why)
+            tracer.end(record, result, why, call.given)
         if server.tokens.has_data:
             server.tokens.refresh()
         offer = call.offer
