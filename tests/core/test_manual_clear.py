@@ -454,3 +454,67 @@ def _use_pages(client, model, step, page, count):
             mapping.pins[at - first] = max(0, mapping.pins.get(at - first, 0) - 1)
         else:
             mapping.bits |= 1 << at - first
+
+
+# --- a client that migrates with it, as the QEMU patches do ---
+
+NPAGES = 200
+CHUNK = 64
+writes = st.lists(st.integers(0, NPAGES - 1), max_size=6)
+
+
+def migrate(client, rounds, clear_first):
+    """Copy all pages while a device writes; the pages whose last write did not arrive.
+
+    The client keeps a bitmap of its own, looks without clearing, and clears chunks of 64 pages, each just before it
+    copies that chunk; the other way round is the race that the proposal's reviewers pointed at.
+    """
+    versions, copies = {}, {}
+    own = (1 << NPAGES) - 1
+
+    def write(pages):
+        for page in pages:
+            versions[page] = versions.get(page, 0) + 1
+            assert client.write(page * PAGE, b"x") in (None, 0)
+
+    def look():
+        found = client.use(NOCLEAR.get(client.variant, GET), 0, NPAGES)
+        assert found[0] == 0
+        return found[1] & (1 << NPAGES) - 1
+
+    def copy(pages):
+        copies.update({page: versions.get(page, 0) for page in pages})
+
+    for before, chunk, between, after in rounds:
+        write(before)
+        own |= look()
+        first = chunk * CHUNK % NPAGES // CHUNK * CHUNK
+        count = min(CHUNK, NPAGES - first)
+        bits = own >> first & (1 << count) - 1
+        pages = [first + i for i in range(count) if bits >> i & 1]
+        if clear_first:
+            assert client.clear(first, count, bits) == 0
+            write(between)
+            copy(pages)
+        else:
+            copy(pages)
+            write(between)
+            assert client.clear(first, count, bits) == 0
+        own &= ~(bits << first)
+        write(after)
+    own |= look()
+    copy([page for page in range(NPAGES) if own >> page & 1])
+    return {page for page, version in versions.items() if copies.get(page) != version}
+
+
+@pytest.mark.parametrize("variant", ["fixed", "noclear-flag"])
+@settings(deadline=None)
+@given(rounds=st.lists(st.tuples(writes, st.integers(0, 3), writes, writes), max_size=8))
+def test_a_client_that_clears_before_it_copies_loses_nothing(rig, variant, rounds):
+    assert migrate(tracked(rig, variant, npages=NPAGES), rounds, clear_first=True) == set()
+
+
+@pytest.mark.parametrize("variant", ["fixed", "noclear-flag"])
+def test_a_client_that_copies_before_it_clears_loses_pages(rig, variant):
+    """The negative control."""
+    assert migrate(tracked(rig, variant, npages=NPAGES), [([7], 0, [7], [])], clear_first=False) == {7}
