@@ -10,7 +10,6 @@ import pytest
 
 from tests.conformance.golden import HAND_WRITTEN, LINUX_6_12, LINUX_7_2, RANDOM, REQUIRED, write_sample
 
-
 PATIENCE = 1700
 
 
