@@ -57,6 +57,8 @@ static unsigned int category(const char *word, size_t size)
 
 static void read_debug(const char *text)
 {
+	unsigned int debug = 0;
+
 	while (text && *text) {
 		size_t size = strcspn(text, ",");
 		unsigned int bits = category(text, size);
@@ -67,9 +69,10 @@ static void read_debug(const char *text)
 				text);
 			vfe_sys1(SYS_exit_group, 2);
 		}
-		vfe.debug |= bits;
+		debug |= bits;
 		text += size + (text[size] == ',');
 	}
+	vfe.debug = debug;
 }
 
 static void read_environment(void)
