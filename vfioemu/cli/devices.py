@@ -2,6 +2,8 @@
 """`vfioemu devices`: which models there are, and what one can say of each."""
 
 import json
+import re
+import sys
 from collections.abc import Mapping
 
 import click
@@ -33,8 +35,16 @@ def command(name: str | None, as_json: bool) -> None:
 
 
 def _summary(factory: Factory) -> str:
-    """What a model is: the first line of its documentation, or of its module's if that says more."""
-    return (factory.__doc__ or "").strip().partition("\n")[0]
+    """What a model is: the first line of its documentation, or of the package or module that this refers to."""
+    line = _first_line(factory)
+    module = getattr(factory, "__module__", "")
+    if referred := re.search(r"; see the (package|module)\.", line):
+        line = _first_line(sys.modules[module.rpartition(".")[0] if referred[1] == "package" else module])
+    return re.sub(r"^`[^`]+`: ", "", line)
+
+
+def _first_line(thing: object) -> str:
+    return (thing.__doc__ or "").strip().partition("\n")[0]
 
 
 def _describe(name: str, factory: Factory) -> dict[str, object]:

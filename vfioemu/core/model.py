@@ -151,6 +151,7 @@ class DeviceModel:
         migration_flags: VFIO_MIGRATION_*; 0 is a device without migration (the features are ENOTTY).
         keeps_migration_state: the last close ends sessions, but leaves the state as it is (mtty).
         has_dma_logging: the DMA logging features exist (ENOTTY otherwise).
+        BUS: where a device of this model is unless somebody says otherwise: "pci", or "mdev" for a mediated device.
         pieces_below: accesses to regions with an index below this are made as the kernel's mdev samples make them: in
             naturally aligned pieces of 4, 2 and 1 bytes, wherever they are; any failure is EFAULT.
         awake: it has full power; while it has not, `wake_up` is called before every ioctl.
@@ -158,6 +159,7 @@ class DeviceModel:
     """
 
     OPTIONS: ClassVar[Mapping[str, str]] = {}
+    BUS: ClassVar[str] = "pci"
 
     host: Host
     info_flags: int = c.VFIO_DEVICE_FLAGS_PCI | c.VFIO_DEVICE_FLAGS_RESET

@@ -43,12 +43,14 @@ _U16: Final = 0xFFFF
 
 
 class Mtty(DeviceModel):
-    """The device; see the module."""
+    """A PCI serial card of one or two ports that are looped back: the kernel's mtty sample, quirks included."""
 
     OPTIONS: ClassVar[Mapping[str, str]] = {
         "ports": "how many serial ports it has: 1 (default) or 2",
         "info-known": "whether somebody has called GET_INFO already (default false; true for recorded traces)",
     }
+
+    BUS = "mdev"  # as the kernel's mtty is
 
     info_flags = c.VFIO_DEVICE_FLAGS_PCI
     keeps_cap_offset = True
