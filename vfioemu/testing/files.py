@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
-from vfioemu.core.file import File
+from vfioemu.core.effects import Steps
+from vfioemu.core.file import File, Mapped
+from vfioemu.testing.memory import Memory
 
 EVENTFD_MAX: Final = (1 << 64) - 2
+EVENTFD_SIZE: Final = 8
 
 _NAMES: Final[Mapping[int, str]] = {errno.EOPNOTSUPP: "EOPNOTSUPP"}  # Python knows it as ENOTSUP
 
@@ -83,3 +86,35 @@ class OpenFile:
 
     what: Opened
     references: int = 0
+
+
+def fd_of(steps: Steps[Mapped]) -> Steps[int]:
+    """The fd that an mmap() shows, without the place in it."""
+    return (yield from steps).fd
+
+
+def read_eventfd(eventfd: MemoryEventFd, memory: Memory, addr: int, size: int) -> Result:
+    """Read a non-blocking eventfd: EINVAL, EAGAIN, EFAULT."""
+    if size < EVENTFD_SIZE:
+        return Result(-1, "EINVAL")
+    if not eventfd.count:
+        return Result(-1, "EAGAIN")
+    count, eventfd.count = eventfd.count, 0
+    written = memory.write(addr, count.to_bytes(EVENTFD_SIZE, "little"))
+    return Result(EVENTFD_SIZE) if written == EVENTFD_SIZE else Result(-1, "EFAULT")
+
+
+def write_eventfd(eventfd: MemoryEventFd, memory: Memory, addr: int, size: int) -> Result:
+    """Add to the counter of an eventfd: EINVAL, EFAULT, EAGAIN."""
+    if size < EVENTFD_SIZE:
+        return Result(-1, "EINVAL")
+    data = memory.read(addr, EVENTFD_SIZE)
+    if len(data) < EVENTFD_SIZE:
+        return Result(-1, "EFAULT")
+    count = int.from_bytes(data, "little")
+    if count > EVENTFD_MAX:
+        return Result(-1, "EINVAL")
+    if eventfd.count + count > EVENTFD_MAX:
+        return Result(-1, "EAGAIN")
+    eventfd.add(count)
+    return Result(EVENTFD_SIZE)

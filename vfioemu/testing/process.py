@@ -30,7 +30,8 @@ from vfioemu.core.effects import (
     WriteUser,
 )
 from vfioemu.core.errors import IoctlError
-from vfioemu.core.file import POLLIN, POLLOUT, POLLPRI, File, Mapped
+from vfioemu.core.file import POLLIN, POLLOUT, POLLPRI, File
+from vfioemu.testing import files
 from vfioemu.testing.files import (
     EVENTFD_MAX,
     MemoryEventFd,
@@ -172,14 +173,17 @@ class Process(AddressSpace):
         """Read into memory; EBADF."""
         opened = self.fds.get(fd)
         if opened is not None and isinstance(opened.what, MemoryEventFd):
-            return self._read_eventfd(opened.what, addr, size)
+            return files.read_eventfd(opened.what, self.memory, addr, size)
         return self._file_call(fd, lambda file: file.read(self.caller, addr, size), errno.EINVAL)
 
     def write(self, fd: int, addr: int, size: int) -> Result:
         """Write from memory; EBADF."""
         opened = self.fds.get(fd)
         if opened is not None and isinstance(opened.what, MemoryEventFd):
-            return self._write_eventfd(opened.what, addr, size)
+            result = files.write_eventfd(opened.what, self.memory, addr, size)
+            if self.scheduler.choose is None:
+                self.scheduler.run_all()  # whatever watches it
+            return result
         return self._file_call(fd, lambda file: file.write(self.caller, addr, size), errno.EINVAL)
 
     def pread(self, fd: int, addr: int, size: int, offset: int) -> Result:
@@ -197,10 +201,9 @@ class Process(AddressSpace):
     def mmap(self, fd: int, size: int, prot: str, offset: int) -> Result:
         """Map a file shared; the result of success is 0."""
         bits = {"rw": mmap.PROT_READ | mmap.PROT_WRITE, "r": mmap.PROT_READ, "none": 0}[prot]
+        caller = self.caller
         mapped = self._file_call(
-            fd,
-            lambda file: _fd_of(file.mmap(self.caller, offset, size, bits, shared=True)),
-            errno.ENODEV,
+            fd, lambda file: files.fd_of(file.mmap(caller, offset, size, bits, shared=True)), errno.ENODEV
         )
         return mapped if mapped.err else Result(0)
 
@@ -301,30 +304,6 @@ class Process(AddressSpace):
         if opened.references == 0 and isinstance(opened.what, File):
             self.scheduler.call(opened.what.release(), self, "release")
 
-    def _read_eventfd(self, eventfd: MemoryEventFd, addr: int, size: int) -> Result:
-        if size < 8:
-            return Result(-1, "EINVAL")
-        if not eventfd.count:
-            return Result(-1, "EAGAIN")
-        count, eventfd.count = eventfd.count, 0
-        written = self.memory.write(addr, count.to_bytes(8, "little"))
-        return Result(8) if written == 8 else Result(-1, "EFAULT")
-
-    def _write_eventfd(self, eventfd: MemoryEventFd, addr: int, size: int) -> Result:
-        """Add to the counter; whatever watches it has run when the call returns."""
-        data = self.memory.read(addr, 8) if size >= 8 else b""
-        if len(data) < 8:
-            return Result(-1, "EINVAL" if size < 8 else "EFAULT")
-        count = int.from_bytes(data, "little")
-        if count > EVENTFD_MAX:
-            return Result(-1, "EINVAL")
-        if eventfd.count + count > EVENTFD_MAX:
-            return Result(-1, "EAGAIN")
-        eventfd.add(count)
-        if self.scheduler.choose is None:
-            self.scheduler.run_all()
-        return Result(8)
-
     # --- effects ---
 
     def _fail(self, effect: Effect, fault: int) -> object:
@@ -413,11 +392,6 @@ class Process(AddressSpace):
         DmaRead: _dma_read,
         DmaWrite: _dma_write,
     }
-
-
-def _fd_of(steps: Steps[Mapped]) -> Steps[int]:
-    mapped = yield from steps
-    return mapped.fd
 
 
 def _process(space: AddressSpace) -> Process:
