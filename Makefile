@@ -88,7 +88,8 @@ test-c: build
 # QEMUs of three generations and a guest, below ~/.cache/vfioemu; one test after the other.
 test-interop: build
 	tests/interop/fetch
-	$(BIN)/python -m pytest -q -n0 -m interop tests/interop --interop-report docs/interop.md $(INTEROP)
+	$(BIN)/python -m pytest -q -n0 -m interop -o faulthandler_timeout=1800 \
+		tests/interop --interop-report docs/interop.md $(INTEROP)
 
 # Below ~/.cache/vfioemu as well, with links where people find them.
 guest: build

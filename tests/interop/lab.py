@@ -98,6 +98,12 @@ class Lab:
             await vm.qmp("migrate-set-parameters", **self.plan.parameters)
 
 
+def calls(daemon: DaemonProcess, name: str) -> int:
+    """How often a call of this name has succeeded."""
+    found: list[dict[str, Any]] = daemon.ask("stats")["calls"]
+    return sum(call["count"] for call in found if call["call"] == name and not call["errno"])
+
+
 async def begin(source: Side, destination: Side, place: Path) -> None:
     """Begin a migration over a UNIX socket in `place`."""
     uri = f"unix:{place}/migration"

@@ -38,7 +38,7 @@ def holdings(daemon: DaemonProcess) -> dict[str, Any]:
 
 
 async def test_qemu_is_killed(any_qemu: Qemu, guest: GuestImage, entry: Entry) -> None:
-    """kill -9 of QEMU: the daemon has nothing left of it, and serves the next one"""
+    """kill -9 of QEMU: the daemon has nothing left of it"""
     lab = Lab(any_qemu, guest, PLAN)
     async with lab.side(incoming=False) as side:
         nothing = dict.fromkeys(holdings(side.daemon), 0)
@@ -72,10 +72,13 @@ async def outlives_daemon(lab: Lab, entry: Entry) -> None:
             await side.vm.console.run(f"dma {ENGINE.bdf} 10")
         assert await side.vm.status() == "running"
         assert await side.vm.console.run("echo here") == "here"
-        said = side.vm.log().strip().splitlines()
+        said = [line for line in side.vm.log().splitlines() if "failed: " in line]
         assert said
         entry.note(f"the guest reads all ones, QEMU says: {said[0]}")
-        assert await side.vm.quit() == 0
+        # hw_error(), when a device can neither be stopped nor reset: vfio_migration_set_state().
+        status = await side.vm.quit()
+        assert status == 0 or (status == -signal.SIGABRT and "hardware error" in side.vm.log())
+        entry.note(f"then it ends with status {status}")
 
 
 async def test_daemon_stands_still(any_qemu: Qemu, guest: GuestImage, entry: Entry) -> None:

@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.interop.checks import PAGE, Ring, dma, loopback, serial_ports
+from tests.interop.checks import PAGE, Ring, dma, loopback, quiet, serial_ports
 from tests.interop.guestimage import GuestImage
-from tests.interop.lab import Lab, Plan, Side, begin, compare, ended, migrate, told
+from tests.interop.lab import BANDWIDTH, Lab, Plan, Side, begin, calls, compare, ended, migrate, told
 from tests.interop.machine import PATIENCE, Device, workplace
 from tests.interop.programs import Qemu
 from tests.interop.qmp import QmpError, until
@@ -121,9 +121,15 @@ async def there(lab: Lab, entry: Entry, pattern: Pattern) -> None:
         running = await rings(source, lab.plan, pattern)
         ttys = await ports(source, lab.plan)
         status = await migrate(source, destination)
+        container = any(device.qemu in (CONTAINER, V1) for device in lab.plan.devices)
+        assert bool(calls(source.daemon, "VFIO_IOMMU_DIRTY_PAGES")) == container, (
+            "dirty pages came another way"
+        )
         pages = await arrives(source, destination, running, ttys)
         entry.note(f"{told(status)}; {pages} DMA pages right")
         assert await destination.vm.quit() == 0
+        quiet(source.vm)
+        quiet(destination.vm)
 
 
 @pytest.mark.parametrize("plan", V2_PLANS, ids=title)
@@ -190,7 +196,7 @@ async def test_cancel(v2_qemu: Qemu, guest: GuestImage, entry: Entry) -> None:
             await ring.goes_on(source.vm, seen["seq"] + ring.pages)
         entry.note("cancelled; the guest goes on")
         async with lab.side(incoming=True) as destination:
-            await source.vm.qmp("migrate-set-parameters", max_bandwidth=128 << 20)
+            await source.vm.qmp("migrate-set-parameters", max_bandwidth=BANDWIDTH)
             status = await migrate(source, destination)
             pages = await arrives(source, destination, running, ttys)
             entry.note(f"then {told(status)}; {pages} DMA pages right")

@@ -41,11 +41,13 @@ def run(command: Sequence[str], environment: dict[str, str]) -> subprocess.Compl
 
 def python(environment: dict[str, str]) -> str:
     """A Python that the other user can run, and that has all that the tests need."""
+    why = ""
     for candidate in (sys.executable, "/usr/bin/python3"):
         found = run([candidate, "-c", "import pytest_trio, vfioemu.cli.main, tests.interop.lab"], environment)
         if found.returncode == 0:
             return candidate
-    pytest.skip(f"uid 65534 has no Python that can import vfioemu: {found.stderr.strip()[-200:]}")
+        why = found.stderr.strip()[-200:]
+    pytest.skip(f"uid 65534 has no Python that can import vfioemu: {why}")
 
 
 @pytest.mark.parametrize("generation", VERSIONS)
