@@ -5,9 +5,10 @@ import errno
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
-from vfioemu.core.effects import Steps, Watch, Watcher, read_user
+from vfioemu.core.effects import Steps, Watch, Watcher, locked, read_user
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.irqs import take_eventfd
+from vfioemu.core.locks import Lock
 from vfioemu.devices.pci import registers as r
 from vfioemu.devices.pci.bars import BarAccess
 from vfioemu.devices.pci.description import Function
@@ -46,6 +47,7 @@ class IoEventFds:
 
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
+        self._lock = Lock("ioeventfds")
         self._rules: dict[Rule, Watcher] = {}
 
     def ioctl(self, arg: int) -> Steps[int]:
@@ -65,19 +67,26 @@ class IoEventFds:
             raise IoctlError(errno.EINVAL, f"flags {asked.flags:#x} name not one size, or fd is {asked.fd}")
         rule = Rule(asked.offset >> _OFFSET_SHIFT, asked.offset & _OFFSET_MASK, asked.data, asked.flags)
         self._check(rule)
+        yield from locked(self._lock)
+        try:
+            yield from self._change(rule, asked.fd)
+        finally:
+            self._lock.release()
+        return 0
+
+    def _change(self, rule: Rule, fd: int) -> Steps[None]:
         if rule in self._rules:
-            if asked.fd != -1:
+            if fd != -1:
                 raise IoctlError(errno.EEXIST, f"{rule} exists")
             self._rules.pop(rule).close()
-            return 0
-        if asked.fd < 0:
+            return
+        if fd < 0:
             raise IoctlError(errno.ENODEV, f"there is no {rule}")
         if len(self._rules) >= MOST:
-            raise IoctlError(errno.ENOSPC, f"fd {asked.fd}: {MOST} rules are there")
-        eventfd = yield from take_eventfd(asked.fd)
-        assert eventfd is not None
-        self._rules[rule] = yield Watch(eventfd, self._writer(rule))
-        return 0
+            raise IoctlError(errno.ENOSPC, f"fd {fd}: {MOST} rules are there")
+        eventfd = yield from take_eventfd(fd)
+        if eventfd is not None:
+            self._rules[rule] = yield Watch(eventfd, self._writer(rule))
 
     def _check(self, rule: Rule) -> None:
         bars = self._owner.function.bars
