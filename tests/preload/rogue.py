@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: MIT
+"""A daemon that answers anything: of any type, of any size, at any time, with any fds."""
+
+import array
+import os
+import random
+import socket
+import struct
+
+import trio
+
+from vfioemu.uapi.kinds import FdKind
+from vfioemu.wire import messages as m
+from vfioemu.wire.names import TokenName
+
+NUMBERS = [
+    0,
+    1,
+    2,
+    3,
+    8,
+    47,
+    48,
+    64,
+    255,
+    256,
+    257,
+    4096,
+    65535,
+    65536,
+    65537,
+    1 << 31,
+    1 << 32,
+    1 << 40,
+    1 << 63,
+]
+NUMBERS += [(1 << 64) - number for number in (1, 2, 14, 4095, 4096, 65536)]
+SIZES = [0, 0, 0, 1, 4, 8, 56, 255, 256, 257, 4096, 65535, 65536, 65537, 70000]
+DAEMON = bytes(range(16))
+
+
+class Rogue:
+    """Serves connections until cancelled.
+
+    Attributes:
+        calls: how many it has seen.
+    """
+
+    def __init__(self, path, seed):
+        self.calls = 0
+        self._random = random.Random(seed)
+        self._serial = 0
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._listener.bind(os.fspath(path))
+        self._listener.listen(64)
+        self._listener.setblocking(False)
+
+    async def serve(self):
+        with self._listener:
+            async with trio.open_nursery() as nursery:
+                while True:
+                    await trio.lowlevel.wait_readable(self._listener)
+                    nursery.start_soon(self._connection, self._listener.accept()[0])
+
+    async def _connection(self, sock):
+        with sock:
+            sock.setblocking(False)
+            try:
+                while True:
+                    message = await self._receive(sock)
+                    if message.type == m.HELLO and self._random.random() < 0.9:
+                        await self._send(sock, self._hello(message))
+                    elif message.type < m.ANSWER:
+                        self.calls += 1
+                        if not await self._misbehave(sock, message):
+                            return
+            except (OSError, EOFError):
+                return  # it has had enough of us
+
+    async def _receive(self, sock):
+        while True:
+            await trio.lowlevel.wait_readable(sock)
+            packet, ancillary, _, _ = sock.recvmsg(m.MAX_MESSAGE, socket.CMSG_SPACE(64))
+            for _, _, data in ancillary:
+                for fd in array.array("i", data[: len(data) // 4 * 4]):
+                    os.close(fd)
+            if len(packet) < m.HEADER_SIZE:
+                raise EOFError
+            return m.decode(packet)
+
+    def _hello(self, message):
+        greeting = m.Greeting(
+            version=m.VERSION,
+            memory_mode=m.MemoryMode.PROCESS_VM,
+            daemon_id=DAEMON,
+            max_data=m.MAX_DATA,
+            max_channels=64,
+            max_tokens=64,
+            max_windows=64,
+            max_shared=1 << 40,
+            ask_timeout_ms=1000,
+        )
+        return m.encode(m.REPLY, message.seq, args=(0, m.VERSION, 4711, 1)) + greeting.encode(), []
+
+    async def _misbehave(self, sock, message):
+        """A few packets, and the end of the call: False hangs up."""
+        rng = self._random
+        if message.type == m.OPEN and rng.random() < 0.5:
+            await self._send(sock, (m.encode(m.REPLY, message.seq, flags=m.F_FD), [self._token()]))
+            return True
+        for _ in range(rng.randrange(4)):
+            await self._send(sock, self._packet(message))
+        if rng.random() < 0.5:
+            return False
+        await self._send(sock, (m.encode(m.REPLY, message.seq, args=(rng.choice([0, 5, -22]), 0, 0, 0)), []))
+        return True
+
+    def _token(self):
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._serial += 1
+        ours.bind(TokenName(DAEMON, FdKind.CONTAINER, self._serial).address())
+        ours.detach()  # for as long as the test lasts
+        return theirs.detach()
+
+    def _packet(self, message):
+        rng = self._random
+        kind = rng.choice([*(int(t) for t in m.Type), rng.randrange(1 << 16)])
+        args = [rng.choice(NUMBERS) for _ in range(4)]
+        data = rng.randbytes(rng.choice(SIZES))
+        if kind == m.READ_USER:
+            args[1] = min(args[1], 1 << 20)
+            args[0] = rng.choice([0, 8, 1 << 63, message.arg0, message.arg1])
+        elif kind == m.WRITE_USER:  # it may write anywhere, so it is told where
+            args[0] = rng.choice([0, 8, 1 << 63])
+            args[1] = min(args[1], 1 << 20)
+        elif kind in (m.REVOKE_FD, m.TAKE_FD):
+            args[0] = rng.randrange(12)
+        elif kind == m.PIN:
+            args[1] = min(args[1], 1 << 10)
+        elif kind == m.REPLY and rng.random() < 0.7:
+            args[0] = rng.choice([0, 4, 256, 1 << 64 - 1])
+        flags = rng.choice([0, 0, int(m.F_FD), int(m.F_DRAIN), int(m.F_UNPROVED), rng.randrange(1 << 16)])
+        seq = message.seq if rng.random() < 0.9 else rng.randrange(1 << 32)
+        packet = struct.pack("=HHIQ", kind, flags, seq, rng.choice(NUMBERS)) + struct.pack(
+            "=4Q", *(arg & m.U64 for arg in args)
+        )
+        packet += data
+        if rng.random() < 0.1:
+            packet = packet[: rng.randrange(48)] or b"?"
+        fds = []
+        if flags & m.F_FD or rng.random() < 0.1:
+            for _ in range(rng.choice([0, 1, 1, 1, 2])):
+                fds.append(rng.choice([lambda: os.open("/dev/null", os.O_RDWR), self._memfd, self._token])())
+        return packet, fds
+
+    def _memfd(self):
+        fd = os.memfd_create("rogue")
+        os.truncate(fd, self._random.choice([0, 65536]))
+        return fd
+
+    async def _send(self, sock, what):
+        packet, fds = what
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        try:
+            while True:
+                try:
+                    sock.sendmsg([packet], rights, socket.MSG_NOSIGNAL)
+                    return
+                except BlockingIOError:
+                    await trio.lowlevel.wait_writable(sock)
+        finally:
+            for fd in fds:
+                os.close(fd)
