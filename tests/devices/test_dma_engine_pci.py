@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vfioemu.core.errors import IoctlError
 from vfioemu.devices.dma_engine import DmaEngine
+from vfioemu.kernel.bitmap import DirtyBitmap
 from vfioemu.testing.bench import GUEST, Bench
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.dma_engine import (
@@ -398,6 +400,31 @@ def test_what_cannot_be_inspected(rig):
         rig.model.inspect("writes", {})
     with pytest.raises(KeyError):
         rig.model.inspect("weather", {})
+
+
+def test_what_no_container_lets_through_is_in_no_journal(rig):
+    """The whole batch is refused: a vaddr is invalid, the backend is gone."""
+    rig = rig(type=3, journal=True)
+    rig.set(size=4 * PAGE)
+    rig.bench.iommu.dma_batch = _refused
+
+    assert rig.command(Command.WRITE, 4) == 0
+    assert (rig.get("failed"), rig.model.inspect("writes", {})["total"]) == (4, 0)
+
+
+def test_writes_to_nowhere_cost_no_memory(rig):
+    """What a device of type 3 has written it has to pin later; what it only tried to write it has not."""
+    rig = rig(type=3)
+    before = DirtyBitmap.large
+    rig.set(size=1 << 48, pattern=Pattern.RANDOM)
+
+    assert rig.command(Command.WRITE, 4096) < 10
+    assert DirtyBitmap.large <= before + 1
+
+
+def _refused(*_):
+    raise IoctlError(errno.EBUSY, "a mapping waits for its vaddr")
+    yield
 
 
 # --- logging that fails ---

@@ -37,6 +37,10 @@ class Status(IntEnum):
     BAD = lib.VFE_DMA_BAD
 
 
+_PENDING: Final = int(Status.SLOW)
+"""Of a descriptor that nobody has looked at yet: it is not done."""
+
+
 class Dma(NamedTuple):
     """One descriptor: `size` bytes between guest memory at `iova` and offset `local` of the device's buffer."""
 
@@ -90,7 +94,7 @@ class DmaBatch:
         """
         if self._count == self.capacity:
             raise IndexError(f"a batch of {self.capacity} is full")
-        _DESCRIPTOR.pack_into(self._table, self._count * _DESCRIPTOR.size, iova, size, local, op, 0)
+        _DESCRIPTOR.pack_into(self._table, self._count * _DESCRIPTOR.size, iova, size, local, op, _PENDING)
         self._count += 1
 
     def set_status(self, index: int, status: Status) -> None:

@@ -13,10 +13,11 @@ from vfioemu.devices.dma_engine.pace import Pace
 from vfioemu.devices.dma_engine.pins import HeldPages, UsedPages
 from vfioemu.devices.dma_engine.registers import PAGE, Registers
 from vfioemu.devices.dma_engine.writer import Writer
-from vfioemu.kernel.dma import DmaBatch, Op
+from vfioemu.kernel.dma import DmaBatch, Op, Status
 from vfioemu.kernel.log import DirtyLog
 from vfioemu.uapi.dma_engine import MAX_BATCH, PinMode, Register
 
+_PAGE_MASK: Final = ~(PAGE - 1)
 MAX_AT_ONCE: Final = 256
 """Writes in one call of `work`, which holds up everybody else: what is due beyond waits for the next."""
 
@@ -124,6 +125,7 @@ class Activity:
                 done = yield from self._host.dma_batch(batch, self._owner.log)
             except IoctlError:
                 done = 0  # the container as a whole does not let it: a vaddr is invalid
+            self._note_use(batch)
             if self._journal is not None:
                 self._journal.note(batch, writer.seq - len(batch) + 1)
             written = writer.writes
@@ -134,11 +136,18 @@ class Activity:
 
     def _reach(self, pages: list[int]) -> Steps[list[int]]:
         """Pin what is to be written, if the device pins; returns what may be written."""
-        if self._registers[Register.PIN_MODE] != PinMode.NONE and self.pinning:
+        if self._pins:
             return (yield from self._prepare(pages))
-        if self._options.type == 3:
-            self._used.mark(pages)
         return pages
+
+    @property
+    def _pins(self) -> bool:
+        return self._registers[Register.PIN_MODE] != PinMode.NONE and self.pinning
+
+    def _note_use(self, batch: DmaBatch) -> None:
+        """A device that will count by its pins remembers what it wrote before it has any."""
+        if self._options.type == 3 and not self._pins:
+            self._used.mark(dma.iova & _PAGE_MASK for dma in batch if dma.status == Status.DONE)
 
     def _prepare(self, pages: list[int]) -> Steps[list[int]]:
         """Before its first pin, the device pins what it has used."""
@@ -207,5 +216,8 @@ class Activity:
             part = min(size - at, PAGE - (iova + at) % PAGE)
             batch.add(operation, iova + at, part, at)
             at += part
-        if (yield from self._host.dma_batch(batch, self._owner.log)) < len(batch):
+        done = yield from self._host.dma_batch(batch, self._owner.log)
+        if operation != Op.READ:
+            self._note_use(batch)
+        if done < len(batch):
             raise IoctlError(errno.EFAULT, f"{operation.name} of {iova:#x}+{size:#x}")

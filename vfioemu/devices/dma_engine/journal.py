@@ -11,7 +11,7 @@ from typing import Final
 
 from vfioemu.kernel.dma import DmaBatch, Op, Status
 
-MAX_PAGES: Final = 1 << 20
+MAX_PAGES: Final = 1 << 18
 """How many pages are remembered: those that were written first are forgotten beyond."""
 MAX_ANSWER: Final = 1 << 16
 """How many pages one answer tells of."""
