@@ -248,6 +248,19 @@ def test_an_eventfd_that_is_signalled_already_unmasks_at_once():
     assert console.rung() == {"a": 2, "b": 0, "c": 0}
 
 
+def test_an_eventfd_that_unmasks_and_is_signalled_by_it_is_a_storm_and_no_hang():
+    console = Console()
+    assert console.call(0, EVENTFD | TRIGGER, 0, 1, ["a"]) == OK
+    assert console.call(0, EVENTFD | UNMASK, 0, 1, ["a"]) == OK
+    raise_line(console)
+
+    console.write_eventfd("a")
+    assert console.call(0, NONE | TRIGGER, 0, 0, []) == OK
+    console.bench.process.scheduler.run_all()
+
+    assert console.bench.process.fds[console.fds["a"]].what.references == 0
+
+
 # --- MSI and MSI-X ---
 
 

@@ -52,6 +52,7 @@ FIRST_FD: Final = 3
 MAX_FDS: Final = 1024
 """RLIMIT_NOFILE."""
 DEFAULT_MEMLOCK: Final = 8 << 20
+_HEARERS: Final = 64
 
 _NEVER_FAILS: Final = frozenset({RevokeFd, Signal, Watch})
 
@@ -182,7 +183,7 @@ class Process(AddressSpace):
         if opened is not None and isinstance(opened.what, MemoryEventFd):
             result = files.write_eventfd(opened.what, self.memory, addr, size)
             if self.scheduler.choose is None:
-                self.scheduler.run_all()  # whatever watches it
+                self.scheduler.run_all(_HEARERS)  # whatever watches it
             return result
         return self._file_call(fd, lambda file: file.write(self.caller, addr, size), errno.EINVAL)
 
@@ -201,10 +202,8 @@ class Process(AddressSpace):
     def mmap(self, fd: int, size: int, prot: str, offset: int) -> Result:
         """Map a file shared; the result of success is 0."""
         bits = {"rw": mmap.PROT_READ | mmap.PROT_WRITE, "r": mmap.PROT_READ, "none": 0}[prot]
-        caller = self.caller
-        mapped = self._file_call(
-            fd, lambda file: files.fd_of(file.mmap(caller, offset, size, bits, shared=True)), errno.ENODEV
-        )
+        call = self.caller, offset, size, bits
+        mapped = self._file_call(fd, lambda file: files.fd_of(file.mmap(*call, shared=True)), errno.ENODEV)
         return mapped if mapped.err else Result(0)
 
     def poll(self, fd: int) -> int:

@@ -158,10 +158,12 @@ class Scheduler:
             self._run_one(task)
         return task.result()
 
-    def run_all(self) -> None:
-        """Run until no task can go on."""
-        while self._ready:
+    def run_all(self, most: int | None = None) -> None:
+        """Run until no task can go on, or `most` of them have (tasks may make new ones for ever)."""
+        done = 0
+        while self._ready and (most is None or done < most):
             self._run_one(self._ready[0])
+            done += 1
 
     def call(self, steps: Steps[T], performer: Performer, name: str = "call") -> T:
         """Spawn a task and run it to its end."""
