@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """`vfioemu run`: what the program gets, what becomes of it, and what is refused before it is started."""
 
+import json
 import os
 import shutil
 import signal
@@ -290,6 +291,22 @@ class TestPrivileges:
         monkeypatch.setattr(os, "getxattr", lambda path, name: b"")
         with pytest.raises(CommandError, match="file capabilities"):
             find(copy)
+
+
+class TestTrace:
+    def test_calls_are_written_to_a_file_that_is_complete_when_we_return(self, run, tmp_path):
+        file = tmp_path / "calls"
+        options = [DEVICE, f"--trace={file}", "--trace-format=json", "--trace-filter=open,ioctl"]
+        done = run(sys.executable, CLIENT, "once", options=options)
+        assert (done.stdout, done.stderr) == ('{"ok": true}\n', "")
+        events = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        assert sum(event.get("ioctl") == "VFIO_IOMMU_MAP_DMA" for event in events) == 1
+
+    def test_and_to_stderr_otherwise(self, run):
+        done = run("sh", "-c", "echo out; : <>/dev/vfio/vfio; : <>/dev/vfio/7", options=[DEVICE, "--trace"])
+        assert done.stdout == "out\n"
+        assert "<container>" in done.stderr
+        assert "ENOENT" in done.stderr
 
 
 class TestConnect:

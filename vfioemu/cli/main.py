@@ -87,7 +87,7 @@ def cli(verbose: int, quiet: bool) -> None:
 def main() -> None:
     """Run the command line; exits."""
     try:
-        status = cli.main(standalone_mode=False)
+        status = cli.main(prog_name="vfioemu", standalone_mode=False)
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx is not None else "vfioemu"
         report(error.format_message(), f"see `{where} --help`")

@@ -46,74 +46,86 @@ _HELP: Final = """Run a program, unmodified, with emulated VFIO devices.
 \b
 vfioemu run --device mtty -- qemu-system-x86_64 ... \\
             -device vfio-pci,sysfsdev={sysfsdev}
-vfioemu run --device dma-engine,type=3 -- ./my-driver-test {bdf}
 
 {sysfsdev} {bdf} {group} {uuid} in CMD, and $VFIOEMU_SYSFSDEV ..., stand for
-the first device, {sysfsdev1} ... for the second. The exit status is CMD's;
-126 and 127 are a shell's. docs/run.md has the rest.
+the first device, {sysfsdev1} ... for the second. It ends as CMD does, with
+126 or 127 if that cannot be started. docs/run.md says the rest.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the daemon is told.
+
+    Attributes:
+        machine: what to emulate: options of `vfioemu serve`; empty for nothing.
+        manner: how, as far as it is not said by default.
+        memory: how memory is reached.
+    """
+
+    machine: Sequence[str]
+    manner: Sequence[str]
+    memory: str
 
 
 @click.command(name="run", help=_HELP, context_settings={"allow_interspersed_args": False})
 @click.option(
     "-d", "--device", "devices", multiple=True, metavar="MODEL[,K=V...]", help="See `vfioemu devices`."
 )
-@click.option("-m", "--machine", type=click.Path(dir_okay=False), help="A machine file.")
-@click.option("--profile", help="A kernel other than the machine file's: linux-6.12, linux-7.2.")
-@click.option("--connect", metavar="DIR|SOCKET", help="Use a daemon that runs, in place of one of your own.")
-@click.option("--instance", help="The same, by the instance's name.")
+@click.option("-m", "--machine", metavar="FILE", help="A machine file.")
+@click.option("--profile", metavar="RELEASE", help="Answer as linux-6.12 or linux-7.2 does.")
+@click.option("--connect", metavar="DIR|SOCKET", help="Use a daemon that runs already.")
+@click.option("--instance", metavar="NAME", help="The same, by its name.")
 @click.option(
-    "--memory",
-    type=click.Choice(["auto", "ask", "process_vm"]),
-    default="auto",
-    show_default=True,
-    help="How the program's memory is reached.",
+    "--memory", metavar="MODE", default="auto", help="How memory is reached: auto, ask, process_vm."
 )
+@click.option(
+    "--trace", is_flag=False, flag_value="-", metavar="[FILE]", help="Write every call, to stderr by default."
+)
+@click.option("--trace-format", metavar="FORMAT", help="text or json.")
+@click.option("--trace-filter", multiple=True, metavar="EXPR", help="What of it; see `vfioemu trace`.")
 @click.argument("command_line", nargs=-1, required=True, type=click.UNPROCESSED, metavar="[--] CMD [ARGS]...")
-@click.pass_context
 def command(
-    context: click.Context,
     devices: tuple[str, ...],
     machine: str | None,
     profile: str | None,
     connect: str | None,
     instance: str | None,
     memory: str,
+    trace: str | None,
+    trace_format: str | None,
+    trace_filter: tuple[str, ...],
     command_line: tuple[str, ...],
 ) -> int:
     """Run a program, unmodified, with emulated VFIO devices."""
     library = _library()
-    serve = _serve_arguments(context, devices, machine, memory)
-    if profile is not None:
-        serve["how"].append(f"--profile={profile}")
+    named = {"profile": profile, "trace": trace, "trace-format": trace_format}
+    wanted = Wanted(
+        machine=[
+            *([f"--machine={machine}"] if machine else []),
+            *(f"--device={device}" for device in devices),
+        ],
+        manner=[
+            *(f"--{name}={value}" for name, value in named.items() if value is not None),
+            *(f"--trace-filter={expression}" for expression in trace_filter),
+        ],
+        memory=memory,
+    )
     if connect is not None or instance is not None:
-        if serve["what"] or profile is not None:
+        if wanted.machine or wanted.manner:
             raise CommandError(
-                "--connect uses a daemon as it is: no --device, --machine, --profile", exit_code=USAGE
+                "--connect uses a daemon as it is: no --device, --machine, --profile, --trace",
+                "`vfioemu mdev start` adds devices to it, `vfioemu trace` shows its calls",
+                USAGE,
             )
-        where = _connect(connect, instance)
-        argv = _replace(command_line, where.devices)
-        return child.end_like(
-            child.run(program.find(argv, library), _environment(where, library), lambda _, __: None)
-        )
-    if not serve["what"]:
+        return _run_connected(_directory(connect, instance), command_line, library)
+    if not wanted.machine:
         raise CommandError(
             "no device is named",
             "--device MODEL, --machine FILE, or --connect DIR; `vfioemu devices` lists models",
             USAGE,
         )
-    program.find(command_line, library)  # before anything is started
-    with _daemon([*serve["what"], *serve["how"]]) as (process, directory):
-        where = Where(directory, _devices(directory))
-        argv = _replace(command_line, where.devices)
-
-        def ended(pid: int, status: int) -> None:
-            if pid == process.pid:
-                process.returncode = os.waitstatus_to_exitcode(status)
-                log.error("the daemon has ended (status %d): its devices are gone", process.returncode)
-
-        status = child.run(program.find(argv, library), _environment(where, library), ended)
-    return child.end_like(status)
+    return _run_private(wanted, command_line, library)
 
 
 def _library() -> Path:
@@ -127,16 +139,27 @@ def _library() -> Path:
         ) from None
 
 
-def _serve_arguments(
-    context: click.Context, devices: tuple[str, ...], machine: str | None, memory: str
-) -> dict[str, list[str]]:
-    """What `vfioemu serve` is told: what to emulate, and how."""
-    what = [f"--device={device}" for device in devices]
-    if machine is not None:
-        what.insert(0, f"--machine={machine}")
-    how = [f"--memory={memory}"]
-    del context
-    return {"what": what, "how": how}
+def _run_connected(directory: Path, command_line: Sequence[str], library: Path) -> int:
+    """Run a program on a daemon that runs; the exit status."""
+    where = Where(directory, _devices(directory))
+    found = program.find(_replace(command_line, where.devices), library)
+    return child.end_like(child.run(found, _environment(where, library), lambda _, __: None))
+
+
+def _run_private(wanted: Wanted, command_line: tuple[str, ...], library: Path) -> int:
+    """Run a program on a daemon of its own; the exit status."""
+    program.find(command_line, library)  # before anything is started
+    with _daemon([*wanted.machine, *wanted.manner, f"--memory={wanted.memory}"]) as (process, directory):
+        where = Where(directory, _devices(directory))
+        found = program.find(_replace(command_line, where.devices), library)
+
+        def ended(pid: int, status: int) -> None:
+            if pid == process.pid:
+                process.returncode = os.waitstatus_to_exitcode(status)
+                log.error("the daemon has ended (status %d): its devices are gone", process.returncode)
+
+        status = child.run(found, _environment(where, library), ended)
+    return child.end_like(status)
 
 
 # --- a daemon of our own ---
@@ -190,13 +213,14 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 # --- a daemon that runs ---
 
 
-def _connect(path: str | None, instance: str | None) -> Where:
+def _directory(path: str | None, instance: str | None) -> Path:
+    """The runtime directory of a daemon that runs."""
     directory = default_runtime_dir(instance or "default") if path is None else Path(path)
     if directory.name == SOCKET or directory.is_socket():
         directory = directory.parent
     if not (directory / SOCKET).exists():
         raise CommandError(f"no daemon runs in {directory}", "`vfioemu serve --runtime-dir DIR` starts one")
-    return Where(directory.resolve(), _devices(directory))
+    return directory.resolve()
 
 
 def _devices(directory: Path) -> list[Mapping[str, str]]:
