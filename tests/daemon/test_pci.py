@@ -146,6 +146,24 @@ async def test_a_blocking_eventfd_and_one_that_goes_away_do_no_harm(session):
     os.close(irq)
 
 
+async def test_a_storm_of_interrupts_leaves_room_for_others(session, server):
+    _, _, device = await open_function(session, "edu")
+    fd = eventfd()
+    await set_eventfd(device, c.VFIO_PCI_INTX_IRQ_INDEX, c.VFIO_IRQ_SET_ACTION_TRIGGER, fd)
+    await set_eventfd(device, c.VFIO_PCI_INTX_IRQ_INDEX, c.VFIO_IRQ_SET_ACTION_UNMASK, fd)
+    await device.pwrite(
+        struct.pack("<I", 1), edu.IRQ_RAISE
+    )  # signals fd, which unmasks, which signals fd ...
+
+    async with client.connect(server.socket_path) as other:
+        for _ in range(10):
+            container = await other.open_container()
+            container.close()
+    await device.pwrite(struct.pack("<I", 1), edu.IRQ_ACK)
+    assert await device.pread(4, edu.IRQ_STATUS) == bytes(4)
+    os.close(fd)
+
+
 async def test_a_signalled_eventfd_writes_to_a_bar(session):
     _, _, device = await open_function(session, "memory")
     fd = eventfd()

@@ -4,6 +4,7 @@
 Everything of DeviceModel but migration and DMA logging is answered here. `PciFunction` adds what models see.
 """
 
+import contextlib
 import errno
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -161,8 +162,9 @@ class VfioPci(DeviceModel):
         yield from finish(self.function_opened())
 
     def close_device(self) -> Steps[None]:
-        """vfio_pci_core_disable()."""
-        yield from finish(self.function_closed())
+        """vfio_pci_core_disable(): a close cannot be refused."""
+        with contextlib.suppress(IoctlError):
+            yield from finish(self.function_closed())
         self._low_power.close()
         self.awake = True
         self._set_power(0)
