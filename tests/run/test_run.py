@@ -293,6 +293,13 @@ class TestPrivileges:
             find(copy)
 
 
+def test_the_daemon_speaks_when_it_is_asked_to():
+    line = [sys.executable, "-m", "vfioemu.cli.main", "-v", "run", DEVICE, "--", "sh", "-c", ": <>/dev/vfio/9"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=120)
+    assert "ready: " in done.stderr
+    assert "there is no /dev/vfio/9" in done.stderr
+
+
 class TestTrace:
     def test_calls_are_written_to_a_file_that_is_complete_when_we_return(self, run, tmp_path):
         file = tmp_path / "calls"

@@ -169,8 +169,9 @@ def _run_private(wanted: Wanted, command_line: tuple[str, ...], library: Path) -
 def _daemon(arguments: Sequence[str]) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
     """A private daemon for as long as the block lasts, and its directory; it also ends when we are killed."""
     ready, theirs = os.pipe()
-    level = "-q" if log.getEffectiveLevel() >= logging.INFO else "-vv"
-    line = [sys.executable, "-m", "vfioemu.cli.main", level, "serve", "--private", "--exit-with-parent"]
+    verbose = click.get_current_context().find_root().params.get("verbose", 0)
+    level = ["-v"] * verbose if verbose else ["-q"]
+    line = [sys.executable, "-m", "vfioemu.cli.main", *level, "serve", "--private", "--exit-with-parent"]
     line += ["--ready-fd", str(theirs), *arguments]
     environment = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
     process = subprocess.Popen(
