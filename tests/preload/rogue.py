@@ -149,9 +149,12 @@ class Rogue:
             packet = packet[: rng.randrange(48)] or b"?"
         fds = []
         if flags & m.F_FD or rng.random() < 0.1:
-            for _ in range(rng.choice([0, 1, 1, 1, 2])):
-                fds.append(rng.choice([lambda: os.open("/dev/null", os.O_RDWR), self._memfd, self._token])())
+            kinds = [self._null, self._memfd, self._token]
+            fds += [rng.choice(kinds)() for _ in range(rng.choice([0, 1, 1, 1, 2]))]
         return packet, fds
+
+    def _null(self):
+        return os.open("/dev/null", os.O_RDWR)
 
     def _memfd(self):
         fd = os.memfd_create("rogue")
