@@ -79,7 +79,7 @@ class Console:
 @pytest.mark.parametrize("on", [None, 0, 1, 2])
 def test_every_header_with_every_interrupt_on(on):
     """All flags, indices, starts and counts that lie at some edge; each from the same state."""
-    numbers = (0, 1, 3, 4, 7, 8, 9, 0x7FFFFFFF, 0xFFFFFFFE, 0xFFFFFFFF)
+    numbers = (0, 1, 4, 7, 8, 0xFFFFFFFE, 0xFFFFFFFF)
     data = bytes(4 * 9)  # as bools: all false; as eventfds: fd 0, which is not open
 
     console = Console()
