@@ -96,7 +96,7 @@ static bool take_id(const char **text, uint8_t id[16])
 static enum vfe_kind take_kind(const char **text)
 {
 	static const char *const names[] = { "/container/", "/group/",
-					     "/device/", "/data/" };
+					     "/device/", "/data/", "/dmabuf/" };
 
 	for (unsigned int kind = 0; kind < VFE_OTHER; kind++)
 		if (skip(text, names[kind]))

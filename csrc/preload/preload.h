@@ -32,6 +32,10 @@
 #ifndef VFE_EXPORT /* hidden where it is linked into one program, for tests */
 #define VFE_EXPORT __attribute__((visibility("default")))
 #endif
+/* Another name of a function, under which libc exports it too. */
+#define VFE_ALIAS(name, function)        \
+	extern __typeof__(function) name \
+		__attribute__((alias(#function))) VFE_EXPORT
 #define VFE_HIDDEN   __attribute__((visibility("hidden")))
 #define VFE_RARE(x)  __builtin_expect(!!(x), 0)
 #define VFE_PATH_MAX 4096
@@ -101,7 +105,14 @@ VFE_HIDDEN void vfe_say(const char *format, ...)
 
 /* --- which fds are emulated (fds.c) --- */
 
-enum vfe_kind { VFE_CONTAINER, VFE_GROUP, VFE_DEVICE, VFE_DATA, VFE_OTHER };
+enum vfe_kind {
+	VFE_CONTAINER,
+	VFE_GROUP,
+	VFE_DEVICE,
+	VFE_DATA,
+	VFE_DMA_BUF,
+	VFE_OTHER
+};
 
 /** An emulated fd, as it was when it was looked at. */
 struct vfe_file {
