@@ -189,3 +189,7 @@ VFE_EXPORT int recvmmsg(int fd, struct mmsghdr *messages, unsigned int count,
 			received(&messages[i].msg_hdr);
 	return result;
 }
+
+VFE_ALIAS(__close, close);
+VFE_ALIAS(__dup2, dup2);
+VFE_ALIAS(__fcntl, fcntl);

@@ -109,3 +109,8 @@ VFE_EXPORT ssize_t __read_chk(int fd, void *data, size_t size, size_t room)
 
 PREAD_CHK(__pread_chk)
 PREAD_CHK(__pread64_chk)
+
+VFE_ALIAS(__read, read);
+VFE_ALIAS(__write, write);
+VFE_ALIAS(__pread64, pread64);
+VFE_ALIAS(__pwrite64, pwrite64);

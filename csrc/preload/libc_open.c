@@ -117,3 +117,6 @@ OPEN_2(__openat64_2, (int dirfd, const char *path, int flags), dirfd,
 
 CREAT(creat)
 CREAT(creat64)
+
+VFE_ALIAS(__open, open);
+VFE_ALIAS(__open64, open64);

@@ -35,7 +35,7 @@
 /* Another name of a function, under which libc exports it too. */
 #define VFE_ALIAS(name, function)        \
 	extern __typeof__(function) name \
-		__attribute__((alias(#function))) VFE_EXPORT
+		__attribute__((alias(#function), copy(function))) VFE_EXPORT
 #define VFE_HIDDEN   __attribute__((visibility("hidden")))
 #define VFE_RARE(x)  __builtin_expect(!!(x), 0)
 #define VFE_PATH_MAX 4096
