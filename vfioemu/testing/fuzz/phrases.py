@@ -55,7 +55,18 @@ class Phrases:
         phrase = self.rng.choices(_PHRASES, _WEIGHTS)[0]
         if phrase is Phrases.add_group:
             self.group = self.rng.randrange(len(PLAYED))
-        return phrase(self)
+        made = phrase(self)
+        if self.rng.random() < 0.1:
+            self._displace(made)
+        return made
+
+    def _displace(self, steps: list[Step]) -> None:
+        """Put the argument of a call where it should not be."""
+        calls = [at for at, step in enumerate(steps) if step.op is Op.IOCTL]
+        if calls:
+            at = self.rng.choice(calls)
+            numbers = (*steps[at].numbers[:3], self.rng.randrange(1, len(Place)), steps[at].numbers[4])
+            steps[at] = steps[at]._replace(numbers=numbers)
 
     # --- numbers ---
 
@@ -128,7 +139,7 @@ class Phrases:
         number, *words = rng.choice(
             [
                 (1, iova, self._npages(), rng.choice([3, 3, 1, 2])),
-                (1, iova, self._npages(), 3),
+                (1, iova, self.rng.choice([self._npages(), 511, 512, 513]), 3),
                 (2, iova, self._npages()),
                 (3, iova + rng.randrange(PAGE), rng.choice([1, 64, PAGE, 3 * PAGE]), 1, rng.randrange(256)),
                 (3, iova + rng.randrange(PAGE), rng.choice([1, 64, PAGE, 3 * PAGE]), 1, rng.randrange(256)),
@@ -224,17 +235,18 @@ class Phrases:
 
     def log(self) -> list[Step]:
         """Start, stop or report a device's own log."""
-        ranges = Step(Op.POKE, (0, BITMAP, 2 * PAGE), struct.pack("<QQ", *LOGGED))
-        start = struct.pack("<QIIQ", PAGE, 1, 0, 0)
-        report = struct.pack("<QQQQ", *LOGGED, PAGE, 0)
-        return self.rng.choice(
-            [
-                [ranges, self._feature(_SET | 6, start, Link(24, BITMAP, 2 * PAGE))],
-                [self._feature(_GET | 8, report, Link(32, BITMAP))],
-                [self._feature(_GET | 8, report, Link(32, BITMAP))],
-                [self._feature(_SET | 7)],
-            ]
-        )
+        rng, count = self.rng, self.rng.choice([1, 1, 1, 2, 3])
+        spans = [(LOGGED[0] + i * LOGGED[1], LOGGED[1]) for i in range(count)]
+        data = b"".join(struct.pack("<QQ", *span) for span in spans)
+        ranges = Step(Op.POKE, (0, BITMAP, 2 * PAGE), data)
+        start = struct.pack("<QIIQ", PAGE, count, 0, 0)
+        first = rng.choice([0, 0, 8, 32])
+        report = struct.pack("<QQQQ", first * PAGE, rng.choice([64 - first, 16, 8]) * PAGE, PAGE, 0)
+        begin = [ranges, self._feature(_SET | 6, start, Link(24, BITMAP, 2 * PAGE))]
+        tell = [self._feature(_GET | 8, report, Link(32, BITMAP))]
+        mark = (self._page() * PAGE, rng.choice([1, PAGE, 5 * PAGE]))
+        marks = Step(Op.COMMAND, (0, self._device(), 5), struct.pack("<2Q", *mark))
+        return rng.choice([begin, tell, [marks, *tell], [marks, *tell], [self._feature(_SET | 7)]])
 
     def data_fd(self) -> list[Step]:
         """Use a migration data fd."""
