@@ -124,6 +124,14 @@ int vfe_ioctl(const struct vfe_file *file, unsigned long cmd, void *arg)
 	return (int)vfe_result(vfe_call(&call));
 }
 
+unsigned int vfe_number(const struct vfe_file *file)
+{
+	struct vfe_call call = call_on(file, VFIOEMU_STAT);
+
+	return file->serial && !vfe_call(&call) ? (unsigned int)call.in_start
+						: 0;
+}
+
 static ssize_t fill(const struct vfe_file *file, uint16_t type, void *data,
 		    size_t size, off_t offset)
 {

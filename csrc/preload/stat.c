@@ -9,11 +9,9 @@
 #include "preload.h"
 #include "sys.h"
 
-#define MISC_MAJOR 10  /* /dev/vfio/vfio is a misc device, ... */
-#define VFIO_MINOR 196 /* ... include/linux/miscdevice.h */
-#define GROUP_MAJOR                                              \
-	511 /* groups get the first free one of the dynamic ones \
-	     */
+#define MISC_MAJOR  10	/* /dev/vfio/vfio is a misc device, ... */
+#define VFIO_MINOR  196 /* ... include/linux/miscdevice.h */
+#define GROUP_MAJOR 511 /* groups get a dynamic one, from the top */
 
 void vfe_node_stat(enum vfe_kind kind, unsigned int number, struct stat *status)
 {
@@ -33,7 +31,7 @@ void vfe_node_stat(enum vfe_kind kind, unsigned int number, struct stat *status)
 
 void vfe_file_stat(const struct vfe_file *file, struct stat *status)
 {
-	unsigned int number = (unsigned int)file->serial & 0xfffff;
+	unsigned int number = file->kind == VFE_GROUP ? vfe_number(file) : 0;
 
 	vfe_node_stat(file->kind, number, status);
 	if (file->kind == VFE_CONTAINER || file->kind == VFE_GROUP)

@@ -35,9 +35,11 @@ class File:
 
     Attributes:
         kind: what the fd is; ioctl numbers collide between kinds, so dispatch looks here first.
+        number: of its device node: a group's; 0 where there is only one, or none.
     """
 
     kind: FdKind
+    number: int = 0
 
     @property
     def label(self) -> str:

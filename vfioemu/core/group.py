@@ -104,6 +104,7 @@ class GroupFile(File):
 
     def __init__(self, group: Group) -> None:
         self.group = group
+        self.number = group.number
 
     @property
     def label(self) -> str:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vfioemu.io.server import Server
     from vfioemu.io.session import Session
 
-_FILE_CALLS: Final = frozenset({m.IOCTL, m.READ, m.WRITE, m.PREAD, m.PWRITE, m.MMAP})
+_FILE_CALLS: Final = frozenset({m.IOCTL, m.READ, m.WRITE, m.PREAD, m.PWRITE, m.MMAP, m.STAT})
 _IN_A_ROW: Final = 4
 """Calls of one client that are served before the others get their turn."""
 _U32: Final = 0xFFFFFFFF
@@ -95,6 +95,10 @@ class Channel:
                 return
         call = self._call
         file = token.file
+        if kind == m.STAT:
+            server.counters.count(kind, file.kind, 0, 0)
+            await self._reply(seq, 0, file.number)
+            return
         caller = session.caller
         why = ""
         shown_from = 0

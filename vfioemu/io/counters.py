@@ -18,6 +18,7 @@ _CALLS: Final = {
     m.PREAD: "pread",
     m.PWRITE: "pwrite",
     m.MMAP: "mmap",
+    m.STAT: "stat",
     m.MEM_SHARE: "mem_share",
     m.LIMITS: "limits",
     m.FORGET: "forget",

@@ -31,6 +31,7 @@ class Type(enum.IntEnum):
     PREAD = 6
     PWRITE = 7
     MMAP = 8
+    STAT = 9
     MEM_SHARE = 16
     LIMITS = 17
     FORGET = 18
@@ -86,6 +87,7 @@ WRITE: Final = int(Type.WRITE)
 PREAD: Final = int(Type.PREAD)
 PWRITE: Final = int(Type.PWRITE)
 MMAP: Final = int(Type.MMAP)
+STAT: Final = int(Type.STAT)
 MEM_SHARE: Final = int(Type.MEM_SHARE)
 LIMITS: Final = int(Type.LIMITS)
 FORGET: Final = int(Type.FORGET)

@@ -30,6 +30,7 @@ static void opening(const char *group)
 	snprintf(path, sizeof(path), "/dev/vfio/%s", group);
 	fd = openat(AT_FDCWD, path, O_RDWR);
 	CHECK(fd == 3 && !fstat(fd, &status) && S_ISCHR(status.st_mode));
+	CHECK(minor(status.st_rdev) == (unsigned int)atoi(group));
 	REFUSED(open(path, O_RDWR), EBUSY); /* a group is opened once */
 	close(fd);
 	fd = open(path, O_RDWR);
