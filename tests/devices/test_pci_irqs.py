@@ -51,7 +51,11 @@ class Console:
     def __init__(self):
         self.bench = Bench(Subject(), name=ADDRESS)
         process = self.bench.process
-        self.fds = {name: process.eventfd() for name in NAMES} | {BAD: process.null(), CLOSED: 999, None: -1}
+        self.fds = {name: process.eventfd() for name in (*NAMES, "watched")} | {
+            BAD: process.null(),
+            CLOSED: 999,
+            None: -1,
+        }
 
     def set_irqs(self, index, flags, start, count, data=b"", argsz=None):
         argsz = 20 + len(data) if argsz is None else argsz
@@ -113,6 +117,10 @@ def requests(draw):
     names = st.sampled_from([*NAMES, *NAMES, None, None, BAD, CLOSED])
     element = names if kind == EVENTFD else st.integers(0, 1)
     data = draw(st.lists(element, min_size=count, max_size=count))
+    if (
+        kind == EVENTFD and action == UNMASK
+    ):  # what is watched keeps no count, so it is none of those we count
+        data = ["watched" if name in NAMES else name for name in data]
     return index, kind | action, start, count, data
 
 
