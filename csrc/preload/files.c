@@ -23,8 +23,13 @@ static long no_daemon(void)
 
 static struct vfe_call call_on(const struct vfe_file *file, uint16_t type)
 {
+	/* For traces: which number the program has for it. */
+	uint64_t shown = ((uint64_t)(unsigned int)file->fd + 1) << 32;
+
 	return (struct vfe_call){
-		.msg = { .type = type, .token = file->serial },
+		.msg = { .type = type,
+			 .token = file->serial,
+			 .arg = { 0, 0, 0, shown } },
 		.token = file->fd,
 		.out_fd = -1,
 		.in_fd = -1,
@@ -216,7 +221,7 @@ void *vfe_mmap(const struct vfe_file *file, void *address, size_t size,
 		call.msg.arg[0] = (uint64_t)offset;
 		call.msg.arg[1] = size;
 		call.msg.arg[2] = (unsigned int)prot;
-		call.msg.arg[3] = (flags & MAP_TYPE) != MAP_PRIVATE;
+		call.msg.arg[3] |= (flags & MAP_TYPE) != MAP_PRIVATE;
 		result = vfe_call(&call);
 	}
 	if (result >= 0) {

@@ -305,3 +305,49 @@ def test_the_schema_knows_every_event():
 
     for event, _ in LINES:
         assert f'"{event.__struct_config__.tag}"' in text
+
+
+PROGRAM = """
+import fcntl, os, struct, sys
+container = os.open("/dev/vfio/vfio", os.O_RDWR)
+group = os.open("/dev/vfio/" + sys.argv[1], os.O_RDWR)
+fcntl.ioctl(group, 0x3B68, struct.pack("<i", container))
+fcntl.ioctl(container, 0x3B66, 3)
+try:
+    fcntl.ioctl(container, 0x3B71, struct.pack("<IIQQQ", 32, 3, 0x1000, 0, 5))
+except OSError:
+    pass
+"""
+
+
+def test_run_traces_an_unmodified_program_with_the_numbers_of_its_fds(tmp_path):
+    path = tmp_path / "trace"
+    command = [
+        *VFIOEMU,
+        "run",
+        "--device",
+        "dma-engine",
+        f"--trace={path}",
+        "--",
+        sys.executable,
+        "-c",
+        PROGRAM,
+    ]
+    subprocess.run([*command, "{group}"], check=True, timeout=120)
+
+    text = path.read_text()
+    assert re.search(r"ioctl\((\d+)<group \d+>, VFIO_GROUP_SET_CONTAINER, \[\d+<container>\]\) = 0", text)
+    assert re.search(
+        r"ioctl\(\d+<container>, VFIO_IOMMU_MAP_DMA, \{argsz=32, flags=READ\|WRITE, vaddr=0x1000, iova=0, size=0x5\}\) = "
+        r"-1 EINVAL \(Invalid argument\) /\* size 0x5, iova 0x0, vaddr 0x1000: not whole pages of 0x1000 \*/",
+        text,
+    )
+    assert "?<container>, VFIO" not in text
+    assert re.search(r"\+\+\+ client \d+ \(.+\) disconnected, 0 mappings dropped \+\+\+\n$", text)
+
+
+def test_run_traces_its_own_daemon_only(tmp_path):
+    status, _, errors = vfioemu("run", "--connect", tmp_path, "--trace", "--", "true")
+
+    assert status == 2
+    assert "`vfioemu trace` shows its calls" in errors

@@ -367,3 +367,28 @@ def test_what_a_client_names_cannot_break_a_line():
 
     assert line.isprintable()
     assert line.replace('"x */', "").count("*/") == 1  # a string is in quotes
+
+
+def test_what_get_gives_is_not_shown_as_asked():
+    header = s.DeviceFeature(argsz=16, flags=c.VFIO_DEVICE_FEATURE_GET | 2).build()
+    event = ioctl(
+        FdKind.DEVICE,
+        c.VFIO_DEVICE_FEATURE,
+        A,
+        header + s.DeviceFeatureMigState(device_state=0, data_fd=0).build(),
+        [(A + 8, s.DeviceFeatureMigState(device_state=2).build())],
+        fd=24,
+        file="d",
+    )
+
+    assert Printer().line(event) == (
+        "ioctl(24<d>, VFIO_DEVICE_FEATURE, {argsz=16, flags=GET|MIG_DEVICE_STATE} => "
+        "{device_state=RUNNING, data_fd=-1}) = 0"
+    )
+
+
+@pytest.mark.parametrize(("result", "shown"), [(0, " => [0 dirty]"), (-22, "")])
+def test_a_bitmap_in_which_nothing_was_written_is_empty_if_the_call_worked(result, shown):
+    event = ioctl(FdKind.CONTAINER, c.VFIO_IOMMU_DIRTY_PAGES, A, bitmap_argument(), result=result, fd=20)
+
+    assert f"data=0x7f3c3ff00000}}}}}}{shown}) = " in Printer().line(event)

@@ -37,7 +37,7 @@ def ioctl(
     row = lookup(kind, cmd)
     decoder = Decoder(capture, limit)
     arg = decoder.argument(row, argument)
-    out = decoder.changes(row, argument)
+    out = decoder.changes(row, argument, worked=result >= 0)
     if row is not None and row.returns_fd and result in capture.fds:
         out = {"fd": result, "is": capture.fds[result]}
     return e.Ioctl(

@@ -63,7 +63,9 @@ class Decoder:
         self._after = capture.read.overlaid(capture.written) if capture.written else capture.read
         self._fds = capture.fds
         self._limit = limit
+        self._worked = True
         self._everything = everything
+        self._outputs = False  # what is written is meant for output, whatever the caller had there
 
     # --- before ---
 
@@ -111,6 +113,8 @@ class Decoder:
             values[member.name] = value
             if Hint.OUT in member.hints and not self._everything:
                 continue
+            if self._outputs and self._written.touches(address + member.offset, member.size):
+                continue
             if member.name in ("pad", "reserved") and not value:
                 continue
             tree[member.name] = self._value(member, raw, value)
@@ -135,8 +139,15 @@ class Decoder:
             items = self._array(self._before, follow.item, start, values.get(follow.count, 0))
             if items:
                 tree[cls.TAIL] = items
-        elif inner := self._struct(follow.item, start, values):
-            tree[cls.TAIL] = inner
+        else:
+            self._outputs = self._gets(cls, values)
+            if inner := self._struct(follow.item, start, values):
+                tree[cls.TAIL] = inner
+            self._outputs = False
+
+    @staticmethod
+    def _gets(cls: type[Payload], values: Mapping[str, int]) -> bool:
+        return cls is DeviceFeature and bool(values.get("flags", 0) & c.VFIO_DEVICE_FEATURE_GET)
 
     def _array(self, image: Image, item: Any, address: int, count: int) -> list[Tree]:
         """The elements of an array that are known, cut at the limit."""
@@ -182,9 +193,10 @@ class Decoder:
 
     # --- after ---
 
-    def changes(self, row: Ioctl | None, argument: int) -> Tree:
-        """What the call changed: None for nothing."""
-        if row is None or row.payload is None or row.argument != "pointer" or not self._written:
+    def changes(self, row: Ioctl | None, argument: int, *, worked: bool = True) -> Tree:
+        """What the call changed: None for nothing. Of a bitmap that was asked for, it is worth saying that it is empty."""
+        self._worked = worked
+        if row is None or row.payload is None or row.argument != "pointer":
             return None
         return self._changed(row.payload, argument, argument, {}) or None
 
@@ -212,8 +224,10 @@ class Decoder:
         if (follow := follower(cls, values)) is not None:
             start = address + cls.SIZE
             if not follow.count:
+                self._outputs = self._gets(cls, values)
                 if inner := self._changed(follow.item, start, top, values):
                     tree[cls.TAIL] = inner
+                self._outputs = False
             elif self._written.touches(start, 1):
                 tree[cls.TAIL] = self._array(self._after, follow.item, start, values.get(follow.count, 0))
         return tree
@@ -223,7 +237,7 @@ class Decoder:
             return False
         if member.name in ("pad", "reserved") and not any(raw):
             return False
-        return Hint.OUT in member.hints or self._before.get(where, member.size) != raw
+        return Hint.OUT in member.hints or self._outputs or self._before.get(where, member.size) != raw
 
     def _changed_memory(
         self, member: Member, address: int, top: int, values: Mapping[str, int], tree: dict[str, Tree]
@@ -241,11 +255,11 @@ class Decoder:
                 tree[member.name] = self._array(self._after, hint.item, values[member.name], count)
 
     def _bitmap(self, hint: DirtyBits, address: int, values: Mapping[str, int]) -> Tree:
-        """The summary of a dirty bitmap that was written. Where nothing was written nothing is dirty."""
+        """The summary of a dirty bitmap. Where nothing was written nothing is dirty."""
         pgsize = values.get(hint.pgsize, 0)
         pages = -(-values.get(hint.length, 0) // pgsize) if pgsize else 0
         size = -(-pages // 8)
-        if not self._written.touches(address, size):
+        if not size or not (self._worked or self._written.touches(address, size)):
             return None
         bits = bitmap.clipped(self._written.filled(address, min(size, _MAX_BITMAP)), pages)
         tree = bitmap.summary(bits, values.get(hint.iova, 0), pgsize, self._limit)
