@@ -90,6 +90,7 @@ void vfe_service_start(struct vfe_session *session)
 {
 	struct vfe_connection ours;
 	struct service *service;
+	int saved = errno;
 	long memory;
 
 	if (session->has_service ||
@@ -112,4 +113,5 @@ void vfe_service_start(struct vfe_session *session)
 	if (!start(service))
 		vfe_say("no thread can be made to serve DMA memory");
 	vfe_hang_up(&ours);
+	errno = saved;
 }

@@ -22,6 +22,7 @@ _CALLS: Final = {
     m.MEM_SHARE: "mem_share",
     m.LIMITS: "limits",
     m.FORGET: "forget",
+    m.MEM_UNSHARE: "mem_unshare",
 }
 
 
