@@ -13,8 +13,13 @@ async def test_processes(run):
     assert await run("processes") == ""
 
 
-async def test_dma(run, tmp_path):
+async def test_dma(run, server, memory, tmp_path):
     assert await run("dma", str(tmp_path)) == "ok\n"
+
+    counted = {name: count for name, error, count in server.server.counters.named_calls() if not error}
+    # Sealed memfds at least are mapped, not copied; all other files too where the daemon is the program's alone.
+    assert counted["mem_share"] >= (6 if memory == "ask" else 9)
+    assert counted["mem_unshare"] >= 4
 
 
 async def test_mapping(run):
