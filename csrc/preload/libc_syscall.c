@@ -21,17 +21,22 @@
 VFE_HIDDEN extern const unsigned char vfe_wanted[VFE_NUMBERS];
 const unsigned char vfe_wanted[VFE_NUMBERS] = {
 #ifdef SYS_open
-	[SYS_open] = 1,	    [SYS_creat] = 1,	   [SYS_dup2] = 1,
+	[SYS_open] = 1,	       [SYS_creat] = 1,	     [SYS_dup2] = 1,
+	[SYS_stat] = 1,	       [SYS_lstat] = 1,	     [SYS_access] = 1,
+	[SYS_readlink] = 1,
 #endif
-	[SYS_openat] = 1,   [SYS_openat2] = 1,	   [SYS_ioctl] = 1,
-	[SYS_read] = 1,	    [SYS_write] = 1,	   [SYS_pread64] = 1,
-	[SYS_pwrite64] = 1, [SYS_readv] = 1,	   [SYS_writev] = 1,
-	[SYS_preadv] = 1,   [SYS_pwritev] = 1,	   [SYS_preadv2] = 1,
-	[SYS_pwritev2] = 1, [SYS_mmap] = 1,	   [SYS_munmap] = 1,
-	[SYS_mremap] = 1,   [SYS_mprotect] = 1,	   [SYS_close] = 1,
-	[SYS_dup] = 1,	    [SYS_dup3] = 1,	   [SYS_fcntl] = 1,
-	[SYS_unshare] = 1,  [SYS_close_range] = 1, [SYS_recvmsg] = 1,
-	[SYS_recvmmsg] = 1, [SYS_fstat] = 1,	   [SYS_pidfd_getfd] = 1,
+	[SYS_newfstatat] = 1,  [SYS_statx] = 1,	     [SYS_faccessat] = 1,
+	[SYS_faccessat2] = 1,  [SYS_readlinkat] = 1, [SYS_chdir] = 1,
+	[SYS_fchdir] = 1,      [SYS_openat] = 1,     [SYS_openat2] = 1,
+	[SYS_ioctl] = 1,       [SYS_read] = 1,	     [SYS_write] = 1,
+	[SYS_pread64] = 1,     [SYS_pwrite64] = 1,   [SYS_readv] = 1,
+	[SYS_writev] = 1,      [SYS_preadv] = 1,     [SYS_pwritev] = 1,
+	[SYS_preadv2] = 1,     [SYS_pwritev2] = 1,   [SYS_mmap] = 1,
+	[SYS_munmap] = 1,      [SYS_mremap] = 1,     [SYS_mprotect] = 1,
+	[SYS_close] = 1,       [SYS_dup] = 1,	     [SYS_dup3] = 1,
+	[SYS_fcntl] = 1,       [SYS_unshare] = 1,    [SYS_close_range] = 1,
+	[SYS_recvmsg] = 1,     [SYS_recvmmsg] = 1,   [SYS_fstat] = 1,
+	[SYS_pidfd_getfd] = 1,
 };
 
 __typeof__(syscall) *vfe_real_syscall;
@@ -209,6 +214,54 @@ static bool fd_call(long number, const long a[6], long *result)
 	}
 }
 
+/* What lies at a path. */
+static bool path_call(long number, const long a[6], long *result)
+{
+	const char *path = (const char *)a[0], *at = (const char *)a[1];
+	void *out = (void *)a[2];
+
+	switch (number) {
+#ifdef SYS_open
+	case SYS_stat:
+		*result = stat(path, (struct stat *)a[1]);
+		return true;
+	case SYS_lstat:
+		*result = lstat(path, (struct stat *)a[1]);
+		return true;
+	case SYS_access:
+		*result = access(path, (int)a[1]);
+		return true;
+	case SYS_readlink:
+		*result = readlink(path, (char *)a[1], (size_t)a[2]);
+		return true;
+#endif
+	case SYS_newfstatat:
+		*result = fstatat((int)a[0], at, out, (int)a[3]);
+		return true;
+	case SYS_statx:
+		*result = statx((int)a[0], at, (int)a[2], (unsigned int)a[3],
+				(struct statx *)a[4]);
+		return true;
+	case SYS_faccessat:
+		*result = faccessat((int)a[0], at, (int)a[2], 0);
+		return true;
+	case SYS_faccessat2:
+		*result = faccessat((int)a[0], at, (int)a[2], (int)a[3]);
+		return true;
+	case SYS_readlinkat:
+		*result = readlinkat((int)a[0], at, out, (size_t)a[3]);
+		return true;
+	case SYS_chdir:
+		*result = chdir(path);
+		return true;
+	case SYS_fchdir:
+		*result = fchdir((int)a[0]);
+		return true;
+	default:
+		return false;
+	}
+}
+
 static bool memory_call(long number, const long a[6], long *result)
 {
 	void *address = (void *)a[0];
@@ -245,7 +298,7 @@ long vfe_by_number(long number, ...)
 		a[i] = va_arg(args, long);
 	va_end(args);
 	if (file_call(number, a, &result) || fd_call(number, a, &result) ||
-	    memory_call(number, a, &result))
+	    path_call(number, a, &result) || memory_call(number, a, &result))
 		return result;
 	return vfe_result(vfe_sys6(number, a[0], a[1], a[2], a[3], a[4], a[5]));
 }

@@ -53,6 +53,15 @@ int main(int argc, char **argv)
 	CHECK(!syscall(SYS_mprotect, memory, PAGE, PROT_READ));
 	CHECK(!syscall(SYS_munmap, memory, PAGE));
 	/* And those that are nobody's business. */
+	struct stat other;
+	char link[64] = "", again[64] = "";
+	CHECK(!syscall(SYS_newfstatat, AT_FDCWD, "/proc/self/exe", &status, 0));
+	CHECK(!stat("/proc/self/exe", &other) && status.st_ino == other.st_ino);
+	CHECK(syscall(SYS_readlinkat, AT_FDCWD, "/proc/self", link, 63) > 0);
+	CHECK(readlink("/proc/self", again, 63) > 0 && !strcmp(link, again));
+	CHECK(!syscall(SYS_faccessat, AT_FDCWD, "/proc/self", F_OK));
+	REFUSED((int)syscall(SYS_faccessat, AT_FDCWD, "/nowhere", F_OK),
+		ENOENT);
 	CHECK(syscall(SYS_getpid) == getpid());
 	CHECK(syscall(100000) == -1 && errno == ENOSYS);
 	CHECK(syscall(-1) == -1 && errno == ENOSYS);
