@@ -11,21 +11,21 @@ from pathlib import Path
 from vfioemu.conformance.machine import machine_file
 from vfioemu.daemon.config import load_machine
 
-GOLDEN = Path(__file__).parents[2] / "protocol" / "golden" / "linux-6.12"
+GOLDEN = Path(__file__).parents[2] / "protocol" / "golden"
 UAPI = Path(__file__).parents[2] / "protocol" / "uapi" / "linux-6.12.json"
 OURS_TO_DIFFER = frozenset({"vmlck"})
 """VmLck of /proc/PID/status is the real kernel's, which locks nothing here."""
 
 
-def golden(family):
+def golden(family, kernel="linux-6.12"):
     """The recorded scenarios of a family."""
-    with (GOLDEN / f"{family}.jsonl").open(encoding="ascii") as file:
+    with (GOLDEN / kernel / f"{family}.jsonl").open(encoding="ascii") as file:
         return [json.loads(line) for line in file]
 
 
-def families():
+def families(kernel="linux-6.12"):
     """Their names."""
-    return sorted(path.stem for path in GOLDEN.glob("*.jsonl"))
+    return sorted(path.stem for path in (GOLDEN / kernel).glob("*.jsonl"))
 
 
 def headers(folder):

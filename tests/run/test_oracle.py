@@ -38,11 +38,11 @@ def record(run, probe, tmp_path, wanted, *options):
     return [difference for difference in found if difference]
 
 
-def everything(families=None):
-    """All scenarios, by the machine that they need."""
+def everything(kernel="linux-6.12"):
+    """All scenarios of a kernel, by the machine that they need."""
     machines = {}
-    for family in families or oracle.families():
-        machines.setdefault(machine_file(family), []).extend(oracle.golden(family))
+    for family in oracle.families(kernel):
+        machines.setdefault(machine_file(family), []).extend(oracle.golden(family, kernel))
     return machines
 
 
@@ -50,6 +50,11 @@ def everything(families=None):
 def test_a_sample_is_recorded_as_on_linux(run, probe, tmp_path, memory):
     for scenarios in everything().values():
         assert record(run, probe, tmp_path, scenarios[::SAMPLE], f"--memory={memory}") == []
+
+
+def test_what_another_kernel_answers_differently_is_recorded_as_there(run, probe, tmp_path):
+    for scenarios in everything("linux-7.2").values():
+        assert record(run, probe, tmp_path, scenarios, "--profile=linux-7.2") == []
 
 
 @pytest.mark.full

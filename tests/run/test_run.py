@@ -294,7 +294,18 @@ class TestPrivileges:
 
 
 def test_the_daemon_speaks_when_it_is_asked_to():
-    line = [sys.executable, "-m", "vfioemu.cli.main", "-v", "run", DEVICE, "--", "sh", "-c", ": <>/dev/vfio/9"]
+    line = [
+        sys.executable,
+        "-m",
+        "vfioemu.cli.main",
+        "-v",
+        "run",
+        DEVICE,
+        "--",
+        "sh",
+        "-c",
+        ": <>/dev/vfio/9",
+    ]
     done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=120)
     assert "ready: " in done.stderr
     assert "there is no /dev/vfio/9" in done.stderr

@@ -17,9 +17,7 @@ from vfioemu.testing.daemon import daemon_process, machine_of
 ROOT = HERE.parents[1]
 DEVICE = "--device=oracle,variant=basic,bus=mdev"
 NOBODY = 65534
-DROP = (
-    "setpriv --reuid {uid} --regid {uid} --clear-groups --bounding-set -all --inh-caps -all --no-new-privs -- sh -c"
-)
+DROP = "setpriv --reuid {uid} --regid {uid} --clear-groups --bounding-set -all --inh-caps -all --no-new-privs -- sh -c"
 ASKED = "it is asked instead"
 UNDUMPABLE = f"""
 import ctypes, runpy, sys
