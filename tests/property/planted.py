@@ -2,14 +2,22 @@
 """Mistakes to plant into the core, of the kind that one makes: what cannot find these finds nothing."""
 
 import errno
+import inspect
 from collections.abc import Callable
 from types import SimpleNamespace
 
-from vfioemu.core import irqs
+from vfioemu.core import device, dma_logging, irqs, migration
 from vfioemu.core.container import Container
+from vfioemu.core.effects import PinUser, read_user
+from vfioemu.core.errors import IoctlError
 from vfioemu.core.group import Group
+from vfioemu.core.held_pins import HeldPins
 from vfioemu.core.limits import Accounting
+from vfioemu.core.migration_v1 import RegionsWithMigration
 from vfioemu.core.type1 import attach, dirty_pages, external, map_dma, state, unmap_dma
+from vfioemu.devices.oracle.dirty_log import DirtyLog
+from vfioemu.io.connection import Connection
+from vfioemu.wire import messages
 
 
 def _nothing(*args, **kwargs):
@@ -100,6 +108,129 @@ def eventfds_are_never_put(patch):
     patch.setattr(irqs.IrqTable, "drop", drop)
 
 
+def errno_order_is_swapped(patch):
+    """EFAULT before EACCES: the argument of DIRTY_PAGES is read before type1 v1 is refused."""
+    dirty = dirty_pages.dirty_pages
+
+    def read_first(iommu, caller, arg):
+        yield from read_user(arg, 8)
+        return (yield from dirty(iommu, caller, arg))
+
+    patch.setattr(dirty_pages, "dirty_pages", read_first)
+
+
+def one_page_too_many_is_pinned(patch):
+    patch.setattr(device, "PIN_PAGES_MAX", device.PIN_PAGES_MAX + 1)
+
+
+def the_lock_is_dropped_while_pages_are_pinned(patch):
+    """The container's lock is not held over the yield of PinUser: a mapping may go meanwhile."""
+    pin_run = external._pin_run
+
+    def dropped(iommu, *arguments):
+        steps = pin_run(iommu, *arguments)
+        try:
+            effect = next(steps)
+            while True:
+                if isinstance(effect, PinUser):
+                    iommu.lock.release()
+                    result = yield effect
+                    yield from iommu.hold()
+                else:
+                    result = yield effect
+                effect = steps.send(result)
+        except StopIteration as stop:
+            return stop.value
+
+    patch.setattr(external, "_pin_run", dropped)
+
+
+def a_lock_is_kept_after_an_error(patch):
+    read = external.dma_read
+
+    def dma_read(iommu, *arguments):
+        try:
+            return (yield from read(iommu, *arguments))
+        except IoctlError:
+            iommu.lock.acquire(_nothing)
+            raise
+
+    patch.setattr(external, "dma_read", dma_read)
+
+
+def the_state_after_a_failed_arc_is_the_wanted_one(patch):
+    arc = migration.Migration._arc
+
+    def failing(self, target):
+        try:
+            return (yield from arc(self, target))
+        except IoctlError:
+            self.state = target
+            raise
+
+    patch.setattr(migration.Migration, "_arc", failing)
+
+
+def a_closed_device_keeps_a_pin(patch):
+    take = HeldPins.take_range
+
+    def all_but_one(self, first, last):
+        runs = take(self, first, last)
+        return [
+            (iova, npages - 1) if number == 0 else (iova, npages)
+            for number, (iova, npages) in enumerate(runs)
+        ]
+
+    patch.setattr(HeldPins, "take_range", all_but_one)
+
+
+def a_report_loses_its_first_page(patch):
+    report = DirtyLog.report
+
+    def hasty(self, iova, length, sink):
+        self._pages.take(iova // 4096, iova // 4096)
+        report(self, iova, length, sink)
+
+    patch.setattr(DirtyLog, "report", hasty)
+
+
+def a_data_fd_lives_on_after_its_session(patch):
+    patch.setattr(migration.Session, "refuse_ended", _nothing)
+
+
+def a_refusal_has_an_errno_of_its_own(patch):
+    def take(number):
+        yield from ()
+        raise IoctlError(errno.EPERM, "an errno that SET_IRQS does not have")
+
+    patch.setattr(irqs, "take_eventfd", take)
+
+
+def a_second_logged_range_crashes(patch):
+    check = dma_logging._check_range
+    patch.setattr(
+        dma_logging,
+        "_check_range",
+        lambda asked, page_size, earlier: [check(asked, page_size, earlier)][len(earlier)],
+    )
+
+
+def a_piece_of_v1_is_one_byte_short(patch):
+    tell = RegionsWithMigration._tell
+    patch.setattr(RegionsWithMigration, "_tell", lambda self, stream: max(0, tell(self, stream) - 1))
+
+
+def replies_are_sent_twice(patch):
+    send = Connection.send_nowait
+
+    def twice(self, header, data=None, fd=-1):
+        if messages.decode(header).type == messages.REPLY:
+            send(self, header, data, fd)
+        return send(self, header, data, fd)
+
+    patch.setattr(Connection, "send_nowait", twice)
+
+
 SEEN_BY_CALLS: list[Callable] = [
     unpinned_pages_stay_pinned,
     pinned_pages_are_reported_only_once,
@@ -117,7 +248,27 @@ SEEN_BY_CALLS: list[Callable] = [
 ]
 """What a sequence of well-formed calls can show."""
 
-SEEN_BY_THE_FUZZER: list[Callable] = [*SEEN_BY_CALLS, eventfds_are_never_put]
+SEEN_BY_THE_FUZZER: list[Callable] = [*SEEN_BY_CALLS, eventfds_are_never_put, errno_order_is_swapped]
+
+SEEN_BY_PROGRAMS: list[Callable] = [
+    one_page_too_many_is_pinned,
+    the_lock_is_dropped_while_pages_are_pinned,
+    a_lock_is_kept_after_an_error,
+    the_state_after_a_failed_arc_is_the_wanted_one,
+    a_closed_device_keeps_a_pin,
+    a_report_loses_its_first_page,
+    a_data_fd_lives_on_after_its_session,
+    a_refusal_has_an_errno_of_its_own,
+    a_second_logged_range_crashes,
+    dma_marks_one_page_too_few,
+]
+"""What the engine "guided" finds, from an empty corpus."""
+
+SEEN_BY_A_TEST: dict[Callable, str] = {
+    a_piece_of_v1_is_one_byte_short: "tests/property/test_v1_pieces.py",
+    replies_are_sent_twice: "tests/property/test_replies.py",
+}
+"""What a test of its own finds."""
 
 IN_C: dict[str, str] = {
     "VFE_PLANT_LOST_BIT": "bitmap",
@@ -128,3 +279,22 @@ IN_C: dict[str, str] = {
     "VFE_PLANT_ZERO": "pages",
 }
 """Mistakes in the C kernel (csrc/vfe_plant.h), and the fuzz target that finds each."""
+
+
+class Patch:
+    """What monkeypatch is to a test, for a process of its own."""
+
+    @staticmethod
+    def setattr(target, name, value):
+        """Set it for good."""
+        setattr(target, name, value)
+
+
+def by_name(name):
+    """One of the mistakes above."""
+    return globals()[name]
+
+
+def summary(plant):
+    """What it is, in a few words."""
+    return (inspect.getdoc(plant) or plant.__name__.replace("_", " ")).splitlines()[0].rstrip(".")

@@ -6,16 +6,24 @@ A process of its own: what is instrumented must not have been imported before, a
 
 import importlib
 import sys
+from collections.abc import Callable
 from typing import Any, Final
 
 INSTRUMENTED: Final = ["vfioemu.core", "vfioemu.devices", "vfioemu.kernel", "vfioemu.uapi"]
 
 
-def main(arguments: list[str]) -> None:
-    """Fuzz; does not return."""
+def main(arguments: list[str], prepare: Callable[[], None] | None = None) -> None:
+    """Fuzz; does not return.
+
+    Args:
+        arguments: libFuzzer's.
+        prepare: is called once all is instrumented; the negative controls plant their mistakes here.
+    """
     atheris: Any = importlib.import_module("atheris")
     with atheris.instrument_imports(include=INSTRUMENTED):
         entry = importlib.import_module("vfioemu.testing.fuzz.entry")
+    if prepare is not None:
+        prepare()
     mutate = importlib.import_module("vfioemu.testing.fuzz.mutate")
 
     def mutator(data: bytes, max_size: int, seed: int) -> bytes:
