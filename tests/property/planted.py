@@ -298,3 +298,26 @@ def by_name(name):
 def summary(plant):
     """What it is, in a few words."""
     return (inspect.getdoc(plant) or plant.__name__.replace("_", " ")).splitlines()[0].rstrip(".")
+
+
+def table():
+    """All of them, as docs/testing.md has it: what is wrong, and what finds it."""
+    rows = [
+        (summary(plant), "walk, and the state machine of `tests/property/test_world.py`")
+        for plant in SEEN_BY_CALLS
+    ]
+    rows += [(summary(plant), "walk") for plant in SEEN_BY_THE_FUZZER if plant not in SEEN_BY_CALLS]
+    rows += [(summary(plant), "guided") for plant in SEEN_BY_PROGRAMS if plant not in SEEN_BY_CALLS]
+    rows += [(C_MISTAKES[name], f"kernel, `csrc/fuzz_{target}.c`") for name, target in IN_C.items()]
+    rows += [(summary(plant), f"`{test}`") for plant, test in SEEN_BY_A_TEST.items()]
+    return "\n".join(f"| {what} | {where} |" for what, where in rows)
+
+
+C_MISTAKES = {
+    "VFE_PLANT_LOST_BIT": "C: a merge from odd bits drops the last one",
+    "VFE_PLANT_SUMMARY": "C: a part of a chunk is taken for all of it",
+    "VFE_PLANT_BOUND": "C: a lookup goes one byte beyond a mapping",
+    "VFE_PLANT_RESIDUE": "C: residue is lost in the last word",
+    "VFE_PLANT_LOG": "C: the log marks one page too few",
+    "VFE_PLANT_ZERO": "C: the last line of a page is not looked at",
+}

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Negative controls: the state machine finds what is planted into the core."""
 
+import inspect
+from pathlib import Path
+
 import pytest
 from hypothesis import Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
@@ -40,3 +43,20 @@ def test_planted_mistake_is_found(plant, monkeypatch):
 
     with pytest.raises(AssertionError):
         run_state_machine_as_test(Calls, settings=SEARCH)
+
+
+def test_documentation_lists_what_is_planted():
+    page = (Path(__file__).parents[2] / "docs/testing.md").read_text(encoding="utf-8")
+
+    assert planted.table() in page
+
+
+def test_everything_that_is_planted_is_listed():
+    functions = {
+        thing
+        for name, thing in vars(planted).items()
+        if inspect.isfunction(thing) and thing.__module__ == planted.__name__ and not name.startswith("_")
+    }
+    listed = {*planted.SEEN_BY_THE_FUZZER, *planted.SEEN_BY_PROGRAMS, *planted.SEEN_BY_A_TEST}
+
+    assert functions - listed == {planted.by_name, planted.summary, planted.table}
