@@ -6,9 +6,11 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -18,6 +20,10 @@ from vfioemu.cli.main import main
 from vfioemu.testing.daemon import daemon_process, machine_of
 from vfioemu.trace import events as e
 from vfioemu.trace.events import schema
+from vfioemu.trace.filter import OTHERS
+from vfioemu.trace.text import Printer
+from vfioemu.uapi.features import CLASSES
+from vfioemu.uapi.kinds import FdKind
 
 VFIOEMU = [sys.executable, "-m", "vfioemu.cli.main"]
 CLIENT = """
@@ -351,3 +357,27 @@ def test_run_traces_its_own_daemon_only(tmp_path):
 
     assert status == 2
     assert "`vfioemu trace` shows its calls" in errors
+
+
+MANUAL = Path(__file__).parents[2] / "docs" / "trace.md"
+
+
+def test_what_the_manual_types_prints_what_the_manual_says():
+    found = re.findall(r"^\$ vfioemu (decode .*)\n((?:[^$`].*\n)+)", MANUAL.read_text(), re.MULTILINE)
+
+    assert len(found) == 2
+    for line, output in found:
+        assert vfioemu(*shlex.split(line)) == (0, output, "")
+
+
+def test_the_manual_s_event_is_one():
+    line = next(line for line in MANUAL.read_text().splitlines() if line.startswith('{"event"'))
+
+    assert Printer().line(e.decode(line)) in MANUAL.read_text()
+
+
+def test_the_manual_names_every_class_and_kind():
+    text = MANUAL.read_text()
+
+    for word in (*CLASSES, *OTHERS, *FdKind):
+        assert re.search(rf"\b{word}\b", text), word

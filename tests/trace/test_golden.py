@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: MIT
 """The golden traces, traced: the answers are the same, the text survives JSON, and each refusal says why."""
 
+import functools
 import re
 
 import pytest
 
 from tests.conformance.golden import LINUX_6_12, LINUX_7_2, chosen, load
 from tests.trace.recorder import record_all
+from vfioemu.conformance import live
 from vfioemu.conformance.runner import Options, plan, run
 from vfioemu.trace import events as e
+from vfioemu.trace.options import TraceOptions
 from vfioemu.trace.text import Printer
 from vfioemu.uapi import structs
 from vfioemu.uapi.features import FEATURES
@@ -104,3 +107,24 @@ def test_all_say_why(folder, family, monkeypatch):
     recorders = record_all(monkeypatch)
 
     assert check(plan([load(folder, family)], Options()), recorders) == ([], set())
+
+
+@pytest.mark.parametrize(
+    ("family", "memory"),
+    [("dirty_unmap", "ask"), ("feature", "process_vm"), ("migration_pairs", "ask"), ("unmap", "process_vm")],
+)
+def test_a_daemon_answers_as_recorded_while_it_traces(family, memory, monkeypatch, tmp_path):
+    path = tmp_path / "trace"
+    options = TraceOptions(path=path, format="json")
+    monkeypatch.setattr(live, "Options", functools.partial(live.Options, trace=options))
+    jobs = plan([load(LINUX_6_12, family)], Options())[:40]
+
+    outcomes = list(run(jobs, Options(memory=memory)))
+
+    failed = [outcome for outcome in outcomes if not outcome.passed]
+    assert failed == []
+    events = [e.decode(line) for line in path.read_bytes().splitlines()]
+    refused = [event for event in events if isinstance(event, e.Ioctl) and event.errno]
+    assert len({event.pid for event in events if isinstance(event, e.CALLS)}) == len(jobs)
+    assert refused
+    assert [f"{event.errno}: {event.why}" for event in refused if not says_why(event.why)] == []

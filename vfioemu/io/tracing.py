@@ -93,7 +93,7 @@ class Sink:
 
     def take_nowait(self) -> bytes:
         """All lines that wait."""
-        self._flush_lost(time.time())
+        self._flush_lost(_now())
         data = b"".join(self._lines)
         self._lines.clear()
         self._waiting = 0
@@ -129,7 +129,7 @@ class Record:
         # Of what is read and written by read(2) and write(2), only the beginning is shown.
         self.capture = Capture() if type == m.IOCTL else Capture(Image(STRING), Image(STRING))
         self.later: list[e.AnyEvent] = []
-        self.t = time.time()
+        self.t = _now()
         self.began = time.perf_counter()
 
     def starter(self, start: Callable[..., Effect | None]) -> Callable[..., Effect | None]:
@@ -259,7 +259,7 @@ class Tracer:
         """open(2) is answered; which number the new fd gets is not known here."""
         self._put(
             e.Open(
-                t=time.time(),
+                t=_now(),
                 pid=session.pid,
                 path=path[:STRING].decode("latin-1"),
                 kind=None if file is None else file.kind,
@@ -281,7 +281,7 @@ class Tracer:
             self._dropped[pid] = self._dropped.get(pid, 0) + mappings
         self._put(
             e.Close(
-                t=time.time(),
+                t=_now(),
                 pid=pid,
                 fd=self._fds.pop(token.serial, None),
                 kind=token.file.kind,
@@ -310,7 +310,7 @@ class Tracer:
     def _left(self, pid: int) -> None:
         self._leaving.discard(pid)
         name = self._names.pop(pid, "")
-        self._put(e.Disconnected(t=time.time(), pid=pid, comm=name, mappings=self._dropped.pop(pid, 0)))
+        self._put(e.Disconnected(t=_now(), pid=pid, comm=name, mappings=self._dropped.pop(pid, 0)))
 
     # --- what devices do ---
 
@@ -322,18 +322,18 @@ class Tracer:
 
     def state(self, device: str, old: int, new: int) -> None:
         """A device made an arc."""
-        self._happened(e.State(t=time.time(), device=device, old=old, new=new))
+        self._happened(e.State(t=_now(), device=device, old=old, new=new))
 
     def dirtied(self, device: str, ranges: Iterable[tuple[int, int]], how: str) -> None:
         """A device wrote."""
         every = list(ranges)
         self._happened(
-            e.Dirtied(t=time.time(), device=device, count=len(every), ranges=every[: self._limit], how=how)
+            e.Dirtied(t=_now(), device=device, count=len(every), ranges=every[: self._limit], how=how)
         )
 
     def interrupt(self, device: str, index: int, vector: int, heard: bool) -> None:
         """A device raised an interrupt."""
-        self._happened(e.Interrupt(t=time.time(), device=device, index=index, vector=vector, eventfd=heard))
+        self._happened(e.Interrupt(t=_now(), device=device, index=index, vector=vector, eventfd=heard))
 
 
 def _region(file: File, offset: int) -> tuple[int, int] | None:
@@ -348,3 +348,7 @@ def _alive(pid: int) -> bool:
     except OSError as error:
         return error.errno == errno.EPERM
     return True
+
+
+def _now() -> float:
+    return round(time.time(), 6)
