@@ -12,7 +12,7 @@ import errno
 import os
 import resource
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from vfioemu.cli.errors import CommandError
@@ -57,7 +57,7 @@ def run(program: Program, environment: Mapping[str, str], ended: Callable[[int, 
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _start(program: Program, environment: Mapping[str, str], mask: set[signal.Signals]) -> int:
+def _start(program: Program, environment: Mapping[str, str], mask: Iterable[int]) -> int:
     prctl = ctypes.CDLL(None).prctl
     ours = os.getpid()
     failed, theirs = os.pipe()  # close-on-exec: closed without a word if execve() succeeds
