@@ -85,6 +85,7 @@ class Vm:
     """A QEMU that runs.
 
     Attributes:
+        qemu: which one.
         process: what was started.
         pid: QEMU's own process.
         qmp: its monitor.
@@ -92,6 +93,7 @@ class Vm:
         directory: its sockets, and its log.
     """
 
+    qemu: Qemu
     process: trio.Process
     pid: int
     qmp: Qmp
@@ -189,7 +191,7 @@ async def qemu_process(
         try:
             await _there(process, place)
             async with Qmp.connect(place / "qmp") as qmp, Console.connect(place / "console") as console:
-                yield Vm(process, int((place / "pid").read_text()), qmp, console, place)
+                yield Vm(qemu, process, int((place / "pid").read_text()), qmp, console, place)
         except BaseException as error:
             error.add_note(f"QEMU said: {(place / 'log').read_text(errors='replace')[-2000:] or 'nothing'}")
             raise
