@@ -150,12 +150,17 @@ bool vfe_find(int fd, struct vfe_file *file)
 
 	if (!vfe_init() || !vfe.active)
 		return false;
+	file->fd = fd;
 	if (known) {
 		word = atomic_load(&vfe_fds[fd]);
-		if (word & (VFE_NOT | VFE_INTERNAL))
+		if (word & VFE_NOT)
 			return false;
+		if (word & VFE_INTERNAL) {
+			file->kind = VFE_OTHER;
+			file->serial = 0;
+			return true;
+		}
 	}
-	file->fd = fd;
 	if (ask(file))
 		return true;
 	/* A child of vfork() has our memory, but fds of its own. */

@@ -16,9 +16,10 @@
 #include "share.h"
 #include "sys.h"
 
-static long no_daemon(void)
+/* Another daemon's file, or a number that the program thinks is free. */
+static long no_file(const struct vfe_file *file)
 {
-	return vfe_result(-EIO);
+	return vfe_result(file->kind == VFE_OTHER ? -EBADF : -EIO);
 }
 
 static struct vfe_call call_on(const struct vfe_file *file, uint16_t type)
@@ -115,10 +116,10 @@ int vfe_ioctl(const struct vfe_file *file, unsigned long cmd, void *arg)
 {
 	struct vfe_call call = call_on(file, VFIOEMU_IOCTL);
 
-	if (is_generic(cmd))
+	if (is_generic(cmd) && file->kind != VFE_OTHER)
 		return (int)vfe_result(vfe_sys3(SYS_ioctl, file->fd, cmd, arg));
 	if (!file->serial)
-		return (int)no_daemon();
+		return (int)no_file(file);
 	tell_limits();
 	if (file->kind == VFE_CONTAINER &&
 	    (unsigned int)cmd == VFIO_IOMMU_MAP_DMA)
@@ -143,7 +144,7 @@ static ssize_t fill(const struct vfe_file *file, uint16_t type, void *data,
 	struct vfe_call call = call_on(file, type);
 
 	if (!file->serial)
-		return no_daemon();
+		return no_file(file);
 	call.msg.arg[0] = (uintptr_t)data;
 	call.msg.arg[1] = size;
 	call.msg.arg[2] = (uint64_t)offset;
@@ -157,7 +158,7 @@ static ssize_t drain(const struct vfe_file *file, uint16_t type,
 	struct vfe_call call = call_on(file, type);
 
 	if (!file->serial)
-		return no_daemon();
+		return no_file(file);
 	call.msg.arg[0] = (uintptr_t)data;
 	call.msg.arg[1] = size;
 	call.msg.arg[2] = (uint64_t)offset;
@@ -216,7 +217,7 @@ void *vfe_mmap(const struct vfe_file *file, void *address, size_t size,
 	int64_t result = refuse_mmap(address, size, flags, offset);
 
 	if (!result && !file->serial)
-		result = -EIO;
+		return (void *)no_file(file);
 	if (!result) {
 		call.msg.arg[0] = (uint64_t)offset;
 		call.msg.arg[1] = size;

@@ -4,6 +4,8 @@
  * Overridden libc functions: fstat and its older spellings. Those that take a
  * path are in path*.c.
  */
+#include <errno.h>
+
 #include "preload.h"
 #include "sys.h"
 
@@ -14,6 +16,8 @@ static int answer(const struct vfe_file *file, void *status)
 {
 	struct stat filled;
 
+	if (file->kind == VFE_OTHER)
+		return (int)vfe_result(-EBADF);
 	vfe_file_stat(file, &filled);
 	return (int)vfe_result(vfe_copy_out(status, &filled, sizeof(filled)));
 }

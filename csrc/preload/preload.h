@@ -111,7 +111,7 @@ enum vfe_kind {
 	VFE_DEVICE,
 	VFE_DATA,
 	VFE_DMA_BUF,
-	VFE_OTHER
+	VFE_OTHER /* no file of the program: one of our connections */
 };
 
 /** An emulated fd, as it was when it was looked at. */
