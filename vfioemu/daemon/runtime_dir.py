@@ -43,14 +43,21 @@ def default_runtime_dir(instance: str = "default") -> Path:
     return Path(f"/tmp/vfioemu-{os.getuid()}") / instance
 
 
+def volatile_base() -> Path:
+    """Where a directory for one run belongs: where files are made and removed in memory, if there is such a place.
+
+    $XDG_RUNTIME_DIR; $TMPDIR, if it is set; /dev/shm; /tmp: the first that can be used and leaves room for a socket's name.
+    """
+    for name in (os.environ.get("XDG_RUNTIME_DIR"), os.environ.get("TMPDIR"), "/dev/shm"):
+        if name and len(os.fsencode(name)) <= _LONGEST_BASE and os.access(name, os.W_OK | os.X_OK):
+            return Path(name)
+    return Path("/tmp")
+
+
 @contextlib.contextmanager
 def private_directory() -> Iterator[Path]:
     """A new directory of our own, removed at the end; what daemons that were killed have left goes as well."""
-    base = Path(os.environ.get("XDG_RUNTIME_DIR") or "/nonexistent")
-    if not os.access(base, os.W_OK | os.X_OK) or len(os.fsencode(base)) > _LONGEST_BASE:
-        base = Path(tempfile.gettempdir())
-    if len(os.fsencode(base)) > _LONGEST_BASE:
-        base = Path("/tmp")
+    base = volatile_base()
     _sweep(base)
     with tempfile.TemporaryDirectory(prefix=_PRIVATE, dir=base, ignore_cleanup_errors=True) as name:
         yield Path(name)

@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+_BASE: Final = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+"""Where files come and go without a disk: a daemon makes hundreds for its clients to look at."""
 _START: Final = 60.0
 _STOP: Final = 20.0
 
@@ -114,7 +116,7 @@ def daemon_process(machine: str, *options: str, cpu: int | None = None) -> Itera
     Raises:
         RuntimeError: it did not start, or did not end with SIGTERM's status; the text has its log.
     """
-    with tempfile.TemporaryDirectory(prefix="vfioemu-") as name:
+    with tempfile.TemporaryDirectory(prefix="vfioemu-", dir=_BASE) as name:
         directory = Path(name) / "run"
         directory.mkdir(0o700)
         file = Path(name) / "machine.toml"
