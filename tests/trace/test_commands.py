@@ -15,6 +15,7 @@ from unittest import mock
 
 import pytest
 
+from tests.trace.test_golden import says_why
 from tests.trace.test_text import LINES
 from vfioemu.cli.main import main
 from vfioemu.testing.daemon import daemon_process, machine_of
@@ -381,3 +382,19 @@ def test_the_manual_names_every_class_and_kind():
 
     for word in (*CLASSES, *OTHERS, *FdKind):
         assert re.search(rf"\b{word}\b", text), word
+
+
+@pytest.mark.slow
+def test_every_refusal_in_the_demo_says_why(tmp_path):
+    trace = tmp_path / "demo"
+    subprocess.run([*VFIOEMU, "demo", "--trace", trace], check=True, stdout=subprocess.DEVNULL, timeout=280)
+
+    for side in "ab":
+        lines = Path(f"{trace}.{side}").read_text().splitlines()
+        refused = [line for line in lines if line.startswith("ioctl(") and " = -1 " in line]
+        assert refused
+        for line in refused:
+            assert says_why(line.rpartition("/* ")[2].removesuffix(" */")), line
+        assert sum("device_state=" in line for line in lines) > 5
+        assert any(re.fullmatch(r"--- dma[01] state \w+ -> \w+ ---", line) for line in lines)
+        assert not any("?<" in line for line in lines if line.startswith("ioctl("))
