@@ -64,6 +64,9 @@ int main(int argc, char **argv)
 	/* Nothing is left blocked. */
 	CHECK(!pthread_sigmask(SIG_SETMASK, NULL, &mask));
 	CHECK(!sigismember(&mask, SIGALRM) && !sigismember(&mask, SIGUSR1));
+	/* Every thread of the process has to agree to this. */
+	CHECK(!setgid(getgid()) && !setuid(getuid()));
+	CHECK(is_device(client.device));
 	tear_down(&client);
 	puts("ok");
 	return 0;
