@@ -18,6 +18,8 @@ SOCKET: Final = "vfio.sock"
 CONTROL: Final = "control.sock"
 LOCK: Final = "lock"
 PID: Final = "pid"
+ROOT: Final = "root"
+"""The tree of files that programs see as /dev/vfio and in /sys: daemon/tree.py."""
 _SUN_PATH: Final = 108
 _PRIVATE: Final = "vfioemu-run-"
 _STARTING: Final = 60.0

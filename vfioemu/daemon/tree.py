@@ -28,13 +28,12 @@ from vfioemu.core.machine import Machine
 from vfioemu.core.model import finish
 from vfioemu.core.spec import IommuSpec
 from vfioemu.daemon import sysfs
+from vfioemu.daemon.runtime_dir import ROOT
 from vfioemu.io.effects import Runner
 from vfioemu.uapi import constants as c
 
 log: Final = logging.getLogger(__name__)
 
-ROOT: Final = "root"
-"""The tree's name in the runtime directory."""
 _CONFIG_SIZE: Final = 4096
 
 
