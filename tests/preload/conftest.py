@@ -37,7 +37,8 @@ class Programs:
             [name, sanitize, *(flag.strip("-").replace("=", "") for flag in flags)]
         )
         if not target.exists():
-            command = ["cc", "-std=gnu11", "-O2", "-g", "-pthread", *WARNINGS, *flags]
+            optimize = "-O1" if sanitize else "-O2"
+            command = ["cc", "-std=gnu11", optimize, "-g1", "-pthread", *WARNINGS, *flags]
             command += [f"-fsanitize={sanitize}", "-Wno-tsan", *SHIM] if sanitize else []
             command += ["-o", target, PROGRAMS / f"{name}.c"]
             subprocess.run(command, check=True, timeout=PATIENCE)

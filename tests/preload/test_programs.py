@@ -4,7 +4,9 @@
 import pytest
 
 
-@pytest.mark.parametrize("name", ["allocator", "confined", "fds", "life", "limits", "raw", "signals", "threads"])
+@pytest.mark.parametrize(
+    "name", ["allocator", "confined", "fds", "life", "limits", "raw", "signals", "threads"]
+)
 async def test_program(run, name):
     assert await run(name) == "ok\n"
 

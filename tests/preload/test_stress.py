@@ -18,6 +18,7 @@ async def test_stress_for_a_minute(run):
     assert int((await run("stress", "60", SEED, symbol="mapped")).split()[0]) > 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sanitize", SANITIZERS)
 @pytest.mark.parametrize("memory", ["ask"])
 async def test_stress_sanitized(run, programs, sanitize):
