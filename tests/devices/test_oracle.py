@@ -117,3 +117,14 @@ def test_a_told_failure_leaves_the_state(bench):
 def test_options_that_make_no_sense(options):
     with pytest.raises(ValueError, match=r"variant|colour"):
         Oracle(options)
+
+
+def test_an_access_of_no_bytes_is_refused_where_one_of_some_would_be(bench):
+    assert bench.process.pread(bench.fd, bench.arg, 0, 0).err == "EINVAL"
+    assert bench.process.pwrite(bench.fd, bench.arg, 0, 0).err == "EINVAL"
+    assert bench.process.pwrite(bench.fd, bench.arg, 0, 0x1000).err == "EINVAL"
+    assert bench.process.pread(bench.fd, bench.arg, 0, 0x1000).ret == 0
+    assert bench.process.pread(bench.fd, bench.arg, 0, 0x11000).err == "EINVAL"
+    assert bench.process.pread(bench.fd, bench.arg, 0, CONFIG + 255).ret == 0
+    assert bench.process.pwrite(bench.fd, bench.arg, 0, CONFIG).ret == 0
+    assert bench.process.pread(bench.fd, bench.arg, 0, CONFIG + 256).err == "EINVAL"

@@ -155,6 +155,14 @@ class Oracle(DeviceModel):
 
     # --- regions (md_rw) ---
 
+    def clip_access(self, index: int, offset: int, size: int, *, write: bool) -> int:
+        """An access of no bytes is one to a place all the same: EINVAL but for the window and the config space."""
+        left = super().clip_access(index, offset, size, write=write)
+        window = WINDOW_OFFSET <= offset < WINDOW_OFFSET + WINDOW_SIZE and not write
+        if not left and index != c.VFIO_PCI_CONFIG_REGION_INDEX and not window:
+            raise IoctlError(errno.EINVAL, f"nothing to access at {offset:#x}+0")
+        return left
+
     def read_region(self, index: int, offset: int, size: int) -> bytes:
         """The last result, the window, or the config space."""
         if index == c.VFIO_PCI_CONFIG_REGION_INDEX:
