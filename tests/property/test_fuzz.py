@@ -2,14 +2,19 @@
 """The fuzzer: it passes, it finds what is planted, and a failing seed fails again."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from tests.property import planted
+from tests.property.test_programs import inputs
 from vfioemu.cli.fuzz import command
 from vfioemu.testing.fuzz.campaign import Summary, campaign, run_one
+from vfioemu.testing.fuzz.engines import Plan, plant_corpus
+from vfioemu.testing.fuzz.program import decode, encode
 from vfioemu.testing.fuzz.run import Run
+from vfioemu.testing.fuzz.shrink import failure
 from vfioemu.uapi.registry import IOCTLS
 
 RUNS = 150
@@ -86,3 +91,42 @@ def test_good_run_says_what_was_called():
     assert done.return_value == 0
     assert "container VFIO_GET_API_VERSION: ok\n" in done.output
     assert done.output.endswith("1 runs passed, 0 failed\n")
+
+
+def test_saved_input_fails_again_and_is_kept(tmp_path, monkeypatch):
+    planted.a_closed_device_keeps_a_pin(monkeypatch)
+    data = next(data for data in inputs(seed=1, count=3000) if failure(data) is not None)
+    saved = tmp_path / "guided-0123"
+    saved.write_bytes(data)
+
+    done = CliRunner().invoke(
+        command, ["--input", str(saved), "--keep", str(tmp_path / "kept")], standalone_mode=False
+    )
+
+    assert done.return_value == 1
+    assert f"again: vfioemu fuzz --input {saved}" in done.output
+    assert (tmp_path / "kept/guided-0123").read_bytes() == data
+
+
+def test_engine_that_cannot_run_says_why(tmp_path):
+    alone = CliRunner().invoke(
+        command, ["--engine", "kernel", "--targets", str(tmp_path)], standalone_mode=False
+    )
+    with_others = [str(report) for report in plan_without_targets(tmp_path).run(["kernel"])]
+
+    assert "there are no programs fuzz_*" in str(alone.exception)
+    assert with_others == [
+        f"kernel: skipped: there are no programs fuzz_* in {tmp_path} (make fuzz builds them)"
+    ]
+
+
+def plan_without_targets(folder):
+    return Plan(seconds=1, jobs=1, seed=1, work=folder, golden=None, targets=folder)
+
+
+def test_corpus_begins_with_golden_traces(tmp_path):
+    written = plant_corpus(Path(__file__).parents[2] / "protocol/golden/linux-6.12", tmp_path, limit=60)
+
+    assert 30 < written <= 60
+    for path in tmp_path.iterdir():
+        assert encode(decode(path.read_bytes()[1:])) == path.read_bytes()[1:]
