@@ -543,3 +543,11 @@ def test_logging_can_be_started_twice_and_reports_nothing():
     bitmap = bench.process.memory.allocate(4096)
     assert bench.feature(report, struct.pack("<4Q", 0, 1 << 20, 4096, bitmap))[0].ret == 0
     assert bench.process.memory.read(bitmap, 32) == bytes(32)
+
+
+def test_bytes_behind_the_largest_offset_are_refused_by_the_file_and_not_by_the_device():
+    bench = Bench(Mtty({}))
+
+    for size, err in ((8, "EINVAL"), (4, "EINVAL"), (3, "EFAULT"), (1, "EFAULT")):
+        assert bench.process.pread(bench.fd, bench.arg, size, (1 << 63) - 4).err == err
+        assert bench.process.pwrite(bench.fd, bench.arg, size, (1 << 63) - 4).err == err

@@ -102,7 +102,7 @@ def get_region_info(model: "RegionSource", arg: int) -> Steps[int]:
 
 def read(model: "RegionSource", addr: int, size: int, position: int) -> Steps[int]:
     """Read a device fd at `position`: EFAULT, EINVAL, what the model says."""
-    refuse_bad_range(addr, size)
+    refuse_bad_range(addr, size, position)
     if position >> OFFSET_SHIFT < model.pieces_below:
         return (yield from pieces.read(model, addr, clip(size), position))
     index, offset = position >> OFFSET_SHIFT, position & _OFFSET_MASK
@@ -122,7 +122,7 @@ def read(model: "RegionSource", addr: int, size: int, position: int) -> Steps[in
 
 def write(model: "RegionSource", addr: int, size: int, position: int) -> Steps[int]:
     """Write a device fd at `position`: EFAULT, EINVAL, what the model says."""
-    refuse_bad_range(addr, size)
+    refuse_bad_range(addr, size, position)
     if position >> OFFSET_SHIFT < model.pieces_below:
         return (yield from pieces.write(model, addr, clip(size), position))
     index, offset = position >> OFFSET_SHIFT, position & _OFFSET_MASK

@@ -18,12 +18,17 @@ def is_user_range(addr: int, size: int) -> bool:
     return addr + size <= USER_END
 
 
-def refuse_bad_range(addr: int, size: int) -> None:
-    """The checks of vfs_read() and rw_verify_area(): EFAULT outside user memory, EINVAL for a negative count."""
+def refuse_bad_range(addr: int, size: int, position: int = 0) -> None:
+    """The checks of vfs_read() and rw_verify_area(): EFAULT outside user memory, EINVAL for a negative count.
+
+    EINVAL, too, for bytes behind the largest offset that a file can have.
+    """
     if not is_user_range(addr, size):
         raise IoctlError(errno.EFAULT, f"{addr:#x}+{size:#x} is not user memory")
     if size >> 63:
         raise IoctlError(errno.EINVAL, f"a count of {size:#x} is negative")
+    if (position + size) >> 63:
+        raise IoctlError(errno.EINVAL, f"offset {position:#x} + {size:#x} passes 2^63")
 
 
 def clip(size: int) -> int:
