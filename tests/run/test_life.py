@@ -125,6 +125,7 @@ class TestStopped:
             assert read_line(process) == '{"ok": true}'
             assert process.wait(60) == 0
 
+    @pytest.mark.slow
     def test_a_run_ends_its_daemon_although_it_is_stopped(self, run):
         with sleeping(run) as (process, program, daemon, directory):
             os.kill(daemon, signal.SIGSTOP)
@@ -221,6 +222,7 @@ class TestTerminal:
         terminal.type("echo status $?\n")
         terminal.expect("status 5")
 
+    @pytest.mark.slow
     def test_the_terminal_is_the_programs(self, terminal, connected):
         terminal.type(" ".join(connected.line()[:-1]) + " -- bash --norc --noprofile -i\n")
         terminal.type("PS1='inn''er> '; stty -a | grep -c isig\n")
@@ -258,6 +260,7 @@ class TestNeighbours:
         assert not here.exists()
         assert not there.exists()
 
+    @pytest.mark.slow
     def test_what_a_killed_pair_has_left_is_removed_by_a_later_run(self, run):
         with sleeping(run) as (process, program, daemon, directory):
             os.kill(daemon, signal.SIGKILL)

@@ -109,13 +109,11 @@ class TestEnvironment:
 
 
 class TestEnd:
-    @pytest.mark.parametrize("status", [0, 1, 77, 255])
+    @pytest.mark.parametrize("status", [0, 255])
     def test_the_exit_status_is_the_programs(self, connected, status):
         assert connected("sh", "-c", f"exit {status}").returncode == status
 
-    @pytest.mark.parametrize(
-        "number", [signal.SIGTERM, signal.SIGKILL, signal.SIGABRT, signal.SIGINT, signal.SIGSEGV]
-    )
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGSEGV])
     def test_a_signal_that_ends_the_program_ends_us(self, connected, number):
         assert connected("sh", "-c", f"kill -{number.name[3:]} $$").returncode == -number
 

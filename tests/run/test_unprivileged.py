@@ -68,6 +68,7 @@ class TestOrdinaryUser:
         assert done.stdout == '{"ok": true}\n', done.stderr
         assert done.stderr.count(ASKED) == 1
 
+    @pytest.mark.slow
     def test_without_falling_back_it_is_refused(self, python):
         line = [python, "-m", "vfioemu.cli.main", "run", DEVICE, "--memory=process_vm", "--", python]
         done = as_user(NOBODY, *line, "-c", UNDUMPABLE, "once")
@@ -120,6 +121,7 @@ class TestRefusedBySeccomp:
         assert done.stdout == '{"ok": true}\n', done.stderr
         assert done.stderr.count(ASKED) == 1
 
+    @pytest.mark.slow
     def test_sessions_that_follow_are_not_complained_about_again(self, refuse):
         line = self.line(refuse)
         line = [
