@@ -14,7 +14,7 @@ import traceback
 
 from bench.harness import Row, Suite, Unavailable, print_table
 
-SUITES = ("kernel", "calls", "shim", "load", "migration", "qemu")
+SUITES = ("kernel", "calls", "shim", "trace", "load", "migration", "qemu")
 
 
 def main() -> int:

@@ -19,6 +19,8 @@ from vfioemu.trace.text import Look, Printer
 
 log: Final = logging.getLogger(__name__)
 
+_GATHER: Final = 0.005
+"""Seconds in which further lines gather after some were written: busy clients are not held up by each of them."""
 _LAST_SECONDS: Final = 2.0
 """How long the end of a trace may take to be written when the daemon ends."""
 
@@ -72,6 +74,7 @@ async def _write_on(sink: Sink, fd: int, done: trio.Event) -> None:
     try:
         while data := await sink.take():
             await _write(fd, data)
+            await trio.sleep(_GATHER)
     except OSError as error:
         log.warning("the trace ends: %s", error.strerror)  # its queue fills up, and the daemon goes on
     finally:
@@ -97,6 +100,7 @@ async def send_events(sink: Sink, stream: trio.SocketStream) -> None:
             with contextlib.suppress(trio.BrokenResourceError):
                 while True:
                     await stream.send_all(await sink.take())
+                    await trio.sleep(_GATHER)
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(send)

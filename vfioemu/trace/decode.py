@@ -96,6 +96,7 @@ class Decoder:
         """The members, and all their numbers for what depends on them; None if some are missing."""
         tree: dict[str, Tree] = {}
         values = {f"..{name}": value for name, value in outer.items() if not name.startswith("..")}
+        known = bytes(self._before.prefix(address, cls.SIZE))
         for member in cls.MEMBERS:
             if member.nested is not None:
                 inner, complete = self._fields(member.nested, address + member.offset, values)
@@ -104,27 +105,26 @@ class Decoder:
                 if complete is None:
                     return tree, None
                 continue
-            raw = self._before.get(address + member.offset, member.size)
-            if raw is None:
-                if Hint.OUT in member.hints:
+            raw = known[member.offset : member.offset + member.size]
+            out = Hint.OUT in member.hints
+            if len(raw) < member.size:
+                if out:
                     continue
                 return tree, None
             value = _number(member, raw)
             values[member.name] = value
-            if Hint.OUT in member.hints and not self._everything:
+            if out and not self._everything:
                 continue
             if self._outputs and self._written.touches(address + member.offset, member.size):
                 continue
             if member.name in ("pad", "reserved") and not value:
                 continue
             tree[member.name] = self._value(member, raw, value)
-        for member in cls.MEMBERS:
-            for hint in member.hints:
-                if isinstance(hint, Items) and member.name in tree:
-                    count = values.get(hint.count, 0)
-                    items = self._array(self._before, hint.item, values[member.name], count)
-                    if items:
-                        tree[member.name] = items
+        for name, hint in _arrays(cls):
+            if name in tree:
+                items = self._array(self._before, hint.item, values[name], values.get(hint.count, 0))
+                if items:
+                    tree[name] = items
         return tree, values
 
     def _tail(
@@ -197,6 +197,8 @@ class Decoder:
         """What the call changed: None for nothing. Of a bitmap that was asked for, it is worth saying that it is empty."""
         self._worked = worked
         if row is None or row.payload is None or row.argument != "pointer":
+            return None
+        if not self._written and not (worked and _asks_for_bits(row.payload)):
             return None
         return self._changed(row.payload, argument, argument, {}) or None
 
@@ -296,6 +298,30 @@ class Decoder:
             count = tree.get(follow.count, 0)
             tree[cls.TAIL] = self._array(self._written, follow.item, address + cls.SIZE, count)
         return tree
+
+
+_arrays_of: dict[type[Payload], tuple[tuple[str, Items], ...]] = {}
+_bits_in: dict[type[Payload], bool] = {}
+
+
+def _arrays(cls: type[Payload]) -> tuple[tuple[str, Items], ...]:
+    """The fields of a struct that are addresses of arrays."""
+    if cls not in _arrays_of:
+        found = [(m.name, hint) for m in cls.MEMBERS for hint in m.hints if isinstance(hint, Items)]
+        _arrays_of[cls] = tuple(found)
+    return _arrays_of[cls]
+
+
+def _asks_for_bits(cls: type[Payload]) -> bool:
+    """Whether a struct, or anything in it or behind it, can ask for a dirty bitmap."""
+    if cls not in _bits_in:
+        inner = [member.nested for member in cls.MEMBERS if member.nested is not None]
+        inner += [follow.item for follow in cls.FOLLOWS if isinstance(follow.item, type)]
+        if cls is DeviceFeature:
+            inner += [feature.payload for feature in FEATURES.values() if feature.payload is not None]
+        own = any(isinstance(hint, DirtyBits) for member in cls.MEMBERS for hint in member.hints)
+        _bits_in[cls] = own or any(_asks_for_bits(item) for item in inner)
+    return _bits_in[cls]
 
 
 def follower(cls: type[Payload], values: Mapping[str, int]) -> Follow | None:

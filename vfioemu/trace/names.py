@@ -2,6 +2,7 @@
 """Numbers as their names in <linux/vfio.h>, short, in full, or not at all; anything that has none stays a number."""
 
 import errno
+import functools
 import os
 from enum import Enum, IntEnum, IntFlag
 from typing import Final
@@ -41,16 +42,22 @@ def member_name(member: IntEnum | IntFlag, style: Style) -> str:
     return member.name or number(member)
 
 
+@functools.cache
+def _bits(cls: type[IntFlag], style: Style) -> tuple[tuple[int, str], ...]:
+    """The bits of a class with their names: to ask an enum again and again takes most of a line's time."""
+    return tuple((int(member), member_name(member, style)) for member in cls)
+
+
 def flags(cls: type[IntFlag], value: int, style: Style) -> str:
     """``READ|WRITE|0xf0 /* VFIO_DMA_MAP_FLAG_??? */``."""
     if style is Style.RAW:
         return number(value)
     parts = []
     left = value
-    for member in cls:
-        if member & left:
-            parts.append(member_name(member, style))
-            left &= ~int(member)
+    for bit, name in _bits(cls, style):
+        if bit & left:
+            parts.append(name)
+            left &= ~bit
     return "|".join([*parts, *_unknown(left, PREFIXES.get(cls, ""))]) or "0"
 
 
@@ -70,10 +77,10 @@ def feature_flags(value: int, style: Style) -> str:
         return number(value)
     parts = []
     operations = value & ~FEATURE_MASK
-    for member in FeatureFlag:
-        if member & operations:
-            parts.append(member_name(member, style))
-            operations &= ~int(member)
+    for bit, name in _bits(FeatureFlag, style):
+        if bit & operations:
+            parts.append(name)
+            operations &= ~bit
     row = FEATURES.get(value & FEATURE_MASK)
     if row is None:
         parts += [f"{number(value & FEATURE_MASK)} /* {_FEATURE}??? */"]
