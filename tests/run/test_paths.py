@@ -5,11 +5,12 @@ import os
 import re
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.run.helpers import preloaded
+from tests.run.helpers import HERE, preloaded
 
 GROUP = "/sys/kernel/iommu_groups/23"
 BDF = "0000:00:1e.0"
@@ -172,6 +173,15 @@ def test_the_working_directory(many, how):
 def test_attributes(many):
     assert many(("getxattr", "/dev/vfio/23"))[0] in ("ENODATA", "EOPNOTSUPP")
     assert many(("getxattr", "/dev/vfio/99"), ("llistxattr", f"{DEVICE}/nothing")) == ["ENOENT", "ENOENT"]
+
+
+@pytest.mark.parametrize(
+    "seed", [1, pytest.param(2, marks=pytest.mark.full), pytest.param(3, marks=pytest.mark.full)]
+)
+def test_links_are_followed_alike_by_libc_and_by_hand(connected, seed):
+    *differences, last = connected.output(sys.executable, HERE / "agree.py", seed, 3000).splitlines()
+    assert differences == []
+    assert int(last.split()[0]) > 100
 
 
 def test_relative_paths(many):
