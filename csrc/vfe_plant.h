@@ -13,6 +13,7 @@ enum vfe_plant {
 	VFE_PLANT_BOUND = 3,	/**< DMA one byte beyond a mapping */
 	VFE_PLANT_RESIDUE = 4,	/**< residue is lost in the last word */
 	VFE_PLANT_LOG = 5,	/**< the log marks one page too few */
+	VFE_PLANT_GUARD = 7,	/**< one byte more than was there is copied */
 	VFE_PLANT_ZERO = 6,	/**< the last line of a page is not looked at */
 };
 

@@ -277,6 +277,7 @@ IN_C: dict[str, str] = {
     "VFE_PLANT_RESIDUE": "bitmap",
     "VFE_PLANT_LOG": "dma",
     "VFE_PLANT_ZERO": "pages",
+    "VFE_PLANT_GUARD": "guard",
 }
 """Mistakes in the C kernel (csrc/vfe_plant.h), and the fuzz target that finds each."""
 
@@ -319,5 +320,6 @@ C_MISTAKES = {
     "VFE_PLANT_BOUND": "C: a lookup goes one byte beyond a mapping",
     "VFE_PLANT_RESIDUE": "C: residue is lost in the last word",
     "VFE_PLANT_LOG": "C: the log marks one page too few",
+    "VFE_PLANT_GUARD": "C: a copy says that one byte more was there",
     "VFE_PLANT_ZERO": "C: the last line of a page is not looked at",
 }
