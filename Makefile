@@ -104,7 +104,7 @@ lint: build
 	clang-format --dry-run -Werror $(C_FORMATTED)
 	@test -f build/lint/build.ninja || meson setup build/lint -Dextension=false -Dwerror=true \
 		-Dbuildtype=debugoptimized >build/lint.log || { cat build/lint.log; exit 1; }
-	ninja --quiet -C build/lint all $$(ninja -C build/lint -t targets all | sed -n 's/^\(csrc\/test_[a-z0-9_]*\): .*/\1/p')
+	ninja --quiet -C build/lint all $$(ninja -C build/lint -t targets all | sed -n 's/^\(csrc\/\(test\|fuzz\)_[a-z0-9_]*\): .*/\1/p')
 
 format: build
 	ruff check --fix
