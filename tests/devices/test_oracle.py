@@ -128,3 +128,52 @@ def test_an_access_of_no_bytes_is_refused_where_one_of_some_would_be(bench):
     assert bench.process.pread(bench.fd, bench.arg, 0, CONFIG + 255).ret == 0
     assert bench.process.pwrite(bench.fd, bench.arg, 0, CONFIG).ret == 0
     assert bench.process.pread(bench.fd, bench.arg, 0, CONFIG + 256).err == "EINVAL"
+
+
+@pytest.mark.parametrize(
+    ("log_page", "report_page", "origin"), [(PAGE, PAGE, 0), (2 * PAGE, PAGE, 0), (PAGE, PAGE, 5)]
+)
+def test_each_page_is_a_record_of_its_own_so_that_a_hole_in_the_bitmap_swallows_only_its_own(
+    bench, log_page, report_page, origin
+):
+    memory = bench.process.memory
+    at = memory.allocate(4 * PAGE)
+    memory.protect(at + PAGE, PAGE, "none")
+    size = 3 * 8 * PAGE * PAGE
+    memory.write(bench.arg + PAGE, struct.pack("<2Q", 0, size))
+    start = struct.pack("<Q2IQ", log_page, 1, 0, bench.arg + PAGE)
+    assert (
+        bench.feature(c.VFIO_DEVICE_FEATURE_SET | c.VFIO_DEVICE_FEATURE_DMA_LOGGING_START, start)[0].ret == 0
+    )
+    assert command(bench, LOG_DIRTY, 0, size) == size // log_page
+
+    report = struct.pack("<4Q", 0, size, report_page, at + origin)
+    assert (
+        bench.feature(c.VFIO_DEVICE_FEATURE_GET | c.VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT, report)[0].ret
+        == 0
+    )
+
+    memory.protect(at + PAGE, PAGE, "rw")
+    assert memory.read(at, PAGE) == bytes(origin) + b"\xff" * (PAGE - origin)
+    assert memory.read(at + PAGE, PAGE) == bytes(PAGE)
+    assert memory.read(at + 2 * PAGE, PAGE) == b"\xff" * PAGE
+    assert memory.read(at + 3 * PAGE, PAGE) == b"\xff" * origin + bytes(PAGE - origin)
+
+
+def test_a_report_to_nowhere_comes_back(bench):
+    memory = bench.process.memory
+    size = 1 << 62
+    memory.write(bench.arg + PAGE, struct.pack("<2Q", 0, size))
+    start = struct.pack("<Q2IQ", PAGE, 1, 0, bench.arg + PAGE)
+    assert (
+        bench.feature(c.VFIO_DEVICE_FEATURE_SET | c.VFIO_DEVICE_FEATURE_DMA_LOGGING_START, start)[0].ret == 0
+    )
+    assert command(bench, LOG_DIRTY, 0, size) == size // PAGE
+
+    for nowhere in (0, 1 << 46, (1 << 64) - PAGE):
+        report = struct.pack("<4Q", 0, size, PAGE, nowhere)
+        assert (
+            bench.feature(c.VFIO_DEVICE_FEATURE_GET | c.VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT, report)[0].ret
+            == 0
+        )
+        command(bench, LOG_DIRTY, 0, size)

@@ -33,6 +33,8 @@ LOG_MAX_RANGES: Final = PAGE // DeviceFeatureDmaLoggingRange.SIZE
 _U64: Final = (1 << 64) - 1
 _WINDOW_PAGES: Final = PAGE // 8
 """How many pages of the bitmap the kernel pins at a time: as many page pointers as one page holds."""
+_HOLES_MAX: Final = 1024
+"""How many missing pages of the bitmap one call of `set_each` looks behind: 128 GiB of what is logged, or more."""
 
 _report_locks: "weakref.WeakKeyDictionary[AddressSpace, Lock]" = weakref.WeakKeyDictionary()
 """Reports of one process exclude one another: two that OR into one bitmap must not lose each other's bits."""
@@ -144,7 +146,7 @@ class DirtySink:
         self.iova = iova
         self.length = length
         self.page_size = page_size
-        self._records: list[tuple[int, int]] = []
+        self._records: list[tuple[int, int, int]] = []
         self._planes: list[tuple[int, bytes | bytearray]] = []
 
     @property
@@ -154,7 +156,14 @@ class DirtySink:
 
     def set(self, iova: int, length: int) -> None:
         """[iova, iova+length) is dirty: every bit that it touches is set (iova_bitmap_set())."""
-        self._records.append((iova, length))
+        self._records.append((iova, length, 0))
+
+    def set_each(self, iova: int, length: int, unit: int) -> None:
+        """As many `set` as there are units of `unit` bytes in [iova, iova+length), the first and last maybe in part.
+
+        It differs from one `set` where a page of the caller's bitmap is missing: that ends a record, but not the next.
+        """
+        self._records.append((iova, length, unit))
 
     def merge(self, offset: int, bits: bytes | bytearray) -> None:
         """Many bits at once: `bits` belong at byte `offset` of the bitmap. Not copied: leave them alone."""
@@ -163,8 +172,11 @@ class DirtySink:
     def write_out(self, space: AddressSpace, address: int) -> Steps[None]:
         """OR everything into memory at `address`, as far as it is there and writable."""
         window = _Window(self, space, address)
-        for iova, length in self._records:
-            yield from window.set(iova, length)
+        for iova, length, unit in self._records:
+            if unit and length:
+                yield from window.set_each(iova, length, unit)
+            else:
+                yield from window.set(iova, length)
         for offset, bits in self._planes:
             yield from window.merge(offset, bits)
         yield from window.flush()
@@ -188,17 +200,31 @@ class _Window:
         self._pgoff = 0
         self._delta = bytearray()
 
-    def set(self, iova: int, length: int) -> Steps[None]:
-        """iova_bitmap_set(), in its arithmetic of 64-bit words that wrap."""
+    def set_each(self, iova: int, length: int, unit: int) -> Steps[None]:
+        """A record for each unit: where one ends at a missing page, begin again with the first behind that page."""
+        end = iova + length
+        for _ in range(_HOLES_MAX):
+            missing = yield from self.set(iova, end - iova)
+            if missing is None:
+                return
+            index = ((missing - self._base) & _U64) >> (self._shift + 3)
+            behind = index + PAGE - (self._address + index) % PAGE
+            iova = self._base + (behind << (self._shift + 3))
+            iova += -iova % unit
+            if behind >= self._total or iova >= end:
+                return
+
+    def set(self, iova: int, length: int) -> Steps[int | None]:
+        """iova_bitmap_set(), in its arithmetic of 64-bit words that wrap; where it had to stop, or None."""
         while True:
             if not self._covers(iova, length) and not (yield from self._advance_to(iova)):
-                return
+                return iova
             bits = self._npages * PAGE * 8
             first = (((iova - self._iova) & _U64) >> self._shift) + self._pgoff * 8
             last = (((iova + length - 1 - self._iova) & _U64) >> self._shift) + self._pgoff * 8
             _set_bits(self._delta, first, min(last, bits - 1))
             if last < bits:
-                return
+                return None
             left = ((last - max(first, bits) + 1) << self._shift) & _U64
             iova = (iova + length - left) & _U64
             length = left

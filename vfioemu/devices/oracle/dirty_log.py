@@ -64,4 +64,5 @@ class DirtyLog:
         end = (iova + length - 1) & _U64
         for first, last in self._pages.take(iova // self._page_size, end // self._page_size):
             start = max(iova, first * self._page_size)
-            sink.set(start, (min(end, (last + 1) * self._page_size - 1) - start + 1) & _U64)
+            size = (min(end, (last + 1) * self._page_size - 1) - start + 1) & _U64
+            sink.set_each(start, size, self._page_size)
