@@ -12,6 +12,7 @@
 #include <linux/close_range.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 
@@ -35,6 +36,18 @@ static bool keep_only(unsigned int fd)
 	       (!fd || !vfe_sys3(SYS_close_range, 0, fd - 1, 0));
 }
 
+/*
+ * All of the program's signals stay blocked here, but not the two that libc
+ * has for itself, SIGCANCEL and SIGSETXID: setuid() waits until each thread has
+ * handled the latter.
+ */
+static void admit_signals_of_libc(void)
+{
+	uint64_t mask = ~(UINT64_C(1) << (32 - 1) | UINT64_C(1) << (33 - 1));
+
+	vfe_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, sizeof(mask));
+}
+
 static void *serve(void *argument)
 {
 	struct service *service = argument;
@@ -42,6 +55,7 @@ static void *serve(void *argument)
 	atomic_int *state = service->state;
 	bool alone = keep_only((unsigned int)connection->fd);
 
+	admit_signals_of_libc();
 	vfe_sys2(SYS_prctl, PR_SET_NAME, "vfioemu");
 	atomic_store(state, alone ? SERVING : FAILED);
 	/* It may be gone, but the kernel looks at the address only. */
