@@ -34,7 +34,7 @@ def unpinned_pages_stay_pinned(patch):
 
 
 def pinned_pages_are_reported_only_once(patch):
-    patch.setattr(dirty_pages, "populate", _nothing)
+    patch.setattr(state.Iommu, "populate", _nothing)
 
 
 def dma_writes_are_not_marked(patch):

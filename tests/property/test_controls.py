@@ -60,3 +60,12 @@ def test_everything_that_is_planted_is_listed():
     listed = {*planted.SEEN_BY_THE_FUZZER, *planted.SEEN_BY_PROGRAMS, *planted.SEEN_BY_A_TEST}
 
     assert functions - listed == {planted.by_name, planted.summary, planted.table}
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [*planted.SEEN_BY_THE_FUZZER, *planted.SEEN_BY_PROGRAMS, *planted.SEEN_BY_A_TEST],
+    ids=lambda plant: plant.__name__,
+)
+def test_what_is_planted_takes_the_place_of_something(plant, monkeypatch):
+    plant(monkeypatch)
