@@ -50,15 +50,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
                 pytest.skip(why)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+@pytest.hookimpl(hookwrapper=True)  # older pytests, whose tests are none of ours, know no other kind
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
     """Show the last calls of a test that has failed."""
-    report = yield
+    outcome = yield
+    report: pytest.TestReport = outcome.get_result()
     if report.when == "call" and report.failed:
         for instance in item.stash.get(_INSTANCES, []):
             if text := instance.trace.text(_LAST):
                 report.sections.append(("vfioemu: the last calls", text))
-    return report
 
 
 @pytest.fixture
