@@ -164,17 +164,7 @@ class Locked:
 
 
 Effect: TypeAlias = (
-    ReadUser
-    | WriteUser
-    | PinUser
-    | TakeFd
-    | GiveFd
-    | RevokeFd
-    | Signal
-    | Watch
-    | DmaRead
-    | DmaWrite
-    | Locked
+    ReadUser | WriteUser | PinUser | TakeFd | GiveFd | RevokeFd | Signal | Watch | DmaRead | DmaWrite | Locked
 )
 
 Steps: TypeAlias = Generator[Effect, Any, T]
