@@ -14,6 +14,7 @@ from vfioemu.testing.fuzz.layout import PLAYED
 from vfioemu.testing.fuzz.program import Link, Op, Place, Step, Transfer
 from vfioemu.testing.fuzz.registers import BITMAP, DATA, LINKED_FD
 from vfioemu.testing.model import PAGE
+from vfioemu.testing.model.oracle import LOGGING
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.dma_engine import Register
 from vfioemu.uapi.registry import IOCTLS
@@ -21,6 +22,8 @@ from vfioemu.uapi.registry import IOCTLS
 CONTAINER, GROUP, DEVICE, DATA_FD, EVENTFD, NULL = 0, 16, 48, 80, 90, 91
 ROWS: Final = {row.name: number for number, row in enumerate(IOCTLS)}
 STATES: Final = range(9)
+FEATURED: Final = frozenset(number for number, (variant, _) in enumerate(PLAYED) if variant in LOGGING)
+"""Groups of the oracle devices that have features."""
 LOGGED: Final = (0, 64 * PAGE)
 """The range that phrases log."""
 _SET: Final = c.VFIO_DEVICE_FEATURE_SET
@@ -55,6 +58,8 @@ class Phrases:
         phrase = self.rng.choices(_PHRASES, _WEIGHTS)[0]
         if phrase is Phrases.add_group:
             self.group = self.rng.randrange(len(PLAYED))
+        elif phrase in _OF_FEATURES and (able := [group for group in groups if group in FEATURED]):
+            self.group = self.rng.choice(able)
         made = phrase(self)
         if self.rng.random() < 0.1:
             self._displace(made)
@@ -246,7 +251,8 @@ class Phrases:
         tell = [self._feature(_GET | 8, report, Link(32, BITMAP))]
         mark = (self._page() * PAGE, rng.choice([1, PAGE, 5 * PAGE]))
         marks = Step(Op.COMMAND, (0, self._device(), 5), struct.pack("<2Q", *mark))
-        return rng.choice([begin, tell, [marks, *tell], [marks, *tell], [self._feature(_SET | 7)]])
+        end = [self._feature(_SET | 7)]
+        return rng.choice([begin, tell, [marks, *tell], end, [*begin, marks, *tell], [*begin, marks, *tell]])
 
     def data_fd(self) -> list[Step]:
         """Use a migration data fd."""
@@ -357,3 +363,6 @@ _CHOICES: Final[tuple[tuple[int, Callable[[Phrases], list[Step]]], ...]] = (
 )
 _WEIGHTS: Final = [weight for weight, _ in _CHOICES]
 _PHRASES: Final = [phrase for _, phrase in _CHOICES]
+_OF_FEATURES: Final = frozenset(
+    {Phrases.state, Phrases.any_feature, Phrases.log, Phrases.data_fd, Phrases.migrate}
+)
