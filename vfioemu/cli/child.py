@@ -95,20 +95,25 @@ def _wait(pid: int, ended: Callable[[int, int], None]) -> int:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, info.si_signo)
             continue
-        while True:
+        result = None
+        while True:  # all that have ended: who ended before the program is told of, too
             try:
                 child, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
-            except ChildProcessError:  # pragma: no cover - the program is waited for here only
-                raise CommandError(f"the program (pid {pid}) is gone") from None
+            except ChildProcessError:
+                if result is None:  # pragma: no cover - the program is waited for here only
+                    raise CommandError(f"the program (pid {pid}) is gone") from None
+                break
             if not child:
                 break
             if child != pid:
                 if not os.WIFSTOPPED(status):
                     ended(child, status)
             elif not os.WIFSTOPPED(status):
-                return status
+                result = status
             elif os.WSTOPSIG(status) in _JOB_STOPS:
                 _stop_too(pid)
+        if result is not None:
+            return result
 
 
 def _stop_too(pid: int) -> None:
