@@ -40,7 +40,9 @@ def quiet(vm: Vm) -> None:
 
 
 async def serial_ports(vm: Vm, device: Device) -> list[str]:
-    """The ttys that the guest's 8250_pci driver made of a device."""
+    """The ttys that the guest's 8250_pci driver made of a device; it may be about to make them."""
+    found = f"find /sys/bus/pci/devices/{device.bdf}/ -name 'ttyS*'"
+    await vm.console.run(f'until test -n "$({found})"; do sleep 0.1; done', PATIENCE)
     text = await vm.console.run(
         f"basename $(readlink /sys/bus/pci/devices/{device.bdf}/driver); "
         f"for tty in /sys/class/tty/ttyS*; do readlink -f $tty | grep {device.bdf}; done; true"
@@ -126,13 +128,6 @@ def differing_pages(one: bytes, other: bytes) -> list[int]:
     """Which pages are not the same."""
     assert len(one) == len(other)
     return [at // PAGE for at in range(0, len(one), PAGE) if one[at : at + PAGE] != other[at : at + PAGE]]
-
-
-async def is_driven(vm: Vm, device: Device) -> None:
-    """Wait until the guest has a driver for a device."""
-    await vm.console.run(
-        f"until test -e /sys/bus/pci/devices/{device.bdf}/driver; do sleep 0.1; done", PATIENCE
-    )
 
 
 async def is_gone(vm: Vm, device: Device) -> None:
