@@ -212,9 +212,12 @@ class TestTerminal:
         terminal.type("\x1a")  # ^Z
         terminal.expect("Stopped")
         terminal.expect(r"\$ ")
-        terminal.type("jobs; fg\n")
+        terminal.type("jobs\n")
         terminal.expect("Stopped")
-        terminal.expect("vfioemu")
+        terminal.expect(r"\$ ")
+        terminal.type("fg\n")
+        while b"vfioemu" not in _foreground(terminal.fd):
+            pass
         terminal.type("\x1c")  # ^\
         terminal.expect("SIGINT SIGQUIT\r\n")
         terminal.type("\x03")
