@@ -63,7 +63,8 @@ enum vfioemu_memory_mode {
 };
 
 enum vfioemu_hello_flags {
-	VFIOEMU_HELLO_ACCOUNTS = 1, /* LIMITS matter: locked memory is counted */
+	VFIOEMU_HELLO_ACCOUNTS =
+		1, /* LIMITS matter: locked memory is counted */
 };
 
 struct vfioemu_msg {
