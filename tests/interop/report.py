@@ -30,6 +30,10 @@ A migration ends with the destination paused. Then each page that a device write
 the whole of guest memory has to be as it is at the source; only then the guest goes on, and its devices from where they
 were. Downtime is what QEMU reports; the machine that this ran on had other work as well.
 
+QEMU 7.2 without KVM now and then loses what the guest's own CPU has written, with and without VFIO devices (a page that is
+written between two of its dirty syncs; the docstring of `LostByQemuError` in tests/interop/test_migration.py has it). Such
+a migration is tried again, and that is said below; the pages that devices write to have to be right in it too.
+
 | QEMU | what | | seconds | found |
 |---|---|---|---|---|
 {rows}
