@@ -63,8 +63,7 @@ enum vfioemu_memory_mode {
 };
 
 enum vfioemu_hello_flags {
-	VFIOEMU_HELLO_ACCOUNTS =
-		1, /* LIMITS matter: locked memory is counted */
+	VFIOEMU_HELLO_ACCOUNTS = 1, /* locked memory counts: send LIMITS */
 };
 
 struct vfioemu_msg {
