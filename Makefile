@@ -25,7 +25,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 help:
 	@echo 'make build      .venv with everything in it, and .venv/bin/vfioemu'
 	@echo 'make demo       two daemons, and a guest that moves between them while a device writes into its memory'
-	@echo 'make test       the tests, in less than five minutes'
+	@echo 'make test       the tests, in some minutes'
 	@echo 'make test-full  all of the tests, and the C tests under the sanitizers'
 	@echo 'make test-interop  unmodified QEMUs (fetched, if need be) boot and migrate Linux; writes docs/interop.md'
 	@echo 'make guest      Debian'\''s kernel and busybox as a guest: build/guest/vmlinuz and initrd'
