@@ -52,6 +52,38 @@ static int64_t take_reply(struct vfe_connection *connection,
 	return result >= -4095 ? result : -EIO;
 }
 
+/* An fd where none belongs: the program would have it and not know it. */
+static bool has_stray_fd(const struct vfe_connection *connection,
+			 const struct vfe_call *call)
+{
+	return connection->in_fd >= 0 &&
+	       (!call->wants_fd || connection->in.arg[0] ||
+		connection->in.flags & VFIOEMU_F_UNPROVED);
+}
+
+/* The packet that ends the call, after all that the daemon asks before it. */
+static int await_reply(struct vfe_connection *connection, struct vfe_call *call,
+		       struct vfe_given *given)
+{
+	for (;;) {
+		bool ours;
+
+		if (vfe_receive(connection))
+			return VFE_LOST;
+		ours = connection->in.seq == call->msg.seq;
+		if (ours && connection->in.type != VFIOEMU_REPLY) {
+			if (vfe_answer(connection, given))
+				return VFE_LOST;
+			continue;
+		}
+		if (ours && !has_stray_fd(connection, call))
+			return 0;
+		if (connection->in_fd >= 0)
+			vfe_sys1(SYS_close, connection->in_fd);
+		return VFE_LOST;
+	}
+}
+
 static int64_t exchange(struct vfe_connection *connection,
 			struct vfe_call *call, int proof, bool *sent)
 {
@@ -64,18 +96,11 @@ static int64_t exchange(struct vfe_connection *connection,
 	if (error)
 		return error;
 	*sent = true;
-	for (;;) {
-		if (vfe_receive(connection))
-			return VFE_LOST;
-		if (connection->in.seq != call->msg.seq) {
-			if (connection->in_fd >= 0)
-				vfe_sys1(SYS_close, connection->in_fd);
-			return VFE_LOST;
-		}
-		if (connection->in.type == VFIOEMU_REPLY)
-			break;
-		if (vfe_answer(connection, &given))
-			return VFE_LOST;
+	if (await_reply(connection, call, &given)) {
+		/* Nobody will learn of what it has given. */
+		while (given.count)
+			vfe_sys1(SYS_close, given.fds[--given.count]);
+		return VFE_LOST;
 	}
 	if (connection->in.flags & VFIOEMU_F_UNPROVED && proof < 0 &&
 	    call->token >= 0)

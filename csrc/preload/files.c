@@ -46,6 +46,7 @@ int vfe_open(const char *node, int flags)
 		.out_size = strlen(node),
 		.token = -1,
 		.out_fd = -1,
+		.wants_fd = true,
 		.in_fd = -1,
 	};
 	int64_t result;
@@ -223,6 +224,7 @@ void *vfe_mmap(const struct vfe_file *file, void *address, size_t size,
 		call.msg.arg[1] = size;
 		call.msg.arg[2] = (unsigned int)prot;
 		call.msg.arg[3] |= (flags & MAP_TYPE) != MAP_PRIVATE;
+		call.wants_fd = true;
 		result = vfe_call(&call);
 	}
 	if (result >= 0) {

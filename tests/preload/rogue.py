@@ -2,6 +2,7 @@
 """A daemon that answers anything: of any type, of any size, at any time, with any fds."""
 
 import array
+import errno
 import os
 import random
 import socket
@@ -46,6 +47,9 @@ class Rogue:
         calls: how many it has seen.
     """
 
+    POLITENESS = 0.9
+    """How likely it is that a greeting is answered as one."""
+
     def __init__(self, path, seed):
         self.calls = 0
         self._random = random.Random(seed)
@@ -68,11 +72,11 @@ class Rogue:
             try:
                 while True:
                     message = await self._receive(sock)
-                    if message.type == m.HELLO and self._random.random() < 0.9:
-                        await self._send(sock, self._hello(message))
+                    if message.type == m.HELLO and self._random.random() < self.POLITENESS:
+                        self._send(sock, self._hello(message))
                     elif message.type < m.ANSWER:
                         self.calls += 1
-                        if not await self._misbehave(sock, message):
+                        if not self._misbehave(sock, message):
                             return
             except (OSError, EOFError):
                 return  # it has had enough of us
@@ -102,17 +106,17 @@ class Rogue:
         )
         return m.encode(m.REPLY, message.seq, args=(0, m.VERSION, 4711, 1)) + greeting.encode(), []
 
-    async def _misbehave(self, sock, message):
+    def _misbehave(self, sock, message):
         """A few packets, and the end of the call: False hangs up."""
         rng = self._random
         if message.type == m.OPEN and rng.random() < 0.5:
-            await self._send(sock, (m.encode(m.REPLY, message.seq, flags=m.F_FD), [self._token()]))
+            self._send(sock, (m.encode(m.REPLY, message.seq, flags=m.F_FD), [self._token()]))
             return True
         for _ in range(rng.randrange(4)):
-            await self._send(sock, self._packet(message))
+            self._send(sock, self._packet(message))
         if rng.random() < 0.5:
             return False
-        await self._send(sock, (m.encode(m.REPLY, message.seq, args=(rng.choice([0, 5, -22]), 0, 0, 0)), []))
+        self._send(sock, (m.encode(m.REPLY, message.seq, args=(rng.choice([0, 5, -22]), 0, 0, 0)), []))
         return True
 
     def _token(self):
@@ -161,16 +165,33 @@ class Rogue:
         os.truncate(fd, self._random.choice([0, 65536]))
         return fd
 
-    async def _send(self, sock, what):
+    def _send(self, sock, what):
         packet, fds = what
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
-            while True:
-                try:
-                    sock.sendmsg([packet], rights, socket.MSG_NOSIGNAL)
-                    return
-                except BlockingIOError:
-                    await trio.lowlevel.wait_writable(sock)
-        finally:
+            sock.sendmsg([packet], rights, socket.MSG_NOSIGNAL)
+        finally:  # it waits for nobody: two that both only write would wait for each other for ever
             for fd in fds:
                 os.close(fd)
+
+
+class Generous(Rogue):
+    """Opens one file, and from then on sends tokens where none belongs: with refusals, with replies to calls that
+    make no file, and before it hangs up in the middle of a call.
+    """
+
+    POLITENESS = 1.0
+
+    def _misbehave(self, sock, message):
+        wants_fd = message.type in (m.OPEN, m.MMAP)
+        if self.calls == 1:
+            result, flags = 0, m.F_FD
+        elif self.calls % 4 == 1:
+            self._send(sock, (m.encode(m.GIVE_FD, message.seq, flags=m.F_FD), [self._token()]))
+            return False
+        else:
+            result = -errno.EINVAL if wants_fd or self.calls % 2 else 0
+            flags = m.F_FD | (m.F_UNPROVED if self.calls % 4 == 2 else 0)
+        args = (result & m.U64, 0, 0, 0)
+        self._send(sock, (m.encode(m.REPLY, message.seq, flags=flags, args=args), [self._token()]))
+        return True

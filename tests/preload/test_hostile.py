@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from tests.preload.conftest import PATIENCE
-from tests.preload.rogue import Rogue
+from tests.preload.rogue import Generous, Rogue
 
 
 @pytest.fixture
@@ -26,37 +26,54 @@ def many_fds():
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
-async def attack(programs, path, seed, calls):
-    """What became of a program that made so many calls, and how many of them arrived."""
-    rogue = Rogue(path, seed)
+async def attack(program, path, rogue, *arguments):
+    """What became of a program that such a daemon serves."""
     env = {key: value for key, value in os.environ.items() if key != "LD_PRELOAD"}
     with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rogue.serve)
             result = await trio.run_process(
-                [programs("hostile", sanitize="address,undefined"), str(calls)],
+                [program, *arguments],
                 env={**env, "VFIOEMU_SOCKET": str(path)},
                 capture_stdout=True, capture_stderr=True, check=False,
             )  # fmt: skip
             nursery.cancel_scope.cancel()
-    return result, rogue.calls
+    return result
+
+
+@pytest.fixture
+def hostile(programs):
+    return programs("hostile", sanitize="address,undefined")
 
 
 @pytest.mark.parametrize(
     "seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
 )
-async def test_a_hostile_daemon_corrupts_nothing(programs, tmp_path, many_fds, seed):
-    result, calls = await attack(programs, tmp_path / "rogue.sock", seed, 3000)
+async def test_a_hostile_daemon_corrupts_nothing(hostile, tmp_path, many_fds, seed):
+    path = tmp_path / "rogue.sock"
+    rogue = Rogue(path, seed)
+    result = await attack(hostile, path, rogue, "3000")
 
     said = [line for line in result.stderr.decode().splitlines() if not line.startswith("vfioemu-preload: ")]
     assert said == []
     assert (result.returncode, result.stdout) == (0, b"ok\n")
-    assert calls > 500
+    assert rogue.calls > 500
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("seed", range(100, 110))
-async def test_a_hostile_daemon_for_long(programs, tmp_path, many_fds, seed):
-    result, _ = await attack(programs, tmp_path / "rogue.sock", seed, 10000)
+async def test_a_hostile_daemon_for_long(hostile, tmp_path, many_fds, seed):
+    path = tmp_path / "rogue.sock"
+    result = await attack(hostile, path, Rogue(path, seed), "10000")
 
     assert (result.returncode, result.stdout) == (0, b"ok\n"), result.stderr.decode()
+
+
+async def test_fds_that_nobody_asked_for_are_not_left_to_the_program(programs, tmp_path, many_fds):
+    """One was: with a reply that asks for a proof. The program then read from it, as it had no call to make."""
+    path = tmp_path / "rogue.sock"
+    rogue = Generous(path, 0)
+    result = await attack(programs("unasked", sanitize="address,undefined"), path, rogue)
+
+    assert (result.returncode, result.stdout) == (0, b"ok\n"), result.stderr.decode()
+    assert rogue.calls == 1 + 32 * 6

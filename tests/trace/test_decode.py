@@ -91,7 +91,11 @@ def test_any_bytes_are_printed_and_the_same_after_json(
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-5, U64_MAX) | st.text(max_size=5) | st.floats(allow_nan=False),
+    st.none()
+    | st.booleans()
+    | st.integers(-5, U64_MAX)
+    | st.text(max_size=5)
+    | st.floats(allow_nan=False, allow_infinity=False),
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
