@@ -7,6 +7,8 @@ import os
 import struct
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.devices.test_pci_irqs import ADDRESS, CONFIG, Console
 from vfioemu.core.errors import IoctlError
@@ -27,6 +29,7 @@ from vfioemu.devices.pci import (
 from vfioemu.devices.pci.e1000e import E1000e
 from vfioemu.devices.pci.edu import Edu
 from vfioemu.devices.pci.nvme import Nvme
+from vfioemu.devices.pci.testdev import PciTestdev
 from vfioemu.devices.registry import load_models
 from vfioemu.testing.bench import Bench
 from vfioemu.testing.process import Process
@@ -219,8 +222,17 @@ def test_a_rom_is_there_as_far_as_its_bar_goes():
     assert bench.pread(0x1000, at(6, 0x200)) == b"\xff" * 0x1000
     assert bench.pread(100, at(6, 0x3FFF0)) == b"\xff" * 16
     assert bench.pwrite(b"x", at(6)).err == "EINVAL"
-    assert bench.pwrite(b"\0", CONFIG + 4).ret == 1
-    assert bench.process.pread(bench.fd, bench.arg, 4, at(6)).err == "EIO"
+
+
+@pytest.mark.parametrize("off", [(4, b"\0"), (0xCC, b"\x03")])
+@pytest.mark.parametrize("place", [0, 0x100, 0x200, 0x3FFFF])
+def test_a_rom_that_is_not_decoded_cannot_be_mapped_to_be_read(off, place):
+    """pci_map_rom() looks for its signature at each read, also of what lies behind the image."""
+    bench = Bench(E1000e({}), name=ADDRESS)
+    assert bench.pwrite(off[1], CONFIG + off[0]).ret == 1
+
+    assert bench.process.pread(bench.fd, bench.arg, 1, at(6, place)).err == "ENOMEM"
+    assert bench.process.pread(bench.fd, bench.arg, 1, at(6, 0x40000)).err == "EINVAL"
 
 
 # --- hot reset ---
@@ -428,7 +440,28 @@ def test_low_power_mode_takes_mappings_away_and_keeps_registers_reachable(bench)
     assert os.fstat(memory.fd).st_size == 0x2000
 
 
-@pytest.mark.parametrize("how", ["ioctl", "read", "write", "config"])
+@pytest.mark.parametrize("model", [Edu, E1000e, Nvme, PciTestdev])
+@settings(deadline=None)
+@given(
+    index=st.integers(0, 8),
+    offset=st.integers(0, 0x40) | st.integers(0, 0x40000),
+    size=st.integers(0, 64),
+)
+def test_low_power_mode_changes_no_answer_to_a_read(model, index, offset, size):
+    def read():
+        result = bench.process.pread(bench.fd, bench.arg, size, at(index, offset))
+        return result, bench.process.memory.read(bench.arg, size) if result.ret > 0 else b""
+
+    bench = Bench(model({}), name=ADDRESS)
+    expected = read()
+    assert feature(bench, ENTRY) is None
+
+    assert read() == expected
+
+
+@pytest.mark.parametrize(
+    "how", ["ioctl", "read", "write", "config", "lost write", "write to what is read-only"]
+)
 def test_the_first_use_wakes_up_and_is_told(bench, how):
     wakeup = bench.process.eventfd()
     assert feature(bench, WAKEUP, struct.pack("<iI", wakeup, 0)) is None
@@ -440,8 +473,12 @@ def test_the_first_use_wakes_up_and_is_told(bench, how):
         bench.pread(2, at(2))
     elif how == "write":
         bench.pwrite(b"a", at(2))
-    else:
+    elif how == "config":
         bench.pread(2, CONFIG)
+    elif how == "lost write":
+        bench.pwrite(b"a", at(4, 0x1000))
+    else:
+        bench.pwrite(b"a", CONFIG + bench.model.hardware.caps[0x11])
 
     assert bench.process.fds[wakeup].what.count == 1
     assert bench.process.fds[wakeup].what.references == 0

@@ -296,26 +296,29 @@ class VfioPci(DeviceModel):
 
     def read_region(self, index: int, offset: int, size: int) -> MaybeSteps[bytes]:
         """BARs, the ROM, config space."""
-        if not self.awake:
-            return self._wake_and_read(index, offset, size)
+        return self._read_now(index, offset, size) if self.awake else self._wake_and_read(index, offset, size)
+
+    def _read_now(self, index: int, offset: int, size: int) -> MaybeSteps[bytes]:
         if index == _CONFIG:
             return self.config.read(offset, size)
-        if index == _ROM:
-            if not self.memory_enabled:
-                raise IoctlError(errno.EIO, f"region {index}, the ROM: the function does not decode memory")
-            return (self.function.rom or b"")[offset : offset + size].ljust(size, b"\xff")
-        return self.bars.read(index, offset, size)
+        return self._read_rom(offset, size) if index == _ROM else self.bars.read(index, offset, size)
+
+    def _read_rom(self, offset: int, size: int) -> bytes:
+        """vfio_pci_bar_rw() maps the ROM at each read, and pci_map_rom() wants to see its signature then: ENOMEM."""
+        if not self.memory_enabled:
+            raise IoctlError(
+                errno.ENOMEM, "no signature of a ROM is to be seen: the function does not decode memory"
+            )
+        return (self.function.rom or b"")[offset : offset + size].ljust(size, b"\xff")
 
     def _wake_and_read(self, index: int, offset: int, size: int) -> Steps[bytes]:
         yield from self.wake_up()
-        if index == _CONFIG:
-            return self.config.read(offset, size)
-        return (yield from self.bars.read(index, offset, size))
+        return (yield from finish(self._read_now(index, offset, size)))
 
     def write_region(self, index: int, offset: int, data: bytes) -> MaybeSteps[None]:
-        """One piece."""
+        """One piece; one that is lost is a use of the function all the same."""
         if not data:
-            return None
+            return None if self.awake else self.wake_up()
         steps = self.config.write(offset, data) if index == _CONFIG else self.bars.write(index, offset, data)
         return steps if self.awake else self._wake_and(steps)
 
