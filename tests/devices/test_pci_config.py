@@ -182,6 +182,17 @@ def test_a_read_only_capability_takes_no_bytes_from_the_caller():
     assert process.pwrite(bench.fd, 0, 4, CONFIG + 4).err == "EFAULT"
 
 
+@pytest.mark.parametrize(("kind", "length"), [(0x00, 28), (0x1F, 28), (0x20, 24), (0xA8, 24), (0xE0, 24)])
+def test_hypertransport_is_as_long_as_its_type_says(kind, length):
+    """HT_CAP_SIZEOF_SHORT and _LONG: types of three bits belong to hosts and secondary interfaces."""
+    body = bytes((0, kind)) + bytes(30)
+    bench = open_bench(Rich(capabilities=(Capability(0x08, body, b"\xff" * 32, at=0x80),), extended=()))
+
+    write(bench, 0x80, b"\xff" * 34)
+
+    assert bench.pread(34, CONFIG + 0x80) == b"\x08\0" + body[: length - 2] + b"\xff" * (34 - length)
+
+
 def test_advanced_errors_take_only_the_bits_that_exist():
     bench = open_bench(Rich())
     aer = 0x124

@@ -32,7 +32,7 @@ def capability_length(hardware: ConfigHardware, cap: int, at: int) -> int:
             return 0xC if integrated else 0x14
         return 0x2C if integrated else 0x3C
     if cap == r.CAP_ID_HT:
-        return 8 if flags >> 8 & 0xE0 else 28
+        return 24 if flags >> 8 & 0xE0 else 28
     return 16 if hardware.read(at + 4, 1) & 0xF == 0xF else 8  # SATA
 
 
