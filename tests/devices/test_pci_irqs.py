@@ -21,7 +21,7 @@ from tests.devices.pci_model import (
     UNMASK,
     Interrupts,
 )
-from vfioemu.devices.pci import Bar, Express, Function, Msi, MsiX, PciFunction
+from vfioemu.devices.pci import Bar, Express, Function, Msi, MsiX, PciFunction, PowerManagement
 from vfioemu.testing.bench import Bench
 from vfioemu.uapi import constants as c
 
@@ -31,7 +31,7 @@ NAMES = ("a", "b", "c")
 
 
 class Subject(PciFunction):
-    def __init__(self, options=None):
+    def __init__(self, options=None, *more):
         super().__init__(
             options or {},
             Function(
@@ -40,7 +40,7 @@ class Subject(PciFunction):
                 class_code=0,
                 interrupt_pin=1,
                 bars={0: Bar(0x1000), 1: Bar(0x1000)},
-                capabilities=(Msi(4), MsiX(8, table_bar=1, pba_bar=1, pba_offset=0x800), Express()),
+                capabilities=(Msi(4), MsiX(8, table_bar=1, pba_bar=1, pba_offset=0x800), Express(), *more),
             ),
         )
 
@@ -48,8 +48,8 @@ class Subject(PciFunction):
 class Console:
     """A bench with named eventfds."""
 
-    def __init__(self):
-        self.bench = Bench(Subject(), name=ADDRESS)
+    def __init__(self, *more):
+        self.bench = Bench(Subject({}, *more), name=ADDRESS)
         process = self.bench.process
         self.fds = {name: process.eventfd() for name in (*NAMES, "watched")} | {
             BAD: process.null(),
@@ -286,6 +286,34 @@ def test_enabling_shows_in_the_capabilities():
     assert console.call(1, EVENTFD | TRIGGER, 0, 3, ["a", "b", "c"]) == OK
     assert console.bench.pwrite(b"\x31", CONFIG + msi + 2).ret == 1
     assert console.bench.pread(1, CONFIG + msi + 2)[0] & 0x71 == 0x21  # 8 asked for, 4 are there
+
+
+@given(vectors=st.integers(1, 4), asked=st.integers(0, 7), closes=st.integers(0, 2))
+@settings(deadline=None)
+def test_the_guest_gets_as_many_messages_as_were_ever_enabled_last(vectors, asked, closes):
+    """vfio-pci forgets at no close how many MSI vectors were enabled (msi_qmax)."""
+    console = Console()
+    bench = console.bench
+    assert console.call(1, TRIGGER | EVENTFD, 0, vectors, [None] * vectors) == OK
+    for _ in range(closes):
+        bench.process.close(bench.fd)
+        bench.fd = bench.open()
+    flags = CONFIG + bench.model.hardware.caps[5] + 2
+
+    assert bench.pwrite(bytes((asked << 4,)), flags).ret == 1
+
+    assert bench.pread(1, flags)[0] >> 4 & 7 == min(asked, (vectors - 1).bit_length())
+
+
+@pytest.mark.parametrize(("index", "refused"), [(1, "EINVAL"), (2, "ERANGE")])
+def test_no_vectors_in_d3hot(index, refused):
+    """MSI looks at the power state first, MSI-X at the number (__pci_enable_msi_range(), __pci_enable_msix_range())."""
+    console = Console(PowerManagement())
+    place = CONFIG + console.bench.model.hardware.caps[1] + 4
+    assert console.bench.pwrite(b"\x03", place).ret == 1
+
+    assert console.call(index, TRIGGER | EVENTFD, 0, 0, []) == refused
+    assert console.call(index, TRIGGER | EVENTFD, 0, 1, [None]) == "EINVAL"
 
 
 def test_a_host_with_few_vectors_says_how_many():

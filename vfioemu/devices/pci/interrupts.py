@@ -54,7 +54,7 @@ class Interrupts:
     Attributes:
         active: the index that is enabled, or None.
         vectors: how many vectors were allocated when MSI or MSI-X was enabled.
-        msi_qmax: log2 of the MSI vectors that were enabled last.
+        msi_qmax: log2 of the MSI vectors that were enabled last, by whoever had the function open then.
         masked: INTx is enabled and masked.
         virtual_disabled: the guest has set INTx disable.
         line: the function asserts INTx.
@@ -216,7 +216,7 @@ class Interrupts:
         Raises:
             IoctlError: ERANGE for no vectors (pci_alloc_irq_vectors() wants one at least), EINVAL in a low power state.
         """
-        if self._hardware_state():
+        if self._hardware_state() and (vectors or index == MSI):  # MSI-X looks at the number first
             raise IoctlError(
                 errno.EINVAL, f"index {index}: the function is not in D0, but in D{self._hardware_state()}"
             )
@@ -380,7 +380,6 @@ class Interrupts:
             self._disable_msi()
         self._table.drop()
         self.virtual_disabled = False
-        self.msi_qmax = 0
 
     def _drop_unmask(self) -> None:
         watcher, self._unmask = self._unmask, None
