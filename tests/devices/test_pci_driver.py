@@ -459,9 +459,21 @@ def test_low_power_mode_changes_no_answer_to_a_read(model, index, offset, size):
     assert read() == expected
 
 
-@pytest.mark.parametrize(
-    "how", ["ioctl", "read", "write", "config", "lost write", "write to what is read-only"]
-)
+USES = {
+    "read": ("read", at(2)),
+    "write": ("write", at(2)),
+    "config": ("read", CONFIG),
+    "lost write": ("write", at(4, 0x1000)),
+    "write to what is read-only": ("write", CONFIG + 0x42),
+    "refused read": ("read", at(5)),
+    "refused write": ("write", at(6)),
+    "no VGA": ("read", at(8)),
+    "read behind the end": ("read", at(2, 0x800)),
+    "read behind config space": ("read", CONFIG + 0x100),
+}
+
+
+@pytest.mark.parametrize("how", ["ioctl", *USES])
 def test_the_first_use_wakes_up_and_is_told(bench, how):
     wakeup = bench.process.eventfd()
     assert feature(bench, WAKEUP, struct.pack("<iI", wakeup, 0)) is None
@@ -469,22 +481,27 @@ def test_the_first_use_wakes_up_and_is_told(bench, how):
 
     if how == "ioctl":
         bench.ioctl(c.VFIO_DEVICE_GET_INFO, struct.pack("<6I", 24, 0, 0, 0, 0, 0))
-    elif how == "read":
-        bench.pread(2, at(2))
-    elif how == "write":
-        bench.pwrite(b"a", at(2))
-    elif how == "config":
-        bench.pread(2, CONFIG)
-    elif how == "lost write":
-        bench.pwrite(b"a", at(4, 0x1000))
     else:
-        bench.pwrite(b"a", CONFIG + bench.model.hardware.caps[0x11])
+        kind, place = USES[how]
+        call = bench.process.pread if kind == "read" else bench.process.pwrite
+        call(bench.fd, bench.arg, 1, place)
 
     assert bench.process.fds[wakeup].what.count == 1
     assert bench.process.fds[wakeup].what.references == 0
     bench.pread(2, at(2))
     assert bench.process.fds[wakeup].what.count == 1
     assert feature(bench, ENTRY) is None
+
+
+@pytest.mark.parametrize(("size", "place"), [(0, at(2)), (0, CONFIG), (1, at(9)), (1, at(300))])
+def test_an_access_to_nothing_is_no_use(bench, size, place):
+    wakeup = bench.process.eventfd()
+    assert feature(bench, WAKEUP, struct.pack("<iI", wakeup, 0)) is None
+
+    bench.process.pread(bench.fd, bench.arg, size, place)
+    bench.process.pwrite(bench.fd, bench.arg, size, place)
+
+    assert bench.process.fds[wakeup].what.count == 0
 
 
 def test_wakeup_eventfds_that_are_none(bench):

@@ -11,6 +11,7 @@ from vfioemu.core.errors import IoctlError
 from vfioemu.core.feature import feature
 from vfioemu.core.file import File, Mapped
 from vfioemu.core.model import finish
+from vfioemu.core.userrange import refuse_bad_range
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.kinds import FdKind
 from vfioemu.uapi.structs import DeviceInfo
@@ -124,12 +125,21 @@ class DeviceFile(File):
     def pread(self, caller: Caller, addr: int, size: int, offset: int) -> Steps[int]:
         """Read a region: EFAULT, EINVAL, the model's."""
         del caller
-        return regions.read(self.device.regions, addr, size, offset)
+        steps = regions.read(self.device.regions, addr, size, offset)
+        return steps if self.device.model.awake else self._wake_if_used(steps, addr, size, offset)
 
     def pwrite(self, caller: Caller, addr: int, size: int, offset: int) -> Steps[int]:
         """Write a region: EFAULT, EINVAL, the model's."""
         del caller
-        return regions.write(self.device.regions, addr, size, offset)
+        steps = regions.write(self.device.regions, addr, size, offset)
+        return steps if self.device.model.awake else self._wake_if_used(steps, addr, size, offset)
+
+    def _wake_if_used(self, steps: Steps[int], addr: int, size: int, offset: int) -> Steps[int]:
+        """vfio_pci_rw(): what has an index of the device's and is not empty wakes it, even if it is refused then."""
+        refuse_bad_range(addr, size, offset)
+        if not size or offset >> regions.OFFSET_SHIFT >= len(self.device.regions.regions()):
+            return (yield from steps)
+        return (yield from self._wake_first(steps))
 
     def mmap(self, caller: Caller, offset: int, size: int, prot: int, shared: bool) -> Steps[Mapped]:
         """Map a region: EINVAL."""

@@ -154,7 +154,7 @@ class DeviceModel:
         BUS: where a device of this model is unless somebody says otherwise: "pci", or "mdev" for a mediated device.
         pieces_below: accesses to regions with an index below this are made as the kernel's mdev samples make them: in
             naturally aligned pieces of 4, 2 and 1 bytes, wherever they are; any failure is EFAULT.
-        awake: it has full power; while it has not, `wake_up` is called before every ioctl.
+        awake: it has full power; while it has not, `wake_up` is called before every ioctl, read and write.
         OPTIONS: option names and what they mean, for people.
     """
 
@@ -310,7 +310,7 @@ class DeviceModel:
         raise NotImplementedError
 
     def wake_up(self) -> MaybeSteps[None]:
-        """An ioctl comes while `awake` is False: runtime power management resumes the device."""
+        """An ioctl, a read or a write comes while `awake` is False: runtime power management resumes the device."""
         return None
 
     # --- memory ---

@@ -296,9 +296,6 @@ class VfioPci(DeviceModel):
 
     def read_region(self, index: int, offset: int, size: int) -> MaybeSteps[bytes]:
         """BARs, the ROM, config space."""
-        return self._read_now(index, offset, size) if self.awake else self._wake_and_read(index, offset, size)
-
-    def _read_now(self, index: int, offset: int, size: int) -> MaybeSteps[bytes]:
         if index == _CONFIG:
             return self.config.read(offset, size)
         return self._read_rom(offset, size) if index == _ROM else self.bars.read(index, offset, size)
@@ -311,20 +308,11 @@ class VfioPci(DeviceModel):
             )
         return (self.function.rom or b"")[offset : offset + size].ljust(size, b"\xff")
 
-    def _wake_and_read(self, index: int, offset: int, size: int) -> Steps[bytes]:
-        yield from self.wake_up()
-        return (yield from finish(self._read_now(index, offset, size)))
-
     def write_region(self, index: int, offset: int, data: bytes) -> MaybeSteps[None]:
-        """One piece; one that is lost is a use of the function all the same."""
+        """One piece."""
         if not data:
-            return None if self.awake else self.wake_up()
-        steps = self.config.write(offset, data) if index == _CONFIG else self.bars.write(index, offset, data)
-        return steps if self.awake else self._wake_and(steps)
-
-    def _wake_and(self, steps: Steps[None]) -> Steps[None]:
-        yield from self.wake_up()
-        yield from steps
+            return None
+        return self.config.write(offset, data) if index == _CONFIG else self.bars.write(index, offset, data)
 
     def map_region(self, index: int, offset: int, size: int, prot: int) -> MaybeSteps[int | Mapped] | None:
         """vfio_pci_core_mmap(): memory BARs of a page at least."""
