@@ -4,7 +4,7 @@
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vfioemu.core.model import DeviceModel
@@ -188,6 +188,44 @@ def test_a_report_sets_what_bits_set_one_by_one_would(
         memory.protect(at + i * PAGE, PAGE, "rw")
     assert result.ret == 0
     assert memory.read(at, 4 * PAGE) == bytes(expected)
+
+
+@given(
+    base=st.integers(0, 1 << 20),
+    shift=st.sampled_from([12, 13, 16]),
+    room=st.integers(1, 40),
+    records=st.lists(st.tuples(st.integers(0, 1 << 22), st.integers(0, 1 << 20)), min_size=1, max_size=6),
+)
+@example(base=0x800, shift=12, room=1, records=[(0x800, 0x10000)])
+def test_a_bitmap_that_ends_too_early_gets_the_bits_that_it_has_room_for(base, shift, room, records):
+    """Also where the report begins, and a record ends, in the middle of a page: the kernel goes round for ever there."""
+    bench = Bench(Logger())
+    at = bench.process.memory.allocate(PAGE)
+    bench.model.records = [(base + offset, size) for offset, size in records]
+    expected = bytearray(PAGE)
+    for offset, size in records:
+        for bit in range(offset >> shift, (offset + size - 1 >> shift) + 1 if size else 0):
+            if bit < 8 * room:
+                expected[PAGE - room + bit // 8] |= 1 << bit % 8
+
+    payload = struct.pack("<QQQQ", base, 1 << 23, 1 << shift, at + PAGE - room)
+    result, _ = bench.feature(REPORT, payload)
+
+    assert result.ret == 0
+    assert bench.process.memory.read(at, PAGE) == expected
+
+
+@pytest.mark.parametrize("iova", [0, PAGE + 0x800, TOP - PAGE])
+def test_a_report_of_nothing_ends_and_writes_nothing(iova):
+    """Asked about no bytes in the middle of one of its pages, a device reports no bytes from there on."""
+    bench = Bench(Logger())
+    at = bench.process.memory.allocate(2 * PAGE)
+    bench.model.records = [(iova, 0)]
+
+    result, _ = bench.feature(REPORT, struct.pack("<QQQQ", iova, 0, PAGE, at + 5))
+
+    assert result.ret == 0
+    assert bench.process.memory.read(at, 2 * PAGE) == bytes(2 * PAGE)
 
 
 def test_a_huge_report_costs_what_is_there():

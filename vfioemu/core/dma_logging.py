@@ -155,15 +155,16 @@ class DirtySink:
         return not self._records and not self._planes
 
     def set(self, iova: int, length: int) -> None:
-        """[iova, iova+length) is dirty: every bit that it touches is set (iova_bitmap_set())."""
-        self._records.append((iova, length, 0))
+        """[iova, iova+length) is dirty: every bit that it touches is set (iova_bitmap_set()); none if it is empty."""
+        self.set_each(iova, length, 0)
 
     def set_each(self, iova: int, length: int, unit: int) -> None:
         """As many `set` as there are units of `unit` bytes in [iova, iova+length), the first and last maybe in part.
 
         It differs from one `set` where a page of the caller's bitmap is missing: that ends a record, but not the next.
         """
-        self._records.append((iova, length, unit))
+        if length:  # the kernel's arithmetic makes nearly 2^64 bytes of none
+            self._records.append((iova, length, unit))
 
     def merge(self, offset: int, bits: bytes | bytearray) -> None:
         """Many bits at once: `bits` belong at byte `offset` of the bitmap. Not copied: leave them alone."""
@@ -173,7 +174,7 @@ class DirtySink:
         """OR everything into memory at `address`, as far as it is there and writable."""
         window = _Window(self, space, address)
         for iova, length, unit in self._records:
-            if unit and length:
+            if unit:
                 yield from window.set_each(iova, length, unit)
             else:
                 yield from window.set(iova, length)
@@ -215,19 +216,24 @@ class _Window:
                 return
 
     def set(self, iova: int, length: int) -> Steps[int | None]:
-        """iova_bitmap_set(), in its arithmetic of 64-bit words that wrap; where it had to stop, or None."""
-        while True:
-            if not self._covers(iova, length) and not (yield from self._advance_to(iova)):
-                return iova
+        """iova_bitmap_set(), in its arithmetic of 64-bit words that wrap; where it had to stop, or None.
+
+        Behind the window it goes on at the first bit that is not in it. The kernel goes on where as many whole bits are
+        left: in the middle of the bit before, unless the record ends with a bit. Where the page behind the window is
+        missing it then pins the last one that is there again, and again, for ever.
+        """
+        end = iova + length - 1
+        pinned = self._covers(iova, length)
+        while pinned or (yield from self._advance_to(iova)):
             bits = self._npages * PAGE * 8
             first = (((iova - self._iova) & _U64) >> self._shift) + self._pgoff * 8
-            last = (((iova + length - 1 - self._iova) & _U64) >> self._shift) + self._pgoff * 8
+            last = (((end - self._iova) & _U64) >> self._shift) + self._pgoff * 8
             _set_bits(self._delta, first, min(last, bits - 1))
             if last < bits:
                 return None
-            left = ((last - max(first, bits) + 1) << self._shift) & _U64
-            iova = (iova + length - left) & _U64
-            length = left
+            iova = (self._iova + ((bits - self._pgoff * 8) << self._shift)) & _U64
+            pinned = False
+        return iova
 
     def merge(self, offset: int, bits: bytes | bytearray) -> Steps[None]:
         """Set the bits of a plane, page by page of the caller's memory; a page that is missing loses its bits."""
