@@ -2,6 +2,7 @@
 """The migration state machine: which arcs a device is told to make, against a table written by hand."""
 
 import errno
+import mmap
 import struct
 
 import pytest
@@ -9,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfioemu.core.errors import IoctlError
-from vfioemu.core.migration import STATE_FLAGS, SavingStream, StateLost, next_state
+from vfioemu.core.migration import (
+    STATE_FLAGS,
+    DataFile,
+    ResumingStream,
+    SavingStream,
+    Session,
+    StateLost,
+    next_state,
+)
 from vfioemu.core.model import DeviceModel
 from vfioemu.testing.bench import Bench
 from vfioemu.uapi import constants as c
@@ -176,6 +185,25 @@ def test_the_fd_of_pre_copy_goes_on_in_stop_copy_and_ends_with_it(bench):
     assert process.read(data_fd, bench.arg, 8).err == "ENODEV"
     assert process.write(data_fd, bench.arg, 1).err == "EBADF"
     assert process.pread(data_fd, bench.arg, 1, 0).err == "ESPIPE"
+
+
+@pytest.mark.parametrize(
+    ("stream", "prot", "shared", "error"),
+    [
+        (SavingStream, mmap.PROT_READ, True, errno.ENODEV),
+        (SavingStream, mmap.PROT_READ | mmap.PROT_WRITE, True, errno.EACCES),
+        (SavingStream, mmap.PROT_READ | mmap.PROT_WRITE, False, errno.ENODEV),
+        (ResumingStream, 0, True, errno.EACCES),
+        (ResumingStream, mmap.PROT_READ, False, errno.EACCES),
+    ],
+)
+def test_no_data_fd_can_be_mapped_and_the_reason_is_what_it_is_open_for(bench, stream, prot, shared, error):
+    file = DataFile(Session(stream(), "d"))
+
+    with pytest.raises(IoctlError) as refusal:
+        bench.run(file.mmap(bench.process.caller, 0, 4096, prot, shared))
+
+    assert refusal.value.errno == error
 
 
 def test_reset_and_the_last_close_end_a_session(bench):

@@ -11,13 +11,14 @@ good, when the device leaves the states of that session: the fd then answers ENO
 
 import errno
 from collections.abc import Callable, Generator, Mapping
+from mmap import PROT_WRITE
 from typing import TYPE_CHECKING, Final
 
 from vfioemu.core import dispatch
 from vfioemu.core.caller import Caller
 from vfioemu.core.effects import Steps, locked, read_user, write_user
 from vfioemu.core.errors import IoctlError
-from vfioemu.core.file import POLLIN, POLLOUT, File
+from vfioemu.core.file import POLLIN, POLLOUT, File, Mapped
 from vfioemu.core.locks import Lock
 from vfioemu.core.userrange import clip, refuse_bad_range
 from vfioemu.uapi import constants as c
@@ -246,6 +247,14 @@ class DataFile(File):
         del caller, addr, size, offset
         yield from ()
         raise IoctlError(errno.ESPIPE, "a data fd is a stream")
+
+    def mmap(self, caller: Caller, offset: int, size: int, prot: int, shared: bool) -> Steps[Mapped]:
+        """EACCES for what the fd is not open for (do_mmap() reads a file in every mapping of it), or ENODEV."""
+        del caller, offset, size
+        yield from ()
+        if isinstance(self.session.stream, ResumingStream) or (shared and prot & PROT_WRITE):
+            raise IoctlError(errno.EACCES, f"prot {prot:#x}: a data fd is open for reading or writing alone")
+        raise IoctlError(errno.ENODEV, "a data fd cannot be mapped")
 
     def get_precopy_info(self, caller: Caller, arg: int) -> Steps[int]:
         """VFIO_MIG_GET_PRECOPY_INFO: ENOTTY (a resuming fd), EFAULT, EINVAL (argsz, or not in pre-copy), ENODEV."""
