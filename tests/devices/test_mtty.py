@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vfioemu.devices.mtty import Mtty
-from vfioemu.devices.mtty.migrate import data_size
+from vfioemu.devices.mtty.migrate import data_size, header
 from vfioemu.devices.mtty.uart import FIFO_SIZE, PORT, Uart
 from vfioemu.devices.registry import load_models
 from vfioemu.testing.bench import Bench
@@ -409,6 +409,16 @@ def test_a_wrong_header_is_efault_and_its_bytes_are_taken(offset, cut):
     rest = write_data(bench, fd, bytes(bad[cut:]))
     assert rest.err == ("EFAULT" if cut < 24 else None)
     assert set_state(bench, STOP)[0] is None  # the kernel looks at the length only
+
+
+@given(st.integers(1, 2), st.binary(min_size=72, max_size=72))
+def test_a_state_that_nobody_touches_is_saved_as_it_came(ports, data):
+    """The sample copies ports whole, whatever is in them: it looks at the header, and at the length."""
+    bench = make(ports)
+    stream = header(ports) + data[: 36 * ports]
+
+    assert load(bench, stream) is None
+    assert save(bench) == stream
 
 
 @given(

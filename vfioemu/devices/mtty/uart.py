@@ -55,6 +55,7 @@ class Uart:
         self._fcr = 0
         self._size = FIFO_SIZE  # before FCR is written, as in the sample: mtty_init_dev()
         self._trigger = 0
+        self._came = self._accepted = b""  # what was loaded, and what was made of it
 
     # --- interrupts ---
 
@@ -162,7 +163,11 @@ class Uart:
     # --- state ---
 
     def save(self) -> bytes:
-        """The port as the sample keeps it in memory and writes it to its stream."""
+        """The port as the sample keeps it in memory and writes it to its stream; as it came, if nothing has changed."""
+        packed = self._pack()
+        return self._came if packed == self._accepted else packed
+
+    def _pack(self) -> bytes:
         return PORT.pack(
             bytes(self._registers),
             bytes(self._fifo),
@@ -180,7 +185,10 @@ class Uart:
 
     @classmethod
     def load(cls, data: bytes) -> Self:
-        """A port from such bytes. Any are accepted, as the sample does; what cannot be is made possible."""
+        """A port from such bytes. Any are accepted, as the sample does; what cannot be is made possible.
+
+        The sample keeps even that, and a port which nobody touches is moved on with it.
+        """
         port = cls()
         registers, fifo, head, _, count, dlab, overrun, port.unused, port._divisor, fcr, size, trigger = (
             PORT.unpack(data)
@@ -194,4 +202,5 @@ class Uart:
         port._fcr = fcr
         port._size = min(max(size, 1), FIFO_SIZE)
         port._trigger = min(trigger, FIFO_SIZE)
+        port._came, port._accepted = bytes(data), port._pack()
         return port
