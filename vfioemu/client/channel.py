@@ -20,13 +20,18 @@ _ROOM_FOR_FD: Final = socket.CMSG_LEN(4)
 _SEND: Final = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
 _RECEIVE: Final = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
 
+_BRING_FD: Final = frozenset({m.OPEN, m.MMAP})
+"""Calls whose reply has an fd if they worked."""
+_ABOUT_MEMORY: Final = frozenset({m.READ_USER, m.WRITE_USER, m.PIN})
+"""What the daemon may ask at any time, not only during a call."""
+
 _packet = bytearray(m.MAX_MESSAGE)
 _view: Final = memoryview(_packet)
 _packets: Final = [_packet]
 
 
 class DaemonGone(OSError):
-    """The daemon does not answer any more (EIO)."""
+    """The daemon does not answer any more, or breaks the protocol (EIO)."""
 
     def __init__(self, why: str) -> None:
         super().__init__(errno.EIO, why)
@@ -117,7 +122,7 @@ class Channel:
         A cancelled call closes the connection: the call may have taken effect or not.
 
         Raises:
-            DaemonGone: the daemon hung up.
+            DaemonGone: the daemon hung up, or sent what does not belong here.
         """
         seq = self._seq = (self._seq + 1) & 0xFFFFFFFF
         header = m.HEADER.pack(type, flags | (m.F_FD if fd >= 0 else 0), seq, token, arg0, arg1, arg2, arg3)
@@ -127,6 +132,8 @@ class Channel:
                 size = await self._receive()
                 kind, reply_flags, _, _, result, start, *more = m.HEADER.unpack_from(_packet)
                 if kind == m.REPLY:
+                    if type not in _BRING_FD or result or reply_flags & m.F_UNPROVED:
+                        self._no_fd(kind)
                     self._given.clear()
                     got, self._fd = self._fd, -1
                     data_bytes = bytes(_view[m.HEADER_SIZE : size]) if size > m.HEADER_SIZE else b""
@@ -137,10 +144,13 @@ class Channel:
             raise
 
     async def serve(self) -> None:
-        """Answer for DMA memory until the daemon hangs up."""
+        """Answer for DMA memory until the daemon hangs up, or asks for anything else."""
         try:
             while True:
-                await self._answer(await self._receive())
+                size = await self._receive()
+                if m.HEADER.unpack_from(_packet)[0] not in _ABOUT_MEMORY:
+                    return
+                await self._answer(size)
         except (DaemonGone, trio.ClosedResourceError):
             pass
         finally:
@@ -150,6 +160,8 @@ class Channel:
 
     async def _answer(self, size: int) -> None:
         kind, flags, seq, _, arg0, arg1, _, _ = m.HEADER.unpack_from(_packet)
+        if kind != m.GIVE_FD:
+            self._no_fd(kind)
         if kind == m.READ_USER:
             await self._read_user(seq, arg0, arg1)
         elif kind == m.WRITE_USER:
@@ -206,6 +218,7 @@ class Channel:
             if done == size:
                 break
             packet = await self._receive()
+            self._no_fd(m.DATA)
         await self._send(m.encode(m.ANSWER, seq, args=(0 if good else -errno.EFAULT, 0, 0, 0)))
 
     async def _take_fd(self, seq: int, number: int) -> None:
@@ -215,6 +228,11 @@ class Channel:
             if error.errno != errno.EBADF:
                 raise
             await self._send(m.encode(m.ANSWER, seq, args=(-errno.EBADF, 0, 0, 0)))
+
+    def _no_fd(self, kind: int) -> None:
+        """Nobody would close an fd that came with this packet; `close` does."""
+        if self._fd >= 0:
+            raise DaemonGone(f"the daemon sent an fd where none belongs, with message type {kind}")
 
     # --- packets ---
 
@@ -238,7 +256,7 @@ class Channel:
                 return
 
     async def _receive(self) -> int:
-        """Take a packet into `_packet`: its size."""
+        """Take a packet into `_packet`, and its fd, if one came, into `_fd`: its size."""
         while True:
             await trio.lowlevel.wait_readable(self.sock)
             try:
