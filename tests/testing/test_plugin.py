@@ -59,11 +59,42 @@ def test_it(vfioemu):
 
     assert done.returncode == 1
     assert "vfioemu: the last calls" in done.stdout
-    assert re.search(r"VFIO_SET_IOMMU \(container.*\) = -1 EINVAL: ", done.stdout)
+    assert re.search(
+        r"^ioctl\(\S+<container>, VFIO_SET_IOMMU, VFIO_TYPE1v2_IOMMU\) = -1 EINVAL \(.*\) /\* .* \*/$",
+        done.stdout,
+        re.MULTILINE,
+    )
     events = [json.loads(line) for line in (tmp_path / "trace.jsonl").read_text().splitlines()]
     assert [event["errno"] for event in events if event.get("ioctl") == "VFIO_SET_IOMMU"] == ["EINVAL"]
     folder = re.search(r"folder (\S+)", done.stdout)[1]
     assert not (tmp_path / folder).exists()
+
+
+@needs_preload
+def test_the_trace_file_has_the_calls_of_all_instances_and_each_instance_its_own(tmp_path):
+    project(
+        tmp_path,
+        """
+import sys
+
+import pytest
+
+@pytest.mark.parametrize("turn", range(2))
+def test_it(vfioemu, vfioemu_session, turn):
+    for instance in (vfioemu, vfioemu_session):
+        if instance is vfioemu or not turn:
+            instance.device("vfio-pci")
+        instance.run([sys.executable, "program.py"])
+    assert len(vfioemu.trace.errors) == 1
+    assert len(vfioemu_session.trace.errors) == turn + 1
+""",
+    )
+
+    done = run(tmp_path, "test_it.py", f"--vfioemu-trace={tmp_path}/trace.jsonl")
+
+    assert done.returncode == 0, done.stdout
+    events = [json.loads(line) for line in (tmp_path / "trace.jsonl").read_text().splitlines()]
+    assert [event["errno"] for event in events if event.get("ioctl") == "VFIO_SET_IOMMU"] == ["EINVAL"] * 4
 
 
 @needs_preload

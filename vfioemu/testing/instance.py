@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from vfioemu.testing.daemon import DaemonProcess
+from vfioemu.trace import events as e
+from vfioemu.trace.text import Printer
 
 RUN_SECONDS: Final = 300.0
 """How long a program may take by default."""
@@ -39,11 +41,7 @@ class Trace:
     @property
     def events(self) -> list[dict[str, Any]]:
         """All events so far."""
-        try:
-            lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
-        except FileNotFoundError:
-            return []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        return [json.loads(line) for line in self._lines()]
 
     @property
     def errors(self) -> list[dict[str, Any]]:
@@ -51,16 +49,16 @@ class Trace:
         return [event for event in self.events if event.get("errno")]
 
     def text(self, last: int = 40) -> str:
-        """The last events, one a line, for people."""
-        return "\n".join(_line(event) for event in self.events[-last:])
+        """The last events, one a line, as `vfioemu trace` prints them."""
+        printer = Printer()
+        return "\n".join(printer.line(e.decode(line)) for line in self._lines()[-last:])
 
-
-def _line(event: Mapping[str, Any]) -> str:
-    what = event.get("ioctl") or event.get("call") or event["event"]
-    where = " ".join(str(event[key]) for key in ("kind", "file") if event.get(key))
-    answer = f" = {event['ret']}" if "ret" in event else ""
-    refusal = f" {event['errno']}: {event['why']}" if event.get("errno") else ""
-    return f"{what} ({where}){answer}{refusal}"
+    def _lines(self) -> list[bytes]:
+        """Those that are complete: the daemon may be writing one."""
+        try:
+            return self._path.read_bytes().split(b"\n")[:-1]
+        except FileNotFoundError:
+            return []
 
 
 class Device:
@@ -122,7 +120,7 @@ class Instance:
     """A daemon, its devices, and what ran on it.
 
     Args:
-        trace_file: where to write the trace; by default into the instance's own folder.
+        trace_file: what the trace is appended to when the instance ends; several may have the same one.
         keep: leave that folder when the instance ends.
 
     Attributes:
@@ -131,8 +129,9 @@ class Instance:
 
     def __init__(self, *, trace_file: Path | None = None, keep: bool = False) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="vfioemu-"))
-        self.trace = Trace(trace_file or self.folder / "trace.jsonl")
-        self._trace_path = trace_file or self.folder / "trace.jsonl"
+        self._trace_path = self.folder / "trace.jsonl"
+        self.trace = Trace(self._trace_path)
+        self._trace_file = trace_file
         self._keep = keep
         self._wishes: list[str] = []
         self._daemon: DaemonProcess | None = None
@@ -221,9 +220,16 @@ class Instance:
         try:
             if daemon is not None:
                 daemon.stop()
+                self._hand_in()
         finally:
             if not self._keep:
                 shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _hand_in(self) -> None:
+        """Add the trace to what other instances have left in the file that was asked for."""
+        if self._trace_file is not None:
+            with self._trace_file.open("ab") as file:
+                file.write(self._trace_path.read_bytes())
 
     def _running(self) -> DaemonProcess:
         if self._daemon is None:

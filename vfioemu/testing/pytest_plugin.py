@@ -38,8 +38,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make our marker known."""
+    """Make our marker known, and empty the file to which all instances will add their calls."""
     config.addinivalue_line("markers", _MARKER)
+    file = _trace_file(config)
+    if file is not None and not hasattr(
+        config, "workerinput"
+    ):  # a worker of pytest-xdist: others write there
+        try:
+            file.write_bytes(b"")
+        except OSError as error:
+            raise pytest.UsageError(f"--vfioemu-trace={file}: {error.strerror}") from None
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -101,9 +109,13 @@ def _instance(config: pytest.Config) -> "Instance":
 
     if why := _missing("preload"):
         pytest.skip(why)
-    trace: str | None = config.getoption("--vfioemu-trace")
     keep: bool = config.getoption("--vfioemu-keep")
-    return Instance(trace_file=None if trace is None else Path(trace).resolve(), keep=keep)
+    return Instance(trace_file=_trace_file(config), keep=keep)
+
+
+def _trace_file(config: pytest.Config) -> Path | None:
+    trace: str | None = config.getoption("--vfioemu-trace")
+    return None if trace is None else Path(trace).resolve()
 
 
 def _missing(name: str) -> str:
