@@ -373,4 +373,4 @@ def test_no_daemon_exits_with_1_and_a_hint(tmp_path):
 
 def test_schema_in_protocol_is_that_of_the_code():
     path = Path(__file__).parents[2] / "protocol" / "migration-events.schema.json"
-    assert json.loads(path.read_text()) == events.json_schema()
+    assert json.loads(path.read_text()) == events.schema()

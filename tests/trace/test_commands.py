@@ -13,11 +13,13 @@ import sys
 from pathlib import Path
 from unittest import mock
 
+import msgspec
 import pytest
 
 from tests.trace.test_golden import says_why
 from tests.trace.test_text import LINES
 from vfioemu.cli.main import main
+from vfioemu.schema import json_schema
 from vfioemu.testing.daemon import daemon_process, machine_of
 from vfioemu.trace import events as e
 from vfioemu.trace.events import schema
@@ -305,6 +307,21 @@ def test_the_committed_schema_is_what_the_types_say():
     path = os.path.join(os.path.dirname(__file__), "..", "..", "protocol", "trace-events.schema.json")
     with open(path, "rb") as file:
         assert file.read() == schema()
+
+
+def test_the_schema_does_not_depend_on_how_msgspec_cuts_docstrings(monkeypatch):
+    made = {
+        "$defs": {
+            "X": {"description": "A.\n\n    Attributes:\n        a: b.", "anyOf": [{"description": "c"}]}
+        }
+    }
+    monkeypatch.setattr(msgspec.json, "schema", lambda _: made)
+
+    found = json_schema(e.AnyEvent)
+
+    assert found == {
+        "$defs": {"X": {"description": "A.\n\nAttributes:\n    a: b.", "anyOf": [{"description": "c"}]}}
+    }
 
 
 def test_the_schema_knows_every_event():

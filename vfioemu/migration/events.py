@@ -2,13 +2,15 @@
 """What a migration tells while it runs: `--json` prints these one per line, and the display is made of nothing else.
 
 Schema 1. Fields are only ever added; `protocol/migration-events.schema.json` is generated from these types
-(`json_schema()`), and a test holds the file against them. `t` is seconds on the sender's monotonic clock since its
+(`schema()`), and a test holds the file against them. `t` is seconds on the sender's monotonic clock since its
 start, `seq` counts from 0.
 """
 
 from typing import Any, Literal, TypeAlias
 
 import msgspec
+
+from vfioemu.schema import json_schema
 
 SCHEMA = 1
 
@@ -190,11 +192,10 @@ Event: TypeAlias = (
 )
 
 
-def json_schema() -> dict[str, Any]:
+def schema() -> dict[str, Any]:
     """The JSON Schema of one line of `--json`."""
-    schema = msgspec.json.schema(Event)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "vfioemu migration event",
-        **schema,
+        **json_schema(Event),
     }

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from vfioemu.schema import json_schema
 from vfioemu.uapi.kinds import FdKind
 
 Seconds: TypeAlias = Annotated[float, Meta(description="since 1970")]
@@ -167,7 +168,7 @@ def decode(line: bytes | str) -> AnyEvent:
 
 def schema() -> bytes:
     """JSON Schema of a line, as it is committed."""
-    text = msgspec.json.encode(msgspec.json.schema(AnyEvent))
+    text = msgspec.json.encode(json_schema(AnyEvent))
     return msgspec.json.format(text, indent=1) + b"\n"
 
 
