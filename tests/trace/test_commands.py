@@ -239,12 +239,12 @@ def test_decode_prints_recorded_events(tmp_path):
 
 def test_decode_says_which_line_is_no_event(tmp_path):
     recorded = tmp_path / "calls.json"
-    recorded.write_text('{"event": "lost", "count": 1}\n{"event": "what"}\n')
+    recorded.write_text('\n{"event": "lost", "count": 1}\n\n{"event": "what"}\n')
 
     status, out, errors = vfioemu("decode", "--from-json", recorded)
 
     assert (status, out.splitlines()) == (1, ["--- 1 events lost: the reader was too slow ---"])
-    assert f"{recorded}:2: not an event: Invalid value 'what'" in errors
+    assert f"{recorded}:4: not an event: Invalid value 'what'" in errors
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 """`vfioemu decode`: bytes at hand as the text of a trace, the other way, and recorded events as text."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import IO, Final
 
 import click
@@ -119,17 +119,16 @@ def _bytes(data: tuple[str, ...]) -> bytes:
 def _candidates(rows: list[Ioctl], raw: bytes) -> list[Ioctl]:
     """Whose argument these bytes could be: argsz speaks of no more than there is; best of exactly what belongs there."""
     argsz = int.from_bytes(raw[:4], "little")
-    rows = [row for row in rows if row.payload is not None and row.minsz <= argsz <= len(raw)]
-    return [row for row in rows if row.payload is not None and extent(row.payload, raw) == argsz] or rows
+    structs = [(row, row.payload) for row in rows if row.payload is not None]
+    able = [(row, payload) for row, payload in structs if row.minsz <= argsz <= len(raw)]
+    return [row for row, payload in able if extent(payload, raw) == argsz] or [row for row, _ in able]
 
 
 def _print_events(file: IO[bytes], printer: Printer, name: str) -> None:
-    for number, line in enumerate(_lines(file), 1):
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
         try:
             print(printer.line(e.decode(line)))
         except ValueError as error:
             raise CommandError(f"{name}:{number}: not an event: {error}") from None
-
-
-def _lines(file: Iterable[bytes]) -> Iterator[bytes]:
-    return (line for line in file if line.strip())

@@ -20,7 +20,6 @@ from vfioemu.cli.where import directory, runtime_dir_option
 from vfioemu.daemon.runtime_dir import CONTROL
 from vfioemu.trace import events as e
 from vfioemu.trace.decode import DEFAULT_LIMIT
-from vfioemu.trace.filter import Filter
 from vfioemu.trace.names import Style
 from vfioemu.trace.summary import Summary
 from vfioemu.trace.text import Look, Printer
@@ -120,7 +119,6 @@ def subscribed(path: Path, expressions: tuple[str, ...], limit: int) -> Iterator
     Raises:
         CommandError: it does not run, or refuses.
     """
-    Filter(expressions)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
         try:
             sock.connect(os.fspath(path))
