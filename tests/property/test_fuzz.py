@@ -115,9 +115,22 @@ def test_engine_that_cannot_run_says_why(tmp_path):
     with_others = [str(report) for report in plan_without_targets(tmp_path).run(["kernel"])]
 
     assert "there are no programs fuzz_*" in str(alone.exception)
+    assert alone.exception.exit_code == 77
     assert with_others == [
         f"kernel: skipped: there are no programs fuzz_* in {tmp_path} (make fuzz builds them)"
     ]
+
+
+def test_input_for_a_target_that_is_not_there(tmp_path):
+    saved = tmp_path / "bitmap-0123"
+    saved.write_bytes(b"")
+
+    done = CliRunner().invoke(
+        command, ["--input", str(saved), "--targets", str(tmp_path)], standalone_mode=False
+    )
+
+    assert str(done.exception).startswith(f"bitmap-0123 is for {tmp_path}/fuzz_bitmap, which is not there")
+    assert done.exception.exit_code == 77
 
 
 def plan_without_targets(folder):

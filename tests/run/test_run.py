@@ -15,6 +15,7 @@ import pytest
 from tests.run.helpers import CLIENT, Runner
 from vfioemu import preload
 from vfioemu.cli import program
+from vfioemu.cli import run as cli
 from vfioemu.cli.errors import CommandError
 
 DEVICE = "--device=oracle,variant=basic,bus=mdev"
@@ -23,6 +24,13 @@ ORACLE = (DEVICE,)
 
 def find(*command):
     return program.find(tuple(map(str, command)), preload.library())
+
+
+def test_a_library_that_was_not_built_is_a_missing_prerequisite(monkeypatch):
+    monkeypatch.setattr(preload, "NAME", "not-built.so")
+    with pytest.raises(CommandError, match=r"no preload library: .*not-built.so is not there") as missing:
+        cli.command.main([DEVICE, "true"], standalone_mode=False)
+    assert missing.value.exit_code == 77
 
 
 class TestEnvironment:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from vfioemu.cli.errors import FAILED, USAGE, CommandError
+from vfioemu.cli.errors import FAILED, MISSING, CommandError
 from vfioemu.testing.fuzz.campaign import run_one
 from vfioemu.testing.fuzz.engines import NAMES, Finding, Plan, Report, replay
 
@@ -63,7 +63,11 @@ def command(
     if seed is not None:
         return _show([_of_seed(seed)], None, calls)
     if saved is not None:
-        return _show([replay(saved, targets)], keep, calls)
+        try:
+            report = replay(saved, targets)
+        except FileNotFoundError as error:
+            raise CommandError(str(error), exit_code=MISSING) from None
+        return _show([report], keep, calls)
     plan = Plan(
         seconds=minutes * 60 if seconds is None else seconds,
         jobs=jobs,
@@ -75,7 +79,7 @@ def command(
     chosen = engines or NAMES
     for name in engines:
         if why := plan.missing(name):
-            raise CommandError(f"the engine {name} cannot run: {why}", exit_code=USAGE)
+            raise CommandError(f"the engine {name} cannot run: {why}", exit_code=MISSING)
     return _show(plan.run(chosen), keep, calls)
 
 

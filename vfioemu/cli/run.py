@@ -19,7 +19,7 @@ from typing import Any, Final
 import click
 
 from vfioemu.cli import child, program
-from vfioemu.cli.errors import INTERNAL, USAGE, CommandError
+from vfioemu.cli.errors import MISSING, USAGE, CommandError
 from vfioemu.daemon.runtime_dir import CONTROL, ROOT, SOCKET, default_runtime_dir
 
 log: Final = logging.getLogger(__name__)
@@ -135,9 +135,7 @@ def _library() -> Path:
     try:
         return preload.library()
     except FileNotFoundError as error:
-        raise CommandError(
-            f"there is no preload library: {error}", "`make build` makes it", INTERNAL
-        ) from None
+        raise CommandError(f"there is no preload library: {error}", exit_code=MISSING) from None
 
 
 def _run_connected(directory: Path, command_line: Sequence[str], library: Path) -> int:

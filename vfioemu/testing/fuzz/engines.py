@@ -210,16 +210,21 @@ def plant_corpus(golden: Path, corpus: Path, limit: int = SEEDS) -> int:
 
 
 def replay(path: Path, targets: Path) -> Report:
-    """Run one saved input again; its name says how."""
+    """Run one saved input again; its name says how.
+
+    Raises:
+        FileNotFoundError: the target that the name asks for is not there.
+    """
     name = path.name.partition("-")[0]
     report = Report(name, runs=1)
     if name == "guided":
         why = explain(path.read_bytes())
         failed = bool(why)
     else:
-        done = subprocess.run(
-            [targets / f"fuzz_{name}", path], capture_output=True, text=True, errors="replace", check=False
-        )
+        target = targets / f"fuzz_{name}"
+        if not target.is_file():
+            raise FileNotFoundError(f"{path.name} is for {target}, which is not there (make fuzz builds it)")
+        done = subprocess.run([target, path], capture_output=True, text=True, errors="replace", check=False)
         why, failed = done.stderr, done.returncode != 0
     if failed:
         report.findings.append(Finding(f"vfioemu fuzz --input {path}", why.rstrip(), path))
