@@ -7,8 +7,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 OUT = HERE.parent / "build" / "bench"
-SHARED = ("wire_client.c",)
-HEADERS = ("wire_client.h", "../protocol/vfioemu_wire.h")
+SHARED = ("floor.c", "wire_client.c")
+HEADERS = ("floor.h", "wire_client.h", "../protocol/vfioemu_wire.h")
 
 
 def program(name: str, folder: Path = HERE) -> Path:

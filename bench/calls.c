@@ -7,26 +7,20 @@
  *
  * WHAT is "floor", or "check=SOCKET", "region=SOCKET,GROUP,DEVICE",
  * "map=SOCKET,GROUP,DEVICE". Prints a line for each round: how many
- * nanoseconds one of each WHAT took, on average over COUNT of them. The floor
- * is a C server on SERVER_CPU that sends 48 bytes back for 48 bytes over a
- * SEQPACKET socket, both ends blocking; whoever starts this puts the daemon on
- * the same CPU.
+ * nanoseconds one of each WHAT took, on average over COUNT of them. The floor's
+ * server is on SERVER_CPU; whoever starts this puts the daemon on the same CPU.
  */
 #define _GNU_SOURCE
 #include <err.h>
 #include <linux/vfio.h>
-#include <sched.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "floor.h"
 #include "wire_client.h"
 
 enum {
@@ -43,23 +37,9 @@ struct task {
 	int floor;
 };
 
-static void run_on(int cpu)
-{
-	cpu_set_t set;
-
-	CPU_ZERO(&set);
-	CPU_SET((size_t)cpu, &set);
-	if (sched_setaffinity(0, sizeof(set), &set))
-		err(1, "CPU %d", cpu);
-}
-
 static void once_floor(struct task *task)
 {
-	char message[sizeof(struct vfioemu_msg)] = { 0 };
-
-	if (send(task->floor, message, sizeof(message), 0) < 0 ||
-	    recv(task->floor, message, sizeof(message), 0) <= 0)
-		err(1, "floor");
+	floor_call(task->floor);
 }
 
 static void once_check(struct task *task)
@@ -102,33 +82,6 @@ static void once_map(struct task *task)
 		errx(1, "UNMAP_DMA");
 }
 
-static void serve_floor(struct task *task, int cpu)
-{
-	char message[sizeof(struct vfioemu_msg)];
-	int ends[2];
-
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends))
-		err(1, "socketpair");
-	task->floor = ends[0];
-	switch (fork()) {
-	case -1:
-		err(1, "fork");
-	case 0:
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		close(ends[0]);
-		run_on(cpu);
-		for (;;) {
-			ssize_t size =
-				recv(ends[1], message, sizeof(message), 0);
-			if (size <= 0)
-				_exit(0);
-			send(ends[1], message, (size_t)size, 0);
-		}
-	default:
-		close(ends[1]);
-	}
-}
-
 static void connect_daemon(struct task *task, char *where)
 {
 	const char *path = strsep(&where, ",");
@@ -169,7 +122,7 @@ static void set_up(struct task *task, char *what, int server_cpu)
 
 	if (!strcmp(name, "floor")) {
 		task->once = once_floor;
-		serve_floor(task, server_cpu);
+		task->floor = floor_serve(server_cpu);
 		return;
 	}
 	if (!where)

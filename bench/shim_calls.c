@@ -10,7 +10,7 @@
  * COUNT of them:
  *
  *   read and ioctl of unrelated files; the same by libc's own functions;
- *   a ping-pong over a socket with a C server (bench/calls.c has the same);
+ *   the floor (floor.h);
  *   CHECK_EXTENSION, a 4-byte region read, and DEVICE_GET_INFO, which has an
  *   argument in memory.
  */
@@ -19,35 +19,22 @@
 #include <err.h>
 #include <fcntl.h>
 #include <linux/vfio.h>
-#include <sched.h>
-#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
-#include <sys/prctl.h>
-#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "floor.h"
+
 enum {
-	MESSAGE = 48,
 	UNRELATED = 100, /* more of them: one is that much shorter */
 };
 
 static ssize_t (*libc_read)(int, void *, size_t);
 static int (*libc_ioctl)(int, unsigned long, ...);
 static int zero, queue, container, device, floor_socket;
-
-static void run_on(int cpu)
-{
-	cpu_set_t set;
-
-	CPU_ZERO(&set);
-	CPU_SET((size_t)cpu, &set);
-	if (sched_setaffinity(0, sizeof(set), &set))
-		err(1, "CPU %d", cpu);
-}
 
 static void once_read(void)
 {
@@ -83,11 +70,7 @@ static void once_libc_ioctl(void)
 
 static void once_floor(void)
 {
-	char message[MESSAGE] = { 0 };
-
-	if (send(floor_socket, message, sizeof(message), 0) < 0 ||
-	    recv(floor_socket, message, sizeof(message), 0) <= 0)
-		err(1, "floor");
+	floor_call(floor_socket);
 }
 
 static void once_check(void)
@@ -121,33 +104,6 @@ static const struct {
 	{ once_floor, 1 },	   { once_check, 1 },
 	{ once_region, 1 },	   { once_info, 1 },
 };
-
-static void serve_floor(int cpu)
-{
-	char message[MESSAGE];
-	int ends[2];
-
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends))
-		err(1, "socketpair");
-	floor_socket = ends[0];
-	switch (fork()) {
-	case -1:
-		err(1, "fork");
-	case 0:
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		close(ends[0]);
-		run_on(cpu);
-		for (;;) {
-			ssize_t size =
-				recv(ends[1], message, sizeof(message), 0);
-			if (size <= 0)
-				_exit(0);
-			send(ends[1], message, (size_t)size, 0);
-		}
-	default:
-		close(ends[1]);
-	}
-}
 
 static void set_up(const char *group_number, const char *name)
 {
@@ -199,7 +155,7 @@ int main(int argc, char **argv)
 		errx(2, "ROUNDS COUNT CLIENT_CPU SERVER_CPU GROUP DEVICE");
 	int rounds = atoi(argv[1]), count = atoi(argv[2]);
 
-	serve_floor(atoi(argv[4]));
+	floor_socket = floor_serve(atoi(argv[4]));
 	run_on(atoi(argv[3]));
 	set_up(argv[5], argv[6]);
 	for (int round = -1; round < rounds; round++) {
