@@ -140,7 +140,7 @@ def reason(name: str) -> str:
 def askable() -> set[str]:
     """The names that a client can put into a call."""
     found = {*_CALLS} | {c_name(member) for member in Extension}
-    found |= {f"VFIO_DEVICE_FEATURE_{feature.name}" for feature in FEATURES.values()}
+    found |= {feature.c_name for feature in FEATURES.values()}
     for cls in _payloads():
         for member in cls.MEMBERS:
             if Hint.OUT not in member.hints and not cls.CNAME.startswith(
@@ -173,13 +173,13 @@ def sections() -> Iterator[tuple[str, list[str]]]:
 
     yield "Calls", take(_CALLS)
     yield "Extensions and IOMMU types", take(c_name(member) for member in Extension)
-    yield "Features", take(f"VFIO_DEVICE_FEATURE_{feature.name}" for feature in FEATURES.values())
+    yield "Features", take(feature.c_name for feature in FEATURES.values())
     for cls in PREFIXES:
         title = (cls.__doc__ or "").strip().splitlines()[0].rstrip(".")
         if names := take(_names_of_class(cls)):
             yield f"`{title}`" if title.startswith("vfio_") and " " not in title else title, names
-    chained = [name for name in left if reason(name)]
-    yield "Everything else", [*chained, *(name for name in left if name not in chained)]
+    explained = [name for name in left if reason(name)]
+    yield "Everything else", [*explained, *(name for name in left if name not in explained)]
 
 
 def _names_of_class(cls: type) -> list[str]:

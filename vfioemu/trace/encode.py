@@ -11,16 +11,13 @@ of a struct that is nested, or that follows, needs as many of the names around i
 
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
-from typing import Any, Final
 
 from vfioemu.trace.decode import follower
-from vfioemu.uapi.features import FEATURES
+from vfioemu.uapi.features import FEATURES, Feature
 from vfioemu.uapi.flags import c_name
 from vfioemu.uapi.payload import Member, Payload
 from vfioemu.uapi.registry import Ioctl
 from vfioemu.uapi.structs import DeviceFeature
-
-_FEATURE: Final = "VFIO_DEVICE_FEATURE_"
 
 
 class EncodeError(ValueError):
@@ -51,7 +48,7 @@ def _scalar(row: Ioctl, values: dict[str, str]) -> bytes:
         raise EncodeError(f"{row.name} takes " + ("arg=VALUE" if row.argument == "pointer" else "no memory"))
     if row.pointee == "string":
         return value.encode() + b"\0"
-    return _pack("arg", 4, _integer("arg", value, ()), signed=True)
+    return _pack("arg", 4, _integer("arg", value), signed=True)
 
 
 def _struct(cls: type[Payload], values: dict[str, str], row: Ioctl | None, prefix: str = "") -> bytearray:
@@ -77,7 +74,7 @@ def _struct(cls: type[Payload], values: dict[str, str], row: Ioctl | None, prefi
         return made
     layout = follow.item.__metadata__[0]
     for part in text.split(","):
-        made += _pack(cls.TAIL, layout.sizeof(), _integer(cls.TAIL, part, ()), layout.fmtstr[-1:].islower())
+        made += _pack(cls.TAIL, layout.sizeof(), _integer(cls.TAIL, part), layout.fmtstr[-1:].islower())
     return made
 
 
@@ -109,26 +106,22 @@ def _field(cls: type[Payload], member: Member, text: str, row: Ioctl | None) -> 
     named = [hint for hint in member.hints if isinstance(hint, type) and issubclass(hint, Enum)]
     if not named and row is not None and row.flags is not None and member.name == "flags":
         named = [row.flags]
-    extra = _features() if cls is DeviceFeature and member.name == "flags" else {}
-    value = _integer(member.name, text, named, extra)
+    names_feature = cls is DeviceFeature and member.name == "flags"
+    value = _integer(member.name, text, named, FEATURES.values() if names_feature else ())
     return _pack(member.name, member.size, value, member.signed)
 
 
-def _features() -> dict[str, int]:
-    return {row.name: row.number for row in FEATURES.values()}
-
-
 def _integer(
-    field: str, text: str, named: Iterable[type[Enum]], extra: Mapping[str, int] | None = None
+    field: str, text: str, named: Iterable[type[Enum]] = (), features: Iterable[Feature] = ()
 ) -> int:
     """A number, or names with ``|`` between them."""
-    known = dict(extra or {})
+    known: dict[str, int] = {}
+    for feature in features:
+        known[feature.name] = known[feature.c_name] = feature.number
     for cls in named:
         for member in cls:
             known[member.name] = member.value
             known[c_name(member)] = member.value  # type: ignore[arg-type]  # an IntEnum or IntFlag
-    for name, number in (extra or {}).items():
-        known[f"{_FEATURE}{name}"] = number
     total = 0
     for part in text.split("|"):
         word = part.strip()
@@ -174,7 +167,7 @@ def key_values(pairs: Iterable[str]) -> dict[str, str]:
     Raises:
         EncodeError: one of them has no ``=``, or comes twice.
     """
-    made: dict[str, Any] = {}
+    made: dict[str, str] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or name in made:

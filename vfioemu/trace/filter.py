@@ -29,7 +29,6 @@ from vfioemu.uapi.registry import IOCTLS, UNSERVED, lookup
 
 Test: TypeAlias = Callable[[e.AnyEvent], bool]
 
-_FEATURE: Final = "VFIO_DEVICE_FEATURE_"
 OTHERS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "device": "what devices do by themselves: writes, interrupts, states",
@@ -54,7 +53,7 @@ CALLS: Final = (
 _NAMES: Final = {
     **{row.name.lower(): row.name for row in IOCTLS},
     **{row.name.lower(): row.name for row in UNSERVED},
-    **{f"{_FEATURE}{row.name}".lower(): f"{_FEATURE}{row.name}" for row in FEATURES.values()},
+    **{row.c_name.lower(): row.c_name for row in FEATURES.values()},
     **{name: name for name in CALLS},
 }
 
@@ -64,7 +63,7 @@ def names(event: e.AnyEvent) -> tuple[str, ...]:
     match event:
         case e.Ioctl():
             feature = _feature(event)
-            return (event.ioctl,) if feature is None else (event.ioctl, f"{_FEATURE}{feature.name}")
+            return (event.ioctl,) if feature is None else (event.ioctl, feature.c_name)
         case e.Transfer():
             return (event.op,)
         case e.Interrupt():

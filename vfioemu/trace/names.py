@@ -7,13 +7,12 @@ import os
 from enum import Enum, IntEnum, IntFlag
 from typing import Final
 
+from vfioemu.uapi.constants import VFIO_DEVICE_FEATURE_MASK
 from vfioemu.uapi.features import FEATURES
 from vfioemu.uapi.flags import PREFIXES, Extension, FeatureFlag, PciIrq, PciRegion, c_name
 from vfioemu.uapi.kinds import FdKind
 from vfioemu.uapi.registry import UNSERVED, lookup
 
-FEATURE_MASK: Final = 0xFFFF
-_FEATURE: Final = "VFIO_DEVICE_FEATURE_"
 _ALWAYS_IN_FULL: Final = frozenset({Extension, PciIrq, PciRegion})
 """What nobody would recognise by its short name."""
 _OPEN: Final = frozenset({PciIrq, PciRegion, Extension})
@@ -52,13 +51,18 @@ def flags(cls: type[IntFlag], value: int, style: Style) -> str:
     """``READ|WRITE|0xf0 /* VFIO_DMA_MAP_FLAG_??? */``."""
     if style is Style.RAW:
         return number(value)
-    parts = []
-    left = value
-    for bit, name in _bits(cls, style):
-        if bit & left:
-            parts.append(name)
-            left &= ~bit
+    parts, left = _split(cls, value, style)
     return "|".join([*parts, *_unknown(left, PREFIXES.get(cls, ""))]) or "0"
+
+
+def _split(cls: type[IntFlag], value: int, style: Style) -> tuple[list[str], int]:
+    """The names of the bits that have one, and the other bits."""
+    parts = []
+    for bit, name in _bits(cls, style):
+        if bit & value:
+            parts.append(name)
+            value &= ~bit
+    return parts, value
 
 
 def enum(cls: type[IntEnum], value: int, style: Style) -> str:
@@ -75,18 +79,15 @@ def feature_flags(value: int, style: Style) -> str:
     """The flags of VFIO_DEVICE_FEATURE: operations, and the number of a feature."""
     if style is Style.RAW:
         return number(value)
-    parts = []
-    operations = value & ~FEATURE_MASK
-    for bit, name in _bits(FeatureFlag, style):
-        if bit & operations:
-            parts.append(name)
-            operations &= ~bit
-    row = FEATURES.get(value & FEATURE_MASK)
+    prefix = PREFIXES[FeatureFlag]
+    feature = value & VFIO_DEVICE_FEATURE_MASK
+    parts, left = _split(FeatureFlag, value - feature, style)
+    row = FEATURES.get(feature)
     if row is None:
-        parts += [f"{number(value & FEATURE_MASK)} /* {_FEATURE}??? */"]
+        parts.append(f"{number(feature)} /* {prefix}??? */")
     else:
-        parts.append(_FEATURE + row.name if style is Style.VERBOSE else row.name)
-    return "|".join([*parts, *_unknown(operations, _FEATURE)])
+        parts.append(row.c_name if style is Style.VERBOSE else row.name)
+    return "|".join([*parts, *_unknown(left, prefix)])
 
 
 def _unknown(value: int, prefix: str) -> list[str]:

@@ -70,7 +70,7 @@ def _struct(
         if cls is DeviceFeature and member.name == "flags":
             feature = FEATURES.get(value & c.VFIO_DEVICE_FEATURE_MASK)
             if feature is not None:
-                yield f"VFIO_DEVICE_FEATURE_{feature.name}"
+                yield feature.c_name
     for cap in tree.get(CAPS) or ():
         yield from _capability(cls, cap)
     inner = tree.get(cls.TAIL)

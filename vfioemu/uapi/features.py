@@ -35,6 +35,11 @@ class Feature:
     classes: frozenset[str] = frozenset()
     later: bool = False
 
+    @property
+    def c_name(self) -> str:
+        """The whole name in <linux/vfio.h>."""
+        return f"VFIO_DEVICE_FEATURE_{self.name}"
+
 
 def _feature(
     number: int,
