@@ -21,7 +21,7 @@ from vfioemu.daemon.sysfs import sysfsdev
 from vfioemu.daemon.tracing import encoder, send_events
 from vfioemu.daemon.tree import Tree
 from vfioemu.daemon.workers import Workers
-from vfioemu.io.connection import UCRED
+from vfioemu.io.listen import accept
 from vfioemu.io.server import Server
 from vfioemu.io.tracing import Sink, Tracer
 from vfioemu.trace.filter import Filter
@@ -98,16 +98,7 @@ class ControlServer:
         """Accept connections until cancelled."""
         listener.setblocking(False)
         while True:
-            await trio.lowlevel.wait_readable(listener)
-            try:
-                sock, _ = listener.accept()
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                log.warning("control: accept: %s", error.strerror)
-                await trio.sleep(0.1)
-                continue
-            pid, uid, _ = UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size))
+            sock, pid, uid = await accept(listener)
             if uid != os.getuid() or self._connections >= MAX_CONNECTIONS:
                 log.warning("control: pid=%d uid=%d refused", pid, uid)
                 sock.close()
@@ -132,7 +123,7 @@ class ControlServer:
                         line = bytes(buffer[:end])
                         del buffer[: end + 1]
                         if line.strip():
-                            answer = self.answer(line)
+                            answer = self._answer(line)
                             sink, self._sink = self._sink, None
                             await stream.send_all(msgspec.json.encode(answer) + b"\n")
                             if sink is not None:
@@ -151,7 +142,7 @@ class ControlServer:
             if sink is not None:
                 self._tracer.remove(sink)
 
-    def answer(self, line: bytes) -> d.Answer | d.Refusal:
+    def _answer(self, line: bytes) -> d.Answer | d.Refusal:
         """Execute one request."""
         try:
             request = msgspec.json.decode(line, type=d.Request)

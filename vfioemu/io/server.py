@@ -16,11 +16,12 @@ from vfioemu.core.effects import Steps
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.file import File
 from vfioemu.io.channel import Channel
-from vfioemu.io.connection import UCRED, Connection, Gone, PeerError, packet
+from vfioemu.io.connection import Connection, Gone, PeerError, packet
 from vfioemu.io.counters import Counters
 from vfioemu.io.effects import Runner
 from vfioemu.io.fds import Graveyard, socket_cookie
 from vfioemu.io.limits import Access, Limits
+from vfioemu.io.listen import accept
 from vfioemu.io.memory import Ledger
 from vfioemu.io.mm import BoundMemory
 from vfioemu.io.session import Account, Service, Session
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from vfioemu.io.tracing import Tracer
 
 log: Final = logging.getLogger(__name__)
-
-_ACCEPT_PAUSE: Final = 0.1
 
 
 class Opener(Protocol):
@@ -80,17 +79,7 @@ class Server:
         """Accept connections until cancelled. The listener has SO_PASSCRED, which connections inherit."""
         listener.setblocking(False)
         while True:
-            await trio.lowlevel.wait_readable(listener)
-            try:
-                sock, _ = listener.accept()
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                # ECONNABORTED, or EMFILE and its kin: let those who have fds finish.
-                log.warning("accept: %s", error.strerror)
-                await trio.sleep(_ACCEPT_PAUSE)
-                continue
-            pid, uid, _ = UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size))
+            sock, pid, uid = await accept(listener)
             account = self._accounts.get(pid) or Account(pid, self._shared)
             if uid not in self.access.uids or account.connections >= self.limits.max_connections:
                 sock.close()

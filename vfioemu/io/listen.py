@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: MIT
+"""Taking connections: of clients, and of whoever commands the daemon."""
+
+import logging
+import socket
+from typing import Final
+
+import trio
+
+from vfioemu.io.connection import UCRED
+
+log: Final = logging.getLogger(__name__)
+
+_PAUSE: Final = 0.1
+
+
+async def accept(listener: socket.socket) -> tuple[socket.socket, int, int]:
+    """Wait for a connection: its socket, and the pid and the uid of who made it.
+
+    *Failures* are logged, and the next connection is waited for: ECONNABORTED, or EMFILE and its kin, where those who
+    have fds are given the time to finish.
+    """
+    while True:
+        await trio.lowlevel.wait_readable(listener)
+        try:
+            sock, _ = listener.accept()
+        except BlockingIOError:
+            continue
+        except OSError as error:
+            log.warning("accept: %s", error.strerror)
+            await trio.sleep(_PAUSE)
+            continue
+        pid, uid, _ = UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size))
+        return sock, pid, uid
