@@ -115,10 +115,6 @@ class File:
         """pread(2)."""
         return await self._read(m.PREAD, size, offset)
 
-    async def pread_into(self, buffer: bytearray | memoryview, offset: int) -> int:
-        """pread(2) into a buffer: how many bytes were read."""
-        return await self._read_into(m.PREAD, buffer, offset)
-
     async def write(self, data: bytes | bytearray | memoryview) -> int:
         """write(2)."""
         return await self._write(m.WRITE, data, 0)
@@ -188,17 +184,12 @@ class File:
 
     async def _read(self, type: int, size: int, offset: int) -> bytes:
         buffer = bytearray(size)
-        got = await self._read_into(type, buffer, offset)
-        return bytes(buffer[:got])
-
-    async def _read_into(self, type: int, buffer: bytearray | memoryview, offset: int) -> int:
         address, keep = procmem.address_of(buffer)
-        size = memoryview(buffer).nbytes
         reply = await self._call(type, address, size, offset & m.U64, flags=m.F_WRITABLE)
         if reply.data:
             memoryview(buffer)[reply.start : reply.start + len(reply.data)] = reply.data
         del keep
-        return self._result(reply.result)
+        return bytes(buffer[: self._result(reply.result)])
 
     async def _write(self, type: int, data: bytes | bytearray | memoryview, offset: int) -> int:
         address, keep = procmem.address_of(data)

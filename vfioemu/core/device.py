@@ -20,6 +20,7 @@ from vfioemu.core.device_file import DeviceFile
 from vfioemu.core.effects import Buffer, Steps, locked
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.held_pins import HeldPins
+from vfioemu.core.limits import PIN_PAGES_MAX
 from vfioemu.core.locks import Lock
 from vfioemu.core.migration import Migration
 from vfioemu.core.migration_v1 import MigrationProtocol, RegionsWithMigration
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PIN_PAGES_MAX: Final = 512
-"""VFIO_PIN_PAGES_MAX_ENTRIES: as many page pointers as one page holds."""
 _U64: Final = (1 << 64) - 1
 
 

@@ -24,8 +24,8 @@ DIRTY_BITMAP_PAGES_MAX: Final = (1 << 31) - 1
 DIRTY_BITMAP_SIZE_MAX: Final = 1 << 28
 """DIRTY_BITMAP_BYTES(DIRTY_BITMAP_PAGES_MAX)."""
 
-VFIO_PIN_PAGES_MAX_ENTRIES: Final = PAGE_SIZE // 8
-"""Pages in one vfio_pin_pages()."""
+PIN_PAGES_MAX: Final = PAGE_SIZE // 8
+"""VFIO_PIN_PAGES_MAX_ENTRIES: as many pages in one vfio_pin_pages() as one page holds pointers to."""
 
 DMA_UNMAP_RETRIES: Final = 10
 """How often a device may leave pins behind in its dma_unmap(); after that the kernel has a BUG_ON()."""

@@ -151,13 +151,10 @@ def group_entries(group: GroupSpec, *, shared: bool) -> Entries:
     yield path, Directory()
     yield f"{path}/devices", Directory()
     yield f"{path}/reserved_regions", text(*(f"0x{start:016x} 0x{end:016x} msi" for start, end in reserved))
-    yield from _class_device("vfio", str(group.number), group_number(group.number), f"vfio/{group.number}")
+    yield from _class_device(
+        "vfio", str(group.number), f"{_GROUP_MAJOR}:{group.number}", f"vfio/{group.number}"
+    )
     yield f"dev/vfio/{group.number}", Node(0o666 if shared else 0o600)
-
-
-def group_number(group: int) -> str:
-    """MAJOR:MINOR of a group's node."""
-    return f"{_GROUP_MAJOR}:{group}"
 
 
 def unit_entries(unit: int, iommu: IommuSpec) -> Entries:

@@ -128,7 +128,6 @@ class Scheduler:
     def __init__(self, choose: Callable[[Sequence[Task[Any]]], Task[Any]] | None = None) -> None:
         self.choose = choose
         self._ready: list[Task[Any]] = []
-        self._blocked = 0
 
     def spawn(self, steps: Steps[T], performer: Performer, name: str = "task") -> Task[T]:
         """Make a task of a handler; nothing of it runs yet."""

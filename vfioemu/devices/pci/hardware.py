@@ -48,7 +48,6 @@ class ConfigHardware:
         if len(self.data) > r.CONFIG_SIZE:
             self.mask[r.CONFIG_SIZE : r.CONFIG_SIZE + 4] = bytes(4)  # no capability, or the first one
             self._extended_chain(function.extended)
-        self.reset_state = bytes(self.data)
 
     def read(self, position: int, count: int) -> int:
         """`count` bytes, as a little-endian number."""

@@ -116,10 +116,6 @@ class Checks:
         """An fd is none of ours."""
         self._foreign.setdefault(client, set()).add(number)
 
-    def is_foreign(self, client: Client, number: int) -> bool:
-        """Whether an fd is none of ours."""
-        return number in self._foreign.get(client, ())
-
     # --- the end ---
 
     def everybody_dies(self) -> None:
