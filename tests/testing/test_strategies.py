@@ -34,6 +34,22 @@ def test_valid_requests_are_of_the_registry(request):
     assert (row.kind, row.name) == (FdKind.CONTAINER, request.name)
 
 
+def test_machines_have_other_hardware_behind_all_that_has_an_iommu():
+    wishes = ("vfio-pci", device("oracle", variant="basic", iommu=True), device("mtty"))
+    widths = set()
+
+    @given(strategies.machines(*wishes))
+    def collect(kernel):
+        pci, oracle, mdev = (group.iommu for group in kernel.core.spec.groups)
+        assert pci == oracle
+        assert mdev is None
+        widths.add(pci.address_bits)
+
+    collect()
+
+    assert widths == {39, 48, 57}
+
+
 def refusal(client, *call):
     """The errno with which a call is refused, or None."""
     try:

@@ -64,6 +64,7 @@ def machine(
     profile: str = "linux-6.12",
     quirks: Quirks = "recorded",
     dma_entry_limit: int = 65535,
+    iommu: IommuSpec = IOMMU,
 ) -> "MemoryMachine":
     """An emulated kernel with these devices, each in a group of its own: `dev0` in group 1, and so on.
 
@@ -72,6 +73,7 @@ def machine(
         profile: the kernel release whose answers are given.
         quirks: "clean" for a kernel without the mistakes that were recorded.
         dma_entry_limit: how many mappings a container may have.
+        iommu: what an ordinary IOMMU is here.
 
     Raises:
         ValueError: no such model, or not with these options.
@@ -82,10 +84,10 @@ def machine(
         wish = DeviceWish(asked) if isinstance(asked, str) else asked
         if wish.model not in models:
             raise ValueError(f"model {wish.model!r} is none of {', '.join(sorted(models))}")
-        iommu = _iommu_of(wish, models[wish.model])
-        groups.append(GroupSpec(number=number + 1, iommu=iommu))
+        behind = _iommu_of(wish, models[wish.model], iommu)
+        groups.append(GroupSpec(number=number + 1, iommu=behind))
         pci, mdev = f"0000:00:{number + 1:02x}.0", f"00000000-0000-4000-8000-{number + 1:012x}"
-        made_up = mdev if iommu is None else pci
+        made_up = mdev if behind is None else pci
         specs.append(
             DeviceSpec(
                 symbol=f"dev{number}",
@@ -106,11 +108,11 @@ def machine(
     return MemoryMachine(spec)
 
 
-def _iommu_of(wish: DeviceWish, factory: Factory) -> IommuSpec | None:
+def _iommu_of(wish: DeviceWish, factory: Factory, ordinary: IommuSpec) -> IommuSpec | None:
     if isinstance(wish.iommu, IommuSpec):
         return wish.iommu
     backed = getattr(factory, "BUS", "pci") == "pci" if wish.iommu is None else wish.iommu
-    return IOMMU if backed else None
+    return ordinary if backed else None
 
 
 class MemoryMachine:

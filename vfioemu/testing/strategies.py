@@ -183,15 +183,13 @@ def iommus() -> st.SearchStrategy[IommuSpec]:
 
 
 def machines(*devices: str | DeviceWish) -> st.SearchStrategy[MemoryMachine]:
-    """Emulated kernels with these devices, on different hardware, of different releases, with different limits."""
+    """Emulated kernels with these devices, on different hardware, of different releases, with different limits.
+
+    A device that brings an `IommuSpec` of its own keeps it.
+    """
 
     def on(iommu: IommuSpec, profile: str, limit: int) -> MemoryMachine:
-        wishes = [wish if isinstance(wish, DeviceWish) else DeviceWish(wish) for wish in devices]
-        behind = [
-            DeviceWish(wish.model, iommu if wish.iommu is True else wish.iommu, wish.name, wish.options)
-            for wish in wishes
-        ]
-        return machine(*behind, profile=profile, dma_entry_limit=limit)
+        return machine(*devices, profile=profile, dma_entry_limit=limit, iommu=iommu)
 
     profiles = st.sampled_from(["linux-6.12", "linux-7.2"])
     return st.builds(on, iommus(), profiles, st.sampled_from([65535, 64, 3, 1]))
