@@ -16,7 +16,6 @@ CANNOT_RUN: Final = 126
 NOT_FOUND: Final = 127
 
 _HEADER: Final = struct.Struct("=16sHHIQQQIHHH")
-_HEADER32: Final = struct.Struct("=16sHHIIIIIHHH")
 _SEGMENT: Final = struct.Struct("=IIQQQQ")
 _PT_INTERP: Final = 3
 _CLASS: Final = 4

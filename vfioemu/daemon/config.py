@@ -25,11 +25,11 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
-from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
+from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec, Quirks
 
 
 class ConfigError(Exception):
@@ -70,7 +70,7 @@ class _Group(_Table, frozen=True):
 
 class _Machine(_Table, frozen=True):
     profile: str = "linux-6.12"
-    quirks: Literal["recorded", "clean"] = "recorded"
+    quirks: Quirks = "recorded"
     memlock: int | str = "off"
     dma_entry_limit: int = 65535
     manual_clear: str = "off"

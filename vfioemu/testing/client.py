@@ -3,10 +3,10 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final, Literal, TypeAlias
+from typing import Final, TypeAlias
 
 from vfioemu.core.machine import Machine
-from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
+from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec, Quirks
 from vfioemu.testing.model import PAGE
 from vfioemu.testing.process import Process
 from vfioemu.testing.scheduler import Scheduler
@@ -61,7 +61,7 @@ def device_name(number: int, variant: str) -> str:
     return f"0000:00:{number:02x}.0" if variant in PCI else f"device-{number}"
 
 
-def machine_spec(layout: Layout, quirks: Literal["recorded", "clean"], limit: int) -> MachineSpec:
+def machine_spec(layout: Layout, quirks: Quirks, limit: int) -> MachineSpec:
     """The machine of a world: each device in its own group."""
     return MachineSpec(
         groups=tuple(

@@ -18,7 +18,6 @@ from typing import Any, Final
 
 _BASE: Final = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 """Where files come and go without a disk: a daemon makes hundreds for its clients to look at."""
-_START: Final = 60.0
 _STOP: Final = 20.0
 
 

@@ -10,9 +10,10 @@ import struct
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Final, TypeAlias
 
 from vfioemu.core.machine import Machine
+from vfioemu.core.spec import Quirks
 from vfioemu.devices.registry import load_models
 from vfioemu.testing import model
 from vfioemu.testing.client import (
@@ -27,6 +28,7 @@ from vfioemu.testing.client import (
 )
 from vfioemu.testing.holdings import holdings
 from vfioemu.testing.model import PAGE, Refusal, oracle
+from vfioemu.testing.model.oracle import Command
 from vfioemu.testing.process import Result, errno_name
 from vfioemu.testing.scheduler import Scheduler
 from vfioemu.uapi import constants as c
@@ -66,7 +68,7 @@ class World:
 
     def __init__(
         self,
-        quirks: Literal["recorded", "clean"] = "recorded",
+        quirks: Quirks = "recorded",
         limit: int = 12,
         layout: Layout = LAYOUT,
         scheduler: Scheduler | None = None,
@@ -282,30 +284,30 @@ class World:
     def pin(self, handle: Handle, iova: int, npages: int, prot: int) -> None:
         """The device pins pages."""
         expected = _expected(lambda: _device(handle).pin(iova, npages, prot))
-        _agree("pin", self.command(handle, 1, iova, npages, prot), expected)
+        _agree("pin", self.command(handle, Command.PIN, iova, npages, prot), expected)
 
     def unpin(self, handle: Handle, iova: int, npages: int) -> None:
         """The device unpins pages."""
         expected = _expected(lambda: _device(handle).unpin(iova, npages))
-        _agree("unpin", self.command(handle, 2, iova, npages), expected)
+        _agree("unpin", self.command(handle, Command.UNPIN, iova, npages), expected)
 
     def dma_write(self, handle: Handle, iova: int, size: int, byte: int) -> None:
         """The device writes guest memory."""
         expected = _expected(lambda: _device(handle).write(iova, bytes([byte]) * size))
-        _agree("dma write", self.command(handle, 3, iova, size, 1, byte), expected)
+        _agree("dma write", self.command(handle, Command.RW, iova, size, 1, byte), expected)
 
     def dma_read(self, handle: Handle, iova: int, size: int) -> None:
         """The device reads guest memory."""
         data: list[bytes] = []
         expected = _expected(lambda: data.append(_device(handle).read(iova, size)))
-        _agree("dma read", self.command(handle, 3, iova, size, 0), expected)
+        _agree("dma read", self.command(handle, Command.RW, iova, size, 0), expected)
         if data:
             assert self._window(handle, size) == data[0], "dma read: other bytes"
 
     def notifications(self, handle: Handle) -> None:
         """Which dma_unmap callbacks the device has got."""
         device = _device(handle)
-        _agree("notifications", self.command(handle, 4), Result(len(device.notes)))
+        _agree("notifications", self.command(handle, Command.NOTIFY), Result(len(device.notes)))
         words = struct.unpack(f"<{2 * len(device.notes)}Q", self._window(handle, 16 * len(device.notes)))
         told = sorted(zip(words[::2], words[1::2], strict=True))
         assert told == sorted(device.notes), f"notifications: {told}"

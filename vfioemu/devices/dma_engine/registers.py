@@ -22,7 +22,6 @@ from vfioemu.uapi.dma_engine import (
 )
 
 PAGE: Final = 4096
-_U64: Final = (1 << 64) - 1
 
 DEFAULTS: Final[Mapping[Register, int]] = {
     Register.CONTROL: 0,

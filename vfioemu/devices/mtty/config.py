@@ -11,7 +11,7 @@ from typing import Final
 SIZE: Final = 0xFF
 """As GET_REGION_INFO tells it: one byte short of what is there."""
 
-_COMMAND, _BAR0, _BAR1, _INTERRUPT_LINE, _INTERRUPT_PIN = 0x04, 0x10, 0x14, 0x3C, 0x3D
+_BAR0, _BAR1, _INTERRUPT_LINE, _INTERRUPT_PIN = 0x10, 0x14, 0x3C, 0x3D
 _ZEROED: Final = (0x18, 0x1C, 0x20)
 _IDS: Final = 0x32534348
 _BAR_MASK: Final = 0xFFFFFFF8

@@ -51,7 +51,6 @@ BUFFER: Final = 0x40000
 BUFFER_SIZE: Final = 0x1000
 
 _DMA_REGISTERS: Final = (DMA_SOURCE, DMA_DESTINATION, DMA_LENGTH, DMA_COMMAND)
-_WIDE: Final = 0x80
 _U32: Final = 0xFFFFFFFF
 _BAR_SIZE: Final = 1 << 20
 _NOTHING: Final = b"\xff\xff\xff\xff"

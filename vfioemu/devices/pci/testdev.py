@@ -16,7 +16,6 @@ from vfioemu.devices.pci.function import PciFunction
 _MEMORY: Final = 0x1000
 _PORTS: Final = 0x100
 _HEADER: Final = struct.Struct("<BBxxIB3xI")
-_COUNT_AT: Final = 12
 _KINDS: Final = ("mmio", "portio")
 _TESTS: Final = ("no-eventfd", "wildcard-eventfd", "datamatch-eventfd")
 _WILDCARD: Final = 1

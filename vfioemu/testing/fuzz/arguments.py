@@ -27,6 +27,12 @@ MIDDLING: Final = range(1 << 28, 1 << 43)
 """Sizes of mappings that are avoided: their bitmaps take minutes to look at, and are like those of smaller ones."""
 
 
+def is_avoided(map_dma: bytes) -> bool:
+    """Whether these are arguments of mappings that the model does not follow: up to 2^64, or with huge bitmaps."""
+    iova, size = (int.from_bytes(map_dma[at : at + 8], "little") for at in (16, 24))
+    return iova + size == 1 << 64 or size in MIDDLING
+
+
 class Arguments:
     """Makes arguments.
 

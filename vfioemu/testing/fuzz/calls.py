@@ -10,11 +10,12 @@ from vfioemu.core.caller import Caller
 from vfioemu.core.effects import Steps
 from vfioemu.core.file import File
 from vfioemu.testing.client import ARGUMENT_SIZE, Client
-from vfioemu.testing.fuzz.arguments import MIDDLING, U64
+from vfioemu.testing.fuzz.arguments import U64, is_avoided
 from vfioemu.testing.fuzz.checks import FILE_ERRNOS, kind_of, name_of
 from vfioemu.testing.fuzz.program import Op, Step, Transfer
 from vfioemu.testing.fuzz.registers import Registers
 from vfioemu.testing.model import PAGE
+from vfioemu.testing.model.oracle import Command
 from vfioemu.testing.scheduler import Task
 from vfioemu.testing.world import COMMAND
 from vfioemu.uapi import constants as c
@@ -98,7 +99,7 @@ def _ioctl(
         argument = int.from_bytes(payload[:8], "little")
     else:
         argument = registers.place(payload, place, area)
-    if command == c.VFIO_IOMMU_MAP_DMA and kind is FdKind.CONTAINER and _is_avoided(payload):
+    if command == c.VFIO_IOMMU_MAP_DMA and kind is FdKind.CONTAINER and is_avoided(payload):
         return None
     return Call(
         client=registers.client,
@@ -112,12 +113,6 @@ def _ioctl(
         flags=int.from_bytes(payload[4:8], "little"),
         register=register,
     )
-
-
-def _is_avoided(payload: bytes) -> bool:
-    """Mappings that the model does not follow: those up to 2^64, and those with huge bitmaps."""
-    iova, size = (int.from_bytes(payload[at : at + 8], "little") for at in (16, 24))
-    return iova + size == 1 << 64 or size in MIDDLING
 
 
 def _command(step: Step, registers: Registers, area: int) -> Call | None:
@@ -143,17 +138,17 @@ def _command(step: Step, registers: Registers, area: int) -> Call | None:
 def _tame(words: list[int]) -> None:
     """Keep what the model would count page by page, and what a device would do bit by bit, in bounds."""
     command = words[0]
-    if command in (1, 2):
+    if command in (Command.PIN, Command.UNPIN):
         words[1] &= ~(PAGE - 1)
-    if command == 2:
+    if command == Command.UNPIN:
         words[2] &= 0x3FF
-    if command == 3:
+    if command == Command.RW:
         words[2] = min(words[2], 1 << 17)
-    if command == 5:
+    if command == Command.LOG_DIRTY:
         words[2] &= (1 << 30) - 1
-    if command == 7 and words[2] & 0xFFFFFFFF not in DRIVER_ERRNOS:
+    if command == Command.FAIL and words[2] & 0xFFFFFFFF not in DRIVER_ERRNOS:
         words[2] = errno.EIO
-    if command == 8:
+    if command == Command.SIZES:
         words[1:4] = [word & 0xFFFFF for word in words[1:4]]
 
 

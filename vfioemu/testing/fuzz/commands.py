@@ -5,24 +5,23 @@ from vfioemu.testing import model
 from vfioemu.testing.fuzz.calls import Call
 from vfioemu.testing.fuzz.program import Transfer
 from vfioemu.testing.model import oracle
+from vfioemu.testing.model.oracle import Command
 from vfioemu.testing.process import Result
 from vfioemu.testing.world import Handle, World
-
-PIN, UNPIN, RW, NOTIFY, LOG, FAIL, SIZES = 1, 2, 3, 4, 5, 7, 8
 
 
 def follow_command(world: World, handle: Handle, words: tuple[int, ...]) -> Result:
     """Give a command, and see that device and model do the same; AssertionError if not."""
     command, first, second, third, fourth = words[:5]
-    if command == PIN:
+    if command == Command.PIN:
         world.pin(handle, first, (second & 0xFFFFFFFF ^ 1 << 31) - (1 << 31), third & 0xFFFFFFFF)
-    elif command == UNPIN:
+    elif command == Command.UNPIN:
         world.unpin(handle, first, second)
-    elif command == RW and third:
+    elif command == Command.RW and third:
         world.dma_write(handle, first, second, fourth & 0xFF)
-    elif command == RW:
+    elif command == Command.RW:
         world.dma_read(handle, first, second)
-    elif command == NOTIFY:
+    elif command == Command.NOTIFY:
         world.notifications(handle)
     else:
         result = world.command(handle, *words)
@@ -34,14 +33,14 @@ def _follow(device: object, words: tuple[int, ...], result: Result) -> None:
     """What a command changes that only the device knows."""
     if not isinstance(device, model.Device):
         raise TypeError("not a device")
-    if words[0] == LOG:
+    if words[0] == Command.LOG_DIRTY:
         assert (result.err is None) == (device.log is not None), f"log_dirty: {result}"
         if device.log is not None:
             device.log.mark(words[1], words[2])
-    elif device.migration is not None and words[0] == FAIL:
+    elif device.migration is not None and words[0] == Command.FAIL:
         device.migration.fail_at = words[1] & 0xFFFFFFFF
         device.migration.fail_errno = words[2] & 0xFFFFFFFF
-    elif device.migration is not None and words[0] == SIZES:
+    elif device.migration is not None and words[0] == Command.SIZES:
         device.migration.stop_size = words[1]
 
 

@@ -10,8 +10,9 @@ bit  set      otherwise
 """
 
 from collections import Counter
-from typing import Final, Literal
+from typing import Final
 
+from vfioemu.core.spec import Quirks
 from vfioemu.testing.fuzz.choices import Choices
 from vfioemu.testing.fuzz.play import Play
 from vfioemu.testing.fuzz.program import decode
@@ -29,14 +30,14 @@ def run_input(data: bytes, calls: Counter[tuple[str, str]] | None = None) -> Non
         Exception: a crash of ours.
     """
     header = data[0] if data else 0
-    quirks: Literal["recorded", "clean"] = "clean" if header & CLEAN else "recorded"
+    quirks: Quirks = "clean" if header & CLEAN else "recorded"
     if header & STORM:
         _storm(data[1:], quirks)
     else:
         Play(quirks, calls).play(decode(data[1:]))
 
 
-def _storm(data: bytes, quirks: Literal["recorded", "clean"]) -> None:
+def _storm(data: bytes, quirks: Quirks) -> None:
     choices = Choices(data)
     storm = Storm(choices, quirks)
     rounds = 0

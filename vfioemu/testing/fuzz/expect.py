@@ -16,8 +16,6 @@ from vfioemu.testing.process import Result
 from vfioemu.testing.world import Handle, World
 from vfioemu.uapi import constants as c
 
-U64: Final = (1 << 64) - 1
-
 
 class UserMemory:
     """A bitmap at any address of a client: `model.UserBitmap`.

@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeAlias
 
+from vfioemu.testing.client import VFIO_PCI
 from vfioemu.testing.fuzz.layout import WANTED
 from vfioemu.testing.fuzz.program import MAX_DATA, Link, Op, Place, Step, Transfer
 from vfioemu.testing.fuzz.registers import DATA, LINKED_FD, PROTECTIONS
+from vfioemu.testing.model.oracle import Command
 from vfioemu.uapi.registry import IOCTLS
 
 Golden: TypeAlias = Mapping[str, Any]
@@ -38,18 +40,19 @@ VARIANTS: Final = {
     "pv0": WANTED.index(("edu", True)),
 }
 """The group of each recorded device; of any other, vfio-pci's."""
+_VFIO_PCI: Final = WANTED.index((VFIO_PCI, True))
 ACTS: Final = {
-    "pin": 1,
-    "unpin": 2,
-    "dma_write": 3,
-    "dma_read": 3,
-    "notifications": 4,
-    "log_dirty": 5,
-    "arcs": 6,
-    "fail_arc": 7,
-    "mig_sizes": 8,
-    "irq": 9,
-    "npinned": 10,
+    "pin": Command.PIN,
+    "unpin": Command.UNPIN,
+    "dma_write": Command.RW,
+    "dma_read": Command.RW,
+    "notifications": Command.NOTIFY,
+    "log_dirty": Command.LOG_DIRTY,
+    "arcs": Command.ARCS,
+    "fail_arc": Command.FAIL,
+    "mig_sizes": Command.SIZES,
+    "irq": Command.IRQ,
+    "npinned": Command.NPINNED,
 }
 _ROWS: Final = {row.name: number for number, row in enumerate(IOCTLS)}
 _MODES: Final = {
@@ -197,7 +200,7 @@ class Converter:
 
 
 def _group_of(symbol: str) -> int:
-    return VARIANTS.get(symbol, 5)
+    return VARIANTS.get(symbol, _VFIO_PCI)
 
 
 def _protection(step: Golden) -> int:

@@ -2,7 +2,7 @@
 """Well-formed pieces of programs: what a client does when it means well. The mutator strings them together.
 
 Registers by convention, so that phrases fit each other: container 0, group n 16+n, device n 48+n, data fds 80 to 83,
-eventfd 90, /dev/null 91; the buffers that every client has.
+eventfd 90; the buffers that every client has.
 """
 
 import random
@@ -14,12 +14,12 @@ from vfioemu.testing.fuzz.layout import PLAYED
 from vfioemu.testing.fuzz.program import Link, Op, Place, Step, Transfer
 from vfioemu.testing.fuzz.registers import BITMAP, DATA, LINKED_FD
 from vfioemu.testing.model import PAGE
-from vfioemu.testing.model.oracle import LOGGING
+from vfioemu.testing.model.oracle import LOGGING, Command
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.dma_engine import Register
 from vfioemu.uapi.registry import IOCTLS
 
-CONTAINER, GROUP, DEVICE, DATA_FD, EVENTFD, NULL = 0, 16, 48, 80, 90, 91
+CONTAINER, GROUP, DEVICE, DATA_FD, EVENTFD = 0, 16, 48, 80, 90
 ROWS: Final = {row.name: number for number, row in enumerate(IOCTLS)}
 STATES: Final = range(9)
 FEATURED: Final = frozenset(number for number, (variant, _) in enumerate(PLAYED) if variant in LOGGING)
@@ -30,11 +30,9 @@ _SET: Final = c.VFIO_DEVICE_FEATURE_SET
 _GET: Final = c.VFIO_DEVICE_FEATURE_GET
 
 
-def ioctl(
-    name: str, fd: int, payload: bytes, *links: Link, who: int = 0, place: Place = Place.PLAIN, new: int = 127
-) -> Step:
+def ioctl(name: str, fd: int, payload: bytes, *links: Link, new: int = 127) -> Step:
     """A call of the registry."""
-    return Step(Op.IOCTL, (who, fd, ROWS[name], place, new), payload, links)
+    return Step(Op.IOCTL, (0, fd, ROWS[name], Place.PLAIN, new), payload, links)
 
 
 class Phrases:
@@ -143,19 +141,31 @@ class Phrases:
         rng, iova = self.rng, self._page() * PAGE
         number, *words = rng.choice(
             [
-                (1, iova, self._npages(), rng.choice([3, 3, 1, 2])),
-                (1, iova, self.rng.choice([self._npages(), 511, 512, 513]), 3),
-                (2, iova, self._npages()),
-                (3, iova + rng.randrange(PAGE), rng.choice([1, 64, PAGE, 3 * PAGE]), 1, rng.randrange(256)),
-                (3, iova + rng.randrange(PAGE), rng.choice([1, 64, PAGE, 3 * PAGE]), 1, rng.randrange(256)),
-                (3, iova, rng.choice([1, 64, PAGE]), 0),
-                (4,),
-                (5, iova + rng.randrange(PAGE), rng.choice([1, PAGE, 5 * PAGE])),
-                (6,),
-                (7, rng.choice([1, 1, 2, 3]), rng.choice([5, 5, 11, 16, 0])),
-                (8, rng.choice([256, 0, 70]), 96, 64),
-                (9, 1, rng.randrange(4)),
-                (10,),
+                (Command.PIN, iova, self._npages(), rng.choice([3, 3, 1, 2])),
+                (Command.PIN, iova, rng.choice([self._npages(), 511, 512, 513]), 3),
+                (Command.UNPIN, iova, self._npages()),
+                (
+                    Command.RW,
+                    iova + rng.randrange(PAGE),
+                    rng.choice([1, 64, PAGE, 3 * PAGE]),
+                    1,
+                    rng.randrange(256),
+                ),
+                (
+                    Command.RW,
+                    iova + rng.randrange(PAGE),
+                    rng.choice([1, 64, PAGE, 3 * PAGE]),
+                    1,
+                    rng.randrange(256),
+                ),
+                (Command.RW, iova, rng.choice([1, 64, PAGE]), 0),
+                (Command.NOTIFY,),
+                (Command.LOG_DIRTY, iova + rng.randrange(PAGE), rng.choice([1, PAGE, 5 * PAGE])),
+                (Command.ARCS,),
+                (Command.FAIL, rng.choice([1, 1, 2, 3]), rng.choice([5, 5, 11, 16, 0])),
+                (Command.SIZES, rng.choice([256, 0, 70]), 96, 64),
+                (Command.IRQ, 1, rng.randrange(4)),
+                (Command.NPINNED,),
             ]
         )
         return [Step(Op.COMMAND, (0, self._device(), number), struct.pack(f"<{len(words)}Q", *words))]
@@ -250,7 +260,7 @@ class Phrases:
         begin = [ranges, self._feature(_SET | 6, start, Link(24, BITMAP, 2 * PAGE))]
         tell = [self._feature(_GET | 8, report, Link(32, BITMAP))]
         mark = (self._page() * PAGE, rng.choice([1, PAGE, 5 * PAGE]))
-        marks = Step(Op.COMMAND, (0, self._device(), 5), struct.pack("<2Q", *mark))
+        marks = Step(Op.COMMAND, (0, self._device(), Command.LOG_DIRTY), struct.pack("<2Q", *mark))
         end = [self._feature(_SET | 7)]
         return rng.choice([begin, tell, [marks, *tell], end, [*begin, marks, *tell], [*begin, marks, *tell]])
 

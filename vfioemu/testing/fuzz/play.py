@@ -9,11 +9,12 @@ held between calls.
 import errno
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Final
 
 from vfioemu.core.device import Device
 from vfioemu.core.effects import Steps
 from vfioemu.core.errors import IoctlError
+from vfioemu.core.spec import Quirks
 from vfioemu.testing import model
 from vfioemu.testing.fuzz.calls import Call, prepare
 from vfioemu.testing.fuzz.checks import HONEST, Checks, kind_of
@@ -44,9 +45,7 @@ class Play(Checks):
         calls: counts what was answered with what.
     """
 
-    def __init__(
-        self, quirks: Literal["recorded", "clean"] = "recorded", calls: Counter[tuple[str, str]] | None = None
-    ) -> None:
+    def __init__(self, quirks: Quirks = "recorded", calls: Counter[tuple[str, str]] | None = None) -> None:
         self.scheduler = Watcher()
         world = World(quirks, layout=(*PLAYED, *HONEST), scheduler=self.scheduler)
         super().__init__(world, Counter() if calls is None else calls)

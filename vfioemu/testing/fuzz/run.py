@@ -15,11 +15,12 @@ import errno
 import random
 import struct
 from collections import Counter
-from typing import Final, Literal
+from typing import Final
 
+from vfioemu.core.spec import Quirks
 from vfioemu.testing import model
 from vfioemu.testing.client import ARGUMENT_SIZE, LAYOUT, VFIO_PCI, Client, Layout
-from vfioemu.testing.fuzz.arguments import MIDDLING, U64, Arguments
+from vfioemu.testing.fuzz.arguments import U64, Arguments, is_avoided
 from vfioemu.testing.fuzz.checks import FILE_ERRNOS, HONEST, Checks, kind_of, name_of
 from vfioemu.testing.fuzz.expect import Expectation
 from vfioemu.testing.fuzz.walk import Walk
@@ -34,7 +35,7 @@ INPUTS: Final = 120
 """Inputs of one run."""
 FUZZED: Final[Layout] = (*LAYOUT, (VFIO_PCI, True), ("migspc", False), ("migsc", False), ("log", False))
 
-QUIRKS: Final[tuple[Literal["recorded", "clean"], ...]] = ("recorded", "recorded", "clean")
+QUIRKS: Final[tuple[Quirks, ...]] = ("recorded", "recorded", "clean")
 _INJECTED: Final = (errno.EFAULT, errno.EBADF, errno.EMFILE)
 _GET_DEVICE: Final = "VFIO_GROUP_GET_DEVICE_FD"
 _WEIGHTS: Final = {
@@ -208,10 +209,8 @@ class Run(Checks):
         return self.arguments.place(handle.client, payload)
 
     def _is_avoided(self, client: Client, arg: int) -> bool:
-        """Mappings that the model does not follow: those up to 2^64, and those with huge bitmaps."""
         data = client.process.memory.read(arg, 32)
-        iova, size = (int.from_bytes(data[at : at + 8], "little") for at in (16, 24))
-        return len(data) == 32 and (iova + size == 1 << 64 or size in MIDDLING)
+        return len(data) == 32 and is_avoided(data)
 
     def _check(self, handle: Handle, cmd: int, arg: int, result: Result) -> None:
         flags = int.from_bytes(handle.client.process.memory.read(arg + 4, 4), "little")

@@ -7,24 +7,25 @@ quiet, its copy must be what the guest's memory is.
 
 import random
 import struct
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.file import File
 from vfioemu.core.machine import Machine
+from vfioemu.core.spec import Quirks
 from vfioemu.devices.registry import load_models
 from vfioemu.testing.client import LAYOUT, machine_spec
 from vfioemu.testing.fuzz.watch import Watcher
 from vfioemu.testing.holdings import holdings
+from vfioemu.testing.model.oracle import Command
 from vfioemu.testing.process import Process
 from vfioemu.testing.scheduler import Task
+from vfioemu.testing.world import COMMAND
 from vfioemu.uapi import constants as c
 
 PAGE: Final = 4096
 BASE, PAGES = 0x100000, 96
 OTHER, OTHER_PAGES = 0x900000, 8
-COMMAND: Final = struct.Struct("<8Q")
-PIN, UNPIN, RW = 1, 2, 3
 EXPECTED: Final = frozenset({"EINVAL", "EEXIST"})
 """What calls that overlap may fail with: the second mapping comes and goes."""
 
@@ -40,7 +41,7 @@ class Storm:
         errors: what calls have failed with.
     """
 
-    def __init__(self, rng: random.Random, quirks: Literal["recorded", "clean"] = "recorded") -> None:
+    def __init__(self, rng: random.Random, quirks: Quirks = "recorded") -> None:
         self.rng = rng
         self.machine = Machine(machine_spec(LAYOUT, quirks, 100), load_models())
         self.scheduler = Watcher()
@@ -99,11 +100,17 @@ class Storm:
         page = self.rng.randrange(PAGES)
         offset, size = self.rng.randrange(PAGE), self.rng.choice([1, PAGE, 2 * PAGE])
         size = min(size, (PAGES - page) * PAGE - offset)
-        self._command(process, RW, BASE + page * PAGE + offset, size, 1, self.rng.randrange(256))
+        self._command(process, Command.RW, BASE + page * PAGE + offset, size, 1, self.rng.randrange(256))
 
     def _pin(self, process: Process) -> None:
         iova = self.rng.choice([BASE, OTHER]) + self.rng.randrange(OTHER_PAGES) * PAGE
-        self._command(process, self.rng.choice([PIN, PIN, UNPIN]), iova, self.rng.randint(1, 3), 3)
+        self._command(
+            process,
+            self.rng.choice([Command.PIN, Command.PIN, Command.UNPIN]),
+            iova,
+            self.rng.randint(1, 3),
+            3,
+        )
 
     def _harvest(self, process: Process) -> None:
         before = self.rng.choice([0, 0, 5, 64])

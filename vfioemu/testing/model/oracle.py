@@ -8,9 +8,26 @@ which does not pass through states of a session that it does not stay in.
 import errno
 from collections import deque
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Final
 
 from vfioemu.testing.model.mapping import PAGE, Refusal
+
+
+class Command(IntEnum):
+    """What an oracle device is told through its window; devices/oracle/device.py has the arguments."""
+
+    PIN = 1
+    UNPIN = 2
+    RW = 3
+    NOTIFY = 4
+    LOG_DIRTY = 5
+    ARCS = 6
+    FAIL = 7
+    SIZES = 8
+    IRQ = 9
+    NPINNED = 10
+
 
 ERROR, STOP, RUNNING, STOP_COPY, RESUMING, RUNNING_P2P, PRE_COPY, PRE_COPY_P2P = range(8)
 SAVES, P2P, PRE = 1, 2, 4
