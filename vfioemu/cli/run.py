@@ -2,13 +2,11 @@
 """`vfioemu run`: any program, with a VFIO of its own."""
 
 import contextlib
-import json
 import logging
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +18,8 @@ import click
 
 from vfioemu.cli import child, program
 from vfioemu.cli.errors import MISSING, USAGE, CommandError
-from vfioemu.daemon.runtime_dir import CONTROL, ROOT, SOCKET, default_runtime_dir
+from vfioemu.cli.where import answer, connected
+from vfioemu.daemon.runtime_dir import ROOT, SOCKET, default_runtime_dir
 
 log: Final = logging.getLogger(__name__)
 
@@ -225,23 +224,8 @@ def _directory(path: str | None, instance: str | None) -> Path:
 
 def _devices(directory: Path) -> list[Mapping[str, str]]:
     """What the tokens stand for, of each device."""
-    return [_tokens(device) for device in _list(directory / CONTROL)["devices"]]
-
-
-def _list(path: Path) -> Any:
-    """What the daemon lists. Without the client library, which takes longer to import than a daemon to answer."""
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
-            control.settimeout(_LONGEST_ANSWER)
-            control.connect(os.fspath(path))
-            with control.makefile("rwb") as lines:
-                lines.readline()  # the greeting
-                lines.write(b'{"execute": "list"}\n')
-                lines.flush()
-                return json.loads(lines.readline())["return"]
-    except (OSError, ValueError, KeyError) as error:
-        why = getattr(error, "strerror", None) or "it hung up"
-        raise CommandError(f"no answer on {path}: {why}", "is the daemon running?") from None
+    with connected(directory, _LONGEST_ANSWER) as control:
+        return [_tokens(device) for device in answer(control, "list")["devices"]]
 
 
 def _tokens(device: Mapping[str, Any]) -> Mapping[str, str]:

@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,10 +13,8 @@ from typing import IO
 
 import click
 
-from vfioemu.cli.errors import CommandError
 from vfioemu.cli.tracing import checked
-from vfioemu.cli.where import directory, runtime_dir_option
-from vfioemu.daemon.runtime_dir import CONTROL
+from vfioemu.cli.where import answer, connected, directory, runtime_dir_option
 from vfioemu.trace import events as e
 from vfioemu.trace.decode import DEFAULT_LIMIT
 from vfioemu.trace.names import Style
@@ -68,11 +65,10 @@ def command(
         expressions += ("status=failed" if failed else "status=successful",)
     look = Look(Style(style), limit, duration, clock)
     show: Lines | Table = Table(Summary()) if count else Lines(output, Printer(look), as_json)
-    path = directory(runtime_dir, instance) / CONTROL
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with contextlib.suppress(KeyboardInterrupt):
-            for line in subscribed(path, expressions, limit):
+            for line in subscribed(directory(runtime_dir, instance), expressions, limit):
                 show.line(line)
         if isinstance(show, Table):
             show.finish(output, as_json)
@@ -113,26 +109,13 @@ class Table:
         output.flush()
 
 
-def subscribed(path: Path, expressions: tuple[str, ...], limit: int) -> Iterator[bytes]:
+def subscribed(folder: Path, expressions: tuple[str, ...], limit: int) -> Iterator[bytes]:
     """The lines of a daemon's events, from now to its end.
 
     Raises:
         CommandError: it does not run, or refuses.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        try:
-            sock.connect(os.fspath(path))
-        except OSError as error:
-            raise CommandError(
-                f"cannot connect to {path}: {error.strerror}",
-                "is the daemon running? `vfioemu serve` starts one",
-            ) from None
-        request = {"execute": "trace", "arguments": {"filters": list(expressions), "limit": limit}}
-        with sock.makefile("rb") as lines:
-            lines.readline()  # the greeting
-            sock.sendall(json.dumps(request).encode() + b"\n")
-            answer = json.loads(lines.readline() or b'{"error": {"desc": "it hung up"}}')
-            if "error" in answer:
-                raise CommandError(f"the daemon refuses to be traced: {answer['error']['desc']}")
-            with contextlib.suppress(ConnectionResetError):
-                yield from lines
+    with connected(folder) as control:
+        answer(control, "trace", filters=list(expressions), limit=limit)
+        with contextlib.suppress(ConnectionResetError):
+            yield from control.lines

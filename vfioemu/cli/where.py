@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: MIT
 """Which daemon a command is about."""
 
-import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import trio
 
+from vfioemu.asking import ControlSocket, Refused
 from vfioemu.cli.errors import CommandError
-from vfioemu.client.channel import DaemonGone
-from vfioemu.client.control import Control, ControlError, control
 from vfioemu.daemon.runtime_dir import CONTROL, default_runtime_dir
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -38,29 +35,41 @@ def directory(runtime_dir: Path | None, instance: str) -> Path:
     return runtime_dir if runtime_dir is not None else default_runtime_dir(instance)
 
 
-def ask(runtime_dir: Path | None, instance: str, command: str, **arguments: object) -> Any:
-    """Have a running daemon execute a control command.
+def connected(directory: Path, timeout: float | None = None) -> ControlSocket:
+    """Connect to the control socket of the daemon of a directory.
 
     Raises:
-        CommandError: it does not run, or refuses.
+        CommandError: none runs there.
     """
-    path = directory(runtime_dir, instance) / CONTROL
-
-    async def talk(work: Callable[[Control], Awaitable[object]]) -> object:
-        async with control(path) as connection:
-            return await work(connection)
-
+    path = directory / CONTROL
     try:
-        return trio.run(talk, functools.partial(_call, command, arguments))
-    except ControlError as error:
-        raise CommandError(f"the daemon refuses {command}: {error}") from None
-    except DaemonGone as error:
-        raise CommandError(f"no answer on {path}: {error.strerror}") from None
+        return ControlSocket(path, timeout)
     except OSError as error:
         raise CommandError(
-            f"cannot connect to {path}: {error.strerror}", "is the daemon running? `vfioemu serve` starts one"
+            f"cannot connect to {path}: {error.strerror or error}",
+            "is the daemon running? `vfioemu serve` starts one",
         ) from None
 
 
-async def _call(command: str, arguments: dict[str, object], connection: Control) -> object:
-    return await connection.call(command, **arguments)
+def answer(control: ControlSocket, command: str, **arguments: object) -> Any:
+    """Have a command executed.
+
+    Raises:
+        CommandError: the daemon refuses, or does not answer.
+    """
+    try:
+        return control.ask(command, **arguments)
+    except Refused as error:
+        raise CommandError(f"the daemon refuses {command}: {error}") from None
+    except OSError as error:
+        raise CommandError(f"the daemon does not answer {command}: {error.strerror}") from None
+
+
+def ask(runtime_dir: Path | None, instance: str, command: str, **arguments: object) -> Any:
+    """Have the daemon that the options mean execute a command.
+
+    Raises:
+        CommandError: it does not run, refuses, or does not answer.
+    """
+    with connected(directory(runtime_dir, instance)) as control:
+        return answer(control, command, **arguments)

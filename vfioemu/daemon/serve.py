@@ -214,9 +214,8 @@ class Ready:
     def tell(self, daemon: Daemon) -> None:
         """Do it, in all ways."""
         if self.fd >= 0:
-            with contextlib.suppress(OSError):
-                os.write(self.fd, f"{daemon.socket_path}\n".encode())
-                os.close(self.fd)
+            with contextlib.suppress(OSError), open(self.fd, "wb") as pipe:  # whoever waited may be gone
+                pipe.write(f"{daemon.socket_path}\n".encode())
         if self.notify_socket:
             address = self.notify_socket
             if address.startswith("@"):

@@ -6,15 +6,15 @@ socket.
 """
 
 import contextlib
-import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
+
+from vfioemu.asking import ControlSocket, Refused
 
 _BASE: Final = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 """Where files come and go without a disk: a daemon makes hundreds for its clients to look at."""
@@ -34,8 +34,7 @@ class DaemonProcess:
 
     def __init__(self, process: subprocess.Popen[bytes], directory: Path) -> None:
         self._process = process
-        self._control: socket.socket | None = None
-        self._lines: Any = None
+        self._control: ControlSocket | None = None
         self.pid = process.pid
         self.directory = directory
         self.socket_path = directory / "vfio.sock"
@@ -49,16 +48,11 @@ class DaemonProcess:
             RuntimeError: the daemon refuses the command.
         """
         if self._control is None:
-            self._control = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            self._control.settimeout(_STOP)
-            self._control.connect(os.fspath(self.control_path))
-            self._lines = self._control.makefile("rb")
-            self._lines.readline()  # the greeting
-        self._control.sendall(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
-        answer = json.loads(self._lines.readline())
-        if "return" not in answer:
-            raise RuntimeError(f"{command}: {answer}")
-        return answer["return"]
+            self._control = ControlSocket(self.control_path, _STOP)
+        try:
+            return self._control.ask(command, **arguments)
+        except Refused as error:
+            raise RuntimeError(f"{command}: {error.kind}: {error}") from None
 
     def held(self) -> dict[str, Any]:
         """What is held for clients at this moment, and how many fds and mappings of its own the daemon has."""
@@ -92,7 +86,6 @@ class DaemonProcess:
     def stop(self) -> int:
         """SIGTERM, then wait: its exit status."""
         if self._control is not None:
-            self._lines.close()
             self._control.close()
         self._process.terminate()
         try:

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: MIT
+"""The control socket for those who ask and wait: commands and tests.
+
+Without trio, which takes longer to import than a daemon to answer; `vfioemu.client.control` is for programs that have it.
+"""
+
+import errno
+import json
+import os
+import socket
+from typing import Any, Self
+
+
+class Refused(Exception):
+    """The daemon refused a command; the text says why.
+
+    Attributes:
+        kind: the error's class, e.g. ``DeviceNotFound``.
+    """
+
+    def __init__(self, kind: str, why: str) -> None:
+        super().__init__(why)
+        self.kind = kind
+
+
+class ControlSocket:
+    """A connection to a daemon's control socket.
+
+    Args:
+        path: the socket.
+        timeout: how long to wait for each answer, in seconds; None for as long as it takes.
+
+    Attributes:
+        lines: what the daemon says without being asked, after the answer to `trace`.
+
+    Raises:
+        OSError: what connect(2) says.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], timeout: float | None = None) -> None:
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._sock.settimeout(timeout)
+            self._sock.connect(os.fspath(path))
+            self.lines = self._sock.makefile("rb")
+            self.lines.readline()  # the greeting
+        except BaseException:
+            self._sock.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def ask(self, command: str, **arguments: object) -> Any:
+        """Have a command executed: what it returns.
+
+        Raises:
+            Refused: the daemon does not do it.
+            OSError: ECONNRESET or EPIPE, it hung up; ETIMEDOUT.
+        """
+        request = {"execute": command, "arguments": arguments}
+        try:
+            self._sock.sendall(json.dumps(request).encode() + b"\n")
+            line = self.lines.readline()
+        except TimeoutError:
+            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
+        if not line.endswith(b"\n"):
+            raise ConnectionResetError(errno.ECONNRESET, "it hung up")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise Refused(answer["error"]["class"], answer["error"]["desc"])
+        return answer["return"]
+
+    def close(self) -> None:
+        """Hang up."""
+        self.lines.close()
+        self._sock.close()
