@@ -9,7 +9,9 @@ from vfioemu.devices.pci.dmabuf import DmaBuf
 from vfioemu.devices.registry import load_models
 from vfioemu.testing.files import OpenFile
 from vfioemu.testing.process import Process
-from vfioemu.uapi import IOCTLS, FdKind, constants, errnos
+from vfioemu.uapi import constants
+from vfioemu.uapi.kinds import FdKind
+from vfioemu.uapi.registry import IOCTLS, errnos
 from vfioemu.uapi.support import EXTENSIONS
 
 NULL = 0

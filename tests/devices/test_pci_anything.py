@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from tests.devices.test_pci_config import QEMU, Rich
 from vfioemu.core.profile import LINUX_6_12, LINUX_7_2
 from vfioemu.testing.bench import Bench
-from vfioemu.uapi import FdKind, errnos
 from vfioemu.uapi import constants as c
+from vfioemu.uapi.kinds import FdKind
+from vfioemu.uapi.registry import errnos
 
 NAME = "0000:02:01.0"
 CALLS = (

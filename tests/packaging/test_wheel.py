@@ -43,7 +43,7 @@ def test_the_wheel_works_outside_the_tree(tmp_path):
     )  # fmt: skip
     program = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); "
-        "import vfioemu.uapi, vfioemu._kernel as k; print(k.__file__, k.ffi.sizeof('uint64_t'))"
+        "import vfioemu.uapi.structs, vfioemu._kernel as k; print(k.__file__, k.ffi.sizeof('uint64_t'))"
     )
 
     printed = subprocess.run(

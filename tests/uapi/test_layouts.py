@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import vfioemu.uapi.structs as structs_module
-from vfioemu.uapi import Payload, constants, structs
+from vfioemu.uapi import constants, structs
+from vfioemu.uapi.payload import Payload
 
 FACTS = Path(__file__).parents[2] / "protocol" / "uapi"
 STRUCTS: dict[str, type[Payload]] = {

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfioemu import uapi
-from vfioemu.uapi import DmaMapFlag, IommuType1DirtyBitmapGet, IommuType1DmaMap, Payload, structs
+from vfioemu.uapi import structs
+from vfioemu.uapi.flags import DmaMapFlag
+from vfioemu.uapi.payload import Payload
+from vfioemu.uapi.structs import Bitmap, IommuType1DirtyBitmapGet, IommuType1DmaMap, IrqSet
 
 ALL: list[type[Payload]] = [getattr(structs, name) for name in structs.__all__]
 
@@ -64,7 +66,7 @@ def test_unknown_flag_bits_survive(flags):
 
 def test_argsz_defaults_to_sizeof():
     assert IommuType1DmaMap().argsz == 32
-    assert uapi.IrqSet().argsz == 20
+    assert IrqSet().argsz == 20
 
 
 def test_payloads_are_immutable_and_have_no_room_for_typos():
@@ -80,5 +82,5 @@ def test_payloads_are_immutable_and_have_no_room_for_typos():
 def test_nested_struct_is_parsed_into_its_class():
     request = IommuType1DirtyBitmapGet.parse(bytes(range(40)))
 
-    assert isinstance(request.bitmap, uapi.Bitmap)
+    assert isinstance(request.bitmap, Bitmap)
     assert request.bitmap.pgsize == int.from_bytes(bytes(range(16, 24)), "little")

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from vfioemu.uapi import FEATURES, IOCTLS, UNSERVED, FdKind, constants, errnos, lookup
+from vfioemu.uapi import constants
+from vfioemu.uapi.kinds import FdKind
+from vfioemu.uapi.registry import FEATURES, IOCTLS, UNSERVED, errnos, lookup
 
 PROTOCOL = Path(__file__).parents[2] / "protocol"
 GOLDEN = PROTOCOL / "golden"

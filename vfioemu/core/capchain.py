@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Capability chains: what follows an info struct (vfio_info_cap_add(), vfio_info_cap_shift())."""
 
-from vfioemu.uapi import InfoCapHeader
+from vfioemu.uapi.structs import InfoCapHeader
 
 
 class CapChain:

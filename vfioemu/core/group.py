@@ -17,9 +17,9 @@ from vfioemu.core.file import File
 from vfioemu.core.limits import DEVICE_NAME_MAX, PAGE_SIZE
 from vfioemu.core.locks import Lock
 from vfioemu.core.spec import GroupSpec
-from vfioemu.uapi import GroupStatus
 from vfioemu.uapi.constants import VFIO_GROUP_FLAGS_CONTAINER_SET, VFIO_GROUP_FLAGS_VIABLE
 from vfioemu.uapi.kinds import FdKind
+from vfioemu.uapi.structs import GroupStatus
 
 if TYPE_CHECKING:
     from vfioemu.core.device import Device

@@ -27,12 +27,12 @@ from vfioemu.core.limits import (
 from vfioemu.core.type1 import manual_clear
 from vfioemu.core.type1.state import Iommu
 from vfioemu.kernel.bitmap import DirtyBitmap
-from vfioemu.uapi import Bitmap, IommuType1DirtyBitmap, IommuType1DirtyBitmapGet
 from vfioemu.uapi.constants import (
     VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP,
     VFIO_IOMMU_DIRTY_PAGES_FLAG_START,
     VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP,
 )
+from vfioemu.uapi.structs import Bitmap, IommuType1DirtyBitmap, IommuType1DirtyBitmapGet
 
 _FLAGS: Final = (
     VFIO_IOMMU_DIRTY_PAGES_FLAG_START

@@ -10,14 +10,6 @@ from vfioemu.core.errors import IoctlError
 from vfioemu.core.limits import DIRTY_BITMAP_SIZE_MAX
 from vfioemu.core.profile import Profile
 from vfioemu.core.type1.state import Iommu
-from vfioemu.uapi import (
-    InfoCapHeader,
-    IommuType1Info,
-    IommuType1InfoCapIovaRange,
-    IommuType1InfoCapMigration,
-    IommuType1InfoDmaAvail,
-    IovaRange,
-)
 from vfioemu.uapi.constants import (
     VFIO_DMA_CC_IOMMU,
     VFIO_IOMMU_INFO_CAPS,
@@ -32,6 +24,14 @@ from vfioemu.uapi.constants import (
     VFIO_TYPE1v2_IOMMU,
 )
 from vfioemu.uapi.proposed import VFIO_DIRTY_LOG_MANUAL_CLEAR
+from vfioemu.uapi.structs import (
+    InfoCapHeader,
+    IommuType1Info,
+    IommuType1InfoCapIovaRange,
+    IommuType1InfoCapMigration,
+    IommuType1InfoDmaAvail,
+    IovaRange,
+)
 
 MINSZ = 16
 """Up to cap_offset, which came later."""

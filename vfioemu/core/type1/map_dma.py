@@ -11,12 +11,12 @@ from vfioemu.core.limits import U64_MAX
 from vfioemu.core.type1.dirty_pages import alloc_bitmap
 from vfioemu.core.type1.pinning import pin_whole
 from vfioemu.core.type1.state import Iommu
-from vfioemu.uapi import IommuType1DmaMap
 from vfioemu.uapi.constants import (
     VFIO_DMA_MAP_FLAG_READ,
     VFIO_DMA_MAP_FLAG_VADDR,
     VFIO_DMA_MAP_FLAG_WRITE,
 )
+from vfioemu.uapi.structs import IommuType1DmaMap
 
 _FLAGS = VFIO_DMA_MAP_FLAG_READ | VFIO_DMA_MAP_FLAG_WRITE | VFIO_DMA_MAP_FLAG_VADDR
 

@@ -10,12 +10,12 @@ from vfioemu.core.iova_map import Dma
 from vfioemu.core.limits import DMA_UNMAP_RETRIES, U64_MAX
 from vfioemu.core.type1.dirty_pages import merge, refuse_bisecting, verify_bitmap
 from vfioemu.core.type1.state import Iommu
-from vfioemu.uapi import Bitmap, IommuType1DmaUnmap
 from vfioemu.uapi.constants import (
     VFIO_DMA_UNMAP_FLAG_ALL,
     VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP,
     VFIO_DMA_UNMAP_FLAG_VADDR,
 )
+from vfioemu.uapi.structs import Bitmap, IommuType1DmaUnmap
 
 _FLAGS = VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP | VFIO_DMA_UNMAP_FLAG_ALL | VFIO_DMA_UNMAP_FLAG_VADDR
 
