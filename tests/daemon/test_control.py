@@ -110,6 +110,8 @@ async def test_parameter_applies_to_later_containers(server, ctl):
 async def test_mdev_comes_and_goes(server, ctl):
     types = {entry["id"]: entry for entry in await ctl.call("mdev-types")}
     assert {"oracle", "dma-engine"} <= set(types)
+    assert types["oracle"]["description"].startswith("The device the golden traces were recorded with")
+    assert "variant" in types["oracle"]["options"]
     made = await ctl.call("mdev-start", type="oracle", options={"variant": "log"})
     assert [entry["name"] for entry in await ctl.call("mdev-list")] == [made["name"]]
     async with client.connect(server.socket_path) as session:

@@ -20,6 +20,8 @@ from typing import Final
 from vfioemu.core.model import Factory
 from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
 from vfioemu.daemon.sysfs import bus_of
+from vfioemu.devices.registry import default_bus
+from vfioemu.devices.registry import options as options_of
 
 COMMON: Final[Mapping[str, str]] = {
     "bus": "pci: a function behind an IOMMU; mdev: a mediated device",
@@ -104,11 +106,6 @@ def unknown(what: str, name: str, known: Iterable[str], where: str) -> DeviceErr
     return DeviceError(f"unknown {what} {name!r}", f"{hint}`{where}` lists all")
 
 
-def default_bus(factory: Factory) -> str:
-    """Where a model's devices are unless somebody says otherwise: a model that is mediated in the kernel says so."""
-    return str(getattr(factory, "BUS", "pci"))
-
-
 def with_devices(spec: MachineSpec, wishes: Sequence[Wish], models: Mapping[str, Factory]) -> MachineSpec:
     """The machine with more devices, each in a group of its own unless it names one.
 
@@ -121,7 +118,7 @@ def with_devices(spec: MachineSpec, wishes: Sequence[Wish], models: Mapping[str,
         if wish.model not in models:
             raise unknown("device", wish.model, models, "vfioemu devices")
         factory = models[wish.model]
-        options = getattr(factory, "OPTIONS", {})
+        options = options_of(factory)
         for key in wish.options:
             if key not in options:
                 known = [*options, *COMMON]

@@ -21,6 +21,7 @@ from vfioemu.daemon.sysfs import sysfsdev
 from vfioemu.daemon.tracing import encoder, send_events
 from vfioemu.daemon.tree import Tree
 from vfioemu.daemon.workers import Workers
+from vfioemu.devices.registry import options, summary
 from vfioemu.io.listen import accept
 from vfioemu.io.server import Server
 from vfioemu.io.tracing import Sink, Tracer
@@ -244,20 +245,15 @@ class ControlServer:
         return dict(self._machine.parameters)
 
     def _mdev_types(self, _: d.NoArguments) -> list[d.MdevType]:
-        types = []
-        for name in sorted(self._machine.models):
-            factory = self._machine.models[name]
-            options = getattr(factory, "OPTIONS", {})
-            text = (factory.__doc__ or "").strip().splitlines()
-            types.append(
-                d.MdevType(
-                    id=name,
-                    description=text[0] if text else "",
-                    options={str(key): str(value) for key, value in options.items()},
-                    available=MAX_MDEVS - len(self._mdevs),
-                )
+        return [
+            d.MdevType(
+                id=name,
+                description=summary(self._machine.models[name]),
+                options=dict(options(self._machine.models[name])),
+                available=MAX_MDEVS - len(self._mdevs),
             )
-        return types
+            for name in sorted(self._machine.models)
+        ]
 
     def _mdev_list(self, _: d.NoArguments) -> list[d.DeviceEntry]:
         return [entry for entry in self._devices() if entry.mdev]

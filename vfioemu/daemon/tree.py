@@ -29,6 +29,7 @@ from vfioemu.core.model import finish
 from vfioemu.core.spec import IommuSpec
 from vfioemu.daemon import sysfs
 from vfioemu.daemon.runtime_dir import ROOT
+from vfioemu.devices.registry import summary
 from vfioemu.io.effects import Runner
 from vfioemu.uapi import constants as c
 
@@ -138,8 +139,7 @@ class Tree:
             self._groups.add(group.number)
         unit = None if group.iommu is None else self._unit(group.iommu)
         if sysfs.bus_of(device.name) == "mdev" and device.spec.model not in self._types:
-            factory = self._machine.models[device.spec.model]
-            description = (factory.__doc__ or device.spec.model).strip().splitlines()[0]
+            description = summary(self._machine.models[device.spec.model])
             self._make_all(sysfs.type_entries(device.spec.model, description))
             self._types.add(device.spec.model)
         taken = {serial for serial, _ in self._devices.values()}

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Device models by name: the entry points of the group ``vfioemu.devices``, of this and of every installed package."""
 
+import re
+import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
@@ -37,3 +39,26 @@ class Models(Mapping[str, Factory]):
 def load_models(extra: Mapping[str, Factory] | None = None) -> Mapping[str, Factory]:
     """Every model that is installed, by name, for a Machine."""
     return Models(extra)
+
+
+def summary(factory: Factory) -> str:
+    """What a model is: the first line of its documentation, or of the package or module that this refers to."""
+    line = _first_line(factory)
+    module = getattr(factory, "__module__", "")
+    if referred := re.search(r"; see the (package|module)\.", line):
+        line = _first_line(sys.modules[module.rpartition(".")[0] if referred[1] == "package" else module])
+    return re.sub(r"^`[^`]+`: ", "", line)
+
+
+def _first_line(thing: object) -> str:
+    return (thing.__doc__ or "").strip().partition("\n")[0]
+
+
+def options(factory: Factory) -> Mapping[str, str]:
+    """What a model can be told, and what that means."""
+    return dict(getattr(factory, "OPTIONS", {}))
+
+
+def default_bus(factory: Factory) -> str:
+    """Where a model's devices are unless somebody says otherwise: a model that is mediated in the kernel says so."""
+    return str(getattr(factory, "BUS", "pci"))

@@ -21,7 +21,7 @@ from vfioemu.core.file import File
 from vfioemu.core.machine import Machine
 from vfioemu.core.model import Factory
 from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec, Quirks
-from vfioemu.devices.registry import load_models
+from vfioemu.devices.registry import default_bus, load_models
 from vfioemu.testing.handles import MemoryContainer, MemoryDevice
 from vfioemu.testing.holdings import holdings
 from vfioemu.testing.process import Process
@@ -111,7 +111,7 @@ def machine(
 def _iommu_of(wish: DeviceWish, factory: Factory, ordinary: IommuSpec) -> IommuSpec | None:
     if isinstance(wish.iommu, IommuSpec):
         return wish.iommu
-    backed = getattr(factory, "BUS", "pci") == "pci" if wish.iommu is None else wish.iommu
+    backed = default_bus(factory) == "pci" if wish.iommu is None else wish.iommu
     return ordinary if backed else None
 
 
