@@ -6,6 +6,8 @@ import struct
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
+from vfioemu.core.regions import OFFSET_SHIFT
+from vfioemu.trace.bitmap import runs
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.flags import DeviceState
 from vfioemu.uapi.structs import (
@@ -30,22 +32,11 @@ if TYPE_CHECKING:
     from vfioemu.testing.inmemory import MemoryClient
 
 PAGE: Final = 4096
-_REGION_SHIFT: Final = 40
 
 
 def _ranges(base: int, bitmap: bytes, page_size: int) -> list[tuple[int, int]]:
     """The runs of ones of a dirty bitmap as (iova, size)."""
-    bits = int.from_bytes(bitmap, "little")
-    found = []
-    at = 0
-    while bits:
-        zeros = (bits & -bits).bit_length() - 1
-        bits >>= zeros
-        ones = (~bits & (bits + 1)).bit_length() - 1
-        bits >>= ones
-        found.append((base + (at + zeros) * page_size, ones * page_size))
-        at += zeros + ones
-    return found
+    return [(base + first * page_size, count * page_size) for first, count in runs(bitmap)]
 
 
 def _bitmap_size(size: int, page_size: int) -> int:
@@ -159,11 +150,11 @@ class MemoryDevice:
 
     def read(self, index: int, offset: int, size: int) -> bytes:
         """Read a region."""
-        return self.client.pread(self.fd, size, (index << _REGION_SHIFT) + offset)
+        return self.client.pread(self.fd, size, (index << OFFSET_SHIFT) + offset)
 
     def write(self, index: int, offset: int, data: bytes) -> int:
         """Write a region."""
-        return self.client.pwrite(self.fd, data, (index << _REGION_SHIFT) + offset)
+        return self.client.pwrite(self.fd, data, (index << OFFSET_SHIFT) + offset)
 
     def reset(self) -> None:
         """VFIO_DEVICE_RESET."""

@@ -9,6 +9,7 @@ from vfioemu.core.effects import Steps, Watch, Watcher, locked, read_user
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.irqs import take_eventfd
 from vfioemu.core.locks import Lock
+from vfioemu.core.regions import OFFSET_SHIFT
 from vfioemu.devices.pci import registers as r
 from vfioemu.devices.pci.bars import BarAccess
 from vfioemu.devices.pci.description import Function
@@ -18,8 +19,7 @@ from vfioemu.uapi.structs import DeviceIoeventfd
 MOST: Final = 1000
 """VFIO_PCI_IOEVENTFD_MAX."""
 _MINSZ: Final = 28
-_OFFSET_SHIFT: Final = 40
-_OFFSET_MASK: Final = (1 << _OFFSET_SHIFT) - 1
+_OFFSET_MASK: Final = (1 << OFFSET_SHIFT) - 1
 
 
 class Rule(NamedTuple):
@@ -65,7 +65,7 @@ class IoEventFds:
             raise IoctlError(errno.EINVAL, f"unknown flags {asked.flags:#x}")
         if asked.flags.bit_count() != 1 or asked.fd < -1:
             raise IoctlError(errno.EINVAL, f"flags {asked.flags:#x} name not one size, or fd is {asked.fd}")
-        rule = Rule(asked.offset >> _OFFSET_SHIFT, asked.offset & _OFFSET_MASK, asked.data, asked.flags)
+        rule = Rule(asked.offset >> OFFSET_SHIFT, asked.offset & _OFFSET_MASK, asked.data, asked.flags)
         self._check(rule)
         yield from locked(self._lock)
         try:
