@@ -23,8 +23,8 @@ class Rogue:
         self.channel = Channel(ours)
         self.read_end, self.fd = os.pipe()
 
-    def send(self, type, *args, data=b"", flags=0, fd=True):
-        header = m.encode(type, 1, args=(*args, 0, 0, 0, 0)[:4], flags=flags | (m.F_FD if fd else 0))
+    def send(self, type, *args, data=b"", flags=0, fd=True, seq=1):
+        header = m.encode(type, seq, args=(*args, 0, 0, 0, 0)[:4], flags=flags | (m.F_FD if fd else 0))
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [self.fd]))] if fd else []
         self.sock.sendmsg([header, data], rights)
 
@@ -127,6 +127,31 @@ async def test_fragment_with_an_fd_ends_the_connection(rogue):
     del keep
     assert not rogue.channel.open
     assert not rogue.is_held()
+
+
+@pytest.mark.parametrize("type", [m.REPLY, m.READ_USER])
+async def test_what_belongs_to_another_call_ends_the_connection(rogue, type):
+    memory = bytearray(8)
+    address, keep = procmem.address_of(memory)
+    rogue.send(type, address, 8, fd=False, seq=2)
+    rogue.send(m.REPLY, fd=False)
+    with trio.fail_after(5), pytest.raises(client.DaemonGone, match="call 2, not 1"):
+        await rogue.channel.call(m.IOCTL, 1)
+    del keep
+    assert not rogue.channel.open
+
+
+@pytest.mark.parametrize(("type", "seq"), [(m.DATA, 2), (m.READ_USER, 1)])
+async def test_what_is_no_fragment_ends_the_connection(rogue, type, seq):
+    memory = bytearray(m.MAX_DATA + 8)
+    address, keep = procmem.address_of(memory)
+    rogue.send(m.WRITE_USER, address, len(memory), data=bytes(m.MAX_DATA), fd=False)
+    rogue.send(type, data=bytes(8), fd=False, seq=seq)
+    rogue.send(m.REPLY, fd=False)
+    with trio.fail_after(5), pytest.raises(client.DaemonGone, match="in the place of a fragment"):
+        await rogue.channel.call(m.IOCTL, 1)
+    del keep
+    assert not rogue.channel.open
 
 
 @pytest.mark.parametrize("type", [m.OPEN, m.MMAP])

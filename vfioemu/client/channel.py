@@ -130,7 +130,9 @@ class Channel:
             await self._send(header, data, fd)
             while True:
                 size = await self._receive()
-                kind, reply_flags, _, _, result, start, *more = m.HEADER.unpack_from(_packet)
+                kind, reply_flags, theirs, _, result, start, *more = m.HEADER.unpack_from(_packet)
+                if theirs != seq:
+                    raise DaemonGone(f"the daemon speaks of call {theirs}, not {seq}")
                 if kind == m.REPLY:
                     if type not in _BRING_FD or result or reply_flags & m.F_UNPROVED:
                         self._no_fd(kind)
@@ -218,7 +220,10 @@ class Channel:
             if done == size:
                 break
             packet = await self._receive()
-            self._no_fd(m.DATA)
+            kind, _, theirs, *_ = m.HEADER.unpack_from(_packet)
+            if kind != m.DATA or theirs != seq:
+                raise DaemonGone(f"the daemon sent message type {kind} in the place of a fragment")
+            self._no_fd(kind)
         await self._send(m.encode(m.ANSWER, seq, args=(0 if good else -errno.EFAULT, 0, 0, 0)))
 
     async def _take_fd(self, seq: int, number: int) -> None:
