@@ -8,6 +8,8 @@ MINUTES ?= 5
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check install
+# What the tests have passed with; if that is not to be had, what pyproject.toml allows.
+install = $(PIP) --constraint packaging/constraints.txt $(1) || $(PIP) $(1)
 PYTEST := $(BIN)/python -m pytest -q -n $(JOBS)
 EXTENSION := vfioemu/_kernel.abi3.so
 PRELOAD := vfioemu/libvfioemu-preload.so
@@ -50,10 +52,10 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # All packages; of vfioemu itself the metadata, the command and a .pth file: Python files are used where they lie.
-$(VENV)/.installed: pyproject.toml packaging/develop.pth.in | $(BIN)/python
+$(VENV)/.installed: pyproject.toml packaging/constraints.txt packaging/develop.pth.in | $(BIN)/python
 	$(PIP) 'pip>=25.1'
-	$(PIP) --group build
-	$(PIP) --no-build-isolation --config-settings=setup-args=-Ddevelop=true --group dev .
+	$(call install,--group build)
+	$(call install,--no-build-isolation --config-settings=setup-args=-Ddevelop=true --group dev .)
 	@touch $@
 
 # Moved into place, so that a running program keeps the file that it has mapped.
@@ -125,7 +127,7 @@ fuzz: build $(VENV)/.fuzz
 
 # Where there is no atheris for this Python, that engine is left out.
 $(VENV)/.fuzz: $(VENV)/.installed
-	$(PIP) --group fuzz || echo 'atheris cannot be installed here: the engine "guided" is left out' >&2
+	$(call install,--group fuzz) || echo 'atheris cannot be installed here: the engine "guided" is left out' >&2
 	@touch $@
 
 clean:
