@@ -154,12 +154,13 @@ static int answer(struct vfe_connection *connection, struct vfe_given *given)
 
 int vfe_answer(struct vfe_connection *connection, struct vfe_given *given)
 {
-	int error;
+	int error = VFE_LOST;
 
 	vfe_debug(VFE_DEBUG_RPC, "asked for %u: 0x%lx 0x%lx",
 		  connection->in.type, connection->in.arg[0],
 		  connection->in.arg[1]);
-	error = answer(connection, given);
+	if (connection->in_fd < 0 || connection->in.type == VFIOEMU_GIVE_FD)
+		error = answer(connection, given);
 	if (connection->in_fd >= 0) {
 		vfe_sys1(SYS_close, connection->in_fd);
 		connection->in_fd = -1;

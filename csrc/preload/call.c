@@ -88,24 +88,26 @@ static int64_t exchange(struct vfe_connection *connection,
 			struct vfe_call *call, int proof, bool *sent)
 {
 	struct vfe_given given = { .count = 0 };
-	int error;
+	bool unproved = false;
+	int64_t result;
 
 	call->msg.seq = ++connection->seq;
 	*sent = false;
-	error = send_call(connection, call, proof);
-	if (error)
-		return error;
+	result = send_call(connection, call, proof);
+	if (result)
+		return result;
 	*sent = true;
-	if (await_reply(connection, call, &given)) {
-		/* Nobody will learn of what it has given. */
-		while (given.count)
-			vfe_sys1(SYS_close, given.fds[--given.count]);
-		return VFE_LOST;
+	result = await_reply(connection, call, &given);
+	if (!result) {
+		unproved = connection->in.flags & VFIOEMU_F_UNPROVED &&
+			   proof < 0 && call->token >= 0;
+		result = unproved ? -EBADF : take_reply(connection, call);
 	}
-	if (connection->in.flags & VFIOEMU_F_UNPROVED && proof < 0 &&
-	    call->token >= 0)
-		return exchange(connection, call, call->token, sent);
-	return take_reply(connection, call);
+	/* Nobody will learn of what a call has given that has failed. */
+	while (result < 0 && given.count)
+		vfe_sys1(SYS_close, given.fds[--given.count]);
+	return unproved ? exchange(connection, call, call->token, sent)
+			: result;
 }
 
 int64_t vfe_call(struct vfe_call *call)

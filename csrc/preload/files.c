@@ -139,6 +139,13 @@ unsigned int vfe_number(const struct vfe_file *file)
 						: 0;
 }
 
+/* As many bytes as the caller has asked for, at most: it counts on that. */
+static ssize_t moved(int64_t result, size_t size)
+{
+	return vfe_result(result > 0 && (uint64_t)result > size ? -EIO
+								: result);
+}
+
 static ssize_t fill(const struct vfe_file *file, uint16_t type, void *data,
 		    size_t size, off_t offset)
 {
@@ -150,7 +157,7 @@ static ssize_t fill(const struct vfe_file *file, uint16_t type, void *data,
 	call.msg.arg[1] = size;
 	call.msg.arg[2] = (uint64_t)offset;
 	vfe_offer_room(data, size, &call);
-	return vfe_result(vfe_call(&call));
+	return moved(vfe_call(&call), size);
 }
 
 static ssize_t drain(const struct vfe_file *file, uint16_t type,
@@ -166,7 +173,7 @@ static ssize_t drain(const struct vfe_file *file, uint16_t type,
 	tell_limits();
 	call.out = data;
 	call.out_size = size < VFIOEMU_MAX_DATA ? size : VFIOEMU_MAX_DATA;
-	return vfe_result(vfe_call(&call));
+	return moved(vfe_call(&call), size);
 }
 
 ssize_t vfe_read(const struct vfe_file *file, void *data, size_t size)

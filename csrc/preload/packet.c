@@ -54,10 +54,11 @@ int vfe_receive(struct vfe_connection *connection)
 	struct iovec iov[2] = { { &connection->in, sizeof(connection->in) },
 				{ connection->data, VFIOEMU_MAX_DATA } };
 	union control control;
+	/* The padding of CMSG_SPACE() would hold another fd. */
 	struct msghdr packet = { .msg_iov = iov,
 				 .msg_iovlen = 2,
 				 .msg_control = &control,
-				 .msg_controllen = sizeof(control) };
+				 .msg_controllen = CMSG_LEN(sizeof(int)) };
 	long size;
 
 	connection->in_fd = -1;

@@ -177,12 +177,14 @@ class Rogue:
 
 class Generous(Rogue):
     """Opens one file, and from then on sends tokens where none belongs: with refusals, with replies to calls that
-    make no file, and before it hangs up in the middle of a call.
+    make no file, two at once, and in the middle of a call that then fails. Reads and writes more than it was asked to.
     """
 
     POLITENESS = 1.0
 
     def _misbehave(self, sock, message):
+        if self.calls > 1 and self._random.random() < 0.5:
+            return self._give(sock, message)
         wants_fd = message.type in (m.OPEN, m.MMAP)
         if self.calls == 1:
             result, flags = 0, m.F_FD
@@ -194,4 +196,32 @@ class Generous(Rogue):
             flags = m.F_FD | (m.F_UNPROVED if self.calls % 4 == 2 else 0)
         args = (result & m.U64, 0, 0, 0)
         self._send(sock, (m.encode(m.REPLY, message.seq, flags=flags, args=args), [self._token()]))
+        return True
+
+    def _give(self, sock, message):
+        """A token or two before the call fails."""
+        flags, refused = m.F_FD, (-errno.EIO & m.U64, 0, 0, 0)
+        ways = ["refused", "unproved", "fragments"]
+        if message.type not in (m.OPEN, m.MMAP):
+            ways.append("two")
+        if message.type in (m.PREAD, m.PWRITE):
+            ways.append("too much")
+        match self._random.choice(ways):
+            case "refused":
+                self._send(sock, (m.encode(m.GIVE_FD, message.seq, flags=flags), [self._token()]))
+                self._send(sock, (m.encode(m.REPLY, message.seq, args=refused), []))
+            case "two":
+                self._send(
+                    sock, (m.encode(m.REPLY, message.seq, flags=flags), [self._token(), self._token()])
+                )
+            case "too much":
+                self._send(sock, (m.encode(m.REPLY, message.seq, args=(message.arg1 + 1, 0, 0, 0)), []))
+            case "unproved":
+                self._send(sock, (m.encode(m.GIVE_FD, message.seq, flags=flags), [self._token()]))
+                self._send(sock, (m.encode(m.REPLY, message.seq, flags=m.F_UNPROVED, args=refused), []))
+            case "fragments":
+                ask = m.encode(m.WRITE_USER, message.seq, flags=flags, args=(1 << 63, m.MAX_DATA + 1, 0, 0))
+                self._send(sock, (ask + bytes(m.MAX_DATA), [self._token()]))
+                self._send(sock, (m.encode(m.DATA, message.seq) + b"x", []))
+                return False
         return True

@@ -76,4 +76,4 @@ async def test_fds_that_nobody_asked_for_are_not_left_to_the_program(programs, t
     result = await attack(programs("unasked", sanitize="address,undefined"), path, rogue)
 
     assert (result.returncode, result.stdout) == (0, b"ok\n"), result.stderr.decode()
-    assert rogue.calls == 1 + 32 * 6
+    assert rogue.calls >= 1 + 32 * 6
