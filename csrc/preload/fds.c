@@ -12,9 +12,10 @@
  * What is remembered is the opposite: VFE_NOT says that the file at this
  * number is not emulated, so that unrelated calls need not ask. Closing never
  * makes that wrong; only a file that newly comes to be at the number can.
- * Emulated files come by calls of ours, dup and its kin, and recvmsg(): each
- * of these calls vfe_fd_appears(). It steps the word's counter, so that who is
- * just about to write VFE_NOT after having asked about an older file fails.
+ * Emulated files come by calls of ours, dup and its kin, recvmsg() and
+ * pidfd_getfd(): each of these calls vfe_fd_appears(). It steps the word's
+ * counter, so that who is just about to write VFE_NOT after having asked about
+ * an older file fails.
  */
 #include <errno.h>
 #include <string.h>
@@ -29,24 +30,26 @@
 
 _Atomic uint32_t vfe_fds[VFE_FDS];
 
-void vfe_fd_appears(int fd)
+/* Forget what was known of a number, and step its counter. */
+static void renew(int fd, uint32_t flags)
 {
 	if ((unsigned int)fd >= VFE_FDS)
 		return;
 	uint32_t word = atomic_load(&vfe_fds[fd]);
 	while (!atomic_compare_exchange_weak(
-		&vfe_fds[fd], &word, (word | VFE_NOT | VFE_INTERNAL) + 1))
+		&vfe_fds[fd], &word,
+		((word | VFE_NOT | VFE_INTERNAL) + 1) | flags))
 		;
+}
+
+void vfe_fd_appears(int fd)
+{
+	renew(fd, 0);
 }
 
 void vfe_fd_internal(int fd, bool internal)
 {
-	if ((unsigned int)fd >= VFE_FDS)
-		return;
-	if (internal)
-		atomic_fetch_or(&vfe_fds[fd], VFE_INTERNAL);
-	else
-		atomic_fetch_and(&vfe_fds[fd], ~VFE_INTERNAL);
+	renew(fd, internal ? VFE_INTERNAL : 0);
 }
 
 void vfe_fds_unshared(void)
@@ -168,6 +171,9 @@ bool vfe_find(int fd, struct vfe_file *file)
 		vfe_debug(VFE_DEBUG_FD, "fd %d is not emulated", fd);
 		atomic_compare_exchange_strong(&vfe_fds[fd], &word,
 					       word | VFE_NOT);
+		/* vfe_fds_unshared() may have passed here in between. */
+		if (VFE_RARE(vfe.shares_no_fds))
+			atomic_fetch_and(&vfe_fds[fd], ~VFE_NOT);
 	}
 	return false;
 }

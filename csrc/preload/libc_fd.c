@@ -95,6 +95,11 @@ static long close_others(uint64_t next, uint64_t last, int flags)
 {
 	long result = 0;
 
+	/* Whatever is closed then: nothing perhaps, or in several steps. */
+	if (flags & (int)CLOSE_RANGE_UNSHARE)
+		result = vfe_sys3(SYS_close_range, ~0u, ~0u,
+				  CLOSE_RANGE_UNSHARE);
+	flags &= ~(int)CLOSE_RANGE_UNSHARE;
 	while (!result && next <= last) {
 		uint64_t ours = flags & (int)CLOSE_RANGE_CLOEXEC
 					? UINT64_MAX
@@ -104,7 +109,6 @@ static long close_others(uint64_t next, uint64_t last, int flags)
 		if (end > next)
 			result =
 				vfe_sys3(SYS_close_range, next, end - 1, flags);
-		flags &= ~(int)CLOSE_RANGE_UNSHARE;
 		next = end + 1;
 	}
 	return result;
@@ -188,6 +192,13 @@ VFE_EXPORT int recvmmsg(int fd, struct mmsghdr *messages, unsigned int count,
 		if (messages[i].msg_hdr.msg_controllen)
 			received(&messages[i].msg_hdr);
 	return result;
+}
+
+/* glibc has it since 2.36. */
+VFE_EXPORT int pidfd_getfd(int pidfd, int fd, unsigned int flags)
+{
+	return appeared(
+		(int)vfe_result(vfe_sys3(SYS_pidfd_getfd, pidfd, fd, flags)));
 }
 
 VFE_ALIAS(__close, close);

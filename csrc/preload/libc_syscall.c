@@ -100,13 +100,6 @@ static long open_how(int dirfd, const char *path, const void *how, size_t size)
 	return vfe_result(vfe_sys4(SYS_openat2, dirfd, path, how, size));
 }
 
-static long duplicated(long fd)
-{
-	if (fd >= 0 && vfe.active)
-		vfe_fd_appears((int)fd);
-	return vfe_result(fd);
-}
-
 /* Files and what is in them. */
 static bool file_call(long number, const long a[6], long *result)
 {
@@ -206,8 +199,7 @@ static bool fd_call(long number, const long a[6], long *result)
 		*result = unshare((int)a[0]);
 		return true;
 	case SYS_pidfd_getfd:
-		*result =
-			duplicated(vfe_sys3(SYS_pidfd_getfd, a[0], a[1], a[2]));
+		*result = pidfd_getfd((int)a[0], (int)a[1], (unsigned int)a[2]);
 		return true;
 	default:
 		return false;

@@ -22,7 +22,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-/* What fortified programs call; the headers do not declare them. */
+/* What fortified programs call; the headers do not declare them (yet). */
 int __open_2(const char *path, int flags);
 int __open64_2(const char *path, int flags);
 int __openat_2(int dirfd, const char *path, int flags);
@@ -37,6 +37,7 @@ ssize_t __readlinkat_chk(int dirfd, const char *path, char *out, size_t size,
 char *__realpath_chk(const char *restrict path, char *restrict resolved,
 		     size_t room);
 char *__getcwd_chk(char *out, size_t size, size_t room);
+int pidfd_getfd(int pidfd, int fd, unsigned int flags);
 /* What programs call that were built before glibc 2.33. */
 int __fxstat(int version, int fd, struct stat *status);
 int __fxstat64(int version, int fd, struct stat64 *status);

@@ -13,6 +13,7 @@
 #include <sys/un.h>
 
 #include "fds.h"
+#include "session.h"
 #include "sys.h"
 
 #ifndef SO_COOKIE
@@ -122,7 +123,9 @@ int vfe_dial(struct vfe_connection *connection)
 	connection->cookie = 0;
 	vfe_sys5(SYS_getsockopt, connection->fd, SOL_SOCKET, SO_COOKIE,
 		 &connection->cookie, &size);
-	vfe_fd_internal(connection->fd, true);
+	/* A child of vfork() has our memory, but fds of its own. */
+	if (vfe_session_is_ours())
+		vfe_fd_internal(connection->fd, true);
 	return 0;
 }
 
@@ -141,7 +144,8 @@ void vfe_hang_up(struct vfe_connection *connection)
 	if (!connection->open)
 		return;
 	connection->open = false;
-	vfe_fd_internal(connection->fd, false);
+	if (vfe_session_is_ours())
+		vfe_fd_internal(connection->fd, false);
 	if (vfe_still_there(connection->fd, connection->cookie))
 		vfe_sys1(SYS_close, connection->fd);
 }

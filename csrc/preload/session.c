@@ -133,6 +133,7 @@ void vfe_session_init(void)
 		return;
 	}
 	pthread_atfork(NULL, NULL, forked);
+	vfe_session_is_ours(); /* a child of vfork() would say so of itself */
 }
 
 /* Have a session, if that is possible. */
@@ -329,6 +330,9 @@ static int renumber(struct slot *slot, unsigned int index, int fd)
 			other = vfe_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 3);
 		if (other < 0)
 			return -EBUSY;
+		/* The program's call may yet fail. */
+		if (vfe_still_there(fd, connection->cookie))
+			vfe_sys1(SYS_close, fd);
 		connection->fd = (int)other;
 		vfe_fd_internal((int)other, true);
 		note(index, connection);

@@ -3,7 +3,27 @@
 #include "client.h"
 
 #include <dirent.h>
+#include <limits.h>
 #include <linux/close_range.h>
+
+int pidfd_getfd(int pidfd, int fd, unsigned int flags) __attribute__((weak));
+
+/* A device comes to a number that is known to be of an ordinary file, and was
+ * closed in a way that nobody notices. */
+static void fetched(const struct client *client, int null)
+{
+	int self = (int)syscall(SYS_pidfd_open, getpid(), 0);
+
+	CHECK(self >= 0 && write(null, "x", 1) == 1);
+	FILE *file = fdopen(null, "w");
+	CHECK(file && !fclose(file));
+	int fd = pidfd_getfd ? pidfd_getfd(self, client->device, 0)
+			     : (int)syscall(SYS_pidfd_getfd, self,
+					    client->device, 0);
+	CHECK(fd == null && is_device(fd));
+	close(fd);
+	close(self);
+}
 
 static void copies(const struct client *client)
 {
@@ -29,8 +49,8 @@ static void copies(const struct client *client)
 	CHECK(dup2(client->device, 50) == 50 && is_device(50));
 	close(50);
 	REFUSED(ioctl(50, VFIO_DEVICE_RESET), EBADF);
-	close(null);
 	close(fd);
+	fetched(client, null);
 	close(far);
 	CHECK(is_device(client->device));
 }
@@ -85,12 +105,71 @@ static void onto(const struct client *client, int first, int last)
 	CHECK(is_device(client->device));
 }
 
+/* None of these numbers is open, whatever the kernel says. */
+static void hidden(void)
+{
+	for (int fd = 800; fd < 1100; fd++) {
+		struct stat status;
+
+		REFUSED(fstat(fd, &status), EBADF);
+		REFUSED(fcntl(fd, F_GETFD), EBADF);
+		REFUSED(ioctl(fd, VFIO_GET_API_VERSION), EBADF);
+	}
+}
+
+/* A dup2() that fails leaves nothing open that was not. */
+static void nothing_onto(const struct client *client)
+{
+	for (int fd = 800; fd < 1050; fd++)
+		REFUSED(dup2(799, fd), EBADF);
+	hidden();
+	CHECK(is_device(client->device));
+}
+
+static int first_from(int low)
+{
+	DIR *folder = opendir("/proc/self/fd");
+	int first = INT_MAX;
+
+	CHECK(folder);
+	for (struct dirent *entry; (entry = readdir(folder));) {
+		int fd = atoi(entry->d_name);
+
+		if (fd >= low && fd < first)
+			first = fd;
+	}
+	closedir(folder);
+	return first;
+}
+
+static void *close_own(void *argument)
+{
+	CHECK(!close_range(*(unsigned int *)argument, ~0u,
+			   CLOSE_RANGE_UNSHARE));
+	return NULL;
+}
+
+/* A thread closes everything, in an fd table of its own. */
+static void apart(void)
+{
+	unsigned int first = (unsigned int)first_from(256);
+	int kept = fcntl(0, F_DUPFD_CLOEXEC, 1200);
+	pthread_t thread;
+
+	CHECK(kept >= 0);
+	CHECK(!pthread_create(&thread, NULL, close_own, &first));
+	CHECK(!pthread_join(thread, NULL));
+	CHECK(fcntl(kept, F_GETFD) == FD_CLOEXEC);
+	CHECK(!close(kept));
+}
+
 static void everything(const struct client *client)
 {
 	int before = count_fds();
 
 	CHECK(is_device(client->device));
 	stray();
+	nothing_onto(client);
 	close_all(10);
 	CHECK(is_device(client->device));
 	CHECK(!close_range(10, ~0u, 0));
@@ -103,6 +182,8 @@ static void everything(const struct client *client)
 	CHECK(is_device(client->device));
 	REFUSED(close_range(5, 4, 0), EINVAL);
 	onto(client, 800, 1024);
+	hidden();
+	apart();
 	CHECK(count_fds() <= before);
 }
 

@@ -111,6 +111,20 @@ static void vforked(const struct client *client, const char *self)
 	CHECK(!ioctl(client->group, VFIO_GROUP_GET_STATUS, &status));
 }
 
+/* Before this process has made any call of its own. */
+static void vforked_early(void)
+{
+	pid_t pid = vfork();
+
+	if (!pid) {
+		struct stat status;
+
+		(void)fstat(0, &status);
+		_exit(0);
+	}
+	CHECK(wait_for(pid) == 0);
+}
+
 /* Without libc, which then does not know that there was a fork. */
 static void raw_fork(const struct client *client)
 {
@@ -197,6 +211,7 @@ int main(int argc, char **argv)
 	if (argc > 1 && !strcmp(argv[1], "executed"))
 		return executed(argv);
 
+	vforked_early();
 	struct client client = set_up(argv);
 	unsigned char *memory = pages(1);
 	pid_t pid;
