@@ -3,7 +3,8 @@
  * @file libc_memory.c
  * Overridden libc functions: those that change what is mapped where. Regions of
  * devices are mapped by the daemon's leave; and memory that was shared with it
- * is taken back before it becomes something else.
+ * is taken back before it becomes something else. And again afterwards: another
+ * thread may have shared it in between, as what it was.
  */
 #include <stdarg.h>
 
@@ -11,22 +12,35 @@
 #include "share.h"
 #include "sys.h"
 
+static void *map(const struct vfe_file *file, void *address, size_t size,
+		 int prot, int flags, int fd, off_t offset,
+		 __typeof__(mmap) *next)
+{
+	if (file)
+		return vfe_mmap(file, address, size, prot, flags, offset);
+	if (VFE_RARE(!next))
+		return (void *)vfe_result(vfe_sys6(SYS_mmap, VFE_ARG(address),
+						   VFE_ARG(size), prot, flags,
+						   fd, offset));
+	return next(address, size, prot, flags, fd, offset);
+}
+
 #define MMAP(name)                                                             \
 	VFE_EXPORT void *name(void *address, size_t size, int prot, int flags, \
 			      int fd, off_t offset)                            \
 	{                                                                      \
 		struct vfe_file file;                                          \
+		bool ours =                                                    \
+			!(flags & MAP_ANONYMOUS) && vfe_emulated(fd, &file);   \
+		void *result;                                                  \
                                                                                \
 		if (flags & MAP_FIXED)                                         \
 			vfe_memory_goes(address, size);                        \
-		if (!(flags & MAP_ANONYMOUS) && vfe_emulated(fd, &file))       \
-			return vfe_mmap(&file, address, size, prot, flags,     \
-					offset);                               \
-		if (VFE_RARE(!vfe.next.name))                                  \
-			return (void *)vfe_result(vfe_sys6(                    \
-				SYS_mmap, VFE_ARG(address), VFE_ARG(size),     \
-				prot, flags, fd, offset));                     \
-		return vfe.next.name(address, size, prot, flags, fd, offset);  \
+		result = map(ours ? &file : NULL, address, size, prot, flags,  \
+			     fd, offset, vfe.next.name);                       \
+		if (flags & MAP_FIXED)                                         \
+			vfe_memory_goes(address, size);                        \
+		return result;                                                 \
 	}
 
 MMAP(mmap)
@@ -34,26 +48,32 @@ MMAP(mmap64)
 
 VFE_EXPORT int munmap(void *address, size_t size)
 {
+	int result;
+
 	vfe_memory_goes(address, size);
-	if (VFE_RARE(!vfe.next.munmap))
-		return (int)vfe_result(vfe_sys2(SYS_munmap, address, size));
-	return vfe.next.munmap(address, size);
+	result = VFE_NEXT(munmap, SYS_munmap, address, size);
+	vfe_memory_goes(address, size);
+	return result;
 }
 
 VFE_EXPORT int mprotect(void *address, size_t size, int prot)
 {
-	if ((prot & (PROT_READ | PROT_WRITE)) != (PROT_READ | PROT_WRITE))
+	bool goes =
+		(prot & (PROT_READ | PROT_WRITE)) != (PROT_READ | PROT_WRITE);
+	int result;
+
+	if (goes)
 		vfe_memory_goes(address, size);
-	if (VFE_RARE(!vfe.next.mprotect))
-		return (int)vfe_result(
-			vfe_sys3(SYS_mprotect, address, size, prot));
-	return vfe.next.mprotect(address, size, prot);
+	result = VFE_NEXT(mprotect, SYS_mprotect, address, size, prot);
+	if (goes)
+		vfe_memory_goes(address, size);
+	return result;
 }
 
 VFE_EXPORT void *mremap(void *address, size_t size, size_t new_size, int flags,
 			...)
 {
-	void *new_address = NULL;
+	void *new_address = NULL, *result;
 
 	if (flags & MREMAP_FIXED) {
 		va_list args;
@@ -64,9 +84,10 @@ VFE_EXPORT void *mremap(void *address, size_t size, size_t new_size, int flags,
 		vfe_memory_goes(new_address, new_size);
 	}
 	vfe_memory_goes(address, size);
-	if (VFE_RARE(!vfe.next.mremap))
-		return (void *)vfe_result(vfe_sys5(SYS_mremap, address, size,
-						   new_size, flags,
-						   new_address));
-	return vfe.next.mremap(address, size, new_size, flags, new_address);
+	result = VFE_NEXT(mremap, SYS_mremap, address, size, new_size, flags,
+			  new_address);
+	vfe_memory_goes(address, size);
+	if (flags & MREMAP_FIXED)
+		vfe_memory_goes(new_address, new_size);
+	return result;
 }

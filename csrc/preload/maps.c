@@ -130,9 +130,19 @@ bool vfe_maps_find(int maps, uint64_t address, struct vfe_area *area)
 	return true;
 }
 
+bool vfe_maps_still(int maps, const struct vfe_area *area)
+{
+	struct vfe_area now;
+
+	return vfe_maps_find(maps, area->start, &now) && now.shared &&
+	       now.start == area->start && now.end == area->end &&
+	       now.offset == area->offset && now.inode == area->inode &&
+	       now.major == area->major && now.minor == area->minor;
+}
+
 /* --- fds --- */
 
-static bool is_fd_of(int fd, const struct vfe_area *area)
+bool vfe_maps_is_fd(int fd, const struct vfe_area *area)
 {
 	struct statx file;
 	long flags;
@@ -172,7 +182,7 @@ static int among(const char *entries, long size, const struct vfe_area *area)
 		int fd = to_number(name);
 
 		memcpy(&entry, entries + at, offsetof(struct dirent64, d_name));
-		if (fd >= 0 && is_fd_of(fd, area))
+		if (fd >= 0 && vfe_maps_is_fd(fd, area))
 			return fd;
 		at += entry.d_reclen;
 	}

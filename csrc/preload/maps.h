@@ -22,7 +22,11 @@ VFE_HIDDEN int vfe_maps_open(void);
 /** The area that holds `address`, or the first one behind it. */
 VFE_HIDDEN bool vfe_maps_find(int maps, uint64_t address,
 			      struct vfe_area *area);
+/** Whether it is mapped as it was when it was found. */
+VFE_HIDDEN bool vfe_maps_still(int maps, const struct vfe_area *area);
 /** An fd of ours for the file of an area, open for reading and writing; -1. */
 VFE_HIDDEN int vfe_maps_fd(const struct vfe_area *area);
+/** Whether `fd` is one. */
+VFE_HIDDEN bool vfe_maps_is_fd(int fd, const struct vfe_area *area);
 
 #endif

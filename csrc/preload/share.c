@@ -20,12 +20,12 @@
 
 struct window {
 	_Atomic uintptr_t start, end; /* both 0: free */
+	uint64_t session;	      /* with which it is shared */
 };
 
 /** Wiped by a fork. */
 struct windows {
 	vfe_lock lock;
-	uint64_t session;  /* with which they are shared */
 	atomic_uint count; /* of those in use, free ones among them */
 	struct window list[WINDOWS];
 };
@@ -67,6 +67,12 @@ static struct window *overlapping(uintptr_t start, uintptr_t end)
 	return NULL;
 }
 
+static void forget(struct window *window)
+{
+	atomic_store(&window->end, 0);
+	atomic_store(&window->start, 0);
+}
+
 static void withdraw(uintptr_t start, uintptr_t end)
 {
 	struct window *window;
@@ -75,8 +81,7 @@ static void withdraw(uintptr_t start, uintptr_t end)
 		tell(VFIOEMU_MEM_UNSHARE, window->start, window->end, 0, -1);
 		vfe_debug(VFE_DEBUG_SHIM, "0x%lx is not shared any more",
 			  (unsigned long)window->start);
-		atomic_store(&window->end, 0);
-		atomic_store(&window->start, 0);
+		forget(window);
 	}
 }
 
@@ -103,7 +108,18 @@ static void widen(uintptr_t start, uintptr_t end)
 		;
 }
 
-static void offer(const struct vfe_area *area)
+/* Whoever unmaps it from now on finds it, and waits for our lock. */
+static void publish(struct window *window, const struct vfe_area *area)
+{
+	widen(area->start, area->end);
+	atomic_store(&window->start, area->start);
+	atomic_store(&window->end, area->end);
+	if (window == &windows->list[windows->count])
+		atomic_fetch_add(&windows->count, 1);
+}
+
+static void offer(int maps, const struct vfe_area *area,
+		  const struct vfe_session *session)
 {
 	struct window *window;
 	int fd;
@@ -113,34 +129,34 @@ static void offer(const struct vfe_area *area)
 	fd = window ? vfe_maps_fd(area) : -1;
 	if (fd < 0)
 		return;
-	/* Whoever unmaps it from now on has to look. */
-	widen(area->start, area->end);
-	if (tell(VFIOEMU_MEM_SHARE, area->start, area->end, area->offset, fd))
+	publish(window, area);
+	/* What another thread did before it could find it shows now. */
+	if (!vfe_maps_still(maps, area) ||
+	    tell(VFIOEMU_MEM_SHARE, area->start, area->end, area->offset, fd)) {
+		forget(window);
 		return;
+	}
+	window->session = atomic_load(&session->id);
 	vfe_debug(VFE_DEBUG_SHIM, "0x%lx, 0x%lx bytes are shared",
 		  (unsigned long)area->start,
 		  (unsigned long)(area->end - area->start));
-	atomic_store(&window->start, area->start);
-	atomic_store(&window->end, area->end);
-	if (window == &windows->list[windows->count])
-		atomic_fetch_add(&windows->count, 1);
+	/* The number may have come to mean another file. */
+	if (!vfe_maps_is_fd(fd, area))
+		withdraw(area->start, area->end);
 }
 
-/* With a session that is not the one they are shared with, none is. */
+/* Those of a session that is over are shared with nobody. */
 static void keep_up(const struct vfe_session *session)
 {
 	uint64_t id = atomic_load(&session->id);
 
-	if (windows->session == id)
-		return;
-	windows->session = id;
-	for (unsigned int i = 0; i < windows->count; i++) {
-		atomic_store(&windows->list[i].end, 0);
-		atomic_store(&windows->list[i].start, 0);
-	}
+	for (unsigned int i = 0; i < windows->count; i++)
+		if (windows->list[i].session != id)
+			forget(&windows->list[i]);
 }
 
-static void share(uint64_t address, uint64_t end)
+static void share(uint64_t address, uint64_t end,
+		  const struct vfe_session *session)
 {
 	struct window *window = overlapping(address, end);
 	struct vfe_area area;
@@ -156,7 +172,7 @@ static void share(uint64_t address, uint64_t end)
 		    area.end <= address)
 			break;
 		if (area.shared && area.inode)
-			offer(&area);
+			offer(maps, &area, session);
 		address = area.end;
 	}
 	vfe_sys1(SYS_close, maps);
@@ -175,7 +191,7 @@ void vfe_share(uint64_t address, uint64_t size)
 	mask = vfe_signals_block();
 	vfe_lock_take(&windows->lock);
 	keep_up(session);
-	share(address, end);
+	share(address, end, session);
 	vfe_lock_release(&windows->lock);
 	vfe_signals_restore(mask);
 }

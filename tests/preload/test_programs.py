@@ -24,6 +24,10 @@ async def test_dma(run, server, memory, tmp_path):
     assert counted["mem_unshare"] >= 4
 
 
+async def test_windows(run):
+    assert await run("windows") == "ok\n"
+
+
 async def test_mapping(run):
     assert await run("mapping", symbol="mapped") == "ok\n"
 
