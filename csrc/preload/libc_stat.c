@@ -4,23 +4,11 @@
  * Overridden libc functions: fstat and its older spellings. Those that take a
  * path are in path*.c.
  */
-#include <errno.h>
-
 #include "preload.h"
 #include "sys.h"
 
 /* struct stat64 is the same on 64-bit machines. */
 _Static_assert(sizeof(struct stat) == sizeof(struct stat64), "one struct stat");
-
-static int answer(const struct vfe_file *file, void *status)
-{
-	struct stat filled;
-
-	if (file->kind == VFE_OTHER)
-		return (int)vfe_result(-EBADF);
-	vfe_file_stat(file, &filled);
-	return (int)vfe_result(vfe_copy_out(status, &filled, sizeof(filled)));
-}
 
 #define FSTAT(name, type)                                         \
 	VFE_EXPORT int name(int fd, struct type *status)          \
@@ -28,7 +16,7 @@ static int answer(const struct vfe_file *file, void *status)
 		struct vfe_file file;                             \
                                                                   \
 		if (vfe_emulated(fd, &file))                      \
-			return answer(&file, status);             \
+			return vfe_fstat(&file, status);          \
 		if (VFE_RARE(!vfe.next.name))                     \
 			return (int)vfe_result(                   \
 				vfe_sys2(SYS_fstat, fd, status)); \
@@ -44,7 +32,7 @@ FSTAT(fstat64, stat64)
 		struct vfe_file file;                                 \
                                                                       \
 		if (vfe_emulated(fd, &file))                          \
-			return answer(&file, status);                 \
+			return vfe_fstat(&file, status);              \
 		if (VFE_RARE(!vfe.next.name))                         \
 			return (int)vfe_result(                       \
 				vfe_sys2(SYS_fstat, fd, status));     \

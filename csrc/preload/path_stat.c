@@ -13,124 +13,81 @@
 
 _Static_assert(sizeof(struct stat) == sizeof(struct stat64), "LP64");
 
-/* An emulated fd by the name "". */
-static bool by_fd(int dirfd, const char *path, int flags, struct stat *status)
-{
-	struct vfe_file file;
-
-	if (!(flags & AT_EMPTY_PATH) || (path && *path) || !vfe_init() ||
-	    !vfe.active || !vfe_emulated(dirfd, &file))
-		return false;
-	vfe_file_stat(&file, status);
-	return true;
-}
-
-static int by_system_call(int dirfd, const char *path, struct stat *status,
-			  int flags)
+static int by_system_call(int dirfd, const char *path, void *status, int flags)
 {
 	return (int)vfe_result(
 		vfe_sys4(SYS_newfstatat, dirfd, path, status, flags));
 }
 
-static int moved_stat(const struct vfe_place *place, struct stat *status,
-		      int flags)
+/* An emulated fd by the name "", or what a path of ours stands for. */
+static bool is_ours(int dirfd, const char *path, int flags, void *status,
+		    int *result)
 {
-	int result = by_system_call(AT_FDCWD, place->real, status, flags);
+	struct vfe_file file;
+	struct vfe_place place;
 
-	if (!result)
-		vfe_path_dress(place->real, status);
-	return result;
+	if (flags & AT_EMPTY_PATH && !(path && *path) &&
+	    vfe_emulated(dirfd, &file)) {
+		*result = vfe_fstat(&file, status);
+		return true;
+	}
+	if (!vfe_moved(dirfd, path, &place))
+		return false;
+	*result = by_system_call(AT_FDCWD, place.real, status, flags);
+	if (!*result)
+		vfe_path_dress(place.real, status);
+	return true;
 }
 
 int vfe_stat(const char *path, struct stat *status, int flags)
 {
-	struct vfe_place place;
+	int result;
 
-	if (vfe_moved(AT_FDCWD, path, &place))
-		return moved_stat(&place, status, flags);
-	return by_system_call(AT_FDCWD, path, status, flags);
+	return is_ours(AT_FDCWD, path, flags, status, &result)
+		       ? result
+		       : by_system_call(AT_FDCWD, path, status, flags);
 }
 
-#define STAT(name, type, flags)                                                \
-	VFE_EXPORT int name(const char *path, struct type *status)             \
-	{                                                                      \
-		struct vfe_place place;                                        \
-                                                                               \
-		if (vfe_moved(AT_FDCWD, path, &place))                         \
-			return moved_stat(&place, (struct stat *)status,       \
-					  flags);                              \
-		return vfe.next.name                                           \
-			       ? vfe.next.name(path, status)                   \
-			       : by_system_call(AT_FDCWD, path,                \
-						(struct stat *)status, flags); \
+#define STAT(name, arguments, dirfd, flags, hand_on)                         \
+	VFE_EXPORT int name arguments                                        \
+	{                                                                    \
+		int result;                                                  \
+                                                                             \
+		if (is_ours(dirfd, path, flags, status, &result))            \
+			return result;                                       \
+		return vfe.next.name                                         \
+			       ? vfe.next.name hand_on                       \
+			       : by_system_call(dirfd, path, status, flags); \
 	}
 
-STAT(stat, stat, 0)
-STAT(stat64, stat64, 0)
-STAT(lstat, stat, AT_SYMLINK_NOFOLLOW)
-STAT(lstat64, stat64, AT_SYMLINK_NOFOLLOW)
-
-#define FSTATAT(name, type)                                                    \
-	VFE_EXPORT int name(int dirfd, const char *path, struct type *status,  \
-			    int flags)                                         \
-	{                                                                      \
-		struct vfe_place place;                                        \
-                                                                               \
-		if (by_fd(dirfd, path, flags, (struct stat *)status))          \
-			return 0;                                              \
-		if (vfe_moved(dirfd, path, &place))                            \
-			return moved_stat(&place, (struct stat *)status,       \
-					  flags);                              \
-		return vfe.next.name                                           \
-			       ? vfe.next.name(dirfd, path, status, flags)     \
-			       : by_system_call(dirfd, path,                   \
-						(struct stat *)status, flags); \
-	}
-
-FSTATAT(fstatat, stat)
-FSTATAT(fstatat64, stat64)
+STAT(stat, (const char *path, struct stat *status), AT_FDCWD, 0, (path, status))
+STAT(stat64, (const char *path, struct stat64 *status), AT_FDCWD, 0,
+     (path, status))
+STAT(lstat, (const char *path, struct stat *status), AT_FDCWD,
+     AT_SYMLINK_NOFOLLOW, (path, status))
+STAT(lstat64, (const char *path, struct stat64 *status), AT_FDCWD,
+     AT_SYMLINK_NOFOLLOW, (path, status))
+STAT(fstatat, (int dirfd, const char *path, struct stat *status, int flags),
+     dirfd, flags, (dirfd, path, status, flags))
+STAT(fstatat64, (int dirfd, const char *path, struct stat64 *status, int flags),
+     dirfd, flags, (dirfd, path, status, flags))
 
 /* What programs call that were built before glibc 2.33. */
-#define XSTAT(name, type, flags)                                               \
-	VFE_EXPORT int name(int version, const char *path,                     \
-			    struct type *status)                               \
-	{                                                                      \
-		struct vfe_place place;                                        \
-                                                                               \
-		if (vfe_moved(AT_FDCWD, path, &place))                         \
-			return moved_stat(&place, (struct stat *)status,       \
-					  flags);                              \
-		return vfe.next.name                                           \
-			       ? vfe.next.name(version, path, status)          \
-			       : by_system_call(AT_FDCWD, path,                \
-						(struct stat *)status, flags); \
-	}
-
-XSTAT(__xstat, stat, 0)
-XSTAT(__xstat64, stat64, 0)
-XSTAT(__lxstat, stat, AT_SYMLINK_NOFOLLOW)
-XSTAT(__lxstat64, stat64, AT_SYMLINK_NOFOLLOW)
-
-#define FXSTATAT(name, type)                                                   \
-	VFE_EXPORT int name(int version, int dirfd, const char *path,          \
-			    struct type *status, int flags)                    \
-	{                                                                      \
-		struct vfe_place place;                                        \
-                                                                               \
-		if (by_fd(dirfd, path, flags, (struct stat *)status))          \
-			return 0;                                              \
-		if (vfe_moved(dirfd, path, &place))                            \
-			return moved_stat(&place, (struct stat *)status,       \
-					  flags);                              \
-		return vfe.next.name                                           \
-			       ? vfe.next.name(version, dirfd, path, status,   \
-					       flags)                          \
-			       : by_system_call(dirfd, path,                   \
-						(struct stat *)status, flags); \
-	}
-
-FXSTATAT(__fxstatat, stat)
-FXSTATAT(__fxstatat64, stat64)
+STAT(__xstat, (int version, const char *path, struct stat *status), AT_FDCWD, 0,
+     (version, path, status))
+STAT(__xstat64, (int version, const char *path, struct stat64 *status),
+     AT_FDCWD, 0, (version, path, status))
+STAT(__lxstat, (int version, const char *path, struct stat *status), AT_FDCWD,
+     AT_SYMLINK_NOFOLLOW, (version, path, status))
+STAT(__lxstat64, (int version, const char *path, struct stat64 *status),
+     AT_FDCWD, AT_SYMLINK_NOFOLLOW, (version, path, status))
+STAT(__fxstatat,
+     (int version, int dirfd, const char *path, struct stat *status, int flags),
+     dirfd, flags, (version, dirfd, path, status, flags))
+STAT(__fxstatat64,
+     (int version, int dirfd, const char *path, struct stat64 *status,
+      int flags),
+     dirfd, flags, (version, dirfd, path, status, flags))
 
 /* --- statx() --- */
 
@@ -165,18 +122,11 @@ static void fill_statx(struct statx *out, const struct stat *status)
 VFE_EXPORT int statx(int dirfd, const char *path, int flags, unsigned int mask,
 		     struct statx *out)
 {
-	struct vfe_place place;
+	int understood = AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT;
 	struct stat status;
+	int result;
 
-	if (by_fd(dirfd, path, flags, &status)) {
-		fill_statx(out, &status);
-		return 0;
-	}
-	if (vfe_moved(dirfd, path, &place)) {
-		int result = moved_stat(
-			&place, &status,
-			flags & (AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT));
-
+	if (is_ours(dirfd, path, flags & understood, &status, &result)) {
 		if (!result)
 			fill_statx(out, &status);
 		return result;
@@ -186,42 +136,28 @@ VFE_EXPORT int statx(int dirfd, const char *path, int flags, unsigned int mask,
 
 /* --- access() --- */
 
-VFE_EXPORT int access(const char *path, int mode)
+/* Also what euidaccess() looks at, if libc has none: near enough. */
+static int by_rights(int dirfd, const char *path, int mode)
 {
-	struct vfe_place place;
-
-	if (vfe_moved(AT_FDCWD, path, &place))
-		path = place.real;
-	return vfe.next.access ? vfe.next.access(path, mode)
-			       : (int)vfe_result(vfe_sys3(
-					 SYS_faccessat, AT_FDCWD, path, mode));
+	return (int)vfe_result(vfe_sys3(SYS_faccessat, dirfd, path, mode));
 }
 
-VFE_EXPORT int faccessat(int dirfd, const char *path, int mode, int flags)
-{
-	struct vfe_place place;
-
-	if (vfe_moved(dirfd, path, &place)) {
-		dirfd = AT_FDCWD;
-		path = place.real;
-	}
-	return vfe.next.faccessat ? vfe.next.faccessat(dirfd, path, mode, flags)
-				  : (int)vfe_result(vfe_sys3(
-					    SYS_faccessat, dirfd, path, mode));
-}
-
-#define EACCESS(name)                                                          \
-	VFE_EXPORT int name(const char *path, int mode)                        \
-	{                                                                      \
-		struct vfe_place place;                                        \
-                                                                               \
-		if (vfe_moved(AT_FDCWD, path, &place))                         \
-			path = place.real;                                     \
-		return vfe.next.name ? vfe.next.name(path, mode)               \
-				     : (int)vfe_result(vfe_sys3(SYS_faccessat, \
-								AT_FDCWD,      \
-								path, mode));  \
+#define ACCESS(name, arguments, from, hand_on)                       \
+	VFE_EXPORT int name arguments                                \
+	{                                                            \
+		struct vfe_place place;                              \
+		int dirfd = from;                                    \
+                                                                     \
+		if (vfe_moved(dirfd, path, &place)) {                \
+			dirfd = AT_FDCWD;                            \
+			path = place.real;                           \
+		}                                                    \
+		return vfe.next.name ? vfe.next.name hand_on         \
+				     : by_rights(dirfd, path, mode); \
 	}
 
-EACCESS(eaccess)
-EACCESS(euidaccess)
+ACCESS(access, (const char *path, int mode), AT_FDCWD, (path, mode))
+ACCESS(eaccess, (const char *path, int mode), AT_FDCWD, (path, mode))
+ACCESS(euidaccess, (const char *path, int mode), AT_FDCWD, (path, mode))
+ACCESS(faccessat, (int where, const char *path, int mode, int flags), where,
+       (dirfd, path, mode, flags))

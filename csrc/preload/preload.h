@@ -149,11 +149,8 @@ static inline bool vfe_emulated(int fd, struct vfe_file *file)
 /** A file that may be emulated has come to be at `fd`. */
 VFE_HIDDEN void vfe_fd_appears(int fd);
 
-/**
- * fstat() of an emulated fd. `file` as from vfe_emulated().
- * The path functions use vfe_node_stat() for the nodes, so both agree.
- */
-VFE_HIDDEN void vfe_file_stat(const struct vfe_file *file, struct stat *status);
+/** fstat() of a file as from vfe_emulated(); `status` may be any address. */
+VFE_HIDDEN int vfe_fstat(const struct vfe_file *file, void *status);
 /** stat() of a node: `kind` and, for a group, its number. */
 VFE_HIDDEN void vfe_node_stat(enum vfe_kind kind, unsigned int number,
 			      struct stat *status);

@@ -3,6 +3,7 @@
  * @file stat.c
  * What stat() and fstat() say of emulated files.
  */
+#include <errno.h>
 #include <sys/sysmacros.h>
 #include <time.h>
 
@@ -29,16 +30,21 @@ void vfe_node_stat(enum vfe_kind kind, unsigned int number, struct stat *status)
 	};
 }
 
-void vfe_file_stat(const struct vfe_file *file, struct stat *status)
+int vfe_fstat(const struct vfe_file *file, void *status)
 {
 	unsigned int number = file->kind == VFE_GROUP ? vfe_number(file) : 0;
+	struct stat filled;
 
-	vfe_node_stat(file->kind, number, status);
-	if (file->kind == VFE_CONTAINER || file->kind == VFE_GROUP)
-		return;
-	/* anon_inode_getfile(): an inode without a type, one for all. */
-	status->st_dev = makedev(0, 15);
-	status->st_mode = 0600;
-	status->st_ino = 1033;
-	status->st_rdev = 0;
+	if (file->kind == VFE_OTHER)
+		return (int)vfe_result(-EBADF);
+	vfe_node_stat(file->kind, number, &filled);
+	if (file->kind != VFE_CONTAINER && file->kind != VFE_GROUP) {
+		/* anon_inode_getfile(): an inode without a type, one for all.
+		 */
+		filled.st_dev = makedev(0, 15);
+		filled.st_mode = 0600;
+		filled.st_ino = 1033;
+		filled.st_rdev = 0;
+	}
+	return (int)vfe_result(vfe_copy_out(status, &filled, sizeof(filled)));
 }

@@ -112,6 +112,7 @@ static void hidden(void)
 		struct stat status;
 
 		REFUSED(fstat(fd, &status), EBADF);
+		REFUSED(fstatat(fd, "", &status, AT_EMPTY_PATH), EBADF);
 		REFUSED(fcntl(fd, F_GETFD), EBADF);
 		REFUSED(ioctl(fd, VFIO_GET_API_VERSION), EBADF);
 	}
