@@ -139,6 +139,8 @@ int __fxstatat64(int version, int dirfd, const char *path,
 	X(readdir)              \
 	X(readdir64)            \
 	X(rewinddir)            \
+	X(telldir)              \
+	X(seekdir)              \
 	X(dirfd)                \
 	X(scandir)              \
 	X(scandir64)            \

@@ -205,6 +205,34 @@ VFE_EXPORT void rewinddir(DIR *first)
 	vfe.next.rewinddir(first);
 }
 
+/* --- places: those in the second half are told as -2 and below --- */
+
+VFE_EXPORT long telldir(DIR *first)
+{
+	struct half *half;
+
+	vfe_init();
+	half = half_of(first);
+	return half && half->in_second ? -2 - vfe.next.telldir(half->second)
+				       : vfe.next.telldir(first);
+}
+
+VFE_EXPORT void seekdir(DIR *first, long place)
+{
+	struct half *half;
+
+	vfe_init();
+	half = half_of(first);
+	if (half)
+		half->in_second = place < -1;
+	if (half && place < -1)
+		vfe.next.seekdir(half->second, -2 - place);
+	else
+		vfe.next.seekdir(first, place);
+	if (half && place >= -1)
+		vfe.next.rewinddir(half->second);
+}
+
 /* --- scandir(): libc's own would not see the second half --- */
 
 typedef int filter_fn(const struct dirent *);
