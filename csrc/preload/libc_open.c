@@ -20,9 +20,16 @@ struct opening {
  * on with what is now in `opening`. */
 static bool is_node(struct opening *opening, int *fd)
 {
+	enum vfe_path what;
+
 	if (!vfe_init() || !vfe.active || !opening->path)
 		return false;
-	switch (vfe_path_find(opening->dirfd, opening->path, opening->out)) {
+	what = vfe_path_find(opening->dirfd, opening->path, opening->out);
+	/* Not the device, but its place among the files. */
+	if (what == VFE_PATH_NODE && opening->flags & O_PATH)
+		what = vfe_path_stand_in(opening->out) ? VFE_PATH_TREE
+						       : VFE_PATH_OTHER;
+	switch (what) {
 	case VFE_PATH_NODE:
 		vfe_debug(VFE_DEBUG_PATH, "open %s", opening->out);
 		*fd = vfe_open(opening->out, opening->flags);
@@ -33,7 +40,10 @@ static bool is_node(struct opening *opening, int *fd)
 		opening->dirfd = AT_FDCWD;
 		opening->path = opening->out;
 		opening->flags = vfe_path_flags(opening->out, opening->flags);
-		return false;
+		if (opening->flags >= 0)
+			return false;
+		*fd = (int)vfe_result(opening->flags);
+		return true;
 	default:
 		return false;
 	}

@@ -11,7 +11,7 @@
 #include <stdarg.h>
 
 #include "fds.h"
-#include "preload.h"
+#include "path.h"
 #include "session.h"
 #include "sys.h"
 
@@ -88,12 +88,13 @@ static long open_how(int dirfd, const char *path, const void *how, size_t size)
 	uint64_t flags;
 	enum vfe_path what = VFE_PATH_OTHER;
 
-	if (vfe_init() && vfe.active && path)
-		what = vfe_path_find(dirfd, path, out);
-	if (what == VFE_PATH_NODE && size >= sizeof(flags) &&
+	if (vfe_init() && vfe.active && path && size >= sizeof(flags) &&
 	    !vfe_copy_in(&flags, how, sizeof(flags)))
+		what = vfe_path_find(dirfd, path, out);
+	if (what == VFE_PATH_NODE && !(flags & O_PATH))
 		return vfe_open(out, (int)flags);
-	if (what == VFE_PATH_TREE) {
+	if (what == VFE_PATH_TREE ||
+	    (what == VFE_PATH_NODE && vfe_path_stand_in(out))) {
 		dirfd = AT_FDCWD;
 		path = out;
 	}

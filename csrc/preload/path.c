@@ -7,6 +7,8 @@
  * costs one look at a variable, unless the program has gone into the tree, or
  * to where "dev/vfio" or "sys/..." would lead there.
  */
+#include <errno.h>
+
 #include "path.h"
 #include "sys.h"
 
@@ -16,7 +18,8 @@
 enum { CWD_UNKNOWN, CWD_ELSEWHERE, CWD_MATTERS };
 static atomic_int cwd_state;
 
-/** Directories of the tree have been opened: a dirfd may be one of them. */
+/** Directories of the tree, or above it, have been looked at: a dirfd may be
+ * one of them. */
 static atomic_bool has_tree_dirs;
 
 static bool is_end(char c)
@@ -44,13 +47,27 @@ static bool absolute_concerns(const char *path)
 	if (*path == 's')
 		return path[1] == 'y' && path[2] == 's' && is_end(path[3]);
 	if (*path == 'd') {
-		if (path[1] != 'e' || path[2] != 'v' || path[3] != '/')
+		if (path[1] != 'e' || path[2] != 'v' || !is_end(path[3]))
 			return false;
 		path = skip_slashes(path + 3);
-		return *path == '.' || is_below(path, "vfio", 4) ||
+		/* A directory's fd may lead on to what is below it. */
+		return !*path || *path == '.' || is_below(path, "vfio", 4) ||
 		       is_below(path, "iommu", 5);
 	}
-	return *path == '.';
+	return !*path || *path == '.';
+}
+
+static bool goes_up(const char *path)
+{
+	return path[0] == '.' && path[1] == '.' && is_end(path[2]);
+}
+
+/* "../../dev/vfio/vfio", from wherever: it may be meant so. */
+static __attribute__((noinline)) bool upwards_concerns(const char *path)
+{
+	while (goes_up(path))
+		path = skip_slashes(path + 2);
+	return absolute_concerns(path);
 }
 
 static const char *cwd_name(char *out)
@@ -81,6 +98,8 @@ bool vfe_path_concerns(int dirfd, const char *path)
 		return absolute_concerns(path);
 	if (!*path)
 		return false;
+	if (VFE_RARE(goes_up(path)) && upwards_concerns(path))
+		return true;
 	if (dirfd != AT_FDCWD)
 		return atomic_load_explicit(&has_tree_dirs,
 					    memory_order_relaxed);
@@ -154,6 +173,12 @@ static void append(struct walk *walk, const char *name, size_t size)
 	walk->path[walk->size] = 0;
 }
 
+/* Whether the tree may have it. */
+static bool may_be_ours(const char *path)
+{
+	return is_below(path, "/sys", 4) || is_below(path, "/dev/vfio", 9);
+}
+
 /* Put the tree's root before a path: false if that is too long. */
 static bool in_tree(const char *path, char *out)
 {
@@ -163,6 +188,17 @@ static bool in_tree(const char *path, char *out)
 		return false;
 	memcpy(out, vfe.root, vfe.root_size);
 	memcpy(out + vfe.root_size, path, size);
+	return true;
+}
+
+bool vfe_path_stand_in(char *node)
+{
+	size_t size = strlen(node) + 1;
+
+	if (vfe.root_size + size > VFE_PATH_MAX)
+		return false;
+	memmove(node + vfe.root_size, node, size);
+	memcpy(node, vfe.root, vfe.root_size);
 	return true;
 }
 
@@ -191,7 +227,7 @@ static __attribute__((noinline)) void go_up(struct walk *walk)
 {
 	char target[VFE_PATH_MAX];
 
-	walk->moved = true;
+	walk->moved |= may_be_ours(walk->path);
 	if (walk->size) {
 		if (!canonical(walk->path, target)) {
 			walk->fits = false; /* the system says why */
@@ -280,6 +316,11 @@ static bool is_node(const char *path)
 	       !strcmp(path, "/dev/iommu");
 }
 
+static void note_directory(void)
+{
+	atomic_store_explicit(&has_tree_dirs, true, memory_order_relaxed);
+}
+
 static enum vfe_path place(struct walk *walk, bool slash, char *out)
 {
 	struct stat status;
@@ -288,16 +329,15 @@ static enum vfe_path place(struct walk *walk, bool slash, char *out)
 		memcpy(out, walk->path, walk->size + 1);
 		return VFE_PATH_NODE;
 	}
-	if (!vfe.root_size ||
-	    !(is_below(walk->path, "/sys", 4) ||
-	      is_below(walk->path, "/dev/vfio", 9)) ||
+	if (!walk->size || !strcmp(walk->path, "/dev"))
+		note_directory();
+	if (!vfe.root_size || !may_be_ours(walk->path) ||
 	    !in_tree(walk->path, out))
 		return real_system(walk, out);
 	if (look(out, &status, AT_SYMLINK_NOFOLLOW))
 		return look_behind(walk, out);
 	if (S_ISDIR(status.st_mode) || S_ISLNK(status.st_mode))
-		atomic_store_explicit(&has_tree_dirs, true,
-				      memory_order_relaxed);
+		note_directory();
 	return VFE_PATH_TREE;
 }
 
@@ -358,13 +398,37 @@ enum vfe_path vfe_path_find(int dirfd, const char *path, char *out)
 		       : VFE_PATH_OTHER;
 }
 
+/* The directory that would hold it is there. */
+static bool has_parent(const char *real)
+{
+	char parent[VFE_PATH_MAX];
+	struct stat status;
+
+	strcpy(parent, real);
+	*strrchr(parent, '/') = 0;
+	return !look(parent, &status, 0) && S_ISDIR(status.st_mode);
+}
+
 int vfe_path_flags(const char *real, int flags)
 {
-	/* A file of sysfs has one value: a write replaces all of it. */
-	if ((flags & O_ACCMODE) != O_RDONLY && !(flags & (O_PATH | O_EXCL)) &&
-	    vfe_path_virtual(real))
-		flags |= O_TRUNC;
-	return flags;
+	const char *path = vfe_path_virtual(real);
+	bool writes = (flags & O_ACCMODE) != O_RDONLY;
+	struct stat status;
+
+	if (!path || flags & O_PATH || !(writes || flags & (O_CREAT | O_TRUNC)))
+		return flags;
+	if (look(real, &status, 0)) /* nobody can make files there */
+		return flags & O_CREAT && has_parent(real) ? -EACCES : flags;
+	if (flags & O_EXCL)
+		return flags;
+	/* kernfs_fop_open(): not even root */
+	if (writes && S_ISREG(status.st_mode) && !(status.st_mode & 0222))
+		return -EACCES;
+	/* A parameter has one value, and a write replaces all of it. Else, as
+	 * in a config space, it replaces what is at that offset. */
+	flags &= ~O_TRUNC;
+	return writes && is_below(path, "/sys/module", 11) ? flags | O_TRUNC
+							   : flags;
 }
 
 /* --- what it looks like --- */

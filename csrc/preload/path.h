@@ -29,6 +29,9 @@ VFE_HIDDEN bool vfe_path_concerns(int dirfd, const char *path);
 VFE_HIDDEN enum vfe_path vfe_path_resolve(int dirfd, const char *path,
 					  char *out);
 
+/** From a node to what stands for it in the tree: false if that is too long. */
+VFE_HIDDEN bool vfe_path_stand_in(char *node);
+
 /**
  * Whether the call goes on elsewhere: then `place` says where. A node counts
  * as what stands for it in the tree.
@@ -40,15 +43,8 @@ static inline bool vfe_moved(int dirfd, const char *path,
 	    !vfe_path_concerns(dirfd, path))
 		return false;
 	place->what = vfe_path_resolve(dirfd, path, place->real);
-	if (place->what == VFE_PATH_NODE) {
-		size_t size = strlen(place->real) + 1;
-
-		if (size + vfe.root_size > VFE_PATH_MAX)
-			return false;
-		memmove(place->real + vfe.root_size, place->real, size);
-		memcpy(place->real, vfe.root, vfe.root_size);
-	}
-	return place->what != VFE_PATH_OTHER;
+	return place->what == VFE_PATH_TREE ||
+	       (place->what == VFE_PATH_NODE && vfe_path_stand_in(place->real));
 }
 
 /** Whether `real` is in the tree: then the rest, as a program knows it. */
@@ -70,7 +66,10 @@ VFE_HIDDEN struct dirent *vfe_read_directory(DIR *directory);
 VFE_HIDDEN int vfe_close_directory(DIR *directory);
 VFE_HIDDEN int vfe_stat(const char *path, struct stat *status, int flags);
 
-/** What open() of `real` takes in place of `flags`. */
+/**
+ * What open() of `real` takes in place of `flags`; or a negative errno, which
+ * sysfs has for it though a directory of the tree would not.
+ */
 VFE_HIDDEN int vfe_path_flags(const char *real, int flags);
 
 /** Make the status of a file of the tree that of the file it stands for. */

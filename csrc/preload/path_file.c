@@ -18,13 +18,14 @@ static int open_flags(const char *mode)
 	return (both	       ? O_RDWR
 		: *mode == 'r' ? O_RDONLY
 			       : O_WRONLY) |
-	       (strchr(mode, 'e') ? O_CLOEXEC : 0);
+	       (strchr(mode, 'e') ? O_CLOEXEC : 0) |
+	       (*mode == 'r' ? 0 : O_CREAT);
 }
 
 /* A stream on a device node: nothing but its fd is of any use. */
 static FILE *open_node(const char *node, const char *mode)
 {
-	int fd = vfe_open(node, open_flags(mode));
+	int fd = vfe_open(node, open_flags(mode) & ~O_CREAT);
 	FILE *file = fd < 0 ? NULL : fdopen(fd, mode);
 
 	if (fd >= 0 && !file)
@@ -32,10 +33,21 @@ static FILE *open_node(const char *node, const char *mode)
 	return file;
 }
 
-/* A file of sysfs has one value: what is appended replaces it as well. */
+/* The mode in which libc opens a file of the tree; NULL: that is refused. */
 static const char *tree_mode(const char *real, const char *mode)
 {
-	return *mode == 'a' && vfe_path_virtual(real) ? "w" : mode;
+	int flags = vfe_path_flags(real, open_flags(mode));
+
+	if (flags < 0) {
+		errno = -flags;
+		return NULL;
+	}
+	if (*mode == 'r' || !vfe_path_virtual(real))
+		return mode;
+	if (!(flags & O_TRUNC))
+		return flags & O_CLOEXEC ? "r+e" : "r+";
+	/* What is appended replaces a parameter as well. */
+	return *mode == 'a' ? "w" : mode;
 }
 
 static FILE *no_stream(void)
@@ -58,6 +70,8 @@ static FILE *no_stream(void)
 		if (what == VFE_PATH_TREE) {                       \
 			path = out;                                \
 			mode = tree_mode(out, mode);               \
+			if (!mode)                                 \
+				return NULL;                       \
 		}                                                  \
 		return vfe.next.name ? vfe.next.name(path, mode)   \
 				     : no_stream();                \
@@ -66,18 +80,20 @@ static FILE *no_stream(void)
 FOPEN(fopen)
 FOPEN(fopen64)
 
-#define FREOPEN(name)                                                         \
-	VFE_EXPORT FILE *name(const char *restrict path,                      \
-			      const char *restrict mode, FILE *restrict file) \
-	{                                                                     \
-		struct vfe_place place;                                       \
-                                                                              \
-		if (vfe_moved(AT_FDCWD, path, &place)) {                      \
-			path = place.real;                                    \
-			mode = tree_mode(path, mode);                         \
-		}                                                             \
-		return vfe.next.name ? vfe.next.name(path, mode, file)        \
-				     : no_stream();                           \
+#define FREOPEN(name)                                                          \
+	VFE_EXPORT FILE *name(const char *restrict path,                       \
+			      const char *restrict mode, FILE *restrict file)  \
+	{                                                                      \
+		struct vfe_place place;                                        \
+                                                                               \
+		if (vfe_moved(AT_FDCWD, path, &place)) {                       \
+			path = place.real;                                     \
+			mode = tree_mode(path, mode);                          \
+			if (!mode) /* the old stream is closed all the same */ \
+				path = "", mode = "r";                         \
+		}                                                              \
+		return vfe.next.name ? vfe.next.name(path, mode, file)         \
+				     : no_stream();                            \
 	}
 
 FREOPEN(freopen)

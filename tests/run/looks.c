@@ -147,6 +147,21 @@ static int contents(void)
 		fd = open(path, O_RDONLY);
 	else if (!strcmp(name, "__open_2"))
 		fd = __open_2(path, O_RDONLY);
+	else if (!strcmp(name, "openat_root")) {
+		/* Component by component, as chase() of systemd goes. */
+		char part[NAME_MAX + 1];
+
+		fd = open("/", O_PATH | O_DIRECTORY);
+		for (const char *rest = path; fd >= 0 && *rest;) {
+			size_t size;
+
+			rest += strspn(rest, "/");
+			size = strcspn(rest, "/");
+			snprintf(part, sizeof(part), "%.*s", (int)size, rest);
+			rest += size;
+			fd = openat(fd, part, *rest ? O_PATH : O_RDONLY);
+		}
+	}
 	else
 		fd = openat(dirfd_, path, O_RDONLY);
 	if (fd >= 0)
@@ -159,9 +174,58 @@ static int contents(void)
 	return 0;
 }
 
+/* Makes a file, or opens one as nothing but a path. */
+static int makes(void)
+{
+	FILE *file = NULL;
+	int fd = -1;
+
+	if (!strcmp(name, "creat"))
+		fd = creat(path, 0644);
+	else if (!strcmp(name, "O_CREAT"))
+		fd = open(path, O_WRONLY | O_CREAT | O_EXCL, 0644);
+	else if (!strcmp(name, "O_PATH"))
+		fd = open(path, O_PATH);
+	else
+		file = fopen(path, "w");
+	if (fd < 0 && !file)
+		return failed();
+	puts("yes");
+	/* And what a path means is not in use by that. */
+	fd = !strcmp(name, "O_PATH") ? open(path, O_RDWR) : fd;
+	return fd < 0 && !file ? failed() : 0;
+}
+
 static int any(const struct dirent *entry)
 {
 	return entry->d_name[0] != '.';
+}
+
+/* Goes to each entry again, the last one first. */
+static int returns(void)
+{
+	DIR *directory = opendir(path);
+	long places[256];
+	int count = 0;
+
+	if (!directory)
+		return failed();
+	places[0] = telldir(directory);
+	while (count < 255 && readdir(directory))
+		places[++count] = telldir(directory);
+	if (readdir(directory))
+		return 1;
+	for (int i = count - 1; i >= 0; i--) {
+		struct dirent *entry;
+
+		seekdir(directory, places[i]);
+		entry = readdir(directory);
+		puts(entry ? entry->d_name : "nothing");
+		if (telldir(directory) != places[i + 1])
+			puts("elsewhere");
+	}
+	closedir(directory);
+	return 0;
 }
 
 static int lists(void)
@@ -170,6 +234,7 @@ static int lists(void)
 	struct dirent *entry;
 	struct dirent own;
 	DIR *directory;
+	long start;
 	int count;
 
 	if (!strcmp(name, "scandir") || !strcmp(name, "scandirat")) {
@@ -188,6 +253,7 @@ static int lists(void)
 			    : opendir(path);
 	if (!directory)
 		return failed();
+	start = telldir(directory);
 	for (int round = 0; round < 2; round++) {
 		if (!strcmp(name, "readdir_r"))
 			while (!readdir_r(directory, &own, &entry) && entry)
@@ -198,7 +264,11 @@ static int lists(void)
 		else
 			while ((entry = readdir(directory)))
 				puts(entry->d_name);
-		rewinddir(directory); /* all of it twice */
+		/* All of it twice. */
+		if (!strcmp(name, "seekdir"))
+			seekdir(directory, start);
+		else
+			rewinddir(directory);
 	}
 	closedir(directory);
 	return 0;
@@ -272,8 +342,13 @@ static const struct {
 	  "realpath_new __realpath_chk canonicalize_file_name ",
 	  links },
 	{ " access faccessat eaccess euidaccess ", rights },
-	{ " fopen fopen64 freopen freopen64 open openat __open_2 ", contents },
-	{ " opendir readdir64 readdir_r fdopendir scandir scandirat ", lists },
+	{ " fopen fopen64 freopen freopen64 open openat __open_2 "
+	  "openat_root ",
+	  contents },
+	{ " creat O_CREAT O_PATH fopen_new ", makes },
+	{ " opendir readdir64 readdir_r fdopendir scandir scandirat seekdir ",
+	  lists },
+	{ " telldir ", returns },
 	{ " glob nftw ", globs },
 	{ " chdir fchdir getcwd_new get_current_dir_name __getcwd_chk ",
 	  moves },

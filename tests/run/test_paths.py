@@ -18,7 +18,7 @@ DEVICE = f"/sys/bus/pci/devices/{BDF}"
 REAL = f"/sys/devices/pci0000:00/{BDF}"
 UUID = "00000000-0000-4000-8000-000000000021"
 MDEV = f"/sys/bus/mdev/devices/{UUID}"
-NOT_OURS = "/proc/self/status"
+NODE = f"{stat.S_IFCHR | 0o600:o} 511:23"
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,9 @@ def test_rights(many, how):
     assert read_only == ("yes" if os.geteuid() == 0 else "EACCES")
 
 
-@pytest.mark.parametrize("how", ["fopen", "fopen64", "freopen", "freopen64", "open", "openat", "__open_2"])
+@pytest.mark.parametrize(
+    "how", ["fopen", "fopen64", "freopen", "freopen64", "open", "openat", "__open_2", "openat_root"]
+)
 def test_contents(many, how):
     version = Path("/proc/version").read_text(encoding="ascii").strip()
     assert many(
@@ -125,15 +127,83 @@ def test_contents(many, how):
     assert many((how, "/proc/version")) == [version]
 
 
-@pytest.mark.parametrize("how", ["opendir", "readdir64", "readdir_r", "fdopendir", "scandir", "scandirat"])
+@pytest.mark.parametrize(
+    "how", ["opendir", "readdir64", "readdir_r", "fdopendir", "seekdir", "telldir", "scandir", "scandirat"]
+)
 def test_listings_have_what_is_ours_and_what_is_real_once(many, how):
     real = set(os.listdir("/sys/bus/pci/devices")) if Path("/sys/bus/pci/devices").is_dir() else set()
-    times = 1 if how.startswith("scandir") else 2
+    times = 1 if how.startswith("scandir") or how == "telldir" else 2
     dots = [] if how.startswith("scandir") else [".", ".."]
     found = many((how, "/sys/bus/pci/devices"), (how, "/dev/vfio"), (how, f"{GROUP}/devices"))
     assert sorted(found[0].splitlines()) == sorted([*dots, *(real | {BDF})] * times)
     assert sorted(found[1].splitlines()) == sorted([*dots, "vfio", "21", "22", "23"] * times)
     assert sorted(found[2].splitlines()) == sorted([*dots, BDF] * times)
+
+
+@pytest.mark.parametrize("how", ["creat", "O_CREAT", "fopen_new"])
+def test_nobody_makes_files_in_sysfs(many, how):
+    """A shell that writes to what is not there (new_id, unbind) is told so, and leaves nothing behind."""
+    directory = f"{GROUP}/nowhere"
+    assert many((how, f"{DEVICE}/made"), (how, f"{GROUP}/made"), (how, f"{directory}/made")) == [
+        "EACCES",
+        "EACCES",
+        "ENOENT",
+    ]
+    assert many(("access", f"{DEVICE}/made"), ("access", f"{GROUP}/made")) == ["ENOENT", "ENOENT"]
+
+
+def test_what_is_opened_for_writing_keeps_its_value(connected):
+    """A config space is opened so to change a word of it; what is read-only is so for root, too."""
+    file, size = f"{DEVICE}/config", 256
+    script = f"""
+        : >>{file}; : 1<>{file}; : >{file}; wc -c <{file}
+        (: >>{DEVICE}/vendor) 2>&1 | grep -o 'Permission denied'; cat {DEVICE}/vendor
+        limit=/sys/module/vfio_iommu_type1/parameters/dma_entry_limit
+        echo 100 >$limit; cat $limit; echo 20 >>$limit; cat $limit; echo 65535 >$limit
+    """
+    assert connected.output("sh", "-c", script).splitlines() == [
+        str(size),
+        "Permission denied",
+        "0x1d0f",
+        "100",
+        "20",
+    ]
+    code = f"""
+import ctypes
+libc = ctypes.CDLL(None)
+for mode in b"w", b"a+", b"we", b"r+":
+    libc.fopen.restype = ctypes.c_void_p
+    file = libc.fopen(b"{file}", mode)
+    print(bool(file), len(open("{file}", "rb").read()), bool(libc.fopen(b"{DEVICE}/vendor", mode)))
+"""
+    assert connected.python(code).splitlines() == [f"True {size} False"] * 4
+
+
+def test_paths_that_go_up_from_elsewhere(many):
+    up = "../" * 30
+    assert many(
+        ("lstat", f"{up}dev/vfio/23"),
+        ("openat", f"{up}/sys/../dev/../{DEVICE}/vendor"),
+        ("openat", f"../../{DEVICE}/vendor", "/proc/self"),
+        ("openat", "self/../version", "/proc"),
+        ("fstatat", "vfio/23", "/dev"),
+        ("fstatat", "dev/vfio/23", "/"),
+    ) == [
+        NODE,
+        "0x1d0f",
+        "0x1d0f",
+        Path("/proc/version").read_text(encoding="ascii").strip(),
+        NODE,
+        NODE,
+    ]
+
+
+def test_a_path_is_opened_without_its_device(many):
+    assert many(("O_PATH", "/dev/vfio/23"), ("O_PATH", f"{DEVICE}/config"), ("O_PATH", "/dev/vfio/99")) == [
+        "yes",
+        "yes",
+        "ENOENT",
+    ]
 
 
 def test_patterns(many):
