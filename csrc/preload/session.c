@@ -214,20 +214,6 @@ static void wait_for_slot(int freed)
 	atomic_fetch_sub(&process->waiting, 1);
 }
 
-/* An idle connection, or a place for one. */
-static struct slot *take(void)
-{
-	for (;;) {
-		int freed = atomic_load(&process->freed);
-		int limit = atomic_load(&process->limit);
-
-		for (int i = 0; i < (limit ? limit : VFE_CONNECTIONS); i++)
-			if (take_slot(&process->slots[i]))
-				return &process->slots[i];
-		wait_for_slot(freed);
-	}
-}
-
 static void put(struct slot *slot)
 {
 	atomic_store(&slot->busy, 0);
@@ -235,6 +221,45 @@ static void put(struct slot *slot)
 	if (atomic_load(&process->waiting))
 		vfe_sys3(SYS_futex, &process->freed, FUTEX_WAKE_PRIVATE,
 			 INT_MAX);
+}
+
+/* Whether there is none, or it is of this thread's fd table. */
+static bool is_here(const struct vfe_connection *connection)
+{
+	return !connection->open ||
+	       vfe_still_there(connection->fd, connection->cookie);
+}
+
+/* A slot that is idle; `here`: no other than those. */
+static struct slot *take_idle(bool here)
+{
+	int limit = atomic_load(&process->limit);
+
+	for (int i = 0; i < (limit ? limit : VFE_CONNECTIONS); i++) {
+		struct slot *slot = &process->slots[i];
+
+		if (!take_slot(slot))
+			continue;
+		if (!here || is_here(&slot->connection))
+			return slot;
+		put(slot);
+	}
+	return NULL;
+}
+
+/* An idle connection, or a place for one. */
+static struct slot *take(void)
+{
+	for (;;) {
+		int freed = atomic_load(&process->freed);
+		struct slot *slot = vfe.shares_no_fds ? take_idle(true) : NULL;
+
+		if (!slot)
+			slot = take_idle(false);
+		if (slot)
+			return slot;
+		wait_for_slot(freed);
+	}
 }
 
 /* Connect, and join or make the session. */

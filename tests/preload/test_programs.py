@@ -15,6 +15,10 @@ async def test_processes(run):
     assert await run("processes") == ""
 
 
+async def test_two_fd_tables(run):
+    assert await run("fds", "apart") == "ok\n"
+
+
 async def test_dma(run, server, memory, tmp_path):
     assert await run("dma", str(tmp_path)) == "ok\n"
 

@@ -4,6 +4,7 @@
 
 #include <dirent.h>
 #include <limits.h>
+#include <sched.h>
 #include <linux/close_range.h>
 
 int pidfd_getfd(int pidfd, int fd, unsigned int flags) __attribute__((weak));
@@ -164,6 +165,42 @@ static void apart(void)
 	CHECK(!close(kept));
 }
 
+static pthread_barrier_t barrier;
+
+/* An fd table of its own, since before anything was opened. */
+static void *other_table(void *argument)
+{
+	CHECK(!unshare(CLONE_FILES));
+	pthread_barrier_wait(&barrier);
+	int container = open("/dev/vfio/vfio", O_RDWR);
+	for (int i = 0; i < 200; i++) {
+		pthread_barrier_wait(&barrier);
+		CHECK(is_container(container));
+		pthread_barrier_wait(&barrier);
+	}
+	CHECK(!close(container));
+	return argument;
+}
+
+/* Two threads take turns, none of which can use what the other has made. */
+static void two_tables(void)
+{
+	pthread_t thread;
+
+	CHECK(!pthread_barrier_init(&barrier, NULL, 2));
+	CHECK(!pthread_create(&thread, NULL, other_table, NULL));
+	pthread_barrier_wait(&barrier);
+	int container = open("/dev/vfio/vfio", O_RDWR), before = count_fds();
+	for (int i = 0; i < 200; i++) {
+		CHECK(is_container(container));
+		pthread_barrier_wait(&barrier);
+		pthread_barrier_wait(&barrier);
+	}
+	CHECK(!pthread_join(thread, NULL));
+	CHECK(count_fds() <= before);
+	CHECK(!close(container));
+}
+
 static void everything(const struct client *client)
 {
 	int before = count_fds();
@@ -190,9 +227,13 @@ static void everything(const struct client *client)
 
 int main(int argc, char **argv)
 {
-	struct client client = set_up(argv);
-
 	(void)argc;
+	if (argv[3]) {
+		two_tables();
+		puts("ok");
+		return 0;
+	}
+	struct client client = set_up(argv);
 	copies(&client);
 	everything(&client);
 	tear_down(&client);
