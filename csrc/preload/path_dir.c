@@ -25,7 +25,7 @@ static atomic_int used;
 
 static struct half *half_of(DIR *first)
 {
-	if (!atomic_load_explicit(&used, memory_order_acquire))
+	if (!first || !atomic_load_explicit(&used, memory_order_acquire))
 		return NULL;
 	for (size_t i = 0; i < HALVES; i++)
 		if (atomic_load_explicit(&halves[i].first,

@@ -233,7 +233,7 @@ static int lists(void)
 	struct dirent **entries;
 	struct dirent *entry;
 	struct dirent own;
-	DIR *directory;
+	DIR *directory, *volatile none = NULL;
 	long start;
 	int count;
 
@@ -253,6 +253,8 @@ static int lists(void)
 			    : opendir(path);
 	if (!directory)
 		return failed();
+	if (!closedir(none) || errno != EINVAL)
+		puts("closed");
 	start = telldir(directory);
 	for (int round = 0; round < 2; round++) {
 		if (!strcmp(name, "readdir_r"))
