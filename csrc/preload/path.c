@@ -10,6 +10,7 @@
 #include <errno.h>
 
 #include "path.h"
+#include "session.h"
 #include "sys.h"
 
 #define FD_NAME "/proc/self/fd/"
@@ -83,7 +84,9 @@ static __attribute__((noinline)) int look_at_cwd(void)
 	if (!cwd_name(name) || vfe_path_virtual(name) || !name[1] ||
 	    is_below(name, "/dev", 4) || is_below(name, "/sys", 4))
 		state = CWD_MATTERS;
-	atomic_store_explicit(&cwd_state, state, memory_order_relaxed);
+	/* A child of vfork() has our memory, but may have gone elsewhere. */
+	if (vfe_session_is_ours())
+		atomic_store_explicit(&cwd_state, state, memory_order_relaxed);
 	return state;
 }
 

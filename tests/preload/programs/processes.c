@@ -125,6 +125,25 @@ static void vforked_early(void)
 	CHECK(wait_for(pid) == 0);
 }
 
+/* A child that shares our memory goes to a directory of its own. */
+static void vforked_away(void)
+{
+	pid_t pid;
+
+	CHECK(!chdir("/"));
+	pid = vfork();
+	if (!pid) {
+		struct stat status;
+
+		_exit(chdir("/proc/self") || stat("status", &status) ||
+		      !stat("dev/vfio/vfio", &status));
+	}
+	CHECK(wait_for(pid) == 0);
+	int fd = open("dev/vfio/vfio", O_RDWR);
+	CHECK(is_container(fd));
+	CHECK(!close(fd));
+}
+
 /* Without libc, which then does not know that there was a fork. */
 static void raw_fork(const struct client *client)
 {
@@ -222,6 +241,7 @@ int main(int argc, char **argv)
 	vforked(&client, argv[0]);
 	raw_fork(&client);
 	passed(&client);
+	vforked_away();
 	pid = fork();
 	CHECK(pid >= 0);
 	if (!pid)
