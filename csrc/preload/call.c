@@ -28,13 +28,25 @@ static int send_call(struct vfe_connection *connection, struct vfe_call *call,
 	return vfe_send(connection, &msg, NULL, 0, fd);
 }
 
+/* Take the unread byte off the token, if it is still there: another thread may
+ * have closed it, and the number may be of any other socket. */
+static void drain(const struct vfe_call *call)
+{
+	struct vfe_file file;
+	unsigned char byte;
+
+	if (call->token >= 0 && vfe_find(call->token, &file) &&
+	    file.serial == call->msg.token)
+		vfe_sys6(SYS_recvfrom, call->token, VFE_ARG(&byte), 1,
+			 MSG_DONTWAIT, 0, 0);
+}
+
 /* Put what the reply brings where it belongs. */
 static int64_t take_reply(struct vfe_connection *connection,
 			  struct vfe_call *call)
 {
 	struct vfioemu_msg *reply = &connection->in;
 	int64_t result = (int64_t)reply->arg[0];
-	unsigned char byte;
 
 	call->in_fd = connection->in_fd;
 	call->in_start = reply->arg[1];
@@ -46,9 +58,8 @@ static int64_t take_reply(struct vfe_connection *connection,
 				 connection->data, connection->in_size))
 			result = -EFAULT;
 	}
-	if (reply->flags & VFIOEMU_F_DRAIN && call->token >= 0)
-		vfe_sys6(SYS_recvfrom, call->token, VFE_ARG(&byte), 1,
-			 MSG_DONTWAIT, 0, 0);
+	if (reply->flags & VFIOEMU_F_DRAIN)
+		drain(call);
 	return result >= -4095 ? result : -EIO;
 }
 

@@ -3,10 +3,12 @@
 
 import array
 import errno
+import itertools
 import os
 import random
 import socket
 import struct
+import time
 
 import trio
 
@@ -38,6 +40,7 @@ NUMBERS = [
 NUMBERS += [(1 << 64) - number for number in (1, 2, 14, 4095, 4096, 65536)]
 SIZES = [0, 0, 0, 1, 4, 8, 56, 255, 256, 257, 4096, 65535, 65536, 65537, 70000]
 DAEMON = os.urandom(16)  # abstract names are for the whole machine: other tests may run beside this one
+SERIALS = itertools.count(1)  # and were run before it
 
 
 class Rogue:
@@ -53,7 +56,6 @@ class Rogue:
     def __init__(self, path, seed):
         self.calls = 0
         self._random = random.Random(seed)
-        self._serial = 0
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(os.fspath(path))
         self._listener.listen(64)
@@ -121,8 +123,7 @@ class Rogue:
 
     def _token(self):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._serial += 1
-        ours.bind(TokenName(DAEMON, FdKind.CONTAINER, self._serial).address())
+        ours.bind(TokenName(DAEMON, FdKind.CONTAINER, next(SERIALS)).address())
         ours.detach()  # for as long as the test lasts
         return theirs.detach()
 
@@ -224,4 +225,18 @@ class Generous(Rogue):
                 self._send(sock, (ask + bytes(m.MAX_DATA), [self._token()]))
                 self._send(sock, (m.encode(m.DATA, message.seq) + b"x", []))
                 return False
+        return True
+
+
+class Slow(Rogue):
+    """Takes its time over a read, and then has a byte taken off the token."""
+
+    POLITENESS = 1.0
+
+    def _misbehave(self, sock, message):
+        if message.type == m.OPEN:
+            self._send(sock, (m.encode(m.REPLY, message.seq, flags=m.F_FD), [self._token()]))
+        else:
+            time.sleep(0.5)
+            self._send(sock, (m.encode(m.REPLY, message.seq, flags=m.F_DRAIN), []))
         return True

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from tests.preload.conftest import PATIENCE
-from tests.preload.rogue import Generous, Rogue
+from tests.preload.rogue import Generous, Rogue, Slow
 
 
 @pytest.fixture
@@ -65,6 +65,13 @@ async def test_a_hostile_daemon_corrupts_nothing(hostile, tmp_path, many_fds, se
 async def test_a_hostile_daemon_for_long(hostile, tmp_path, many_fds, seed):
     path = tmp_path / "rogue.sock"
     result = await attack(hostile, path, Rogue(path, seed), "10000")
+
+    assert (result.returncode, result.stdout) == (0, b"ok\n"), result.stderr.decode()
+
+
+async def test_nothing_is_taken_from_what_has_come_to_the_number(programs, tmp_path):
+    path = tmp_path / "rogue.sock"
+    result = await attack(programs("drained", sanitize="address,undefined"), path, Slow(path, 0))
 
     assert (result.returncode, result.stdout) == (0, b"ok\n"), result.stderr.decode()
 
