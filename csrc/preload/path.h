@@ -33,14 +33,24 @@ VFE_HIDDEN enum vfe_path vfe_path_resolve(int dirfd, const char *path,
 VFE_HIDDEN bool vfe_path_stand_in(char *node);
 
 /**
+ * Whether a path may be ours: what every function that takes one asks first.
+ * Those that signal handlers may call have no room for a path before they know,
+ * as such a handler's stack can be small.
+ */
+static inline bool vfe_concerns(int dirfd, const char *path)
+{
+	return vfe_init() && vfe.active && path &&
+	       vfe_path_concerns(dirfd, path);
+}
+
+/**
  * Whether the call goes on elsewhere: then `place` says where. A node counts
  * as what stands for it in the tree.
  */
 static inline bool vfe_moved(int dirfd, const char *path,
 			     struct vfe_place *place)
 {
-	if (!vfe_init() || !vfe.active || !path ||
-	    !vfe_path_concerns(dirfd, path))
+	if (!vfe_concerns(dirfd, path))
 		return false;
 	place->what = vfe_path_resolve(dirfd, path, place->real);
 	return place->what == VFE_PATH_TREE ||

@@ -303,19 +303,13 @@ static int scan(const char *path, struct dirent ***out, filter_fn *filter,
 	return (int)list.count;
 }
 
-static bool concerns(int dirfd, const char *path)
-{
-	return vfe_init() && vfe.active && path &&
-	       vfe_path_concerns(dirfd, path);
-}
-
 #define SCANDIR(name, type)                                                 \
 	VFE_EXPORT int name(                                                \
 		const char *restrict path, struct type ***restrict out,     \
 		int (*filter)(const struct type *),                         \
 		int (*compare)(const struct type **, const struct type **)) \
 	{                                                                   \
-		if (concerns(AT_FDCWD, path))                               \
+		if (vfe_concerns(AT_FDCWD, path))                           \
 			return scan(path, (struct dirent ***)out,           \
 				    (filter_fn *)(void (*)(void))filter,    \
 				    (compare_fn *)(void (*)(void))compare); \

@@ -17,52 +17,42 @@ static ssize_t read_link(int dirfd, const char *path, char *out, size_t size)
 	return vfe_result(vfe_sys4(SYS_readlinkat, dirfd, path, out, size));
 }
 
-VFE_EXPORT ssize_t readlink(const char *path, char *out, size_t size)
+static __attribute__((noinline)) bool
+moved_link(int dirfd, const char *path, char *out, size_t size, ssize_t *result)
 {
 	struct vfe_place place;
 
-	if (vfe_moved(AT_FDCWD, path, &place))
-		return read_link(AT_FDCWD, place.real, out, size);
-	return vfe.next.readlink ? vfe.next.readlink(path, out, size)
-				 : read_link(AT_FDCWD, path, out, size);
+	if (!vfe_moved(dirfd, path, &place))
+		return false;
+	*result = read_link(AT_FDCWD, place.real, out, size);
+	return true;
 }
 
-VFE_EXPORT ssize_t readlinkat(int dirfd, const char *path, char *out,
-			      size_t size)
-{
-	struct vfe_place place;
+#define READLINK(name, arguments, dirfd, room, hand_on)                    \
+	VFE_EXPORT ssize_t name arguments                                  \
+	{                                                                  \
+		ssize_t result;                                            \
+                                                                           \
+		if (size <= (room) && vfe_concerns(dirfd, path) &&         \
+		    moved_link(dirfd, path, out, size, &result))           \
+			return result;                                     \
+		return vfe.next.name                                       \
+			       ? vfe.next.name hand_on                     \
+			       : read_link(dirfd, path, out,               \
+					   size < (room) ? size : (room)); \
+	}
 
-	if (vfe_moved(dirfd, path, &place))
-		return read_link(AT_FDCWD, place.real, out, size);
-	return vfe.next.readlinkat ? vfe.next.readlinkat(dirfd, path, out, size)
-				   : read_link(dirfd, path, out, size);
-}
-
+READLINK(readlink, (const char *path, char *out, size_t size), AT_FDCWD,
+	 SIZE_MAX, (path, out, size))
+READLINK(readlinkat, (int dirfd, const char *path, char *out, size_t size),
+	 dirfd, SIZE_MAX, (dirfd, path, out, size))
 /* What fortified programs call: `room` is how much is behind `out`. */
-VFE_EXPORT ssize_t __readlink_chk(const char *path, char *out, size_t size,
-				  size_t room)
-{
-	struct vfe_place place;
-
-	if (size <= room && vfe_moved(AT_FDCWD, path, &place))
-		return read_link(AT_FDCWD, place.real, out, size);
-	return vfe.next.__readlink_chk
-		       ? vfe.next.__readlink_chk(path, out, size, room)
-		       : read_link(AT_FDCWD, path, out,
-				   size < room ? size : room);
-}
-
-VFE_EXPORT ssize_t __readlinkat_chk(int dirfd, const char *path, char *out,
-				    size_t size, size_t room)
-{
-	struct vfe_place place;
-
-	if (size <= room && vfe_moved(dirfd, path, &place))
-		return read_link(AT_FDCWD, place.real, out, size);
-	return vfe.next.__readlinkat_chk
-		       ? vfe.next.__readlinkat_chk(dirfd, path, out, size, room)
-		       : read_link(dirfd, path, out, size < room ? size : room);
-}
+READLINK(__readlink_chk,
+	 (const char *path, char *out, size_t size, size_t room), AT_FDCWD,
+	 room, (path, out, size, room))
+READLINK(__readlinkat_chk,
+	 (int dirfd, const char *path, char *out, size_t size, size_t room),
+	 dirfd, room, (dirfd, path, out, size, room))
 
 /* --- realpath() --- */
 

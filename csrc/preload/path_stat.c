@@ -19,24 +19,32 @@ static int by_system_call(int dirfd, const char *path, void *status, int flags)
 		vfe_sys4(SYS_newfstatat, dirfd, path, status, flags));
 }
 
-/* An emulated fd by the name "", or what a path of ours stands for. */
-static bool is_ours(int dirfd, const char *path, int flags, void *status,
-		    int *result)
+static __attribute__((noinline)) bool
+moved_stat(int dirfd, const char *path, int flags, void *status, int *result)
 {
-	struct vfe_file file;
 	struct vfe_place place;
 
-	if (flags & AT_EMPTY_PATH && !(path && *path) &&
-	    vfe_emulated(dirfd, &file)) {
-		*result = vfe_fstat(&file, status);
-		return true;
-	}
 	if (!vfe_moved(dirfd, path, &place))
 		return false;
 	*result = by_system_call(AT_FDCWD, place.real, status, flags);
 	if (!*result)
 		vfe_path_dress(place.real, status);
 	return true;
+}
+
+/* An emulated fd by the name "", or what a path of ours stands for. */
+static bool is_ours(int dirfd, const char *path, int flags, void *status,
+		    int *result)
+{
+	struct vfe_file file;
+
+	if (flags & AT_EMPTY_PATH && !(path && *path) &&
+	    vfe_emulated(dirfd, &file)) {
+		*result = vfe_fstat(&file, status);
+		return true;
+	}
+	return vfe_concerns(dirfd, path) &&
+	       moved_stat(dirfd, path, flags, status, result);
 }
 
 int vfe_stat(const char *path, struct stat *status, int flags)
@@ -136,28 +144,39 @@ VFE_EXPORT int statx(int dirfd, const char *path, int flags, unsigned int mask,
 
 /* --- access() --- */
 
-/* Also what euidaccess() looks at, if libc has none: near enough. */
-static int by_rights(int dirfd, const char *path, int mode)
+static int by_rights(int dirfd, const char *path, int mode, int flags)
 {
-	return (int)vfe_result(vfe_sys3(SYS_faccessat, dirfd, path, mode));
+	return (int)vfe_result(
+		vfe_sys4(SYS_faccessat2, dirfd, path, mode, flags));
 }
 
-#define ACCESS(name, arguments, from, hand_on)                       \
-	VFE_EXPORT int name arguments                                \
-	{                                                            \
-		struct vfe_place place;                              \
-		int dirfd = from;                                    \
-                                                                     \
-		if (vfe_moved(dirfd, path, &place)) {                \
-			dirfd = AT_FDCWD;                            \
-			path = place.real;                           \
-		}                                                    \
-		return vfe.next.name ? vfe.next.name hand_on         \
-				     : by_rights(dirfd, path, mode); \
+static __attribute__((noinline)) bool
+moved_access(int dirfd, const char *path, int mode, int flags, int *result)
+{
+	struct vfe_place place;
+
+	if (!vfe_moved(dirfd, path, &place))
+		return false;
+	*result = by_rights(AT_FDCWD, place.real, mode, flags);
+	return true;
+}
+
+#define ACCESS(name, arguments, dirfd, flags, hand_on)                      \
+	VFE_EXPORT int name arguments                                       \
+	{                                                                   \
+		int result;                                                 \
+                                                                            \
+		if (vfe_concerns(dirfd, path) &&                            \
+		    moved_access(dirfd, path, mode, flags, &result))        \
+			return result;                                      \
+		return vfe.next.name ? vfe.next.name hand_on                \
+				     : by_rights(dirfd, path, mode, flags); \
 	}
 
-ACCESS(access, (const char *path, int mode), AT_FDCWD, (path, mode))
-ACCESS(eaccess, (const char *path, int mode), AT_FDCWD, (path, mode))
-ACCESS(euidaccess, (const char *path, int mode), AT_FDCWD, (path, mode))
-ACCESS(faccessat, (int where, const char *path, int mode, int flags), where,
-       (dirfd, path, mode, flags))
+ACCESS(access, (const char *path, int mode), AT_FDCWD, 0, (path, mode))
+ACCESS(eaccess, (const char *path, int mode), AT_FDCWD, AT_EACCESS,
+       (path, mode))
+ACCESS(euidaccess, (const char *path, int mode), AT_FDCWD, AT_EACCESS,
+       (path, mode))
+ACCESS(faccessat, (int dirfd, const char *path, int mode, int flags), dirfd,
+       flags, (dirfd, path, mode, flags))

@@ -33,6 +33,47 @@ static void *interrupt(void *argument)
 	return NULL;
 }
 
+static void look_around(int number)
+{
+	struct stat status;
+	char name[64];
+	int fd = open("/proc/self/status", O_RDONLY);
+
+	(void)number;
+	CHECK(fd >= 0 && !fstat(fd, &status) && !close(fd));
+	CHECK(!stat("/proc/self/exe", &status));
+	CHECK(!lstat("/proc/self/exe", &status));
+	CHECK(!access("/proc/self/exe", X_OK));
+	CHECK(readlink("/proc/self", name, sizeof(name)) > 0);
+	caught++;
+}
+
+/* A handler with little more stack than the kernel itself needs for it. */
+static void small_stack(void)
+{
+	struct sigaction action = { .sa_handler = look_around,
+				    .sa_flags = SA_ONSTACK };
+	size_t size = (size_t)sysconf(_SC_MINSIGSTKSZ) + 2048, room = 16 * PAGE;
+	char *memory = pages(room / PAGE);
+	stack_t stack = { .ss_sp = memory + room - size, .ss_size = size };
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+	return; /* theirs have large frames */
+#endif
+	look_around(0); /* the dynamic linker takes its time only once */
+	CHECK(size < room - PAGE);
+	memset(memory, 0x5c, room - size);
+	CHECK(!sigaltstack(&stack, NULL));
+	CHECK(!sigaction(SIGUSR1, &action, NULL));
+	CHECK(!raise(SIGUSR1) && caught == 2);
+	for (size_t i = 0; i < room - size; i++)
+		CHECK(memory[i] == 0x5c);
+	caught = 0;
+	stack.ss_flags = SS_DISABLE;
+	CHECK(!sigaltstack(&stack, NULL));
+	munmap(memory, room);
+}
+
 int main(int argc, char **argv)
 {
 	struct sigaction action = { .sa_handler = handle }; /* no SA_RESTART */
@@ -43,6 +84,7 @@ int main(int argc, char **argv)
 	sigset_t mask;
 
 	(void)argc;
+	small_stack();
 	client = set_up(argv);
 	CHECK(!map_dma(client.container, memory, PAGE, 16 * PAGE));
 	CHECK(!sigaction(SIGALRM, &action, NULL));
