@@ -32,7 +32,9 @@ VFE_HIDDEN const struct vfioemu_hello *vfe_greeting(void);
 VFE_HIDDEN uint64_t vfe_memlock(void);
 VFE_HIDDEN bool vfe_ipc_lock(void);
 
-/** Serve DMA memory if the daemon wants that (service.c). */
-VFE_HIDDEN void vfe_service_start(struct vfe_session *session);
+/** Serve DMA memory if the daemon wants that (service.c). The connection for it
+ * is `known` until a thread has it for itself. */
+VFE_HIDDEN void vfe_service_start(struct vfe_session *session,
+				  struct vfe_known *known);
 
 #endif

@@ -13,7 +13,6 @@
 #include <sys/un.h>
 
 #include "fds.h"
-#include "session.h"
 #include "sys.h"
 
 #ifndef SO_COOKIE
@@ -100,6 +99,18 @@ static int raise_number(int fd)
 	return (int)high;
 }
 
+void vfe_renumber(struct vfe_connection *connection, int fd)
+{
+	struct vfe_known *known = connection->known;
+
+	connection->fd = fd;
+	if (!known)
+		return;
+	vfe_fd_internal(fd, true);
+	atomic_store(&known->cookie, connection->cookie);
+	atomic_store(&known->number, fd + 1);
+}
+
 int vfe_dial(struct vfe_connection *connection)
 {
 	struct sockaddr_un name = { .sun_family = AF_UNIX };
@@ -110,23 +121,20 @@ int vfe_dial(struct vfe_connection *connection)
 	fd = vfe_sys3(SYS_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return (int)fd;
-	do
-		error = vfe_sys3(SYS_connect, fd, &name, sizeof(name));
-	while (error == -EINTR);
-	if (error < 0) {
-		vfe_sys1(SYS_close, fd);
-		return (int)error;
-	}
-	connection->fd = raise_number((int)fd);
+	fd = raise_number((int)fd);
 	connection->open = true;
 	connection->seq = 0;
 	connection->cookie = 0;
-	vfe_sys5(SYS_getsockopt, connection->fd, SOL_SOCKET, SO_COOKIE,
-		 &connection->cookie, &size);
-	/* A child of vfork() has our memory, but fds of its own. */
-	if (vfe_session_is_ours())
-		vfe_fd_internal(connection->fd, true);
-	return 0;
+	vfe_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_COOKIE, &connection->cookie,
+		 &size);
+	/* Before it takes its time: others may fork, or close everything. */
+	vfe_renumber(connection, (int)fd);
+	do
+		error = vfe_sys3(SYS_connect, fd, &name, sizeof(name));
+	while (error == -EINTR);
+	if (error < 0)
+		vfe_hang_up(connection);
+	return (int)error;
 }
 
 bool vfe_still_there(int fd, uint64_t cookie)
@@ -144,8 +152,10 @@ void vfe_hang_up(struct vfe_connection *connection)
 	if (!connection->open)
 		return;
 	connection->open = false;
-	if (vfe_session_is_ours())
-		vfe_fd_internal(connection->fd, false);
 	if (vfe_still_there(connection->fd, connection->cookie))
 		vfe_sys1(SYS_close, connection->fd);
+	if (!connection->known)
+		return;
+	vfe_fd_internal(connection->fd, false);
+	atomic_store(&connection->known->number, 0);
 }

@@ -11,8 +11,16 @@
 
 #define VFE_LOST (-4096) /* the connection is of no use any more */
 
+/** Where one of our fds is known to all of the process, and to a child of it
+ * that has to close it. */
+struct vfe_known {
+	atomic_int number; /* fd + 1; 0: there is none */
+	_Atomic uint64_t cookie;
+};
+
 /** A connection, and what was received on it last. All zero: there is none. */
 struct vfe_connection {
+	struct vfe_known *known; /* NULL: nobody else need know of it */
 	bool open;
 	atomic_int fd;
 	uint64_t cookie; /* of the socket: a number may come to mean another */
@@ -42,6 +50,8 @@ VFE_HIDDEN int vfe_send(struct vfe_connection *connection,
 VFE_HIDDEN int vfe_receive(struct vfe_connection *connection);
 /** Connect to the daemon: 0 or a negative errno. */
 VFE_HIDDEN int vfe_dial(struct vfe_connection *connection);
+/** Its socket is at another number now. */
+VFE_HIDDEN void vfe_renumber(struct vfe_connection *connection, int fd);
 /** Close it. */
 VFE_HIDDEN void vfe_hang_up(struct vfe_connection *connection);
 

@@ -100,7 +100,7 @@ static bool start(struct service *service)
 	return atomic_load(&state) == SERVING;
 }
 
-void vfe_service_start(struct vfe_session *session)
+void vfe_service_start(struct vfe_session *session, struct vfe_known *known)
 {
 	struct vfe_connection ours;
 	struct service *service;
@@ -118,6 +118,7 @@ void vfe_service_start(struct vfe_session *session)
 	service = (struct service *)memory;
 	vfe_sys3(SYS_madvise, service, sizeof(*service), MADV_DONTFORK);
 	service->connection.data = service->data;
+	service->connection.known = known;
 	if (vfe_hello(&service->connection, session, VFIOEMU_F_SERVICE)) {
 		vfe_sys2(SYS_munmap, service, sizeof(*service));
 		return;

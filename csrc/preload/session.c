@@ -37,11 +37,9 @@ struct process {
 static struct process *process;
 static unsigned char buffers[VFE_CONNECTIONS][VFIOEMU_MAX_DATA];
 
-/* Which fds are ours. A fork does not wipe it: a child has to close them. */
-static struct {
-	atomic_int number; /* fd + 1 */
-	_Atomic uint64_t cookie;
-} connected[VFE_CONNECTIONS];
+/* Which fds are ours, and the service's last. A fork does not wipe it: a child
+ * has to close them. */
+static struct vfe_known known[VFE_CONNECTIONS + 1];
 
 uint64_t vfe_signals_block(void)
 {
@@ -70,23 +68,16 @@ void *vfe_wiped_memory(size_t size)
 
 /* --- which process this is --- */
 
-static void note(unsigned int index, const struct vfe_connection *connection)
-{
-	atomic_store(&connected[index].cookie, connection->cookie);
-	atomic_store(&connected[index].number,
-		     connection->open ? atomic_load(&connection->fd) + 1 : 0);
-}
-
 /* Close what a parent was connected by. */
 static void disown(void)
 {
-	for (unsigned int i = 0; i < VFE_CONNECTIONS; i++) {
-		int fd = atomic_exchange(&connected[i].number, 0) - 1;
+	for (unsigned int i = 0; i <= VFE_CONNECTIONS; i++) {
+		int fd = atomic_exchange(&known[i].number, 0) - 1;
 
 		if (fd < 0)
 			continue;
 		vfe_fd_internal(fd, false);
-		if (vfe_still_there(fd, atomic_load(&connected[i].cookie)))
+		if (vfe_still_there(fd, atomic_load(&known[i].cookie)))
 			vfe_sys1(SYS_close, fd);
 	}
 }
@@ -268,18 +259,18 @@ static int join(struct slot *slot, unsigned int index)
 	int error;
 
 	slot->connection.data = buffers[index];
+	slot->connection.known = &known[index];
 	vfe_lock_take(&process->lock);
 	error = vfe_hello(&slot->connection, &process->session, 0);
 	if (!error) {
 		uint32_t most = vfe_greeting()->max_channels;
 
-		note(index, &slot->connection);
 		if (!atomic_load(&process->limit))
 			atomic_store(&process->limit,
 				     most && most < VFE_CONNECTIONS
 					     ? (int)most
 					     : VFE_CONNECTIONS);
-		vfe_service_start(&process->session);
+		vfe_service_start(&process->session, &known[VFE_CONNECTIONS]);
 	}
 	vfe_lock_release(&process->lock);
 	return error;
@@ -298,7 +289,7 @@ struct vfe_connection *vfe_connection_get(void)
 		if (connection->open &&
 		    vfe_still_there(connection->fd, connection->cookie))
 			return connection;
-		connection->open = false;
+		vfe_hang_up(connection);
 		error = join(slot, index);
 		if (!error)
 			return connection;
@@ -319,12 +310,9 @@ void vfe_connection_put(struct vfe_connection *connection, bool lost)
 			 sizeof(*connection) + VFIOEMU_MAX_DATA);
 		return;
 	}
-	unsigned int index = index_of(connection);
-	if (lost) {
+	if (lost)
 		vfe_hang_up(connection);
-		note(index, connection);
-	}
-	put(&process->slots[index]);
+	put(&process->slots[index_of(connection)]);
 }
 
 /* --- numbers --- */
@@ -333,8 +321,8 @@ uint64_t vfe_next_connection(uint64_t first)
 {
 	uint64_t next = UINT64_MAX;
 
-	for (unsigned int i = 0; i < VFE_CONNECTIONS; i++) {
-		int number = atomic_load(&connected[i].number);
+	for (unsigned int i = 0; i <= VFE_CONNECTIONS; i++) {
+		int number = atomic_load(&known[i].number);
 
 		if (number && (uint64_t)number - 1 >= first &&
 		    (uint64_t)number - 1 < next)
@@ -344,7 +332,7 @@ uint64_t vfe_next_connection(uint64_t first)
 }
 
 /* Nobody makes a call on it now: give it another number. */
-static int renumber(struct slot *slot, unsigned int index, int fd)
+static int renumber(struct slot *slot, int fd)
 {
 	struct vfe_connection *connection = &slot->connection;
 
@@ -358,9 +346,7 @@ static int renumber(struct slot *slot, unsigned int index, int fd)
 		/* The program's call may yet fail. */
 		if (vfe_still_there(fd, connection->cookie))
 			vfe_sys1(SYS_close, fd);
-		connection->fd = (int)other;
-		vfe_fd_internal((int)other, true);
-		note(index, connection);
+		vfe_renumber(connection, (int)other);
 	}
 	vfe_fd_internal(fd, false);
 	return 0;
@@ -375,8 +361,7 @@ int vfe_connection_move(int fd)
 	/* After vfork() it is a copy that nobody needs. */
 	if (!vfe_session_is_ours())
 		return 0;
-	while (i < VFE_CONNECTIONS &&
-	       atomic_load(&connected[i].number) != fd + 1)
+	while (i < VFE_CONNECTIONS && atomic_load(&known[i].number) != fd + 1)
 		i++;
 	if (i == VFE_CONNECTIONS)
 		return 0;
@@ -388,7 +373,7 @@ int vfe_connection_move(int fd)
 			break;
 		wait_for_slot(freed);
 	}
-	error = renumber(&process->slots[i], i, fd);
+	error = renumber(&process->slots[i], fd);
 	put(&process->slots[i]);
 	vfe_signals_restore(mask);
 	return error;

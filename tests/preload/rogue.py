@@ -229,9 +229,13 @@ class Generous(Rogue):
 
 
 class Slow(Rogue):
-    """Takes its time over a read, and then has a byte taken off the token."""
+    """Takes its time over a greeting, and over a read, after which it has a byte taken off the token."""
 
     POLITENESS = 1.0
+
+    def _hello(self, message):
+        time.sleep(0.5)
+        return super()._hello(message)
 
     def _misbehave(self, sock, message):
         if message.type == m.OPEN:

@@ -69,6 +69,13 @@ async def test_a_hostile_daemon_for_long(hostile, tmp_path, many_fds, seed):
     assert (result.returncode, result.stdout) == (0, b"ok\n"), result.stderr.decode()
 
 
+async def test_a_fork_leaves_behind_what_is_not_yet_a_connection(programs, tmp_path):
+    path = tmp_path / "rogue.sock"
+    result = await attack(programs("forks", sanitize="address,undefined"), path, Slow(path, 0))
+
+    assert (result.returncode, result.stdout) == (0, b"ok\n"), result.stderr.decode()
+
+
 async def test_nothing_is_taken_from_what_has_come_to_the_number(programs, tmp_path):
     path = tmp_path / "rogue.sock"
     result = await attack(programs("drained", sanitize="address,undefined"), path, Slow(path, 0))
