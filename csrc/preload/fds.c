@@ -126,6 +126,17 @@ bool vfe_parse_name(const char *name, struct vfe_file *file, uint8_t id[16])
 	return file->kind != VFE_OTHER && take_serial(name, &file->serial);
 }
 
+/* A token has none of its own. A socket that was accepted has: anybody may have
+ * connected to it, and have bound his end to such a name. */
+static bool has_name(int fd)
+{
+	struct sockaddr_un name;
+	int size = sizeof(name);
+
+	return vfe_sys3(SYS_getsockname, fd, &name, &size) < 0 ||
+	       size > (int)offsetof(struct sockaddr_un, sun_path);
+}
+
 /* What the kernel says that `file->fd` is. */
 static bool ask(struct vfe_file *file)
 {
@@ -139,7 +150,7 @@ static bool ask(struct vfe_file *file)
 	    name.sun_path[0])
 		return false;
 	((char *)&name)[size] = 0;
-	if (!vfe_parse_name(name.sun_path + 1, file, id))
+	if (!vfe_parse_name(name.sun_path + 1, file, id) || has_name(file->fd))
 		return false;
 	if (!vfe_session_is(id))
 		file->serial = 0; /* another daemon's */

@@ -32,6 +32,10 @@ async def test_windows(run):
     assert await run("windows") == "ok\n"
 
 
+async def test_named(run, tmp_path):
+    assert await run("named", str(tmp_path)) == "ok\n"
+
+
 async def test_mapping(run):
     assert await run("mapping", symbol="mapped") == "ok\n"
 
