@@ -19,13 +19,14 @@ static __attribute__((noinline)) bool open_ours(int dirfd, const char *path,
 {
 	char out[VFE_PATH_MAX];
 	enum vfe_path what = vfe_path_resolve(dirfd, path, out);
+	bool as_file = flags & O_PATH || (flags & O_DIRECTORY && vfe.root_size);
 
-	if (what == VFE_PATH_NODE && !(flags & O_PATH)) {
+	if (what == VFE_PATH_NODE && !as_file) {
 		vfe_debug(VFE_DEBUG_PATH, "open %s", out);
 		*fd = vfe_open(out, flags);
 		return true;
 	}
-	/* With O_PATH, not the device, but its place among the files. */
+	/* Not the device, but its place among the files; or there is none. */
 	if (what == VFE_PATH_OTHER ||
 	    (what == VFE_PATH_NODE && !vfe_path_stand_in(out)))
 		return false;

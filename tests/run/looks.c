@@ -186,6 +186,8 @@ static int makes(void)
 		fd = open(path, O_WRONLY | O_CREAT | O_EXCL, 0644);
 	else if (!strcmp(name, "O_PATH"))
 		fd = open(path, O_PATH);
+	else if (!strcmp(name, "O_DIRECTORY"))
+		fd = open(path, O_DIRECTORY);
 	else
 		file = fopen(path, "w");
 	if (fd < 0 && !file)
@@ -347,7 +349,7 @@ static const struct {
 	{ " fopen fopen64 freopen freopen64 open openat __open_2 "
 	  "openat_root ",
 	  contents },
-	{ " creat O_CREAT O_PATH fopen_new ", makes },
+	{ " creat O_CREAT O_DIRECTORY O_PATH fopen_new ", makes },
 	{ " opendir readdir64 readdir_r fdopendir scandir scandirat seekdir ",
 	  lists },
 	{ " telldir ", returns },

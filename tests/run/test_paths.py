@@ -206,6 +206,16 @@ def test_a_path_is_opened_without_its_device(many):
     ]
 
 
+def test_a_node_is_no_directory(many):
+    assert many(
+        ("O_DIRECTORY", "/dev/vfio/23"), ("O_DIRECTORY", "/dev/vfio/99"), ("O_DIRECTORY", "/dev/vfio")
+    ) == [
+        "ENOTDIR",
+        "ENOENT",
+        "yes",
+    ]
+
+
 def test_patterns(many):
     assert many(
         ("glob", "'/sys/kernel/iommu_groups/2[13]/devices/*/iommu_group'"),
