@@ -131,7 +131,7 @@ static char *working_directory(char *out, size_t size)
 	char name[VFE_PATH_MAX];
 
 	/* It may fit although the tree's own name would not. */
-	if (out && size && vfe_sys2(SYS_getcwd, name, sizeof(name)) > 0 &&
+	if (size && vfe_sys2(SYS_getcwd, name, sizeof(name)) > 0 &&
 	    vfe_path_virtual(name)) {
 		const char *path = vfe_path_virtual(name);
 
@@ -139,7 +139,9 @@ static char *working_directory(char *out, size_t size)
 			errno = ERANGE;
 			return NULL;
 		}
-		return memcpy(out, path, strlen(path) + 1);
+		if (!out)
+			out = malloc(size);
+		return out ? memcpy(out, path, strlen(path) + 1) : NULL;
 	}
 	return vfe.next.getcwd ? stripped(vfe.next.getcwd(out, size))
 			       : not_there();

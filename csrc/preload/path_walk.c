@@ -128,7 +128,7 @@ static int go_down(struct tour *tour, const struct stat *status, int base,
 		result = go_in(tour, directory, level);
 	vfe_close_directory(directory);
 	/* Of what the program may answer, this is about what is in here. */
-	if (obeys && result == (told ? FTW_SKIP_SUBTREE : FTW_SKIP_SIBLINGS))
+	if (obeys && !told && result == FTW_SKIP_SIBLINGS)
 		result = 0;
 	if (!result && after)
 		result = tell(tour, status, FTW_DP, base, level);
@@ -145,8 +145,13 @@ static int go(struct tour *tour, int base, int level)
 		return 0;
 	if (!level)
 		tour->dev = status.st_dev;
-	return type == FTW_D ? go_down(tour, &status, base, level)
-			     : tell(tour, &status, type, base, level);
+	int result = type == FTW_D ? go_down(tour, &status, base, level)
+				   : tell(tour, &status, type, base, level);
+
+	/* Said of this entry, and done. */
+	return tour->flags & FTW_ACTIONRETVAL && result == FTW_SKIP_SUBTREE
+		       ? 0
+		       : result;
 }
 
 static int travel(const char *path, struct tour *tour)
@@ -169,7 +174,9 @@ static int travel(const char *path, struct tour *tour)
 	int result = go(tour, slash ? (int)(slash + 1 - tour->path) : 0, 0);
 
 	free(tour->seen);
-	return result;
+	return tour->flags & FTW_ACTIONRETVAL && result == FTW_SKIP_SIBLINGS
+		       ? 0
+		       : result;
 }
 
 static bool is_ours(const char *path, int flags)

@@ -286,10 +286,30 @@ static int visit(const char *found, const struct stat *status, int flag,
 	return 0;
 }
 
+static int skip(const char *found, const struct stat *status, int flag,
+		struct FTW *where)
+{
+	visit(found, status, flag, where);
+	return where->level ? FTW_SKIP_SUBTREE : FTW_CONTINUE;
+}
+
+static int skip_all(const char *found, const struct stat *status, int flag,
+		    struct FTW *where)
+{
+	visit(found, status, flag, where);
+	return FTW_SKIP_SIBLINGS;
+}
+
 static int globs(void)
 {
 	glob_t found;
 
+	if (!strcmp(name, "nftw_skip"))
+		return printf("%d\n", nftw(path, skip, 8,
+					   FTW_PHYS | FTW_ACTIONRETVAL)) < 0;
+	if (!strcmp(name, "nftw_skip_all"))
+		return printf("%d\n", nftw(path, skip_all, 8,
+					   FTW_PHYS | FTW_ACTIONRETVAL)) < 0;
 	if (!strcmp(name, "nftw"))
 		return nftw(path, visit, 8, FTW_PHYS) ? failed() : 0;
 	if (glob(path, 0, NULL, &found)) {
@@ -321,6 +341,10 @@ static int moves(void)
 		: !strcmp(name, "getcwd_new") ? getcwd(NULL, 0)
 					      : getcwd(out, sizeof(out));
 	puts(found ? found : strerrorname_np(errno));
+	if (found && !getcwd(NULL, strlen(found) + 1))
+		puts("no room for it");
+	if (found && getcwd(NULL, strlen(found)))
+		puts("room for it");
 	/* A relative path from there. */
 	found = realpath("..", NULL);
 	puts(found ? found : strerrorname_np(errno));
@@ -353,7 +377,7 @@ static const struct {
 	{ " opendir readdir64 readdir_r fdopendir scandir scandirat seekdir ",
 	  lists },
 	{ " telldir ", returns },
-	{ " glob nftw ", globs },
+	{ " glob nftw nftw_skip nftw_skip_all ", globs },
 	{ " chdir fchdir getcwd_new get_current_dir_name __getcwd_chk ",
 	  moves },
 	{ " getxattr llistxattr ", attributes },

@@ -240,6 +240,18 @@ def test_walks(many):
     ]
 
 
+def test_walks_that_skip(many):
+    """What one is not to be gone into, or not beyond, is said of it alone: of a file, and of all of it, too."""
+    skipped, all_skipped = many(("nftw_skip", GROUP), ("nftw_skip_all", GROUP))
+    assert sorted(skipped.splitlines()) == [
+        f"{GROUP} 1 0",
+        f"{GROUP}/devices 1 1",
+        f"{GROUP}/reserved_regions 0 1",
+        "0",
+    ]
+    assert all_skipped.splitlines() == [f"{GROUP} 1 0", "0"]
+
+
 @pytest.mark.parametrize("how", ["chdir", "fchdir", "getcwd_new", "get_current_dir_name", "__getcwd_chk"])
 def test_the_working_directory(many, how):
     assert many((how, DEVICE), (how, "/dev/vfio"), (how, "/proc"), (how, f"{DEVICE}/nothing")) == [
