@@ -161,8 +161,7 @@ static int contents(void)
 			rest += size;
 			fd = openat(fd, part, *rest ? O_PATH : O_RDONLY);
 		}
-	}
-	else
+	} else
 		fd = openat(dirfd_, path, O_RDONLY);
 	if (fd >= 0)
 		file = fdopen(fd, "r");

@@ -4,8 +4,8 @@
 
 #include <dirent.h>
 #include <limits.h>
-#include <sched.h>
 #include <linux/close_range.h>
+#include <sched.h>
 
 int pidfd_getfd(int pidfd, int fd, unsigned int flags) __attribute__((weak));
 
