@@ -3,7 +3,7 @@
 
 import errno
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from vfioemu.core.caller import Caller
@@ -11,7 +11,7 @@ from vfioemu.core.effects import Steps
 from vfioemu.core.file import File
 from vfioemu.testing.client import ARGUMENT_SIZE, Client
 from vfioemu.testing.fuzz.arguments import U64, is_avoided
-from vfioemu.testing.fuzz.checks import FILE_ERRNOS, kind_of, name_of
+from vfioemu.testing.fuzz.checks import file_errnos, kind_of, name_of
 from vfioemu.testing.fuzz.program import Op, Step, Transfer
 from vfioemu.testing.fuzz.registers import Registers
 from vfioemu.testing.model import PAGE
@@ -47,7 +47,6 @@ class Call:
         size: of a transfer.
         offset: of a transfer.
         address: of the bytes.
-        allowed: errnos of what is no ioctl.
         register: for the fd that it may give out.
     """
 
@@ -65,8 +64,12 @@ class Call:
     size: int = 0
     offset: int = 0
     address: int = 0
-    allowed: frozenset[str] = field(default=FILE_ERRNOS)
     register: int = 0
+
+    @property
+    def allowed(self) -> frozenset[str]:
+        """Errnos of what is no ioctl."""
+        return file_errnos(self.kind, "pwrite" if self.transfer is None else self.transfer.name.lower())
 
     def start(self) -> "Task[int]":
         """Leave it to the scheduler."""

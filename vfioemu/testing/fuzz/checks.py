@@ -18,10 +18,19 @@ from vfioemu.uapi.registry import FEATURES, errnos, lookup
 HONEST: Final[Layout] = (("basic", False),)
 """The device of the client that does everything right; the last of every fuzzed world."""
 
-FILE_ERRNOS: Final = frozenset(
+_FILE_ERRNOS: Final = frozenset(
     {"EINVAL", "EFAULT", "EBADF", "ESPIPE", "ENODEV", "ENOMSG", "ENOMEM", "ENOTTY", "EAGAIN", "EIO"}
 )
-"""What read, write, pread, pwrite and mmap may fail with; EIO from a BAR while memory is off (do_io_rw())."""
+_MAP_DATA_ERRNOS: Final = frozenset({"EINVAL", "EACCES"})
+
+
+def file_errnos(kind: FdKind, call: str) -> frozenset[str]:
+    """What read, write, pread, pwrite and mmap (shared, to be written) may fail with.
+
+    EIO comes from a BAR while memory is off (do_io_rw()). A data fd is open for reading or for writing alone, so do_mmap()
+    refuses to map it before anybody asks whether it can be mapped.
+    """
+    return _MAP_DATA_ERRNOS if (kind, call) == (FdKind.DATA, "mmap") else _FILE_ERRNOS
 
 
 def kind_of(process: Process, number: int) -> FdKind:

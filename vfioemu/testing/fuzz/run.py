@@ -21,7 +21,7 @@ from vfioemu.core.spec import Quirks
 from vfioemu.testing import model
 from vfioemu.testing.client import ARGUMENT_SIZE, LAYOUT, VFIO_PCI, Client, Layout
 from vfioemu.testing.fuzz.arguments import U64, Arguments, is_avoided
-from vfioemu.testing.fuzz.checks import FILE_ERRNOS, HONEST, Checks, kind_of, name_of
+from vfioemu.testing.fuzz.checks import HONEST, Checks, file_errnos, kind_of, name_of
 from vfioemu.testing.fuzz.expect import Expectation
 from vfioemu.testing.fuzz.walk import Walk
 from vfioemu.testing.model import PAGE
@@ -148,7 +148,8 @@ class Run(Checks):
         else:
             result = getattr(process, what)(number, address, size, offset)
         self._count(handle, what, result)
-        assert result.err is None or result.err in FILE_ERRNOS, f"{what} of {_kind(handle)}: {result.err}"
+        kind = _kind(handle)
+        assert result.err is None or result.err in file_errnos(kind, what), f"{what} of {kind}: {result.err}"
 
     def _injected_fault(self) -> None:
         """One more call, an effect of which fails."""
