@@ -357,7 +357,7 @@ def mapping_at_the_top(call: Call, side: Side) -> Allowed | None:
         if iova + size == TOP and call.words("II")[1] & 2 == (call.name == "VFIO_IOMMU_MAP_DMA") * 2:
             return anything
     container = _touched(call, side)
-    if container is None or container.iommu is None or not container.iommu.map.wrapped:
+    if container is None or container.iommu is None or not container.iommu.map.tangled:
         return None
     return (
         None

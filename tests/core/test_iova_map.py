@@ -95,7 +95,7 @@ def test_mapping_up_to_2_to_the_64_is_invisible_when_ends_wrap():
     assert dmas.find(TOP - PAGE, PAGE) is None
     assert dmas.find(TOP - PAGE, 1) is None
     assert dmas.first_overlapping(0, TOP - 1) is None
-    assert dmas.wrapped == 1
+    assert dmas.tangled
 
 
 def test_mapping_up_to_2_to_the_64_is_found_when_ends_do_not_wrap():
@@ -105,7 +105,7 @@ def test_mapping_up_to_2_to_the_64_is_found_when_ends_do_not_wrap():
     assert dmas.find(TOP - PAGE, PAGE) is dma
     assert dmas.find_last(TOP - 2 * PAGE, 2 * PAGE) is dma
     assert dmas.first_overlapping(0, TOP - 1) is dma
-    assert dmas.wrapped == 0
+    assert not dmas.tangled
 
 
 def test_mapping_up_to_2_to_the_64_hides_what_is_left_of_it_from_the_walk():

@@ -5,6 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vfioemu.core.caller import AddressSpace
+from vfioemu.core.iova_map import Dma, IovaMap
+
 PAGE = 4096
 TOP = 1 << 64
 
@@ -51,6 +54,52 @@ def test_map_checks_come_in_the_kernels_order(rig, profile, flags, iova, vaddr, 
 
     assert client.map(iova, size, vaddr, flags, argsz) == expected
     assert client.gauges()["mappings"] == (expected == 0)
+
+
+def unmap_literally(lookups, iova, size):
+    """vfio_dma_do_unmap() of 6.12, for mappings that nobody has pinned."""
+    dma = lookups.find(iova, 1)
+    if dma and dma.iova != iova:
+        return "EINVAL"
+    dma = lookups.find(iova + size - 1, 0)
+    if dma and (dma.iova + dma.size) % TOP != (iova + size) % TOP:
+        return "EINVAL"
+    unmapped, dma = 0, lookups.first_overlapping(iova, size)
+    while dma and dma.iova < (iova + size) % TOP:
+        following = lookups.next(dma)
+        lookups.unlink(dma)
+        unmapped, dma = unmapped + dma.size, following
+    return unmapped
+
+
+@given(script=st.lists(st.tuples(st.booleans(), st.integers(1, 8), st.integers(1, 8)), max_size=20))
+def test_map_up_to_2_to_the_64_lets_in_what_lookups_of_6_12_do_not_find(rig, script):
+    client, lookups = rig("m"), IovaMap(top_wraps=True)
+    for number, (insert, back, count) in enumerate(script):
+        iova, size = TOP - back * PAGE, min(back, count) * PAGE
+        if not insert:
+            assert client.unmap(iova, size) == unmap_literally(lookups, iova, size)
+            continue
+        found = lookups.find(iova, size)
+        assert client.map(iova, size, client.data + number * 8 * PAGE) == ("EEXIST" if found else 0)
+        client.memory.poke(client.data + number * 8 * PAGE, bytes([number]) * size)
+        if found is None:
+            dma = Dma(iova, number, 3, AddressSpace(), ipc_lock=True)
+            lookups.link(dma)
+            lookups.grow(dma, size)
+        for page in range(1, 9):
+            at = lookups.find(TOP - page * PAGE, 1)
+            assert client.read(TOP - page * PAGE, 1) == (bytes([at.vaddr]) if at else "EINVAL")
+    client.finish()
+
+
+def test_map_over_a_mapping_that_one_up_to_2_to_the_64_hides_succeeds(rig):
+    client = rig("m")
+
+    assert client.map(TOP - 2 * PAGE, 2 * PAGE) == 0
+    assert client.map(TOP - 4 * PAGE) == 0
+    assert client.map(TOP - 4 * PAGE, 3 * PAGE) == 0
+    assert client.gauges()["mappings"] == 3
 
 
 @pytest.mark.parametrize("vaddr", [0, 0xDEAD0000, 0x800000000000, 0xFFFF888000000000])

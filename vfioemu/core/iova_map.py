@@ -83,12 +83,13 @@ class IovaMap:
             6.12 has it: such a mapping is found by nobody, and whoever meets it in the tree turns the wrong way.
     """
 
-    __slots__ = ("_mask", "_tree", "top_wraps", "wrapped")
+    __slots__ = ("_mask", "_tree", "tangled", "top_wraps")
 
     def __init__(self, top_wraps: bool) -> None:
         self.top_wraps = top_wraps
-        self.wrapped = 0
-        """How many mappings have the end 0."""
+        self.tangled = False
+        """There has been a mapping with the end 0 since the map was empty, so mappings may overlap: a lookup that went
+        astray at it has let others in, which stay when it goes."""
         self._mask = U64_MAX if top_wraps else -1
         self._tree: Tree[Dma] = Tree()
 
@@ -180,10 +181,9 @@ class IovaMap:
     def grow(self, dma: Dma, size: int) -> None:
         """Give a mapping its size."""
         dma.size = size
-        self.wrapped += self.end(dma.iova, size) == 0
+        self.tangled |= self.end(dma.iova, size) == 0
 
     def unlink(self, dma: Dma) -> None:
         """vfio_unlink_dma()."""
         self._tree.erase(dma)
-        if dma.size:
-            self.wrapped -= self.end(dma.iova, dma.size) == 0
+        self.tangled = self.tangled and self._tree.root is not None

@@ -107,7 +107,7 @@ def _pin_run(iommu: Iommu, iova: int, npages: int, prot: int) -> Steps[int]:
         pins[iova] += 1
         return 1
     run = 1
-    if not iommu.map.wrapped:  # else each page may be found elsewhere, or nowhere
+    if not iommu.map.tangled:  # else each page may be found elsewhere, or nowhere
         while run < npages and iova + (run + 1) * PAGE_SIZE <= dma.iova + dma.size:
             if iova + run * PAGE_SIZE in pins:
                 break
@@ -246,9 +246,7 @@ def dma_batch(iommu: Iommu, device: PinningDevice, batch: DmaBatch, log: "DirtyL
     try:
         if iommu.vaddr_invalid_count:
             raise IoctlError(errno.EBUSY, f"{iommu.vaddr_invalid_count} mappings wait for their vaddr")
-        if (
-            iommu.map.wrapped
-        ):  # 6.12: lookups that meet a mapping up to 2^64 go astray, which the index does not copy
+        if iommu.map.tangled:  # 6.12: lookups go astray, which the index does not copy
             for number in range(len(batch)):
                 batch.set_status(number, Status.SLOW)
             done = 0

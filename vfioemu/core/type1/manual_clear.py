@@ -39,7 +39,7 @@ def clear_range(iommu: Iommu, iova: int, size: int, data: int) -> Steps[None]:
 
 def _overlapping(iommu: Iommu, iova: int, size: int) -> Iterator[Dma]:
     """The mappings of which a part is in the range. The kernel walks the tree, whatever lookups make of its top."""
-    if iommu.map.wrapped:  # mappings may overlap
+    if iommu.map.tangled:  # mappings may overlap
         walk = iter(iommu.map)
     else:
         walk = _from(iommu, iommu.map.starting_before(iova) or iommu.map.starting_from(iova))

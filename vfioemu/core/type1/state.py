@@ -172,10 +172,10 @@ class Iommu:
     def expose(self, dma: Dma) -> None:
         """Let the C index find the mapping, once it is whole.
 
-        vfio_dma_rw() wants READ for writes too, so a write-only mapping is shown without any right. A mapping that
-        wraps is not shown: nobody finds it. What the index has no memory for goes the slow way.
+        vfio_dma_rw() wants READ for writes too, so a write-only mapping is shown without any right. What the index has
+        no memory for goes the slow way, as does everything while mappings may overlap: the index does not take those.
         """
-        if self.map.end(dma.iova, dma.size) == 0:
+        if self.map.tangled:
             return
         prot = dma.prot if dma.prot & PROT_READ else 0
         host = dma.space.window(dma.vaddr, dma.size) or 0
