@@ -272,6 +272,20 @@ static void send_within_a_guard(void)
 	vfe_guard_leave(&guard);
 }
 
+static void send_what_is_ignored(void)
+{
+	signal(SIGBUS, SIG_IGN);
+	CHECK(!vfe_guard_install());
+	raise(SIGBUS);
+}
+
+static void fault_though_ignored(void)
+{
+	signal(SIGBUS, SIG_IGN);
+	CHECK(!vfe_guard_install());
+	fault();
+}
+
 static void fault_after_a_guard(void)
 {
 	struct sigaction action = { .sa_sigaction = on_bus,
@@ -294,6 +308,9 @@ static void test_other_signals_go_where_they_went(void)
 	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 77);
 	status = end_of(send_within_a_guard);
 	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 78);
+	CHECK(!end_of(send_what_is_ignored));
+	/* Nobody can ignore an access that cannot be made. */
+	CHECK(end_of(fault_though_ignored));
 	status = end_of(fault_after_a_guard);
 	CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 77);
 }

@@ -39,6 +39,8 @@ static void on_fault(int number, siginfo_t *info, void *context)
 	}
 	if (previous.sa_flags & SA_SIGINFO)
 		previous.sa_sigaction(number, info, context);
+	else if (previous.sa_handler == SIG_IGN && info->si_code <= 0)
+		return; /* sent; a fault is not ignored by the kernel either */
 	else if (previous.sa_handler == SIG_DFL ||
 		 previous.sa_handler == SIG_IGN)
 		give_up(number, info->si_code);
