@@ -143,7 +143,10 @@ void vfe_or_word_again(struct vfe_bitmap *bitmap, uint64_t word, uint64_t bits)
 	} while (!vfe_gate_quiet(gate, before));
 }
 
-/* Bits [lo, hi) of a chunk; inner words need no read, so no locked OR. */
+/*
+ * Bits [lo, hi) of a chunk; inner words need no read, so no locked OR. But a
+ * bit must not be seen before its page, whatever the caller has fenced.
+ */
 static void fill_words(uint64_t *words, uint64_t lo, uint64_t hi)
 {
 	uint64_t word = lo / 64;
@@ -156,7 +159,7 @@ static void fill_words(uint64_t *words, uint64_t lo, uint64_t hi)
 		word++;
 	}
 	for (; word < hi / 64; word++)
-		__atomic_store_n(&words[word], UINT64_MAX, __ATOMIC_RELAXED);
+		__atomic_store_n(&words[word], UINT64_MAX, __ATOMIC_RELEASE);
 	if (hi % 64 && word == hi / 64)
 		__atomic_fetch_or(&words[word], vfe_mask(0, hi % 64),
 				  __ATOMIC_SEQ_CST);
