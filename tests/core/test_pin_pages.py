@@ -114,6 +114,17 @@ def test_pins_are_keyed_by_the_exact_iova(rig):
     client.finish()
 
 
+@pytest.mark.parametrize("iova", [0, PAGE - 1, (1 << 64) - PAGE, (1 << 64) - 1])
+def test_closing_the_device_gives_back_every_pin(rig, iova):
+    client = rig("mm", quirks="clean")
+    client.map(iova & -PAGE)
+    assert client.pin(iova) == 1
+
+    client.close(client.devices.pop(0))
+
+    assert client.gauges()["pins"] == client.gauges()["locked_pages"] == 0
+
+
 def test_pin_that_begins_below_its_mapping_marks_nothing_outside(rig):
     client = rig()
     client.map(PAGE, vaddr=client.data + PAGE)

@@ -199,7 +199,7 @@ class Device:
                 self._activity.release()
         finally:
             self.lock.release()
-        yield from self.unpin_range(0, _U64)
+        yield from self.unpin_range(0, _U64 + 1)
         iommu = self._iommu()
         if iommu is not None and self.has_dma_unmap:
             yield from iommu.unregister_device(self)

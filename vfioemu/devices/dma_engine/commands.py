@@ -83,7 +83,7 @@ class Commands:
     def _unpin_all(self) -> Steps[int]:
         before = self._host().npinned
         self._activity.held.clear()
-        yield from self._host().unpin_range(0, _U64)
+        yield from self._host().unpin_range(0, _U64 + 1)
         return before
 
     def _check_master(self) -> None:

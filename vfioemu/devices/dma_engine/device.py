@@ -128,7 +128,7 @@ class DmaEngine(PciFunction):
         self._running = True
         self._saving = None
         self._resuming = None
-        yield from self.host.unpin_range(0, _U64)
+        yield from self.host.unpin_range(0, _U64 + 1)
 
     def _clear_memory(self) -> None:
         for bar, offset, size in self._memory_areas():
