@@ -216,6 +216,11 @@ def test_dma_goes_to_whoever_mapped_even_after_its_death(rig):
     client.process.alive = False
 
     assert client.read(0, 1) == "EPERM"
+    assert client.pin(0) == "ENODEV"  # vfio_pin_page_external() has another word for it
+    client.process.alive = True
+    assert client.pin(0) == 1
+    client.process.alive = False
+    assert client.pin(0) == 1  # the page is there already
     client.process.alive = True
 
 

@@ -21,6 +21,10 @@ class AddressSpace:
         """RLIMIT_MEMLOCK in bytes as it is now; None where accounting is off."""
         return None
 
+    def gone(self) -> bool:
+        """Whether its last user has exited (mmget_not_zero() fails): there is nothing left to pin."""
+        return False
+
     def window(self, vaddr: int, size: int) -> int | None:
         """The address *in this process* of memory that we map ourselves for [vaddr, vaddr+size), or None.
 

@@ -159,6 +159,10 @@ class ClientSpace(AddressSpace):
         """RLIMIT_MEMLOCK in bytes; None for no limit."""
         return self.memlock
 
+    def gone(self) -> bool:
+        """Whether its process has exited or become another program, as far as can be seen from here."""
+        return self.session is None if self.bound is None else self.bound.gone()
+
     # --- windows ---
 
     def share(self, vaddr: int, size: int, fd: int, offset: int, limits: Limits, ledger: Ledger) -> None:

@@ -44,6 +44,14 @@ class BoundMemory:
         weakref.finalize(self, os.close, self._maps)
         self._query = True
 
+    def gone(self) -> bool:
+        """Whether nobody uses the address space any more."""
+        try:
+            self._area(0)
+        except IoctlError:
+            return True
+        return False
+
     def read(self, vaddr: int, size: int) -> bytes:
         """Read for a device: EFAULT, EPERM when the address space is gone."""
         if self._allowed(vaddr, size, _READ) < size:

@@ -103,6 +103,10 @@ class Process(AddressSpace):
         """The calling thread."""
         return Caller(space=self, pid=self._pid, ipc_lock=self._ipc_lock)
 
+    def gone(self) -> bool:
+        """It has exited."""
+        return not self.alive
+
     def memlock_limit(self) -> int | None:
         """RLIMIT_MEMLOCK in bytes."""
         return self._memlock

@@ -103,7 +103,7 @@ class Type1(Iommu):
         return external.unregister_device(self, device)
 
     def pin_pages(self, device: PinningDevice, iova: int, npages: int, prot: int) -> Steps[int]:
-        """vfio_pin_pages(): EACCES, EOVERFLOW, EBUSY, EINVAL, EPERM, EFAULT, ENOMEM."""
+        """vfio_pin_pages(): EACCES, EOVERFLOW, EBUSY, EINVAL, EPERM, ENODEV, EFAULT, ENOMEM."""
         return external.pin_pages(self, device, iova, npages, prot)
 
     def unpin_pages(self, device: PinningDevice, iova: int, npages: int) -> Steps[None]:

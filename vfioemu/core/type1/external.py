@@ -53,7 +53,7 @@ def pin_pages(iommu: Iommu, device: PinningDevice, iova: int, npages: int, prot:
 
     Raises:
         IoctlError: EACCES on v1, EOVERFLOW (7.2), EBUSY while a vaddr is invalid, EINVAL for no mapping, EPERM for more
-            than the mapping allows, EFAULT, ENOMEM.
+            than the mapping allows, ENODEV when whoever made the mapping is gone, EFAULT, ENOMEM.
 
     Kernel: vfio_iommu_type1_pin_pages().
     """
@@ -124,6 +124,8 @@ def _pin_run(iommu: Iommu, iova: int, npages: int, prot: int) -> Steps[int]:
         pins[at] = 1
         if dma.bitmap is not None and dma.iova <= at:
             dma.bitmap.mark((at - dma.iova) >> iommu.pgshift)
+    if not present and dma.space.gone():
+        raise IoctlError(errno.ENODEV, f"whoever made the {dma} is gone")
     if present < run:
         raise _PinFailedError(
             present, errno.EFAULT, f"page {vaddr + present * PAGE_SIZE:#x} of {dma} cannot be pinned"
