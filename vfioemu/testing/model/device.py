@@ -94,6 +94,8 @@ class Device:
                 if prot & ~mapping.prot:
                     raise Refusal("EPERM")
                 if not mapping.pins[page]:
+                    if not mapping.space.alive:
+                        raise Refusal("ENODEV")
                     vaddr = mapping.vaddr + page - mapping.iova
                     if mapping.space.accessible(vaddr, PAGE, write=bool(mapping.prot & WRITE)) < PAGE:
                         raise Refusal("EFAULT")
