@@ -31,8 +31,9 @@ the whole of guest memory has to be as it is at the source; only then the guest 
 were. Downtime is what QEMU reports; the machine that this ran on had other work as well.
 
 QEMU 7.2 without KVM now and then loses what the guest's own CPU has written, with and without VFIO devices (a page that is
-written between two of its dirty syncs; the docstring of `LostByQemuError` in tests/interop/test_migration.py has it). Such
-a migration is tried again, and that is said below; the pages that devices write to have to be right in it too.
+written between two of its dirty syncs; found and mended in 2024 by N. Piggin as "physmem: Fix migration dirty bitmap coherency
+with TCG memory access"; the docstring of `LostByQemuError` in tests/interop/test_migration.py says more). Such a migration
+is tried again, and that is said below; the pages that devices write to have to be right in it too.
 
 | QEMU | what | | seconds | found |
 |---|---|---|---|---|
