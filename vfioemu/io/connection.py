@@ -112,6 +112,23 @@ class Connection:
         """The fd that came with the last packet, which the caller owns now; -1 without one."""
         return self._taken.pop() if self._taken else -1
 
+    def refuse_fd(self) -> None:
+        """No fd belongs to the last packet. One that we kept could be the client's own end, which then never hangs up.
+
+        Raises:
+            PeerError: there is one.
+        """
+        if self._taken:
+            raise PeerError("an fd where none belongs")
+
+    def expect_silence(self) -> None:
+        """Nothing is asked: end the connection if something was sent. What lies unread may hold fds, as in `refuse_fd`."""
+        try:
+            said = self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except OSError:
+            return
+        self.end("says what nobody has asked", quiet=not said)
+
     def send_nowait(self, header: bytes, data: Buffer | None = None, fd: int = -1) -> bool:
         """Send a packet; False when there is no room for it now.
 
@@ -199,10 +216,16 @@ class Connection:
             raise Gone
         header = m.HEADER.pack(type, flags | (m.F_FD if fd >= 0 else 0), seq, 0, arg0, arg1, 0, 0)
         await self.send(header, data, fd)
-        return await self._answer(m.ANSWER, seq)
+        return await self._answer(m.ANSWER, seq, fd=type == m.TAKE_FD)
 
-    async def _answer(self, expected: int, seq: int) -> tuple[int, int]:
+    async def _answer(self, expected: int, seq: int, *, fd: bool = False) -> tuple[int, int]:
         size = await self.receive()
+        if not fd:
+            try:
+                self.refuse_fd()
+            except PeerError as error:
+                self.end(str(error))
+                raise Gone from None
         kind, _, answered, _, result, _, _, _ = m.HEADER.unpack_from(_packet)
         if kind != expected or answered != seq:
             self.end(f"message type {kind} seq {answered} where type {expected} seq {seq} is due")

@@ -208,7 +208,10 @@ class Runner:
             return await self._ask_dma(effect, connection, seq)
         with trio.CancelScope(shield=True):
             async with lock:
-                return await self._ask_dma(effect, connection, seq)
+                try:
+                    return await self._ask_dma(effect, connection, seq)
+                finally:
+                    connection.expect_silence()
 
     async def _ask_dma(self, effect: "PinUser | DmaRead | DmaWrite", connection: Connection, seq: int) -> Any:
         try:

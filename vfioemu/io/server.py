@@ -169,6 +169,7 @@ class Server:
                 break
         if size != m.HEADER_SIZE:
             raise PeerError(f"a greeting of {size} bytes, expected {m.HEADER_SIZE}")
+        connection.refuse_fd()
         hello = m.decode(packet)
         if hello.type != m.HELLO or hello.arg0 != m.MAGIC:
             raise PeerError(f"message type {hello.type}, magic {hello.arg0:#x} where HELLO is due")
@@ -179,8 +180,10 @@ class Server:
             raise PeerError(error.why) from None
         service = bool(hello.flags & m.F_SERVICE)
         if service:
-            session.service = Service(connection)
-            self.tokens.watch(connection.sock.fileno(), lambda: self._service_gone(session, connection))
+            session.service = serves = Service(connection)
+            self.tokens.watch(
+                connection.sock.fileno(), lambda: self._service_gone(session, connection), serves.said
+            )
         else:
             session.channels.append(connection)
         header = m.encode(m.REPLY, hello.seq, args=(0, m.VERSION, session.id, session.number))

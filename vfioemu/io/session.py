@@ -35,6 +35,11 @@ class Service:
         self.seq = (self.seq + 1) & 0xFFFFFFFF
         return self.seq
 
+    def said(self) -> None:
+        """The client has sent something; during an ask that is the answer, and who asked looks for more behind it."""
+        if not self.lock.locked():
+            self.connection.expect_silence()
+
 
 class Account:
     """What one process holds, over all its sessions.

@@ -6,6 +6,7 @@ epoll of their own, and `reap` is called before each request is dispatched. A ha
 effect before the request is looked at.
 """
 
+import contextlib
 import os
 import select
 import socket
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 _BATCH: Final = 64
 _ONCE: Final = select.EPOLLIN | select.EPOLLONESHOT
+_NEWS: Final = select.EPOLLIN | select.EPOLLET
+_HANG_UP: Final = select.EPOLLHUP | select.EPOLLERR
 _BYTE: Final = b"\0"
 
 
@@ -90,7 +93,7 @@ class TokenTable:
         self._serial = 0
         self._by_fd: dict[int, Token] = {}
         self._by_cookie: dict[int, Token] = {}
-        self._watched: dict[int, Callable[[], None]] = {}
+        self._watched: dict[int, tuple[Callable[[], None], Callable[[], None]]] = {}
         self._watched_input: dict[int, Callable[[], None]] = {}
         self._data: set[Token] = set()
 
@@ -140,15 +143,15 @@ class TokenTable:
         if token.fd >= 0:
             self._close(token)
 
-    def watch(self, fd: int, hung_up: Callable[[], None]) -> None:
-        """Have `hung_up` called when the peer of another socket closes it."""
-        self._watched[fd] = hung_up
-        self.epoll.register(fd, 0)
+    def watch(self, fd: int, hung_up: Callable[[], None], said: Callable[[], None]) -> None:
+        """Have `hung_up` called when the peer of another socket closes it, `said` whenever it sends something."""
+        self.epoll.register(fd, _NEWS)
+        self._watched[fd] = hung_up, said
 
     def watch_input(self, fd: int, readable: Callable[[], None]) -> None:
         """Have `readable` called, at most once in a `reap`, whenever there is something to read from an fd."""
-        self._watched_input[fd] = readable
         self.epoll.register(fd, _ONCE)
+        self._watched_input[fd] = readable
 
     def unwatch_input(self, fd: int) -> None:
         """End that, before the fd is closed."""
@@ -164,18 +167,25 @@ class TokenTable:
         """Process every hang-up that is pending now, and what there is to read from watched fds."""
         seen: list[int] = []
         while events := self.epoll.poll(0, _BATCH):
-            for fd, _ in events:
+            for fd, what in events:
                 token = self._by_fd.get(fd)
                 if token is not None:
                     self._hang_up(token)
-                elif (hung_up := self._watched.get(fd)) is not None:
-                    self.unwatch(fd)
-                    hung_up()
+                elif (watched := self._watched.get(fd)) is not None:
+                    hung_up, said = watched
+                    if what & _HANG_UP:
+                        self.unwatch(fd)
+                        hung_up()
+                    else:
+                        said()
                 elif (readable := self._watched_input.get(fd)) is not None:
                     seen.append(fd)
                     readable()
                 else:
-                    self.epoll.unregister(fd)  # of nobody: it must not be told again and again
+                    # Of nobody: it must not be told again and again. Mostly it is closed already: a device that hung up
+                    # before it in this very batch had it.
+                    with contextlib.suppress(OSError):
+                        self.epoll.unregister(fd)
         for fd in seen:
             if fd in self._watched_input:
                 self.epoll.modify(fd, _ONCE)
