@@ -6,9 +6,9 @@ socket cookie, or by the link in /proc/self/fd, which the kernel makes up from n
 a worker thread.
 """
 
+import ctypes
 import os
 import socket
-import struct
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -20,25 +20,21 @@ _THREADS: Final = 16
 
 
 _SO_COOKIE: Final = 57
-_COOKIE: Final = struct.Struct("=Q")
+_getsockopt: Final = ctypes.CDLL(None).getsockopt
 
 
 def socket_cookie(fd: int) -> int | None:
     """The number by which the kernel tells a socket from every other that ever was; None if `fd` is none.
 
-    Inode numbers will not do: they are reused, and whoever makes sockets for an hour gets the one he wants.
+    Inode numbers will not do: they are reused, and whoever makes sockets for an hour gets the one he wants. Nor will a
+    socket object: to make one of an fd calls getsockname(), which waits for a TCP socket's lock, and that is held by whoever
+    sends from memory that he has parked.
     """
-    try:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=fd)
-    except OSError:
+    cookie = ctypes.c_uint64()
+    size = ctypes.c_uint32(ctypes.sizeof(cookie))
+    if _getsockopt(fd, socket.SOL_SOCKET, _SO_COOKIE, ctypes.byref(cookie), ctypes.byref(size)):
         return None
-    try:
-        (cookie,) = _COOKIE.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_COOKIE, _COOKIE.size))
-    except OSError:
-        return None
-    finally:
-        sock.detach()
-    return int(cookie)
+    return cookie.value
 
 
 def is_eventfd(fd: int) -> bool:
