@@ -7,11 +7,18 @@ import mmap
 import os
 import socket
 import struct
+import tempfile
 import threading
 
 import pytest
+import trio
 
-from vfioemu.io.fds import socket_cookie
+from tests.io.fake import FakeFile, FakeMachine, Raw, serving
+from vfioemu.io import fds, sharing
+from vfioemu.io.fds import Graveyard, socket_cookie
+from vfioemu.io.memory import Ledger
+from vfioemu.io.session import Account
+from vfioemu.wire import messages as m
 
 NR_USERFAULTFD = {"x86_64": 323, "aarch64": 282}
 UFFDIO_API = 0xC018AA3F
@@ -57,3 +64,128 @@ def test_what_is_no_socket_has_no_cookie():
         assert socket_cookie(ours.fileno()) not in (None, socket_cookie(theirs.fileno()))
         assert socket_cookie(null.fileno()) is None
         assert socket_cookie(-1) is None
+
+
+# --- files that make whoever looks at them wait ---
+
+
+@pytest.fixture
+def slow(monkeypatch):
+    """A file whose fstatfs() and fstat() return when the test ends."""
+    release = threading.Event()
+    with tempfile.TemporaryFile(dir="/var/tmp") as file:
+        file.truncate(mmap.PAGESIZE)
+        inode = os.fstat(file.fileno()).st_ino
+        real = {sharing: sharing._fstatfs, os: os.fstat}
+
+        def fstatfs(fd, found):
+            if real[os](fd).st_ino == inode:
+                assert threading.current_thread() is not threading.main_thread(), (
+                    "this is where the daemon would stop"
+                )
+                release.wait(PATIENCE)
+            return real[sharing](fd, found)
+
+        monkeypatch.setattr(sharing, "_fstatfs", fstatfs)
+        yield file.fileno()
+        release.set()
+
+
+def open_fds():
+    return len(os.listdir("/proc/self/fd"))
+
+
+async def test_file_system_that_does_not_answer(slow):
+    """The call that brings the file waits for it, and nobody else."""
+    async with serving(ask_timeout=0.3) as served:
+        async with Raw(served.path) as client, Raw(served.path) as other:
+            await client.start(m.MEM_SHARE, 0, 1 << 40, mmap.PAGESIZE, 0, fd=slow)
+            for _ in range(10):
+                reply, _ = await other.call(m.FORGET, 1)
+                assert reply.arg0 == 0
+            reply, _ = await client.receive()
+            assert m.signed(reply.arg0) == -1
+        assert served.server.counters.bugs == 0
+
+
+async def test_daemon_that_ends_while_a_file_system_does_not_answer(slow):
+    async with serving(ask_timeout=30) as served, Raw(served.path) as client:
+        await client.start(m.MEM_SHARE, 0, 1 << 40, mmap.PAGESIZE, 0, fd=slow)
+        await trio.sleep(0.05)
+
+
+async def test_local_file_is_shared():
+    with tempfile.TemporaryFile(dir="/var/tmp") as file:
+        if not sharing.is_local(file.fileno()):
+            pytest.skip("no local file system there")
+        file.truncate(mmap.PAGESIZE)
+        async with serving() as served, Raw(served.path) as client:
+            reply, _ = await client.call(m.MEM_SHARE, 0, 1 << 40, mmap.PAGESIZE, 0, fd=file.fileno())
+            assert reply.arg0 == 0
+
+
+@pytest.fixture
+def stuck(monkeypatch):
+    """No foreign fd is closed before the event is set."""
+    release = threading.Event()
+    monkeypatch.setattr(fds, "_nothing", lambda _: release.wait(PATIENCE))
+    yield release
+    release.set()
+
+
+async def test_user_whose_fds_cannot_be_closed_is_in_nobodys_way(stuck):
+    """All threads that he can have wait for him."""
+    mine, theirs = (Account(1, uid, Ledger()) for uid in (1, 2))
+    async with trio.open_nursery() as nursery:
+        graveyard = Graveyard(nursery)
+        for _ in range(40):
+            graveyard.bury(os.open("/dev/null", os.O_RDONLY), theirs)
+        await trio.sleep(0.05)
+        assert (theirs.burials, graveyard.pending(2)) == (40, 40)
+        with trio.fail_after(1):
+            assert await graveyard.ask(lambda fd: fd >= 0, 0, mine, 1)
+            while mine.burials:
+                await trio.lowlevel.checkpoint()
+        stuck.set()
+    assert (theirs.burials, graveyard.pending(2)) == (0, 0)
+
+
+async def test_fds_that_cannot_be_closed_are_counted_for_the_user(stuck):
+    """A process that hangs up, or dies, does not begin again with none."""
+    async with serving(max_user_burials=5, max_burials=3, ask_timeout=0.1) as served:
+        for _ in range(5):
+            async with Raw(served.path, greet=False) as client:
+                await client.send(bytes(48), fd=0)
+                await client.ended()
+        async with Raw(served.path, greet=False) as client:
+            await client.ended()
+        stuck.set()
+        with trio.fail_after(PATIENCE):
+            while served.server._graveyard.pending(os.getuid()):
+                await trio.lowlevel.checkpoint()
+        async with Raw(served.path):
+            pass
+
+
+async def test_fds_of_a_daemon_that_ends_are_closed():
+    """Its tasks are cancelled before any thread has begun."""
+    before = open_fds()
+    account = Account(1, 1, Ledger())
+    async with trio.open_nursery() as nursery:
+        graveyard = Graveyard(nursery)
+        for _ in range(30):
+            graveyard.bury(os.open("/dev/null", os.O_RDONLY), account)
+        nursery.cancel_scope.cancel()
+    with trio.fail_after(PATIENCE):
+        while open_fds() > before:
+            await trio.lowlevel.checkpoint()
+    assert account.burials == 0
+
+
+async def test_proof_that_is_repeated_at_the_limit():
+    machine = FakeMachine()
+    machine.nodes["/f"] = FakeFile
+    async with serving(machine, max_tokens=1) as served, Raw(served.path) as client:
+        token = await client.open("/f")
+        reply, _ = await client.call(m.IOCTL, token, 1, fd=client.fds[0])
+        assert m.signed(reply.arg0) == -25

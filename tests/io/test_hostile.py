@@ -429,6 +429,12 @@ async def test_flood_of_files():
                 assert m.signed(reply.arg0) == -24
             os.close(client.fds.pop())
             await client.open("/f")
+            held, client.fds = client.fds, []
+        async with Raw(served.path) as client:  # what it holds is not forgotten because it has hung up
+            reply, _ = await client.call(m.OPEN, data=b"/f")
+            assert m.signed(reply.arg0) == -24
+        for fd in held:
+            os.close(fd)
         with trio.fail_after(5):
             while len(served.server.tokens):
                 await trio.lowlevel.checkpoint()

@@ -78,12 +78,12 @@ class Channel:
         server = self._server
         session = self._session
         kind, flags, seq, serial, a0, a1, a2, a3 = m.HEADER.unpack_from(packet)
-        fd = self._connection.take_fd() if flags & m.F_FD else -1
         data = bytearray(packet[m.HEADER_SIZE : size]) if size > m.HEADER_SIZE else None
         # Everything that was closed before this call was sent is released now.
         server.tokens.reap()
         if session.releases:
             await session.settled()
+        fd = self._connection.take_fd() if flags & m.F_FD else -1
         if kind not in _FILE_CALLS:
             await self._serve_other(kind, flags, seq, serial, (a0, a1, a2, a3), data, fd)
             return
@@ -180,7 +180,8 @@ class Channel:
             await self._server.bury_for(fd, self._session)
             return None
         os.close(fd)
-        if len(self._session.tokens) >= self._server.limits.max_tokens:
+        session = self._session
+        if len(session.tokens) >= self._server.limits.max_tokens and token.serial not in session.tokens:
             return None
         self._session.prove(token)
         return token
@@ -254,9 +255,14 @@ class Channel:
             raise IoctlError(errno.EBADF, "MEM_SHARE without an fd")
         try:
             session = self._session
-            session.space.share(args[0], args[1], fd, args[2], self._server.limits, session.account.shared)
+            if not await self._server.can_be_mapped(fd, session):
+                raise IoctlError(errno.EPERM, "a file system that might make us wait")
+            session.space.share(args[0], args[1], fd, args[2], self._server.limits, session.account)
         except (IoctlError, OSError):
             await self._server.bury_for(fd, self._session)
+            raise
+        except trio.Cancelled:
+            self._server.bury(fd, self._session.account)
             raise
         os.close(fd)  # a memfd
 

@@ -9,16 +9,16 @@ a worker thread.
 import ctypes
 import os
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 if TYPE_CHECKING:
-    from vfioemu.io.session import Session
+    from vfioemu.io.session import Account
 
 _THREADS: Final = 16
-
-
+"""Of each user."""
 _SO_COOKIE: Final = 57
 _getsockopt: Final = ctypes.CDLL(None).getsockopt
 
@@ -46,21 +46,74 @@ def is_eventfd(fd: int) -> bool:
 
 
 class Graveyard:
-    """Closes foreign fds where it does not matter how long that takes."""
+    """Closes foreign fds, and looks at them, where it does not matter how long that takes.
+
+    Each user has threads of his own: those that somebody's files hold up are not missed by anybody else.
+    """
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
-        self._limiter = trio.CapacityLimiter(_THREADS)
+        self._threads: dict[int, trio.CapacityLimiter] = {}
+        self._pending: dict[int, int] = {}
 
-    def bury(self, fd: int, session: "Session | None" = None) -> None:
-        """Close `fd` some time. `session` is who sent it; how many of its burials are under way is counted there."""
-        if session is not None:
-            session.burial_begins()
-        self._nursery.start_soon(self._bury, fd, session)
+    def pending(self, uid: int) -> int:
+        """How many fds of a user have not been closed yet."""
+        return self._pending.get(uid, 0)
 
-    async def _bury(self, fd: int, session: "Session | None") -> None:
+    def bury(self, fd: int, account: "Account") -> None:
+        """Close `fd` some time; how many burials are under way is counted with whoever sent it."""
+        self._begin(_nothing, fd, account)
+
+    async def ask(
+        self, question: Callable[[int], bool], fd: int, account: "Account", patience: float
+    ) -> bool:
+        """Whether the answer is yes; no answer within `patience` seconds is a no. `fd` stays the caller's.
+
+        Raises:
+            OSError: we have no more fds.
+        """
+        answered = trio.Event()
+        answers: list[bool] = []
+        self._begin(lambda copy: answers.append(question(copy)), os.dup(fd), account, answered)
+        with trio.move_on_after(patience):
+            await answered.wait()
+        return answers == [True]
+
+    def _begin(
+        self, job: Callable[[int], None], fd: int, account: "Account", done: trio.Event | None = None
+    ) -> None:
+        account.burials += 1
+        self._pending[account.uid] = self.pending(account.uid) + 1
+        self._nursery.start_soon(self._work, job, [fd], account, done)
+
+    async def _work(
+        self, job: Callable[[int], None], fds: list[int], account: "Account", done: trio.Event | None
+    ) -> None:
+        threads = self._threads.get(account.uid)
+        if threads is None:
+            threads = self._threads[account.uid] = trio.CapacityLimiter(_THREADS)
         try:
-            await trio.to_thread.run_sync(os.close, fd, abandon_on_cancel=True, limiter=self._limiter)
+            await trio.to_thread.run_sync(_work, job, fds, abandon_on_cancel=True, limiter=threads)
         finally:
-            if session is not None:
-                session.burial_ends()
+            if fds:  # cancelled, and perhaps no thread had begun; whichever begins first takes the fd
+                trio.lowlevel.start_thread_soon(lambda: _work(job, fds), lambda _: None)
+            self._pending[account.uid] -= 1
+            account.burial_ends()
+            if done is not None:
+                done.set()
+
+
+def _nothing(fd: int) -> None:
+    del fd
+
+
+def _work(job: Callable[[int], None], fds: list[int]) -> None:
+    """Do the job with the fd, if nobody else does, and close it."""
+    try:
+        fd = fds.pop()
+    except IndexError:
+        return
+    try:
+        job(fd)
+    finally:
+        os.close(fd)

@@ -18,7 +18,8 @@ class Limits:
         max_shared: bytes of shared memory windows of a process; address space, not memory.
         max_all_windows: windows of all processes; together with what else is mapped, fewer than vm.max_map_count.
         max_all_shared: bytes of all windows; half of the address space.
-        max_burials: fds of a session whose close() has not returned yet.
+        max_burials: fds of a process whose close() has not returned yet.
+        max_user_burials: such fds of all processes of a user.
         hello_timeout: seconds between connecting and HELLO.
         ask_timeout: seconds that the daemon waits for one answer, one fragment, or room for one message.
     """
@@ -31,6 +32,7 @@ class Limits:
     max_all_windows: int = 32768
     max_all_shared: int = 1 << 46
     max_burials: int = 16
+    max_user_burials: int = 1024
     hello_timeout: float = 10.0
     ask_timeout: float = 10.0
 

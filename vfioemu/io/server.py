@@ -8,6 +8,7 @@ import secrets
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
+from weakref import WeakValueDictionary
 
 import trio
 
@@ -25,6 +26,7 @@ from vfioemu.io.listen import accept
 from vfioemu.io.memory import Ledger
 from vfioemu.io.mm import BoundMemory
 from vfioemu.io.session import Account, Service, Session
+from vfioemu.io.sharing import is_local, is_shmem
 from vfioemu.io.throttle import Throttle
 from vfioemu.io.tokens import Token, TokenTable
 from vfioemu.kernel import procmem
@@ -65,7 +67,7 @@ class Server:
         self.sessions: dict[int, Session] = {}
         self._nursery = nursery
         self._graveyard = Graveyard(nursery)
-        self._accounts: dict[int, Account] = {}
+        self._accounts: WeakValueDictionary[tuple[int, int], Account] = WeakValueDictionary()
         self._shared = Ledger()
         self._connections: set[Connection] = set()
         self._serial = 0
@@ -80,18 +82,25 @@ class Server:
         listener.setblocking(False)
         while True:
             sock, pid, uid = await accept(listener)
-            account = self._accounts.get(pid) or Account(pid, self._shared)
-            if uid not in self.access.uids or account.connections >= self.limits.max_connections:
+            account = self._accounts.get((pid, uid))
+            if why := self._refusal(uid, account):
                 sock.close()
-                self._log(
-                    pid,
-                    uid,
-                    f"refused: has {account.connections} connections" if account.connections else "refused",
-                )
+                self._log(pid, uid, why)
                 continue
-            self._accounts[pid] = account
+            if account is None:
+                account = self._accounts[pid, uid] = Account(pid, uid, self._shared)
             account.connections += 1
             self._nursery.start_soon(self._serve, sock, account)
+
+    def _refusal(self, uid: int, account: Account | None) -> str:
+        """Why there is no further connection for a process of that user; empty if there is."""
+        if uid not in self.access.uids:
+            return "refused"
+        if account is not None and account.connections >= self.limits.max_connections:
+            return f"refused: has {account.connections} connections"
+        if (pending := self._graveyard.pending(uid)) >= self.limits.max_user_burials:
+            return f"refused: the user has sent {pending} fds whose close does not return"
+        return ""
 
     async def watch_hangups(self) -> None:
         """Process hang-ups that no request follows, until cancelled."""
@@ -132,11 +141,9 @@ class Server:
             self.counters.refused_peers += 1
             self._log(connection.pid or account.pid, connection.uid, f"connection ended: {connection.why}")
         while (fd := connection.take_fd()) >= 0:
-            self.bury(fd)
+            self.bury(fd, account)
         connection.close()
         account.connections -= 1
-        if not account.connections:
-            self._accounts.pop(account.pid, None)
         if session is None:
             return
         if session.service is not None and session.service.connection is connection:
@@ -335,11 +342,16 @@ class Server:
         if session.account.files >= limit or len(session.tokens) >= limit:
             raise IoctlError(errno.EMFILE, f"the process has {session.account.files} files")
 
-    def bury(self, fd: int) -> None:
+    def bury(self, fd: int, account: Account) -> None:
         """Close a foreign fd some time, and one of our own at once: it would keep its file open."""
-        if self._close_own(fd):
-            return
-        self._graveyard.bury(fd)
+        if not self._close_own(fd):
+            self._graveyard.bury(fd, account)
+
+    async def can_be_mapped(self, fd: int, session: Session) -> bool:
+        """Whether a file cannot make us wait. To find out may take as long as its close()."""
+        if session.space.bound is not None or is_shmem(fd):
+            return True
+        return await self._graveyard.ask(is_local, fd, session.account, self.limits.ask_timeout)
 
     def _close_own(self, fd: int) -> bool:
         cookie = socket_cookie(fd)
@@ -353,15 +365,14 @@ class Server:
 
         Shielded, as a handler may be in progress.
         """
-        if self._close_own(fd):
-            return
-        self._graveyard.bury(fd, session)
-        if session.burials > self.limits.max_burials:
+        account = session.account
+        self.bury(fd, account)
+        if account.burials > self.limits.max_burials:
             deadline = trio.current_time() + self.limits.ask_timeout
             with trio.CancelScope(deadline=deadline, shield=True) as scope:
-                await session.buried(self.limits.max_burials)
+                await account.buried(self.limits.max_burials)
             if scope.cancelled_caught:
-                session.end(f"sent {session.burials} fds whose close does not return")
+                session.end(f"sent {account.burials} fds whose close does not return")
 
     # --- log ---
 

@@ -41,22 +41,41 @@ class Service:
             self.connection.expect_silence()
 
 
-class Account:
-    """What one process holds, over all its sessions.
+class Account(Ledger):
+    """What one process holds, over all its sessions; as a ledger, the memory that it shares.
+
+    It lasts as long as anything of that does: whoever hangs up and connects again finds what he has not given back.
 
     Attributes:
         connections: greeted or not.
         files: tokens that were made for it and are not released.
-        shared: the memory that it shares.
+        burials: foreign fds that it sent and whose close() has not returned.
     """
 
-    __slots__ = ("connections", "files", "pid", "shared")
+    __slots__ = ("__weakref__", "_buried", "burials", "connections", "files", "pid", "uid")
 
-    def __init__(self, pid: int, all_shared: Ledger) -> None:
+    def __init__(self, pid: int, uid: int, all_shared: Ledger) -> None:
+        super().__init__(all_shared)
         self.pid = pid
+        self.uid = uid
         self.connections = 0
         self.files = 0
-        self.shared = Ledger(all_shared)
+        self.burials = 0
+        self._buried: trio.Event | None = None
+
+    def burial_ends(self) -> None:
+        """A foreign fd is closed."""
+        self.burials -= 1
+        if self._buried is not None:
+            self._buried.set()
+            self._buried = None
+
+    async def buried(self, most: int) -> None:
+        """Wait until no more than `most` foreign fds are being closed."""
+        while self.burials > most:
+            if self._buried is None:
+                self._buried = trio.Event()
+            await self._buried.wait()
 
 
 class Session:
@@ -69,15 +88,12 @@ class Session:
         caller: what handlers get to know of it.
         tokens: those that it proved, by serial.
         releases: releases of files it held that wait for a lock; its calls wait for them.
-        burials: foreign fds that it sent and whose close() has not returned.
         talk: bounds what is logged about its refused calls.
     """
 
     __slots__ = (
-        "_buried",
         "_settled",
         "account",
-        "burials",
         "caller",
         "channels",
         "id",
@@ -103,10 +119,8 @@ class Session:
         self.channels: list[Connection] = []
         self.service: Service | None = None
         self.releases = 0
-        self.burials = 0
         self.talk = Throttle()
         self._settled: trio.Event | None = None
-        self._buried: trio.Event | None = None
 
     def __str__(self) -> str:
         return f"pid={self.pid} uid={self.uid}"
@@ -146,26 +160,6 @@ class Session:
             if self._settled is None:
                 self._settled = trio.Event()
             await self._settled.wait()
-
-    # --- foreign fds ---
-
-    def burial_begins(self) -> None:
-        """A foreign fd that we sent is being closed."""
-        self.burials += 1
-
-    def burial_ends(self) -> None:
-        """It is closed."""
-        self.burials -= 1
-        if self._buried is not None:
-            self._buried.set()
-            self._buried = None
-
-    async def buried(self, most: int) -> None:
-        """Wait until no more than `most` foreign fds are being closed."""
-        while self.burials > most:
-            if self._buried is None:
-                self._buried = trio.Event()
-            await self._buried.wait()
 
     def end(self, why: str) -> None:
         """End all connections."""

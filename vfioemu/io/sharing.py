@@ -39,16 +39,33 @@ _fstatfs: Final = ctypes.CDLL(None, use_errno=True).fstatfs
 _fstatfs.argtypes = (ctypes.c_int, ctypes.POINTER(_Statfs))
 
 
+def is_shmem(fd: int) -> bool:
+    """Whether this is a memfd, or a file on tmpfs or hugetlbfs: they alone have seals, and to ask for these never waits."""
+    try:
+        fcntl.fcntl(fd, _F_GET_SEALS)
+    except OSError:
+        return False
+    return True
+
+
+def is_local(fd: int) -> bool:
+    """Whether the file is on a file system that nobody but the kernel answers for. To ask any other one may wait for ever."""
+    found = _Statfs()
+    return not _fstatfs(fd, found) and found.type & 0xFFFFFFFF in _LOCAL
+
+
 def needs_guard(fd: int, *, trusted: bool) -> bool:
     """Whether accesses to a mapping of this file may fault.
 
     Args:
-        fd: the file.
+        fd: the file; unless the client is trusted, `is_shmem` or `is_local` has said yes of it.
         trusted: the client may make us wait: the daemon is its own.
 
     Raises:
         IoctlError: EPERM, and why it cannot be mapped at all.
     """
+    if not trusted and not is_shmem(fd) and not is_local(fd):
+        raise IoctlError(errno.EPERM, "a file system that might make us wait")
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         raise IoctlError(errno.EPERM, "neither a memfd nor a regular file")
     if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDWR:
@@ -59,9 +76,5 @@ def needs_guard(fd: int, *, trusted: bool) -> bool:
         seals = 0  # no memfd, and nothing like it
     if seals & _SEAL_WRITES:
         raise IoctlError(errno.EPERM, "the memfd is sealed against writing")
-    if not trusted:
-        found = _Statfs()
-        if _fstatfs(fd, found) or found.type & 0xFFFFFFFF not in _LOCAL:
-            raise IoctlError(errno.EPERM, f"a file system of type {found.type:#x} might make us wait")
     # A hole in a file of huge pages can run out of them.
     return not seals & _SEAL_SHRINK or os.fstatvfs(fd).f_bsize != PAGE
