@@ -7,7 +7,9 @@ effect before the request is looked at.
 """
 
 import contextlib
+import errno
 import os
+import secrets
 import select
 import socket
 from collections.abc import Callable, Iterator
@@ -25,6 +27,8 @@ _BATCH: Final = 64
 _ONCE: Final = select.EPOLLIN | select.EPOLLONESHOT
 _NEWS: Final = select.EPOLLIN | select.EPOLLET
 _HANG_UP: Final = select.EPOLLHUP | select.EPOLLERR
+_TRIES: Final = 8
+_FAR: Final = 1 << 32
 _BYTE: Final = b"\0"
 
 
@@ -111,8 +115,7 @@ class TokenTable:
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            serial = self._serial + 1
-            ours.bind(TokenName(self.daemon_id, file.kind, serial).address())
+            serial = self._bind(ours, file.kind)
             ours.setblocking(False)
             # Nothing can be sent to us: an fd of the token itself that lay here unread would keep it alive for ever.
             ours.shutdown(socket.SHUT_RD)
@@ -123,7 +126,6 @@ class TokenTable:
             ours.close()
             theirs.close()
             raise
-        self._serial = serial
         token = Token(serial, file, ours.detach(), cookie, account)
         self._by_fd[token.fd] = token
         self._by_cookie[cookie] = token
@@ -133,6 +135,25 @@ class TokenTable:
         else:
             self._make_readable(token)
         return token, theirs.detach()
+
+    def _bind(self, sock: socket.socket, kind: FdKind) -> int:
+        """Give our end the next name that is free: its serial.
+
+        Raises:
+            OSError: there is none.
+        """
+        for _ in range(_TRIES):
+            self._serial += 1
+            try:
+                sock.bind(TokenName(self.daemon_id, kind, self._serial).address())
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                # Anybody can read our names and bind those that come next; so where we go on is not to be guessed.
+                self._serial += secrets.randbelow(_FAR)
+            else:
+                return self._serial
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
     def by_cookie(self, cookie: int) -> Token | None:
         """The token whose client end has that cookie."""
