@@ -42,6 +42,35 @@ def test_of_somebody_else_is_refused(folder, monkeypatch):
         rd.make_private(folder)
 
 
+def test_place_that_somebody_has_made_before_is_refused(folder, monkeypatch):
+    """Who owns the directory above ours, in /tmp, can put a daemon of his in the place of ours."""
+    folder.chmod(0o1777)
+    (folder / "ours").mkdir(0o700)
+    rd.make_private(folder / "ours" / "a")
+    (folder / "ours").chmod(0o777)
+    with pytest.raises(rd.StartError, match="can be written by everybody"):
+        rd.make_private(folder / "ours" / "a")
+    (folder / "ours").chmod(0o700)
+    if os.getuid():
+        monkeypatch.setattr(os, "getuid", lambda: 12345)
+    else:
+        os.chown(folder / "ours", 12345, 12345)
+    with pytest.raises(rd.StartError, match="ours belongs to uid"):
+        rd.make_private(folder / "ours" / "a")
+
+
+def test_lock_that_cannot_be_made(folder):
+    (folder / rd.LOCK).symlink_to("elsewhere")
+    with pytest.raises(rd.StartError, match="cannot make"), rd.occupied(folder):
+        pass
+
+
+def test_pid_file_that_cannot_be_written(folder):
+    (folder / rd.PID).mkdir()
+    with pytest.raises(rd.StartError, match="cannot write"), rd.occupied(folder):
+        pass
+
+
 def test_symlink_and_file_are_refused(folder):
     (folder / "link").symlink_to(folder)
     (folder / "file").write_text("")

@@ -99,6 +99,7 @@ def make_private(directory: Path, *, shared: bool = False) -> None:
             if shared:
                 directory.chmod(0o711)
         status = directory.lstat()
+        _check_parent(directory.parent)
     except OSError as error:
         raise StartError(f"cannot make {directory}: {error.strerror}") from None
     if not stat.S_ISDIR(status.st_mode):
@@ -110,6 +111,22 @@ def make_private(directory: Path, *, shared: bool = False) -> None:
             f"{directory} is open to others (mode {stat.S_IMODE(status.st_mode):04o})",
             f"chmod 700 {directory}, or choose another with --runtime-dir",
         )
+
+
+def _check_parent(parent: Path) -> None:
+    """A directory in /tmp may be somebody else's who knew its name before us: he can put another daemon in our place.
+
+    Raises:
+        OSError: it cannot be looked at.
+        StartError: it is so.
+    """
+    if not parent.resolve().parent.stat().st_mode & stat.S_IWOTH:
+        return
+    status = parent.resolve().stat()
+    if status.st_uid not in (0, os.getuid()):
+        raise StartError(f"{parent} belongs to uid {status.st_uid}", "choose another with --runtime-dir")
+    if status.st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH:
+        raise StartError(f"{parent} can be written by everybody", f"chmod 700 {parent}")
 
 
 def check_length(path: Path) -> None:
@@ -133,7 +150,10 @@ def occupied(directory: Path) -> Iterator[None]:
     Raises:
         StartError: another daemon runs here.
     """
-    lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise StartError(f"cannot make {directory / LOCK}: {error.strerror}") from None
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -142,8 +162,13 @@ def occupied(directory: Path) -> Iterator[None]:
                 f"a daemon runs in {directory} already{_who(directory)}",
                 "choose another directory with --runtime-dir, or end that one",
             ) from None
+        except OSError as error:
+            raise StartError(f"cannot lock {directory / LOCK}: {error.strerror}") from None
         pid = directory / PID
-        pid.write_text(f"{os.getpid()}\n", encoding="ascii")
+        try:
+            pid.write_text(f"{os.getpid()}\n", encoding="ascii")
+        except OSError as error:
+            raise StartError(f"cannot write {pid}: {error.strerror}") from None
         try:
             yield
         finally:
