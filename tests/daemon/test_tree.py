@@ -229,6 +229,12 @@ class TestParameter:
         (tree.root / DMA_ENTRY_LIMIT).write_text("10")
         assert machine.parameters["dma_entry_limit"] == 10
 
+    def test_file_that_is_longer_than_memory(self, tree, machine):
+        """In a shared daemon anybody may write it."""
+        os.truncate(tree.root / DMA_ENTRY_LIMIT, 1 << 42)
+        assert machine.parameters["dma_entry_limit"] == 65535
+        assert (tree.root / DMA_ENTRY_LIMIT).read_text() == "65535\n"
+
     def test_without_its_file_it_stays(self, tree, machine):
         (tree.root / DMA_ENTRY_LIMIT).unlink()
         assert machine.parameters["dma_entry_limit"] == 65535

@@ -36,6 +36,8 @@ from vfioemu.uapi import constants as c
 log: Final = logging.getLogger(__name__)
 
 _CONFIG_SIZE: Final = 4096
+_WRITTEN: Final = 64
+"""Bytes of a module parameter's file that are looked at; clients can make it as long as they want."""
 
 
 class _Parameters(dict[str, int]):
@@ -101,7 +103,8 @@ class Tree:
     def refresh(self) -> None:
         """Take over what a program has written to the file of a module parameter."""
         try:
-            written = (self.root / sysfs.DMA_ENTRY_LIMIT).read_bytes()
+            with (self.root / sysfs.DMA_ENTRY_LIMIT).open("rb") as file:
+                written = file.read(_WRITTEN)
         except OSError:
             return
         if written == self._limit:
