@@ -189,3 +189,29 @@ async def test_connections_are_bounded(server, monkeypatch):
             await trio.lowlevel.wait_readable(second)
             assert second.recv(100) == b""
         assert await first.call("list")
+
+
+async def test_bug_in_a_command_is_told(server, ctl, monkeypatch, caplog):
+    """A model that somebody else has written may not know what it was given."""
+
+    def buggy(*_):
+        raise OverflowError("a bug")
+
+    monkeypatch.setattr(server.machine, "add_mdev", buggy)
+    with pytest.raises(client.ControlError, match="OverflowError"):
+        await ctl.call("mdev-start", type="dma-engine")
+    assert "a bug" in caplog.text
+    assert (await ctl.call("stats"))["internal_errors"] == 1
+
+
+async def test_line_that_comes_in_single_bytes(server):
+    stream = await trio.open_unix_socket(server.control_path)
+    async with stream:
+        for byte in b'{"execute":"mdev-list"}\n{"execute":"x"}\n':
+            await stream.send_all(bytes([byte]))
+        got = b""
+        with trio.fail_after(5):
+            while got.count(b"\n") < 3:
+                got += await stream.receive_some()
+    assert b'{"return":[]' in got
+    assert b"CommandNotFound" in got

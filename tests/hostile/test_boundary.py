@@ -25,11 +25,27 @@ from vfioemu.wire import messages as m
         b'{"execute":"set-parameter","arguments":{"name":"dma_entry_limit","value":' + b"9" * 400 + b"}}",
         b'{"execute":"mdev-start","arguments":{"type":"dma-engine","options":{"id":1e400}}}',
         b'{"execute":"mdev-start","arguments":{"type":"oracle","options":{"variant":["x"]}}}',
+        b'{"execute":"trace","arguments":{"filters":["/' + b"(" * 1000 + b'"]}}',
+        b'{"execute":"trace","arguments":{"filters":["/a{99999999999999999999}"]}}',
+        b'{"execute":"trace","arguments":{"filters":[' + b'"dma",' * 999 + b'"dma"]}}',
         b'{"execute":"mdev-stop","arguments":{"uuid":"\\ud800"}}',
         b'{"execute":"\\u0000"}',
         b"\xff\xfe",
     ],
-    ids=["array", "nested", "id", "huge", "infinite", "list", "surrogate", "nul", "bytes"],
+    ids=[
+        "array",
+        "nested",
+        "id",
+        "huge",
+        "infinite",
+        "list",
+        "groups",
+        "repeats",
+        "filters",
+        "surrogate",
+        "nul",
+        "bytes",
+    ],
 )
 def test_any_line_on_the_control_socket_is_refused(daemon: DaemonProcess, line):
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:

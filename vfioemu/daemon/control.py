@@ -119,10 +119,12 @@ class ControlServer:
                 await stream.send_all(msgspec.json.encode(d.Greeting(vfioemu=about)) + b"\n")
                 buffer = bytearray()
                 while part := await stream.receive_some():
+                    searched = len(buffer)
                     buffer += part
-                    while (end := buffer.find(b"\n")) >= 0:
+                    while (end := buffer.find(b"\n", searched)) >= 0:
                         line = bytes(buffer[:end])
                         del buffer[: end + 1]
+                        searched = 0
                         if line.strip():
                             answer = self._answer(line)
                             sink, self._sink = self._sink, None
@@ -166,6 +168,11 @@ class ControlServer:
             return d.Answer(value=command(parsed), id=request.id)
         except Refused as error:
             return d.Refusal(error=d.Why(kind=error.kind, desc=str(error)), id=request.id)
+        except Exception as error:
+            self._server.counters.bugs += 1
+            log.error("internal error in %s", request.execute[:100], exc_info=error)
+            why = d.Why(kind="InternalError", desc=f"{request.execute}: {type(error).__name__}: see the log")
+            return d.Refusal(error=why, id=request.id)
 
     # --- commands ---
 

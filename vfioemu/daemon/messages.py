@@ -172,5 +172,5 @@ class Trace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `filters` are what `vfioemu trace -e` takes.
     """
 
-    filters: list[str] = []
+    filters: Annotated[list[Annotated[str, msgspec.Meta(max_length=1024)]], msgspec.Meta(max_length=16)] = []
     limit: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)] = 8

@@ -58,6 +58,12 @@ _NAMES: Final = {
 }
 
 
+_ESCAPED: Final = re.compile(r"\\.", re.DOTALL)
+_REPEATS: Final = re.compile(r"[*+{]|(?<!\()\?")
+_GROUP_REPEATED: Final = re.compile(r"\)\s*[*+{]")
+_MAX_REPEATS: Final = 4
+
+
 def names(event: e.AnyEvent) -> tuple[str, ...]:
     """What an event is called: an ioctl by its name, and that of the feature that it is about."""
     match event:
@@ -140,10 +146,7 @@ def _word(word: str) -> Test:
     if word in ("all", "%all"):
         return lambda _: True
     if word.startswith("/"):
-        try:
-            pattern = re.compile(word[1:], re.IGNORECASE)
-        except re.error as error:
-            raise ValueError(f"{word!r} is no regular expression: {error}") from None
+        pattern = _compiled(word)
         return lambda event: any(pattern.search(name) for name in names(event))
     if any(char in word for char in "*?["):
         folded = word.lower()
@@ -157,6 +160,21 @@ def _word(word: str) -> Test:
             return lambda event: found in names(event)
     known = ", ".join(sorted({*CLASSES, *OTHERS}))
     raise ValueError(f"{word!r} is no call and none of the classes {known}")
+
+
+def _compiled(word: str) -> re.Pattern[str]:
+    """The expression behind the slash.
+
+    A daemon searches with it for each call of anybody, and some expressions take hours for one name: those that repeat what
+    repeats, and those that repeat often. Names are not so long that anybody has to.
+    """
+    plain = _ESCAPED.sub("", word[1:])
+    if _GROUP_REPEATED.search(plain) or len(_REPEATS.findall(plain)) > _MAX_REPEATS:
+        raise ValueError(f"{word[:40]!r} repeats a group, or has more than {_MAX_REPEATS} of * + ? {{")
+    try:
+        return re.compile(word[1:], re.IGNORECASE)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"{word[:40]!r} is no regular expression: {error}") from None
 
 
 def _kind(word: str) -> Test:
