@@ -5,6 +5,8 @@ import os
 import socket
 
 from tests.io.fake import FakeFile, FakeMachine, Raw, serving
+from vfioemu.core.effects import GiveFd, RevokeFd, write_user
+from vfioemu.core.errors import IoctlError
 from vfioemu.uapi.kinds import FdKind
 from vfioemu.wire import messages as m
 from vfioemu.wire import names
@@ -38,3 +40,46 @@ async def test_name_is_free_when_the_token_has_gone():
         await client.call(m.FORGET, 1)
         with open("/proc/net/unix") as table:
             assert served.server.daemon_id.hex() not in table.read()
+
+
+async def test_file_that_is_given_closed_and_then_taken_back():
+    """The client has closed it before the handler knows that it cannot tell the number: that is one release, not two."""
+    machine = FakeMachine()
+    given = FakeFile()
+    file = FakeFile()
+
+    def give(caller, arg):
+        number = yield GiveFd(given)
+        try:
+            yield from write_user(arg, bytes(4))
+        except IoctlError:
+            yield RevokeFd(number)
+            yield from given.release()
+            raise
+        return 0
+
+    file.calls[1] = give
+    machine.nodes["/f"] = file
+    async with serving(machine) as served, Raw(served.path) as client, Raw(served.path) as other:
+        for error in (-14, 0):
+            given.released = 0
+            token = await client.open("/f")
+            await client.start(m.IOCTL, token, 1, 0x1000)
+            await client.receive()
+            number = client.fds.pop()
+            os.close(number)
+            await client.answer(number)
+            ask, _ = await client.receive()
+            assert ask.type == m.WRITE_USER
+            await other.call(m.FORGET, 1)
+            await client.answer(error)
+            if error:
+                ask, _ = await client.receive()
+                assert ask.type == m.REVOKE_FD
+                await client.answer(0)
+            reply, _ = await client.receive()
+            assert m.signed(reply.arg0) == error
+            await other.call(m.FORGET, 1)
+            assert given.released == 1
+        assert len(served.server.tokens) == 2
+    assert given.released == 1

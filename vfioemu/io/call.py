@@ -55,6 +55,7 @@ class Call(Runner):
 
     __slots__ = (
         "_connection",
+        "_gave",
         "_held",
         "_server",
         "_session",
@@ -73,6 +74,7 @@ class Call(Runner):
         self._session = session
         self._connection = connection
         self._held: list[tuple[int, Token]] | None = None
+        self._gave: list[Token] | None = None
         self.given: dict[int, Token] | None = None
         self.seq = 0
         self.base = 0
@@ -93,7 +95,7 @@ class Call(Runner):
         return str(self._session)
 
     def end(self) -> None:
-        """The handler has run to its end: drop the references that it took with TakeFd."""
+        """The handler has run to its end: drop the references that it took with TakeFd and GiveFd."""
         self.result = None
         self.offer = None
         self.given = None
@@ -102,6 +104,10 @@ class Call(Runner):
                 os.close(fd)
                 self._server.tokens.put(token)
             self._held = None
+        if self._gave is not None:
+            for token in self._gave:
+                self._server.tokens.put(token)
+            self._gave = None
 
     # --- memory ---
 
@@ -265,8 +271,12 @@ class Call(Runner):
             tokens.discard(token)
             raise IoctlError(errno.EMFILE, f"the client has no fd left, it says {number}")
         session.prove(token)
-        if self.given is None:
+        # The client may close it at once; whether that is a release, or the handler takes the fd back, is seen at the end.
+        token.users += 1
+        if self.given is None or self._gave is None:
             self.given = {}
+            self._gave = []
+        self._gave.append(token)
         self.given[number] = token
         return number
 
@@ -283,6 +293,7 @@ class Call(Runner):
         token = self.given.pop(effect.number, None) if self.given else None
         if token is None:
             raise AssertionError(f"fd {effect.number} was not given in this call")
+        token.hung = False
         self._server.tokens.discard(token)
         try:
             await self._connection.ask(m.REVOKE_FD, self.seq, effect.number)
