@@ -124,13 +124,16 @@ class Call(Runner):
 
     def _read_process(self, address: int, size: int) -> bytes | None:
         """Read the caller's memory; None if it has to be asked: the mode is so, or the system refuses by now."""
-        if self._session.space.bound is None:
+        bound = self._session.space.bound
+        if bound is None:
             return None
         out = bytearray(size)
         try:
             got = procmem.read_into(self._session.pid, address, out)
         except OSError:
             return None
+        if not bound.alive():  # now: exec() may have come before the read, or in the midst of it
+            raise IoctlError(errno.EFAULT, "the caller has become another program")
         if got < size:
             raise IoctlError(errno.EFAULT, f"the caller's memory at {address + got:#x} cannot be read")
         return bytes(out)
@@ -162,8 +165,11 @@ class Call(Runner):
 
     def _write_process(self, effect: WriteUser) -> bool:
         """Write to the caller's memory; False if it has to be asked, see `_read_process`."""
-        if self._session.space.bound is None:
+        bound = self._session.space.bound
+        if bound is None:
             return False
+        if not bound.alive():
+            raise IoctlError(errno.EFAULT, "the caller has become another program")
         try:
             done = procmem.write(self._session.pid, effect.addr, effect.data)
         except OSError:

@@ -161,7 +161,7 @@ class ClientSpace(AddressSpace):
 
     def gone(self) -> bool:
         """Whether its process has exited or become another program, as far as can be seen from here."""
-        return self.session is None if self.bound is None else self.bound.gone()
+        return self.session is None if self.bound is None else not self.bound.alive()
 
     # --- windows ---
 

@@ -44,13 +44,12 @@ class BoundMemory:
         weakref.finalize(self, os.close, self._maps)
         self._query = True
 
-    def gone(self) -> bool:
-        """Whether nobody uses the address space any more."""
+    def alive(self) -> bool:
+        """Whether its process still runs in it: what is reached by the pid alone is what was meant."""
         try:
-            self._area(0)
-        except IoctlError:
-            return True
-        return False
+            return bool(os.pread(self._mem, 1, 0))
+        except OSError:
+            return True  # only that nothing is mapped there
 
     def read(self, vaddr: int, size: int) -> bytes:
         """Read for a device: EFAULT, EPERM when the address space is gone."""
