@@ -2,6 +2,7 @@
 """The table of tokens, and strangers who do what anybody can."""
 
 import os
+import select
 import socket
 
 from tests.io.fake import FakeFile, FakeMachine, Raw, serving
@@ -83,3 +84,47 @@ async def test_file_that_is_given_closed_and_then_taken_back():
             assert given.released == 1
         assert len(served.server.tokens) == 2
     assert given.released == 1
+
+
+class Data(FakeFile):
+    """A migration stream that ends."""
+
+    def __init__(self, looked):
+        super().__init__(FdKind.DATA)
+        self.looked = looked
+        self.ended = False
+
+    @property
+    def poll_is_final(self):
+        return self.ended
+
+    def poll(self):
+        self.looked.append(self)
+        return 5 if self.ended else 4
+
+
+async def test_streams_that_have_ended_cost_nothing():
+    """A client that keeps them all would slow down each call of anybody."""
+    machine = FakeMachine()
+    looked = []
+    files = []
+
+    def node():
+        files.append(Data(looked))
+        return files[-1]
+
+    machine.nodes["/d"] = node
+    async with serving(machine) as served, Raw(served.path) as client, Raw(served.path) as other:
+        for _ in range(20):
+            await client.open("/d")
+        for file in files[1:]:
+            file.ended = True
+        for _ in range(2):
+            looked.clear()
+            await other.open("/d")
+            await other.call(m.IOCTL, len(files), 7)
+        assert set(looked) == {files[0], *files[-2:]}
+        for fd in client.fds[1:]:
+            poller = select.poll()
+            poller.register(fd, select.POLLIN)
+            assert poller.poll(0)

@@ -77,6 +77,11 @@ class File:
         """poll(2) revents; without a poll operation the kernel says readable and writable."""
         return POLLIN | POLLOUT
 
+    @property
+    def poll_is_final(self) -> bool:
+        """Whether poll() will say the same for as long as the file is open, so that nobody has to look again."""
+        return False
+
     def release(self) -> Steps[None]:
         """The last reference is gone."""
         yield from ()

@@ -286,6 +286,11 @@ class DataFile(File):
             return (POLLIN | POLLOUT) if stream.ready() else 0
         return POLLIN | POLLOUT
 
+    @property
+    def poll_is_final(self) -> bool:
+        """An ended session stays so."""
+        return self.session.ended
+
 
 def next_state(flags: int, current: int, target: int) -> int:
     """vfio_mig_get_next_state(): the next hop for a device with these VFIO_MIGRATION_ flags.

@@ -285,9 +285,10 @@ class Server:
         if self.tracer is None:
             self.release(token.file, sessions)
             return
-        held = self.tracer.mappings()
+        container = self.tracer.container_of(token.file)
+        held = self.tracer.mappings(container)
         self.release(token.file, sessions)
-        self.tracer.closed(token, held - self.tracer.mappings())
+        self.tracer.closed(token, held - self.tracer.mappings(container))
 
     def release(self, file: File, sessions: list[Session]) -> None:
         """Run a file's release(); if it has to wait for a lock, calls of `sessions` wait for it."""

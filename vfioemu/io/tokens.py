@@ -239,9 +239,17 @@ class TokenTable:
     # --- poll() ---
 
     def refresh(self) -> None:
-        """Data may have come or gone: make the tokens of data fds poll accordingly."""
+        """Data may have come or gone: make the tokens of data fds poll accordingly.
+
+        This is done after each call, of anybody. A device has one stream at a time, but a client may keep the fds of all that it
+        ever had; so those that will not change are not looked at again.
+        """
+        final = []
         for token in self._data:
             self._refresh(token)
+            if token.file.poll_is_final:
+                final.append(token)
+        self._data.difference_update(final)
 
     @property
     def has_data(self) -> bool:

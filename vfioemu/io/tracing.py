@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from vfioemu.core.container import Container, ContainerFile
+from vfioemu.core.device_file import DeviceFile
 from vfioemu.core.effects import Effect, Steps
 from vfioemu.core.file import File
+from vfioemu.core.group import GroupFile
 from vfioemu.core.machine import Machine
 from vfioemu.core.regions import OFFSET_SHIFT
 from vfioemu.core.tap import tapped
@@ -270,9 +273,21 @@ class Tracer:
 
     # --- ends ---
 
-    def mappings(self) -> int:
-        """How many mappings all containers have."""
-        return sum(len(c.iommu.map) for c in self._machine.containers.values() if c.iommu is not None)
+    def container_of(self, file: File) -> Container | None:
+        """The one whose mappings may go with a file; to count those of all would take too long for each file of thousands."""
+        match file:
+            case ContainerFile():
+                return file.container
+            case GroupFile():
+                return file.group.container
+            case DeviceFile():
+                return file.device.group.container
+            case _:
+                return None
+
+    def mappings(self, container: Container | None) -> int:
+        """How many mappings a container has."""
+        return 0 if container is None or container.iommu is None else len(container.iommu.map)
 
     def closed(self, token: "Token", mappings: int) -> None:
         """The last reference to a file is gone, and so many mappings with it."""
