@@ -63,6 +63,10 @@ class GroupSpec:
     iommu: IommuSpec | None = None
     viable: bool = True
 
+    def __post_init__(self) -> None:
+        if self.number < 0:
+            raise ValueError(f"the number of a group is {self.number}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceSpec:

@@ -98,6 +98,9 @@ def parse_machine(text: str, path: str | os.PathLike[str] = "machine") -> Machin
         raise ConfigError(path, "", str(error)) from None
     except msgspec.ValidationError as error:
         raise ConfigError(path, *_explain(str(error))) from None
+    except (ValueError, RecursionError) as error:
+        # A number of thousands of digits, arrays of arrays of arrays.
+        raise ConfigError(path, "", str(error)) from None
     groups = []
     devices = []
     for index, group in enumerate(machine.group):
