@@ -440,6 +440,45 @@ async def test_blocked_release_delays_only_its_holders():
         assert holder.released == 1
 
 
+async def test_blocked_release_after_a_call_delays_the_caller():
+    """The file was closed during the call, and fdput() is the last: the caller's next call finds it released."""
+    machine = FakeMachine()
+    lock = Lock("test")
+    file = FakeFile()
+
+    def slow(caller, arg):
+        yield from read_user(arg, 8)
+        return 0
+
+    def release():
+        yield from take(lock)
+        lock.release()
+
+    file.calls[1] = slow
+    file.on_release = release
+    machine.nodes["/f"] = file
+    async with serving(machine) as served, Raw(served.path) as a:
+        token = await a.open("/f")
+        await a.start(m.IOCTL, token, 1, 0x7000_0000_0000)
+        await a.receive()
+        os.close(a.fds.pop())
+        assert lock.acquire(lambda: None)
+        try:
+            async with Raw(served.path) as other:
+                await other.call(m.FORGET, 1)  # the hang-up has been seen
+            await a.answer(0, 8, data=bytes(8))
+            reply, _ = await a.receive()
+            assert reply.arg0 == 0
+            await a.start(m.FORGET, 1)
+            with trio.move_on_after(0.05) as scope:
+                await a.receive()
+            assert scope.cancelled_caught
+        finally:
+            lock.release()
+        await a.receive()
+        await trio.lowlevel.checkpoint()
+
+
 # --- bugs of ours ---
 
 

@@ -102,11 +102,11 @@ class Call(Runner):
         if self._held is not None:
             for fd, token in self._held:
                 os.close(fd)
-                self._server.tokens.put(token)
+                self._server.tokens.put(token, self._session)
             self._held = None
         if self._gave is not None:
             for token in self._gave:
-                self._server.tokens.put(token)
+                self._server.tokens.put(token, self._session)
             self._gave = None
 
     # --- memory ---

@@ -168,7 +168,7 @@ class Channel:
     def _finish(self, token: Token) -> None:
         """The handler has ended: fdput()."""
         self._call.end()
-        self._server.tokens.put(token)
+        self._server.tokens.put(token, self._session)
 
     async def _prove(self, serial: int, fd: int) -> Token | None:
         """Recognise the fd that came with a call as a token, by its cookie; the fd is closed."""

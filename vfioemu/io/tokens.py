@@ -220,12 +220,12 @@ class TokenTable:
         else:
             self._release(token, sessions)
 
-    def put(self, token: Token) -> None:
-        """A call does not refer to the token any more: fdput()."""
+    def put(self, token: Token, session: "Session") -> None:
+        """A call of that session does not refer to the token any more: fdput()."""
         token.users -= 1
         if token.hung and not token.users:
             token.hung = False
-            self._release(token, [])
+            self._release(token, [session])
 
     def _close(self, token: Token) -> None:
         del self._by_fd[token.fd]
