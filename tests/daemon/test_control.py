@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The control socket: every command, and what is refused."""
 
+import contextlib
 import json
 import os
 import socket
@@ -11,6 +12,7 @@ import trio
 from tests.daemon.helpers import DEVICES, MACHINE, pin, set_up
 from vfioemu import client, daemon
 from vfioemu.daemon import control as dc
+from vfioemu.io.limits import Limits
 
 
 @pytest.fixture
@@ -215,3 +217,13 @@ async def test_line_that_comes_in_single_bytes(server):
                 got += await stream.receive_some()
     assert b'{"return":[]' in got
     assert b"CommandNotFound" in got
+
+
+async def test_client_that_never_reads_is_hung_up_on(caplog):
+    async with daemon.running(MACHINE, limits=Limits(ask_timeout=0.2)) as server:
+        stream = await trio.open_unix_socket(server.control_path)
+        async with stream:
+            with trio.fail_after(10), contextlib.suppress(trio.BrokenResourceError):
+                while True:
+                    await stream.send_all(b'{"execute":"metrics"}\n' * 100)
+    assert "does not read" in caplog.text

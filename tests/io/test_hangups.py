@@ -55,7 +55,13 @@ class Watching(FakeFile):
 @pytest.fixture
 async def served():
     machine = FakeMachine()
-    machine.nodes["/f"] = Watching
+    machine.opened = []
+
+    def node():
+        machine.opened.append(Watching())
+        return machine.opened[-1]
+
+    machine.nodes["/f"] = node
     async with serving(machine, ask_timeout=0.5, hello_timeout=0.3) as served:
         yield served
         await until(lambda: not served.server.sessions and not len(served.server.tokens))
@@ -160,3 +166,22 @@ class Reading(FakeFile):
         for _ in range(3):
             yield DmaRead(self.space, arg, 100)
         return 0
+
+
+async def test_bug_behind_a_call_leaves_no_file_open(served, monkeypatch):
+    """Whatever fails between the handler's end and its reply."""
+
+    def buggy(*_):
+        raise ZeroDivisionError("a bug")
+
+    async with Raw(served.path) as client:
+        token = await client.open("/f")
+        with monkeypatch.context() as patch:
+            patch.setattr(served.server, "refused", buggy)
+            await client.start(m.IOCTL, token, 77)
+            await client.ended()
+    await until(lambda: not len(served.server.tokens))
+    (file,) = served.machine.opened
+    assert file.released == 1
+    assert served.server.counters.bugs == 1
+    served.server.counters.bugs = 0

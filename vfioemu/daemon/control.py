@@ -116,7 +116,7 @@ class ControlServer:
         sink = None
         try:
             async with stream:
-                await stream.send_all(msgspec.json.encode(d.Greeting(vfioemu=about)) + b"\n")
+                await self._send(stream, d.Greeting(vfioemu=about))
                 buffer = bytearray()
                 while part := await stream.receive_some():
                     searched = len(buffer)
@@ -128,7 +128,7 @@ class ControlServer:
                         if line.strip():
                             answer = self._answer(line)
                             sink, self._sink = self._sink, None
-                            await stream.send_all(msgspec.json.encode(answer) + b"\n")
+                            await self._send(stream, answer)
                             if sink is not None:
                                 await send_events(sink, stream)
                                 return
@@ -137,6 +137,8 @@ class ControlServer:
                         return
         except trio.BrokenResourceError:
             pass  # it has hung up
+        except trio.TooSlowError:
+            log.warning("control: pid=%d does not read its answer", pid)
         except Exception as error:
             self._server.counters.bugs += 1
             log.error("internal error in a command of pid=%d", pid, exc_info=error)
@@ -144,6 +146,11 @@ class ControlServer:
             self._connections -= 1
             if sink is not None:
                 self._tracer.remove(sink)
+
+    async def _send(self, stream: trio.SocketStream, message: object) -> None:
+        """Send a line. Who does not read it for too long may be dead, with the other end lying in what we have not read."""
+        with trio.fail_after(self._server.limits.ask_timeout):
+            await stream.send_all(msgspec.json.encode(message) + b"\n")
 
     def _answer(self, line: bytes) -> d.Answer | d.Refusal:
         """Execute one request."""

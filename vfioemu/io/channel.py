@@ -41,13 +41,14 @@ class Channel:
         connection: greeted.
     """
 
-    __slots__ = ("_call", "_connection", "_server", "_session")
+    __slots__ = ("_call", "_connection", "_server", "_session", "_token")
 
     def __init__(self, server: "Server", session: "Session", connection: Connection) -> None:
         self._server = server
         self._session = session
         self._connection = connection
         self._call = Call(server, session, connection)
+        self._token: Token | None = None  # of the call in progress
 
     async def serve(self) -> None:
         """Serve calls until the client hangs up.
@@ -72,6 +73,9 @@ class Channel:
                     await self._serve(size)
                 except Gone:
                     return
+                finally:
+                    if self._token is not None:  # a bug of ours; the file is not to stay open for that
+                        self._finish(self._token)
 
     async def _serve(self, size: int) -> None:
         """Answer the call in `packet`."""
@@ -108,8 +112,9 @@ class Channel:
         if tracer is not None:
             record = tracer.begin(session, token, kind, (a0, a1, a2, a3))
             start = record.starter(start)
+        token.users += 1
+        self._token = token
         try:
-            token.users += 1
             if kind == m.IOCTL:
                 call.begin(seq, a1, data, writable=bool(flags & m.F_WRITABLE))
                 effect = start(file.ioctl, caller, a0 & _U32, a1)
@@ -167,6 +172,7 @@ class Channel:
 
     def _finish(self, token: Token) -> None:
         """The handler has ended: fdput()."""
+        self._token = None
         self._call.end()
         self._server.tokens.put(token, self._session)
 
