@@ -227,3 +227,18 @@ async def test_client_that_never_reads_is_hung_up_on(caplog):
                 while True:
                     await stream.send_all(b'{"execute":"metrics"}\n' * 100)
     assert "does not read" in caplog.text
+
+
+@pytest.mark.parametrize("spelling", ["{}", "{{{}}}", "urn:uuid:{}"])
+async def test_mdev_is_stopped_by_whatever_it_was_started_by(ctl, spelling):
+    name = spelling.format("00000000-0000-4000-8000-0000000000AB")
+    assert (await ctl.call("mdev-start", type="dma-engine", uuid=name))["name"] == name.strip("{}")[
+        -36:
+    ].lower()
+    await ctl.call("mdev-stop", uuid=name)
+    assert await ctl.call("mdev-list") == []
+
+
+async def test_address_beyond_64_bits_is_refused(ctl):
+    with pytest.raises(client.ControlError, match="cannot be at"):
+        await ctl.call("mdev-start", type="nvme", options={"addresses": [1 << 70]})

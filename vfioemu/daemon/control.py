@@ -51,6 +51,11 @@ def package_version() -> str:
         return "0"
 
 
+def _spelled(text: str) -> str:
+    """A UUID as its device is called, however it is written; ValueError if it is none."""
+    return str(uuid.UUID(text))
+
+
 class ControlServer:
     """Serves the control socket.
 
@@ -276,7 +281,7 @@ class ControlServer:
         if len(self._mdevs) >= MAX_MDEVS:
             raise Refused("TooManyDevices", f"{MAX_MDEVS} mediated devices exist")
         try:
-            name = str(uuid.UUID(arguments.uuid)) if arguments.uuid else str(uuid.uuid4())
+            name = _spelled(arguments.uuid) if arguments.uuid else str(uuid.uuid4())
         except ValueError:
             raise Refused("BadArguments", f"{arguments.uuid!r} is no UUID") from None
         if any(device.name == name for device in self._machine.devices.values()):
@@ -294,7 +299,10 @@ class ControlServer:
         return next(entry for entry in self._devices() if entry.symbol == name)
 
     def _mdev_stop(self, arguments: d.MdevStop) -> dict[str, str]:
-        name = arguments.uuid.lower()
+        try:
+            name = _spelled(arguments.uuid)
+        except ValueError:
+            name = arguments.uuid
         device = self._machine.devices.get(name)
         if name not in self._mdevs or device is None:
             raise Refused("DeviceNotFound", f"no mediated device {arguments.uuid!r} was started")

@@ -153,7 +153,7 @@ def _locate(function: Function, addresses: object) -> Function:
         raise ValueError(f"addresses: a list of numbers, not {addresses!r}")
     bars = dict(function.bars)
     for index, place in enumerate(addresses):
-        if index not in bars or place <= 0 or place % bars[index].size:
+        if index not in bars or not 0 < place < 1 << 64 or place % bars[index].size:
             raise ValueError(f"addresses: BAR {index} cannot be at {place:#x}")
         bars[index] = replace(bars[index], address=place)
     return replace(function, bars=bars)
