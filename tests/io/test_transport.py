@@ -97,6 +97,35 @@ async def test_offer_is_read_back_as_written(served, session):
     assert bytes(buffer) == b"\1bcd\2\3gh"
 
 
+async def test_what_lies_between_two_writes_is_not_put_back():
+    """A device or a thread may have written there since the call was sent."""
+    machine = FakeMachine()
+    file = FakeFile()
+    address = 0x7000_0000_0000
+    memory = bytearray(b"0123456789abcdef")
+
+    def both_ends(caller, arg):
+        yield from write_user(arg, b"new!")
+        yield from write_user(arg + 12, b"new!")
+        return 0
+
+    file.calls[ECHO] = both_ends
+    machine.nodes["/f"] = file
+    async with serving(machine) as served, Raw(served.path) as raw:
+        token = await raw.open("/f")
+        await raw.start(m.IOCTL, token, ECHO, address, flags=m.F_WRITABLE, data=bytes(memory))
+        memory[6:10] = b"####"
+        while True:
+            message, data = await raw.receive()
+            start = message.arg1 if message.type == m.REPLY else message.arg0 - address
+            memory[start : start + len(data)] = data
+            if message.type == m.REPLY:
+                break
+            assert message.type == m.WRITE_USER
+            await raw.answer(0)
+    assert memory == b"new!45####abnew!"
+
+
 async def test_access_beyond_the_offer_sees_earlier_changes(served, session):
     other = bytearray(16)
     where, keep = address_of(other)

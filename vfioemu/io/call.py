@@ -154,6 +154,9 @@ class Call(Runner):
                 stop = start + len(effect.data)
                 if 0 <= start and stop <= len(self.offer):
                     if stop > start:
+                        if self.high and (start > self.high or stop < self.low):
+                            # What lies between is as it was when the call was sent, and is not ours to put back.
+                            return True, None
                         self.offer[start:stop] = effect.data
                         self.low = min(start, self.low) if self.high else start
                         self.high = max(stop, self.high)
