@@ -121,7 +121,7 @@ class TestBound:
             bound = BoundMemory(child.pid)
             bound._query = query
             assert bound.read(address, 8) == bytes(8)
-            assert not bound.gone()
+            assert bound.alive()
             os.write(child.stdin.fileno(), b"x")
             if end == "exec":
                 os.write(child.stdin.fileno(), b"echo\n")
@@ -133,7 +133,7 @@ class TestBound:
                     access()
                 assert refused.value.errno in (errno.EPERM, errno.EFAULT)
             assert bound.present(address, 1, write=True) == 0
-            assert bound.gone()
+            assert not bound.alive()
 
 
 # --- by address ---
