@@ -122,6 +122,28 @@ def test_default_places(monkeypatch):
     assert rd.default_runtime_dir() == Path(f"/tmp/vfioemu-{os.getuid()}/default")
 
 
+def test_instance_of_somebody_else_is_not_taken_for_ours(folder, monkeypatch):
+    """Who comes first may make /tmp/vfioemu-UID for any uid, and have a daemon of his listen there."""
+    monkeypatch.setenv("VFIOEMU_RUNTIME_DIR", os.fspath(folder / "base"))
+    assert rd.own_runtime_dir("x") == folder / "base" / "x"  # nothing is there: that is seen by connecting
+    rd.make_private(folder / "base" / "x")
+    assert rd.own_runtime_dir("x") == folder / "base" / "x"
+    (folder / "base" / "link").symlink_to("x")
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    for name in ("x", "link"):
+        with pytest.raises(rd.StartError, match="belongs to uid"):
+            rd.own_runtime_dir(name)
+
+
+def test_base_that_a_stranger_may_change_has_no_instance_of_ours(folder, monkeypatch):
+    folder.chmod(0o1777)
+    monkeypatch.setenv("VFIOEMU_RUNTIME_DIR", os.fspath(folder / "base"))
+    rd.make_private(folder / "base" / "x")
+    (folder / "base").chmod(0o777)
+    with pytest.raises(rd.StartError, match="can be written by everybody"):
+        rd.own_runtime_dir("x")
+
+
 async def test_daemon_leaves_nothing_behind(folder):
     directory = folder / "run"
     async with daemon.running(MachineSpec(), directory) as running:

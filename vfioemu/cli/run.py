@@ -18,8 +18,8 @@ import click
 
 from vfioemu.cli import child, program
 from vfioemu.cli.errors import MISSING, USAGE, CommandError
-from vfioemu.cli.where import answer, connected
-from vfioemu.daemon.runtime_dir import ROOT, SOCKET, default_runtime_dir
+from vfioemu.cli.where import answer, connected, directory
+from vfioemu.daemon.runtime_dir import ROOT, SOCKET
 
 log: Final = logging.getLogger(__name__)
 
@@ -214,12 +214,12 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 def _directory(path: str | None, instance: str | None) -> Path:
     """The runtime directory of a daemon that runs."""
-    directory = default_runtime_dir(instance or "default") if path is None else Path(path)
-    if directory.name == SOCKET or directory.is_socket():
-        directory = directory.parent
-    if not (directory / SOCKET).exists():
-        raise CommandError(f"no daemon runs in {directory}", "`vfioemu serve --runtime-dir DIR` starts one")
-    return directory.resolve()
+    place = directory(None if path is None else Path(path), instance or "default")
+    if place.name == SOCKET or place.is_socket():
+        place = place.parent
+    if not (place / SOCKET).exists():
+        raise CommandError(f"no daemon runs in {place}", "`vfioemu serve --runtime-dir DIR` starts one")
+    return place.resolve()
 
 
 def _devices(directory: Path) -> list[Mapping[str, str]]:

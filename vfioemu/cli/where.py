@@ -9,7 +9,7 @@ import click
 
 from vfioemu.asking import ControlSocket, Refused
 from vfioemu.cli.errors import CommandError
-from vfioemu.daemon.runtime_dir import CONTROL, default_runtime_dir
+from vfioemu.daemon.runtime_dir import CONTROL, StartError, own_runtime_dir
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,8 +31,17 @@ def runtime_dir_option(function: F) -> F:
 
 
 def directory(runtime_dir: Path | None, instance: str) -> Path:
-    """The directory that the options mean."""
-    return runtime_dir if runtime_dir is not None else default_runtime_dir(instance)
+    """The directory that the options mean.
+
+    Raises:
+        CommandError: it is the instance of somebody else.
+    """
+    if runtime_dir is not None:
+        return runtime_dir
+    try:
+        return own_runtime_dir(instance)
+    except StartError as error:
+        raise CommandError(str(error), error.hint) from None
 
 
 def connected(directory: Path, timeout: float | None = None) -> ControlSocket:

@@ -29,7 +29,7 @@ _LONGEST_BASE: Final = 70
 
 
 class StartError(Exception):
-    """The daemon cannot start here; the text says why, `hint` what to do."""
+    """A daemon cannot start here, or none of ours has; the text says why, `hint` what to do."""
 
     def __init__(self, why: str, hint: str = "") -> None:
         super().__init__(why)
@@ -43,6 +43,25 @@ def default_runtime_dir(instance: str = "default") -> Path:
     if base := os.environ.get("XDG_RUNTIME_DIR"):
         return Path(base) / "vfioemu" / instance
     return Path(f"/tmp/vfioemu-{os.getuid()}") / instance
+
+
+def own_runtime_dir(instance: str) -> Path:
+    """Where a daemon of our own is looked for by its instance's name. Whether one runs there is seen by connecting.
+
+    Raises:
+        StartError: somebody else was there first, and could have any daemon listen.
+    """
+    directory = default_runtime_dir(instance)
+    try:
+        owner = directory.lstat().st_uid
+        _check_parent(directory.parent)
+    except OSError:
+        return directory
+    if owner != os.getuid():
+        raise StartError(
+            f"{directory} belongs to uid {owner}", "the daemon of somebody else is named by its directory"
+        )
+    return directory
 
 
 def volatile_base() -> Path:
