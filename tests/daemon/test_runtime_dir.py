@@ -36,6 +36,12 @@ def test_open_to_others_is_refused(folder):
     rd.make_private(folder, shared=True)
 
 
+def test_private_one_is_opened_when_it_is_shared(folder):
+    rd.make_private(folder / "a")
+    rd.make_private(folder / "a", shared=True)
+    assert stat.S_IMODE((folder / "a").stat().st_mode) == 0o711
+
+
 def test_of_somebody_else_is_refused(folder, monkeypatch):
     monkeypatch.setattr(os, "getuid", lambda: 12345)
     with pytest.raises(rd.StartError, match="belongs to"):

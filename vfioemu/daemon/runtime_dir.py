@@ -115,8 +115,6 @@ def make_private(directory: Path, *, shared: bool = False) -> None:
         directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             directory.mkdir(mode=0o700)
-            if shared:
-                directory.chmod(0o711)
         status = directory.lstat()
         _check_parent(directory.parent)
     except OSError as error:
@@ -130,6 +128,8 @@ def make_private(directory: Path, *, shared: bool = False) -> None:
             f"{directory} is open to others (mode {stat.S_IMODE(status.st_mode):04o})",
             f"chmod 700 {directory}, or choose another with --runtime-dir",
         )
+    if shared:
+        directory.chmod(0o711)
 
 
 def _check_parent(parent: Path) -> None:
