@@ -56,6 +56,16 @@ def test_unmap_all_takes_all(rig, wanted):
     assert client.gauges()["dma_avail"] == 65535
 
 
+@pytest.mark.parametrize("profile", ["linux-6.12", "linux-7.2"])
+def test_unmap_of_the_whole_address_space_counts_in_64_bits(rig, profile):
+    client = rig(profile=profile)
+    assert client.map(0, TOP - PAGE, vaddr=0) == 0
+    assert client.map(TOP - PAGE, PAGE) == 0
+
+    assert client.unmap(0, 0, ALL) == 0
+    assert client.gauges()["mappings"] == 0
+
+
 @given(
     flags=st.integers(0, 15),
     iova=st.sampled_from([0, 0x800, PAGE, TOP - PAGE]),

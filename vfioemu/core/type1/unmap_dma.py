@@ -45,7 +45,8 @@ def unmap_dma(iommu: Iommu, caller: Caller, arg: int) -> Steps[int]:
         verify_bitmap(request.size, bitmap)
     walk = _Unmap(iommu, request, bitmap)
     yield from walk.run()
-    yield from write_user(arg, IommuType1DmaUnmap.CODEC.pack(argsz, flags, request.iova, walk.unmapped))
+    unmapped = walk.unmapped & U64_MAX  # a size_t: all of the address space is 0
+    yield from write_user(arg, IommuType1DmaUnmap.CODEC.pack(argsz, flags, request.iova, unmapped))
     return 0
 
 
