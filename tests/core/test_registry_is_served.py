@@ -50,7 +50,7 @@ class Client:
             assert self(FdKind.DEVICE, constants.VFIO_DEVICE_FEATURE).ret == 0
             data_fd = self.process.memory.peek(self.page + 12, 4)
             self.fds[FdKind.DATA] = int.from_bytes(data_fd, "little")
-            self.fds[FdKind.DMA_BUF] = self.process.install(OpenFile(DmaBuf()))
+            self.fds[FdKind.DMA_BUF] = self.process.install(OpenFile(DmaBuf(2)))
 
     def put(self, data):
         self.process.memory.poke(self.page, data)

@@ -570,6 +570,53 @@ def test_dma_buffers_of_linux_7(bench):
         assert refused.err == answer
 
 
+@pytest.mark.parametrize("bar", [5, 6, 9])
+@pytest.mark.parametrize(
+    "ranges", [b"", struct.pack("<2Q", 1, PAGE), struct.pack("<2Q", 0, 0), struct.pack("<2Q", 0, PAGE)]
+)
+def test_a_dma_buffer_of_no_bar_is_refused_before_its_ranges_are_read(bench, bar, ranges):
+    bench.iommu.profile = LINUX_7_2
+    for count in (1, 1 << 18, (1 << 32) - 1):
+        assert bench.feature(DMA_BUF, struct.pack("<4I", bar, 2, 0, count) + ranges)[0].err == "ENODEV"
+    for count, flags in ((0, 0), (1, 1)):
+        assert bench.feature(DMA_BUF, struct.pack("<4I", bar, 2, flags, count) + ranges)[0].err == "EINVAL"
+
+
+@pytest.mark.parametrize("bar", [1, 3])
+def test_ranges_of_a_dma_buffer_are_read_before_they_are_looked_at(bench, bar):
+    bench.iommu.profile = LINUX_7_2
+    head = (24).to_bytes(4, "little") + DMA_BUF.to_bytes(4, "little")
+    at = bench.arg + (64 << 10) - 24
+    for count, answer in ((1, "EFAULT"), (1 << 18, "EFAULT"), ((1 << 18) + 1, "ENOMEM")):
+        bench.process.memory.write(at, head + struct.pack("<4I", bar, 2, 0, count))
+        assert bench.process.ioctl(bench.fd, c.VFIO_DEVICE_FEATURE, at).err == answer
+
+
+@pytest.mark.parametrize(
+    ("flags", "readable", "writable"),
+    [
+        (os.O_RDONLY, True, False),
+        (os.O_WRONLY, False, True),
+        (os.O_RDWR, True, True),
+        (os.O_ACCMODE, False, False),
+        (0xFFFFFFFF, False, False),
+        (os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, True, False),
+    ],
+)
+def test_a_dma_buffer_is_open_for_what_its_open_flags_say(bench, flags, readable, writable):
+    bench.iommu.profile = LINUX_7_2
+    process = bench.process
+    made = bench.feature(DMA_BUF, struct.pack("<4I2Q", 3, flags, 0, 1, 0, PAGE))[0].ret
+
+    assert process.read(made, bench.arg, 4).err == ("EINVAL" if readable else "EBADF")
+    assert process.write(made, bench.arg, 4).err == ("EINVAL" if writable else "EBADF")
+    assert process.pread(made, bench.arg, 4, 0).err == "ESPIPE"
+    assert process.pwrite(made, bench.arg, 4, 0).err == "ESPIPE"
+    for prot, may in (("none", readable), ("r", readable), ("rw", readable and writable)):
+        assert process.mmap(made, PAGE, prot, 0).err == ("EINVAL" if may else "EACCES")
+    assert process.poll(made) == 5
+
+
 def test_only_functions_that_may_have_virtual_ones_take_a_token():
     token = bytes(range(16))
     uuid = "00010203-0405-0607-0809-0a0b0c0d0e0f"

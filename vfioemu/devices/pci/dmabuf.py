@@ -6,7 +6,9 @@ ask whether it is ready, and to close it.
 """
 
 import errno
+import os
 from collections.abc import Mapping
+from mmap import PROT_WRITE
 from typing import Final
 
 from vfioemu.core.caller import Caller
@@ -27,9 +29,18 @@ _SWIOTLB: Final = 1 << 63
 
 
 class DmaBuf(File):
-    """A DMA buffer ("dmabuf"): without fences it is always ready, and vfio-pci's cannot be mapped or read."""
+    """A DMA buffer ("dmabuf"): without fences it is always ready, and vfio-pci's cannot be mapped or read.
+
+    Args:
+        open_flags: as of open(2): what it is open for decides who is refused with what.
+    """
 
     kind = FdKind.DMA_BUF
+
+    def __init__(self, open_flags: int) -> None:
+        mode = open_flags & os.O_ACCMODE
+        self._readable = mode in (os.O_RDONLY, os.O_RDWR)
+        self._writable = mode in (os.O_WRONLY, os.O_RDWR)
 
     def ioctl(self, caller: Caller, cmd: int, arg: int) -> Steps[int]:
         """ENOTTY."""
@@ -37,10 +48,36 @@ class DmaBuf(File):
         yield from ()
         raise IoctlError(errno.ENOTTY, f"a DMA buffer has no ioctl {cmd:#x}")
 
-    def mmap(self, caller: Caller, offset: int, size: int, prot: int, shared: bool) -> Steps[Mapped]:
-        """dma_buf_mmap_internal(): EINVAL, as the exporter has no mmap operation."""
-        del caller, offset, size, prot, shared
+    def read(self, caller: Caller, addr: int, size: int) -> Steps[int]:
+        """EBADF when it is not open for reading, or EINVAL."""
+        if not self._readable:
+            raise IoctlError(errno.EBADF, "the open_flags of this DMA buffer are not for reading")
+        return (yield from super().read(caller, addr, size))
+
+    def write(self, caller: Caller, addr: int, size: int) -> Steps[int]:
+        """EBADF when it is not open for writing, or EINVAL."""
+        if not self._writable:
+            raise IoctlError(errno.EBADF, "the open_flags of this DMA buffer are not for writing")
+        return (yield from super().write(caller, addr, size))
+
+    def pread(self, caller: Caller, addr: int, size: int, offset: int) -> Steps[int]:
+        """ESPIPE: alloc_file_pseudo() gives no FMODE_PREAD."""
+        del caller, addr, size, offset
         yield from ()
+        raise IoctlError(errno.ESPIPE, "a DMA buffer cannot be read at an offset")
+
+    def pwrite(self, caller: Caller, addr: int, size: int, offset: int) -> Steps[int]:
+        """ESPIPE: alloc_file_pseudo() gives no FMODE_PWRITE."""
+        del caller, addr, size, offset
+        yield from ()
+        raise IoctlError(errno.ESPIPE, "a DMA buffer cannot be written at an offset")
+
+    def mmap(self, caller: Caller, offset: int, size: int, prot: int, shared: bool) -> Steps[Mapped]:
+        """EACCES for what it is not open for (do_mmap()); else EINVAL, as the exporter has no mmap operation."""
+        del caller, offset, size
+        yield from ()
+        if not self._readable or (shared and prot & PROT_WRITE and not self._writable):
+            raise IoctlError(errno.EACCES, f"prot {prot:#x}: the open_flags of this DMA buffer forbid it")
         raise IoctlError(errno.EINVAL, "a DMA buffer of vfio-pci cannot be mapped")
 
 
@@ -54,8 +91,9 @@ def get(bars: Mapping[int, Bar], addresses: Mapping[int, int], arg: int) -> Step
     asked = DeviceFeatureDmaBuf.parse((yield from read_user(arg, DeviceFeatureDmaBuf.SIZE)))
     if not asked.nr_ranges or asked.flags:
         raise IoctlError(errno.EINVAL, f"nr_ranges {asked.nr_ranges}, flags {asked.flags:#x}")
-    if asked.region_index >= r.ROM_BAR:
-        raise IoctlError(errno.ENODEV, f"region_index {asked.region_index} is no BAR")
+    bar = bars.get(asked.region_index) if asked.region_index < r.ROM_BAR else None
+    if bar is None:  # also one that was never claimed, which is asked before the ranges are read
+        raise IoctlError(errno.ENODEV, f"region_index {asked.region_index} is no BAR of the function")
     size = asked.nr_ranges * RegionDmaRange.SIZE
     if size > _LARGEST_COPY:
         raise IoctlError(errno.ENOMEM, f"nr_ranges {asked.nr_ranges} take {size} bytes")
@@ -63,13 +101,10 @@ def get(bars: Mapping[int, Bar], addresses: Mapping[int, int], arg: int) -> Step
     step = RegionDmaRange.SIZE
     ranges = [RegionDmaRange.parse(data[i : i + step]) for i in range(0, size, step)]
     _validate(ranges)
-    bar = bars.get(asked.region_index)
-    if bar is None:
-        raise IoctlError(errno.ENODEV, f"region_index {asked.region_index}: there is no such BAR")
     if bar.kind == "io":
         raise IoctlError(errno.EINVAL, f"region_index {asked.region_index}: the BAR is no memory")
     _locate(ranges, addresses[asked.region_index], bar.size)
-    number: int = yield GiveFd(DmaBuf())
+    number: int = yield GiveFd(DmaBuf(asked.open_flags))
     return number
 
 
