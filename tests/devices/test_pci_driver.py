@@ -617,6 +617,26 @@ def test_a_dma_buffer_is_open_for_what_its_open_flags_say(bench, flags, readable
     assert process.poll(made) == 5
 
 
+@pytest.mark.parametrize(
+    ("cmd", "payload", "answer"),
+    [(0x40086200, flags.to_bytes(8, "little"), None) for flags in (1, 2, 3, 5, 6, 7)]
+    + [(0x40086200, flags.to_bytes(8, "little"), "EINVAL") for flags in (0, 4, 8, 9, 1 << 32 | 1)]
+    + [(0x40086200, b"\1" + bytes(6), "EFAULT")]
+    + [(cmd, b"\0", None) for cmd in (0x40046201, 0x40086201)]
+    + [(0x40086201, b"n" * 31 + b"\0", None), (0x40086201, b"n" * 32 + b"\0", "EINVAL")]
+    + [(0x40086201, b"n" * 31, "EFAULT"), (0x40046200, bytes(8), "ENOTTY"), (0x6200, bytes(8), "ENOTTY")],
+)
+def test_the_ioctls_of_a_dma_buffer_change_nothing(bench, cmd, payload, answer):
+    """Each payload ends where memory ends."""
+    bench.iommu.profile = LINUX_7_2
+    made = dma_buf(bench, 3, (0, PAGE)).ret
+    at = bench.arg + (64 << 10) - len(payload)
+    bench.process.memory.write(at, payload)
+
+    assert bench.process.ioctl(made, cmd, at).err == answer
+    assert bench.process.memory.read(at, len(payload)) == payload
+
+
 def test_only_functions_that_may_have_virtual_ones_take_a_token():
     token = bytes(range(16))
     uuid = "00010203-0405-0607-0809-0a0b0c0d0e0f"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """VFIO_DEVICE_FEATURE_DMA_BUF: a part of a BAR as an fd that other drivers could import.
 
-Kernel: drivers/vfio/pci/vfio_pci_dmabuf.c of Linux 7.2. No driver here imports one, so what can be done with the fd is to
-ask whether it is ready, and to close it.
+Kernel: drivers/vfio/pci/vfio_pci_dmabuf.c of Linux 7.2. No driver here imports one, so there is little to do with the fd:
+to ask whether it is ready, the ioctls of drivers/dma-buf/dma-buf.c, and to close it.
 """
 
 import errno
@@ -27,6 +27,13 @@ _LARGEST_COPY: Final = 4 << 20
 _SWIOTLB: Final = 1 << 63
 """DMA_IOVA_USE_SWIOTLB, a bit that no length may have."""
 
+_SYNC: Final = 0x40086200
+"""DMA_BUF_IOCTL_SYNC; this and the following from linux/dma-buf.h."""
+_SYNC_RW: Final = 3
+_SYNC_KNOWN: Final = 7
+_SET_NAME: Final = frozenset({0x40046201, 0x40086201})
+_NAME_SIZE: Final = 32
+
 
 class DmaBuf(File):
     """A DMA buffer ("dmabuf"): without fences it is always ready, and vfio-pci's cannot be mapped or read.
@@ -43,9 +50,18 @@ class DmaBuf(File):
         self._writable = mode in (os.O_WRONLY, os.O_RDWR)
 
     def ioctl(self, caller: Caller, cmd: int, arg: int) -> Steps[int]:
-        """ENOTTY."""
-        del caller, arg
-        yield from ()
+        """dma_buf_ioctl(): SYNC and SET_NAME, which change nothing here: EFAULT, EINVAL; ENOTTY for any other."""
+        del caller
+        if cmd == _SYNC:
+            flags = int.from_bytes((yield from read_user(arg, 8)), "little")
+            if flags & ~_SYNC_KNOWN or not flags & _SYNC_RW:
+                raise IoctlError(errno.EINVAL, f"DMA_BUF_IOCTL_SYNC with flags {flags:#x}")
+            return 0
+        if cmd in _SET_NAME:
+            for place in range(arg, arg + _NAME_SIZE):
+                if (yield from read_user(place, 1)) == b"\0":
+                    return 0
+            raise IoctlError(errno.EINVAL, f"the name does not end within {_NAME_SIZE} bytes")
         raise IoctlError(errno.ENOTTY, f"a DMA buffer has no ioctl {cmd:#x}")
 
     def read(self, caller: Caller, addr: int, size: int) -> Steps[int]:
