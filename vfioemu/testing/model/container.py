@@ -191,7 +191,7 @@ class Container:
         else:
             for mapping in touched:
                 self._remove(mapping, iova, bitmap)
-        return sum(mapping.size for mapping in touched)
+        return sum(mapping.size for mapping in touched) & ((1 << 64) - 1)
 
     def _remove(self, mapping: Mapping, base: int, bitmap: UserBitmap | None) -> None:
         if mapping.pins:
