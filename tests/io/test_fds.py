@@ -2,6 +2,7 @@
 """Fds that clients send are looked at without waiting for whoever holds up what is behind them."""
 
 import ctypes
+import errno
 import fcntl
 import mmap
 import os
@@ -189,3 +190,30 @@ async def test_proof_that_is_repeated_at_the_limit():
         token = await client.open("/f")
         reply, _ = await client.call(m.IOCTL, token, 1, fd=client.fds[0])
         assert m.signed(reply.arg0) == -25
+
+
+async def test_close_that_fails(monkeypatch):
+    """What FUSE answers to a flush is what close() returns: the fd is closed all the same, and it is nobody's error here."""
+    real = os.close
+    failed = []
+
+    def close(fd):
+        foreign = os.readlink(f"/proc/self/fd/{fd}") == "/dev/null"
+        real(fd)
+        if foreign:
+            failed.append(fd)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async with serving() as served:
+        with open("/dev/null", "rb") as null:
+            monkeypatch.setattr(os, "close", close)
+            async with Raw(served.path) as client:
+                reply, _ = await client.call(m.IOCTL, 1, 1, fd=null.fileno())
+                assert m.signed(reply.arg0) == -errno.EBADF
+            with trio.fail_after(PATIENCE):
+                while served.server._graveyard.pending(os.getuid()) or not failed:
+                    await trio.lowlevel.checkpoint()
+            async with Raw(served.path):
+                pass
+            monkeypatch.undo()
+        assert served.server.counters.bugs == 0

@@ -6,6 +6,7 @@ socket cookie, or by the link in /proc/self/fd, which the kernel makes up from n
 a worker thread.
 """
 
+import contextlib
 import ctypes
 import os
 import socket
@@ -116,4 +117,6 @@ def _work(job: Callable[[int], None], fds: list[int]) -> None:
     try:
         job(fd)
     finally:
-        os.close(fd)
+        # The fd is gone whatever close() returns: what a file system on FUSE said to the flush, which is nobody's error here.
+        with contextlib.suppress(OSError):
+            os.close(fd)
