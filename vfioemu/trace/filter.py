@@ -59,9 +59,10 @@ _NAMES: Final = {
 
 
 _ESCAPED: Final = re.compile(r"\\.", re.DOTALL)
-_REPEATS: Final = re.compile(r"[*+{]|(?<!\()\?")
-_GROUP_REPEATED: Final = re.compile(r"\)\s*[*+{]")
+_REPEATS: Final = re.compile(r"[*+{(]|(?<!\()\?")
+_GROUP_REPEATED: Final = re.compile(r"\)\s*[*+{]|#")  # a comment may stand between the two
 _MAX_REPEATS: Final = 4
+_MAX_CHOICES: Final = 16
 
 
 def names(event: e.AnyEvent) -> tuple[str, ...]:
@@ -166,15 +167,18 @@ def _compiled(word: str) -> re.Pattern[str]:
     """The expression behind the slash.
 
     A daemon searches with it for each call of anybody, and some expressions take hours for one name: those that repeat what
-    repeats, and those that repeat often. Names are not so long that anybody has to.
+    repeats, those that repeat often, and those that choose again and again. Names are not so long that anybody has to.
     """
     plain = _ESCAPED.sub("", word[1:])
-    if _GROUP_REPEATED.search(plain) or len(_REPEATS.findall(plain)) > _MAX_REPEATS:
-        raise ValueError(f"{word[:40]!r} repeats a group, or has more than {_MAX_REPEATS} of * + ? {{")
     try:
-        return re.compile(word[1:], re.IGNORECASE)
+        pattern = re.compile(word[1:], re.IGNORECASE)
     except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"{word[:40]!r} is no regular expression: {error}") from None
+    if _GROUP_REPEATED.search(plain) or len(_REPEATS.findall(plain)) > _MAX_REPEATS:
+        raise ValueError(f"{word[:40]!r} repeats a group, has a #, or more than {_MAX_REPEATS} of * + ? {{ (")
+    if plain.count("|") > _MAX_CHOICES:
+        raise ValueError(f"{word[:40]!r} has more than {_MAX_CHOICES} of |")
+    return pattern
 
 
 def _kind(word: str) -> Test:
