@@ -131,7 +131,8 @@ def test_default_places(monkeypatch):
 def test_instance_of_somebody_else_is_not_taken_for_ours(folder, monkeypatch):
     """Who comes first may make /tmp/vfioemu-UID for any uid, and have a daemon of his listen there."""
     monkeypatch.setenv("VFIOEMU_RUNTIME_DIR", os.fspath(folder / "base"))
-    assert rd.own_runtime_dir("x") == folder / "base" / "x"  # nothing is there: that is seen by connecting
+    with pytest.raises(rd.StartError, match=r"no daemon runs in .*base/x: No such file"):
+        rd.own_runtime_dir("x")  # by the time we connect there could be his
     rd.make_private(folder / "base" / "x")
     assert rd.own_runtime_dir("x") == folder / "base" / "x"
     (folder / "base" / "link").symlink_to("x")
@@ -148,6 +149,38 @@ def test_base_that_a_stranger_may_change_has_no_instance_of_ours(folder, monkeyp
     (folder / "base").chmod(0o777)
     with pytest.raises(rd.StartError, match="can be written by everybody"):
         rd.own_runtime_dir("x")
+
+
+def test_base_of_a_stranger_without_an_instance_is_not_taken_for_ours(folder, monkeypatch):
+    """He can put one there, and take it away, at any moment."""
+    folder.chmod(0o1777)
+    monkeypatch.setenv("VFIOEMU_RUNTIME_DIR", os.fspath(folder / "base"))
+    (folder / "base").mkdir(0o755)
+    if os.getuid():
+        monkeypatch.setattr(os, "getuid", lambda: 12345)
+    else:
+        os.chown(folder / "base", 12345, 12345)
+    with pytest.raises(rd.StartError, match="base belongs to uid"):
+        rd.own_runtime_dir("x")
+
+
+def test_link_of_a_stranger_is_not_followed_to_ours(folder, monkeypatch):
+    """It leads where he wants, when he wants; a link of our own may lie in /tmp."""
+    (folder / "open").mkdir()
+    (folder / "open").chmod(0o1777)
+    rd.make_private(folder / "real" / "x")
+    link = folder / "open" / "base"
+    link.symlink_to(folder / "real")
+    monkeypatch.setenv("VFIOEMU_RUNTIME_DIR", os.fspath(link))
+    assert rd.own_runtime_dir("x") == link / "x"
+    if os.getuid():
+        monkeypatch.setattr(os, "getuid", lambda: 12345)
+    else:
+        os.lchown(link, 12345, 12345)
+    with pytest.raises(rd.StartError, match="base belongs to uid"):
+        rd.own_runtime_dir("x")
+    with pytest.raises(rd.StartError, match="base belongs to uid"):
+        rd.make_private(link / "x")
 
 
 async def test_daemon_leaves_nothing_behind(folder):

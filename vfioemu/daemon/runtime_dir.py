@@ -49,14 +49,17 @@ def own_runtime_dir(instance: str) -> Path:
     """Where a daemon of our own is looked for by its instance's name. Whether one runs there is seen by connecting.
 
     Raises:
-        StartError: somebody else was there first, and could have any daemon listen.
+        StartError: nothing is there, which somebody else could change before we connect; or he was there first, and could
+            have any daemon listen.
     """
     directory = default_runtime_dir(instance)
     try:
-        owner = directory.lstat().st_uid
         _check_parent(directory.parent)
-    except OSError:
-        return directory
+        owner = directory.lstat().st_uid
+    except OSError as error:
+        raise StartError(
+            f"no daemon runs in {directory}: {error.strerror}", "`vfioemu serve` starts one"
+        ) from None
     if owner != os.getuid():
         raise StartError(
             f"{directory} belongs to uid {owner}", "the daemon of somebody else is named by its directory"
@@ -115,8 +118,8 @@ def make_private(directory: Path, *, shared: bool = False) -> None:
         directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             directory.mkdir(mode=0o700)
-        status = directory.lstat()
         _check_parent(directory.parent)
+        status = directory.lstat()
     except OSError as error:
         raise StartError(f"cannot make {directory}: {error.strerror}") from None
     if not stat.S_ISDIR(status.st_mode):
@@ -129,7 +132,10 @@ def make_private(directory: Path, *, shared: bool = False) -> None:
             f"chmod 700 {directory}, or choose another with --runtime-dir",
         )
     if shared:
-        directory.chmod(0o711)
+        try:
+            directory.chmod(0o711)
+        except OSError as error:
+            raise StartError(f"cannot open {directory} to others: {error.strerror}") from None
 
 
 def _check_parent(parent: Path) -> None:
@@ -139,13 +145,16 @@ def _check_parent(parent: Path) -> None:
         OSError: it cannot be looked at.
         StartError: it is so.
     """
-    if not parent.resolve().parent.stat().st_mode & stat.S_IWOTH:
-        return
-    status = parent.resolve().stat()
-    if status.st_uid not in (0, os.getuid()):
-        raise StartError(f"{parent} belongs to uid {status.st_uid}", "choose another with --runtime-dir")
-    if status.st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH:
-        raise StartError(f"{parent} can be written by everybody", f"chmod 700 {parent}")
+    for place in (parent.absolute(), parent.resolve()):  # who owns a link can have it lead elsewhere
+        if not place.parent.stat().st_mode & stat.S_IWOTH:
+            continue
+        status = place.lstat()
+        if status.st_uid not in (0, os.getuid()):
+            raise StartError(f"{parent} belongs to uid {status.st_uid}", "choose another with --runtime-dir")
+        if stat.S_ISLNK(status.st_mode):
+            continue
+        if status.st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH:
+            raise StartError(f"{parent} can be written by everybody", f"chmod 700 {parent}")
 
 
 def check_length(path: Path) -> None:
