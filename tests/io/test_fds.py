@@ -217,3 +217,28 @@ async def test_close_that_fails(monkeypatch):
                 pass
             monkeypatch.undo()
         assert served.server.counters.bugs == 0
+
+
+async def test_user_who_may_have_no_more_threads(monkeypatch, caplog):
+    """RLIMIT_NPROC counts what all programs of the user have: the fd waits, and nothing ends."""
+    real = trio.to_thread.run_sync
+    failures = [RuntimeError("can't start new thread")] * 2
+
+    async def run_sync(*args, **options):
+        if failures:
+            raise failures.pop()
+        return await real(*args, **options)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+    monkeypatch.setattr(fds, "_PAUSE", 0.01)
+    before = open_fds()
+    account = Account(1, 1, Ledger())
+    async with trio.open_nursery() as nursery:
+        graveyard = Graveyard(nursery)
+        graveyard.bury(os.open("/dev/null", os.O_RDONLY), account)
+        with trio.fail_after(PATIENCE):
+            while account.burials:
+                await trio.lowlevel.checkpoint()
+    assert not failures
+    assert open_fds() == before
+    assert "can't start new thread" in caplog.text

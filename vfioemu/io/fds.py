@@ -8,6 +8,7 @@ a worker thread.
 
 import contextlib
 import ctypes
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -18,8 +19,11 @@ import trio
 if TYPE_CHECKING:
     from vfioemu.io.session import Account
 
+log: Final = logging.getLogger(__name__)
+
 _THREADS: Final = 16
 """Of each user."""
+_PAUSE: Final = 1.0
 _SO_COOKIE: Final = 57
 _getsockopt: Final = ctypes.CDLL(None).getsockopt
 
@@ -94,10 +98,16 @@ class Graveyard:
         if threads is None:
             threads = self._threads[account.uid] = trio.CapacityLimiter(_THREADS)
         try:
-            await trio.to_thread.run_sync(_work, job, fds, abandon_on_cancel=True, limiter=threads)
+            while fds:
+                try:
+                    await trio.to_thread.run_sync(_work, job, fds, abandon_on_cancel=True, limiter=threads)
+                except RuntimeError as error:  # the system has no thread for us now
+                    log.warning("closing what a client has sent: %s", error)
+                    await trio.sleep(_PAUSE)
         finally:
             if fds:  # cancelled, and perhaps no thread had begun; whichever begins first takes the fd
-                trio.lowlevel.start_thread_soon(lambda: _work(job, fds), lambda _: None)
+                with contextlib.suppress(RuntimeError):
+                    trio.lowlevel.start_thread_soon(lambda: _work(job, fds), lambda _: None)
             self._pending[account.uid] -= 1
             account.burial_ends()
             if done is not None:
