@@ -67,6 +67,7 @@ def test_empty_file_is_an_empty_machine():
         ("memlock = " + "9" * 5000, "", "digits"),
         ("memlock = " + "[" * 5000, "", "recursion"),
         ("[[group]]\nnumber = -1", "group[0]", "-1"),
+        ("[[group]]\nnumber = 2147483648", "group[0]", "2147483648"),
         ("[[group]]", "group[0].number", "missing"),
         ("[[group]]\nnumber = 'x'", "group[0].number", "expected int"),
         ("[[group]]\nnumber = 1\n[[group]]\nnumber = 1", "", "same number"),

@@ -64,7 +64,9 @@ class GroupSpec:
     viable: bool = True
 
     def __post_init__(self) -> None:
-        if self.number < 0:
+        if (
+            not 0 <= self.number < 1 << 31
+        ):  # an int of the kernel; VFIO_DEVICE_GET_PCI_HOT_RESET_INFO has 32 bits for it
             raise ValueError(f"the number of a group is {self.number}")
 
 
