@@ -219,8 +219,10 @@ class Instance:
         daemon, self._daemon = self._daemon, None
         try:
             if daemon is not None:
-                daemon.stop()
-                self._hand_in()
+                try:
+                    daemon.stop()
+                finally:
+                    self._hand_in()  # above all the calls of one that had to be killed
         finally:
             if not self._keep:
                 shutil.rmtree(self.folder, ignore_errors=True)
