@@ -156,6 +156,7 @@ class TestRefusals:
             ),
             (["--device=oracle,variant", "--", "true"], 2, ["'variant' is not key=value"]),
             (["--device=oracle,variant=basic,group=x", "--", "true"], 2, ["group is a number"]),
+            (["--device=oracle,variant=basic,group=2147483648", "--", "true"], 2, ["group is a number"]),
             (["--device=oracle,variant=basic,bus=isa", "--", "true"], 2, ["pci, mdev"]),
             (
                 ["--device=oracle,variant=basic,bus=pci,name=1234", "--", "true"],

@@ -49,6 +49,10 @@ class IommuSpec:
         return (1 << self.address_bits) - 1
 
 
+GROUP_MAX: Final = (1 << 31) - 1
+"""The number of a group is an int of the kernel; VFIO_DEVICE_GET_PCI_HOT_RESET_INFO has 32 bits for it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupSpec:
     """An IOMMU group.
@@ -64,9 +68,7 @@ class GroupSpec:
     viable: bool = True
 
     def __post_init__(self) -> None:
-        if (
-            not 0 <= self.number < 1 << 31
-        ):  # an int of the kernel; VFIO_DEVICE_GET_PCI_HOT_RESET_INFO has 32 bits for it
+        if not 0 <= self.number <= GROUP_MAX:
             raise ValueError(f"the number of a group is {self.number}")
 
 

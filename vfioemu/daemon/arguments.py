@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from vfioemu.core.model import Factory
-from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
+from vfioemu.core.spec import GROUP_MAX, DeviceSpec, GroupSpec, IommuSpec, MachineSpec
 from vfioemu.daemon.sysfs import bus_of
 from vfioemu.devices.registry import default_bus
 from vfioemu.devices.registry import options as options_of
@@ -72,8 +72,10 @@ def parse_device(text: str) -> Wish:
     bus, name, group = (values.pop(key, None) for key in ("bus", "name", "group"))
     if bus is not None and bus not in _BUSES:
         raise DeviceError(f"device {text!r}: bus is one of {', '.join(_BUSES)}, not {bus!r}")
-    if group is not None and (not isinstance(group, int) or isinstance(group, bool) or group < 0):
-        raise DeviceError(f"device {text!r}: group is a number, not {group!r}")
+    if group is not None and (
+        not isinstance(group, int) or isinstance(group, bool) or not 0 <= group <= GROUP_MAX
+    ):
+        raise DeviceError(f"device {text!r}: group is a number up to {GROUP_MAX}, not {group!r}")
     return Wish(
         model=model,
         bus=None if bus is None else str(bus),
