@@ -47,9 +47,9 @@ void vfe_fd_appears(int fd)
 	renew(fd, 0);
 }
 
-void vfe_fd_internal(int fd, bool internal)
+void vfe_fd_internal(int fd)
 {
-	renew(fd, internal ? VFE_INTERNAL : 0);
+	renew(fd, VFE_INTERNAL);
 }
 
 void vfe_fds_unshared(void)
@@ -169,7 +169,7 @@ bool vfe_find(int fd, struct vfe_file *file)
 		word = atomic_load(&vfe_fds[fd]);
 		if (word & VFE_NOT)
 			return false;
-		if (word & VFE_INTERNAL) {
+		if (vfe_is_internal(fd)) {
 			file->kind = VFE_OTHER;
 			file->serial = 0;
 			return true;

@@ -8,13 +8,17 @@
 
 #include "preload.h"
 
-/** An fd is, or is no longer, one of our connections. */
-VFE_HIDDEN void vfe_fd_internal(int fd, bool internal);
+/** An fd is one of our connections, until it is closed. */
+VFE_HIDDEN void vfe_fd_internal(int fd);
+/** Whether it is one still, and in the fd table of this thread (session.c). */
+VFE_HIDDEN bool vfe_is_connection(int fd);
 static inline bool vfe_is_internal(int fd)
 {
 	return (unsigned int)fd < VFE_FDS &&
-	       atomic_load_explicit(&vfe_fds[fd], memory_order_relaxed) &
-		       VFE_INTERNAL;
+	       VFE_RARE(atomic_load_explicit(&vfe_fds[fd],
+					     memory_order_relaxed) &
+			VFE_INTERNAL) &&
+	       vfe_is_connection(fd);
 }
 
 /** Some thread has an fd table of its own from now on: remember nothing. */

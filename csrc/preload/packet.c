@@ -106,9 +106,9 @@ void vfe_renumber(struct vfe_connection *connection, int fd)
 	connection->fd = fd;
 	if (!known)
 		return;
-	vfe_fd_internal(fd, true);
 	atomic_store(&known->cookie, connection->cookie);
 	atomic_store(&known->number, fd + 1);
+	vfe_fd_internal(fd);
 }
 
 int vfe_dial(struct vfe_connection *connection)
@@ -154,8 +154,8 @@ void vfe_hang_up(struct vfe_connection *connection)
 	connection->open = false;
 	if (vfe_still_there(connection->fd, connection->cookie))
 		vfe_sys1(SYS_close, connection->fd);
-	if (!connection->known)
-		return;
-	vfe_fd_internal(connection->fd, false);
-	atomic_store(&connection->known->number, 0);
+	/* Nothing else is to be undone at that number, which may be of another
+	 * file already: it is hidden only while our socket is there. */
+	if (connection->known)
+		atomic_store(&connection->known->number, 0);
 }

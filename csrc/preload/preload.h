@@ -123,7 +123,7 @@ struct vfe_file {
 
 #define VFE_FDS	     (1u << 18)
 #define VFE_NOT	     1u /* no emulated fd: nothing else is looked at */
-#define VFE_INTERNAL 2u /* one of our connections: hidden from the program */
+#define VFE_INTERNAL 2u /* a connection of ours, if it is there: hidden */
 #define VFE_STEP     4u /* counts what an emulated fd may have come by */
 
 /** One word for each fd; 0 is "not known". See fds.c. */

@@ -74,10 +74,8 @@ static void disown(void)
 	for (unsigned int i = 0; i <= VFE_CONNECTIONS; i++) {
 		int fd = atomic_exchange(&known[i].number, 0) - 1;
 
-		if (fd < 0)
-			continue;
-		vfe_fd_internal(fd, false);
-		if (vfe_still_there(fd, atomic_load(&known[i].cookie)))
+		if (fd >= 0 &&
+		    vfe_still_there(fd, atomic_load(&known[i].cookie)))
 			vfe_sys1(SYS_close, fd);
 	}
 }
@@ -317,6 +315,23 @@ void vfe_connection_put(struct vfe_connection *connection, bool lost)
 
 /* --- numbers --- */
 
+/* Whether it has a number, and is there. */
+static bool is_there(const struct vfe_known *one)
+{
+	int number = atomic_load(&one->number);
+
+	return number && vfe_still_there(number - 1, atomic_load(&one->cookie));
+}
+
+bool vfe_is_connection(int fd)
+{
+	for (unsigned int i = 0; i <= VFE_CONNECTIONS; i++)
+		if (atomic_load(&known[i].number) == fd + 1 &&
+		    is_there(&known[i]))
+			return true;
+	return false;
+}
+
 uint64_t vfe_next_connection(uint64_t first)
 {
 	uint64_t next = UINT64_MAX;
@@ -325,7 +340,7 @@ uint64_t vfe_next_connection(uint64_t first)
 		int number = atomic_load(&known[i].number);
 
 		if (number && (uint64_t)number - 1 >= first &&
-		    (uint64_t)number - 1 < next)
+		    (uint64_t)number - 1 < next && is_there(&known[i]))
 			next = (uint64_t)number - 1;
 	}
 	return next;
@@ -348,7 +363,6 @@ static int renumber(struct slot *slot, int fd)
 			vfe_sys1(SYS_close, fd);
 		vfe_renumber(connection, (int)other);
 	}
-	vfe_fd_internal(fd, false);
 	return 0;
 }
 

@@ -167,11 +167,28 @@ static void apart(void)
 
 static pthread_barrier_t barrier;
 
+/* Ordinary files at all numbers that the other table may have hidden ones at.
+ */
+static void many_files(void)
+{
+	int files[1000], count = 0;
+
+	while (count < 1000 && (files[count] = open("/dev/null", O_RDWR)) >= 0)
+		count++;
+	for (int i = 0; i < count; i++)
+		CHECK(write(files[i], "x", 1) == 1 &&
+		      fcntl(files[i], F_GETFD) == 0);
+	while (count)
+		CHECK(!close(files[--count]));
+}
+
 /* An fd table of its own, since before anything was opened. */
 static void *other_table(void *argument)
 {
 	CHECK(!unshare(CLONE_FILES));
 	pthread_barrier_wait(&barrier);
+	pthread_barrier_wait(&barrier);
+	many_files();
 	int container = open("/dev/vfio/vfio", O_RDWR);
 	for (int i = 0; i < 200; i++) {
 		pthread_barrier_wait(&barrier);
@@ -191,6 +208,7 @@ static void two_tables(void)
 	CHECK(!pthread_create(&thread, NULL, other_table, NULL));
 	pthread_barrier_wait(&barrier);
 	int container = open("/dev/vfio/vfio", O_RDWR), before = count_fds();
+	pthread_barrier_wait(&barrier);
 	for (int i = 0; i < 200; i++) {
 		CHECK(is_container(container));
 		pthread_barrier_wait(&barrier);
