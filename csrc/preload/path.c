@@ -21,7 +21,7 @@ static atomic_int cwd_state;
 
 /** Directories of the tree, or above it, have been looked at: a dirfd may be
  * one of them. */
-static atomic_bool has_tree_dirs;
+static atomic_bool has_tree_dirs, has_upper_dirs;
 
 static bool is_end(char c)
 {
@@ -71,6 +71,20 @@ static __attribute__((noinline)) bool upwards_concerns(const char *path)
 	return absolute_concerns(path);
 }
 
+/* From a directory that may be "/" or "/dev". */
+static bool downwards_concerns(const char *path)
+{
+	return absolute_concerns(path) || is_below(path, "vfio", 4) ||
+	       is_below(path, "iommu", 5);
+}
+
+static bool dirfd_concerns(const char *path)
+{
+	return atomic_load_explicit(&has_tree_dirs, memory_order_relaxed) ||
+	       (atomic_load_explicit(&has_upper_dirs, memory_order_relaxed) &&
+		downwards_concerns(path));
+}
+
 static const char *cwd_name(char *out)
 {
 	return vfe_sys2(SYS_getcwd, out, VFE_PATH_MAX) > 0 ? out : NULL;
@@ -104,8 +118,7 @@ bool vfe_path_concerns(int dirfd, const char *path)
 	if (VFE_RARE(goes_up(path)) && upwards_concerns(path))
 		return true;
 	if (dirfd != AT_FDCWD)
-		return atomic_load_explicit(&has_tree_dirs,
-					    memory_order_relaxed);
+		return dirfd_concerns(path);
 	int state = atomic_load_explicit(&cwd_state, memory_order_relaxed);
 
 	if (VFE_RARE(state == CWD_UNKNOWN))
@@ -319,11 +332,6 @@ static bool is_node(const char *path)
 	       !strcmp(path, "/dev/iommu");
 }
 
-static void note_directory(void)
-{
-	atomic_store_explicit(&has_tree_dirs, true, memory_order_relaxed);
-}
-
 static enum vfe_path place(struct walk *walk, bool slash, char *out)
 {
 	struct stat status;
@@ -333,14 +341,16 @@ static enum vfe_path place(struct walk *walk, bool slash, char *out)
 		return VFE_PATH_NODE;
 	}
 	if (!walk->size || !strcmp(walk->path, "/dev"))
-		note_directory();
+		atomic_store_explicit(&has_upper_dirs, true,
+				      memory_order_relaxed);
 	if (!vfe.root_size || !may_be_ours(walk->path) ||
 	    !in_tree(walk->path, out))
 		return real_system(walk, out);
 	if (look(out, &status, AT_SYMLINK_NOFOLLOW))
 		return look_behind(walk, out);
 	if (S_ISDIR(status.st_mode) || S_ISLNK(status.st_mode))
-		note_directory();
+		atomic_store_explicit(&has_tree_dirs, true,
+				      memory_order_relaxed);
 	return VFE_PATH_TREE;
 }
 
