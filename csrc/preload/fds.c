@@ -30,26 +30,23 @@
 
 _Atomic uint32_t vfe_fds[VFE_FDS];
 
-/* Forget what was known of a number, and step its counter. */
-static void renew(int fd, uint32_t flags)
+/* VFE_INTERNAL stays: there may be a connection in another fd table. */
+void vfe_fd_appears(int fd)
 {
 	if ((unsigned int)fd >= VFE_FDS)
 		return;
 	uint32_t word = atomic_load(&vfe_fds[fd]);
-	while (!atomic_compare_exchange_weak(
-		&vfe_fds[fd], &word,
-		((word | VFE_NOT | VFE_INTERNAL) + 1) | flags))
+	while (!atomic_compare_exchange_weak(&vfe_fds[fd], &word,
+					     (word & ~VFE_NOT) + VFE_STEP))
 		;
-}
-
-void vfe_fd_appears(int fd)
-{
-	renew(fd, 0);
 }
 
 void vfe_fd_internal(int fd)
 {
-	renew(fd, VFE_INTERNAL);
+	if ((unsigned int)fd >= VFE_FDS)
+		return;
+	atomic_fetch_or(&vfe_fds[fd], VFE_INTERNAL);
+	vfe_fd_appears(fd);
 }
 
 void vfe_fds_unshared(void)

@@ -128,6 +128,23 @@ static void nothing_onto(const struct client *client)
 	CHECK(is_device(client->device));
 }
 
+/* A child that shares our memory, but not our fds, has other files there. */
+static void onto_in_child(const struct client *client)
+{
+	int status;
+	pid_t pid = vfork();
+
+	if (!pid) {
+		for (int fd = 800; fd < 1020; fd++)
+			if (dup2(client->device, fd) != fd)
+				_exit(1);
+		_exit(0);
+	}
+	CHECK(waitpid(pid, &status, 0) == pid && status == 0);
+	hidden();
+	CHECK(is_device(client->device));
+}
+
 static int first_from(int low)
 {
 	DIR *folder = opendir("/proc/self/fd");
@@ -225,6 +242,7 @@ static void everything(const struct client *client)
 
 	CHECK(is_device(client->device));
 	stray();
+	onto_in_child(client);
 	nothing_onto(client);
 	close_all(10);
 	CHECK(is_device(client->device));
