@@ -77,6 +77,7 @@ int vfe_receive(struct vfe_connection *connection)
 	    packet.msg_flags & MSG_TRUNC) {
 		if (connection->in_fd >= 0)
 			vfe_sys1(SYS_close, connection->in_fd);
+		connection->in_fd = -1; /* vfe_answer() closes what is left */
 		return VFE_LOST;
 	}
 	connection->in_size = (size_t)size - sizeof(connection->in);
