@@ -432,14 +432,14 @@ int vfe_path_flags(const char *real, int flags)
 		return flags;
 	if (look(real, &status, 0)) /* nobody can make files there */
 		return flags & O_CREAT && has_parent(real) ? -EACCES : flags;
-	if (flags & O_EXCL)
+	if ((flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL))
 		return flags;
 	/* kernfs_fop_open(): not even root */
 	if (writes && S_ISREG(status.st_mode) && !(status.st_mode & 0222))
 		return -EACCES;
 	/* A parameter has one value, and a write replaces all of it. Else, as
-	 * in a config space, it replaces what is at that offset. */
-	flags &= ~O_TRUNC;
+	 * in a config space, it replaces what is at that offset, be that 0. */
+	flags &= ~(O_TRUNC | O_APPEND);
 	return writes && is_below(path, "/sys/module", 11) ? flags | O_TRUNC
 							   : flags;
 }

@@ -14,18 +14,18 @@
 static int open_flags(const char *mode)
 {
 	bool both = strchr(mode, '+') != NULL;
+	int make = O_CREAT | (strchr(mode, 'x') ? O_EXCL : 0);
 
 	return (both	       ? O_RDWR
 		: *mode == 'r' ? O_RDONLY
 			       : O_WRONLY) |
-	       (strchr(mode, 'e') ? O_CLOEXEC : 0) |
-	       (*mode == 'r' ? 0 : O_CREAT);
+	       (strchr(mode, 'e') ? O_CLOEXEC : 0) | (*mode == 'r' ? 0 : make);
 }
 
 /* A stream on a device node: nothing but its fd is of any use. */
 static FILE *open_node(const char *node, const char *mode)
 {
-	int fd = vfe_open(node, open_flags(mode) & ~O_CREAT);
+	int fd = vfe_open(node, open_flags(mode));
 	FILE *file = fd < 0 ? NULL : fdopen(fd, mode);
 
 	if (fd >= 0 && !file)
@@ -42,7 +42,7 @@ static const char *tree_mode(const char *real, const char *mode)
 		errno = -flags;
 		return NULL;
 	}
-	if (*mode == 'r' || !vfe_path_virtual(real))
+	if (*mode == 'r' || flags & O_EXCL || !vfe_path_virtual(real))
 		return mode;
 	if (!(flags & O_TRUNC))
 		return flags & O_CLOEXEC ? "r+e" : "r+";
