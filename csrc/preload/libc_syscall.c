@@ -8,6 +8,7 @@
  * with a stack of its own would not come back through a function of ours.
  */
 #include <errno.h>
+#include <linux/openat2.h>
 #include <stdarg.h>
 
 #include "fds.h"
@@ -81,22 +82,29 @@ __asm__(".text\n"
 	".size syscall, . - syscall\n");
 #endif
 
-/* The node that openat2() means is opened; every other path is handed on. */
+/* openat2(): what it asks for beyond open(), the kernel does in the tree. */
 static long open_how(int dirfd, const char *path, const void *how, size_t size)
 {
 	char out[VFE_PATH_MAX];
-	uint64_t flags;
+	struct open_how ours;
 	enum vfe_path what = VFE_PATH_OTHER;
 
-	if (vfe_init() && vfe.active && path && size >= sizeof(flags) &&
-	    !vfe_copy_in(&flags, how, sizeof(flags)))
+	if (vfe_init() && vfe.active && path && size >= sizeof(ours) &&
+	    !vfe_copy_in(&ours, how, sizeof(ours)))
 		what = vfe_path_find(dirfd, path, out);
-	if (what == VFE_PATH_NODE && !(flags & O_PATH))
-		return vfe_open(out, (int)flags);
+	if (what == VFE_PATH_NODE && !(ours.flags & O_PATH))
+		return vfe_open(out, (int)ours.flags);
 	if (what == VFE_PATH_TREE ||
 	    (what == VFE_PATH_NODE && vfe_path_stand_in(out))) {
+		int flags = vfe_path_flags(out, (int)ours.flags);
+
+		if (flags < 0)
+			return vfe_result(flags);
+		ours.flags = (unsigned int)flags;
 		dirfd = AT_FDCWD;
 		path = out;
+		how = &ours;
+		size = sizeof(ours);
 	}
 	return vfe_result(vfe_sys4(SYS_openat2, dirfd, path, how, size));
 }

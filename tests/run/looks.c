@@ -12,10 +12,12 @@
 #include <ftw.h>
 #include <glob.h>
 #include <limits.h>
+#include <linux/openat2.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -176,6 +178,7 @@ static int contents(void)
 /* Makes a file, or opens one as nothing but a path. */
 static int makes(void)
 {
+	struct open_how how = { O_WRONLY | O_CREAT, 0644, 0 };
 	FILE *file = NULL;
 	int fd = -1;
 
@@ -183,6 +186,9 @@ static int makes(void)
 		fd = creat(path, 0644);
 	else if (!strcmp(name, "O_CREAT"))
 		fd = open(path, O_WRONLY | O_CREAT | O_EXCL, 0644);
+	else if (!strcmp(name, "openat2"))
+		fd = (int)syscall(SYS_openat2, AT_FDCWD, path, &how,
+				  sizeof(how));
 	else if (!strcmp(name, "O_PATH"))
 		fd = open(path, O_PATH);
 	else if (!strcmp(name, "O_DIRECTORY"))
@@ -372,7 +378,7 @@ static const struct {
 	{ " fopen fopen64 freopen freopen64 open openat __open_2 "
 	  "openat_root ",
 	  contents },
-	{ " creat O_CREAT O_DIRECTORY O_PATH fopen_new ", makes },
+	{ " creat O_CREAT openat2 O_DIRECTORY O_PATH fopen_new ", makes },
 	{ " opendir readdir64 readdir_r fdopendir scandir scandirat seekdir ",
 	  lists },
 	{ " telldir ", returns },

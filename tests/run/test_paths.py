@@ -140,7 +140,7 @@ def test_listings_have_what_is_ours_and_what_is_real_once(many, how):
     assert sorted(found[2].splitlines()) == sorted([*dots, BDF] * times)
 
 
-@pytest.mark.parametrize("how", ["creat", "O_CREAT", "fopen_new"])
+@pytest.mark.parametrize("how", ["creat", "O_CREAT", "openat2", "fopen_new"])
 def test_nobody_makes_files_in_sysfs(many, how):
     """A shell that writes to what is not there (new_id, unbind) is told so, and leaves nothing behind."""
     directory = f"{GROUP}/nowhere"
