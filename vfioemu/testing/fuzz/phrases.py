@@ -142,7 +142,6 @@ class Phrases:
         number, *words = rng.choice(
             [
                 (Command.PIN, iova, self._npages(), rng.choice([3, 3, 1, 2])),
-                (Command.PIN, iova, rng.choice([self._npages(), 511, 512, 513]), 3),
                 (Command.UNPIN, iova, self._npages()),
                 (
                     Command.RW,
@@ -169,6 +168,11 @@ class Phrases:
             ]
         )
         return [Step(Op.COMMAND, (0, self._device(), number), struct.pack(f"<{len(words)}Q", *words))]
+
+    def pin_many(self) -> list[Step]:
+        """Pin as many pages as there may be at once, or about that."""
+        words = self._page() * PAGE, self.rng.choice([511, 512, 513, 513]), 3
+        return [Step(Op.COMMAND, (0, self._device(), Command.PIN), struct.pack("<3Q", *words))]
 
     def register(self) -> list[Step]:
         """Write a register of BAR 0, as a dma-engine has them; let it work."""
@@ -353,6 +357,7 @@ _CHOICES: Final[tuple[tuple[int, Callable[[Phrases], list[Step]]], ...]] = (
     (5, Phrases.track),
     (8, Phrases.harvest),
     (12, Phrases.command),
+    (3, Phrases.pin_many),
     (2, Phrases.register),
     (2, Phrases.engine),
     (3, Phrases.region),
