@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.run.helpers import CLIENT, Runner, children, end, gone, read_line, wait_gone
+from vfioemu.cli.run import _end
 from vfioemu.testing.daemon import daemon_process, machine_of
 
 SOON = 60.0
@@ -93,6 +94,22 @@ class TestKilled:
             assert process.wait(60) == 0
             assert b"the daemon has ended" in process.stderr.read()
             assert not directory.exists()
+
+    def test_daemon_that_is_seen_to_end_after_its_program_is_told_of(self, caplog):
+        """Its sockets close first, so the program may be reaped before it."""
+        with subprocess.Popen(
+            ["sh", "-c", "trap 'kill -9 $$' TERM; echo; sleep 60 & wait"], stdout=subprocess.PIPE
+        ) as dies:
+            dies.stdout.readline()
+            _end(dies)
+        assert "the daemon has ended (status -9)" in caplog.text
+        caplog.clear()
+        with subprocess.Popen(
+            ["sh", "-c", "trap 'kill $!; exit' TERM; echo; sleep 60 & wait"], stdout=subprocess.PIPE
+        ) as ends:
+            ends.stdout.readline()
+            _end(ends)
+        assert not caplog.text
 
     def test_a_program_that_is_killed_holds_nothing_any_more(self, daemon, connected):
         before = daemon.held()

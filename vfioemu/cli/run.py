@@ -154,7 +154,7 @@ def _run_private(wanted: Wanted, command_line: tuple[str, ...], library: Path) -
         def ended(pid: int, status: int) -> None:
             if pid == process.pid:
                 process.returncode = os.waitstatus_to_exitcode(status)
-                log.error("the daemon has ended (status %d): its devices are gone", process.returncode)
+                _tell_of_end(process)
 
         status = child.run(found, _environment(where, library), ended)
     return child.end_like(status)
@@ -207,6 +207,14 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
         log.error("the daemon (pid %d) does not end, it is killed", process.pid)
         process.kill()
         process.wait()
+        return
+    # A program may see its daemon's sockets close, and end, while the daemon is not yet seen to have ended.
+    if process.returncode not in (0, -signal.SIGTERM, 128 + signal.SIGTERM):
+        _tell_of_end(process)
+
+
+def _tell_of_end(process: "subprocess.Popen[bytes]") -> None:
+    log.error("the daemon has ended (status %d): its devices are gone", process.returncode)
 
 
 # --- a daemon that runs ---
