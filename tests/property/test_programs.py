@@ -30,7 +30,7 @@ QUICK = [
 ]
 """What is found soon even by mutations that nothing guides."""
 RUNS = 30000
-"""Inputs of a search that something guides: five minutes of a CPU of one's own, and mostly seconds."""
+"""Inputs of a search that something guides: ten minutes where two run at a time, if nothing is found; mostly it takes seconds."""
 SEEDS = range(1, 4)
 """A search is not the same twice: what the first one misses, which takes luck, is looked for again."""
 PATIENCE = 3600
