@@ -23,8 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One report for the run, and a marker by which `make test` leaves these tests out."""
-    config.addinivalue_line("markers", "interop: runs QEMU; only in `make test-interop`")
+    """One report for the run."""
     config.stash[_REPORT] = Report()
 
 
