@@ -118,14 +118,31 @@ def test_stale_socket_is_replaced_and_a_live_one_is_not(folder):
     assert path.exists()
 
 
-def test_default_places(monkeypatch):
+def test_default_places(monkeypatch, folder):
     monkeypatch.setenv("VFIOEMU_RUNTIME_DIR", "/a")
     assert rd.default_runtime_dir("x") == Path("/a/x")
     monkeypatch.delenv("VFIOEMU_RUNTIME_DIR")
-    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1")
-    assert rd.default_runtime_dir() == Path("/run/user/1/vfioemu/default")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", os.fspath(folder))
+    assert rd.default_runtime_dir() == folder / "vfioemu/default"
+    last = Path(f"/tmp/vfioemu-{os.getuid()}/default")
+    for useless in ("", "relative", os.fspath(folder / "gone")):
+        monkeypatch.setenv("XDG_RUNTIME_DIR", useless)
+        assert rd.default_runtime_dir() == last
     monkeypatch.delenv("XDG_RUNTIME_DIR")
-    assert rd.default_runtime_dir() == Path(f"/tmp/vfioemu-{os.getuid()}/default")
+    assert rd.default_runtime_dir() == last
+
+
+def test_runtime_directory_of_whom_we_were_before_su_is_left_alone(monkeypatch, folder):
+    monkeypatch.delenv("VFIOEMU_RUNTIME_DIR", raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", os.fspath(folder))
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    assert rd.default_runtime_dir() == Path("/tmp/vfioemu-12345/default")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../x"])
+def test_name_of_an_instance_names_one_directory(name):
+    with pytest.raises(rd.StartError, match="cannot be the name of an instance"):
+        rd.default_runtime_dir(name)
 
 
 def test_instance_of_somebody_else_is_not_taken_for_ours(folder, monkeypatch):

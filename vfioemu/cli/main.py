@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "run": "Run a program, unmodified, with emulated devices.",
     "serve": "Emulate a machine until SIGTERM.",
     "stats": "Show what a running daemon has counted.",
+    "stop": "End a running daemon.",
     "trace": "Show what a daemon's clients do, as strace would, and why it was refused.",
 }
 """Name and one line of help; the command is `vfioemu.cli.NAME:command`."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""`vfioemu serve`: a daemon in the foreground."""
+"""`vfioemu serve`: a daemon, in the foreground or in the background."""
 
+import logging
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -8,13 +9,15 @@ from pathlib import Path
 import click
 import trio
 
+from vfioemu.cli.background import LOG, leave_terminal, start
 from vfioemu.cli.errors import USAGE, CommandError
 from vfioemu.cli.machine_options import device_option, machine_of
 from vfioemu.cli.tracing import trace_options
-from vfioemu.cli.where import directory, runtime_dir_option
+from vfioemu.cli.where import new_directory, runtime_dir_option
 from vfioemu.core.profile import PROFILES
+from vfioemu.core.spec import MachineSpec
 from vfioemu.daemon.arguments import Wish
-from vfioemu.daemon.runtime_dir import StartError
+from vfioemu.daemon.runtime_dir import SOCKET, StartError
 from vfioemu.daemon.serve import Options, Ready, serve
 from vfioemu.io.limits import Limits
 from vfioemu.trace.options import TraceOptions
@@ -34,6 +37,7 @@ from vfioemu.wire.messages import MemoryMode
     "--profile", type=click.Choice(sorted(PROFILES)), help="A kernel other than the machine file's."
 )
 @runtime_dir_option
+@click.option("--background", is_flag=True, help="Return when it is ready; it goes on until `vfioemu stop`.")
 @click.option("--private", is_flag=True, help="Have a new runtime directory, which goes with the daemon.")
 @click.option("--ready-fd", type=click.IntRange(0), help="Write the socket's path to this fd when ready.")
 @click.option(
@@ -59,6 +63,7 @@ def command(
     profile: str | None,
     runtime_dir: Path | None,
     instance: str,
+    background: bool,
     private: bool,
     ready_fd: int | None,
     memory: str,
@@ -75,7 +80,7 @@ def command(
     if profile is not None:
         spec = replace(spec, profile=profile)
     options = Options(
-        runtime_dir=None if private else directory(runtime_dir, instance),
+        runtime_dir=None if private else new_directory(runtime_dir, instance),
         memory=MemoryMode.ASK if memory == "ask" else MemoryMode.PROCESS_VM,
         fallback=memory == "auto",
         uids=frozenset(allow_uid),
@@ -83,10 +88,47 @@ def command(
         with_parent=exit_with_parent,
         trace=trace,
     )
-    ready = Ready(fd=-1 if ready_fd is None else ready_fd, notify_socket=os.environ.get("NOTIFY_SOCKET", ""))
+    notify = os.environ.get("NOTIFY_SOCKET", "")
+    if not background:
+        ready = Ready(fd=-1 if ready_fd is None else ready_fd, notify_socket=notify)
+        return _serve(spec, options, ready, machine_file)
+    if exit_with_parent or ready_fd is not None:
+        raise click.UsageError(
+            "--background goes without --exit-with-parent and --ready-fd: it returns when all is ready"
+        )
+    if trace is not None and trace.path is None:
+        raise click.UsageError("--background leaves no stderr to trace to: name a file, --trace=FILE")
+    if not click.get_current_context().find_root().params.get("verbose"):
+        logging.getLogger().setLevel(
+            logging.WARNING
+        )  # nobody cuts the log: a line for each refusal would fill a disk
+    path, number = start(
+        lambda fd: _serve(
+            spec, options, Ready(fd=fd, notify_socket=notify, before=leave_terminal), machine_file
+        )
+    )
+    if not path:
+        return number
+    _say_what_next(Path(path).parent, number, named=bool(runtime_dir or private), instance=instance)
+    return 0
+
+
+def _serve(spec: MachineSpec, options: Options, ready: Ready, machine_file: Path | None) -> int:
+    """Serve until a signal; the exit status."""
     try:
         return 128 + trio.run(serve, spec, options, ready)
     except StartError as error:
         raise CommandError(str(error), error.hint) from None
     except ValueError as error:
         raise CommandError(f"{machine_file or 'the machine'}: {error}", exit_code=USAGE) from None
+
+
+def _say_what_next(directory: Path, pid: int, *, named: bool, instance: str) -> None:
+    """What can be done with a daemon in the background."""
+    if named:
+        use, end = f"--connect {directory}", f" --runtime-dir {directory}"
+    else:
+        use, end = f"--instance {instance}", "" if instance == "default" else f" --instance {instance}"
+    print(f"ready: {directory / SOCKET} (pid {pid}, log: {directory / LOG})")
+    print(f"  vfioemu run {use} -- PROGRAM   runs a program on it")
+    print(f"  vfioemu stop{end}   ends it")

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import click
 
 from vfioemu.asking import ControlSocket, Refused
-from vfioemu.cli.errors import CommandError
-from vfioemu.daemon.runtime_dir import CONTROL, StartError, own_runtime_dir
+from vfioemu.cli.errors import USAGE, CommandError
+from vfioemu.daemon.runtime_dir import CONTROL, StartError, default_runtime_dir, own_runtime_dir
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -42,6 +42,20 @@ def directory(runtime_dir: Path | None, instance: str) -> Path:
         return own_runtime_dir(instance)
     except StartError as error:
         raise CommandError(str(error), error.hint) from None
+
+
+def new_directory(runtime_dir: Path | None, instance: str) -> Path:
+    """The directory that the options mean to a daemon which is to start: it need not be there yet.
+
+    Raises:
+        CommandError: no instance can have that name.
+    """
+    if runtime_dir is not None:
+        return runtime_dir
+    try:
+        return default_runtime_dir(instance)
+    except StartError as error:
+        raise CommandError(str(error), error.hint, USAGE) from None
 
 
 def connected(directory: Path, timeout: float | None = None) -> ControlSocket:

@@ -37,10 +37,22 @@ class StartError(Exception):
 
 
 def default_runtime_dir(instance: str = "default") -> Path:
-    """$VFIOEMU_RUNTIME_DIR, $XDG_RUNTIME_DIR/vfioemu or /tmp/vfioemu-UID, and the instance's directory in it."""
+    """$VFIOEMU_RUNTIME_DIR, $XDG_RUNTIME_DIR/vfioemu or /tmp/vfioemu-UID, and the instance's directory in it.
+
+    $XDG_RUNTIME_DIR counts if it is our own directory: `su` and `sudo` leave another user's there, a reboot none.
+
+    Raises:
+        StartError: an instance cannot have that name.
+    """
+    if instance in ("", ".", "..") or "/" in instance or "\0" in instance:
+        raise StartError(
+            f"{instance!r} cannot be the name of an instance: it names a directory",
+            "--runtime-dir takes paths",
+        )
     if base := os.environ.get("VFIOEMU_RUNTIME_DIR"):
         return Path(base) / instance
-    if base := os.environ.get("XDG_RUNTIME_DIR"):
+    base = os.environ.get("XDG_RUNTIME_DIR", "")
+    if os.path.isabs(base) and os.path.isdir(base) and os.stat(base).st_uid == os.getuid():
         return Path(base) / "vfioemu" / instance
     return Path(f"/tmp/vfioemu-{os.getuid()}") / instance
 
@@ -188,7 +200,7 @@ def occupied(directory: Path) -> Iterator[None]:
         except BlockingIOError:
             raise StartError(
                 f"a daemon runs in {directory} already{_who(directory)}",
-                "choose another directory with --runtime-dir, or end that one",
+                f"`vfioemu stop --runtime-dir {directory}` ends it, or choose another directory with --runtime-dir",
             ) from None
         except OSError as error:
             raise StartError(f"cannot lock {directory / LOCK}: {error.strerror}") from None

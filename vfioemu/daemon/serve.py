@@ -7,7 +7,7 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -206,13 +206,17 @@ class Ready:
     Attributes:
         fd: gets the socket's path and a newline, and is closed; -1 for none.
         notify_socket: systemd's $NOTIFY_SOCKET.
+        before: what happens before anybody is told; gets the runtime directory.
     """
 
     fd: int = -1
     notify_socket: str = ""
+    before: Callable[[Path], None] | None = None
 
     def tell(self, daemon: Daemon) -> None:
         """Do it, in all ways."""
+        if self.before is not None:
+            self.before(daemon.socket_path.parent)
         if self.fd >= 0:
             with contextlib.suppress(OSError), open(self.fd, "wb") as pipe:  # whoever waited may be gone
                 pipe.write(f"{daemon.socket_path}\n".encode())
