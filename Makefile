@@ -19,6 +19,8 @@ FUZZ_TARGETS := $(patsubst csrc/%.c,csrc/%,$(filter-out csrc/fuzz_main.c,$(wildc
 C_FORMATTED := $(C_SOURCES) $(wildcard csrc/preload/*.[ch] protocol/*.h bench/*.[ch] tests/*.[ch] tests/*/*.[ch] tests/*/*/*.[ch])
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Not the user's own.
+export PIP_CACHE_DIR ?= $(CURDIR)/build/pip
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -49,20 +51,25 @@ $(BIN)/python:
 		{ echo 'There is no Python.h (Debian: apt install python3-dev)' >&2; exit 77; }
 	@command -v cc >/dev/null || \
 		{ echo 'There is no C compiler (Debian: apt install gcc libc6-dev)' >&2; exit 77; }
-	$(PYTHON) -m venv $(VENV)
+	@echo 'making $(VENV)'
+	@$(PYTHON) -m venv $(VENV)
 
 # All packages; of vfioemu itself the metadata, the command and a .pth file: Python files are used where they lie.
 $(VENV)/.installed: pyproject.toml packaging/constraints.txt packaging/develop.pth.in | $(BIN)/python
-	$(PIP) 'pip>=25.1'
-	$(call install,--group build)
-	$(call install,--no-build-isolation --config-settings=setup-args=-Ddevelop=true --group dev .)
+	@echo 'fetching Python packages into $(VENV): some 40 s, and 80 MB'
+	@$(PIP) 'pip>=25.1'
+	@echo '... what builds vfioemu: meson, ninja, cffi'
+	@$(call install,--group build)
+	@echo '... what it needs, and what tests and lints it'
+	@$(call install,--no-build-isolation --config-settings=setup-args=-Ddevelop=true --group dev .)
 	@touch $@
 
 # Moved into place, so that a running program keeps the file that it has mapped.
 $(EXTENSION) $(PRELOAD) &: $(C_SOURCES) $(PRELOAD_SOURCES) csrc/kernel_build.py csrc/meson.build meson.build meson.options | $(VENV)/.installed
 	@mkdir -p build
+	@echo 'building $(EXTENSION) and $(PRELOAD)'
 	@test -f build/dev/build.ninja || meson setup build/dev >build/dev.log || { cat build/dev.log; exit 1; }
-	ninja --quiet -C build/dev
+	@ninja --quiet -C build/dev
 	@cp build/dev/csrc/_kernel.abi3.so $(EXTENSION).new && mv $(EXTENSION).new $(EXTENSION)
 	@cp build/dev/csrc/preload/libvfioemu-preload.so $(PRELOAD).new && mv $(PRELOAD).new $(PRELOAD)
 
@@ -127,7 +134,8 @@ fuzz: build $(VENV)/.fuzz
 
 # Where there is no atheris for this Python, that engine is left out.
 $(VENV)/.fuzz: $(VENV)/.installed
-	$(call install,--group fuzz) || echo 'atheris cannot be installed here: the engine "guided" is left out' >&2
+	@echo 'fetching atheris into $(VENV)'
+	@$(call install,--group fuzz) || echo 'atheris cannot be installed here: the engine "guided" is left out' >&2
 	@touch $@
 
 clean:

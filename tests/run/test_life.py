@@ -24,16 +24,14 @@ SOON = 60.0
 DEVICE = "--device=oracle,variant=basic,bus=mdev"
 SHOW = "import os, time; print(os.environ['VFIOEMU_SOCKET'], os.getpid(), flush=True); time.sleep(600)"
 SIGNALS = """
-import signal, sys
-seen = []
-def note(number, frame):
-    seen.append(signal.Signals(number).name)
-    print(*seen, flush=True)
-for name in ("HUP", "INT", "QUIT", "TERM", "USR1", "USR2", "WINCH"):
-    signal.signal(getattr(signal, "SIG" + name), note)
+import os, signal, sys
+awaited = [getattr(signal, "SIG" + name) for name in ("HUP", "INT", "QUIT", "TERM", "USR1", "USR2", "WINCH")]
+signal.pthread_sigmask(signal.SIG_BLOCK, awaited)  # they wait until we do: no handler interrupts what we print
 print("ready", flush=True)
+seen = []
 while len(seen) < int(sys.argv[1]):
-    signal.pause()
+    seen.append(signal.sigwait(awaited).name)
+    print(*seen, flush=True)
 sys.exit(5)
 """
 
@@ -165,7 +163,8 @@ class TestSignals:
             assert process.wait(60) == 5
 
     def test_one_for_the_whole_group_that_the_program_sends_is_not_passed_back(self, connected):
-        code = SIGNALS.replace('print("ready", flush=True)', "import os; os.kill(0, signal.SIGUSR1)")
+        code = SIGNALS.replace('print("ready", flush=True)', "os.kill(0, signal.SIGUSR1)")
+        assert code != SIGNALS
         with connected.started(sys.executable, "-c", code, "2", start_new_session=True) as process:
             assert read_line(process) == "SIGUSR1"
             process.send_signal(signal.SIGTERM)
@@ -213,8 +212,9 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal():
-    shell = Terminal({**os.environ, "PS1": "$ ", "TERM": "dumb"})
+def terminal(tmp_path):
+    """Its shell writes a history, as all interactive ones do: into a home of its own."""
+    shell = Terminal({**os.environ, "HOME": os.fspath(tmp_path), "PS1": "$ ", "TERM": "dumb"})
     yield shell
     shell.close()
 
