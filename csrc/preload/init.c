@@ -11,6 +11,7 @@
 #include "preload.h"
 #include "session.h"
 #include "sys.h"
+#include "text.h"
 
 struct vfe vfe;
 
@@ -115,8 +116,10 @@ bool vfe_init_slow(void)
 	find_next();
 	vfe_real_syscall = vfe.next.syscall;
 	read_environment();
-	if (vfe.active)
+	if (vfe.active) {
+		vfe_text_init();
 		vfe_session_init();
+	}
 	atomic_store_explicit(&vfe.state, 2, memory_order_release);
 	vfe_debug(VFE_DEBUG_SHIM, "loaded, socket %s, root %s", vfe.socket,
 		  vfe.root);

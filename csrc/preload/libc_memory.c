@@ -11,6 +11,14 @@
 #include "preload.h"
 #include "share.h"
 #include "sys.h"
+#include "text.h"
+
+/* What is there will be something else, or be gone. */
+static void goes(const void *address, size_t size)
+{
+	vfe_memory_goes(address, size);
+	vfe_text_goes((uintptr_t)address, size);
+}
 
 static void *map(const struct vfe_file *file, void *address, size_t size,
 		 int prot, int flags, int fd, off_t offset,
@@ -35,11 +43,11 @@ static void *map(const struct vfe_file *file, void *address, size_t size,
 		void *result;                                                  \
                                                                                \
 		if (flags & MAP_FIXED)                                         \
-			vfe_memory_goes(address, size);                        \
+			goes(address, size);                                   \
 		result = map(ours ? &file : NULL, address, size, prot, flags,  \
 			     fd, offset, vfe.next.name);                       \
 		if (flags & MAP_FIXED)                                         \
-			vfe_memory_goes(address, size);                        \
+			goes(address, size);                                   \
 		return result;                                                 \
 	}
 
@@ -50,23 +58,23 @@ VFE_EXPORT int munmap(void *address, size_t size)
 {
 	int result;
 
-	vfe_memory_goes(address, size);
+	goes(address, size);
 	result = VFE_NEXT(munmap, SYS_munmap, address, size);
-	vfe_memory_goes(address, size);
+	goes(address, size);
 	return result;
 }
 
 VFE_EXPORT int mprotect(void *address, size_t size, int prot)
 {
-	bool goes =
+	bool taken =
 		(prot & (PROT_READ | PROT_WRITE)) != (PROT_READ | PROT_WRITE);
 	int result;
 
-	if (goes)
-		vfe_memory_goes(address, size);
+	if (taken)
+		goes(address, size);
 	result = VFE_NEXT(mprotect, SYS_mprotect, address, size, prot);
-	if (goes)
-		vfe_memory_goes(address, size);
+	if (taken)
+		goes(address, size);
 	return result;
 }
 
@@ -81,13 +89,13 @@ VFE_EXPORT void *mremap(void *address, size_t size, size_t new_size, int flags,
 		va_start(args, flags);
 		new_address = va_arg(args, void *);
 		va_end(args);
-		vfe_memory_goes(new_address, new_size);
+		goes(new_address, new_size);
 	}
-	vfe_memory_goes(address, size);
+	goes(address, size);
 	result = VFE_NEXT(mremap, SYS_mremap, address, size, new_size, flags,
 			  new_address);
-	vfe_memory_goes(address, size);
+	goes(address, size);
 	if (flags & MREMAP_FIXED)
-		vfe_memory_goes(new_address, new_size);
+		goes(new_address, new_size);
 	return result;
 }

@@ -89,7 +89,7 @@ static long open_how(int dirfd, const char *path, const void *how, size_t size)
 	struct open_how ours;
 	enum vfe_path what = VFE_PATH_OTHER;
 
-	if (vfe_init() && vfe.active && path && size >= sizeof(ours) &&
+	if (vfe_init() && vfe.active && size >= sizeof(ours) &&
 	    !vfe_copy_in(&ours, how, sizeof(ours)))
 		what = vfe_path_find(dirfd, path, out);
 	if (what == VFE_PATH_NODE && !(ours.flags & O_PATH))

@@ -53,7 +53,7 @@ static int copy(long call, char *ours, const char *theirs, size_t size)
 		long done = vfe_sys6(call, pid, VFE_ARG(&local), 1,
 				     VFE_ARG(&remote), 1, 0);
 
-		if (done == -EPERM || done == -ENOSYS)
+		if (done < 0 && done != -EFAULT) /* refused, by whomever */
 			return out ? copy_by_pipe((char *)(uintptr_t)theirs,
 						  ours, size)
 				   : copy_by_pipe(ours, theirs, size);

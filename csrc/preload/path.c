@@ -1,27 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /**
  * @file path.c
- * Which paths are the daemon's, and what they are in its tree.
- *
- * A path that is none of ours costs a few comparisons of bytes. A relative one
- * costs one look at a variable, unless the program has gone into the tree, or
- * to where "dev/vfio" or "sys/..." would lead there.
+ * What a path is in the daemon's tree. Whether it may be there is asked first,
+ * in path_concern.c.
  */
 #include <errno.h>
 
 #include "path.h"
-#include "session.h"
 #include "sys.h"
+#include "text.h"
 
 #define FD_NAME "/proc/self/fd/"
-
-/** What the working directory means for relative paths. */
-enum { CWD_UNKNOWN, CWD_ELSEWHERE, CWD_MATTERS };
-static atomic_int cwd_state;
-
-/** Directories of the tree, or above it, have been looked at: a dirfd may be
- * one of them. */
-static atomic_bool has_tree_dirs, has_upper_dirs;
 
 static bool is_end(char c)
 {
@@ -35,95 +24,16 @@ static const char *skip_slashes(const char *path)
 	return path;
 }
 
-/* Whether `path` is `name` or begins with it and a slash. */
-static bool is_below(const char *path, const char *name, size_t size)
+bool vfe_path_is_below(const char *path, const char *name)
 {
+	size_t size = strlen(name);
+
 	return !strncmp(path, name, size) && is_end(path[size]);
-}
-
-/* An absolute path that may lead into the tree. */
-static bool absolute_concerns(const char *path)
-{
-	path = skip_slashes(path);
-	if (*path == 's')
-		return path[1] == 'y' && path[2] == 's' && is_end(path[3]);
-	if (*path == 'd') {
-		if (path[1] != 'e' || path[2] != 'v' || !is_end(path[3]))
-			return false;
-		path = skip_slashes(path + 3);
-		/* A directory's fd may lead on to what is below it. */
-		return !*path || *path == '.' || is_below(path, "vfio", 4) ||
-		       is_below(path, "iommu", 5);
-	}
-	return !*path || *path == '.';
-}
-
-static bool goes_up(const char *path)
-{
-	return path[0] == '.' && path[1] == '.' && is_end(path[2]);
-}
-
-/* "../../dev/vfio/vfio", from wherever: it may be meant so. */
-static __attribute__((noinline)) bool upwards_concerns(const char *path)
-{
-	while (goes_up(path))
-		path = skip_slashes(path + 2);
-	return absolute_concerns(path);
-}
-
-/* From a directory that may be "/" or "/dev". */
-static bool downwards_concerns(const char *path)
-{
-	return absolute_concerns(path) || is_below(path, "vfio", 4) ||
-	       is_below(path, "iommu", 5);
-}
-
-static bool dirfd_concerns(const char *path)
-{
-	return atomic_load_explicit(&has_tree_dirs, memory_order_relaxed) ||
-	       (atomic_load_explicit(&has_upper_dirs, memory_order_relaxed) &&
-		downwards_concerns(path));
 }
 
 static const char *cwd_name(char *out)
 {
 	return vfe_sys2(SYS_getcwd, out, VFE_PATH_MAX) > 0 ? out : NULL;
-}
-
-static __attribute__((noinline)) int look_at_cwd(void)
-{
-	char name[VFE_PATH_MAX];
-	int state = CWD_ELSEWHERE;
-
-	if (!cwd_name(name) || vfe_path_virtual(name) || !name[1] ||
-	    is_below(name, "/dev", 4) || is_below(name, "/sys", 4))
-		state = CWD_MATTERS;
-	/* A child of vfork() has our memory, but may have gone elsewhere. */
-	if (vfe_session_is_ours())
-		atomic_store_explicit(&cwd_state, state, memory_order_relaxed);
-	return state;
-}
-
-void vfe_path_moved(void)
-{
-	atomic_store_explicit(&cwd_state, CWD_UNKNOWN, memory_order_relaxed);
-}
-
-bool vfe_path_concerns(int dirfd, const char *path)
-{
-	if (*path == '/')
-		return absolute_concerns(path);
-	if (!*path)
-		return false;
-	if (VFE_RARE(goes_up(path)) && upwards_concerns(path))
-		return true;
-	if (dirfd != AT_FDCWD)
-		return dirfd_concerns(path);
-	int state = atomic_load_explicit(&cwd_state, memory_order_relaxed);
-
-	if (VFE_RARE(state == CWD_UNKNOWN))
-		state = look_at_cwd();
-	return state == CWD_MATTERS;
 }
 
 const char *vfe_path_virtual(const char *real)
@@ -192,7 +102,8 @@ static void append(struct walk *walk, const char *name, size_t size)
 /* Whether the tree may have it. */
 static bool may_be_ours(const char *path)
 {
-	return is_below(path, "/sys", 4) || is_below(path, "/dev/vfio", 9);
+	return vfe_path_is_below(path, "/sys") ||
+	       vfe_path_is_below(path, "/dev/vfio");
 }
 
 /* Put the tree's root before a path: false if that is too long. */
@@ -341,16 +252,14 @@ static enum vfe_path place(struct walk *walk, bool slash, char *out)
 		return VFE_PATH_NODE;
 	}
 	if (!walk->size || !strcmp(walk->path, "/dev"))
-		atomic_store_explicit(&has_upper_dirs, true,
-				      memory_order_relaxed);
+		vfe_path_seen(false);
 	if (!vfe.root_size || !may_be_ours(walk->path) ||
 	    !in_tree(walk->path, out))
 		return real_system(walk, out);
 	if (look(out, &status, AT_SYMLINK_NOFOLLOW))
 		return look_behind(walk, out);
 	if (S_ISDIR(status.st_mode) || S_ISLNK(status.st_mode))
-		atomic_store_explicit(&has_tree_dirs, true,
-				      memory_order_relaxed);
+		vfe_path_seen(true);
 	return VFE_PATH_TREE;
 }
 
@@ -384,17 +293,19 @@ static bool is_directory_name(const char *path, size_t size)
 }
 
 __attribute__((noinline)) enum vfe_path
-vfe_path_resolve(int dirfd, const char *path, char *out)
+vfe_path_resolve(int dirfd, const char *name, char *out)
 {
 	struct walk walk;
-	size_t size = strlen(path);
+	char path[VFE_PATH_MAX];
+	long size = vfe_text_copy(path, name);
 
-	if (size >= VFE_PATH_MAX || !begin(&walk, dirfd, path))
+	/* What is wrong with the name is said by whom it is handed on to. */
+	if (size <= 0 || !begin(&walk, dirfd, path))
 		return VFE_PATH_OTHER;
 	follow(&walk, path);
 	if (!walk.fits)
 		return VFE_PATH_OTHER;
-	bool slash = is_directory_name(path, size);
+	bool slash = is_directory_name(path, (size_t)size);
 	enum vfe_path what = place(&walk, slash, out);
 
 	if (what == VFE_PATH_TREE && slash && strlen(out) + 1 < VFE_PATH_MAX)
@@ -440,8 +351,9 @@ int vfe_path_flags(const char *real, int flags)
 	/* A parameter has one value, and a write replaces all of it. Else, as
 	 * in a config space, it replaces what is at that offset, be that 0. */
 	flags &= ~(O_TRUNC | O_APPEND);
-	return writes && is_below(path, "/sys/module", 11) ? flags | O_TRUNC
-							   : flags;
+	return writes && vfe_path_is_below(path, "/sys/module")
+		       ? flags | O_TRUNC
+		       : flags;
 }
 
 /* --- what it looks like --- */

@@ -22,8 +22,17 @@ struct vfe_place {
 	char real[VFE_PATH_MAX];
 };
 
-/* What a directory fd or the working directory may mean for a relative path. */
+/** Whether a path may be ours. No, if it cannot be read. */
 VFE_HIDDEN bool vfe_path_concerns(int dirfd, const char *path);
+/** Whether the directory that `dirfd` is of may be. */
+VFE_HIDDEN bool vfe_dirfd_concerns(int dirfd);
+/** Whether a path is "" or NULL, which mean the dirfd to some calls. */
+VFE_HIDDEN bool vfe_path_is_empty(const char *path);
+/** A directory of the tree was come to, or one above it. */
+VFE_HIDDEN void vfe_path_seen(bool in_tree);
+
+/** Whether a path of our own is `name`, or begins with it and a slash. */
+VFE_HIDDEN bool vfe_path_is_below(const char *path, const char *name);
 
 /** vfe_path_find() after vfe_path_concerns(): may make system calls. */
 VFE_HIDDEN enum vfe_path vfe_path_resolve(int dirfd, const char *path,
@@ -39,8 +48,7 @@ VFE_HIDDEN bool vfe_path_stand_in(char *node);
  */
 static inline bool vfe_concerns(int dirfd, const char *path)
 {
-	return vfe_init() && vfe.active && path &&
-	       vfe_path_concerns(dirfd, path);
+	return vfe_init() && vfe.active && vfe_path_concerns(dirfd, path);
 }
 
 /**

@@ -95,7 +95,7 @@ VFE_EXPORT DIR *fdopendir(int fd)
 	}
 	DIR *first = vfe.next.fdopendir(fd);
 
-	if (first && vfe.active && vfe_path_concerns(fd, "."))
+	if (first && vfe.active && vfe_dirfd_concerns(fd))
 		merge(first);
 	return first;
 }

@@ -63,7 +63,7 @@ static FILE *no_stream(void)
 		char out[VFE_PATH_MAX];                            \
 		enum vfe_path what = VFE_PATH_OTHER;               \
                                                                    \
-		if (vfe_init() && vfe.active && path)              \
+		if (vfe_init() && vfe.active)                      \
 			what = vfe_path_find(AT_FDCWD, path, out); \
 		if (what == VFE_PATH_NODE)                         \
 			return open_node(out, mode);               \
@@ -128,15 +128,14 @@ static int glob_lstat(const char *restrict path, struct stat *restrict status)
 
 static bool is_ours(const char *pattern, int flags)
 {
-	return vfe_init() && vfe.active && pattern &&
-	       !(flags & GLOB_ALTDIRFUNC) &&
+	return vfe_init() && vfe.active && !(flags & GLOB_ALTDIRFUNC) &&
 	       vfe_path_concerns(AT_FDCWD, pattern);
 }
 
 static int find_all(const char *pattern, int flags,
 		    int (*failed)(const char *, int), glob_t *found)
 {
-	bool ours = is_ours(pattern, flags);
+	bool ours = found && is_ours(pattern, flags);
 
 	if (!vfe.next.glob)
 		return GLOB_ABORTED;

@@ -141,7 +141,10 @@ static char *working_directory(char *out, size_t size)
 		}
 		if (!out)
 			out = malloc(size);
-		return out ? memcpy(out, path, strlen(path) + 1) : NULL;
+		if (!out ||
+		    vfe_result(vfe_copy_out(out, path, strlen(path) + 1)))
+			return NULL;
+		return out;
 	}
 	return vfe.next.getcwd ? stripped(vfe.next.getcwd(out, size))
 			       : not_there();

@@ -23,12 +23,15 @@ static __attribute__((noinline)) bool
 moved_stat(int dirfd, const char *path, int flags, void *status, int *result)
 {
 	struct vfe_place place;
+	struct stat found;
 
 	if (!vfe_moved(dirfd, path, &place))
 		return false;
-	*result = by_system_call(AT_FDCWD, place.real, status, flags);
-	if (!*result)
-		vfe_path_dress(place.real, status);
+	*result = by_system_call(AT_FDCWD, place.real, &found, flags);
+	if (*result)
+		return true;
+	vfe_path_dress(place.real, &found);
+	*result = (int)vfe_result(vfe_copy_out(status, &found, sizeof(found)));
 	return true;
 }
 
@@ -38,7 +41,7 @@ static bool is_ours(int dirfd, const char *path, int flags, void *status,
 {
 	struct vfe_file file;
 
-	if (flags & AT_EMPTY_PATH && !(path && *path) &&
+	if (flags & AT_EMPTY_PATH && vfe_path_is_empty(path) &&
 	    vfe_emulated(dirfd, &file)) {
 		*result = vfe_fstat(&file, status);
 		return true;
@@ -105,9 +108,9 @@ static struct statx_timestamp stamp(struct timespec time)
 					 .tv_nsec = (uint32_t)time.tv_nsec };
 }
 
-static void fill_statx(struct statx *out, const struct stat *status)
+static int fill_statx(struct statx *out, const struct stat *status)
 {
-	*out = (struct statx){
+	struct statx filled = {
 		.stx_mask = STATX_BASIC_STATS,
 		.stx_blksize = (uint32_t)status->st_blksize,
 		.stx_nlink = (uint32_t)status->st_nlink,
@@ -125,6 +128,8 @@ static void fill_statx(struct statx *out, const struct stat *status)
 		.stx_dev_major = major(status->st_dev),
 		.stx_dev_minor = minor(status->st_dev),
 	};
+
+	return (int)vfe_result(vfe_copy_out(out, &filled, sizeof(filled)));
 }
 
 VFE_EXPORT int statx(int dirfd, const char *path, int flags, unsigned int mask,
@@ -135,9 +140,7 @@ VFE_EXPORT int statx(int dirfd, const char *path, int flags, unsigned int mask,
 	int result;
 
 	if (is_ours(dirfd, path, flags & understood, &status, &result)) {
-		if (!result)
-			fill_statx(out, &status);
-		return result;
+		return result ? result : fill_statx(out, &status);
 	}
 	return VFE_NEXT(statx, SYS_statx, dirfd, path, flags, mask, out);
 }

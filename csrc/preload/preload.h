@@ -32,6 +32,12 @@
 #ifndef VFE_EXPORT /* hidden where it is linked into one program, for tests */
 #define VFE_EXPORT __attribute__((visibility("default")))
 #endif
+/* A program's pointers may be NULL, whatever libc's headers declare; a compiler
+ * that believed them would leave out what looks at it (meson.build). */
+#define VFE_TEXT_(...) #__VA_ARGS__
+#define VFE_TEXT(...)  VFE_TEXT_(__VA_ARGS__)
+_Static_assert(sizeof(VFE_TEXT(__nonnull((1)))) == 1,
+	       "compile it with -D'__nonnull(arguments)='");
 /* Another name of a function, under which libc exports it too. */
 #define VFE_ALIAS(name, function)        \
 	extern __typeof__(function) name \

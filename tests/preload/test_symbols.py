@@ -19,7 +19,7 @@ FROM_LIBC = {
     "memchr", "memcmp", "memcpy", "memmove", "memset", "stpcpy", "strchr", "strchrnul", "strcmp", "strcpy", "strcspn",
     "strlen", "strncmp", "strnlen", "strrchr",
     # once, when the library is loaded
-    "__register_atfork", "dlsym", "getenv",
+    "__register_atfork", "dlsym", "getauxval", "getenv",
     # the service thread
     "pthread_attr_destroy", "pthread_attr_init", "pthread_attr_setdetachstate", "pthread_attr_setstacksize",
     "pthread_create",
