@@ -15,18 +15,14 @@ LIMIT: Final = 400
 def printable(text: str | bytes, limit: int = LIMIT) -> str:
     r"""Escape all that is no printable character: ``\x1b``, ``\n``, ``\u202e``; a long text is cut, and says so.
 
-    A backslash becomes two, so that nobody can write what looks escaped.
+    What is escaped already stays as it is, so this may be done where text comes in, and again where it goes out.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8", "backslashreplace")
-    left = len(text) - limit
-    if left > 0:
-        text = text[:limit]
     shown = "".join(
-        character if character.isprintable() and character != "\\" else _escape(character)
-        for character in text
+        character if character.isprintable() else _escape(character) for character in text[: limit + 1]
     )
-    return f"{shown}... ({left} more characters)" if left > 0 else shown
+    return shown if len(shown) <= limit else f"{shown[:limit]}... ({len(text)} characters)"
 
 
 def _escape(character: str) -> str:

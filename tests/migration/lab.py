@@ -105,7 +105,7 @@ async def lab(*devices, uri="tcp:127.0.0.1:0", there=None, told=None, quirks="re
         running(machine(*devices, quirks=quirks)) as a,
         running(machine(*(there or devices), quirks=quirks)) as b,
     ):
-        with Address.parse(uri).listen() as listener:
+        with Address.parse(uri, insecure=True).listen() as listener:
             options = {} if told is None else {"tell": told}
             destination = Destination(
                 lambda: open_guest(str(b.socket_path), spec, running=False), listener, linger=0.5, **options

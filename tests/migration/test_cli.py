@@ -156,8 +156,8 @@ def test_migration_prints_a_summary_and_exits_with_0():
 
 def test_json_is_one_valid_event_a_line_and_nothing_else():
     with place(options="logging = false") as it:
-        incoming, uri = it.incoming("--run-for", "200ms", "--json", uri="tcp:127.0.0.1:0")
-        code, out, err = finish(it.migrate(uri, "--json", "--bandwidth", "16MiB/s"))
+        incoming, uri = it.incoming("--run-for", "200ms", "--json", "--insecure", uri="tcp:127.0.0.1:0")
+        code, out, err = finish(it.migrate(uri, "--insecure", "--json", "--bandwidth", "16MiB/s"))
         assert (code, err) == (0, "")
         told = json_events(out)
         assert isinstance(told[0], events.Hello)
@@ -345,7 +345,11 @@ def test_one_attempt_that_fails_ends_incoming_with_3():
     ("arguments", "says"),
     [
         (["migrate", "ftp:x"], "expected unix:PATH or tcp:127.0.0.1:PORT"),
-        (["migrate", "tcp:10.0.0.1:1"], "loopback only"),
+        (["migrate", "tcp:10.0.0.1:1", "--insecure"], "loopback only"),
+        (["migrate", "tcp:127.0.0.1:1"], "TCP needs --insecure, on both sides: the stream is neither"),
+        (["incoming", "tcp:127.0.0.1:0"], "TCP needs --insecure, on both sides: the stream is neither"),
+        (["incoming", "unix:x", "--peer-uid", "me"], "expected a number or `any`"),
+        (["incoming", "unix:x", "--verify", "maybe"], "'maybe' is not one of 'offered', 'required'"),
         (["incoming", "unix:x", "-g", "/nowhere.toml"], "No such file"),
         (["migrate", "unix:x", "--ram", "many"], "no size"),
         (["migrate", "unix:x", "--device", "x"], "expected GROUP:NAME"),

@@ -246,9 +246,9 @@ async def test_destination_that_invents_mismatches_of_unknown_pages_is_corrupt()
     stack = ExitStack()
 
     async def lie(task_status):
-        with Address.parse("tcp:127.0.0.1:0").listen() as listener:
+        with Address.parse("tcp:127.0.0.1:0", insecure=True).listen() as listener:
             task_status.started(listener.bound)
-            channel = Channel(await listener.accept())
+            channel = Channel((await listener.accept())[0])
             stack.callback(channel.close)
             await channel.greet()
             await channel.greeted()

@@ -45,7 +45,14 @@ def command(bandwidth: int, downtime: float, tcp: bool, trace: Path | None) -> i
         uri = "tcp:127.0.0.1:0" if tcp else f"unix:{base}/migration.sock"
         incoming, uri = stack.enter_context(_incoming(uri, base))
         print(f" vfioemu incoming {uri}, on daemon b", flush=True)
-        limits = ["--bandwidth", f"{bandwidth / (1 << 20):g}MiB/s", "--downtime", f"{downtime * 1000:g}ms"]
+        insecure = ["--insecure"] if tcp else []  # the peer's uid is checked all the same
+        limits = [
+            *insecure,
+            "--bandwidth",
+            f"{bandwidth / (1 << 20):g}MiB/s",
+            "--downtime",
+            f"{downtime * 1000:g}ms",
+        ]
         print(f" vfioemu migrate {uri} {' '.join(limits)}, on daemon a", flush=True)
         migrate = _command(
             "migrate", uri, "--guest", FILES / "guest.toml", "--runtime-dir", base / "a", *limits
@@ -93,6 +100,7 @@ def _incoming(uri: str, base: Path) -> Iterator[tuple[subprocess.Popen[str], str
         FILES / "guest.toml",
         "--runtime-dir",
         base / "b",
+        *(["--insecure"] if uri.startswith("tcp:") else []),
     ]
     with _ready(arguments, subprocess.PIPE) as ready:
         yield ready

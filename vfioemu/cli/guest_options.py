@@ -23,6 +23,7 @@ from vfioemu.migration.guestfile import (
     check,
     load_guest,
 )
+from vfioemu.migration.peers import Peers
 from vfioemu.migration.plan import PAGE
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -53,11 +54,35 @@ def guest_options(function: F) -> F:
                 metavar="GROUP:NAME",
                 help="A device, without --guest; each in a container of its own.",
             ),
+            click.option(
+                "--insecure",
+                is_flag=True,
+                help="Use tcp:, which is neither authenticated nor encrypted.",
+            ),
+            click.option(
+                "--peer-uid",
+                "peer_uids",
+                multiple=True,
+                metavar="UID",
+                callback=_uids,
+                help="Whose the other side may be, or `any`. [default: yours, root's]",
+            ),
             click.option("--json", is_flag=True, help="Print events, one JSON object a line."),
         )
     ):
         function = option(function)
     return runtime_dir_option(function)
+
+
+def _uids(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> Peers | None:
+    if not values:
+        return None
+    if "any" in values:
+        return Peers(None)
+    for value in values:
+        if not (value.isascii() and value.isdecimal() and int(value[:11]) < 1 << 32):
+            raise CommandError(f"--peer-uid {value!r}: expected a number or `any`", exit_code=USAGE)
+    return Peers(frozenset(map(int, values)))
 
 
 def socket_path(options: Mapping[str, Any]) -> str:
@@ -81,16 +106,18 @@ def guest_spec(options: Mapping[str, Any]) -> GuestSpec:
     return spec
 
 
-def address(uri: str) -> Address:
+def address(uri: str, options: Mapping[str, Any]) -> Address:
     """Where a URI points.
 
     Raises:
         CommandError: nowhere; exit code 2.
     """
     try:
-        return Address.parse(uri)
+        return Address.parse(uri, insecure=options["insecure"], peers=options["peer_uids"])
     except AddressError as error:
-        raise CommandError(str(error), "unix:PATH or tcp:127.0.0.1:PORT", USAGE) from None
+        raise CommandError(
+            str(error), "use unix:PATH; docs/security.md says what tcp: means", USAGE
+        ) from None
 
 
 def daemon_failed(path: str, error: OSError) -> CommandError:

@@ -29,6 +29,13 @@ FAILED, CANCELLED, MISMATCH = 3, 4, 5
 @click.argument("uri")
 @guest_options
 @click.option(
+    "--verify",
+    type=click.Choice(["offered", "required"]),
+    default="offered",
+    show_default=True,
+    help="Whether a source may come that does not want its pages compared.",
+)
+@click.option(
     "--attempts", type=click.IntRange(1), help="End after so many failed migrations. [default: never]"
 )
 @click.option(
@@ -46,7 +53,7 @@ def command(ctx: click.Context, /, uri: str, **options: Any) -> int:
     the next one is waited for.
     """
     quiet = bool(ctx.find_root().params.get("quiet"))
-    spec, here, daemon = guest_spec(options), address(uri), socket_path(options)
+    spec, here, daemon = guest_spec(options), address(uri, options), socket_path(options)
     try:
         with here.listen() as listener, make_display(json=options["json"], quiet=quiet) as display:
             return trio.run(_receive, listener, spec, daemon, display, options)
@@ -62,7 +69,12 @@ async def _receive(
     """Wait for the guest, and run it; Ctrl-C ends both."""
     async with open_guest(daemon, spec, running=False):
         pass  # what cannot be built is better known before somebody connects
-    destination = Destination(lambda: open_guest(daemon, spec, running=False), listener, tell=display.show)
+    destination = Destination(
+        lambda: open_guest(daemon, spec, running=False),
+        listener,
+        require_verify=options["verify"] == "required",
+        tell=display.show,
+    )
     code = CANCELLED
 
     async def receive() -> None:
@@ -103,7 +115,7 @@ def _tell_ready(fd: int, uri: str) -> None:
 
 
 def _tell_end(destination: Destination, code: int) -> None:
-    last = destination.failures[-1] if destination.failures else None
+    last = destination.last_failure
     outcome = {0: "completed", MISMATCH: "completed", FAILED: "failed"}.get(code, "cancelled")
     destination.narrator.say(
         events.End(

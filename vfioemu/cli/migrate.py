@@ -25,6 +25,7 @@ _HINTS = {
     "not_converging": "allow more --downtime or --bandwidth, or let the guest write less",
     "device_state_too_large": "allow more --downtime",
     "peer_lost": "is `vfioemu incoming` running there?",
+    "peer_untrusted": "--peer-uid names who may be at the other side",
     "peer_refused": "both sides need the same guest file, and daemons with the same devices",
 }
 
@@ -56,7 +57,7 @@ def command(ctx: click.Context, /, uri: str, **options: Any) -> int:
     The guest is built on the daemon of --runtime-dir and runs while it moves. Ctrl-C cancels: the guest runs on here.
     """
     quiet = bool(ctx.find_root().params.get("quiet"))
-    spec, target, daemon = guest_spec(options), address(uri), socket_path(options)
+    spec, target, daemon = guest_spec(options), address(uri, options), socket_path(options)
     limits = Limits(
         bandwidth=options["bandwidth"],
         downtime=options["downtime"],

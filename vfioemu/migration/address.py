@@ -1,29 +1,35 @@
 # SPDX-License-Identifier: MIT
 """Where a migration goes: `unix:PATH` and `tcp:127.0.0.1:PORT`.
 
-TCP is for loopback only: the stream is neither encrypted nor authenticated, and it is a guest's memory. A UNIX socket
-is created 0600 in a directory that is the user's business, and a peer of another uid is turned away.
+TCP is for loopback only, and only for who says that he means it: the stream is neither encrypted nor authenticated, and
+it is a guest's memory. A UNIX socket is created 0600 in a directory that is the user's business. Either way a peer of
+another uid is turned away, by both sides: who listens could be somebody else, too.
 """
 
 import errno
 import os
 import socket
 import stat
-import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
 import trio
 
+from vfioemu.migration import stream
+from vfioemu.migration.messages import Problem
+from vfioemu.migration.peers import Peers, own, peer_uid
 from vfioemu.migration.plan import Reason
-from vfioemu.migration.stream import StreamError
+from vfioemu.migration.stream import FrameType, StreamError
 
 MAX_PATH: Final = 107
 BUFFER: Final = 4 << 20
+TCP_IS_OPEN: Final = (
+    "the stream is neither authenticated nor encrypted, and every user of this machine can connect to a port"
+)
 
 
 class AddressError(ValueError):
@@ -36,26 +42,35 @@ class Address:
 
     Attributes:
         path: of a UNIX socket; None for TCP.
+        peers: who may be at the other end.
     """
 
     path: str | None = None
     host: str = ""
     port: int = 0
+    peers: Peers = field(default_factory=own)
 
     @classmethod
-    def parse(cls, uri: str) -> "Address":
-        """Read a URI; AddressError says what is wrong with it."""
+    def parse(cls, uri: str, *, insecure: bool = False, peers: Peers | None = None) -> "Address":
+        """Read a URI; AddressError says what is wrong with it.
+
+        Args:
+            uri: what somebody wrote.
+            insecure: TCP is meant, as it is.
+            peers: who may be at the other end; by default our own user and root.
+        """
+        peers = peers if peers is not None else own()
         scheme, colon, rest = uri.partition(":")
         if scheme == "unix" and colon and rest:
             if len(os.fsencode(rest)) > MAX_PATH:
                 raise AddressError(
                     f"{rest}: a socket path may have {MAX_PATH} bytes, this has {len(os.fsencode(rest))}"
                 )
-            return cls(path=rest)
+            return cls(path=rest, peers=peers)
         if scheme == "tcp" and colon:
             host, colon, port = rest.rpartition(":")
             host = host.strip("[]")
-            if not (colon and port.isdecimal() and int(port) <= 65535):
+            if not (colon and port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= 65535):
                 raise AddressError(f"{uri}: expected tcp:127.0.0.1:PORT")
             try:
                 loopback = ip_address("127.0.0.1" if host == "localhost" else host).is_loopback
@@ -63,7 +78,9 @@ class Address:
                 raise AddressError(f"{uri}: {host!r} is no IP address") from None
             if not loopback:
                 raise AddressError(f"{uri}: TCP is for loopback only, the stream is not encrypted")
-            return cls(host="127.0.0.1" if host == "localhost" else host, port=int(port))
+            if not insecure:
+                raise AddressError(f"{uri}: TCP needs --insecure, on both sides: {TCP_IS_OPEN}")
+            return cls(host="127.0.0.1" if host == "localhost" else host, port=int(port), peers=peers)
         raise AddressError(f"{uri!r}: expected unix:PATH or tcp:127.0.0.1:PORT")
 
     def __str__(self) -> str:
@@ -71,8 +88,24 @@ class Address:
             return f"unix:{self.path}"
         return f"tcp:[{self.host}]:{self.port}" if ":" in self.host else f"tcp:{self.host}:{self.port}"
 
+    def check(self, sock: socket.socket) -> None:
+        """Refuse, with StreamError PEER_UNTRUSTED, a connection to somebody who may not be there.
+
+        Who has accepted a TCP connection is known when he has spoken, not before.
+        """
+        uid = peer_uid(sock)
+        if not self.peers.allow(uid):
+            who = "cannot be told" if uid is None else f"is uid {uid}"
+            raise StreamError(
+                Reason.PEER_UNTRUSTED, f"who listens on {self} {who}; only {self.peers} is trusted"
+            )
+
     async def connect(self, patience: float = 10.0) -> socket.socket:
-        """A connected, nonblocking socket; StreamError PEER_LOST when there is nobody."""
+        """A connected, nonblocking socket; `check` it before the first secret.
+
+        Raises:
+            StreamError: PEER_LOST when there is nobody.
+        """
         family = socket.AF_UNIX if self.path is not None else _family(self.host)
         sock = trio.socket.socket(family, socket.SOCK_STREAM)
         try:
@@ -135,10 +168,16 @@ class Listener:
         if self.address.path is not None:
             return self.address
         name = self.sock.getsockname()
-        return Address(host=name[0], port=name[1])
+        return replace(self.address, host=name[0], port=name[1])
 
-    async def accept(self) -> socket.socket:
-        """The next connection of somebody who may connect."""
+    async def accept(
+        self, refused: Callable[[int | None], None] = lambda uid: None
+    ) -> tuple[socket.socket, bool]:
+        """The next connection of somebody who may connect, and whether it is known who that is.
+
+        Args:
+            refused: is told the uid of who was turned away; None: it cannot be told.
+        """
         self.sock.setblocking(False)
         while True:
             try:
@@ -150,10 +189,12 @@ class Listener:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                     await trio.sleep(0.1)
                 continue
-            if self.address.path is not None and _peer_uid(sock) not in (os.getuid(), 0):
-                sock.close()
+            uid = peer_uid(sock)
+            if not self.address.peers.allow(uid):
+                _turn_away(sock, f"only {self.address.peers} may connect")
+                refused(uid)
                 continue
-            return _tune(sock)
+            return _tune(sock), uid in (os.getuid(), 0)
 
 
 def _tune(sock: socket.socket) -> socket.socket:
@@ -169,9 +210,16 @@ def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-def _peer_uid(sock: socket.socket) -> int:
-    size = struct.calcsize("3i")
-    return int(struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[1])
+def _turn_away(sock: socket.socket, why: str) -> None:
+    """Say why, if that can be said at once, and hang up."""
+    problem = stream.encode(Problem(reason=Reason.PEER_UNTRUSTED, detail=why))
+    sock.setblocking(False)
+    try:
+        sock.send(stream.preamble() + stream.frame(FrameType.PROBLEM, 0, problem), socket.MSG_NOSIGNAL)
+        sock.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass  # it is gone already
+    sock.close()
 
 
 def _remove_stale(path: str) -> None:

@@ -24,13 +24,16 @@ from vfioemu.migration.messages import Checked, Handshake, Hello, Problem, Setup
 from vfioemu.migration.narrator import Narrator
 from vfioemu.migration.plan import PAGE, Reason
 from vfioemu.migration.stream import FrameType, Stage, StreamError
-from vfioemu.migration.transport import IDLE, Channel
+from vfioemu.migration.transport import IDLE, Channel, lost
 
 GREETING: Final = 10.0
 """Seconds within which a connection has to say what it wants."""
 PATIENCE: Final = 2.0
 """Seconds that a source waits while the shell of a failed attempt before it is replaced."""
 MAX_CONNECTIONS: Final = 16
+"""Connections that have not said yet what they want, or wait for their turn."""
+MAX_TOLD: Final = 8
+"""How many uids that were turned away are told of."""
 LINGER: Final = 10.0
 """Seconds that a destination which has started waits for the source to know it, or to ask."""
 
@@ -59,18 +62,34 @@ class Arrival:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Visit:
+    """Somebody with a guest, who has said what it looks like.
+
+    Attributes:
+        known: he is our own user, or root.
+    """
+
+    channel: Channel
+    known: bool
+    hello: Hello
+    setup: Setup
+
+
 class Destination:
     """Waits for one guest.
 
     Args:
         shell: makes an empty guest, connected to a daemon, with its CPUs paused; called again after a failed attempt.
         listener: where the source connects.
+        require_verify: refuse a source that does not want its pages compared.
         tell: gets every event of events.py.
         idle: seconds of silence after which a source counts as lost.
         linger: see LINGER.
 
     Attributes:
-        failures: why attempts ended; the last one is the last.
+        failures: how many attempts have ended without a guest.
+        last_failure: why the last of them did.
         narrator: tells what happens here.
     """
 
@@ -79,19 +98,24 @@ class Destination:
         shell: Callable[[], AbstractAsyncContextManager[Guest]],
         listener: Listener,
         *,
+        require_verify: bool = False,
         tell: Callable[[events.Told], None] = lambda told: None,
         idle: float = IDLE,
         linger: float = LINGER,
     ) -> None:
-        self.failures: list[StreamError] = []
+        self.failures = 0
+        self.last_failure: StreamError | None = None
         self._handover = Handover()
         self._shell = shell
         self._listener = listener
         self.narrator = Narrator(tell, "destination")
         self._idle = idle
         self._linger = linger
-        self._offers, self._claims = trio.open_memory_channel[tuple[Channel, Hello]](0)
-        self._limiter = trio.CapacityLimiter(MAX_CONNECTIONS)
+        self._require_verify = require_verify
+        self._offers, self._claims = trio.open_memory_channel[_Visit](0)
+        self._connections: set[Channel] = set()
+        self._mute: dict[Channel, trio.CancelScope] = {}
+        self._turned_away: set[int | None] = set()
         self._starting = trio.Event()
         self._released = trio.Event()
 
@@ -107,20 +131,20 @@ class Destination:
         self.narrator.say(events.Listening(uri=str(self._listener.bound)))
         async with background() as nursery:
             nursery.start_soon(self._accept)
-            while attempts is None or len(self.failures) < attempts:
+            while attempts is None or self.failures < attempts:
                 async with self._shell() as guest:
-                    channel, hello = await self._claims.receive()
+                    visit = await self._claims.receive()
                     try:
-                        arrival = await self._load(guest, channel, hello)
+                        arrival = await self._load(guest, visit)
                         if arrival is not None:
-                            nursery.start_soon(self._await_release, channel)
+                            nursery.start_soon(self._await_release, visit.channel)
                             yield arrival
                             with trio.move_on_after(self._linger):
                                 await self._released.wait()
                             arrival.confirmed = self._released.is_set()
                             return
                     finally:
-                        channel.close()
+                        visit.channel.close()
             yield None
 
     # Connections.
@@ -128,41 +152,76 @@ class Destination:
     async def _accept(self) -> None:
         async with trio.open_nursery() as nursery:
             while True:
-                channel = Channel(await self._listener.accept(), self._idle)
-                try:
-                    self._limiter.acquire_on_behalf_of_nowait(channel)
-                except trio.WouldBlock:
+                sock, known = await self._listener.accept(self._tell_of)
+                channel = Channel(sock, self._idle)
+                if len(self._connections) >= MAX_CONNECTIONS and self._mute:
+                    # Who has been silent for longest makes room for one that may have something to say.
+                    oldest = next(iter(self._mute))
+                    self._mute.pop(oldest).cancel()
+                    self._connections.discard(oldest)
+                if len(self._connections) >= MAX_CONNECTIONS:
                     channel.close()
-                else:
-                    nursery.start_soon(self._greet, channel)
+                    continue
+                self._connections.add(channel)
+                patience = self._mute[channel] = trio.CancelScope(deadline=trio.current_time() + GREETING)
+                nursery.start_soon(self._receive, channel, known, patience)
 
-    async def _greet(self, channel: Channel) -> None:
+    def _tell_of(self, uid: int | None) -> None:
+        if uid not in self._turned_away and len(self._turned_away) < MAX_TOLD:
+            self._turned_away.add(uid)
+            who = "somebody who cannot be told" if uid is None else f"uid {uid}"
+            self.narrator.warn(
+                f"{who} was turned away; only {self._listener.address.peers} may bring a guest"
+            )
+
+    async def _receive(self, channel: Channel, known: bool, patience: trio.CancelScope) -> None:
         """Find out what a connection wants; nothing that it does hurts another one."""
-        keep = False
+        visit, taken = None, False
         try:
-            with trio.move_on_after(GREETING):
-                keep = await self._sort(channel)
+            with patience:
+                visit = await self._sort(channel, known)
+            if visit is not None:
+                taken = await self._offer(visit)
+            elif patience.cancelled_caught and channel in self._connections:
+                raise lost(f"nothing was asked for within {GREETING:g} s")
         except StreamError as error:
             await self._complain(channel, error)
         finally:
-            self._limiter.release_on_behalf_of(channel)
-            if not keep:
+            self._mute.pop(channel, None)
+            self._connections.discard(channel)
+            if not taken:
                 channel.close()
 
-    async def _sort(self, channel: Channel) -> bool:
-        """Answer a QUERY, or pass a HELLO on; whether the channel is in use now."""
+    async def _sort(self, channel: Channel, known: bool) -> _Visit | None:
+        """Answer a QUERY, or hear a HELLO and a SETUP."""
         await channel.greeted()
         await channel.greet()
         header, body = await channel.receive()
-        stream.follow(Stage.NEW, header.type)
+        stage = stream.follow(Stage.NEW, header.type)
         if header.type is FrameType.QUERY:
+            self._mute.pop(channel).deadline = float("inf")
             await self._answer_query(channel, stream.decode(body, Handshake).token)
-            return False
+            return None
         hello = stream.decode(body, Hello)
         if hello.page_size != PAGE:
             raise StreamError(Reason.PEER_REFUSED, f"pages of {hello.page_size} bytes; we have {PAGE}")
+        if self._require_verify and not hello.verify:
+            raise StreamError(
+                Reason.PEER_REFUSED, "the destination wants all pages compared (--verify=required)"
+            )
+        await channel.send(FrameType.WELCOME, Welcome(version=version("vfioemu")))
+        header, body = await channel.receive()
+        stream.follow(stage, header.type)
+        if header.type is FrameType.ABORT:
+            raise _gave_up(body)
+        visit = _Visit(channel, known, hello, stream.decode(body, Setup))
+        self._mute.pop(channel).deadline = float("inf")
+        return visit
+
+    async def _offer(self, visit: _Visit) -> bool:
+        """Wait for the shell to be free, for a moment."""
         with trio.move_on_after(PATIENCE):
-            await self._offers.send((channel, hello))
+            await self._offers.send(visit)
             return True
         raise StreamError(Reason.PEER_REFUSED, "busy with another migration")
 
@@ -185,40 +244,38 @@ class Destination:
         """Tell the peer why; it may not be listening any more."""
         with trio.move_on_after(1.0):
             try:
-                await channel.send(
-                    FrameType.PROBLEM, Problem(reason=error.reason, detail=error.detail[:4000])
-                )
+                await channel.send(FrameType.PROBLEM, Problem(reason=error.reason, detail=error.detail))
             except StreamError:
                 pass
 
     # One attempt.
 
-    async def _load(self, guest: Guest, channel: Channel, hello: Hello) -> Arrival | None:
+    async def _load(self, guest: Guest, visit: _Visit) -> Arrival | None:
         """Load one guest to its start, or not."""
         try:
-            return await self._conduct(guest, channel, hello)
+            return await self._conduct(guest, visit)
         except StreamError as error:
             # A fresh one: the traceback of this one holds views of memory that is about to be unmapped.
-            self.failures.append(StreamError(error.reason, error.detail))
-            self.narrator.warn(f"the migration of {hello.guest} ended: {error}")
-            await self._complain(channel, error)
+            self.failures += 1
+            self.last_failure = StreamError(error.reason, error.detail)
+            self.narrator.warn(f"the migration of {visit.hello.guest} ended: {error}")
+            await self._complain(visit.channel, error)
             return None
         finally:
-            self._handover.lost(hello.token)
+            self._handover.lost(visit.hello.token)
 
-    async def _conduct(self, guest: Guest, channel: Channel, hello: Hello) -> Arrival:
-        await channel.send(FrameType.WELCOME, Welcome(version=version("vfioemu")))
+    async def _conduct(self, guest: Guest, visit: _Visit) -> Arrival:
+        channel, hello = visit.channel, visit.hello
+        self._agree(guest, visit)
         loader = Loader(guest, channel, self.narrator)
-        stage = Stage.GREETED
+        await loader.begin()
+        await channel.send(FrameType.ACCEPTED, Handshake(token=hello.token))
+        stage = Stage.LOADING
         checked: Checked | None = None
         while True:
             header, body = await channel.receive(wait=self._idle)
             stage = stream.follow(stage, header.type)
             match header.type:
-                case FrameType.SETUP:
-                    self._agree(guest, hello, stream.decode(body, Setup))
-                    await loader.begin()
-                    await channel.send(FrameType.ACCEPTED, Handshake(token=hello.token))
                 case FrameType.ROUND:
                     pass  # for those who read along
                 case FrameType.LEDGER:
@@ -238,25 +295,22 @@ class Destination:
                     await self._start(loader, channel, hello.token)
                     return Arrival(guest, hello.token, checked)
                 case FrameType.ABORT:
-                    problem = stream.decode(body, Problem)
-                    raise StreamError(
-                        Reason.PEER_LOST, f"the source gave up: {problem.reason} {problem.detail}".rstrip()
-                    )
+                    raise _gave_up(body)
                 case _:
                     await loader.take(header, body)
 
-    def _agree(self, guest: Guest, hello: Hello, theirs: Setup) -> None:
-        ours = guest.setup()
+    def _agree(self, guest: Guest, visit: _Visit) -> None:
+        ours, theirs = guest.setup(), visit.setup
         for what, a, b in (
             ("RAM blocks", theirs.blocks, ours.blocks),
             ("devices", theirs.devices, ours.devices),
             ("CPUs", theirs.cpus, ours.cpus),
         ):
             if a != b:
-                raise StreamError(
-                    Reason.PEER_REFUSED, f"the {what} of this guest are {_brief(b)}, not {_brief(a)}"
-                )
-        if not self._handover.accept(hello.token):
+                # Who is a stranger is not told what we have; he knows what he has sent.
+                why = f"are {_brief(b)}, not {_brief(a)}" if visit.known else "are others than those of yours"
+                raise StreamError(Reason.PEER_REFUSED, f"the {what} of this guest {why}")
+        if not self._handover.accept(visit.hello.token):
             raise StreamError(Reason.PEER_REFUSED, "this migration was here before")
 
     def _same(self, hello: Hello, body: bytes) -> None:
@@ -289,7 +343,7 @@ class Destination:
 
     async def _refuse(self, channel: Channel, error: StreamError) -> StreamError:
         try:
-            await channel.send(FrameType.REFUSED, Problem(reason=error.reason, detail=error.detail[:4000]))
+            await channel.send(FrameType.REFUSED, Problem(reason=error.reason, detail=error.detail))
         except StreamError:
             pass
         return error
@@ -301,6 +355,11 @@ class Destination:
             self._released.set()
         except StreamError as error:
             self.narrator.warn(f"the source has not confirmed: {error.detail}")
+
+
+def _gave_up(body: bytes) -> StreamError:
+    problem = stream.decode(body, Problem)
+    return StreamError(Reason.PEER_LOST, f"the source gave up: {problem.reason} {problem.detail}".rstrip())
 
 
 def _brief(what: object) -> str:

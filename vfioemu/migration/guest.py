@@ -14,6 +14,8 @@ from vfioemu.migration.cpus import Cpus
 from vfioemu.migration.messages import BlockGeometry, DeviceGeometry, DeviceLedger, Setup
 from vfioemu.migration.plan import Block, ContainerPlan, DevicePlan, Plan, Reason, Tracker
 from vfioemu.migration.ram import RamBlock
+from vfioemu.migration.stream import MAX_DETAIL
+from vfioemu.printable import printable
 from vfioemu.uapi.constants import VFIO_DEVICE_STATE_RUNNING
 
 FOUR_GIB = 1 << 32
@@ -29,6 +31,7 @@ class GuestError(Exception):
     """
 
     def __init__(self, reason: Reason, detail: str, errno: int | None = None) -> None:
+        detail = printable(detail, MAX_DETAIL)
         super().__init__(reason, detail, errno)
         self.reason = reason
         self.detail = detail

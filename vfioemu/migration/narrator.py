@@ -2,8 +2,9 @@
 """Turns what the drivers do into the events of events.py."""
 
 from collections.abc import Callable, Sequence
+from enum import Enum
 from importlib.metadata import version
-from typing import Final
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 import trio
@@ -15,7 +16,9 @@ from vfioemu.migration.engine import Engine, Phase
 from vfioemu.migration.guest import Guest
 from vfioemu.migration.messages import Checked
 from vfioemu.migration.plan import Limits, Plan, Timeline
+from vfioemu.migration.stream import MAX_DETAIL
 from vfioemu.migration.verify import Lost
+from vfioemu.printable import printable
 from vfioemu.uapi import constants as u
 
 PROGRESS: Final = 0.1
@@ -61,6 +64,7 @@ class Narrator:
 
     def say(self, event: events.Told) -> None:
         """Tell one event."""
+        event = _clean(event)
         now = trio.current_time() - self._began
         self._tell(msgspec.structs.replace(event, t=round(now, 6), seq=self._seq, side=self._side))
         self._seq += 1
@@ -208,6 +212,24 @@ class Narrator:
                 source_runs=finish.source_runs,
             )
         )
+
+
+T = TypeVar("T")
+
+
+def _clean(value: T) -> T:
+    """The same with all its text printable: some of it comes from the peer, and ends on a terminal or in a log."""
+    cleaned: Any = value
+    if isinstance(value, str) and not isinstance(value, Enum):
+        cleaned = printable(value, 2 * MAX_DETAIL)
+    elif isinstance(value, msgspec.Struct):
+        fields = {name: getattr(value, name) for name in value.__struct_fields__}
+        cleaned = msgspec.structs.replace(value, **{name: _clean(field) for name, field in fields.items()})
+    elif isinstance(value, dict):
+        cleaned = {_clean(key): _clean(item) for key, item in value.items()}
+    elif isinstance(value, list):
+        cleaned = [_clean(item) for item in value]
+    return cast("T", cleaned)
 
 
 def downtime(timeline: Timeline) -> dict[str, float]:

@@ -13,6 +13,7 @@ from vfioemu.migration.plan import Reason
 from vfioemu.migration.ram import RamBlock
 from vfioemu.migration.stream import FrameType, Run, StreamError
 from vfioemu.migration.transport import Channel
+from vfioemu.printable import printable
 
 _Frame: TypeAlias = tuple[FrameType, bytes]
 
@@ -44,12 +45,14 @@ class Peer:
 
     async def connect(self, nursery: trio.Nursery, patience: float) -> None:
         """Connect, greet, and listen in the background from then on."""
-        channel = self._channel = Channel(await self._address.connect(patience))
-        await channel.greet()
+        sock = await self._address.connect(patience)
+        channel = self._channel = Channel(sock)
         with trio.move_on_after(patience) as waited:
+            await channel.greet()
             await channel.greeted()
         if waited.cancelled_caught:
             raise StreamError(Reason.PEER_LOST, f"{self._address} does not answer")
+        self._address.check(sock)  # it has spoken, so somebody has it
         send, self._frames = trio.open_memory_channel[_Frame](16)
         nursery.start_soon(self._listen, channel, send)
 
@@ -134,16 +137,18 @@ async def query(address: Address, token: str, patience: float) -> tuple[FrameTyp
     Raises:
         StreamError: nobody answers, or who answers does not know.
     """
-    channel = Channel(await address.connect(patience))
+    sock = await address.connect(patience)
+    channel = Channel(sock)
     try:
         await channel.greet()
         await channel.greeted()
+        address.check(sock)
         await channel.send(FrameType.QUERY, Handshake(token=token))
         header, body = await channel.receive(wait=patience)
         if header.type is FrameType.STARTED:
             return header.type, ""
         if header.type is FrameType.REFUSED:
-            return header.type, stream.decode(body, Problem).detail
+            return header.type, printable(stream.decode(body, Problem).detail, stream.MAX_DETAIL)
         raise StreamError(Reason.PEER_LOST, f"{address} does not know this migration")
     finally:
         channel.close()

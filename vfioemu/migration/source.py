@@ -26,8 +26,9 @@ from vfioemu.migration.peer import Peer, query
 from vfioemu.migration.plan import PAGE, Limits, Reason, Tracker
 from vfioemu.migration.ram import split_zero, sums
 from vfioemu.migration.result import Patience, Result, exit_code
-from vfioemu.migration.stream import FrameType, StreamError
+from vfioemu.migration.stream import MAX_DETAIL, FrameType, StreamError
 from vfioemu.migration.verify import Lost, name_lost_writes
+from vfioemu.printable import printable
 from vfioemu.uapi.constants import VFIO_DEVICE_STATE_STOP
 
 SLICE: Final = 0.05
@@ -215,7 +216,7 @@ class Source:
             case do.Query():
                 return await self._query()
             case do.Abort(reason, detail):
-                await self._peer.farewell(FrameType.ABORT, Problem(reason=reason, detail=detail[:4000]))
+                await self._peer.farewell(FrameType.ABORT, Problem(reason=reason, detail=detail[:MAX_DETAIL]))
             case do.Release():
                 await self._release()
             case do.Finish():
@@ -311,7 +312,7 @@ class Source:
         )
         if kind is FrameType.STARTED:
             return do.Started(trio.current_time())
-        return do.Refused(trio.current_time(), stream.decode(body, Problem).detail)
+        return do.Refused(trio.current_time(), printable(stream.decode(body, Problem).detail, MAX_DETAIL))
 
     async def _query(self) -> Event:
         """Ask until somebody knows, or until the time is over."""

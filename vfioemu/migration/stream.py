@@ -29,6 +29,7 @@ import msgspec
 
 from vfioemu.migration.messages import Message
 from vfioemu.migration.plan import Reason
+from vfioemu.printable import printable
 
 MAGIC: Final = b"VFEM"
 MAJOR: Final = 1
@@ -50,6 +51,8 @@ MAX_STATE: Final = 1 << 20
 MAX_SUMS: Final = 1 << 16
 """Pages in one SUMS frame."""
 SUM_SIZE: Final = 8
+MAX_DETAIL: Final = 1000
+"""Characters of a reason in words."""
 
 _RUN: Final = struct.Struct("<QQ")
 _TABLE: Final = struct.Struct("<II")
@@ -62,10 +65,11 @@ class StreamError(Exception):
 
     Args:
         reason: PEER_LOST, STREAM_CORRUPT, VERSION, or what the peer gave as its reason.
-        detail: one sentence.
+        detail: one sentence; it may have words of the peer in it, and is made printable.
     """
 
     def __init__(self, reason: Reason, detail: str) -> None:
+        detail = printable(detail, MAX_DETAIL)
         super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail
