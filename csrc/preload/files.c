@@ -11,6 +11,7 @@
 #include "fds.h"
 #include "hello.h"
 #include "offer.h"
+#include "path.h"
 #include "preload.h"
 #include "session.h"
 #include "share.h"
@@ -55,7 +56,9 @@ int vfe_open(const char *node, int flags)
 		return (int)vfe_result(-ENOTDIR);
 	if ((flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL))
 		return (int)vfe_result(-EEXIST);
-	result = vfe_call(&call);
+	result = vfe_path_may_open(node, flags);
+	if (!result)
+		result = vfe_call(&call);
 	if (result == -EIO)
 		result = -ENODEV; /* there is no daemon behind the node */
 	if (result < 0)

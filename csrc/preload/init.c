@@ -8,6 +8,7 @@
 #include <limits.h>
 #include <string.h>
 
+#include "place.h"
 #include "preload.h"
 #include "session.h"
 #include "sys.h"
@@ -78,9 +79,15 @@ static void read_debug(const char *text)
 
 static void read_environment(void)
 {
+	static struct vfe_daemon_place place;
 	const char *path = getenv("VFIOEMU_SOCKET");
 	const char *root = getenv("VFIOEMU_ROOT");
 
+	vfe_place_init();
+	if (!path && vfe_place_find(&place)) {
+		path = place.socket;
+		root = place.root;
+	}
 	if (!path || !*path)
 		return;
 	if (strlen(path) >= sizeof(vfe.socket)) {

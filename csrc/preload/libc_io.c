@@ -6,6 +6,7 @@
  */
 #include <stdarg.h>
 
+#include "kvm.h"
 #include "preload.h"
 #include "sys.h"
 
@@ -14,12 +15,15 @@ VFE_EXPORT int ioctl(int fd, unsigned long cmd, ...)
 	struct vfe_file file;
 	va_list args;
 	void *arg;
+	int result;
 
 	va_start(args, cmd);
 	arg = va_arg(args, void *);
 	va_end(args);
 	if (vfe_emulated(fd, &file))
 		return vfe_ioctl(&file, cmd, arg);
+	if (VFE_RARE(vfe_kvm_ioctl(fd, cmd, arg, &result)))
+		return result;
 	if (VFE_RARE(!vfe.next.ioctl))
 		return (int)vfe_result(vfe_sys3(SYS_ioctl, fd, cmd, arg));
 	return vfe.next.ioctl(fd, cmd, arg);

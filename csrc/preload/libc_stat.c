@@ -4,23 +4,31 @@
  * Overridden libc functions: fstat and its older spellings. Those that take a
  * path are in path*.c.
  */
-#include "preload.h"
+#include "path.h"
 #include "sys.h"
 
 /* struct stat64 is the same on 64-bit machines. */
 _Static_assert(sizeof(struct stat) == sizeof(struct stat64), "one struct stat");
 
-#define FSTAT(name, type)                                         \
-	VFE_EXPORT int name(int fd, struct type *status)          \
-	{                                                         \
-		struct vfe_file file;                             \
-                                                                  \
-		if (vfe_emulated(fd, &file))                      \
-			return vfe_fstat(&file, status);          \
-		if (VFE_RARE(!vfe.next.name))                     \
-			return (int)vfe_result(                   \
-				vfe_sys2(SYS_fstat, fd, status)); \
-		return vfe.next.name(fd, status);                 \
+/* A file of the tree shows what it stands for. */
+static int dressed(int fd, void *status, int result)
+{
+	if (!result && vfe.root_size)
+		vfe_path_dress_fd(fd, status);
+	return result;
+}
+
+#define FSTAT(name, type)                                              \
+	VFE_EXPORT int name(int fd, struct type *status)               \
+	{                                                              \
+		struct vfe_file file;                                  \
+                                                                       \
+		if (vfe_emulated(fd, &file))                           \
+			return vfe_fstat(&file, status);               \
+		if (VFE_RARE(!vfe.next.name))                          \
+			return (int)vfe_result(                        \
+				vfe_sys2(SYS_fstat, fd, status));      \
+		return dressed(fd, status, vfe.next.name(fd, status)); \
 	}
 
 FSTAT(fstat, stat)
@@ -36,7 +44,8 @@ FSTAT(fstat64, stat64)
 		if (VFE_RARE(!vfe.next.name))                         \
 			return (int)vfe_result(                       \
 				vfe_sys2(SYS_fstat, fd, status));     \
-		return vfe.next.name(version, fd, status);            \
+		return dressed(fd, status,                            \
+			       vfe.next.name(version, fd, status));   \
 	}
 
 FXSTAT(__fxstat, stat)

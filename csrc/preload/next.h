@@ -12,15 +12,20 @@
 #include <ftw.h>
 #include <glob.h>
 #include <sched.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/statvfs.h>
+#include <sys/time.h>
 #include <sys/uio.h>
 #include <sys/xattr.h>
 #include <unistd.h>
+#include <utime.h>
 
 /* What fortified programs call; the headers do not declare them (yet). */
 int __open_2(const char *path, int flags);
@@ -97,6 +102,11 @@ int __fxstatat64(int version, int dirfd, const char *path,
 	X(unshare)        \
 	X(recvmsg)        \
 	X(recvmmsg)       \
+	X(execve)         \
+	X(execvpe)        \
+	X(fexecve)        \
+	X(posix_spawn)    \
+	X(posix_spawnp)   \
 	X(fstat)          \
 	X(fstat64)        \
 	X(__fxstat)       \
@@ -158,7 +168,55 @@ int __fxstatat64(int version, int dirfd, const char *path,
 	X(getxattr)             \
 	X(lgetxattr)            \
 	X(listxattr)            \
-	X(llistxattr)
+	X(llistxattr)           \
+	X(statfs)               \
+	X(statfs64)             \
+	X(fstatfs)              \
+	X(fstatfs64)            \
+	X(statvfs)              \
+	X(statvfs64)            \
+	X(fstatvfs)             \
+	X(fstatvfs64)           \
+	X(chmod)                \
+	X(lchmod)               \
+	X(fchmodat)             \
+	X(fchmod)               \
+	X(chown)                \
+	X(lchown)               \
+	X(fchown)               \
+	X(fchownat)             \
+	X(utime)                \
+	X(utimes)               \
+	X(lutimes)              \
+	X(utimensat)            \
+	X(futimesat)            \
+	X(unlink)               \
+	X(rmdir)                \
+	X(unlinkat)             \
+	X(remove)               \
+	X(rename)               \
+	X(renameat)             \
+	X(renameat2)            \
+	X(link)                 \
+	X(linkat)               \
+	X(mkdir)                \
+	X(mkdirat)              \
+	X(mknod)                \
+	X(mknodat)              \
+	X(mkfifo)               \
+	X(mkfifoat)             \
+	X(symlink)              \
+	X(symlinkat)            \
+	X(truncate)             \
+	X(truncate64)           \
+	X(ftruncate)            \
+	X(ftruncate64)          \
+	X(setxattr)             \
+	X(lsetxattr)            \
+	X(removexattr)          \
+	X(lremovexattr)         \
+	X(fsetxattr)            \
+	X(fremovexattr)
 
 struct vfe_next {
 #define VFE_MEMBER(name) __typeof__(name) *name;

@@ -53,7 +53,8 @@ void vfe_path_strip(char *result)
 		memmove(result, path, strlen(path) + 1);
 }
 
-bool vfe_path_of_fd(int fd, char *out)
+/* What /proc/self/fd has of an fd: how long it is, or a negative errno. */
+static long fd_name(int fd, char *out, size_t room)
 {
 	char name[sizeof(FD_NAME) + 10] = FD_NAME;
 	char digits[10];
@@ -61,7 +62,7 @@ bool vfe_path_of_fd(int fd, char *out)
 	size_t at = sizeof(FD_NAME) - 1;
 
 	if (fd < 0)
-		return false;
+		return -EBADF;
 	do {
 		digits[count++] = (char)('0' + fd % 10);
 		fd /= 10;
@@ -69,13 +70,21 @@ bool vfe_path_of_fd(int fd, char *out)
 	while (count)
 		name[at++] = digits[--count];
 	name[at] = 0;
-	long size =
-		vfe_sys4(SYS_readlinkat, AT_FDCWD, name, out, VFE_PATH_MAX - 1);
+	long size = vfe_sys4(SYS_readlinkat, AT_FDCWD, name, out, room - 1);
 
-	if (size <= 0)
-		return false;
-	out[size] = 0;
-	return *out == '/';
+	if (size > 0)
+		out[size] = 0;
+	return size;
+}
+
+bool vfe_path_of_fd(int fd, char *out)
+{
+	return fd_name(fd, out, VFE_PATH_MAX) > 0 && *out == '/';
+}
+
+bool vfe_socket_name(int fd, char *out, size_t room)
+{
+	return fd_name(fd, out, room) > 0 && *out == 's';
 }
 
 /* --- a path without "..", from the root --- */
@@ -237,7 +246,7 @@ static __attribute__((noinline)) enum vfe_path look_behind(struct walk *walk,
 	return real_system(walk, out);
 }
 
-static bool is_node(const char *path)
+bool vfe_path_is_node(const char *path)
 {
 	return (!strncmp(path, "/dev/vfio/", 10) && path[10]) ||
 	       !strcmp(path, "/dev/iommu");
@@ -247,7 +256,7 @@ static enum vfe_path place(struct walk *walk, bool slash, char *out)
 {
 	struct stat status;
 
-	if (is_node(walk->path) && !slash) {
+	if (vfe_path_is_node(walk->path) && !slash) {
 		memcpy(out, walk->path, walk->size + 1);
 		return VFE_PATH_NODE;
 	}
@@ -354,44 +363,4 @@ int vfe_path_flags(const char *real, int flags)
 	return writes && vfe_path_is_below(path, "/sys/module")
 		       ? flags | O_TRUNC
 		       : flags;
-}
-
-/* --- what it looks like --- */
-
-/* The number of a group's node; -1 for the container's. */
-static long node_number(const char *name)
-{
-	long number = 0;
-
-	if (*name < '0' || *name > '9')
-		return -1;
-	for (; *name >= '0' && *name <= '9'; name++)
-		number = number * 10 + (*name - '0');
-	return number;
-}
-
-void vfe_path_dress(const char *real, struct stat *status)
-{
-	const char *path = vfe_path_virtual(real);
-
-	if (!path)
-		return;
-	if (S_ISDIR(status->st_mode)) {
-		status->st_mode &= ~(mode_t)S_ISVTX; /* merged: our own mark */
-		return;
-	}
-	if (!is_node(path))
-		return;
-	struct stat node;
-	long number = node_number(path + 10);
-
-	vfe_node_stat(number < 0 ? VFE_CONTAINER : VFE_GROUP,
-		      number < 0 ? 0 : (unsigned int)number, &node);
-	node.st_mode = S_IFCHR | (status->st_mode & 07777);
-	node.st_uid = status->st_uid;
-	node.st_gid = status->st_gid;
-	node.st_atim = status->st_atim;
-	node.st_mtim = status->st_mtim;
-	node.st_ctim = status->st_ctim;
-	*status = node;
 }

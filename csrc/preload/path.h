@@ -73,6 +73,8 @@ VFE_HIDDEN void vfe_path_strip(char *result);
 
 /** The name of an open directory: false if it has none that fits. */
 VFE_HIDDEN bool vfe_path_of_fd(int fd, char *out);
+/** What /proc says of a socket: "socket:[INODE]". */
+VFE_HIDDEN bool vfe_socket_name(int fd, char *out, size_t room);
 
 /** The working directory has changed. */
 VFE_HIDDEN void vfe_path_moved(void);
@@ -90,7 +92,25 @@ VFE_HIDDEN int vfe_stat(const char *path, struct stat *status, int flags);
  */
 VFE_HIDDEN int vfe_path_flags(const char *real, int flags);
 
+/** Whether a path, as a program knows it, is a device node's. */
+VFE_HIDDEN bool vfe_path_is_node(const char *path);
+
+/* --- what it looks like (path_look.c) --- */
+
+/** Whether a node's mode, as chmod() left it, lets the caller open it: 0 or
+ * -EACCES. What is not there is the daemon's to refuse. */
+VFE_HIDDEN int vfe_path_may_open(const char *node, int flags);
+
 /** Make the status of a file of the tree that of the file it stands for. */
 VFE_HIDDEN void vfe_path_dress(const char *real, struct stat *status);
+/** The same for what fstat() has said of an fd: true if it is in the tree. */
+VFE_HIDDEN bool vfe_path_dress_fd(int fd, struct stat *status);
+/** The real name of what an fd of ours or of the tree stands for. */
+VFE_HIDDEN bool vfe_path_behind_fd(int fd, char *out);
+/** Whether the caller is to the emulated machine what root is to a real one:
+ * root, and whose daemon it is. */
+VFE_HIDDEN bool vfe_path_is_master(void);
+/** Note who owns a file of the tree from now on: 0 or a negative errno. */
+VFE_HIDDEN int vfe_path_give(const char *real, int flags, uid_t uid, gid_t gid);
 
 #endif

@@ -6,6 +6,7 @@
  * tree is.
  */
 #include <errno.h>
+#include <limits.h>
 
 #include "path.h"
 #include "sys.h"
@@ -28,18 +29,111 @@ moved_link(int dirfd, const char *path, char *out, size_t size, ssize_t *result)
 	return true;
 }
 
-#define READLINK(name, arguments, dirfd, room, hand_on)                    \
-	VFE_EXPORT ssize_t name arguments                                  \
-	{                                                                  \
-		ssize_t result;                                            \
-                                                                           \
-		if (size <= (room) && vfe_concerns(dirfd, path) &&         \
-		    moved_link(dirfd, path, out, size, &result))           \
-			return result;                                     \
-		return vfe.next.name                                       \
-			       ? vfe.next.name hand_on                     \
-			       : read_link(dirfd, path, out,               \
-					   size < (room) ? size : (room)); \
+/* The number that a path ends with: of /proc/self/fd/N, by whatever name. */
+static int last_number(const char *path)
+{
+	const char *name = strrchr(path, '/');
+	int number = 0;
+
+	name = name ? name + 1 : path;
+	if (!*name)
+		return -1;
+	for (; *name; name++) {
+		if (*name < '0' || *name > '9' || number > INT_MAX / 10 - 1)
+			return -1;
+		number = number * 10 + (*name - '0');
+	}
+	return number;
+}
+
+/* What the kernel says of an fd instead of "socket:[INODE]". */
+static void file_name(const struct vfe_file *file, char *out)
+{
+	static const char *const names[] = {
+		[VFE_CONTAINER] = "/dev/vfio/vfio",
+		[VFE_GROUP] = "/dev/vfio/",
+		[VFE_DEVICE] = "anon_inode:[vfio-device]",
+		[VFE_DATA] = "anon_inode:[vfio-mig]",
+		[VFE_DMA_BUF] = "/dmabuf:",
+	};
+	char digits[10];
+	size_t count = 0;
+
+	strcpy(out, names[file->kind]);
+	if (file->kind != VFE_GROUP)
+		return;
+	unsigned int number = vfe_number(file);
+
+	do
+		digits[count++] = (char)('0' + number % 10);
+	while (number /= 10);
+	for (out += strlen(out); count; *out = 0)
+		*out++ = digits[--count];
+}
+
+/* A link that leads to a socket is perhaps an fd's, and that emulated. */
+static bool name_emulated(const char *path, char *text)
+{
+	char own[64];
+	struct vfe_file file;
+	int fd = last_number(path);
+
+	if (fd < 0 || !vfe_socket_name(fd, own, sizeof(own)) ||
+	    strcmp(own, text) || !vfe_emulated(fd, &file) ||
+	    file.kind == VFE_OTHER)
+		return false;
+	file_name(&file, text);
+	return true;
+}
+
+/* /proc/self/fd/N: what emulated files and those of the tree are. */
+static __attribute__((noinline)) ssize_t show_link(int dirfd, const char *path,
+						   char *out, size_t size,
+						   ssize_t result)
+{
+	char text[VFE_PATH_MAX];
+	long whole =
+		vfe_sys4(SYS_readlinkat, dirfd, path, text, sizeof(text) - 1);
+	const char *shown = text;
+
+	if (whole <= 0)
+		return result;
+	text[whole] = 0;
+	if (!name_emulated(path, text))
+		shown = vfe_path_virtual(text);
+	if (!shown)
+		return result;
+	size_t length = strlen(shown);
+
+	if (length < size)
+		size = length;
+	return vfe_copy_out(out, shown, size) ? vfe_result(-EFAULT)
+					      : (ssize_t)size;
+}
+
+static ssize_t shown(int dirfd, const char *path, char *out, size_t size,
+		     ssize_t result)
+{
+	if (result <= 0 || !vfe.active ||
+	    ((size_t)result < size && *out != 's' &&
+	     (*out != '/' || !vfe.root_size || (size_t)result < vfe.root_size)))
+		return result;
+	return show_link(dirfd, path, out, size, result);
+}
+
+#define READLINK(name, arguments, dirfd, room, hand_on)                      \
+	VFE_EXPORT ssize_t name arguments                                    \
+	{                                                                    \
+		ssize_t result;                                              \
+                                                                             \
+		if (size <= (room) && vfe_concerns(dirfd, path) &&           \
+		    moved_link(dirfd, path, out, size, &result))             \
+			return result;                                       \
+		result = vfe.next.name                                       \
+				 ? vfe.next.name hand_on                     \
+				 : read_link(dirfd, path, out,               \
+					     size < (room) ? size : (room)); \
+		return shown(dirfd, path, out, size, result);                \
 	}
 
 READLINK(readlink, (const char *path, char *out, size_t size), AT_FDCWD,

@@ -35,6 +35,21 @@ moved_stat(int dirfd, const char *path, int flags, void *status, int *result)
 	return true;
 }
 
+/* An fd of the tree, by the name "". */
+static __attribute__((noinline)) bool empty_stat(int fd, const char *path,
+						 void *status, int *result)
+{
+	struct stat filled;
+	char first;
+
+	if (vfe_copy_in(&first, path, 1) || first ||
+	    vfe_sys2(SYS_fstat, fd, &filled) || !vfe_path_dress_fd(fd, &filled))
+		return false;
+	*result =
+		(int)vfe_result(vfe_copy_out(status, &filled, sizeof(filled)));
+	return true;
+}
+
 /* An emulated fd by the name "", or what a path of ours stands for. */
 static bool is_ours(int dirfd, const char *path, int flags, void *status,
 		    int *result)
@@ -46,6 +61,9 @@ static bool is_ours(int dirfd, const char *path, int flags, void *status,
 		*result = vfe_fstat(&file, status);
 		return true;
 	}
+	if (VFE_RARE(flags & AT_EMPTY_PATH && path && vfe.root_size) &&
+	    empty_stat(dirfd, path, status, result))
+		return true;
 	return vfe_concerns(dirfd, path) &&
 	       moved_stat(dirfd, path, flags, status, result);
 }

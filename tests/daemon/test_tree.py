@@ -189,7 +189,7 @@ def test_no_name_leads_out_of_the_tree(tmp_path_factory, name):
     )
     with Tree(Machine(spec, load_models()), folder, Runner(Counters())) as tree:
         assert os.listdir(folder) == ["root"]
-        assert sorted(os.listdir(tree.root)) == ["dev", "sys"]
+        assert sorted(os.listdir(tree.root)) == ["dev", "owner", "sys"]
         shown = tree.root / "sys/bus" / bus_of(name) / "devices"
         if shown.is_dir() and "/" not in name and os.listdir(shown):
             assert os.listdir(shown) == [name]

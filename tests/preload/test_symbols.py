@@ -19,12 +19,14 @@ FROM_LIBC = {
     "memchr", "memcmp", "memcpy", "memmove", "memset", "stpcpy", "strchr", "strchrnul", "strcmp", "strcpy", "strcspn",
     "strlen", "strncmp", "strnlen", "strrchr",
     # once, when the library is loaded
-    "__register_atfork", "dlsym", "getauxval", "getenv",
+    "__register_atfork", "dladdr", "dlsym", "getauxval", "getenv",
     # the service thread
     "pthread_attr_destroy", "pthread_attr_init", "pthread_attr_setdetachstate", "pthread_attr_setstacksize",
     "pthread_create",
     # errno; and what functions of libc's that allocate are answered with
     "__errno_location", "calloc", "free", "malloc", "realloc", "fdopen", "qsort", "alphasort", "versionsort",
+    # strings of one file; and what programs are executed with
+    "strcat", "strstr", "environ", "__environ",
     # the C runtime's own
     "_ITM_deregisterTMCloneTable", "_ITM_registerTMCloneTable", "__cxa_finalize", "__gmon_start__",
 }  # fmt: skip

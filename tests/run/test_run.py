@@ -67,7 +67,9 @@ class TestEnvironment:
     def test_preloaded_libraries_are_kept_behind_ours(self, run):
         environment = {**os.environ, "LD_PRELOAD": "/nonexistent/one.so:/nonexistent/two.so"}
         done = run("sh", "-c", "echo $LD_PRELOAD", options=ORACLE, env=environment)
-        assert done.stdout == f"{preload.library()}:/nonexistent/one.so:/nonexistent/two.so\n"
+        ours, *others = done.stdout.rstrip("\n").split(":")
+        assert Path(ours).name == preload.library().name
+        assert others == ["/nonexistent/one.so", "/nonexistent/two.so"]
 
     def test_fds_directory_and_input_are_the_programs(self, run, tmp_path):
         read_end, write_end = os.pipe()

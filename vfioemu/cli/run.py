@@ -287,16 +287,17 @@ def _environment(where: Where, library: Path) -> dict[str, str]:
 
 
 def _loadable(library: Path, directory: Path) -> str:
-    """The library's path, without blanks and colons, which LD_PRELOAD takes for separators."""
-    path = os.fspath(library)
-    if not re.search("[ :]", path):
-        return path
+    """The library's path: of a link beside the daemon's socket, by which it finds that in any environment.
+
+    LD_PRELOAD takes blanks and colons for separators.
+    """
     link = directory / library.name
-    with contextlib.suppress(FileExistsError):
+    with contextlib.suppress(OSError):  # it is there already, or the daemon is another user's
         link.symlink_to(library)
-    if re.search("[ :]", os.fspath(link)):
+    path = os.fspath(link if link.resolve() == library.resolve() else library)
+    if re.search("[ :]", path):
         raise CommandError(
             f"LD_PRELOAD cannot name {path}: a blank or a colon in it separates two libraries",
             "set TMPDIR or XDG_RUNTIME_DIR to a directory without them",
         )
-    return os.fspath(link)
+    return path

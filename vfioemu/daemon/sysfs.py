@@ -15,6 +15,8 @@ from vfioemu.core.spec import GroupSpec, IommuSpec
 
 Bus: TypeAlias = Literal["pci", "mdev", "platform"]
 
+OWNERS: Final = "owner"
+"""Who owns what: the preload library's notes, csrc/preload/path_look.c."""
 DMA_ENTRY_LIMIT: Final = "sys/module/vfio_iommu_type1/parameters/dma_entry_limit"
 PARENT: Final = "sys/devices/virtual/vfioemu/vfioemu"
 """The parent of all mediated devices, as the mtty sample's is sys/devices/virtual/mtty/mtty."""
@@ -104,7 +106,9 @@ def machine_entries(dma_entry_limit: int, *, shared: bool) -> Entries:
         dma_entry_limit: the module parameter.
         shared: other users have access.
     """
-    for path in ("", "dev", "sys", "sys/bus", "sys/bus/pci", "sys/bus/pci/devices", "sys/bus/pci/drivers"):
+    yield "", _MERGED
+    yield OWNERS, Directory()
+    for path in ("dev", "sys", "sys/bus", "sys/bus/pci", "sys/bus/pci/devices", "sys/bus/pci/drivers"):
         yield path, _MERGED
     for path in ("sys/bus/mdev", "sys/bus/mdev/devices", "sys/class", "sys/class/misc", "sys/class/iommu"):
         yield path, _MERGED
@@ -129,6 +133,7 @@ def machine_entries(dma_entry_limit: int, *, shared: bool) -> Entries:
     yield from _class_device("misc", "vfio", f"{_MISC_MAJOR}:{_VFIO_MINOR}", "vfio/vfio")
     yield PARENT.rpartition("/")[0], Directory()
     yield PARENT, Directory()
+    yield f"{PARENT}/uevent", text(mode=0o644)
     yield f"{PARENT}/mdev_supported_types", Directory()
     yield "sys/class/mdev_bus/vfioemu", Link(PARENT)
     yield "dev/vfio/vfio", Node(0o666)

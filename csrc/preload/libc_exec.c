@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file libc_exec.c
+ * Overridden libc functions: those that execute programs. A program that cleans
+ * the environment of another (env -i, launchers, sudo as root) loses LD_PRELOAD
+ * with it; it is put back, unless there is one: an empty one stays empty. And a
+ * link beside the daemon that is gone, or that another user may not use, is
+ * replaced by what it led to, as the dynamic linker would complain.
+ */
+#include <alloca.h>
+#include <errno.h>
+#include <spawn.h>
+#include <stdarg.h>
+
+#include "path.h"
+#include "place.h"
+#include "session.h"
+#include "sys.h"
+
+#define MOST_ENTRIES 8192 /* of an environment that we copy to the stack */
+#define ADDED	     3
+
+#define PRELOAD "LD_PRELOAD="
+
+/* An environment, and what it lacks. */
+struct lacking {
+	long count;   /* its entries; -1: it is to stay as it is */
+	long preload; /* which of them is LD_PRELOAD; -1: none */
+	size_t nadded;
+	const char *added[ADDED];
+	char library[sizeof(PRELOAD) + 2 * PATH_MAX];
+	char socket[sizeof("VFIOEMU_SOCKET=") + sizeof(vfe.socket)];
+	char root[sizeof("VFIOEMU_ROOT=") + VFE_PATH_MAX];
+};
+
+/* Whether the string at `text`, which may not be there, begins with `name`. */
+static bool begins(const char *text, const char *name)
+{
+	for (char c; *name; text++, name++)
+		if (vfe_copy_in(&c, text, 1) || c != *name)
+			return false;
+	return true;
+}
+
+/* Put the link's target in its place: false if LD_PRELOAD does not name it. */
+static bool replace(char *out, size_t room, const char *entry, const char *link,
+		    const char *instead)
+{
+	const char *at = strstr(entry, link);
+	size_t before = at ? (size_t)(at - entry) : 0;
+
+	if (!at || strlen(entry) + strlen(instead) >= room)
+		return false;
+	memcpy(out, entry, before);
+	strcpy(out + before, instead);
+	strcat(out, at + strlen(link));
+	return true;
+}
+
+static void add(struct lacking *lacking, char *buffer, const char *name,
+		const char *value)
+{
+	strcpy(buffer, name);
+	strcat(buffer, value);
+	lacking->added[lacking->nadded++] = buffer;
+}
+
+/* Look at an environment, any of which may not be there. */
+static void look_at(struct lacking *lacking, char *const *environment)
+{
+	bool has_socket = false, has_root = false;
+	const char *library = vfe_place_library();
+	long count = 0;
+
+	*lacking = (struct lacking){ .count = -1, .preload = -1 };
+	if (!vfe.active || !library)
+		return;
+	for (; environment; count++) {
+		char *entry;
+
+		if (count == MOST_ENTRIES ||
+		    vfe_copy_in(&entry, environment + count, sizeof(entry)))
+			return;
+		if (!entry)
+			break;
+		if (begins(entry, PRELOAD))
+			lacking->preload = count;
+		has_socket |= begins(entry, "VFIOEMU_SOCKET=");
+		has_root |= begins(entry, "VFIOEMU_ROOT=");
+	}
+	const char *instead = vfe_place_instead();
+
+	if (lacking->preload < 0)
+		add(lacking, lacking->library, PRELOAD,
+		    instead ? instead : library);
+	else if (!instead)
+		return; /* as usual: it finds its daemon, or is not ours */
+	else if (replace(lacking->library, sizeof(lacking->library),
+			 environment[lacking->preload], library, instead))
+		lacking->added[lacking->nadded++] = lacking->library;
+	else
+		return;
+	lacking->count = count;
+	struct vfe_daemon_place place;
+
+	if (!instead && vfe_place_find(&place) &&
+	    !strcmp(place.socket, vfe.socket))
+		return;
+	if (!has_socket)
+		add(lacking, lacking->socket, "VFIOEMU_SOCKET=", vfe.socket);
+	if (vfe.root_size && !has_root)
+		add(lacking, lacking->root, "VFIOEMU_ROOT=", vfe.root);
+}
+
+/* `out` has room for all. */
+static void complete(char **out, char *const *environment,
+		     const struct lacking *lacking)
+{
+	for (size_t i = 0; i < lacking->nadded; i++)
+		*out++ = (char *)(uintptr_t)lacking->added[i];
+	for (long i = 0; i < lacking->count; i++)
+		if (i != lacking->preload)
+			*out++ = environment[i];
+	*out = NULL;
+}
+
+/* The environment that the program gets: on the stack, as a child of vfork()
+ * has its parent's heap. */
+#define COMPLETED(environment)                                               \
+	struct lacking lacking;                                              \
+	vfe_init();                                                          \
+	look_at(&lacking, environment);                                      \
+	if (VFE_RARE(lacking.count >= 0)) {                                  \
+		char **longer = alloca(((size_t)lacking.count + ADDED + 1) * \
+				       sizeof(*longer));                     \
+		complete(longer, environment, &lacking);                     \
+		environment = longer;                                        \
+	}
+
+static int not_there(void)
+{
+	return (int)vfe_result(-ENOSYS);
+}
+
+VFE_EXPORT int execve(const char *path, char *const arguments[],
+		      char *const environment[])
+{
+	COMPLETED(environment)
+	return VFE_NEXT(execve, SYS_execve, path, arguments, environment);
+}
+
+VFE_EXPORT int execv(const char *path, char *const arguments[])
+{
+	char *const *environment = environ;
+
+	COMPLETED(environment)
+	return VFE_NEXT(execve, SYS_execve, path, arguments, environment);
+}
+
+VFE_EXPORT int execvpe(const char *file, char *const arguments[],
+		       char *const environment[])
+{
+	COMPLETED(environment)
+	return vfe.next.execvpe ? vfe.next.execvpe(file, arguments, environment)
+				: not_there();
+}
+
+VFE_EXPORT int execvp(const char *file, char *const arguments[])
+{
+	char *const *environment = environ;
+
+	COMPLETED(environment)
+	return vfe.next.execvpe ? vfe.next.execvpe(file, arguments, environment)
+				: not_there();
+}
+
+VFE_EXPORT int fexecve(int fd, char *const arguments[],
+		       char *const environment[])
+{
+	COMPLETED(environment)
+	return vfe.next.fexecve ? vfe.next.fexecve(fd, arguments, environment)
+				: not_there();
+}
+
+VFE_EXPORT int execveat(int dirfd, const char *path, char *const arguments[],
+			char *const environment[], int flags)
+{
+	COMPLETED(environment)
+	return (int)vfe_result(vfe_sys5(SYS_execveat, dirfd, path, arguments,
+					environment, flags));
+}
+
+/* Take the arguments of execl() and its kin, `first` among them; what follows
+ * their NULL is left. */
+#define COLLECT(first)                                                \
+	va_list args, again;                                          \
+	size_t number = 1;                                            \
+	va_start(args, first);                                        \
+	va_copy(again, args);                                         \
+	while (va_arg(again, char *))                                 \
+		number++;                                             \
+	va_end(again);                                                \
+	char **arguments = alloca((number + 1) * sizeof(*arguments)); \
+	arguments[0] = (char *)(uintptr_t)first;                      \
+	for (size_t i = 1; i <= number; i++)                          \
+		arguments[i] = va_arg(args, char *);
+
+VFE_EXPORT int execl(const char *path, const char *first, ...)
+{
+	char *const *environment = environ;
+
+	COLLECT(first)
+	va_end(args);
+	COMPLETED(environment)
+	return VFE_NEXT(execve, SYS_execve, path, arguments, environment);
+}
+
+VFE_EXPORT int execle(const char *path, const char *first, ...)
+{
+	COLLECT(first)
+	char *const *environment = va_arg(args, char *const *);
+
+	va_end(args);
+	COMPLETED(environment)
+	return VFE_NEXT(execve, SYS_execve, path, arguments, environment);
+}
+
+VFE_EXPORT int execlp(const char *file, const char *first, ...)
+{
+	char *const *environment = environ;
+
+	COLLECT(first)
+	va_end(args);
+	COMPLETED(environment)
+	return vfe.next.execvpe ? vfe.next.execvpe(file, arguments, environment)
+				: not_there();
+}
+
+#define SPAWN(name)                                                            \
+	VFE_EXPORT int name(pid_t *restrict pid, const char *restrict path,    \
+			    const posix_spawn_file_actions_t *actions,         \
+			    const posix_spawnattr_t *restrict attributes,      \
+			    char *const arguments[restrict],                   \
+			    char *const environment[restrict])                 \
+	{                                                                      \
+		COMPLETED(environment)                                         \
+		return vfe.next.name                                           \
+			       ? vfe.next.name(pid, path, actions, attributes, \
+					       arguments, environment)         \
+			       : ENOSYS;                                       \
+	}
+
+SPAWN(posix_spawn)
+SPAWN(posix_spawnp)

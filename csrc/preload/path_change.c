@@ -1,0 +1,306 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file path_change.c
+ * Overridden libc functions: those that make, remove and rename files, or
+ * change how long they are. In sysfs nobody can (fs/kernfs/dir.c), and nodes
+ * come and go with their devices only.
+ */
+#include <errno.h>
+#include <stdio.h>
+
+#include "path.h"
+#include "sys.h"
+
+/* Whether something is there, at the very place. */
+static bool is_there(const char *real, struct stat *status, long *error)
+{
+	*error = vfe_sys4(SYS_newfstatat, AT_FDCWD, real, status,
+			  AT_SYMLINK_NOFOLLOW);
+	return !*error;
+}
+
+/* The directory cannot be written to: not even by root, in sysfs. */
+static int never(void)
+{
+	return (int)vfe_result(vfe_path_is_master() ? -EPERM : -EACCES);
+}
+
+static int refuse_removal(const char *real, int flags)
+{
+	struct stat status;
+	long error;
+
+	if (!is_there(real, &status, &error))
+		return (int)vfe_result(error);
+	if (!vfe_path_is_master())
+		return never();
+	if (flags & AT_REMOVEDIR && !S_ISDIR(status.st_mode))
+		return (int)vfe_result(-ENOTDIR);
+	if (!(flags & AT_REMOVEDIR) && S_ISDIR(status.st_mode))
+		return (int)vfe_result(-EISDIR);
+	return never();
+}
+
+static int refuse_creation(const char *real)
+{
+	struct stat status;
+	long error;
+
+	if (is_there(real, &status, &error))
+		return (int)vfe_result(-EEXIST);
+	if (error != -ENOENT)
+		return (int)vfe_result(error);
+	/* The directory that would hold it. */
+	char parent[VFE_PATH_MAX];
+	size_t size = strlen(real);
+
+	memcpy(parent, real, size + 1);
+	while (size && parent[size - 1] == '/')
+		size--;
+	while (size && parent[size - 1] != '/')
+		size--;
+	parent[size] = 0;
+	if (!is_there(parent, &status, &error))
+		return (int)vfe_result(error);
+	return never();
+}
+
+/* A path of ours, to be changed: if it leads out of the tree after all, the
+ * call goes on with the name of where it leads. */
+static bool is_refused(int dirfd, const char *path, struct vfe_place *place,
+		       bool *moved)
+{
+	*moved = vfe_moved(dirfd, path, place);
+	return *moved && vfe_path_virtual(place->real);
+}
+
+/* --- removal --- */
+
+#define REMOVE(name, number, flags)                                            \
+	VFE_EXPORT int name(const char *path)                                  \
+	{                                                                      \
+		struct vfe_place place;                                        \
+		bool moved;                                                    \
+                                                                               \
+		if (is_refused(AT_FDCWD, path, &place, &moved))                \
+			return refuse_removal(place.real, flags);              \
+		if (moved)                                                     \
+			path = place.real;                                     \
+		return vfe.next.name ? vfe.next.name(path)                     \
+				     : (int)vfe_result(vfe_sys3(SYS_unlinkat,  \
+								AT_FDCWD,      \
+								path, flags)); \
+	}
+
+REMOVE(unlink, SYS_unlinkat, 0)
+REMOVE(rmdir, SYS_unlinkat, AT_REMOVEDIR)
+
+VFE_EXPORT int unlinkat(int dirfd, const char *path, int flags)
+{
+	struct vfe_place place;
+	bool moved;
+
+	if (is_refused(dirfd, path, &place, &moved))
+		return refuse_removal(place.real, flags);
+	if (moved) {
+		dirfd = AT_FDCWD;
+		path = place.real;
+	}
+	return VFE_NEXT(unlinkat, SYS_unlinkat, dirfd, path, flags);
+}
+
+VFE_EXPORT int remove(const char *path)
+{
+	struct vfe_place place;
+	struct stat status;
+	bool moved;
+	long error;
+
+	if (is_refused(AT_FDCWD, path, &place, &moved)) {
+		bool directory = is_there(place.real, &status, &error) &&
+				 S_ISDIR(status.st_mode);
+
+		return refuse_removal(place.real, directory ? AT_REMOVEDIR : 0);
+	}
+	if (moved)
+		path = place.real;
+	return vfe.next.remove ? vfe.next.remove(path)
+			       : (int)vfe_result(-ENOSYS);
+}
+
+/* --- two names --- */
+
+struct two {
+	struct vfe_place from, to;
+	bool from_moved, to_moved;
+};
+
+/* Whether a name of ours is among them: then `*result` says what comes of it.
+ */
+static __attribute__((noinline)) bool refuse_two(int from_dirfd,
+						 const char **from,
+						 int to_dirfd, const char **to,
+						 struct two *two, int *result)
+{
+	bool ours = is_refused(from_dirfd, *from, &two->from, &two->from_moved);
+	bool theirs = is_refused(to_dirfd, *to, &two->to, &two->to_moved);
+	struct stat status;
+	long error;
+
+	if (two->from_moved)
+		*from = two->from.real;
+	if (two->to_moved)
+		*to = two->to.real;
+	if (!ours && !theirs)
+		return false;
+	error = ours ? (is_there(two->from.real, &status, &error) ? 0 : error)
+		     : vfe_sys4(SYS_newfstatat, from_dirfd, *from, &status,
+				AT_SYMLINK_NOFOLLOW);
+	if (error)
+		*result = (int)vfe_result(error);
+	else
+		*result = ours && theirs ? never() : (int)vfe_result(-EXDEV);
+	return true;
+}
+
+static bool concerns_two(int from_dirfd, const char *from, int to_dirfd,
+			 const char *to)
+{
+	return vfe_concerns(from_dirfd, from) || vfe_concerns(to_dirfd, to);
+}
+
+#define TWO(name, arguments, from_dirfd, to_dirfd, system_call, hand_on) \
+	static __attribute__((noinline)) int slow_##name arguments       \
+	{                                                                \
+		struct two two;                                          \
+		int result;                                              \
+                                                                         \
+		if (refuse_two(from_dirfd, &from, to_dirfd, &to, &two,   \
+			       &result))                                 \
+			return result;                                   \
+		return vfe.next.name ? vfe.next.name hand_on             \
+				     : (int)vfe_result(system_call);     \
+	}                                                                \
+	VFE_EXPORT int name arguments                                    \
+	{                                                                \
+		if (concerns_two(from_dirfd, from, to_dirfd, to))        \
+			return slow_##name hand_on;                      \
+		return vfe.next.name ? vfe.next.name hand_on             \
+				     : (int)vfe_result(system_call);     \
+	}
+
+TWO(rename, (const char *from, const char *to), AT_FDCWD, AT_FDCWD,
+    vfe_sys5(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0), (from, to))
+TWO(renameat, (int olddir, const char *from, int newdir, const char *to),
+    olddir, newdir, vfe_sys5(SYS_renameat2, olddir, from, newdir, to, 0),
+    (olddir, from, newdir, to))
+TWO(renameat2,
+    (int olddir, const char *from, int newdir, const char *to,
+     unsigned int flags),
+    olddir, newdir, vfe_sys5(SYS_renameat2, olddir, from, newdir, to, flags),
+    (olddir, from, newdir, to, flags))
+TWO(link, (const char *from, const char *to), AT_FDCWD, AT_FDCWD,
+    vfe_sys5(SYS_linkat, AT_FDCWD, from, AT_FDCWD, to, 0), (from, to))
+TWO(linkat,
+    (int olddir, const char *from, int newdir, const char *to, int flags),
+    olddir, newdir, vfe_sys5(SYS_linkat, olddir, from, newdir, to, flags),
+    (olddir, from, newdir, to, flags))
+
+/* --- creation: open() is in libc_open.c --- */
+
+#define MAKE(name, arguments, dirfd, moved_dirfd, system_call, hand_on) \
+	VFE_EXPORT int name arguments                                   \
+	{                                                               \
+		struct vfe_place place;                                 \
+		bool moved;                                             \
+                                                                        \
+		if (is_refused(dirfd, path, &place, &moved))            \
+			return refuse_creation(place.real);             \
+		if (moved) {                                            \
+			path = place.real;                              \
+			moved_dirfd;                                    \
+		}                                                       \
+		return vfe.next.name ? vfe.next.name hand_on            \
+				     : (int)vfe_result(system_call);    \
+	}
+
+MAKE(mkdir, (const char *path, mode_t mode), AT_FDCWD, (void)0,
+     vfe_sys3(SYS_mkdirat, AT_FDCWD, path, mode), (path, mode))
+MAKE(mkdirat, (int dirfd, const char *path, mode_t mode), dirfd,
+     dirfd = AT_FDCWD, vfe_sys3(SYS_mkdirat, dirfd, path, mode),
+     (dirfd, path, mode))
+MAKE(mknod, (const char *path, mode_t mode, dev_t device), AT_FDCWD, (void)0,
+     vfe_sys4(SYS_mknodat, AT_FDCWD, path, mode, device), (path, mode, device))
+MAKE(mknodat, (int dirfd, const char *path, mode_t mode, dev_t device), dirfd,
+     dirfd = AT_FDCWD, vfe_sys4(SYS_mknodat, dirfd, path, mode, device),
+     (dirfd, path, mode, device))
+MAKE(mkfifo, (const char *path, mode_t mode), AT_FDCWD, (void)0,
+     vfe_sys4(SYS_mknodat, AT_FDCWD, path, mode | S_IFIFO, 0), (path, mode))
+MAKE(mkfifoat, (int dirfd, const char *path, mode_t mode), dirfd,
+     dirfd = AT_FDCWD, vfe_sys4(SYS_mknodat, dirfd, path, mode | S_IFIFO, 0),
+     (dirfd, path, mode))
+MAKE(symlink, (const char *target, const char *path), AT_FDCWD, (void)0,
+     vfe_sys3(SYS_symlinkat, target, AT_FDCWD, path), (target, path))
+MAKE(symlinkat, (const char *target, int dirfd, const char *path), dirfd,
+     dirfd = AT_FDCWD, vfe_sys3(SYS_symlinkat, target, dirfd, path),
+     (target, dirfd, path))
+
+/* --- length: attributes have none that could be changed --- */
+
+static int check_length(const char *real, off_t size)
+{
+	struct stat status;
+	long error;
+
+	if (size < 0)
+		return (int)vfe_result(-EINVAL);
+	error = vfe_sys4(SYS_newfstatat, AT_FDCWD, real, &status, 0);
+	if (error)
+		return (int)vfe_result(error);
+	if (S_ISDIR(status.st_mode))
+		return (int)vfe_result(-EISDIR);
+	if (vfe_path_is_node(vfe_path_virtual(real)))
+		return (int)vfe_result(-EINVAL);
+	return (int)vfe_result(
+		vfe_sys4(SYS_faccessat2, AT_FDCWD, real, W_OK, AT_EACCESS));
+}
+
+#define TRUNCATE(name)                                           \
+	VFE_EXPORT int name(const char *path, off_t size)        \
+	{                                                        \
+		struct vfe_place place;                          \
+		bool moved;                                      \
+                                                                 \
+		if (is_refused(AT_FDCWD, path, &place, &moved))  \
+			return check_length(place.real, size);   \
+		if (moved)                                       \
+			path = place.real;                       \
+		return VFE_NEXT(name, SYS_truncate, path, size); \
+	}
+
+TRUNCATE(truncate)
+TRUNCATE(truncate64)
+
+/* Whether an fd can be written to, as ftruncate() asks. */
+static int is_writable(int fd, off_t size, const char *real)
+{
+	long flags = vfe_sys2(SYS_fcntl, fd, F_GETFL);
+
+	if (size < 0 || (flags >= 0 && (flags & O_ACCMODE) == O_RDONLY) ||
+	    vfe_path_is_node(vfe_path_virtual(real)))
+		return (int)vfe_result(-EINVAL);
+	return (int)vfe_result(flags < 0 ? flags : 0);
+}
+
+#define FTRUNCATE(name)                                         \
+	VFE_EXPORT int name(int fd, off_t size)                 \
+	{                                                       \
+		char real[VFE_PATH_MAX];                        \
+                                                                \
+		if (vfe_path_behind_fd(fd, real))               \
+			return is_writable(fd, size, real);     \
+		return VFE_NEXT(name, SYS_ftruncate, fd, size); \
+	}
+
+FTRUNCATE(ftruncate)
+FTRUNCATE(ftruncate64)

@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file path_look.c
+ * What files of the tree look like: as those that they stand for.
+ *
+ * Modes are the files' own. Nobody but root could give them another owner, so
+ * that is kept beside them, in links of the tree's directory "owner" that are
+ * named by inode: "UID:GID".
+ */
+#include <errno.h>
+#include <sys/sysmacros.h>
+
+#include "path.h"
+#include "sys.h"
+
+#define OWNERS	   "/owner/"
+#define OWNER_TEXT 24
+/* Inodes of the tree are told with this, so that they are none of sysfs's. */
+#define OUR_INODES (1ull << 40)
+#define SYSFS_FILE 4096 /* what stat() says of the size of an attribute */
+
+static long look(const char *path, struct stat *status)
+{
+	return vfe_sys4(SYS_newfstatat, AT_FDCWD, path, status, 0);
+}
+
+/* The device that `path` is on, looked up once; 1, which is none, if it is not
+ * there. */
+static dev_t device_of(const char *path, _Atomic uint64_t *known)
+{
+	dev_t device = atomic_load_explicit(known, memory_order_relaxed);
+	struct stat status;
+
+	if (!device) {
+		device = look(path, &status) ? 1 : status.st_dev;
+		atomic_store_explicit(known, device, memory_order_relaxed);
+	}
+	return device;
+}
+
+/* The device of the system's own sysfs, which all of /sys seems to be on. */
+static dev_t sysfs_device(void)
+{
+	static _Atomic uint64_t known;
+	dev_t device = device_of("/sys", &known);
+
+	return device == 1 ? makedev(0, 22) : device;
+}
+
+/* Whether something with that status may be in the tree. */
+static bool may_be_in_tree(const struct stat *status)
+{
+	static _Atomic uint64_t known;
+
+	return vfe.root_size && status->st_dev == device_of(vfe.root, &known);
+}
+
+/* --- owners --- */
+
+static char *put_number(char *at, uint64_t number)
+{
+	char digits[20];
+	size_t count = 0;
+
+	do {
+		digits[count++] = (char)('0' + number % 10);
+		number /= 10;
+	} while (number);
+	while (count)
+		*at++ = digits[--count];
+	return at;
+}
+
+static const char *take_number(const char *at, unsigned int *number)
+{
+	for (*number = 0; *at >= '0' && *at <= '9'; at++)
+		*number = *number * 10 + (unsigned int)(*at - '0');
+	return at;
+}
+
+/* Where the owner of an inode is kept. */
+static bool owner_name(ino_t inode, char *out)
+{
+	if (vfe.root_size + sizeof(OWNERS) + 20 > VFE_PATH_MAX)
+		return false;
+	memcpy(out, vfe.root, vfe.root_size);
+	memcpy(out + vfe.root_size, OWNERS, sizeof(OWNERS));
+	*put_number(out + vfe.root_size + sizeof(OWNERS) - 1, inode) = 0;
+	return true;
+}
+
+static void take_owner(struct stat *status)
+{
+	char name[VFE_PATH_MAX];
+	char text[OWNER_TEXT + 1];
+	long size = -ENAMETOOLONG;
+
+	if (owner_name(status->st_ino, name))
+		size = vfe_sys4(SYS_readlinkat, AT_FDCWD, name, text,
+				OWNER_TEXT);
+	if (size <= 0)
+		return;
+	text[size] = 0;
+	const char *end = take_number(text, &status->st_uid);
+
+	if (*end == ':')
+		take_number(end + 1, &status->st_gid);
+}
+
+int vfe_path_give(const char *real, int flags, uid_t uid, gid_t gid)
+{
+	char name[VFE_PATH_MAX], fresh[VFE_PATH_MAX + 24];
+	char text[OWNER_TEXT];
+	struct stat status;
+	long error = vfe_sys4(SYS_newfstatat, AT_FDCWD, real, &status, flags);
+
+	if (error)
+		return (int)error;
+	if (!vfe_path_is_master())
+		return -EPERM;
+	if (!owner_name(status.st_ino, name))
+		return -ENAMETOOLONG;
+	take_owner(&status);
+	char *at = put_number(text, uid == (uid_t)-1 ? status.st_uid : uid);
+
+	*at++ = ':';
+	*put_number(at, gid == (gid_t)-1 ? status.st_gid : gid) = 0;
+	/* Replaced at once, for whoever looks meanwhile. */
+	strcpy(fresh, name);
+	at = fresh + strlen(fresh);
+	*at++ = '.';
+	*put_number(at, (uint64_t)vfe_sys0(SYS_gettid)) = 0;
+	error = vfe_sys3(SYS_symlinkat, text, AT_FDCWD, fresh);
+	if (!error)
+		error = vfe_sys5(SYS_renameat2, AT_FDCWD, fresh, AT_FDCWD, name,
+				 0);
+	return (int)error;
+}
+
+/* A directory on the way to it may be closed to us instead. */
+static bool has_node(const char *real)
+{
+	struct stat status;
+
+	return !look(real, &status);
+}
+
+int vfe_path_may_open(const char *node, int flags)
+{
+	char real[VFE_PATH_MAX];
+	int access = flags & O_ACCMODE;
+	int mode = access == O_RDONLY	? R_OK
+		   : access == O_WRONLY ? W_OK
+					: R_OK | W_OK;
+
+	if (!vfe.root_size || strlen(node) >= sizeof(real))
+		return 0;
+	strcpy(real, node);
+	return vfe_path_stand_in(real) &&
+			       vfe_sys4(SYS_faccessat2, AT_FDCWD, real, mode,
+					AT_EACCESS) == -EACCES &&
+			       has_node(real)
+		       ? -EACCES
+		       : 0;
+}
+
+bool vfe_path_is_master(void)
+{
+	struct stat status;
+	uid_t uid = (uid_t)vfe_sys0(SYS_geteuid);
+
+	return !uid || (!look(vfe.root, &status) && status.st_uid == uid);
+}
+
+/* --- stat() --- */
+
+/* The number of a group's node; -1 for the container's. */
+static long node_number(const char *name)
+{
+	long number = 0;
+
+	if (*name < '0' || *name > '9')
+		return -1;
+	for (; *name >= '0' && *name <= '9'; name++)
+		number = number * 10 + (*name - '0');
+	return number;
+}
+
+static void dress_node(const char *path, struct stat *status)
+{
+	struct stat node;
+	long number = node_number(path + 10);
+
+	vfe_node_stat(number < 0 ? VFE_CONTAINER : VFE_GROUP,
+		      number < 0 ? 0 : (unsigned int)number, &node);
+	node.st_mode = S_IFCHR | (status->st_mode & 07777);
+	node.st_uid = status->st_uid;
+	node.st_gid = status->st_gid;
+	node.st_atim = status->st_atim;
+	node.st_mtim = status->st_mtim;
+	node.st_ctim = status->st_ctim;
+	*status = node;
+}
+
+/* An attribute with bytes of its own; all others are said to have a page. */
+static bool is_binary(const char *path)
+{
+	const char *name = strrchr(path, '/') + 1;
+
+	return !strcmp(name, "config") || !strcmp(name, "rom") ||
+	       (!strncmp(name, "resource", 8) && name[8]);
+}
+
+void vfe_path_dress(const char *real, struct stat *status)
+{
+	const char *path = vfe_path_virtual(real);
+
+	if (!path)
+		return;
+	take_owner(status);
+	if (vfe_path_is_node(path)) {
+		dress_node(path, status);
+		return;
+	}
+	/* Our own marks: a merged directory, a file that the daemon answers. */
+	if (!S_ISLNK(status->st_mode))
+		status->st_mode &= ~(mode_t)S_ISVTX;
+	if (strncmp(path, "/sys", 4) || (path[4] && path[4] != '/'))
+		return;
+	status->st_dev = sysfs_device();
+	status->st_ino |= OUR_INODES;
+	status->st_blocks = 0;
+	status->st_blksize = SYSFS_FILE;
+	if (!S_ISREG(status->st_mode))
+		status->st_size = 0;
+	else if (!is_binary(path))
+		status->st_size = SYSFS_FILE;
+}
+
+bool vfe_path_dress_fd(int fd, struct stat *status)
+{
+	char real[VFE_PATH_MAX];
+
+	if (!may_be_in_tree(status) || !vfe_path_of_fd(fd, real) ||
+	    !vfe_path_virtual(real))
+		return false;
+	vfe_path_dress(real, status);
+	return true;
+}
+
+bool vfe_path_behind_fd(int fd, char *out)
+{
+	struct vfe_file file;
+
+	if (!vfe_init() || !vfe.active || !vfe.root_size)
+		return false;
+	if (!vfe_emulated(fd, &file))
+		return vfe_path_of_fd(fd, out) && vfe_path_virtual(out);
+	strcpy(out, "/dev/vfio/vfio");
+	if (file.kind == VFE_GROUP)
+		*put_number(out + 10, vfe_number(&file)) = 0;
+	return (file.kind == VFE_CONTAINER || file.kind == VFE_GROUP) &&
+	       vfe_path_stand_in(out);
+}

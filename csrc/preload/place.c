@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file place.c
+ * Where the library itself is, and which daemon is there.
+ */
+#include "place.h"
+
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <string.h>
+
+#include "sys.h"
+
+static char library[PATH_MAX]; /* as it was loaded */
+static char target[PATH_MAX];  /* if that is a link: what it leads to */
+
+/* Nobody else could have put it there, or can replace it. */
+static bool is_trusted(const char *path, mode_t type)
+{
+	struct stat status;
+	uid_t uid = (uid_t)vfe_sys0(SYS_geteuid);
+
+	return !vfe_sys4(SYS_newfstatat, AT_FDCWD, path, &status,
+			 AT_SYMLINK_NOFOLLOW) &&
+	       (status.st_mode & S_IFMT) == type &&
+	       (status.st_uid == uid || !status.st_uid) &&
+	       (type != S_IFDIR || !(status.st_mode & (S_IWGRP | S_IWOTH)));
+}
+
+static void join(char *out, const char *directory, size_t size,
+		 const char *name)
+{
+	memcpy(out, directory, size);
+	strcpy(out + size, name);
+}
+
+const char *vfe_place_library(void)
+{
+	return library[0] ? library : NULL;
+}
+
+/* Whether our user may use the link: with no capability, as an exec() takes
+ * them from who is not root. */
+static bool is_usable(void)
+{
+	char directory[PATH_MAX];
+	struct stat status;
+	uid_t uid = (uid_t)vfe_sys0(SYS_geteuid);
+
+	join(directory, library, (size_t)(strrchr(library, '/') - library), "");
+	return !vfe_sys4(SYS_newfstatat, AT_FDCWD, library, &status, 0) &&
+	       !vfe_sys4(SYS_newfstatat, AT_FDCWD, directory, &status, 0) &&
+	       (!uid || status.st_uid == uid || status.st_mode & S_IXOTH);
+}
+
+const char *vfe_place_instead(void)
+{
+	return target[0] && !is_usable() ? target : NULL;
+}
+
+void vfe_place_init(void)
+{
+	Dl_info info;
+
+	if (!dladdr((void *)&vfe, &info) || !info.dli_fname ||
+	    *info.dli_fname != '/' || strlen(info.dli_fname) >= PATH_MAX)
+		return;
+	strcpy(library, info.dli_fname);
+	if (vfe_sys4(SYS_readlinkat, AT_FDCWD, library, target,
+		     sizeof(target) - 1) <= 0 ||
+	    *target != '/')
+		target[0] = 0;
+}
+
+bool vfe_place_find(struct vfe_daemon_place *place)
+{
+	const char *name = vfe_place_library();
+	const char *end = name ? strrchr(name, '/') : NULL;
+	size_t size = end ? (size_t)(end - name) : 0;
+
+	if (!size || size + sizeof("/vfio.sock") > PATH_MAX)
+		return false;
+	join(place->root, name, size, "");
+	if (!is_trusted(place->root, S_IFDIR))
+		return false;
+	join(place->socket, name, size, "/vfio.sock");
+	join(place->root, name, size, "/root");
+	return is_trusted(place->socket, S_IFSOCK);
+}

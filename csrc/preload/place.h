@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file place.h
+ * Where the library itself is: `vfioemu run` preloads a link that lies beside
+ * the daemon's socket, so that a program finds its daemon whose environment
+ * has been cleaned.
+ */
+#ifndef VFE_PLACE_H
+#define VFE_PLACE_H
+
+#include <limits.h>
+
+#include "preload.h"
+
+/** A daemon's places. */
+struct vfe_daemon_place {
+	char socket[PATH_MAX];
+	char root[PATH_MAX];
+};
+
+/** Once, before anything else here. */
+VFE_HIDDEN void vfe_place_init(void);
+
+/** The daemon beside the library: false if there is none, or if others than
+ * we and root could have put it there. */
+VFE_HIDDEN bool vfe_place_find(struct vfe_daemon_place *place);
+
+/** The name by which the library was loaded; NULL if that is not known. */
+VFE_HIDDEN const char *vfe_place_library(void);
+
+/** What to name it in place of that from now on: NULL, unless it was loaded by
+ * a link that is gone, or that we may not use any more. */
+VFE_HIDDEN const char *vfe_place_instead(void);
+
+#endif
