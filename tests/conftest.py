@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What all tests share: Hypothesis profiles, and surroundings of their own (surroundings.py).
+"""What all tests share: Hypothesis profiles, surroundings of their own (surroundings.py), folders for tests as two users.
 
 `make test` runs the profile "quick", which is the same on every machine and every run; `make test-full` runs "full".
 """
@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.surroundings import Surroundings
+from tests.users import common, open_folder  # noqa: F401 - fixtures
 
 settings.register_profile("quick", max_examples=60, deadline=None, derandomize=True)
 settings.register_profile(

@@ -61,7 +61,7 @@ def test_place_that_somebody_has_made_before_is_refused(folder, monkeypatch):
         monkeypatch.setattr(os, "getuid", lambda: 12345)
     else:
         os.chown(folder / "ours", 12345, 12345)
-    with pytest.raises(rd.StartError, match="ours belongs to uid"):
+    with pytest.raises(rd.StartError, match="belongs to uid"):
         rd.make_private(folder / "ours" / "a")
 
 
@@ -177,7 +177,7 @@ def test_base_of_a_stranger_without_an_instance_is_not_taken_for_ours(folder, mo
         monkeypatch.setattr(os, "getuid", lambda: 12345)
     else:
         os.chown(folder / "base", 12345, 12345)
-    with pytest.raises(rd.StartError, match="base belongs to uid"):
+    with pytest.raises(rd.StartError, match="belongs to uid"):
         rd.own_runtime_dir("x")
 
 
@@ -194,9 +194,9 @@ def test_link_of_a_stranger_is_not_followed_to_ours(folder, monkeypatch):
         monkeypatch.setattr(os, "getuid", lambda: 12345)
     else:
         os.lchown(link, 12345, 12345)
-    with pytest.raises(rd.StartError, match="base belongs to uid"):
+    with pytest.raises(rd.StartError, match="belongs to uid"):
         rd.own_runtime_dir("x")
-    with pytest.raises(rd.StartError, match="base belongs to uid"):
+    with pytest.raises(rd.StartError, match="belongs to uid"):
         rd.make_private(link / "x")
 
 

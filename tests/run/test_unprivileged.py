@@ -84,19 +84,17 @@ class TestOrdinaryUser:
             assert done.stdout.endswith('{"ok": true}\n'), done.stderr
         assert mine.stdout != theirs.stdout
 
-    def test_another_users_daemon_is_out_of_reach(self, python, run):
+    def test_another_users_daemon_is_out_of_reach(self, python, open_folder):
         code = "import os, sys\ntry: os.open('/dev/vfio/vfio', os.O_RDWR)\nexcept OSError as e: print(e.strerror)"
-        with daemon_process(machine_of([4])) as daemon:
-            daemon.directory.parent.chmod(0o755)
+        with daemon_process(machine_of([4]), folder=open_folder) as daemon:
             done = as_user(NOBODY, python, "-c", code, env=preloaded(daemon.directory))
             assert done.stdout == "No such device\n"
             assert "we are not allowed to use it" in done.stderr
 
-    def test_a_user_who_is_let_in_is_asked(self, python):
+    def test_a_user_who_is_let_in_is_asked(self, python, open_folder):
         """Another uid: the daemon may not look into its memory, whatever it would like."""
-        with daemon_process(machine_of([4]), "--allow-uid", str(NOBODY), "--memory", "auto") as daemon:
-            daemon.directory.parent.chmod(0o755)
-            daemon.directory.chmod(0o711)
+        options = ["--allow-uid", str(NOBODY), "--memory", "auto"]
+        with daemon_process(machine_of([4]), *options, folder=open_folder) as daemon:
             environment = {
                 **preloaded(daemon.directory),
                 "VFIOEMU_GROUP": "4",

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import click
 import vfioemu.demo
 from vfioemu.cli.errors import FAILED, CommandError
 from vfioemu.cli.values import DURATION, RATE
+from vfioemu.private import private_directory
 
 FILES = Path(vfioemu.demo.__file__).parent
 START_SECONDS = 30
@@ -37,8 +37,7 @@ def command(bandwidth: int, downtime: float, tcp: bool, trace: Path | None) -> i
     Its CPUs and two DMA devices write all the time. One device logs its DMA itself, the pages of the other one are
     tracked by its container.
     """
-    with tempfile.TemporaryDirectory(prefix="vfioemu-demo-") as name, contextlib.ExitStack() as stack:
-        base = Path(name)
+    with private_directory("demo") as base, contextlib.ExitStack() as stack:
         for side in ("a", "b"):
             socket = stack.enter_context(_daemon(base / side, trace and Path(f"{trace}.{side}")))
             print(f" daemon {side}: {socket}", flush=True)

@@ -10,10 +10,9 @@ import os
 import pickle
 import signal
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Final, NoReturn, Self, cast
 
 import trio
@@ -25,6 +24,7 @@ from vfioemu.conformance.trace import Environment, Scenario
 from vfioemu.core.spec import MachineSpec
 from vfioemu.daemon.runtime_dir import CONTROL, SOCKET
 from vfioemu.daemon.serve import Options, Ready, serve
+from vfioemu.private import private_directory
 from vfioemu.wire.messages import MemoryMode
 
 SCENARIO_TIMEOUT: Final = 60.0
@@ -49,8 +49,8 @@ class LiveRunner:
     def __init__(self, spec: MachineSpec, memory: str) -> None:
         self._spec = spec
         self._memory = MemoryMode[memory.upper()]
-        self._directory = tempfile.TemporaryDirectory(prefix="vfioemu-conformance-")
-        self._runtime_dir = Path(self._directory.name) / "run"
+        self._stack = ExitStack()
+        self._runtime_dir = self._stack.enter_context(private_directory("conformance")) / "run"
         self._daemon = 0
 
     def __enter__(self) -> Self:
@@ -61,7 +61,7 @@ class LiveRunner:
         if self._daemon and not self._reap(os.WNOHANG):
             os.kill(self._daemon, signal.SIGTERM)
             self._reap()
-        self._directory.cleanup()
+        self._stack.close()
 
     def _start(self) -> None:
         reader, writer = os.pipe()

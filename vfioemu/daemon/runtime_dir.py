@@ -5,14 +5,13 @@ import contextlib
 import errno
 import fcntl
 import os
-import shutil
 import socket
 import stat
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+
+from vfioemu import private
 
 SOCKET: Final = "vfio.sock"
 CONTROL: Final = "control.sock"
@@ -21,11 +20,6 @@ PID: Final = "pid"
 ROOT: Final = "root"
 """The tree of files that programs see as /dev/vfio and in /sys: daemon/tree.py."""
 _SUN_PATH: Final = 108
-_PRIVATE: Final = "vfioemu-run-"
-_STARTING: Final = 60.0
-"""Seconds in which a daemon has certainly taken its lock."""
-_LONGEST_BASE: Final = 70
-"""Beside the directory's name and the sockets', what fits into sun_path."""
 
 
 class StartError(Exception):
@@ -66,7 +60,7 @@ def own_runtime_dir(instance: str) -> Path:
     """
     directory = default_runtime_dir(instance)
     try:
-        _check_parent(directory.parent)
+        _check_way(directory)
         owner = directory.lstat().st_uid
     except OSError as error:
         raise StartError(
@@ -79,43 +73,19 @@ def own_runtime_dir(instance: str) -> Path:
     return directory
 
 
-def volatile_base() -> Path:
-    """Where a directory for one run belongs: where files are made and removed in memory, if there is such a place.
-
-    $XDG_RUNTIME_DIR; $TMPDIR, if it is set; /dev/shm; /tmp: the first that can be used and leaves room for a socket's name.
-    """
-    for name in (os.environ.get("XDG_RUNTIME_DIR"), os.environ.get("TMPDIR"), "/dev/shm"):
-        if name and len(os.fsencode(name)) <= _LONGEST_BASE and os.access(name, os.W_OK | os.X_OK):
-            return Path(name)
-    return Path("/tmp")
-
-
 @contextlib.contextmanager
 def private_directory() -> Iterator[Path]:
-    """A new directory of our own, removed at the end; what daemons that were killed have left goes as well."""
-    base = volatile_base()
-    _sweep(base)
-    with tempfile.TemporaryDirectory(prefix=_PRIVATE, dir=base, ignore_cleanup_errors=True) as name:
-        yield Path(name)
+    """A new directory of our own, removed at the end.
 
-
-def _sweep(base: Path) -> None:
-    """Remove private directories of ours whose daemon is gone without having done so."""
-    for directory in base.glob(f"{_PRIVATE}*"):
+    Raises:
+        StartError: there is no place for one.
+    """
+    with contextlib.ExitStack() as stack:
         try:
-            status = directory.lstat()
-            if status.st_uid != os.getuid() or time.time() - status.st_mtime < _STARTING:
-                continue
-            lock = os.open(directory / LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(directory, ignore_errors=True)
-        except OSError:
-            pass  # it runs
-        finally:
-            os.close(lock)
+            directory = stack.enter_context(private.private_directory())
+        except private.PlaceError as error:
+            raise StartError(str(error), error.hint) from None
+        yield directory
 
 
 def make_private(directory: Path, *, shared: bool = False) -> None:
@@ -130,7 +100,7 @@ def make_private(directory: Path, *, shared: bool = False) -> None:
         directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             directory.mkdir(mode=0o700)
-        _check_parent(directory.parent)
+        _check_way(directory)
         status = directory.lstat()
     except OSError as error:
         raise StartError(f"cannot make {directory}: {error.strerror}") from None
@@ -150,23 +120,17 @@ def make_private(directory: Path, *, shared: bool = False) -> None:
             raise StartError(f"cannot open {directory} to others: {error.strerror}") from None
 
 
-def _check_parent(parent: Path) -> None:
-    """A directory in /tmp may be somebody else's who knew its name before us: he can put another daemon in our place.
+def _check_way(directory: Path) -> None:
+    """A daemon is not looked for, nor started, where somebody else can put another one in its place.
 
     Raises:
-        OSError: it cannot be looked at.
-        StartError: it is so.
+        StartError: he can.
+        OSError: something on the way cannot be looked at.
     """
-    for place in (parent.absolute(), parent.resolve()):  # who owns a link can have it lead elsewhere
-        if not place.parent.stat().st_mode & stat.S_IWOTH:
-            continue
-        status = place.lstat()
-        if status.st_uid not in (0, os.getuid()):
-            raise StartError(f"{parent} belongs to uid {status.st_uid}", "choose another with --runtime-dir")
-        if stat.S_ISLNK(status.st_mode):
-            continue
-        if status.st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH:
-            raise StartError(f"{parent} can be written by everybody", f"chmod 700 {parent}")
+    try:
+        private.check_way(directory)
+    except private.PlaceError as error:
+        raise StartError(str(error), error.hint or "choose another with --runtime-dir") from None
 
 
 def check_length(path: Path) -> None:
@@ -206,7 +170,7 @@ def occupied(directory: Path) -> Iterator[None]:
             raise StartError(f"cannot lock {directory / LOCK}: {error.strerror}") from None
         pid = directory / PID
         try:
-            pid.write_text(f"{os.getpid()}\n", encoding="ascii")
+            _write_pid(pid)
         except OSError as error:
             raise StartError(f"cannot write {pid}: {error.strerror}") from None
         try:
@@ -215,6 +179,14 @@ def occupied(directory: Path) -> Iterator[None]:
             pid.unlink(missing_ok=True)
     finally:
         os.close(lock)  # the file stays: to remove it would race with the next daemon
+
+
+def _write_pid(path: Path) -> None:
+    """Whatever the umask is, others must not be able to write it, nor have written it before us."""
+    path.unlink(missing_ok=True)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w", encoding="ascii") as file:
+        file.write(f"{os.getpid()}\n")
 
 
 def _who(directory: Path) -> str:

@@ -9,15 +9,13 @@ import contextlib
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from vfioemu.asking import ControlSocket, Refused
+from vfioemu.private import private_directory
 
-_BASE: Final = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-"""Where files come and go without a disk: a daemon makes hundreds for its clients to look at."""
 _STOP: Final = 20.0
 
 
@@ -97,21 +95,25 @@ class DaemonProcess:
 
 
 @contextlib.contextmanager
-def daemon_process(machine: str, *options: str, cpu: int | None = None) -> Iterator[DaemonProcess]:
+def daemon_process(
+    machine: str, *options: str, cpu: int | None = None, folder: Path | None = None
+) -> Iterator[DaemonProcess]:
     """Run a daemon for as long as the block lasts.
 
     Args:
         machine: the text of a machine file.
         options: more options of `vfioemu serve`.
         cpu: the only CPU that it may run on.
+        folder: where its files and its runtime directory go; by default where only we come to.
 
     Raises:
         RuntimeError: it did not start, or did not end with SIGTERM's status; the text has its log.
     """
-    with tempfile.TemporaryDirectory(prefix="vfioemu-", dir=_BASE) as name:
-        directory = Path(name) / "run"
+    with contextlib.ExitStack() as stack:
+        base = stack.enter_context(private_directory("daemon")) if folder is None else folder
+        directory = base / "run"
         directory.mkdir(0o700)
-        file = Path(name) / "machine.toml"
+        file = base / "machine.toml"
         file.write_text(machine, encoding="utf-8")
         ready, theirs = os.pipe()
         command = [sys.executable, "-m", "vfioemu.cli.main", "serve", "-m", os.fspath(file)]

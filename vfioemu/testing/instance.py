@@ -12,14 +12,14 @@ The daemon starts when it is first needed, and ends, whatever happened, with the
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, Self
 
+from vfioemu.private import private_directory
 from vfioemu.testing.daemon import DaemonProcess
 from vfioemu.trace import events as e
 from vfioemu.trace.text import Printer
@@ -128,11 +128,11 @@ class Instance:
     """
 
     def __init__(self, *, trace_file: Path | None = None, keep: bool = False) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="vfioemu-"))
+        self._stack = ExitStack()
+        self.folder = self._stack.enter_context(private_directory("instance", keep=keep))
         self._trace_path = self.folder / "trace.jsonl"
         self.trace = Trace(self._trace_path)
         self._trace_file = trace_file
-        self._keep = keep
         self._wishes: list[str] = []
         self._daemon: DaemonProcess | None = None
 
@@ -224,8 +224,7 @@ class Instance:
                 finally:
                     self._hand_in()  # above all the calls of one that had to be killed
         finally:
-            if not self._keep:
-                shutil.rmtree(self.folder, ignore_errors=True)
+            self._stack.close()
 
     def _hand_in(self) -> None:
         """Add the trace to what other instances have left in the file that was asked for."""
