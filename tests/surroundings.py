@@ -26,6 +26,7 @@ FROM_A_SHELL = (
     "VFIOEMU_ROOT",
     "VFIOEMU_RUNTIME_DIR",
     "VFIOEMU_SOCKET",
+    "VFIOEMU_UID",
     "XDG_CACHE_HOME",
     "XDG_CONFIG_HOME",
     "XDG_DATA_HOME",
@@ -80,12 +81,19 @@ class Surroundings:
             if self._before.get(name) != after.get(name)
         ]
         for place in (self.temporary, self.runtime):
-            left += [f"{path} was left" for path in sorted(place.iterdir()) if path.name != "lock"]
+            left += [f"{path} was left" for path in sorted(place.iterdir()) if not _stays(path)]
         for lock in self._locks:
             os.close(lock)
         for place in (self.base, self.runtime):
             _remove(place)
         return left
+
+
+def _stays(path: Path) -> bool:
+    """Our lock, or where a user's private directories go (vfioemu/private.py): that stays, and is empty."""
+    return path.name == "lock" or (
+        path.name.startswith("vfioemu") and path.is_dir() and not any(path.iterdir())
+    )
 
 
 def _contents(folder: Path) -> dict[str, str]:
