@@ -18,7 +18,7 @@ def test_litters():
     pathlib.Path(os.environ["HOME"], ".bash_history").chmod(0o644)
     pathlib.Path(os.environ["HOME"], ".bash_history").write_text("cut")
     pathlib.Path(tempfile.mkdtemp())
-    pathlib.Path(os.environ["XDG_RUNTIME_DIR"], "vfioemu").mkdir()
+    pathlib.Path(os.environ["XDG_RUNTIME_DIR"], "vfioemu", "default").mkdir(parents=True)
 """
 
 
