@@ -16,7 +16,7 @@ from vfioemu.cli.values import DURATION, RATE
 from vfioemu.migration.address import Address
 from vfioemu.migration.background import background
 from vfioemu.migration.plan import Limits
-from vfioemu.migration.result import Result
+from vfioemu.migration.result import Patience, Result
 from vfioemu.migration.source import Source
 from vfioemu.migration.vfio import open_guest
 
@@ -44,6 +44,12 @@ _HINTS = {
 )
 @click.option(
     "--timeout", type=DURATION, default="0", help="The same for the whole pre-copy phase. [default: none]"
+)
+@click.option(
+    "--stop-timeout",
+    type=DURATION,
+    help="How long it may stand still before the destination has all of it; then it runs on here. [default: 5 s, 10"
+    " times --downtime, and 2 s for each GiB to compare]",
 )
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Compare all pages and devices.")
 @click.option(
@@ -76,7 +82,13 @@ def command(ctx: click.Context, /, uri: str, **options: Any) -> int:
                 await trio.sleep(options["warm_up"])
                 with make_display(json=options["json"], quiet=quiet) as display:
                     source = Source(
-                        guest, target, limits, verify=options["verify"], tell=display.show, alive=ALIVE
+                        guest,
+                        target,
+                        limits,
+                        verify=options["verify"],
+                        tell=display.show,
+                        patience=Patience(stopped=options["stop_timeout"]),
+                        alive=ALIVE,
                     )
                     signals.source = source
                     result = await source.migrate()

@@ -66,6 +66,15 @@ class Memory:
         os.close(self.fd)
         self.fd = -1
 
+    def abandon(self) -> None:
+        """Give it up whoever has a view of it: it is unmapped when the last view goes."""
+        if self.fd < 0:
+            return
+        self.view = memoryview(b"")
+        del self._map
+        os.close(self.fd)
+        self.fd = -1
+
     def __enter__(self) -> Self:
         return self
 

@@ -278,11 +278,14 @@ class RamSent:
     Attributes:
         sent: bytes on the wire.
         pages: pages still dirty in the bitmaps.
+        seconds: how much of the time it took to send them; None: all of it. Looking for zero pages, which are not
+            sent, says nothing about the link.
     """
 
     now: float
     sent: int
     pages: int
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,7 +133,7 @@ class Engine:
 
     @property
     def bandwidth(self) -> float:
-        """Bytes per second in the last window; 0 as long as nothing was measured."""
+        """Bytes per second of the last window that told something; 0 as long as nothing was measured."""
         return self._pace.bandwidth
 
     @property
@@ -384,23 +384,26 @@ class Engine:
         return synced.pages * PAGE + synced.device_bytes
 
     def _send_ram(self, limit: int, *, final: bool) -> Flow[int]:
+        began = self._now
         answer = yield from self._must(do.SendRam(limit, final))
         if not isinstance(answer, do.RamSent):
             raise TypeError(f"{answer} is no answer to SendRam")
         self.pages = answer.pages
-        self._account(ram=answer.sent, final=final)
+        seconds = self._now - began if answer.seconds is None else answer.seconds
+        self._account(seconds, ram=answer.sent, final=final)
         return answer.sent
 
     def _send_device(self, device: DevicePlan, limit: int, *, final: bool) -> Flow[int]:
+        began = self._now
         answer = yield from self._must(do.SendDevice(device.name, limit, final))
         if not isinstance(answer, do.DeviceSent):
             raise TypeError(f"{answer} is no answer to SendDevice")
         self._device_pending[device.name] = answer.pending
-        self._account(state=answer.sent, final=final)
+        self._account(self._now - began, state=answer.sent, final=final)
         return answer.sent
 
-    def _account(self, *, ram: int = 0, state: int = 0, final: bool) -> None:
-        self._pace.count(ram + state)
+    def _account(self, seconds: float, *, ram: int = 0, state: int = 0, final: bool) -> None:
+        self._pace.count(ram + state, seconds)
         self.ram_bytes += ram
         self.state_bytes += state
         if final:

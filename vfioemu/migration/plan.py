@@ -29,6 +29,7 @@ class Reason(StrEnum):
     NOT_CONVERGING = "not_converging"
     PEER_REFUSED = "peer_refused"
     PEER_LOST = "peer_lost"
+    PEER_SILENT = "peer_silent"
     PEER_UNTRUSTED = "peer_untrusted"
     STREAM_CORRUPT = "stream_corrupt"
     VERSION = "version"

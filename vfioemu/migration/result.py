@@ -49,6 +49,17 @@ class Result:
     lost: list[Lost] = field(default_factory=list)
 
 
+def stopped_limit(downtime: float, ram_bytes: int, *, verify: bool) -> float:
+    """How long the guest may stand still before COMMIT if the user has not said it: what goes well takes far less.
+
+    Args:
+        downtime: that is aimed at, in seconds.
+        ram_bytes: of the guest.
+        verify: all of it is compared.
+    """
+    return 5.0 + 10 * downtime + (2.0 * ram_bytes / (1 << 30) if verify else 0.0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
     """How long the source waits for the destination, in seconds.
@@ -56,13 +67,14 @@ class Patience:
     Attributes:
         connect: for a connection.
         answer: for the answer to HELLO and SETUP.
-        ready: until everything is loaded and compared.
+        stopped: from the stop of the guest until everything is loaded and compared, whatever the destination does
+            meanwhile; None: what `stopped_limit` says.
         commit: for STARTED, before it asks on a new connection.
         resolve: for an answer to that question, before it is in doubt.
     """
 
     connect: float = 10.0
     answer: float = 30.0
-    ready: float = 120.0
+    stopped: float | None = None
     commit: float = 10.0
     resolve: float = 10.0

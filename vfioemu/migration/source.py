@@ -25,7 +25,7 @@ from vfioemu.migration.narrator import Narrator
 from vfioemu.migration.peer import Peer, query
 from vfioemu.migration.plan import PAGE, Limits, Reason, Tracker
 from vfioemu.migration.ram import split_zero, sums
-from vfioemu.migration.result import Patience, Result, exit_code
+from vfioemu.migration.result import Patience, Result, exit_code, stopped_limit
 from vfioemu.migration.stream import MAX_DETAIL, FrameType, StreamError
 from vfioemu.migration.verify import Lost, name_lost_writes
 from vfioemu.printable import printable
@@ -78,6 +78,11 @@ class Source:
         self._limits = limits
         self._verify = verify
         self._patience = patience or Patience()
+        limit = self._patience.stopped
+        self._stopped_limit = (
+            stopped_limit(limits.downtime, guest.size, verify=verify) if limit is None else limit
+        )
+        self._stopped_until = float("inf")
         self._alive = alive
         self._token = secrets.token_hex(16)
         self._engine: Engine | None = None
@@ -140,7 +145,16 @@ class Source:
         """Perform an action; whatever goes wrong becomes its answer."""
         try:
             match action:
-                case do.Connect() | do.SendRam() | do.SendDevice() | do.SendSums() | do.Wait() | do.Prepare():
+                case (
+                    do.Connect()
+                    | do.Sync()
+                    | do.SendRam()
+                    | do.SendDevice()
+                    | do.SendCpus()
+                    | do.SendSums()
+                    | do.Wait()
+                    | do.Prepare()
+                ):
                     return await self._hurried(self._perform(action, nursery))
                 case _:
                     return await self._perform(action, nursery)
@@ -161,15 +175,20 @@ class Source:
             )
 
     async def _hurried(self, work: Awaitable[Event]) -> Event:
-        with trio.CancelScope() as scope:
+        with trio.CancelScope(deadline=self._stopped_until) as scope:
             self._hurry = scope
             try:
                 return await work
             finally:
                 self._hurry = None
-        if self._peer.loss is not None and not self.cancelling:
+        if self.cancelling:
+            raise _Interrupted
+        if self._peer.loss is not None:
             raise self._peer.loss
-        raise _Interrupted
+        raise StreamError(
+            Reason.PEER_SILENT,
+            f"the guest has stood still for {self._stopped_limit:g} s, and the destination has not got all of it",
+        )
 
     def _hurry_up(self) -> None:
         if self._hurry is not None:
@@ -200,6 +219,7 @@ class Source:
                 return await self._send_device(device, limit, final=final)
             case do.PauseCpus():
                 guest.cpus.pause()
+                self._stopped_until = trio.current_time() + self._stopped_limit
             case do.ResumeCpus():
                 guest.cpus.resume()
             case do.Wait(seconds):
@@ -210,7 +230,7 @@ class Source:
                 return await self._send_sums()
             case do.Prepare():
                 await self._peer.send(FrameType.PREPARE, Handshake(token=self._token))
-                await self._peer.expect(FrameType.READY, patience=self._patience.ready)
+                await self._peer.expect(FrameType.READY, patience=float("inf"))
             case do.Commit():
                 return await self._commit()
             case do.Query():
@@ -243,21 +263,28 @@ class Source:
         before = self._peer.sent
         deadline = float("inf") if final else trio.current_time() + SLICE
         left = max(1, limit // PAGE) if limit else self.guest.pages
+        busy = 0.0
         for index, block in enumerate(self.guest.ram):
             while left > 0 and trio.current_time() < deadline:
                 runs = block.pending.take(min(left, stream.MAX_RAM // PAGE), stream.MAX_RUNS)
                 if not runs:
                     break
                 left -= sum(length for _, length in runs)
+                began = trio.current_time()
                 full, zero = split_zero(block.view, runs)
+                npages = sum(length for _, length in full)
+                # Of the time to look at pages, those that are sent have their share.
+                busy += (trio.current_time() - began) * npages / sum(length for _, length in runs)
                 for first in range(0, len(zero), stream.MAX_RUNS):
                     part = zero[first : first + stream.MAX_RUNS]
                     self._zero_pages += sum(length for _, length in part)
                     await self._peer.send(FrameType.ZERO, stream.pack_runs(index, part))
+                began = trio.current_time()
                 for first in range(0, len(full), stream.MAX_RUNS):
                     part = full[first : first + stream.MAX_RUNS]
                     await self._peer.send_pages(index, block, part)
-        return do.RamSent(trio.current_time(), self._peer.sent - before, self.guest.pages)
+                busy += trio.current_time() - began
+        return do.RamSent(trio.current_time(), self._peer.sent - before, self.guest.pages, busy)
 
     async def _send_device(self, name: str, limit: int, *, final: bool) -> Event:
         device = self.guest.devices[name]
@@ -289,7 +316,7 @@ class Source:
                 await self._peer.send(FrameType.SUMS, stream.pack_sums(index, first, packed))
         ledgers = [await device.ledger() for device in self.guest.devices.values()]
         await self._peer.send(FrameType.LEDGER, Ledger(devices=ledgers))
-        _, body = await self._peer.expect(FrameType.CHECKED, patience=self._patience.ready)
+        _, body = await self._peer.expect(FrameType.CHECKED, patience=float("inf"))
         checked = stream.decode(body, Checked)
         if (checked.pages, checked.devices) != (self.guest.size // PAGE, len(ledgers)):
             raise stream.corrupt(

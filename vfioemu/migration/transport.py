@@ -87,6 +87,13 @@ class _Push:
                 self._parts.popleft()
         return True
 
+    def drop(self) -> None:
+        """Forget what was not moved."""
+        for part in self._parts:
+            if isinstance(part, list):
+                part.clear()
+        self._parts.clear()
+
 
 class _Pull:
     """Bytes on their way from a nonblocking socket into memory."""
@@ -108,6 +115,10 @@ class _Pull:
             self.moved += count
             _consume(self._views, count)
         return True
+
+    def drop(self) -> None:
+        """Forget what has not come."""
+        self._views.clear()
 
 
 def _consume(views: list[memoryview], count: int) -> bool:
@@ -244,6 +255,9 @@ class Channel:
                         await self._ready(wait)
         except OSError as error:
             raise lost(error) from None
+        finally:
+            # The worker thread keeps what it was given for a moment, a traceback for longer: that must be no memory.
+            work.drop()
 
     async def _ready(self, wait: Callable[[socket.socket], object]) -> None:
         if self._sock.fileno() < 0:

@@ -348,9 +348,9 @@ async def _program(spec: GuestSpec, guest: Guest, containers: Sequence[VfioConta
 
 
 def close_memory(memory: client.Memory) -> None:
-    """Unmap it, even if something that nobody needs any more refers to it."""
+    """Unmap it; what somebody still has a view of (a traceback that nobody needs any more) is unmapped a moment later."""
     try:
         memory.close()
     except BufferError:
-        gc.collect()  # an exception that nobody needs any more holds a view in its traceback
-        memory.close()
+        memory.abandon()
+        gc.collect()
