@@ -24,7 +24,7 @@ export PIP_CACHE_DIR ?= $(CURDIR)/build/pip
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test test-full test-c test-interop guest lint format bench fuzz clean
+.PHONY: help build demo test test-full test-c test-interop test-programs guest lint format bench fuzz clean
 
 help:
 	@echo 'make build      .venv with everything in it, and .venv/bin/vfioemu'
@@ -32,6 +32,7 @@ help:
 	@echo 'make test       the tests, in some minutes'
 	@echo 'make test-full  all of the tests, and the C tests under the sanitizers'
 	@echo 'make test-interop  unmodified QEMUs (fetched, if need be) boot and migrate Linux; writes docs/interop.md'
+	@echo 'make test-programs  programs of Debian (fetched, some 2 GB) and clients in several languages; writes docs/programs.md'
 	@echo 'make guest      Debian'\''s kernel and busybox as a guest: build/guest/vmlinuz and initrd'
 	@echo 'make lint       ruff, mypy, import-linter, clang-format, C warnings as errors'
 	@echo 'make format     let ruff and clang-format have their way'
@@ -78,10 +79,10 @@ demo: build
 
 test: build
 	meson test -C build/dev --print-errorlogs
-	$(PYTEST) -m 'not slow and not full and not interop'
+	$(PYTEST) -m 'not slow and not full and not interop and not programs'
 
 test-full: build test-c
-	HYPOTHESIS_PROFILE=full $(PYTEST) -m 'not interop'
+	HYPOTHESIS_PROFILE=full $(PYTEST) -m 'not interop and not programs'
 
 # Under both sanitizers; then no mark may be lost in ten millions (csrc/test_loss.c), as fast as they come.
 test-c: build
@@ -99,6 +100,13 @@ test-interop: build
 	tests/interop/fetch
 	$(BIN)/python -m pytest -q -n0 -m interop -o faulthandler_timeout=1800 \
 		tests/interop --interop-report docs/interop.md $(INTEROP)
+
+# What nobody here wrote, under `vfioemu run`, below ~/.cache/vfioemu. PROGRAMS='--programs-before FILE' adds a column: the
+# results of an earlier run, which --programs-results FILE has kept.
+test-programs: build
+	tests/programs/fetch
+	$(BIN)/python -m pytest -q -n0 -m programs -o faulthandler_timeout=600 \
+		tests/programs --programs-report docs/programs.md $(PROGRAMS)
 
 # Below ~/.cache/vfioemu as well, with links where people find them.
 guest: build
