@@ -16,7 +16,7 @@ DECLARATIONS = """
 
     bool vfe_isa_available(enum vfe_isa isa);
 
-    struct vfe_bitmap { uint64_t nbits; ...; };
+    struct vfe_bitmap { uint64_t residue[2]; uint64_t nbits; ...; };
     struct vfe_run { uint64_t first; uint64_t npages; };
 
     struct vfe_bitmap *vfe_bitmap_create(uint64_t nbits, enum vfe_isa isa);
@@ -37,6 +37,7 @@ DECLARATIONS = """
     void vfe_harvest(struct vfe_bitmap *bitmap, void *out, unsigned int shift, uint64_t lead, bool residue);
     void vfe_spoil(struct vfe_bitmap *bitmap, const void *out, size_t nwords);
     void vfe_unshift(struct vfe_bitmap *bitmap, const void *out, size_t nwords, unsigned int shift);
+    void vfe_peek(struct vfe_bitmap *bitmap, uint64_t first, uint64_t npages, void *out, uint64_t dst_bit);
     void vfe_harvest_or(struct vfe_bitmap *bitmap, uint64_t first, uint64_t npages, void *out, uint64_t dst_bit);
     void vfe_harvest_scaled(struct vfe_bitmap *bitmap, uint64_t first, uint64_t npages, void *out,
                             uint64_t dst_bit, int up);

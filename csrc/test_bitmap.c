@@ -185,7 +185,12 @@ static void step_harvest_or(struct pair *pair)
 	char *room = get_memory(odd + nwords * 8);
 	char *out = room + odd;
 
-	vfe_harvest_or(pair->fast, first, npages, out, dst_bit);
+	bool peek = any(pair, 2);
+
+	if (peek)
+		vfe_peek(pair->fast, first, npages, out, dst_bit);
+	else
+		vfe_harvest_or(pair->fast, first, npages, out, dst_bit);
 	for (uint64_t i = 0; i < nwords * 64; i++) {
 		bool expected = i >= dst_bit && i - dst_bit < npages &&
 				pair->slow[first + i - dst_bit];
@@ -193,7 +198,8 @@ static void step_harvest_or(struct pair *pair)
 		CHECK((vfe_load(out, (size_t)i / 64) >> i % 64 & 1) ==
 		      expected);
 	}
-	memset(pair->slow + first, 0, npages);
+	if (!peek)
+		memset(pair->slow + first, 0, npages);
 	free(room);
 }
 

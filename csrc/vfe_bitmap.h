@@ -221,11 +221,15 @@ void vfe_unshift(struct vfe_bitmap *bitmap, const void *out, size_t nwords,
 void vfe_harvest_or(struct vfe_bitmap *bitmap, uint64_t first, uint64_t npages,
 		    void *out, uint64_t dst_bit);
 
+/** vfe_harvest_or() that clears nothing. */
+void vfe_peek(struct vfe_bitmap *bitmap, uint64_t first, uint64_t npages,
+	      void *out, uint64_t dst_bit);
+
 /**
- * The same with another page size in `out`: a bit of `out` stands for 2^up of
- * our pages (aligned to 2^up from page 0: page p goes to bit
- * dst_bit + (p >> up) - (first >> up)), or, with up < 0, each page becomes
- * 2^-up bits. Precondition: -24 <= up <= 24 and `out` large enough.
+ * vfe_harvest_or() with another page size in `out`: a bit of `out` stands for
+ * 2^up of our pages (aligned to 2^up from page 0: page p goes to bit dst_bit +
+ * (p >> up) - (first >> up)), or, with up < 0, each page becomes 2^-up bits.
+ * Precondition: -24 <= up <= 24 and `out` large enough.
  */
 void vfe_harvest_scaled(struct vfe_bitmap *bitmap, uint64_t first,
 			uint64_t npages, void *out, uint64_t dst_bit, int up);

@@ -5,10 +5,12 @@ import struct
 
 import pytest
 
+from vfioemu.core import slices
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.machine import Machine
 from vfioemu.core.model import DeviceModel
 from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
+from vfioemu.core.type1 import windows
 from vfioemu.testing.holdings import holdings
 from vfioemu.testing.process import Process
 from vfioemu.uapi import constants as c
@@ -21,6 +23,18 @@ COHERENT = IommuSpec(address_bits=48, pgsizes=0x40201000, reserved=(MSI_WINDOW,)
 ALONE = IommuSpec(isolated_msi=False)
 KINDS = {"m": None, "n": None, "p": HARDWARE, "q": NARROW, "c": COHERENT, "x": HARDWARE, "a": ALONE}
 ARGUMENT = 0x10000
+
+
+@pytest.fixture(scope="module", params=["in one go", "in windows"])
+def size_of_windows(request):
+    """How bitmaps are delivered: as those of small mappings, or as if a window had 64 pages; and how long a slice is."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "in windows":
+            patch.setattr(windows, "WINDOW", 64)
+            patch.setattr(windows, "_WORDS", 1)
+            patch.setattr(windows, "is_large", bool)
+            patch.setattr(slices, "SLICE", 1)
+        yield
 
 
 class Pinner(DeviceModel):

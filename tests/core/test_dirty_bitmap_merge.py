@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 PAGE = 4096
 M64 = (1 << 64) - 1
 
+pytestmark = pytest.mark.usefixtures("size_of_windows")
+
 
 class KernelBitmap:
     """A dirty bitmap of the kernel: words, one more than needed, and the functions of lib/bitmap.c on them."""

@@ -7,6 +7,8 @@ import pytest
 
 PAGE = 4096
 
+pytestmark = pytest.mark.usefixtures("size_of_windows")
+
 
 # --- the order of checks ---
 

@@ -15,6 +15,8 @@ VARIANTS = ("off", "as-posted", "fixed", "noclear-flag")
 NOCLEAR = {"noclear-flag": 8}
 CLEAR = {"as-posted": 8, "fixed": 8, "noclear-flag": 16}
 
+pytestmark = pytest.mark.usefixtures("size_of_windows")
+
 
 class Client:
     """What a client of such a container does; all bitmaps are Python integers."""

@@ -115,14 +115,20 @@ class Machine(RuleBasedStateMachine):
         self.fast.shift(shift)
         self.slow.shift(shift)
 
-    @rule(data=st.data(), dst_bit=st.integers(0, 200), seed=st.integers(0, 2**32), odd=st.integers(0, 9))
-    def harvest_or(self, data, dst_bit, seed, odd):
+    @rule(
+        data=st.data(),
+        dst_bit=st.integers(0, 200),
+        seed=st.integers(0, 2**32),
+        odd=st.integers(0, 9),
+        method=st.sampled_from(["harvest_or", "peek"]),
+    )
+    def harvest_or(self, data, dst_bit, seed, odd, method):
         first, count = self._range(data)
         size = (dst_bit + count + 63) // 64 * 8
         room = bytearray(random.Random(seed).randbytes(size + odd + 8))
         before, theirs = bytes(room), bytearray(room[odd : odd + size])
-        self.fast.harvest_or(memoryview(room)[odd : odd + size], first, count, dst_bit)
-        self.slow.harvest_or(theirs, first, count, dst_bit)
+        getattr(self.fast, method)(memoryview(room)[odd : odd + size], first, count, dst_bit)
+        getattr(self.slow, method)(theirs, first, count, dst_bit)
         assert room == before[:odd] + theirs + before[odd + size :]
 
     @rule(data=st.data(), dst_bit=st.integers(0, 130), up=st.integers(-5, 12))
@@ -176,10 +182,11 @@ def test_many_chunks(isa, density, shift, seed, first):
     assert fast.count() == slow.count()
     assert fast.runs() == slow.runs()
     count = generator.randrange(HUGE - first + 1)
-    some, theirs = bytearray((count + shift + 63) // 64 * 8), bytearray((count + shift + 63) // 64 * 8)
+    seen, some, theirs = (bytearray((count + shift + 63) // 64 * 8) for _ in range(3))
+    fast.peek(seen, first, count, shift)
     fast.harvest_or(some, first, count, shift)
     slow.harvest_or(theirs, first, count, shift)
-    assert some == theirs
+    assert seen == some == theirs
     rest, theirs = bytearray(fast.harvest_size(shift)), bytearray(fast.harvest_size(shift))
     fast.harvest(rest, shift, 5)
     slow.harvest(theirs, shift, 5)
@@ -234,6 +241,7 @@ def test_stopping_a_walk_loses_nothing():
         ("test", (100,)),
         ("merge", (bytes(16), 50, 51)),
         ("harvest_or", (bytearray(16), 101, 0)),
+        ("peek", (bytearray(16), 101, 0)),
     ],
 )
 def test_pages_outside_are_refused(method, arguments):
@@ -250,6 +258,7 @@ def test_pages_outside_are_refused(method, arguments):
         ("harvest_clean", (bytearray(64), -1)),
         ("harvest_or", (bytearray(16), 0, 100, 29)),
         ("harvest_or", (bytearray(15), 0, 100)),
+        ("peek", (bytearray(15), 0, 100)),
         ("merge", (bytes(16), 0, 100, 29)),
         ("spoil", (bytes(8),)),
         ("spoil", (bytes(32),)),

@@ -94,7 +94,7 @@ def a_leaving_group_dirties_nothing(patch):
 
     def silently(iommu, group):
         tracking, iommu.dirty_page_tracking = iommu.dirty_page_tracking, False
-        detach(iommu, group)
+        yield from detach(iommu, group)
         iommu.dirty_page_tracking = tracking
 
     patch.setattr(attach, "detach_group", silently)

@@ -76,11 +76,11 @@ class Container:
         yield from locked(self.lock)
         try:
             if self.iommu is not None:
-                self.iommu.detach_group(group)
+                yield from self.iommu.detach_group(group)
             self.groups.remove(group)
             group.container = None
             if not self.groups and self.iommu is not None:
-                self.iommu.release()
+                yield from self.iommu.release()
                 self.iommu = None
         finally:
             self.lock.release()

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from vfioemu.core.bits import set_bits
 from vfioemu.core.caller import AddressSpace, Caller
 from vfioemu.core.effects import PinUser, Steps, locked, read_user, write_user
 from vfioemu.core.errors import IoctlError
@@ -228,7 +229,7 @@ class _Window:
             bits = self._npages * PAGE * 8
             first = (((iova - self._iova) & _U64) >> self._shift) + self._pgoff * 8
             last = (((end - self._iova) & _U64) >> self._shift) + self._pgoff * 8
-            _set_bits(self._delta, first, min(last, bits - 1))
+            set_bits(self._delta, first, min(last, bits - 1))
             if last < bits:
                 return None
             iova = (self._iova + ((bits - self._pgoff * 8) << self._shift)) & _U64
@@ -303,19 +304,6 @@ class _Window:
         self._span = remaining - (last - end) if last > end else remaining
         self._delta = bytearray(present * PAGE)
         return True
-
-
-def _set_bits(buffer: bytearray, first: int, last: int) -> None:
-    """bitmap_set() of [first, last]; nothing if that is empty."""
-    if first > last:
-        return
-    head, tail = first >> 3, last >> 3
-    if head == tail:
-        buffer[head] |= (0xFF << (first & 7)) & (0xFF >> (7 - (last & 7)))
-        return
-    buffer[head] |= (0xFF << (first & 7)) & 0xFF
-    buffer[tail] |= 0xFF >> (7 - (last & 7))
-    buffer[head + 1 : tail] = b"\xff" * (tail - head - 1)
 
 
 _ZERO: Final = bytes(PAGE)

@@ -26,6 +26,7 @@ Watch          Watcher                           nothing
 DmaRead        bytes of exactly `size`           EFAULT; EPERM when the address space is gone
 DmaWrite       None                              EFAULT (a prefix may have been written); EPERM as above
 Locked         None: the lock is held            nothing
+Breathe        None                              nothing
 =============  ================================  ==========================================================
 
 `ReadUser` and `WriteUser` mean the *calling* process of this call. `DmaRead`, `DmaWrite` and `PinUser` name an
@@ -163,8 +164,27 @@ class Locked:
     lock: "Lock"
 
 
+@dataclass(frozen=True, slots=True)
+class Breathe:
+    """cond_resched(): a slice of work is done; others may be served now, whatever locks the handler holds.
+
+    A driver may do the same at any other effect. This one is for loops that have none: see core/slices.py.
+    """
+
+
 Effect: TypeAlias = (
-    ReadUser | WriteUser | PinUser | TakeFd | GiveFd | RevokeFd | Signal | Watch | DmaRead | DmaWrite | Locked
+    ReadUser
+    | WriteUser
+    | PinUser
+    | TakeFd
+    | GiveFd
+    | RevokeFd
+    | Signal
+    | Watch
+    | DmaRead
+    | DmaWrite
+    | Locked
+    | Breathe
 )
 
 Steps: TypeAlias = Generator[Effect, Any, T]

@@ -32,11 +32,13 @@ class Dma(Node):
         locked: pages charged for it.
         pins: exact iova -> how often it is pinned; an unaligned pin is its own, not its page's.
         bitmap: its dirty pages while tracking is on.
+        all_dirty: every page is dirty, whatever the bitmap says: it need not be filled for that.
         indexed: it is in the C index.
         window: keeps the memory mapped here that the C index has the address of.
     """
 
     __slots__ = (
+        "all_dirty",
         "bitmap",
         "indexed",
         "iommu_mapped",
@@ -66,6 +68,7 @@ class Dma(Node):
         self.locked = 0
         self.pins: dict[int, int] = {}
         self.bitmap: DirtyBitmap | None = None
+        self.all_dirty = False
         self.indexed = False
 
     def __repr__(self) -> str:

@@ -13,6 +13,7 @@ from vfioemu.core.machine import Machine
 from vfioemu.core.model import DeviceModel
 from vfioemu.io.effects import Runner
 from vfioemu.io.server import Server
+from vfioemu.io.turns import CALLS
 
 log: Final = logging.getLogger(__name__)
 
@@ -48,7 +49,8 @@ class Workers:
             scope.cancel()
 
     async def _work(self, device: Device, scope: trio.CancelScope) -> None:
-        runner = Runner(self._server.counters)
+        share = self._server.hardware
+        runner = Runner(self._server.counters, share)
         tokens = self._server.tokens
         woken = trio.Event()
 
@@ -60,6 +62,8 @@ class Workers:
             with scope:
                 while True:
                     woken = trio.Event()
+                    if not share.free:
+                        await share.turn()
                     tokens.reap()
                     due: float | None = None
                     try:
@@ -67,6 +71,7 @@ class Workers:
                     except IoctlError as error:
                         log.warning("device %s stops working: %s", device.symbol, error)
                     tokens.refresh()
+                    share.spend(CALLS)
                     with trio.move_on_at(math.inf if due is None else due):
                         await woken.wait()
         finally:

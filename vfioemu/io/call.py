@@ -69,7 +69,7 @@ class Call(Runner):
     )
 
     def __init__(self, server: "Server", session: "Session", connection: Connection) -> None:
-        super().__init__(server.counters)
+        super().__init__(server.counters, session.account.share)
         self._server = server
         self._session = session
         self._connection = connection
@@ -127,6 +127,7 @@ class Call(Runner):
         bound = self._session.space.bound
         if bound is None:
             return None
+        self._moved(size)
         out = bytearray(size)
         try:
             got = procmem.read_into(self._session.pid, address, out)
@@ -173,6 +174,7 @@ class Call(Runner):
             return False
         if not bound.alive():
             raise IoctlError(errno.EFAULT, "the caller has become another program")
+        self._moved(memoryview(effect.data).nbytes)
         try:
             done = procmem.write(self._session.pid, effect.addr, effect.data)
         except OSError:

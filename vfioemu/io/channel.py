@@ -59,8 +59,11 @@ class Channel:
         connection = self._connection
         sock = connection.sock
         receive = connection.receive_nowait
+        share = self._session.account.share
         while connection.alive:
             await trio.lowlevel.wait_readable(sock)
+            if not share.free:
+                await share.turn()
             for _ in range(_IN_A_ROW):
                 size = receive()
                 if size < 0:
@@ -76,6 +79,9 @@ class Channel:
                 finally:
                     if self._token is not None:  # a bug of ours; the file is not to stay open for that
                         self._finish(self._token)
+                share.spend()
+                if not share.free:
+                    break
 
     async def _serve(self, size: int) -> None:
         """Answer the call in `packet`."""
@@ -288,7 +294,7 @@ class Channel:
         try:
             token, theirs = server.tokens.create(file, session.account)
         except OSError as error:
-            server.release(file, [session])
+            server.release(file, [session], session.account)
             raise IoctlError(errno.EMFILE, f"the daemon has no fd left: {error.strerror}") from None
         session.prove(token)
         if server.tracer is not None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Driving handlers: what the core asks for is done at once where possible, else waited for.
 
-`advance` runs a handler in a plain loop until it ends or needs something that has to be waited for; most calls never get out
-of that loop. `finish` does the waiting. It cannot be cancelled: a handler is never abandoned.
+`advance` runs a handler in a plain loop until it ends, needs something that has to be waited for, or has done its slice of
+work; most calls never get out of that loop. `finish` does the waiting. It cannot be cancelled: a handler is never abandoned.
 """
 
 import errno
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import trio
 
 from vfioemu.core.effects import (
+    Breathe,
     DmaRead,
     DmaWrite,
     Effect,
@@ -32,6 +33,7 @@ from vfioemu.io.connection import Connection, Gone
 from vfioemu.io.counters import Counters
 from vfioemu.io.eventfd import ClientEventFd
 from vfioemu.io.memory import ClientSpace
+from vfioemu.io.turns import BYTES_SHIFT, SLICE, Share
 
 if TYPE_CHECKING:
     from vfioemu.io.session import Session
@@ -43,14 +45,21 @@ log: Final = logging.getLogger(__name__)
 class Runner:
     """Drives one handler at a time, on behalf of nobody: releases and device work have no caller.
 
+    Args:
+        counters: where bugs are counted.
+        share: on whose account; None for what is always short.
+
     Attributes:
         result: what the last handler returned.
     """
 
-    __slots__ = ("_ready", "_task", "counters", "result", "steps")
+    __slots__ = ("_left", "_ready", "_task", "_tired", "counters", "result", "share", "steps")
 
-    def __init__(self, counters: Counters) -> None:
+    def __init__(self, counters: Counters, share: Share | None = None) -> None:
         self.counters = counters
+        self.share = share
+        self._left = SLICE
+        self._tired = False
         self.steps: Steps[Any]
         self.result: Any = None
         self._ready = False
@@ -66,16 +75,21 @@ class Runner:
             self.steps = make(*args)
         except Exception as error:  # noqa: BLE001 - the boundary, see _refusal
             raise self._refusal(error) from None
+        self._left = SLICE
         return self.advance(self.steps.send, None)
 
     def advance(self, resume: Callable[[Any], Effect], value: Any) -> Effect | None:
-        """Run on until the handler ends or needs to wait for an effect."""
+        """Run on until the handler ends, needs to wait for an effect, or is to give way before that."""
         steps = self.steps
         now = self._NOW
         try:
             while True:
                 effect = resume(value)
                 resume = steps.send
+                self._left -= 1
+                if self._left < 0:
+                    self._tired = True
+                    return effect
                 try:
                     waiting, value = now[type(effect)](self, effect)
                 except Exception as error:  # noqa: BLE001 - the boundary, see _refusal
@@ -101,12 +115,30 @@ class Runner:
         """
         while effect is not None:
             try:
-                value = await self._LATER[type(effect)](self, effect)
+                value = await self._wait(effect)
             except Exception as error:  # noqa: BLE001 - the boundary, see _refusal
                 effect = self.advance(self.steps.throw, self._refusal(error))
             else:
                 effect = self.advance(self.steps.send, value)
         return self.result
+
+    async def _wait(self, effect: Effect) -> Any:
+        """Give way if it is time, and wait for the effect if need be: its result."""
+        if self._tired:
+            self._tired = False
+            await self._breathe_later(effect)
+            self._left = SLICE
+            waiting, value = self._NOW[type(effect)](self, effect)
+            if not waiting:
+                return value
+        value = await self._LATER[type(effect)](self, effect)
+        self._left = SLICE  # others were served meanwhile
+        share = self.share
+        if share is not None:
+            share.spend()
+            if not share.free:
+                await share.turn()
+        return value
 
     async def run(self, make: Callable[..., Steps[Any]], *args: object) -> Any:
         """Drive a handler from beginning to end."""
@@ -134,10 +166,15 @@ class Runner:
     ) -> tuple[bool, Any]:
         raise IoctlError(errno.EFAULT, f"{type(effect).__name__} without a caller")
 
+    def _moved(self, size: int) -> None:
+        """So many bytes are about to be looked at or copied."""
+        self._left -= size >> BYTES_SHIFT
+
     def _pin_now(self, effect: PinUser) -> tuple[bool, Any]:
         space = effect.space
         if not isinstance(space, ClientSpace):
             return False, 0
+        self._moved(effect.npages << 12)
         count = space.pin_now(effect.vaddr, effect.npages, write=effect.write)
         return count is None, count
 
@@ -150,6 +187,7 @@ class Runner:
         space = effect.space
         if not isinstance(space, ClientSpace):
             raise IoctlError(errno.EPERM, "no client's address space")
+        self._moved(effect.size)
         data = space.read_now(effect.vaddr, effect.size)
         return data is None, data
 
@@ -157,6 +195,7 @@ class Runner:
         space = effect.space
         if not isinstance(space, ClientSpace):
             raise IoctlError(errno.EPERM, "no client's address space")
+        self._moved(memoryview(effect.data).nbytes)
         return not space.write_now(effect.vaddr, effect.data), None
 
     def _locked_now(self, effect: Locked) -> tuple[bool, Any]:
@@ -170,7 +209,18 @@ class Runner:
             trio.lowlevel.reschedule(self._task)
         self._ready = True
 
+    def _breathe_now(self, effect: Breathe) -> tuple[bool, Any]:
+        del effect
+        return True, None
+
     # --- what is waited for ---
+
+    async def _breathe_later(self, effect: object) -> None:
+        del effect
+        if self.share is None:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        else:
+            await self.share.breathe()
 
     async def _locked_later(self, effect: Locked) -> None:
         del effect
@@ -242,6 +292,7 @@ class Runner:
         DmaRead: _dma_read_now,
         DmaWrite: _dma_write_now,
         Locked: _locked_now,
+        Breathe: _breathe_now,
     }
     _LATER: ClassVar[dict[type[Any], Callable[[Any, Any], Any]]] = {
         ReadUser: _caller_later,
@@ -254,4 +305,5 @@ class Runner:
         DmaRead: _dma_later,
         DmaWrite: _dma_later,
         Locked: _locked_later,
+        Breathe: _breathe_later,
     }

@@ -29,6 +29,7 @@ from vfioemu.io.session import Account, Service, Session
 from vfioemu.io.sharing import is_local, is_shmem
 from vfioemu.io.throttle import Throttle
 from vfioemu.io.tokens import Token, TokenTable
+from vfioemu.io.turns import Rounds, Share
 from vfioemu.kernel import procmem
 from vfioemu.wire import messages as m
 
@@ -53,6 +54,10 @@ class Server:
         access: who may connect.
         nursery: for connections and for releases that wait; cancelled after `stop`.
         limits: bounds and time-outs.
+
+    Attributes:
+        rounds: how the daemon's time goes by.
+        hardware: the share in it of what devices do by themselves, all of them together.
     """
 
     def __init__(
@@ -69,6 +74,10 @@ class Server:
         self._graveyard = Graveyard(nursery)
         self._accounts: WeakValueDictionary[tuple[int, int], Account] = WeakValueDictionary()
         self._shared = Ledger()
+        self.rounds = Rounds()
+        self.hardware = Share(self.rounds)
+        self._users: WeakValueDictionary[int, Share] = WeakValueDictionary()
+        trio.lowlevel.add_instrument(self.rounds)
         self._connections: set[Connection] = set()
         self._serial = 0
         self._fell_back = False
@@ -88,9 +97,16 @@ class Server:
                 self._log(pid, uid, why)
                 continue
             if account is None:
-                account = self._accounts[pid, uid] = Account(pid, uid, self._shared)
+                account = self._accounts[pid, uid] = Account(pid, uid, self._shared, self._share_of(uid))
             account.connections += 1
             self._nursery.start_soon(self._serve, sock, account)
+
+    def _share_of(self, uid: int) -> Share:
+        """A new process's share of what the user has."""
+        user = self._users.get(uid)
+        if user is None:
+            user = self._users[uid] = Share.of_user(self.rounds)
+        return Share(self.rounds, user)
 
     def _refusal(self, uid: int, account: Account | None) -> str:
         """Why there is no further connection for a process of that user; empty if there is."""
@@ -283,16 +299,16 @@ class Server:
     def _released(self, token: Token, sessions: list[Session]) -> None:
         """No reference to a token's file is left."""
         if self.tracer is None:
-            self.release(token.file, sessions)
+            self.release(token.file, sessions, token.account)
             return
         container = self.tracer.container_of(token.file)
         held = self.tracer.mappings(container)
-        self.release(token.file, sessions)
+        self.release(token.file, sessions, token.account)
         self.tracer.closed(token, held - self.tracer.mappings(container))
 
-    def release(self, file: File, sessions: list[Session]) -> None:
-        """Run a file's release(); if it has to wait for a lock, calls of `sessions` wait for it."""
-        runner = Runner(self.counters)
+    def release(self, file: File, sessions: list[Session], account: Account) -> None:
+        """Run a file's release() on that account; if it cannot be done at once, calls of `sessions` wait for it."""
+        runner = Runner(self.counters, account.share)
         try:
             effect = runner.start(file.release)
         except IoctlError as error:
@@ -316,7 +332,7 @@ class Server:
 
     def run(self, make: Callable[[], Steps[None]], what: str) -> None:
         """Run something that nobody waits for: at once as far as it can, the rest when it can."""
-        runner = Runner(self.counters)
+        runner = Runner(self.counters, self.hardware)
         try:
             effect = runner.start(make)
         except IoctlError as error:
@@ -399,3 +415,4 @@ class Server:
         for connection in self._connections:
             connection.close()
         self.tokens.close()
+        trio.lowlevel.remove_instrument(self.rounds)

@@ -11,6 +11,7 @@ from vfioemu.io.connection import Connection
 from vfioemu.io.memory import ClientSpace, Ledger
 from vfioemu.io.mm import BoundMemory
 from vfioemu.io.throttle import Throttle
+from vfioemu.io.turns import Share
 from vfioemu.wire import messages as m
 
 if TYPE_CHECKING:
@@ -50,12 +51,14 @@ class Account(Ledger):
         connections: greeted or not.
         files: tokens that were made for it and are not released.
         burials: foreign fds that it sent and whose close() has not returned.
+        share: of the daemon's time.
     """
 
-    __slots__ = ("__weakref__", "_buried", "burials", "connections", "files", "pid", "uid")
+    __slots__ = ("__weakref__", "_buried", "burials", "connections", "files", "pid", "share", "uid")
 
-    def __init__(self, pid: int, uid: int, all_shared: Ledger) -> None:
+    def __init__(self, pid: int, uid: int, all_shared: Ledger, share: Share) -> None:
         super().__init__(all_shared)
+        self.share = share
         self.pid = pid
         self.uid = uid
         self.connections = 0

@@ -213,6 +213,25 @@ class DirtyBitmap:
         _check_room(out, dst_bit, count)
         lib.vfe_harvest_or(self._bitmap, first, count, ffi.from_buffer(out, require_writable=True), dst_bit)
 
+    def peek(
+        self, out: bytearray | memoryview, first: int = 0, count: int | None = None, dst_bit: int = 0
+    ) -> None:
+        """harvest_or() that clears nothing."""
+        if count is None:
+            count = self._nbits - first
+        self._check(first, count)
+        _check_room(out, dst_bit, count)
+        lib.vfe_peek(self._bitmap, first, count, ffi.from_buffer(out, require_writable=True), dst_bit)
+
+    @property
+    def residue(self) -> tuple[int, int]:
+        """The bits at and past nbits, as words nbits / 64 and the next: what harvest() keeps."""
+        return self._bitmap.residue[0], self._bitmap.residue[1]
+
+    @residue.setter
+    def residue(self, words: tuple[int, int]) -> None:
+        self._bitmap.residue[0], self._bitmap.residue[1] = words
+
     def harvest_scaled(
         self,
         out: bytearray | memoryview,

@@ -145,6 +145,12 @@ class DirtyBitmap:
         """Bit by bit."""
         self.harvest_scaled(out, first, count, up=0, dst_bit=dst_bit)
 
+    def peek(self, out: bytearray, first: int = 0, count: int | None = None, dst_bit: int = 0) -> None:
+        """The same, and the bits stay."""
+        bits = self.bits
+        self.harvest_or(out, first, count, dst_bit)
+        self.bits = bits
+
     def harvest_scaled(
         self, out: bytearray, first: int = 0, count: int | None = None, *, up: int, dst_bit: int = 0
     ) -> None:

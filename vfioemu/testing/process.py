@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 from vfioemu.core.caller import AddressSpace, Caller
 from vfioemu.core.effects import (
+    Breathe,
     Buffer,
     DmaRead,
     DmaWrite,
@@ -54,7 +55,7 @@ MAX_FDS: Final = 1024
 DEFAULT_MEMLOCK: Final = 8 << 20
 _HEARERS: Final = 64
 
-_NEVER_FAILS: Final = frozenset({RevokeFd, Signal, Watch})
+_NEVER_FAILS: Final = frozenset({Breathe, RevokeFd, Signal, Watch})
 
 
 class Opener(Protocol):
@@ -359,6 +360,9 @@ class Process(AddressSpace):
     def _revoke_fd(self, effect: RevokeFd) -> None:
         del self.fds[effect.number]
 
+    def _breathe(self, effect: Breathe) -> None:
+        """The scheduler lets others go on after any effect, if anybody is to."""
+
     def _signal(self, effect: Signal) -> None:
         if not isinstance(effect.eventfd, MemoryEventFd):
             raise TypeError("an eventfd of another driver")
@@ -391,6 +395,7 @@ class Process(AddressSpace):
         GiveFd: _give_fd,
         RevokeFd: _revoke_fd,
         Signal: _signal,
+        Breathe: _breathe,
         Watch: _watch,
         DmaRead: _dma_read,
         DmaWrite: _dma_write,

@@ -59,9 +59,9 @@ class Type1(Iommu):
             manual_clear=manual_clear,
         )
 
-    def release(self) -> None:
+    def release(self) -> Steps[None]:
         """vfio_iommu_type1_release(): the last group has left; calls on their way find out in `hold()`."""
-        self.remove_all()
+        yield from self.remove_all()
         self.released = True
 
     # --- ioctls ---
@@ -88,9 +88,9 @@ class Type1(Iommu):
         """A group comes: EBUSY, EINVAL, EPERM, EFAULT, ENOMEM."""
         return attach.attach_group(self, group)
 
-    def detach_group(self, group: "Group") -> None:
+    def detach_group(self, group: "Group") -> Steps[None]:
         """A group goes."""
-        attach.detach_group(self, group)
+        return attach.detach_group(self, group)
 
     # --- devices ---
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from vfioemu.core.effects import Steps
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.iova_map import Dma
+from vfioemu.core.slices import MAPPING, Slices
 from vfioemu.core.type1 import iova_list
 from vfioemu.core.type1.pinning import pin_whole
 from vfioemu.core.type1.state import AttachedGroup, Domain, Iommu, pages
@@ -77,8 +78,11 @@ def _replay(iommu: Iommu, domain: Domain) -> Steps[None]:
     """vfio_iommu_replay(): map what is mapped into a new domain, and pin what no domain has pinned yet."""
     charged: list[tuple[Dma, int]] = []
     done = False
+    slices = Slices()
     try:
         for dma in iommu.map:
+            if slices.done(MAPPING):
+                yield from slices.breathe()
             if iommu.map.end(dma.iova, dma.size) == 0:
                 continue  # 6.12: `while (iova < dma->iova + dma->size)` does not begin for a mapping up to 2^64
             if not dma.iommu_mapped:
@@ -94,34 +98,38 @@ def _replay(iommu: Iommu, domain: Domain) -> Steps[None]:
                 iommu.accounting.charge(dma, -npages)
     for dma in iommu.map:
         dma.iommu_mapped = True
+        if slices.done(1):
+            yield from slices.breathe()
 
 
-def detach_group(iommu: Iommu, group: "Group") -> None:
+def detach_group(iommu: Iommu, group: "Group") -> Steps[None]:
     """Let a group go, with all mappings if it was the last, or from hardware if it was the last with an IOMMU."""
     attached = iommu.groups.pop(group)
     domain = attached.domain
     if domain is None:
         if not iommu.groups:
-            iommu.remove_all()
+            yield from iommu.remove_all()
     else:
-        _leave_domain(iommu, domain, attached)
+        yield from _leave_domain(iommu, domain, attached)
     if not attached.pinned_page_dirty_scope:
         iommu.num_non_pinned_groups -= 1
         if iommu.dirty_page_tracking:  # vfio_iommu_populate_bitmap_full()
+            slices = Slices()
             for dma in iommu.map:
-                if dma.bitmap is not None:
-                    dma.bitmap.fill()
+                dma.all_dirty = dma.bitmap is not None
+                if slices.done(1):
+                    yield from slices.breathe()
 
 
-def _leave_domain(iommu: Iommu, domain: Domain, attached: AttachedGroup) -> None:
+def _leave_domain(iommu: Iommu, domain: Domain, attached: AttachedGroup) -> Steps[None]:
     usable = list(iommu.iova_list)
     domain.groups.remove(attached)
     if not domain.groups:
         if len(iommu.domains) == 1:
             if iommu.groups:
-                _unmap_reaccount(iommu)
+                yield from _unmap_reaccount(iommu)
             else:
-                iommu.remove_all()
+                yield from iommu.remove_all()
         iommu.domains.remove(domain)
         usable = iova_list.widen(usable, ((0, left.spec.last) for left in iommu.domains))
         iommu.update_pgsizes()
@@ -138,9 +146,12 @@ def _leave_domain(iommu: Iommu, domain: Domain, attached: AttachedGroup) -> None
         return  # the kernel keeps the old list, too
 
 
-def _unmap_reaccount(iommu: Iommu) -> None:
+def _unmap_reaccount(iommu: Iommu) -> Steps[None]:
     """vfio_iommu_unmap_unpin_reaccount(): only what devices have pinned stays locked."""
+    slices = Slices()
     for dma in iommu.map:
+        if slices.done(MAPPING):
+            yield from slices.breathe()
         wraps = iommu.map.end(dma.iova, dma.size) == 0
         unlocked = pages(dma.size) if dma.iommu_mapped and not wraps else 0
         dma.iommu_mapped = False

@@ -24,7 +24,8 @@ from vfioemu.core.limits import (
     access_ok,
     dirty_bitmap_bytes,
 )
-from vfioemu.core.type1 import manual_clear
+from vfioemu.core.slices import MAPPING, Slices
+from vfioemu.core.type1 import manual_clear, windows
 from vfioemu.core.type1.state import Iommu
 from vfioemu.kernel.bitmap import DirtyBitmap
 from vfioemu.uapi.constants import (
@@ -75,12 +76,15 @@ def _start(iommu: Iommu) -> Steps[None]:
     try:
         if iommu.dirty_page_tracking:
             return
+        slices = Slices()
         try:
             for dma in iommu.map:
                 alloc_bitmap(iommu, dma)
-                iommu.populate(dma)
+                yield from iommu.populate(dma)
+                if slices.done(MAPPING):
+                    yield from slices.breathe()
         except IoctlError:
-            _free_all(iommu)
+            yield from _free_all(iommu)
             raise
         iommu.dirty_page_tracking = True
     finally:
@@ -91,14 +95,17 @@ def _stop(iommu: Iommu) -> Steps[None]:
     yield from iommu.hold()
     try:
         iommu.dirty_page_tracking = False
-        _free_all(iommu)
+        yield from _free_all(iommu)
     finally:
         iommu.lock.release()
 
 
-def _free_all(iommu: Iommu) -> None:
+def _free_all(iommu: Iommu) -> Steps[None]:
+    slices = Slices()
     for dma in iommu.map:
         iommu.free_bitmap(dma)
+        if slices.done(MAPPING):
+            yield from slices.breathe()
 
 
 def alloc_bitmap(iommu: Iommu, dma: Dma) -> None:
@@ -173,7 +180,7 @@ def _harvest_range(iommu: Iommu, iova: int, size: int, data: int, *, keep: bool)
     while dma is not None and dma.iova <= iova + size - 1:
         yield from merge(iommu, dma, data, iova, keep=keep)
         if not keep:
-            iommu.populate(dma)
+            yield from iommu.populate(dma)
         dma = iommu.map.next(dma)
 
 
@@ -194,10 +201,15 @@ def merge(iommu: Iommu, dma: Dma, data: int, base: int, *, keep: bool = False) -
     bitmap = dma.bitmap
     if bitmap is None:
         raise IoctlError(errno.EINVAL, f"dirty tracking of the {dma} ended while a device gave its pins back")
-    if iommu.num_non_pinned_groups and dma.iommu_mapped:
-        bitmap.fill()
+    full = dma.all_dirty or bool(iommu.num_non_pinned_groups and dma.iommu_mapped)
     word, shift = divmod((dma.iova - base) >> iommu.pgshift, 64)
     at = data + 8 * word
+    if windows.is_large(bitmap.nbits()):
+        yield from _merge_large(iommu, dma, at, shift, keep=keep, full=full)
+        return
+    if full:
+        bitmap.fill()
+        dma.all_dirty = False
     out = bytearray(dirty_bitmap_bytes((dma.size >> iommu.pgshift) + shift))
     if iommu.recorded:
         yield from _merge_recorded(bitmap, out, at, shift)
@@ -207,6 +219,42 @@ def merge(iommu: Iommu, dma: Dma, data: int, base: int, *, keep: bool = False) -
         yield from _merge_clean(bitmap, out, at, shift)
         if keep:
             bitmap.restore(out, shift)
+
+
+def _merge_large(iommu: Iommu, dma: Dma, at: int, shift: int, *, keep: bool, full: bool) -> Steps[None]:
+    """The same in windows. What is dirty as a whole says so by `all_dirty`, for as long as its bits need not differ."""
+    bitmap = dma.bitmap
+    assert bitmap is not None
+    recorded = iommu.recorded
+    lead = 0
+    unread: IoctlError | None = None
+    if shift:
+        try:
+            lead = int.from_bytes((yield from read_user(at, 8)), "little")
+        except IoctlError as error:
+            unread = error
+    if not recorded:
+        lead &= (1 << shift) - 1
+    dma.all_dirty = full
+    delivery = windows.Delivery(bitmap, shift, lead, full=full, residue=recorded)
+    if unread is not None:
+        if recorded:  # bitmap_shift_left() came before copy_from_user()
+            yield from delivery.keep_shifted()
+            dma.all_dirty = False
+        raise unread
+    if not recorded:
+        told = yield from windows.merge_clean(delivery, at, keep=keep)
+    else:
+        shift_back = iommu.manual_clear.shift_back
+        try:
+            told = yield from windows.merge_recorded(
+                delivery, at, shift, lead, keep=keep, shift_back=shift_back
+            )
+        except IoctlError:
+            dma.all_dirty = full and not shift
+            raise
+    if told:
+        dma.all_dirty = False
 
 
 def _merge_recorded(bitmap: DirtyBitmap, out: bytearray, at: int, shift: int) -> Steps[None]:

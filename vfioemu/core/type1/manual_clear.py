@@ -10,7 +10,9 @@ from itertools import takewhile
 from vfioemu.core.effects import Steps, read_user
 from vfioemu.core.iova_map import Dma
 from vfioemu.core.limits import dirty_bitmap_bytes
+from vfioemu.core.slices import MAPPING, Slices
 from vfioemu.core.type1.state import Iommu
+from vfioemu.core.type1.windows import WINDOW
 from vfioemu.kernel.bitmap import DirtyBitmap
 
 
@@ -27,14 +29,28 @@ def clear_range(iommu: Iommu, iova: int, size: int, data: int) -> Steps[None]:
     """
     shift = iommu.pgshift
     bits = yield from read_user(data, dirty_bitmap_bytes(size >> shift))
+    slices = Slices()
     for dma in _overlapping(iommu, iova, size):
         if dma.bitmap is None or (iommu.manual_clear.mapped_only and not dma.iommu_mapped):
             continue
         start = max(iova, dma.iova)
         end = min(iova + size, dma.iova + dma.size)
         first, count = (start - dma.iova) >> shift, (end - start) >> shift
+        if dma.all_dirty:  # from here on its bits differ
+            yield from _fill(dma)
+        if slices.done(MAPPING + count // 64):
+            yield from slices.breathe()
         if dma.bitmap.clear_bits(bits, first, count, (start - iova) >> shift):
-            iommu.populate(dma)
+            yield from iommu.populate(dma)
+
+
+def _fill(dma: Dma) -> Steps[None]:
+    bitmap = dma.bitmap
+    assert bitmap is not None
+    for first in range(0, bitmap.nbits(), WINDOW):
+        bitmap.mark_range(first, min(WINDOW, bitmap.nbits() - first))
+        yield from Slices().breathe()
+    dma.all_dirty = False
 
 
 def _overlapping(iommu: Iommu, iova: int, size: int) -> Iterator[Dma]:

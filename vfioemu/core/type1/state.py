@@ -16,6 +16,7 @@ from vfioemu.core.limits import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, U64_MAX, Accou
 from vfioemu.core.locks import Lock
 from vfioemu.core.manual_clear import OFF, ManualClear
 from vfioemu.core.profile import Profile
+from vfioemu.core.slices import MAPPING, Slices
 from vfioemu.core.spec import IommuSpec, Quirks
 from vfioemu.kernel.index import IovaIndex
 
@@ -196,8 +197,9 @@ class Iommu:
         if dma.indexed:
             self.index.set_bitmap(dma.iova, dma.bitmap)
 
-    def populate(self, dma: Dma) -> None:
+    def populate(self, dma: Dma) -> Steps[None]:
         """vfio_dma_populate_bitmap(): every pinned page is dirty."""
+        yield from ()
         if dma.pins and dma.bitmap is not None:
             shift, size = self.pgshift, dma.size
             dma.bitmap.populate(
@@ -207,6 +209,7 @@ class Iommu:
     def free_bitmap(self, dma: Dma) -> None:
         """vfio_dma_bitmap_free()."""
         bitmap, dma.bitmap = dma.bitmap, None
+        dma.all_dirty = False
         if bitmap is not None:
             self.track(dma)
             bitmap.close()
@@ -221,9 +224,12 @@ class Iommu:
         self.vaddr_invalid_count -= dma.vaddr_invalid
         self.dma_avail += 1
 
-    def remove_all(self) -> None:
+    def remove_all(self) -> Steps[None]:
         """vfio_iommu_unmap_unpin_all()."""
+        slices = Slices()
         while (dma := next(iter(self.map), None)) is not None:
+            if slices.done(MAPPING):
+                yield from slices.breathe()
             self.remove(dma)
 
     def gauges(self) -> dict[str, int]:

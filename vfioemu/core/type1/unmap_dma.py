@@ -8,6 +8,7 @@ from vfioemu.core.effects import Steps, locked, read_user, write_user
 from vfioemu.core.errors import IoctlError, header_why
 from vfioemu.core.iova_map import Dma
 from vfioemu.core.limits import DMA_UNMAP_RETRIES, U64_MAX
+from vfioemu.core.slices import MAPPING, Slices
 from vfioemu.core.type1.dirty_pages import merge, refuse_bisecting, verify_bitmap
 from vfioemu.core.type1.state import Iommu
 from vfioemu.uapi.constants import (
@@ -53,7 +54,18 @@ def unmap_dma(iommu: Iommu, caller: Caller, arg: int) -> Steps[int]:
 class _Unmap:
     """One call: the lock may be dropped in its midst, and the walk begins anew then."""
 
-    __slots__ = ("bitmap", "held", "iommu", "iova", "request", "retries", "size", "stubborn", "unmapped")
+    __slots__ = (
+        "bitmap",
+        "held",
+        "iommu",
+        "iova",
+        "request",
+        "retries",
+        "size",
+        "slices",
+        "stubborn",
+        "unmapped",
+    )
 
     def __init__(self, iommu: Iommu, request: IommuType1DmaUnmap, bitmap: Bitmap | None) -> None:
         self.iommu = iommu
@@ -65,6 +77,7 @@ class _Unmap:
         self.held = False
         self.stubborn: Dma | None = None
         self.retries = 0
+        self.slices = Slices()
 
     def run(self) -> Steps[None]:
         yield from self.iommu.hold()
@@ -73,7 +86,7 @@ class _Unmap:
             self._check()
             if self.request.flags & VFIO_DMA_UNMAP_FLAG_VADDR:
                 self._refuse_bisecting()
-                self._invalidate()
+                yield from self._invalidate()
             else:
                 yield from self._walk()
         finally:
@@ -117,7 +130,7 @@ class _Unmap:
             return None  # v1 does not split a mapping, and does not say so
         return dma
 
-    def _invalidate(self) -> None:
+    def _invalidate(self) -> Steps[None]:
         """Take the vaddrs away; if one has none already, take back what this call did: EINVAL."""
         iommu = self.iommu
         done: list[Dma] = []
@@ -133,6 +146,8 @@ class _Unmap:
             iommu.vaddr_invalid_count += 1
             self.unmapped += dma.size
             done.append(dma)
+            if self.slices.done(MAPPING):
+                yield from self.slices.breathe()
             dma = self._in_range(iommu.map.next(dma))
 
     def _walk(self) -> Steps[None]:
@@ -150,6 +165,8 @@ class _Unmap:
                 continue
             if self.bitmap is not None:
                 yield from merge(iommu, dma, self.bitmap.data, self.iova)
+            if self.slices.done(MAPPING):
+                yield from self.slices.breathe()
             self.unmapped += dma.size
             following = iommu.map.next(dma)
             iommu.remove(dma)
