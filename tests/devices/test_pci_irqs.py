@@ -28,6 +28,8 @@ from vfioemu.uapi import constants as c
 ADDRESS = "0000:00:12.0"
 CONFIG = c.VFIO_PCI_CONFIG_REGION_INDEX << 40
 NAMES = ("a", "b", "c")
+MASTER = 6
+"""COMMAND: memory, bus master."""
 
 
 class Subject(PciFunction):
@@ -56,6 +58,9 @@ class Console:
             CLOSED: 999,
             None: -1,
         }
+
+    def command(self, value):
+        assert self.bench.pwrite(struct.pack("<H", value), CONFIG + 4).ret == 2
 
     def set_irqs(self, index, flags, start, count, data=b"", argsz=None):
         argsz = 20 + len(data) if argsz is None else argsz
@@ -128,6 +133,7 @@ def requests(draw):
 @given(st.lists(requests(), min_size=1, max_size=40))
 def test_histories_are_those_of_the_model(history):
     console, model = Console(), Interrupts()
+    console.command(MASTER)
 
     for request in history:
         assert console.call(*request) == model.call(*request), request
@@ -332,6 +338,7 @@ def test_a_host_with_few_vectors_says_how_many():
 
 def test_a_signalled_msi_vector_wraps_around_those_that_were_enabled():
     console = Console()
+    console.command(MASTER)
     assert console.call(1, EVENTFD | TRIGGER, 0, 2, ["a", "b"]) == OK
 
     for vector in (0, 1, 2, 3, 3):

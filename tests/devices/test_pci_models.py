@@ -70,6 +70,7 @@ def test_edu_lives(value):
 def test_edu_multiplies(n):
     guest = Guest(Edu({}))
     irq = guest.listen()
+    guest.master()
     guest.write(edu.FACTORIAL, n)
     assert guest.read(edu.FACTORIAL) == (math.factorial(n) & U32 if n < 100 else 0)
     assert guest.read(edu.IRQ_STATUS) == 0

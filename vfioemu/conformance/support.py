@@ -46,9 +46,13 @@ REASONS: Final[tuple[tuple[str, str], ...]] = (
     (r"PCI_VENDOR", "no model has a region of a PCI vendor's own"),
     (r"BUS_MASTER|_MASTER$", "for the CDX bus only"),
     (r"VF_TOKEN", "no model is a physical function with virtual ones"),
-    (r"IOEVENTFD_64", "vfio-pci on x86 has no 64 bit writes"),
 )
 """Why something is refused or absent."""
+
+NOTES: Final[Mapping[str, str]] = {
+    "VFIO_DEVICE_IOEVENTFD_64": "read in vfio_pci_rdwr.c: 6.12.16 and later take it, 7.2 does not (and 7.3 does again)",
+}
+"""What is to be said of something that is there."""
 
 INTRO: Final = """\
 # What is supported
@@ -93,7 +97,7 @@ class Claim:
     Attributes:
         steps: the recorded calls that involve it.
         text: the status as it is printed.
-        why: of what is not there.
+        why: of what is not there, or not everywhere.
     """
 
     status: Status
@@ -125,7 +129,7 @@ def _claim(name: str, evidence: Evidence, live: bool, asked: bool) -> Claim:
         return Claim(Status.EXACT, steps, f"exact, {steps} steps")
     if live:
         recorded = f", {steps} refusals exact" if steps else ""
-        return Claim(Status.IMPLEMENTED, steps, f"implemented{recorded}")
+        return Claim(Status.IMPLEMENTED, steps, f"implemented{recorded}", NOTES.get(name, ""))
     if steps or asked:
         recorded = f", {steps} steps exact" if steps else ""
         return Claim(Status.REFUSED, steps, f"refused{recorded}", reason(name))

@@ -23,6 +23,7 @@ GiveFd         int: the new fd in the caller     EMFILE
 RevokeFd       None                              nothing
 Signal         None                              nothing
 Watch          Watcher                           nothing
+Abandoned      bool: nobody has an fd of it      nothing
 DmaRead        bytes of exactly `size`           EFAULT; EPERM when the address space is gone
 DmaWrite       None                              EFAULT (a prefix may have been written); EPERM as above
 Locked         None: the lock is held            nothing
@@ -140,6 +141,16 @@ class Watch:
 
 
 @dataclass(frozen=True, slots=True)
+class Abandoned:
+    """Whether every process has closed its fds of an eventfd to which we hold a reference: the kernel was told (EPOLLHUP).
+
+    An fd that lies unread in a socket is not seen, and counts as closed.
+    """
+
+    eventfd: EventFd
+
+
+@dataclass(frozen=True, slots=True)
 class DmaRead:
     """Read guest memory for a device: `size` bytes at `vaddr` of `space`."""
 
@@ -181,6 +192,7 @@ Effect: TypeAlias = (
     | RevokeFd
     | Signal
     | Watch
+    | Abandoned
     | DmaRead
     | DmaWrite
     | Locked

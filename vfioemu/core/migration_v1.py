@@ -172,6 +172,14 @@ class RegionsWithMigration:
         """As the model."""
         return self._model.next_piece(index, offset, left) if index != self.index else left
 
+    def unit(self, index: int, offset: int, left: int) -> int:
+        """As the model; the migration region copies at once."""
+        return self._model.unit(index, offset, left) if index != self.index else left
+
+    def reads_show(self, index: int) -> bool:
+        """As the model."""
+        return index != self.index and self._model.reads_show(index)
+
     def accept_write(self, index: int, offset: int, size: int) -> int:
         """EINVAL for what is neither a field that can be written nor in the data section."""
         if index != self.index:

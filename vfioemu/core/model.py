@@ -259,6 +259,16 @@ class DeviceModel:
         del index, offset
         return min(left, regions.PIECE)
 
+    def unit(self, index: int, offset: int, left: int) -> int:
+        """How many bytes the driver copies from or to the caller at a time, which decides what a fault half way leaves."""
+        del index, offset
+        return left
+
+    def reads_show(self, index: int) -> bool:
+        """Whether reading a region changes anything, so that nothing may be read that the caller cannot get."""
+        del index
+        return False
+
     def accept_write(self, index: int, offset: int, size: int) -> int:
         """How many bytes of a write to copy from the caller, decided before any is; IoctlError refuses it.
 

@@ -24,6 +24,8 @@ class Profile:
         beyond_width_errno: what iommu_map() says to an IOVA wider than the IOMMU.
         mig_precopy_info_v2: VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2 exists.
         dma_buf: VFIO_DEVICE_FEATURE_DMA_BUF exists in vfio-pci.
+        ioeventfd_64: VFIO_DEVICE_IOEVENTFD takes 8 bytes: vfio_pci_rdwr.c sees iowrite64 defined (6.12.16 and later, and
+            7.3 again; reads and writes of 8 bytes are one access in all of them).
     """
 
     name: str
@@ -34,6 +36,7 @@ class Profile:
     beyond_width_errno: int
     mig_precopy_info_v2: bool
     dma_buf: bool
+    ioeventfd_64: bool
 
 
 LINUX_6_12: Final = Profile(
@@ -45,6 +48,7 @@ LINUX_6_12: Final = Profile(
     beyond_width_errno=errno.EFAULT,
     mig_precopy_info_v2=False,
     dma_buf=False,
+    ioeventfd_64=True,
 )
 LINUX_7_2: Final = Profile(
     name="linux-7.2",
@@ -55,6 +59,7 @@ LINUX_7_2: Final = Profile(
     beyond_width_errno=errno.EINVAL,
     mig_precopy_info_v2=True,
     dma_buf=True,
+    ioeventfd_64=False,
 )
 
 PROFILES: Final[Mapping[str, Profile]] = MappingProxyType(

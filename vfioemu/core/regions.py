@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 OFFSET_SHIFT: Final = 40
 _OFFSET_MASK: Final = (1 << OFFSET_SHIFT) - 1
+_PAGE: Final = 4096
+_SMALL: Final = 8
 PIECE: Final = 1 << 20
 """How much of one access a model is asked for at a time."""
 
@@ -45,6 +47,12 @@ class RegionSource(Protocol):
         """See DeviceModel."""
 
     def next_piece(self, index: int, offset: int, left: int) -> int:
+        """See DeviceModel."""
+
+    def unit(self, index: int, offset: int, left: int) -> int:
+        """See DeviceModel."""
+
+    def reads_show(self, index: int) -> bool:
         """See DeviceModel."""
 
     def accept_write(self, index: int, offset: int, size: int) -> int:
@@ -110,6 +118,8 @@ def read(model: "RegionSource", addr: int, size: int, position: int) -> Steps[in
     done = 0
     while left:
         piece = min(left, PIECE)
+        if piece > _SMALL and model.reads_show(index):
+            piece = _readable(model, index, offset + done, piece, (addr + done) % _PAGE if done else 0)
         answer = model.read_region(index, offset + done, piece)
         data = answer if isinstance(answer, bytes) else (yield from answer)
         yield WriteUser(addr + done, data)  # not write_user(): small reads are a hot path
@@ -131,13 +141,38 @@ def write(model: "RegionSource", addr: int, size: int, position: int) -> Steps[i
     while left:
         piece = model.next_piece(index, offset + done, left)
         wanted = model.accept_write(index, offset + done, piece)
-        data = (yield from read_user(addr + done, wanted)) if wanted else b""
+        try:
+            data = (yield from read_user(addr + done, wanted)) if wanted else b""
+        except IoctlError:
+            shorter = _before_fault(model, index, offset + done, wanted, (addr + done) % _PAGE)
+            if shorter >= wanted:
+                raise
+            piece = shorter
+            data = yield from read_user(addr + done, piece)
         answer = model.write_region(index, offset + done, data)
         if answer is not None:
             yield from answer
         done += piece
         left -= piece
     return done
+
+
+def _readable(model: "RegionSource", index: int, offset: int, size: int, at: int) -> int:
+    """How much to read of a region at once into memory at `at` of its page: nothing that the caller might not get.
+
+    Memory faults by the page. So one unit is tried at the beginning of each, and then all others that end in it.
+    """
+    unit = model.unit(index, offset, size)
+    return unit if at < unit else _before_fault(model, index, offset, size, at)
+
+
+def _before_fault(model: "RegionSource", index: int, offset: int, size: int, at: int) -> int:
+    """How long the units are that end in the page of memory which begins `at` bytes before; one unit at least."""
+    room = _PAGE - at
+    total = model.unit(index, offset, size)
+    while total < size and (unit := model.unit(index, offset + total, size - total)) <= room - total:
+        total += unit
+    return total
 
 
 def mmap(model: "RegionSource", position: int, size: int, prot: int, shared: bool) -> Steps[Mapped]:

@@ -11,7 +11,10 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+import trio
+
 from vfioemu.core.effects import (
+    Abandoned,
     DmaRead,
     DmaWrite,
     ForeignFd,
@@ -28,13 +31,12 @@ from vfioemu.io.connection import Connection, Gone
 from vfioemu.io.effects import Runner
 from vfioemu.io.eventfd import ClientEventFd
 from vfioemu.io.fds import is_eventfd, socket_cookie
+from vfioemu.io.holders import is_abandoned
 from vfioemu.io.watch import EventFdWatcher
 from vfioemu.kernel import procmem
 from vfioemu.wire import messages as m
 
 if TYPE_CHECKING:
-    import trio
-
     from vfioemu.io.server import Server
     from vfioemu.io.session import Session
     from vfioemu.io.tokens import Token
@@ -300,6 +302,24 @@ class Call(Runner):
         )
         return False, watcher
 
+    async def _abandoned(self, effect: Abandoned) -> bool:
+        """Whether nobody has the eventfd any more; looking at everybody's fds takes its time, and never too much."""
+        if not isinstance(effect.eventfd, ClientEventFd):
+            raise AssertionError("an eventfd of another driver")
+        clients = {session.pid for session in self._server.sessions.values()}
+        copy = os.dup(effect.eventfd.fileno())
+        answers: list[bool] = []
+
+        def look() -> None:
+            try:
+                answers.append(is_abandoned(copy, clients))
+            finally:
+                os.close(copy)
+
+        with trio.move_on_after(self._server.limits.ask_timeout):
+            await trio.to_thread.run_sync(look, abandon_on_cancel=True)
+        return answers == [True]
+
     async def _revoke_fd(self, effect: RevokeFd) -> None:
         token = self.given.pop(effect.number, None) if self.given else None
         if token is None:
@@ -321,6 +341,7 @@ class Call(Runner):
         GiveFd: _later,
         RevokeFd: _later,
         Watch: _watch_now,
+        Abandoned: _later,
     }
     _LATER: ClassVar[dict[type[Any], Callable[[Any, Any], Any]]] = {
         **Runner._LATER,  # noqa: SLF001 - a subclass
@@ -331,4 +352,5 @@ class Call(Runner):
         TakeFd: _take_fd,
         GiveFd: _give_fd,
         RevokeFd: _revoke_fd,
+        Abandoned: _abandoned,
     }

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import trio
 
 from vfioemu.core.effects import (
+    Abandoned,
     Breathe,
     DmaRead,
     DmaWrite,
@@ -162,7 +163,7 @@ class Runner:
     # --- what happens at once: (wait for it?, result) ---
 
     def _caller_now(
-        self, effect: ReadUser | WriteUser | TakeFd | GiveFd | RevokeFd | Watch
+        self, effect: ReadUser | WriteUser | TakeFd | GiveFd | RevokeFd | Watch | Abandoned
     ) -> tuple[bool, Any]:
         raise IoctlError(errno.EFAULT, f"{type(effect).__name__} without a caller")
 
@@ -287,6 +288,7 @@ class Runner:
         GiveFd: _caller_now,
         RevokeFd: _caller_now,
         Watch: _caller_now,
+        Abandoned: _caller_now,
         PinUser: _pin_now,
         Signal: _signal_now,
         DmaRead: _dma_read_now,
@@ -301,6 +303,7 @@ class Runner:
         GiveFd: _caller_later,
         RevokeFd: _caller_later,
         Watch: _caller_later,
+        Abandoned: _caller_later,
         PinUser: _dma_later,
         DmaRead: _dma_later,
         DmaWrite: _dma_later,

@@ -29,9 +29,10 @@ class Result(NamedTuple):
 
 
 class MemoryEventFd:
-    """An eventfd: the counter, and how many references the core holds to it."""
+    """An eventfd: the counter, how many references the core holds to it, and what fds refer to."""
 
     is_eventfd = True
+    opened: "OpenFile"
 
     def __init__(self) -> None:
         self.count = 0

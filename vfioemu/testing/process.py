@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 from vfioemu.core.caller import AddressSpace, Caller
 from vfioemu.core.effects import (
+    Abandoned,
     Breathe,
     Buffer,
     DmaRead,
@@ -241,7 +242,9 @@ class Process(AddressSpace):
 
     def eventfd(self) -> int:
         """Make a non-blocking eventfd."""
-        return self.install(OpenFile(MemoryEventFd()))
+        eventfd = MemoryEventFd()
+        eventfd.opened = OpenFile(eventfd)
+        return self.install(eventfd.opened)
 
     def null(self) -> int:
         """open("/dev/null", O_RDWR)."""
@@ -373,6 +376,11 @@ class Process(AddressSpace):
             raise TypeError("an eventfd of another driver")
         return MemoryWatcher(effect.eventfd, lambda: self.scheduler.spawn(effect.then(), self, "eventfd"))
 
+    def _abandoned(self, effect: Abandoned) -> bool:
+        if not isinstance(effect.eventfd, MemoryEventFd):
+            raise TypeError("an eventfd of another driver")
+        return not effect.eventfd.opened.references
+
     def _dma_read(self, effect: DmaRead) -> bytes:
         owner = _process(effect.space)
         if not owner.alive:
@@ -397,6 +405,7 @@ class Process(AddressSpace):
         Signal: _signal,
         Breathe: _breathe,
         Watch: _watch,
+        Abandoned: _abandoned,
         DmaRead: _dma_read,
         DmaWrite: _dma_write,
     }

@@ -51,7 +51,7 @@ def _function(big_bar: int) -> Function:
         ),  # QEMU without KVM asks for the dirty bitmap of mapped BARs in pieces around a table
     }
     if big_bar:
-        bars[BIG_BAR] = Bar(big_bar, kind="mem64", prefetchable=True)
+        bars[BIG_BAR] = Bar(big_bar, kind="mem64", prefetchable=True, memory=True)
     return Function(
         vendor=u.VENDOR_ID,
         device=u.DEVICE_ID,
@@ -106,6 +106,11 @@ class DmaEngine(PciFunction):
         if checked is None:
             checked = names.parse(self.host.name) is not None
         return not checked or self.bus_master
+
+    @property
+    def sends_messages(self) -> bool:
+        """As for its DMA."""
+        return self.may_dma
 
     # --- life ---
 
@@ -240,11 +245,10 @@ class DmaEngine(PciFunction):
                 raise IoctlError(errno.EINVAL, f"a write of {size} bytes to the registers at {offset:#x}")
         return super().clip_access(index, offset, size, write=write)
 
-    def next_piece(self, index: int, offset: int, left: int) -> int:
-        """A register that is written as a whole is written at once."""
-        if index == 0 and offset < u.REGISTERS_SIZE and left >= 8 and offset % 8 == 0:
-            return 8
-        return super().next_piece(index, offset, left)
+    def reads_show(self, index: int) -> bool:
+        """No register changes when it is read."""
+        del index
+        return False
 
     def write_bar(self, bar: int, offset: int, data: bytes) -> MaybeSteps[None]:
         """Registers, and memory."""

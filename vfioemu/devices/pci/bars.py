@@ -1,18 +1,35 @@
 # SPDX-License-Identifier: MIT
 """Reading and writing BARs: drivers/vfio/pci/vfio_pci_rdwr.c.
 
-An access is cut into aligned pieces of one, two or four bytes, each of which is one access of the hardware. The MSI-X
-table is the kernel's: it reads as all ones, and writes to it are lost. Memory BARs answer EIO while the function does
-not decode memory; I/O ports do not care.
+An access is cut into aligned pieces of one, two, four or eight bytes, each of which is one access of the hardware; I/O
+ports have no 64-bit instructions, and see two of four. The MSI-X table is the kernel's: it reads as all ones, and writes
+to it are lost. Memory BARs answer EIO while the function does not decode memory; I/O ports do not care.
 """
 
 import errno
-from collections.abc import Callable
+from typing import Final, Protocol
 
 from vfioemu.core.effects import Steps
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.model import MaybeSteps, finish
 from vfioemu.devices.pci.description import Bar, Function
+from vfioemu.devices.pci.messages import Messages
+
+_QWORD: Final = 8
+
+
+class Owner(Protocol):
+    """Whose BARs they are: see PciFunction."""
+
+    @property
+    def memory_enabled(self) -> bool:
+        """Memory is decoded."""
+
+    def read_bar(self, bar: int, offset: int, size: int) -> MaybeSteps[bytes]:
+        """Read registers."""
+
+    def write_bar(self, bar: int, offset: int, data: bytes) -> MaybeSteps[None]:
+        """Write registers."""
 
 
 class BarAccess:
@@ -20,24 +37,17 @@ class BarAccess:
 
     Args:
         function: what it is.
-        enabled: whether memory is decoded now.
-        read: the model's read_bar(bar, offset, size).
-        write: the model's write_bar(bar, offset, data).
+        owner: the model.
+        messages: whose pending bits lie in a BAR.
     """
 
-    def __init__(
-        self,
-        function: Function,
-        enabled: Callable[[], bool],
-        read: Callable[[int, int, int], MaybeSteps[bytes]],
-        write: Callable[[int, int, bytes], MaybeSteps[None]],
-    ) -> None:
+    def __init__(self, function: Function, owner: Owner, messages: Messages) -> None:
         self._bars = function.bars
-        self._enabled = enabled
-        self._read = read
-        self._write = write
+        self._owner = owner
+        self._messages = messages
         msix = function.msix
         self._table = (msix.table_bar, msix.table_offset, msix.table_size) if msix else (-1, 0, 0)
+        self._pba = (msix.pba_bar, msix.pba_offset, msix.pba_size) if msix else (-1, 0, 0)
 
     def hidden(self, index: int, offset: int, size: int) -> int:
         """How many of the bytes from `offset` are the MSI-X table's; 0 if the first is not."""
@@ -47,28 +57,41 @@ class BarAccess:
         return min(size, start + length - offset)
 
     def piece(self, index: int, offset: int, size: int) -> int:
+        """How much of an access can be made at once without anybody seeing the difference, as long as nothing fails."""
+        described = self._bars[index]
+        if described.memory or _beyond(described, offset):
+            bar, start, _ = self._table
+            if bar == index and offset < start:
+                size = min(size, start - offset)
+            return self.hidden(index, offset, size) or size
+        return self.unit(index, offset, size)
+
+    def unit(self, index: int, offset: int, size: int) -> int:
         """How long the next piece of an access is: vfio_pci_core_do_io_rw()."""
         if hidden := self.hidden(index, offset, size):
             return hidden
         bar, start, _ = self._table
         if bar == index and offset < start:
             size = min(size, start - offset)
-        described = self._bars[index]
-        if described.memory or _beyond(described, offset):
-            return size
-        if size >= 4 and not offset % 4:
-            return 4
-        return 2 if size >= 2 and not offset % 2 else 1
+        for width in (8, 4, 2):
+            if size >= width and not offset % width:
+                return width
+        return 1
+
+    def reads_show(self, index: int) -> bool:
+        """Whether the function may notice that it is read."""
+        return not self._bars[index].memory
 
     def check(self, index: int) -> None:
         """Whether the BAR answers at all: EIO."""
-        if self._bars[index].kind != "io" and not self._enabled():
+        if self._bars[index].kind != "io" and not self._owner.memory_enabled:
             raise IoctlError(errno.EIO, f"BAR {index}: the function does not decode memory")
 
     def read(self, index: int, offset: int, size: int) -> Steps[bytes]:
         """Read: EIO."""
         out = bytearray()
         bar = self._bars[index]
+        first = offset
         while size:
             count = self.piece(index, offset, size)
             if self.hidden(index, offset, count):
@@ -78,18 +101,38 @@ class BarAccess:
                 if _beyond(bar, offset):
                     out += bytes((bar.beyond,)) * count
                 else:
-                    out += yield from finish(self._read(index, offset, count))
+                    for at, part in _instructions(bar, offset, count):
+                        out += yield from finish(self._owner.read_bar(index, at, part))
             offset += count
             size -= count
+        if index == self._pba[0] and self._messages.pending:
+            self._show_pending(out, first)
         return bytes(out)
+
+    def _show_pending(self, out: bytearray, first: int) -> None:
+        """The pending bits of MSI-X are read where the function says that they are."""
+        _, start, length = self._pba
+        bits = self._messages.pending.to_bytes(length, "little")
+        for place in range(max(first, start), min(first + len(out), start + length)):
+            out[place - first] = bits[place - start]
 
     def write(self, index: int, offset: int, data: bytes) -> Steps[None]:
         """Write one piece: EIO."""
         if self.hidden(index, offset, len(data)):
             return
         self.check(index)
-        if not _beyond(self._bars[index], offset):
-            yield from finish(self._write(index, offset, data))
+        bar = self._bars[index]
+        if _beyond(bar, offset):
+            return
+        for at, part in _instructions(bar, offset, len(data)):
+            yield from finish(self._owner.write_bar(index, at, data[at - offset : at - offset + part]))
+
+
+def _instructions(bar: Bar, offset: int, size: int) -> tuple[tuple[int, int], ...]:
+    """(offset, size) of the accesses that one piece makes: ioread64_lo_hi() of a port is two of 32 bits."""
+    if size == _QWORD and bar.narrow:
+        return (offset, 4), (offset + 4, 4)
+    return ((offset, size),)
 
 
 def _beyond(bar: Bar, offset: int) -> bool:

@@ -25,13 +25,14 @@ class Bar:
     Attributes:
         size: in bytes, a power of two.
         kind: "mem32"; "mem64", which takes this index and the next; "io".
-        areas: the (offset, size) parts that may be mapped, page aligned; None for all of it as vfio-pci has it (a whole
-            page at least), () for nothing.
+        areas: the (offset, size) parts that may be mapped, page aligned; None for all of it as vfio-pci has it (see
+            mappable.py), () for nothing.
         prefetchable: the bit of that name.
         registers: how many bytes from its beginning are asked of the model; None for all.
         beyond: what reads give behind them, where writes are lost.
         address: where firmware has put it on the bus; None for a place of our choice.
         memory: the model takes reads and writes of any size and alignment.
+        narrow: accesses of 64 bits arrive as two of 32, the lower one first; I/O ports are always like that.
     """
 
     size: int
@@ -42,27 +43,28 @@ class Bar:
     beyond: int = 0
     address: int | None = None
     memory: bool = False
+    narrow: bool = False
 
     def __post_init__(self) -> None:
+        if self.kind == "io":
+            object.__setattr__(self, "narrow", True)
         least = _SMALLEST_IO if self.kind == "io" else _SMALLEST_MEMORY
         if self.size < least or self.size & (self.size - 1):
             raise ValueError(f"a {self.kind} BAR of {self.size:#x} bytes")
         if self.kind == "io" and (self.size > _LARGEST_IO or self.areas):
             raise ValueError(f"an I/O BAR of {self.size:#x} bytes, or one to be mapped")
         for offset, size in self.areas or ():
-            if offset % _PAGE or size % _PAGE or size <= 0 or not 0 <= offset <= self.size - size:
+            if offset % _PAGE or size % _PAGE or size <= 0 or not 0 <= offset <= self.mapped_size - size:
                 raise ValueError(f"the area {offset:#x}+{size:#x} of a BAR of {self.size:#x} bytes")
 
     @property
-    def mappable(self) -> bool:
-        """Whether any of it may be mapped (vfio_pci_probe_mmaps(): memory of a page at least)."""
-        return self.kind != "io" and self.size >= _PAGE and self.areas != ()
+    def mapped_size(self) -> int:
+        """Its size in whole pages."""
+        return -(-self.size // _PAGE) * _PAGE
 
     def maps(self, offset: int, size: int) -> bool:
-        """Whether that part may be mapped."""
-        if not self.mappable:
-            return False
-        areas = ((0, self.size),) if self.areas is None else self.areas
+        """Whether that part may be mapped, if any of it may."""
+        areas = ((0, self.mapped_size),) if self.areas is None else self.areas
         return any(start <= offset and offset + size <= start + length for start, length in areas)
 
 

@@ -22,6 +22,7 @@ from vfioemu.devices.pci.description import Bar, Function
 from vfioemu.devices.pci.hardware import FIRMWARE_COMMAND, ConfigHardware, rom_size
 from vfioemu.devices.pci.interrupts import Interrupts
 from vfioemu.devices.pci.ioeventfd import IoEventFds
+from vfioemu.devices.pci.mappable import mappable_bars
 from vfioemu.devices.pci.memory import SharedBar
 from vfioemu.devices.pci.power import LowPower
 from vfioemu.devices.pci.virtual import VirtualConfig
@@ -78,12 +79,13 @@ class VfioPci(DeviceModel):
         self.hardware = ConfigHardware(function)
         self.interrupts = Interrupts(function, self.hardware, self, host_vectors)
         self.config = VirtualConfig(self.hardware, function, self)
-        self.bars = BarAccess(function, self._decodes, self.read_bar, self.write_bar)
+        self.bars = BarAccess(function, self, self.interrupts.messages)
         self._low_power = LowPower(self)
         self._ioeventfds = IoEventFds(self)
         self._memory: dict[int, SharedBar] = {}
         self._token = bytes(16)
-        self._regions = self._describe_regions(mappable)
+        self._mappable = mappable_bars(function, self.hardware.addresses) if mappable else frozenset()
+        self._regions = self._describe_regions()
 
     # --- what the function does: see PciFunction ---
 
@@ -92,6 +94,11 @@ class VfioPci(DeviceModel):
         raise NotImplementedError
 
     def write_bar(self, bar: int, offset: int, data: bytes) -> MaybeSteps[None]:
+        """See PciFunction."""
+        raise NotImplementedError
+
+    @property
+    def sends_messages(self) -> bool:
         """See PciFunction."""
         raise NotImplementedError
 
@@ -142,10 +149,10 @@ class VfioPci(DeviceModel):
         """The eventfds."""
         return self.host.irqs
 
-    def _describe_regions(self, mappable: bool) -> tuple[Region | None, ...]:
+    def _describe_regions(self) -> tuple[Region | None, ...]:
         """vfio_pci_ioctl_get_region_info()."""
         function = self.function
-        bars = [_describe_bar(function, i, mappable) for i in range(r.BAR_COUNT)]
+        bars = [_describe_bar(function, i, i in self._mappable) for i in range(r.BAR_COUNT)]
         rom = Region(rom_size(function), _READ) if function.rom else ABSENT
         return (*bars, rom, Region(function.config_size, READ_WRITE), None)
 
@@ -186,6 +193,7 @@ class VfioPci(DeviceModel):
     def try_reset_function(self) -> Steps[None]:
         """pci_try_reset_function(): what config space held is restored afterwards."""
         yield from finish(self.reset_function())
+        self.interrupts.messages.clear()
         yield from self.interrupts.set_line(False)
 
     # --- power ---
@@ -200,9 +208,6 @@ class VfioPci(DeviceModel):
     def memory_enabled(self) -> bool:
         """COMMAND lets the function decode memory, and it has power: __vfio_pci_memory_enabled()."""
         return bool(self.hardware.command & r.COMMAND_MEMORY) and self.power_state < r.D3HOT
-
-    def _decodes(self) -> bool:
-        return self.memory_enabled
 
     def set_power_state(self, state: int) -> Steps[None]:
         """vfio_pci_set_power_state(): a function without NoSoftRst comes back from D3hot reset, and is restored."""
@@ -251,8 +256,13 @@ class VfioPci(DeviceModel):
                 memory.revoke()
 
     def set_virtual_intx_disable(self, disabled: bool) -> Steps[None]:
+        """See virtual.Driver. It comes with every write to COMMAND, which may have made the function a bus master."""
+        yield from self.interrupts.set_virtual_disable(disabled)
+        yield from self.interrupts.deliver()
+
+    def messages_changed(self) -> Steps[None]:
         """See virtual.Driver."""
-        return self.interrupts.set_virtual_disable(disabled)
+        return self.interrupts.deliver()
 
     # --- regions ---
 
@@ -288,6 +298,16 @@ class VfioPci(DeviceModel):
         """How much of a write is one access."""
         return self.config.piece(offset, left) if index == _CONFIG else self.bars.piece(index, offset, left)
 
+    def unit(self, index: int, offset: int, left: int) -> int:
+        """What the kernel copies at a time: config space has been cut so already."""
+        if index == _CONFIG:
+            return self.config.piece(offset, left)
+        return left if index == _ROM else self.bars.unit(index, offset, left)
+
+    def reads_show(self, index: int) -> bool:
+        """Registers may change when they are read."""
+        return index in self.function.bars and self.bars.reads_show(index)
+
     def accept_write(self, index: int, offset: int, size: int) -> int:
         """What is lost anyway is not even copied."""
         if index == _CONFIG:
@@ -315,9 +335,8 @@ class VfioPci(DeviceModel):
         return self.config.write(offset, data) if index == _CONFIG else self.bars.write(index, offset, data)
 
     def map_region(self, index: int, offset: int, size: int, prot: int) -> MaybeSteps[int | Mapped] | None:
-        """vfio_pci_core_mmap(): memory BARs of a page at least."""
-        bar = self.function.bars.get(index)
-        if bar is None or not bar.maps(offset, size):
+        """vfio_pci_core_mmap(): whole pages, even of a BAR that is smaller than one."""
+        if index not in self._mappable or not self.function.bars[index].maps(offset, size):
             return None
         return self.map_bar(index, offset, size, prot)
 
@@ -367,7 +386,7 @@ def _describe_bar(function: Function, index: int, mappable: bool) -> Region:
     bar: Bar | None = function.bars.get(index)
     if bar is None:
         return ABSENT
-    if not mappable or not bar.mappable:
+    if not mappable:
         return Region(bar.size, READ_WRITE)
     caps = []
     if bar.areas is not None:

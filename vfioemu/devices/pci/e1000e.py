@@ -88,7 +88,7 @@ DESCRIPTION: Final = Function(
     subsystem=(0x8086, 0x0000),
     interrupt_pin=1,
     bars={
-        0: Bar(_REGISTERS, registers=_USED, address=0xFEB40000),
+        0: Bar(_REGISTERS, registers=_USED, address=0xFEB40000, narrow=True),
         1: Bar(0x20000, registers=0, address=0xFEB60000),
         2: Bar(0x20, kind="io", address=0xE080),
         3: Bar(0x4000, registers=0, address=0xFEB80000),

@@ -53,7 +53,7 @@ BUFFER_SIZE: Final = 0x1000
 _DMA_REGISTERS: Final = (DMA_SOURCE, DMA_DESTINATION, DMA_LENGTH, DMA_COMMAND)
 _U32: Final = 0xFFFFFFFF
 _BAR_SIZE: Final = 1 << 20
-_NOTHING: Final = b"\xff\xff\xff\xff"
+_NOTHING: Final = b"\xff" * 8
 
 DESCRIPTION: Final = Function(
     vendor=0x1234,
@@ -105,10 +105,12 @@ class Edu(PciFunction):
         return b"".join(self.read_bar(0, offset, 4) for offset in range(0, 0xA0, 4))
 
     def read_bar(self, bar: int, offset: int, size: int) -> bytes:
-        """A register; accesses of less than 32 bits are not decoded and read as zero."""
+        """A register; accesses of less than 32 bits are not decoded and read as zero, those of 64 are for DMA registers."""
         del bar
         if size < 4:
             return bytes(size)
+        if size > 4 and offset < DMA_SOURCE:
+            return _NOTHING
         value = {
             ID: IDENTIFICATION,
             LIVENESS: self._liveness,
@@ -117,12 +119,12 @@ class Edu(PciFunction):
             IRQ_STATUS: self._irq_status,
             **self._dma,
         }.get(offset)
-        return _NOTHING if value is None else (value & _U32).to_bytes(4, "little")
+        return _NOTHING[:size] if value is None else value.to_bytes(8, "little")[:size]
 
     def write_bar(self, bar: int, offset: int, data: bytes) -> Steps[None]:
-        """A register; accesses of less than 32 bits are lost."""
+        """A register; accesses of less than 32 bits are lost, and those of 64 below the DMA registers."""
         del bar
-        if len(data) < 4:
+        if len(data) < 4 or (len(data) > 4 and offset < DMA_SOURCE):
             return
         value = int.from_bytes(data, "little")
         if offset == LIVENESS:

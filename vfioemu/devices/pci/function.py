@@ -50,12 +50,12 @@ class PciFunction(VfioPci):
     # --- what to override ---
 
     def read_bar(self, bar: int, offset: int, size: int) -> MaybeSteps[bytes]:
-        """Read a BAR: `size` is 1, 2 or 4, and `offset` a multiple of it."""
+        """Read a BAR: `size` is 1, 2, 4 or 8, and `offset` a multiple of it."""
         del bar, offset
         return bytes(size)
 
     def write_bar(self, bar: int, offset: int, data: bytes) -> MaybeSteps[None]:
-        """Write a BAR: `data` has 1, 2 or 4 bytes, and `offset` is a multiple of that."""
+        """Write a BAR: `data` has 1, 2, 4 or 8 bytes, and `offset` is a multiple of that."""
         del bar, offset, data
         return None
 
@@ -88,6 +88,11 @@ class PciFunction(VfioPci):
         """COMMAND lets the function do DMA, and it has power."""
         enabled = bool(self.hardware.command & r.COMMAND_MASTER)
         return enabled and self.awake and self.power_state < r.D3HOT
+
+    @property
+    def sends_messages(self) -> bool:
+        """MSI and MSI-X are writes to memory, which only a bus master makes."""
+        return self.bus_master
 
     @property
     def io_enabled(self) -> bool:

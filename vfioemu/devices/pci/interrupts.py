@@ -9,17 +9,16 @@ eventfd is signalled again at once. The eventfds themselves are in the core's ta
 import errno
 from typing import Final, Protocol
 
-from vfioemu.core.effects import Steps, Watch, Watcher
+from vfioemu.core.effects import Abandoned, EventFd, Steps, Watch, Watcher
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.irqs import Irq, IrqRequest, IrqTable, take_eventfd
 from vfioemu.devices.pci import registers as r
 from vfioemu.devices.pci.description import Function
 from vfioemu.devices.pci.hardware import ConfigHardware
+from vfioemu.devices.pci.messages import MSI, MSIX, Messages
 from vfioemu.uapi import constants as c
 
 INTX: Final = c.VFIO_PCI_INTX_IRQ_INDEX
-MSI: Final = c.VFIO_PCI_MSI_IRQ_INDEX
-MSIX: Final = c.VFIO_PCI_MSIX_IRQ_INDEX
 ERR: Final = c.VFIO_PCI_ERR_IRQ_INDEX
 REQ: Final = c.VFIO_PCI_REQ_IRQ_INDEX
 
@@ -41,6 +40,10 @@ class Owner(Protocol):
     def irq_table(self) -> IrqTable:
         """Where the eventfds are kept."""
 
+    @property
+    def sends_messages(self) -> bool:
+        """It may write to memory, which MSI and MSI-X do."""
+
 
 class Interrupts:
     """The interrupt state of an open function.
@@ -58,6 +61,7 @@ class Interrupts:
         masked: INTx is enabled and masked.
         virtual_disabled: the guest has set INTx disable.
         line: the function asserts INTx.
+        messages: MSI and MSI-X.
     """
 
     def __init__(
@@ -67,13 +71,14 @@ class Interrupts:
         self._hardware = hardware
         self._owner = owner
         self._host_vectors = host_vectors
+        self.messages = Messages(hardware, lambda: owner.irq_table, lambda: owner.sends_messages)
         self.active: int | None = None
         self.vectors = 0
         self.msi_qmax = 0
         self.masked = False
         self.virtual_disabled = False
         self.line = False
-        self._unmask: Watcher | None = None
+        self._unmask: tuple[Watcher, EventFd] | None = None
 
     @property
     def _table(self) -> IrqTable:
@@ -138,10 +143,11 @@ class Interrupts:
         eventfd = yield from take_eventfd(number)
         if eventfd is None:
             return
-        if self._unmask is not None:
+        if self._unmask is not None and not (yield Abandoned(self._unmask[1])):
             eventfd.close()
             raise IoctlError(errno.EBUSY, f"fd {number}: another eventfd unmasks INTx already")
-        self._unmask = yield Watch(eventfd, self.unmask)
+        self._drop_unmask()  # virqfd_wakeup(): the last one was let go when it was closed
+        self._unmask = (yield Watch(eventfd, self.unmask)), eventfd
 
     def _check_intx(self, request: IrqRequest) -> None:
         if self.active != INTX or request.start or request.count != 1:
@@ -202,6 +208,7 @@ class Interrupts:
                 if enables:
                     self._disable_msi()
                 raise
+            yield from self.deliver()
             return 0
         if self.active is None:
             raise self._refusal(request)
@@ -271,6 +278,7 @@ class Interrupts:
         self._hardware_disable(False)
         self.active = None
         self.vectors = 0
+        self.messages.clear()
 
     def _trigger_single(self, request: IrqRequest) -> Steps[None]:
         """vfio_pci_set_ctx_trigger_single(): ERR and REQ have one eventfd each."""
@@ -294,6 +302,10 @@ class Interrupts:
             table.replace(index, 0, (yield from take_eventfd(number)))
         elif number == -1:
             table.replace(index, 0, None)
+        else:
+            raise IoctlError(
+                errno.EINVAL, f"index {index}: fd {number} is neither an fd nor -1, which takes it away"
+            )
 
     def _refusal(self, request: IrqRequest) -> IoctlError:
         on = "no index is" if self.active is None else f"index {self.active} is"
@@ -360,13 +372,15 @@ class Interrupts:
     # --- what the function does ---
 
     def raise_vector(self, vector: int) -> Steps[bool]:
-        """Signal a vector through what is enabled; False if nobody hears it."""
-        if self.active == MSIX:
-            return (yield from self._table.signal(MSIX, vector))
-        if self.active == MSI:
-            return (yield from self._table.signal(MSI, vector % self.vectors))
+        """Signal a vector through what is enabled, INTx if no messages are; False if nobody hears it."""
+        if self.active is not None and self.messages.enabled(self.active):
+            return (yield from self.messages.send(self.active, vector))
         yield from self.set_line(True)
         return self.active == INTX and self._table.has(INTX, 0)
+
+    def deliver(self) -> Steps[None]:
+        """What kept pending messages back may have gone."""
+        return self.messages.deliver(self.active)
 
     def signal(self, index: int) -> Steps[bool]:
         """Signal ERR or REQ."""
@@ -382,9 +396,9 @@ class Interrupts:
         self.virtual_disabled = False
 
     def _drop_unmask(self) -> None:
-        watcher, self._unmask = self._unmask, None
-        if watcher is not None:
-            watcher.close()
+        watched, self._unmask = self._unmask, None
+        if watched is not None:
+            watched[0].close()
 
     def _hardware_disable(self, disabled: bool) -> None:
         """pci_intx()."""

@@ -9,6 +9,7 @@ from vfioemu.core.effects import Steps, Watch, Watcher, locked, read_user
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.irqs import take_eventfd
 from vfioemu.core.locks import Lock
+from vfioemu.core.model import Host
 from vfioemu.core.regions import OFFSET_SHIFT
 from vfioemu.devices.pci import registers as r
 from vfioemu.devices.pci.bars import BarAccess
@@ -19,6 +20,7 @@ from vfioemu.uapi.structs import DeviceIoeventfd
 MOST: Final = 1000
 """VFIO_PCI_IOEVENTFD_MAX."""
 _MINSZ: Final = 28
+_QWORD: Final = 8
 _OFFSET_MASK: Final = (1 << OFFSET_SHIFT) - 1
 
 
@@ -36,6 +38,7 @@ class Owner(Protocol):
 
     function: Function
     bars: BarAccess
+    host: Host
 
     @property
     def memory_enabled(self) -> bool:
@@ -54,8 +57,8 @@ class IoEventFds:
         """The call.
 
         Raises:
-            IoctlError: EFAULT; EINVAL for a place that is not in a BAR or in the MSI-X table, and for 8 bytes; EEXIST;
-                ENODEV for a rule to be removed that is not there; ENOSPC; EBADF.
+            IoctlError: EFAULT; EINVAL for a place that is not in a BAR or in the MSI-X table, and for 8 bytes in some
+                releases; EEXIST; ENODEV for a rule to be removed that is not there; ENOSPC; EBADF.
         """
         data = yield from read_user(arg, _MINSZ)
         asked = DeviceIoeventfd.parse(data.ljust(DeviceIoeventfd.SIZE, b"\0"))
@@ -96,8 +99,10 @@ class IoEventFds:
         access = self._owner.bars
         if any(access.hidden(rule.bar, rule.offset + i, 1) for i in range(rule.size)):
             raise IoctlError(errno.EINVAL, f"{rule} is in the MSI-X table")
-        if rule.size == 8:
-            raise IoctlError(errno.EINVAL, f"flags: no writes of {rule.size} bytes")
+        if rule.size == _QWORD and not self._owner.host.profile.ioeventfd_64:
+            raise IoctlError(
+                errno.EINVAL, f"flags: {self._owner.host.profile.name} makes no writes of {rule.size} bytes"
+            )
 
     def _writer(self, rule: Rule) -> Callable[[], Steps[None]]:
         """vfio_pci_ioeventfd_thread()."""

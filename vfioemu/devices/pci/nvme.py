@@ -80,18 +80,20 @@ class Nvme(PciFunction):
         return b"".join(self.read_bar(bar, offset, 4) for offset in range(0, 0x40, 4))
 
     def read_bar(self, bar: int, offset: int, size: int) -> bytes:
-        """A register, or a part of it."""
-        del bar
+        """A register, or a part of it, or two of them."""
+        if size > 4:
+            return self.read_bar(bar, offset, 4) + self.read_bar(bar, offset + 4, 4)
         place = INTMS if offset & ~3 == INTMC else offset & ~3
         value = self._values.get(place, 0) >> 8 * (offset & 3)
         return value.to_bytes(4, "little")[:size]
 
     def write_bar(self, bar: int, offset: int, data: bytes) -> None:
-        """A register; narrower accesses than 32 bits are not defined and lost."""
-        del bar
+        """A register; narrower accesses than 32 bits are not defined and lost, wider ones are for registers of 64 bits."""
         if len(data) < 4:
             return
-        value = int.from_bytes(data, "little")
+        if offset in (ASQ, ACQ) and len(data) > 4:
+            self.write_bar(bar, offset + 4, data[4:])
+        value = int.from_bytes(data[:4], "little")
         if offset == INTMS:
             self._values[INTMS] |= value
         elif offset == INTMC:

@@ -41,6 +41,9 @@ class Driver(Protocol):
     def set_virtual_intx_disable(self, disabled: bool) -> Steps[None]:
         """The guest's INTx disable bit has changed: mask or unmask INTx."""
 
+    def messages_changed(self) -> Steps[None]:
+        """MSI was enabled, or some of it unmasked, maybe."""
+
     def set_power_state(self, state: int) -> Steps[None]:
         """Put the function into D0 (0) to D3hot (3)."""
 
@@ -263,6 +266,9 @@ class VirtualConfig:
             yield from self._driver.set_power_state(value & r.PM_CTRL_STATE)
         elif kind is Writes.MSI and offset <= r.MSI_FLAGS <= offset + count:
             self._fix_msi(start)
+            yield from self._driver.messages_changed()
+        elif kind is Writes.MSI:  # masks are the hardware's
+            yield from self._driver.messages_changed()
         elif kind is Writes.EXPRESS:
             yield from self._reset_if_asked(
                 start + r.EXP_DEVCTL,
