@@ -58,12 +58,12 @@ def load(folder: Path, family: str) -> Traces:
     return load_traces(folder / f"{family}.jsonl")
 
 
-def chosen(scenario_id: str) -> bool:
-    """A tenth of the scenarios, always the same ones."""
-    return zlib.crc32(scenario_id.encode()) % 10 == 0
+def chosen(scenario_id: str, of: int = 10) -> bool:
+    """One scenario in `of`, always the same ones."""
+    return zlib.crc32(scenario_id.encode()) % of == 0
 
 
-def write_sample(folder: Path, families: list[str], target: Path) -> list[Path]:
+def write_sample(folder: Path, families: list[str], target: Path, of: int = 10) -> list[Path]:
     """Write the chosen scenarios of some families to files of their own; returns these."""
     target.mkdir()
     shutil.copy(folder / ENVIRONMENT_FILE, target)
@@ -71,7 +71,7 @@ def write_sample(folder: Path, families: list[str], target: Path) -> list[Path]:
     for family in families:
         lines = (folder / f"{family}.jsonl").read_text().splitlines(keepends=True)
         path = target / f"{family}.jsonl"
-        path.write_text("".join(line for line in lines if chosen(scenario_id(line))))
+        path.write_text("".join(line for line in lines if chosen(scenario_id(line), of)))
         files.append(path)
     return files
 

@@ -23,23 +23,16 @@ def count(files) -> int:
 
 
 @pytest.mark.parametrize("memory", ["ask", "process_vm"])
-def test_hand_written_families_pass_through_a_daemon(memory):
-    files = [path for family in HAND_WRITTEN if (path := LINUX_6_12 / f"{family}.jsonl").exists()]
+@pytest.mark.parametrize(
+    ("families", "of"), [(HAND_WRITTEN, 6), (RANDOM, 40)], ids=["hand-written", "random"]
+)
+def test_a_sample_passes_through_a_daemon(memory, families, of, tmp_path):
+    present = [family for family in families if (LINUX_6_12 / f"{family}.jsonl").exists()]
+    files = write_sample(LINUX_6_12, present, tmp_path / "sample", of)
 
     done = conformance("--socket", "--memory", memory, "-j", 1, *files)
 
-    assert (done.stdout.splitlines()[-1], done.returncode) == (f"{count(files)} passed, 0 failed", 0), (
-        done.stdout
-    )
-
-
-@pytest.mark.parametrize("memory", ["ask", "process_vm"])
-def test_a_tenth_of_the_large_families_passes_through_a_daemon(memory, tmp_path):
-    files = write_sample(LINUX_6_12, RANDOM, tmp_path / "sample")
-
-    done = conformance("--socket", "--memory", memory, "-j", 1, *files)
-
-    assert count(files) > 80
+    assert count(files) > 40
     assert (done.stdout.splitlines()[-1], done.returncode) == (f"{count(files)} passed, 0 failed", 0), (
         done.stdout
     )

@@ -25,6 +25,8 @@ from vfioemu.uapi.features import FEATURES
 from vfioemu.uapi.kinds import FdKind
 from vfioemu.uapi.registry import IOCTLS
 
+pytestmark = pytest.mark.slow  # all golden traces are replayed, and looked through for what they show
+
 
 @pytest.fixture(scope="module")
 def evidence():
