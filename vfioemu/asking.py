@@ -10,6 +10,8 @@ import os
 import socket
 from typing import Any, Self
 
+from vfioemu import trust
+
 
 class Refused(Exception):
     """The daemon refused a command; the text says why.
@@ -29,19 +31,26 @@ class ControlSocket:
     Args:
         path: the socket.
         timeout: how long to wait for each answer, in seconds; None for as long as it takes.
+        who: whose daemon it is to be; by default whom $VFIOEMU_UID names, or our own user.
 
     Attributes:
         lines: what the daemon says without being asked, after the answer to `trace`.
 
     Raises:
-        OSError: what connect(2) says.
+        OSError: what connect(2) says; StrangerError: it is somebody else's.
     """
 
-    def __init__(self, path: str | os.PathLike[str], timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        timeout: float | None = None,
+        who: trust.Trusted | None = None,
+    ) -> None:
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._sock.settimeout(timeout)
             self._sock.connect(os.fspath(path))
+            trust.check(self._sock, path, who)
             self.lines = self._sock.makefile("rb")
             self.lines.readline()  # the greeting
         except BaseException:

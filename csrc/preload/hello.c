@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 
 #include "sys.h"
+#include "trust.h"
 
 /* Greetings of daemons that followed each other at the same place. */
 static struct vfioemu_hello greetings[8];
@@ -83,6 +84,12 @@ static void complain(int error)
 
 	if (atomic_exchange(&said, true))
 		return;
+	if (error == VFE_STRANGER) {
+		vfe_say("cannot use VFIOEMU_SOCKET=%s: it is not a daemon of uid "
+			"%u that listens there; VFIOEMU_UID names whom to trust",
+			vfe.socket, vfe_trust_uid());
+		return;
+	}
 	switch (error) {
 	case -ENOENT:
 		why = "there is no such socket";

@@ -13,6 +13,7 @@
 #include "session.h"
 #include "sys.h"
 #include "text.h"
+#include "trust.h"
 
 struct vfe vfe;
 
@@ -99,6 +100,9 @@ static void read_environment(void)
 	}
 	memcpy(vfe.socket, path, strlen(path) + 1);
 	vfe.active = true;
+	vfe_trust_init(getenv("VFIOEMU_UID"),
+		       path == place.socket ? place.uid
+					    : (uid_t)vfe_sys0(SYS_geteuid));
 	read_debug(getenv("VFIOEMU_DEBUG"));
 	if (!root)
 		return;

@@ -16,9 +16,10 @@
 #include "place.h"
 #include "session.h"
 #include "sys.h"
+#include "trust.h"
 
 #define MOST_ENTRIES 8192 /* of an environment that we copy to the stack */
-#define ADDED	     3
+#define ADDED	     4
 
 #define PRELOAD "LD_PRELOAD="
 
@@ -31,6 +32,7 @@ struct lacking {
 	char library[sizeof(PRELOAD) + 2 * PATH_MAX];
 	char socket[sizeof("VFIOEMU_SOCKET=") + sizeof(vfe.socket)];
 	char root[sizeof("VFIOEMU_ROOT=") + VFE_PATH_MAX];
+	char uid[sizeof("VFIOEMU_UID=") + 64];
 };
 
 /* Whether the string at `text`, which may not be there, begins with `name`. */
@@ -68,7 +70,7 @@ static void add(struct lacking *lacking, char *buffer, const char *name,
 /* Look at an environment, any of which may not be there. */
 static void look_at(struct lacking *lacking, char *const *environment)
 {
-	bool has_socket = false, has_root = false;
+	bool has_socket = false, has_root = false, has_uid = false;
 	const char *library = vfe_place_library();
 	long count = 0;
 
@@ -87,6 +89,7 @@ static void look_at(struct lacking *lacking, char *const *environment)
 			lacking->preload = count;
 		has_socket |= begins(entry, "VFIOEMU_SOCKET=");
 		has_root |= begins(entry, "VFIOEMU_ROOT=");
+		has_uid |= begins(entry, "VFIOEMU_UID=");
 	}
 	const char *instead = vfe_place_instead();
 
@@ -110,6 +113,8 @@ static void look_at(struct lacking *lacking, char *const *environment)
 		add(lacking, lacking->socket, "VFIOEMU_SOCKET=", vfe.socket);
 	if (vfe.root_size && !has_root)
 		add(lacking, lacking->root, "VFIOEMU_ROOT=", vfe.root);
+	if (vfe_trust_named() && !has_uid)
+		add(lacking, lacking->uid, "VFIOEMU_UID=", vfe_trust_named());
 }
 
 /* `out` has room for all. */

@@ -14,6 +14,7 @@
 
 #include "fds.h"
 #include "sys.h"
+#include "trust.h"
 
 #ifndef SO_COOKIE
 #define SO_COOKIE 57
@@ -133,6 +134,8 @@ int vfe_dial(struct vfe_connection *connection)
 	do
 		error = vfe_sys3(SYS_connect, fd, &name, sizeof(name));
 	while (error == -EINTR);
+	if (!error && !vfe_trust_peer(connection->fd))
+		error = VFE_STRANGER; /* not a byte is for him */
 	if (error < 0)
 		vfe_hang_up(connection);
 	return (int)error;

@@ -9,6 +9,7 @@
 #include "path.h"
 #include "sys.h"
 #include "text.h"
+#include "trust.h"
 
 #define FD_NAME "/proc/self/fd/"
 
@@ -131,6 +132,10 @@ bool vfe_path_stand_in(char *node)
 {
 	size_t size = strlen(node) + 1;
 
+	if (vfe.root_size && !vfe_trust_root()) {
+		strcpy(node, "/proc/self/fd/-"); /* nobody has such a file */
+		return true;
+	}
 	if (vfe.root_size + size > VFE_PATH_MAX)
 		return false;
 	memmove(node + vfe.root_size, node, size);
@@ -143,7 +148,7 @@ static __attribute__((noinline)) bool canonical(const char *path, char *out)
 {
 	long fd = -1;
 
-	if (in_tree(path, out))
+	if (vfe_trust_root() && in_tree(path, out))
 		fd = vfe_sys4(SYS_openat, AT_FDCWD, out,
 			      O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
 	if (fd < 0)
@@ -262,7 +267,7 @@ static enum vfe_path place(struct walk *walk, bool slash, char *out)
 	}
 	if (!walk->size || !strcmp(walk->path, "/dev"))
 		vfe_path_seen(false);
-	if (!vfe.root_size || !may_be_ours(walk->path) ||
+	if (!may_be_ours(walk->path) || !vfe_trust_root() ||
 	    !in_tree(walk->path, out))
 		return real_system(walk, out);
 	if (look(out, &status, AT_SYMLINK_NOFOLLOW))

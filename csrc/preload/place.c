@@ -15,14 +15,16 @@ static char library[PATH_MAX]; /* as it was loaded */
 static char target[PATH_MAX];  /* if that is a link: what it leads to */
 
 /* Nobody else could have put it there, or can replace it. */
-static bool is_trusted(const char *path, mode_t type)
+static bool is_trusted(const char *path, mode_t type, uid_t *owner)
 {
 	struct stat status;
 	uid_t uid = (uid_t)vfe_sys0(SYS_geteuid);
 
-	return !vfe_sys4(SYS_newfstatat, AT_FDCWD, path, &status,
-			 AT_SYMLINK_NOFOLLOW) &&
-	       (status.st_mode & S_IFMT) == type &&
+	if (vfe_sys4(SYS_newfstatat, AT_FDCWD, path, &status,
+		     AT_SYMLINK_NOFOLLOW))
+		return false;
+	*owner = status.st_uid;
+	return (status.st_mode & S_IFMT) == type &&
 	       (status.st_uid == uid || !status.st_uid) &&
 	       (type != S_IFDIR || !(status.st_mode & (S_IWGRP | S_IWOTH)));
 }
@@ -81,9 +83,9 @@ bool vfe_place_find(struct vfe_daemon_place *place)
 	if (!size || size + sizeof("/vfio.sock") > PATH_MAX)
 		return false;
 	join(place->root, name, size, "");
-	if (!is_trusted(place->root, S_IFDIR))
+	if (!is_trusted(place->root, S_IFDIR, &place->uid))
 		return false;
 	join(place->socket, name, size, "/vfio.sock");
 	join(place->root, name, size, "/root");
-	return is_trusted(place->socket, S_IFSOCK);
+	return is_trusted(place->socket, S_IFSOCK, &place->uid);
 }

@@ -16,6 +16,7 @@
 struct vfe_daemon_place {
 	char socket[PATH_MAX];
 	char root[PATH_MAX];
+	uid_t uid; /* whose it is: the code that we run is from there, too */
 };
 
 /** Once, before anything else here. */

@@ -96,6 +96,7 @@ def preloaded(directory):
     return {
         "LD_PRELOAD": str(preload.library()),
         "VFIOEMU_SOCKET": str(directory / "vfio.sock"),
+        "VFIOEMU_UID": str(os.getuid()),
         "VFIOEMU_ROOT": str(directory / "root"),
     }
 

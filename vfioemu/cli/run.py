@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import click
 
+from vfioemu import trust
 from vfioemu.cli import child, program
 from vfioemu.cli.errors import MISSING, USAGE, CommandError
 from vfioemu.cli.where import answer, connected, directory
@@ -34,10 +35,12 @@ class Where:
 
     Attributes:
         directory: its runtime directory.
+        user: whose it is.
         devices: of each, what the tokens stand for; in the order of the machine, then of --device.
     """
 
     directory: Path
+    user: trust.Trusted
     devices: Sequence[Mapping[str, str]]
 
 
@@ -139,7 +142,8 @@ def _library() -> Path:
 
 def _run_connected(directory: Path, command_line: Sequence[str], library: Path) -> int:
     """Run a program on a daemon that runs; the exit status."""
-    where = Where(directory, _devices(directory))
+    user = trust.named()
+    where = Where(directory, user, _devices(directory, user))
     found = program.find(_replace(command_line, where.devices), library)
     return child.end_like(child.run(found, _environment(where, library), lambda _, __: None))
 
@@ -147,8 +151,9 @@ def _run_connected(directory: Path, command_line: Sequence[str], library: Path) 
 def _run_private(wanted: Wanted, command_line: tuple[str, ...], library: Path) -> int:
     """Run a program on a daemon of its own; the exit status."""
     program.find(command_line, library)  # before anything is started
+    user = trust.own()
     with _daemon([*wanted.machine, *wanted.manner, f"--memory={wanted.memory}"]) as (process, directory):
-        where = Where(directory, _devices(directory))
+        where = Where(directory, user, _devices(directory, user))
         found = program.find(_replace(command_line, where.devices), library)
 
         def ended(pid: int, status: int) -> None:
@@ -230,9 +235,9 @@ def _directory(path: str | None, instance: str | None) -> Path:
     return place.resolve()
 
 
-def _devices(directory: Path) -> list[Mapping[str, str]]:
+def _devices(directory: Path, user: trust.Trusted) -> list[Mapping[str, str]]:
     """What the tokens stand for, of each device."""
-    with connected(directory, _LONGEST_ANSWER) as control:
+    with connected(directory, _LONGEST_ANSWER, user) as control:
         return [_tokens(device) for device in answer(control, "list")["devices"]]
 
 
@@ -280,6 +285,7 @@ def _environment(where: Where, library: Path) -> dict[str, str]:
     environment["LD_PRELOAD"] = ":".join([path, *others])
     environment["VFIOEMU_SOCKET"] = os.fspath(where.directory / SOCKET)
     environment["VFIOEMU_ROOT"] = os.fspath(where.directory / ROOT)
+    environment[trust.VARIABLE] = str(where.user)
     for number, device in enumerate(where.devices):
         for name, text in device.items():
             environment[f"VFIOEMU_{name.upper()}{number or ''}"] = text

@@ -11,6 +11,7 @@ from typing import Final
 
 import click
 
+from vfioemu import trust
 from vfioemu.cli.errors import CommandError
 from vfioemu.cli.where import directory, runtime_dir_option
 from vfioemu.daemon.runtime_dir import CONTROL
@@ -30,6 +31,7 @@ def command(runtime_dir: Path | None, instance: str) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as control:
         try:
             control.connect(os.fspath(path))
+            trust.check(control, path)
             pid, _, _ = struct.unpack("3i", control.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         except OSError as error:
             raise CommandError(f"no daemon runs in {place}: {error.strerror or error}") from None

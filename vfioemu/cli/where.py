@@ -10,6 +10,7 @@ import click
 from vfioemu.asking import ControlSocket, Refused
 from vfioemu.cli.errors import USAGE, CommandError
 from vfioemu.daemon.runtime_dir import CONTROL, StartError, default_runtime_dir, own_runtime_dir
+from vfioemu.trust import StrangerError, Trusted
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -58,15 +59,17 @@ def new_directory(runtime_dir: Path | None, instance: str) -> Path:
         raise CommandError(str(error), error.hint, USAGE) from None
 
 
-def connected(directory: Path, timeout: float | None = None) -> ControlSocket:
-    """Connect to the control socket of the daemon of a directory.
+def connected(directory: Path, timeout: float | None = None, who: Trusted | None = None) -> ControlSocket:
+    """Connect to the control socket of the daemon of a directory; it is to be that user's, see vfioemu.trust.
 
     Raises:
         CommandError: none runs there.
     """
     path = directory / CONTROL
     try:
-        return ControlSocket(path, timeout)
+        return ControlSocket(path, timeout, who)
+    except StrangerError as error:
+        raise CommandError(f"cannot use {path}: {error.strerror}") from None
     except OSError as error:
         raise CommandError(
             f"cannot connect to {path}: {error.strerror or error}",

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 import trio
 
+from vfioemu import trust
 from vfioemu.kernel import procmem
 from vfioemu.wire import messages as m
 
@@ -70,11 +71,11 @@ class Channel:
         self._given: list[int] = []
 
     @classmethod
-    async def connect(cls, path: str | os.PathLike[str]) -> "Channel":
-        """Connect to the daemon's socket.
+    async def connect(cls, path: str | os.PathLike[str], uid: int | None = None) -> "Channel":
+        """Connect to the daemon's socket; it is to be of that user, see vfioemu.trust.
 
         Raises:
-            OSError: what connect(2) says.
+            OSError: what connect(2) says; StrangerError.
         """
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         try:
@@ -85,6 +86,7 @@ class Channel:
                 except BlockingIOError:  # its backlog is full
                     await trio.sleep(0.01)
                 else:
+                    trust.check(sock, path, None if uid is None else trust.seen(uid))
                     return cls(sock)
         except BaseException:
             sock.close()

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import trio
 
+from vfioemu import trust
 from vfioemu.client.channel import DaemonGone
 
 _MAX_LINE = 64 << 20
@@ -82,13 +83,18 @@ class Control:
 
 
 @contextlib.asynccontextmanager
-async def control(path: str | os.PathLike[str]) -> AsyncIterator[Control]:
+async def control(path: str | os.PathLike[str], *, uid: int | None = None) -> AsyncIterator[Control]:
     """Connect to a daemon's control socket.
 
+    Args:
+        path: the socket.
+        uid: whose daemon it is to be; by default whom $VFIOEMU_UID names, or our own user.
+
     Raises:
-        OSError: what connect(2) says.
+        OSError: what connect(2) says; StrangerError (EPERM): it is somebody else's.
     """
     async with await trio.open_unix_socket(os.fspath(path)) as stream:
+        trust.check(stream.socket, path, None if uid is None else trust.seen(uid))
         connection = Control(stream)
         await connection.greet()
         yield connection

@@ -48,8 +48,11 @@ class Session:
         greeting: what the daemon said of itself.
     """
 
-    def __init__(self, path: str, channel: Channel, secret: int, number: int, greeting: m.Greeting) -> None:
+    def __init__(
+        self, path: str, uid: int | None, channel: Channel, secret: int, number: int, greeting: m.Greeting
+    ) -> None:
         self._path = path
+        self._uid = uid
         self._secret = secret
         self.number = number
         self._idle: list[Channel] = []
@@ -113,7 +116,7 @@ class Session:
         return reply
 
     async def _new_channel(self) -> Channel:
-        channel = await Channel.connect(self._path)
+        channel = await Channel.connect(self._path, self._uid)
         try:
             await channel.hello(self._secret, self._limits[0], m.F_IPC_LOCK if self._limits[1] else 0)
         except BaseException:
@@ -217,35 +220,38 @@ def _drain(fd: int) -> None:
 
 
 @contextlib.asynccontextmanager
-async def connect(path: str | os.PathLike[str], *, serve_memory: bool = True) -> AsyncIterator[Session]:
+async def connect(
+    path: str | os.PathLike[str], *, serve_memory: bool = True, uid: int | None = None
+) -> AsyncIterator[Session]:
     """Connect to a daemon.
 
     Args:
         path: its socket.
         serve_memory: answer for DMA memory that is not shared, in a background task.
+        uid: whose daemon it is to be; by default whom $VFIOEMU_UID names, or our own user.
 
     Raises:
-        OSError: what connect(2) says; EPROTONOSUPPORT, EPERM, EMFILE.
+        OSError: what connect(2) says; EPROTONOSUPPORT, EPERM, EMFILE; StrangerError (EPERM): it is somebody else's.
     """
     path = os.fspath(path)
     limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
     memlock = m.INFINITE if limit == resource.RLIM_INFINITY else limit
     ipc_lock = _has_ipc_lock()
     flags = m.F_IPC_LOCK if ipc_lock else 0
-    channel = await Channel.connect(path)
+    channel = await Channel.connect(path, uid)
     try:
         secret, number, greeting = await channel.hello(0, memlock, flags)
     except BaseException:
         channel.close()
         raise
-    session = Session(path, channel, secret, number, greeting)
+    session = Session(path, uid, channel, secret, number, greeting)
     session._limits = (memlock, ipc_lock)  # noqa: SLF001 - its constructor
     escaped: BaseException | None = None
     try:
         async with trio.open_nursery() as nursery:
             try:
                 if serve_memory:
-                    service = await Channel.connect(path)
+                    service = await Channel.connect(path, uid)
                     await service.hello(secret, memlock, flags | m.F_SERVICE)
                     nursery.start_soon(service.serve)
                     session.pool(channel)
