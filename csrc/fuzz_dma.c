@@ -195,7 +195,9 @@ static enum vfe_dma_status transfer(struct world *world,
 		return VFE_DMA_SLOW;
 	bool write = dma->op != VFE_DMA_READ;
 
-	if (!(mapping->fast.prot & (write ? VFE_PROT_WRITE : VFE_PROT_READ)))
+	if ((write && !(mapping->fast.prot & VFE_PROT_WRITE)) ||
+	    (dma->op != VFE_DMA_HARDWARE_WRITE &&
+	     !(mapping->fast.prot & VFE_PROT_READ)))
 		return VFE_DMA_SLOW;
 	uint64_t at = dma->iova - mapping->fast.iova;
 

@@ -33,8 +33,7 @@ static enum vfe_dma_status check(const struct vfe_dma *dma,
 	if (!entry || !entry->host || !dma->size || dma->iova > entry->last ||
 	    dma->size - 1 > entry->last - dma->iova)
 		return VFE_DMA_SLOW;
-	if (!(entry->prot &
-	      (dma->op == VFE_DMA_READ ? VFE_PROT_READ : VFE_PROT_WRITE)))
+	if (!vfe_dma_allowed(dma->op, entry->prot))
 		return VFE_DMA_SLOW;
 	return VFE_DMA_DONE;
 }

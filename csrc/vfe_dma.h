@@ -33,6 +33,22 @@ enum vfe_dma_status {
 		2, /**< not done: outside the local buffer, or no such op */
 };
 
+/**
+ * Whether a mapping lets an operation be done here. Hardware writes where
+ * it may write; vfio_dma_rw() wants to read there, too, so what may be its
+ * write is left to the caller where there is only one right of the two.
+ */
+static inline bool vfe_dma_allowed(uint32_t op, uint64_t prot)
+{
+	const uint64_t both = VFE_PROT_READ | VFE_PROT_WRITE;
+
+	if (op == VFE_DMA_READ)
+		return prot & VFE_PROT_READ;
+	if (op == VFE_DMA_HARDWARE_WRITE)
+		return prot & VFE_PROT_WRITE;
+	return (prot & both) == both;
+}
+
 struct vfe_dma {
 	uint64_t iova;
 	uint64_t size;

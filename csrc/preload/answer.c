@@ -50,11 +50,41 @@ static int read_user(struct vfe_connection *connection,
 	return error;
 }
 
+/* The same for hardware, which does not ask what the program may do there. */
+static int read_pinned(struct vfe_connection *connection,
+		       struct vfioemu_msg *answer)
+{
+	const char *from = (const char *)(uintptr_t)connection->in.arg[0];
+	uint64_t left = connection->in.arg[1];
+	struct vfioemu_msg data = { .type = VFIOEMU_DATA, .seq = answer->seq };
+	size_t part = least(left);
+	int error = vfe_pinned_in(connection->data, from, part);
+
+	answer->arg[0] = (uint64_t)(int64_t)error;
+	answer->arg[1] = error ? 0 : left;
+	if (error)
+		return vfe_send(connection, answer, NULL, 0, -1);
+	error = vfe_send(connection, answer, connection->data, part, -1);
+	while (!error && left > part) {
+		left -= part;
+		from += part;
+		part = least(left);
+		if (!data.arg[0] && vfe_pinned_in(connection->data, from, part))
+			data.arg[0] = (uint64_t)-EFAULT;
+		struct vfioemu_msg next = data;
+
+		next.arg[0] = left == part ? data.arg[0] : 0;
+		error = vfe_send(connection, &next, connection->data, part, -1);
+	}
+	return error;
+}
+
 /* WRITE_USER: as much as can be written. */
 static int write_user(struct vfe_connection *connection,
 		      struct vfioemu_msg *answer)
 {
 	char *to = (char *)(uintptr_t)connection->in.arg[0];
+	bool pinned = connection->in.flags & VFIOEMU_F_PINNED;
 	uint64_t left = connection->in.arg[1];
 	int error = 0;
 
@@ -64,7 +94,10 @@ static int write_user(struct vfe_connection *connection,
 		if (connection->in_size != part)
 			return VFE_LOST;
 		if (!error)
-			error = vfe_copy_out(to, connection->data, part);
+			error = pinned ? vfe_pinned_out(to, connection->data,
+							part)
+				       : vfe_copy_out(to, connection->data,
+						      part);
 		to += part;
 		left -= part;
 		if (!left)
@@ -133,7 +166,9 @@ static int answer(struct vfe_connection *connection, struct vfe_given *given)
 
 	switch (in->type) {
 	case VFIOEMU_READ_USER:
-		return read_user(connection, &answer);
+		return in->flags & VFIOEMU_F_PINNED
+			       ? read_pinned(connection, &answer)
+			       : read_user(connection, &answer);
 	case VFIOEMU_WRITE_USER:
 		return write_user(connection, &answer);
 	case VFIOEMU_PIN:

@@ -23,6 +23,7 @@ struct query {
 #define QUERY		  _IOWR('f', 17, struct query)
 #define COVERING_OR_NEXT  0x10
 #define READ_WRITE_SHARED (0x1 | 0x2 | 0x8)
+#define EXECUTABLE	  0x4
 
 int vfe_maps_open(void)
 {
@@ -86,6 +87,7 @@ static bool line(struct text *text, struct vfe_area *area)
 	for (unsigned int i = 0; i < sizeof(rights); i++)
 		rights[i] = next(text);
 	area->shared = rights[0] == 'r' && rights[1] == 'w' && rights[3] == 's';
+	area->code = rights[2] == 'x';
 	area->offset = number(text, 16, &c);
 	area->major = (uint32_t)number(text, 16, &c);
 	area->minor = (uint32_t)number(text, 16, &c);
@@ -126,6 +128,7 @@ bool vfe_maps_find(int maps, uint64_t address, struct vfe_area *area)
 		.minor = query.dev_minor,
 		.shared = (query.vma_flags & READ_WRITE_SHARED) ==
 			  READ_WRITE_SHARED,
+		.code = query.vma_flags & EXECUTABLE,
 	};
 	return true;
 }

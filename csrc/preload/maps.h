@@ -15,6 +15,7 @@ struct vfe_area {
 	uint64_t inode;	 /* 0: no file */
 	uint32_t major, minor;
 	bool shared; /* MAP_SHARED, readable and writable */
+	bool code;   /* executable */
 };
 
 /** Open /proc/self/maps: an fd, or a negative errno. */

@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <sys/uio.h>
 
+#include "maps.h"
 #include "preload.h"
 #include "sys.h"
 
@@ -74,6 +75,54 @@ int vfe_copy_in(void *to, const void *from, size_t size)
 int vfe_copy_out(void *to, const void *from, size_t size)
 {
 	return copy(SYS_process_vm_writev, (char *)(uintptr_t)from, to, size);
+}
+
+/* Whether there is memory all the way, and no code: that was not pinned. */
+static bool was_data(const void *address, size_t size)
+{
+	uint64_t at = (uintptr_t)address, end = at + size;
+	int maps = vfe_maps_open();
+	struct vfe_area area;
+
+	if (maps < 0)
+		return false;
+	while (at < end && vfe_maps_find(maps, at, &area) && area.start <= at &&
+	       !area.code)
+		at = area.end;
+	vfe_sys1(SYS_close, maps);
+	return at >= end;
+}
+
+/* By /proc/self/mem, which looks at no protection. */
+static int by_force(void *address, void *data, size_t size, bool out)
+{
+	long done = -1;
+	int mem;
+
+	if (!was_data(address, size))
+		return -EFAULT;
+	mem = (int)vfe_sys4(SYS_openat, AT_FDCWD, "/proc/self/mem",
+			    (out ? O_WRONLY : O_RDONLY) | O_CLOEXEC, 0);
+	if (mem < 0)
+		return -EFAULT;
+	done = vfe_sys4(out ? SYS_pwrite64 : SYS_pread64, mem, data, size,
+			VFE_ARG(address));
+	vfe_sys1(SYS_close, mem);
+	return done == (long)size ? 0 : -EFAULT;
+}
+
+int vfe_pinned_in(void *to, const void *from, size_t size)
+{
+	if (!vfe_copy_in(to, from, size))
+		return 0;
+	return by_force((void *)(uintptr_t)from, to, size, false);
+}
+
+int vfe_pinned_out(void *to, const void *from, size_t size)
+{
+	if (!vfe_copy_out(to, from, size))
+		return 0;
+	return by_force(to, (void *)(uintptr_t)from, size, true);
 }
 
 size_t vfe_populate(const void *address, size_t npages, bool write)

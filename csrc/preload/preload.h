@@ -199,6 +199,9 @@ VFE_HIDDEN void *vfe_mmap(const struct vfe_file *file, void *address,
 /** Copy from or to any address of ours: 0, or -EFAULT. Never a signal. */
 VFE_HIDDEN int vfe_copy_in(void *to, const void *from, size_t size);
 VFE_HIDDEN int vfe_copy_out(void *to, const void *from, size_t size);
+/** The same for hardware: whatever the program may do there itself. */
+VFE_HIDDEN int vfe_pinned_in(void *to, const void *from, size_t size);
+VFE_HIDDEN int vfe_pinned_out(void *to, const void *from, size_t size);
 /** Make pages present, the first `npages` from the one that holds `address`:
  * how many of them now are. */
 VFE_HIDDEN size_t vfe_populate(const void *address, size_t npages, bool write);

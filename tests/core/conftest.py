@@ -233,10 +233,10 @@ class Rig:
         return self.run(self.machine.devices[f"d{n}"].unpin(iova, npages))
 
     def write(self, iova, data, n=0):
-        return self.run(self.machine.devices[f"d{n}"].dma_write(iova, data))
+        return self.run(self.machine.devices[f"d{n}"].rw_write(iova, data))
 
     def read(self, iova, size, n=0):
-        return self.run(self.machine.devices[f"d{n}"].dma_read(iova, size))
+        return self.run(self.machine.devices[f"d{n}"].rw_read(iova, size))
 
     # --- what is left ---
 

@@ -204,7 +204,7 @@ class Side:
         return self._run(call, lambda device: device.unpin(*call.numbers[:2]))
 
     def _write(self, call: Call) -> Answer | None:
-        return self._run(call, lambda device: device.dma_write(call.numbers[0], b"w" * call.numbers[1]))
+        return self._run(call, lambda device: device.rw_write(call.numbers[0], b"w" * call.numbers[1]))
 
     def _run(self, call: Call, steps: Callable) -> Answer | None:
         if not self.is_open("device", call.on):

@@ -166,7 +166,7 @@ def test_any_order_of_effects_ends_without_deadlock_and_leaves_nothing(rig, seed
             steps = {
                 6: device.pin(at, 2, 3),
                 7: device.unpin_range(at, 4 * PAGE),
-                8: device.dma_write(at, b"x" * 5000),
+                8: device.rw_write(at, b"x" * 5000),
             }
             process.start(steps[cmd], f"device {cmd}")
         else:

@@ -292,12 +292,13 @@ def test_batch_marks_the_devices_own_log(rig, shared):
     assert log.ranges[0][2].runs() == [(1, 1)]
 
 
-def test_batch_while_a_vaddr_is_invalid_is_ebusy(rig):
+def test_rw_batch_while_a_vaddr_is_invalid_is_ebusy(rig):
     client = rig("p")
     client.map(0)
     client.unmap(0, PAGE, 4)
+    iommu = client.machine.devices["d0"].group.container.iommu
 
-    assert client.run(client.machine.devices["d0"].dma_batch(make_batch([(Op.WRITE, 0, 8, 0)]))) == "EBUSY"
+    assert client.run(iommu.rw_batch(make_batch([(Op.WRITE, 0, 8, 0)]))) == "EBUSY"
 
 
 def test_batch_beside_a_mapping_up_to_2_to_the_64_still_reaches_what_lookups_find(rig):

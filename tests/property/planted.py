@@ -38,7 +38,7 @@ def pinned_pages_are_reported_only_once(patch):
 
 
 def dma_writes_are_not_marked(patch):
-    patch.setattr(external, "_mark", _nothing)
+    patch.setattr(state.Iommu, "mark", _nothing)
 
 
 def dma_marks_one_page_too_few(patch):
@@ -47,7 +47,7 @@ def dma_marks_one_page_too_few(patch):
             first = offset >> 12
             dma.bitmap.mark_range(first, max(1, (offset + count - 1 >> 12) - first))
 
-    patch.setattr(external, "_mark", mark)
+    patch.setattr(state.Iommu, "mark", mark)
 
 
 def bisected_mappings_are_accepted(patch):
@@ -146,16 +146,16 @@ def the_lock_is_dropped_while_pages_are_pinned(patch):
 
 
 def a_lock_is_kept_after_an_error(patch):
-    read = external.dma_read
+    read = external.rw_read
 
-    def dma_read(iommu, *arguments):
+    def rw_read(iommu, *arguments):
         try:
             return (yield from read(iommu, *arguments))
         except IoctlError:
             iommu.lock.acquire(_nothing)
             raise
 
-    patch.setattr(external, "dma_read", dma_read)
+    patch.setattr(external, "rw_read", rw_read)
 
 
 def the_state_after_a_failed_arc_is_the_wanted_one(patch):

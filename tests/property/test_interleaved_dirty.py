@@ -22,16 +22,15 @@ def test_copy_of_reported_pages_is_the_guest(seed, quirks):
     storm.end()
 
 
-def mark_too_early(iommu, device, iova, data):
-    """What dma_write() must not be: marks first, and holds no lock."""
-    del device
+def mark_too_early(iommu, iova, data):
+    """What rw_write() must not be: marks first, and holds no lock."""
     dma = iommu.map.find(iova, 1)
-    external._mark(iommu, dma, iova - dma.iova, len(data))
+    iommu.mark(dma, iova - dma.iova, len(data))
     yield DmaWrite(dma.space, dma.vaddr + iova - dma.iova, data)
 
 
 def test_mark_before_the_write_is_found(monkeypatch):
-    monkeypatch.setattr(external, "dma_write", mark_too_early)
+    monkeypatch.setattr(external, "rw_write", mark_too_early)
 
     storms = [Storm(random.Random(seed)) for seed in range(20)]
 

@@ -167,9 +167,9 @@ class Channel:
         if kind != m.GIVE_FD:
             self._no_fd(kind)
         if kind == m.READ_USER:
-            await self._read_user(seq, arg0, arg1)
+            await self._read_user(seq, arg0, arg1, pinned=bool(flags & m.F_PINNED))
         elif kind == m.WRITE_USER:
-            await self._write_user(seq, arg0, arg1, size)
+            await self._write_user(seq, arg0, arg1, size, pinned=bool(flags & m.F_PINNED))
         elif kind == m.PIN:
             count = procmem.populate(arg0, arg1, writable=bool(flags & m.F_WRITE))
             await self._send(m.encode(m.ANSWER, seq, args=(count, 0, 0, 0)))
@@ -190,10 +190,10 @@ class Channel:
         else:
             raise DaemonGone(f"the daemon sent message type {kind}")
 
-    async def _read_user(self, seq: int, address: int, size: int) -> None:
-        pid = os.getpid()
+    async def _read_user(self, seq: int, address: int, size: int, *, pinned: bool) -> None:
+        read = procmem.read_pinned if pinned else procmem.read_own
         part = bytearray(min(size, m.MAX_DATA))
-        got = procmem.read_into(pid, address, part)
+        got = read(address, part)
         if got < len(part):
             await self._send(m.encode(m.ANSWER, seq, args=(-errno.EFAULT, 0, 0, 0)))
             return
@@ -202,14 +202,14 @@ class Channel:
         result = 0
         while done < size:
             part = bytearray(min(size - done, m.MAX_DATA))
-            if not result and procmem.read_into(pid, address + done, part) < len(part):
+            if not result and read(address + done, part) < len(part):
                 result = -errno.EFAULT
             done += len(part)
             last = result if done == size else 0
             await self._send(m.encode(m.DATA, seq, args=(last, 0, 0, 0)), part)
 
-    async def _write_user(self, seq: int, address: int, size: int, packet: int) -> None:
-        pid = os.getpid()
+    async def _write_user(self, seq: int, address: int, size: int, packet: int, *, pinned: bool) -> None:
+        write = procmem.write_pinned if pinned else procmem.write_own
         done = 0
         good = True
         while True:
@@ -217,7 +217,7 @@ class Channel:
             if count != min(size - done, m.MAX_DATA):
                 raise DaemonGone(f"the daemon sent a fragment of {count} bytes")
             if good:
-                good = procmem.write(pid, address + done, _view[m.HEADER_SIZE : packet]) == count
+                good = write(address + done, _view[m.HEADER_SIZE : packet]) == count
             done += count
             if done == size:
                 break

@@ -2,6 +2,10 @@
 """Who makes a system call: the kernel's `current`, as far as VFIO looks at it."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vfioemu.core.pages import Pages
 
 
 class AddressSpace:
@@ -12,10 +16,12 @@ class AddressSpace:
 
     Attributes:
         locked_pages: pages charged by MAP_DMA and pins (VmLck / 4 KiB); kept by core/limits.py only.
+        changes: how often it has taken back a window: an address of one that is older may be wrong.
     """
 
     def __init__(self) -> None:
         self.locked_pages = 0
+        self.changes = 0
 
     def memlock_limit(self) -> int | None:
         """RLIMIT_MEMLOCK in bytes as it is now; None where accounting is off."""
@@ -33,6 +39,10 @@ class AddressSpace:
         """
         del vaddr, size
         return None
+
+    def pages(self, vaddr: int, size: int) -> "Pages":
+        """What an IOMMU holds of [vaddr, vaddr+size) from now on, whatever becomes of the addresses (core/pages.py)."""
+        raise NotImplementedError
 
     def hold(self, vaddr: int, size: int) -> object:
         """What keeps the window of [vaddr, vaddr+size) alive for as long as it is referred to."""

@@ -316,28 +316,55 @@ class Device:
             total += npages
         return total
 
-    def dma_read(self, iova: int, size: int) -> Steps[bytes]:
-        """vfio_dma_rw(); see `Host.dma_read`."""
+    def rw_read(self, iova: int, size: int) -> Steps[bytes]:
+        """vfio_dma_rw(); see `Host.rw_read`."""
         if not size or not self.open_count:
             raise IoctlError(errno.EINVAL, f"{size} bytes, or {self.symbol} is not open")
-        return (yield from self._backend().dma_read(self, iova, size))
+        return (yield from self._backend().rw_read(iova, size))
 
-    def dma_write(self, iova: int, data: Buffer) -> Steps[None]:
-        """vfio_dma_rw(); see `Host.dma_write`."""
+    def rw_write(self, iova: int, data: Buffer) -> Steps[None]:
+        """vfio_dma_rw(); see `Host.rw_write`."""
         if not len(data) or not self.open_count:
             raise IoctlError(errno.EINVAL, f"{len(data)} bytes, or {self.symbol} is not open")
-        yield from self._backend().dma_write(self, iova, data)
+        yield from self._backend().rw_write(iova, data)
         if self.observer is not None:
             self.observer.dirtied(self.symbol, [(iova, len(data))], "dma_rw")
+
+    # --- DMA: through the IOMMU, or where there is none, as the driver makes it instead ---
+
+    def dma_read(self, iova: int, size: int) -> Steps[bytes]:
+        """The device reads guest memory; see `Host.dma_read`."""
+        if not self.group.behind_iommu:
+            return (yield from self.rw_read(iova, size))
+        return (yield from self._hardware().dma_read(iova, size))
+
+    def dma_write(self, iova: int, data: Buffer) -> Steps[None]:
+        """The device writes guest memory; see `Host.dma_write`."""
+        if not self.group.behind_iommu:
+            yield from self.rw_write(iova, data)
+            return
+        yield from self._hardware().dma_write(iova, data)
+        if self.observer is not None:
+            self.observer.dirtied(self.symbol, [(iova, len(data))], "by hardware")
 
     def dma_batch(self, batch: "DmaBatch", log: "DirtyLog | None" = None) -> Steps[int]:
         """Many transfers in one C call; see `Host.dma_batch`."""
         if not self.open_count:
             raise IoctlError(errno.EINVAL, f"{self.symbol} is not open")
-        done = yield from self._backend().dma_batch(self, batch, log)
+        if self.group.behind_iommu:
+            done = yield from self._hardware().dma_batch(batch, log)
+        else:
+            done = yield from self._backend().rw_batch(batch, log)
         if self.observer is not None:
             observe.batch(self.observer, self.symbol, batch)
         return done
+
+    def _hardware(self) -> "Type1":
+        """What translates its DMA. Nobody opens a device that has no container, so there is one while it is open."""
+        iommu = self._iommu()
+        if iommu is None or not self.open_count:
+            raise IoctlError(errno.EFAULT, f"IOMMU fault: {self.symbol} is in no container, or not open")
+        return iommu
 
     def _iommu(self) -> "Type1 | None":
         container = self.group.container

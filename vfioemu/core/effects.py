@@ -26,12 +26,16 @@ Watch          Watcher                           nothing
 Abandoned      bool: nobody has an fd of it      nothing
 DmaRead        bytes of exactly `size`           EFAULT; EPERM when the address space is gone
 DmaWrite       None                              EFAULT (a prefix may have been written); EPERM as above
+PagesRead      bytes of exactly `size`           EFAULT: the memory has been lost
+PagesWrite     None                              EFAULT (a prefix may have been written)
+Current        AddressSpace, or None             nothing
 Locked         None: the lock is held            nothing
 Breathe        None                              nothing
 =============  ================================  ==========================================================
 
 `ReadUser` and `WriteUser` mean the *calling* process of this call. `DmaRead`, `DmaWrite` and `PinUser` name an
-address space, because DMA goes to whoever called MAP_DMA.
+address space, because vfio_dma_rw() goes to whoever called MAP_DMA. `PagesRead` and `PagesWrite` name what an IOMMU
+holds, wherever that is.
 """
 
 from collections.abc import Callable, Generator
@@ -42,6 +46,7 @@ if TYPE_CHECKING:
     from vfioemu.core.caller import AddressSpace
     from vfioemu.core.file import File
     from vfioemu.core.locks import Lock
+    from vfioemu.core.pages import Pages
 
 T = TypeVar("T")
 
@@ -169,6 +174,29 @@ class DmaWrite:
 
 
 @dataclass(frozen=True, slots=True)
+class PagesRead:
+    """Read `size` bytes from `offset` of pinned pages, for hardware."""
+
+    pages: "Pages"
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class PagesWrite:
+    """Write to pinned pages, for hardware. The dirty mark comes after it, as for `DmaWrite`."""
+
+    pages: "Pages"
+    offset: int
+    data: Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """current->mm: the address space of whoever made this call; None where nobody did, as in a kernel thread."""
+
+
+@dataclass(frozen=True, slots=True)
 class Locked:
     """Take `lock`; the handler releases it itself, in a finally."""
 
@@ -195,6 +223,9 @@ Effect: TypeAlias = (
     | Abandoned
     | DmaRead
     | DmaWrite
+    | PagesRead
+    | PagesWrite
+    | Current
     | Locked
     | Breathe
 )
@@ -212,6 +243,12 @@ def read_user(addr: int, size: int) -> Steps[bytes]:
 def write_user(addr: int, data: Buffer) -> Steps[None]:
     """Copy `data` to the caller, as far as possible; EFAULT."""
     yield WriteUser(addr, data)
+
+
+def current() -> Steps["AddressSpace | None"]:
+    """Ask who calls."""
+    space: AddressSpace | None = yield Current()
+    return space
 
 
 def locked(lock: "Lock") -> Steps[None]:

@@ -49,6 +49,11 @@ class Group:
         self._references = 0
 
     @property
+    def behind_iommu(self) -> bool:
+        """Whether the DMA of its devices goes through an IOMMU."""
+        return self.spec.iommu is not None
+
+    @property
     def number(self) -> int:
         """N of /dev/vfio/N."""
         return self.spec.number

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from vfioemu.core.caller import AddressSpace
 from vfioemu.core.limits import U64_MAX
+from vfioemu.core.pages import Pages
 from vfioemu.core.rbtree import Node, Tree
 from vfioemu.kernel.bitmap import DirtyBitmap
 
@@ -28,6 +29,7 @@ class Dma(Node):
         space: the address space that called MAP_DMA, whoever asks for DMA later.
         ipc_lock: the mapper had CAP_IPC_LOCK.
         iommu_mapped: all of it is pinned and mapped by hardware.
+        pages: what is pinned for hardware, once it is.
         vaddr_invalid: UNMAP_DMA with VADDR took its vaddr away.
         locked: pages charged for it.
         pins: exact iova -> how often it is pinned; an unaligned pin is its own, not its page's.
@@ -45,6 +47,7 @@ class Dma(Node):
         "iova",
         "ipc_lock",
         "locked",
+        "pages",
         "pins",
         "prot",
         "size",
@@ -63,6 +66,7 @@ class Dma(Node):
         self.space = space
         self.ipc_lock = ipc_lock
         self.iommu_mapped = False
+        self.pages: Pages | None = None
         self.vaddr_invalid = False
         self.window: object = None
         self.locked = 0

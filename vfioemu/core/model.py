@@ -3,7 +3,7 @@
 
 A model is what a vendor driver and its hardware are together. It is a subclass of `DeviceModel` with callbacks, each
 a plain function or a generator of effects (`Steps`); `core/device.py` supplies everything that vfio core supplies in
-the kernel. A model reaches guest memory only through `self.host` (pin, unpin, dma_read, dma_write, dma_batch), so it
+the kernel. A model reaches guest memory only through `self.host` (pin, unpin, dma_read, dma_write, dma_batch, rw_read, rw_write), so it
 cannot forget to mark a page dirty.
 
 Models are found by name through the entry-point group ``vfioemu.devices``; docs/devices.md has a complete example.
@@ -113,16 +113,30 @@ class Host(Protocol):
         """Give back every pin in [iova, iova+size): what `dma_unmap` has to do before it returns."""
 
     def dma_read(self, iova: int, size: int) -> Steps[bytes]:
-        """vfio_dma_rw() read: EINVAL, ENOTTY, EBUSY, EPERM, EFAULT."""
+        """Let the device read guest memory.
+
+        Behind an IOMMU that is hardware's affair: it reaches the pages that MAP_DMA pinned with READ, and everything else
+        is EFAULT. Without one (an mdev) it is `rw_read`.
+        """
 
     def dma_write(self, iova: int, data: Buffer) -> Steps[None]:
-        """vfio_dma_rw() write: pages are written, then marked dirty. Errors as `dma_read`."""
+        """Let the device write guest memory: pages are written, then marked dirty. WRITE instead of READ, as `dma_read`."""
+
+    def rw_read(self, iova: int, size: int) -> Steps[bytes]:
+        """vfio_dma_rw() read, which a driver calls: EINVAL, ENOTTY, EBUSY, EPERM, EFAULT.
+
+        It is made in the name of whoever's call this is: memory that another process has mapped is EFAULT then. What
+        `work` does is in nobody's name, as in a kernel thread, and reaches all.
+        """
+
+    def rw_write(self, iova: int, data: Buffer) -> Steps[None]:
+        """vfio_dma_rw() write: the mapping needs READ as well. Errors as `rw_read`."""
 
     def dma_batch(self, batch: "DmaBatch", log: "DirtyLog | None" = None) -> Steps[int]:
         """Many DMA transfers in one call of the C kernel; returns how many succeeded.
 
-        With `log`, the device's own dirty log is marked in the same C call as the copy. ENOTTY, EBUSY; what becomes of
-        each transfer is in the batch.
+        With `log`, the device's own dirty log is marked in the same C call as the copy. ENOTTY and EBUSY without an
+        IOMMU; what becomes of each transfer is in the batch.
         """
 
     def signal_irq(self, index: int, subindex: int) -> Steps[bool]:

@@ -15,10 +15,13 @@ import trio
 
 from vfioemu.core.effects import (
     Abandoned,
+    Current,
     DmaRead,
     DmaWrite,
     ForeignFd,
     GiveFd,
+    PagesRead,
+    PagesWrite,
     ReadUser,
     RevokeFd,
     TakeFd,
@@ -32,6 +35,7 @@ from vfioemu.io.effects import Runner
 from vfioemu.io.eventfd import ClientEventFd
 from vfioemu.io.fds import is_eventfd, socket_cookie
 from vfioemu.io.holders import is_abandoned
+from vfioemu.io.pages import Piece
 from vfioemu.io.watch import EventFdWatcher
 from vfioemu.kernel import procmem
 from vfioemu.wire import messages as m
@@ -229,6 +233,24 @@ class Call(Runner):
         if waiting:
             await self._dma_later(effect)
 
+    def _unsettled(self, piece: Piece) -> bool:
+        if self.offer is None or piece.space is not self._session.space:
+            return False
+        end = piece.vaddr + piece.end - piece.start
+        return piece.vaddr < self.base + len(self.offer) and end > self.base
+
+    async def _pages_read_later(self, effect: PagesRead) -> bytes:
+        await self._flush()
+        return await super()._pages_read_later(effect)
+
+    async def _pages_write_later(self, effect: PagesWrite) -> None:
+        await self._flush()
+        await super()._pages_write_later(effect)
+
+    def _current_now(self, effect: Current) -> tuple[bool, Any]:
+        del effect
+        return False, self._session.space
+
     def _connection_of(self, session: "Session | None") -> "tuple[Connection, int, trio.Lock | None]":
         if session is self._session:
             return self._connection, self.seq, None  # the caller waits for us anyway
@@ -337,6 +359,7 @@ class Call(Runner):
         WriteUser: _write_now,
         DmaRead: _dma_read_now,
         DmaWrite: _dma_write_now,
+        Current: _current_now,
         TakeFd: _later,
         GiveFd: _later,
         RevokeFd: _later,
@@ -349,6 +372,8 @@ class Call(Runner):
         WriteUser: _write_later,
         DmaRead: _dma_read_later,
         DmaWrite: _dma_write_later,
+        PagesRead: _pages_read_later,
+        PagesWrite: _pages_write_later,
         TakeFd: _take_fd,
         GiveFd: _give_fd,
         RevokeFd: _revoke_fd,

@@ -232,9 +232,16 @@ class Connection:
             raise Gone
         return m.signed(result), size
 
-    async def ask_read(self, seq: int, address: int, size: int) -> bytes | None:
-        """READ_USER: the bytes; None if they cannot be read. Gone as in `ask`."""
-        result, got = await self.ask(m.READ_USER, seq, address, size)
+    async def ask_read(self, seq: int, address: int, size: int, *, pinned: bool = False) -> bytes | None:
+        """READ_USER: the bytes; None if they cannot be read. Gone as in `ask`.
+
+        Args:
+            seq: of the call, or the daemon's own.
+            address: where.
+            size: bytes.
+            pinned: for hardware: whether the process itself may read there does not matter.
+        """
+        result, got = await self.ask(m.READ_USER, seq, address, size, flags=m.F_PINNED if pinned else 0)
         if result < 0:
             return None
         first = got - m.HEADER_SIZE
@@ -256,11 +263,11 @@ class Connection:
             done += count
         return None if result < 0 else bytes(memory)
 
-    async def ask_write(self, seq: int, address: int, data: Buffer) -> bool:
-        """WRITE_USER: whether all bytes were written. Gone as in `ask`."""
+    async def ask_write(self, seq: int, address: int, data: Buffer, *, pinned: bool = False) -> bool:
+        """WRITE_USER: whether all bytes were written. Gone as in `ask`; `pinned` as for `ask_read`."""
         view = memoryview(data).cast("B")
         size = len(view)
-        header = m.HEADER.pack(m.WRITE_USER, 0, seq, 0, address, size, 0, 0)
+        header = m.HEADER.pack(m.WRITE_USER, m.F_PINNED if pinned else 0, seq, 0, address, size, 0, 0)
         await self.send(header, view[: m.MAX_DATA])
         fragment = m.HEADER.pack(m.DATA, 0, seq, 0, 0, 0, 0, 0)
         for start in range(m.MAX_DATA, size, m.MAX_DATA):

@@ -7,7 +7,7 @@ work; most calls never get out of that loop. `finish` does the waiting. It canno
 
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import trio
@@ -15,11 +15,14 @@ import trio
 from vfioemu.core.effects import (
     Abandoned,
     Breathe,
+    Current,
     DmaRead,
     DmaWrite,
     Effect,
     GiveFd,
     Locked,
+    PagesRead,
+    PagesWrite,
     PinUser,
     ReadUser,
     RevokeFd,
@@ -35,8 +38,10 @@ from vfioemu.io.counters import Counters
 from vfioemu.io.eventfd import ClientEventFd
 from vfioemu.io.memory import ClientSpace
 from vfioemu.io.turns import BYTES_SHIFT, SLICE, Share
+from vfioemu.io.pages import ClientPages, Piece
 
 if TYPE_CHECKING:
+    from vfioemu.core.pages import Pages
     from vfioemu.io.session import Session
 
 
@@ -199,6 +204,37 @@ class Runner:
         self._moved(memoryview(effect.data).nbytes)
         return not space.write_now(effect.vaddr, effect.data), None
 
+    def _pages_read_now(self, effect: PagesRead) -> tuple[bool, Any]:
+        self._moved(effect.size)
+        parts = []
+        for piece in _pieces(effect.pages, effect.offset, effect.size):
+            if self._unsettled(piece):
+                return True, None
+            data = piece.space.piece_read_now(piece)
+            if data is None:
+                return True, None
+            parts.append(data)
+        return False, parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _pages_write_now(self, effect: PagesWrite) -> tuple[bool, Any]:
+        data = memoryview(effect.data).cast("B")
+        self._moved(len(data))
+        for piece in _pieces(effect.pages, effect.offset, len(data)):
+            count = piece.end - piece.start
+            if self._unsettled(piece) or not piece.space.piece_write_now(piece, data[:count]):
+                return True, None  # what is written already is written again
+            data = data[count:]
+        return False, None
+
+    def _unsettled(self, piece: Piece) -> bool:
+        """Whether it is memory that the call in progress has changed, and that does not show it yet."""
+        del piece
+        return False
+
+    def _current_now(self, effect: Current) -> tuple[bool, Any]:
+        del effect
+        return False, None
+
     def _locked_now(self, effect: Locked) -> tuple[bool, Any]:
         self._ready = False
         self._task = None
@@ -246,7 +282,26 @@ class Runner:
             raise IoctlError(errno.EFAULT, "the client shares no such memory and serves none")
         return service.connection, service.next_seq(), service.lock
 
-    async def _dma_later(self, effect: "PinUser | DmaRead | DmaWrite") -> Any:
+    async def _pages_read_later(self, effect: PagesRead) -> bytes:
+        parts = []
+        for piece in _pieces(effect.pages, effect.offset, effect.size):
+            data = piece.space.piece_read_now(piece)
+            if data is None:
+                data = await self._dma_later(
+                    DmaRead(piece.space, piece.vaddr, piece.end - piece.start), pinned=True
+                )
+            parts.append(data)
+        return b"".join(parts)
+
+    async def _pages_write_later(self, effect: PagesWrite) -> None:
+        data = memoryview(effect.data).cast("B")
+        for piece in _pieces(effect.pages, effect.offset, len(data)):
+            count = piece.end - piece.start
+            if not piece.space.piece_write_now(piece, data[:count]):
+                await self._dma_later(DmaWrite(piece.space, piece.vaddr, data[:count]), pinned=True)
+            data = data[count:]
+
+    async def _dma_later(self, effect: "PinUser | DmaRead | DmaWrite", *, pinned: bool = False) -> Any:
         space = effect.space
         assert isinstance(space, ClientSpace)
         try:
@@ -256,24 +311,26 @@ class Runner:
                 return 0
             raise
         if lock is None:
-            return await self._ask_dma(effect, connection, seq)
+            return await self._ask_dma(effect, connection, seq, pinned)
         with trio.CancelScope(shield=True):
             async with lock:
                 try:
-                    return await self._ask_dma(effect, connection, seq)
+                    return await self._ask_dma(effect, connection, seq, pinned)
                 finally:
                     connection.expect_silence()
 
-    async def _ask_dma(self, effect: "PinUser | DmaRead | DmaWrite", connection: Connection, seq: int) -> Any:
+    async def _ask_dma(
+        self, effect: "PinUser | DmaRead | DmaWrite", connection: Connection, seq: int, pinned: bool
+    ) -> Any:
         try:
             if isinstance(effect, PinUser):
                 return await connection.ask_pin(seq, effect.vaddr, effect.npages, write=effect.write)
             if isinstance(effect, DmaRead):
-                data = await connection.ask_read(seq, effect.vaddr, effect.size)
+                data = await connection.ask_read(seq, effect.vaddr, effect.size, pinned=pinned)
                 if data is None:
                     raise IoctlError(errno.EFAULT, f"{effect.vaddr:#x} cannot be read")
                 return data
-            if not await connection.ask_write(seq, effect.vaddr, effect.data):
+            if not await connection.ask_write(seq, effect.vaddr, effect.data, pinned=pinned):
                 raise IoctlError(errno.EFAULT, f"{effect.vaddr:#x} cannot be written")
             return None
         except Gone:
@@ -293,6 +350,9 @@ class Runner:
         Signal: _signal_now,
         DmaRead: _dma_read_now,
         DmaWrite: _dma_write_now,
+        PagesRead: _pages_read_now,
+        PagesWrite: _pages_write_now,
+        Current: _current_now,
         Locked: _locked_now,
         Breathe: _breathe_now,
     }
@@ -307,6 +367,14 @@ class Runner:
         PinUser: _dma_later,
         DmaRead: _dma_later,
         DmaWrite: _dma_later,
+        PagesRead: _pages_read_later,
+        PagesWrite: _pages_write_later,
         Locked: _locked_later,
         Breathe: _breathe_later,
     }
+
+
+def _pieces(pages: "Pages", offset: int, size: int) -> Iterator[Piece]:
+    if not isinstance(pages, ClientPages):
+        raise IoctlError(errno.EFAULT, "no client's memory")
+    return pages.parts(offset, size)

@@ -18,6 +18,7 @@ from vfioemu.core.effects import Buffer
 from vfioemu.core.errors import IoctlError
 from vfioemu.io.limits import Limits
 from vfioemu.io.mm import PAGE, TOP, BoundMemory
+from vfioemu.io.pages import ClientPages, Piece
 from vfioemu.io.sharing import needs_guard
 from vfioemu.kernel import guard
 from vfioemu.kernel.procmem import address_of
@@ -193,7 +194,7 @@ class ClientSpace(AddressSpace):
     def unshare(self, vaddr: int, size: int) -> None:
         """The client maps something else there: forget the windows that overlap [vaddr, vaddr+size).
 
-        Mappings that were made by them keep them, as the kernel keeps the pages that it has pinned.
+        What hardware has pinned keeps them, as the kernel keeps the pages. vfio_dma_rw() goes by the address again.
         """
         starts = self._starts
         if starts is None or not size:
@@ -202,10 +203,25 @@ class ClientSpace(AddressSpace):
         if first < 0 or self._windows[first].end <= vaddr:
             first += 1
         last = bisect.bisect_left(starts, min(vaddr + size, TOP))
+        if first == last:
+            return
         for window in self._windows[first:last]:
             self.shared -= window.end - window.vaddr
         del self._windows[first:last]
         del starts[first:last]
+        self.changes += 1
+
+    def windows_in(self, vaddr: int, size: int) -> list[Window]:
+        """The windows that overlap [vaddr, vaddr+size), in order."""
+        if self._starts is None:
+            return []
+        first = max(bisect.bisect_right(self._starts, vaddr) - 1, 0)
+        last = bisect.bisect_left(self._starts, vaddr + size)
+        return [window for window in self._windows[first:last] if window.end > vaddr]
+
+    def pages(self, vaddr: int, size: int) -> ClientPages:
+        """What hardware holds of [vaddr, vaddr+size) from now on."""
+        return ClientPages(self, vaddr, size)
 
     def hold(self, vaddr: int, size: int) -> "Window | None":
         """The window of `window()`, for whoever keeps its address."""
@@ -244,6 +260,27 @@ class ClientSpace(AddressSpace):
             return True
         if self.bound is not None:
             self.bound.write(vaddr, data)
+            return True
+        return False
+
+    # --- DMA of hardware: no protection is asked about, it was when the pages were pinned ---
+
+    def piece_read_now(self, piece: Piece) -> bytes | None:
+        """Read a piece; None if its owner has to be asked. EFAULT when it has been lost."""
+        size = piece.end - piece.start
+        if piece.window is not None:
+            return piece.window.read(piece.at, size)
+        if self.bound is not None:
+            return self.bound.read(piece.vaddr, size, pinned=True)
+        return None
+
+    def piece_write_now(self, piece: Piece, data: Buffer) -> bool:
+        """Write a piece; False if its owner has to be asked. Errors as `piece_read_now`."""
+        if piece.window is not None:
+            piece.window.write(piece.at, data)
+            return True
+        if self.bound is not None:
+            self.bound.write(piece.vaddr, data, pinned=True)
             return True
         return False
 

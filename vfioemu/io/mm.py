@@ -20,6 +20,7 @@ PAGE: Final = 4096
 TOP: Final = 1 << 63
 _READ: Final = 1
 _WRITE: Final = 2
+_EXECUTE: Final = 4
 _COVERING_OR_NEXT: Final = 0x10
 _QUERY: Final = struct.Struct("=9Q4I2Q")  # struct procmap_query
 _PROCMAP_QUERY: Final = 3 << 30 | _QUERY.size << 16 | ord("f") << 8 | 17
@@ -51,9 +52,15 @@ class BoundMemory:
         except OSError:
             return True  # only that nothing is mapped there
 
-    def read(self, vaddr: int, size: int) -> bytes:
-        """Read for a device: EFAULT, EPERM when the address space is gone."""
-        if self._allowed(vaddr, size, _READ) < size:
+    def read(self, vaddr: int, size: int, *, pinned: bool = False) -> bytes:
+        """Read for a device: EFAULT, EPERM when the address space is gone.
+
+        Args:
+            vaddr: where.
+            size: bytes.
+            pinned: what is there was pinned when it might be read, and the process may have protected it since.
+        """
+        if self._allowed(vaddr, size, _READ, pinned=pinned) < size:
             raise IoctlError(errno.EFAULT, f"{size:#x} bytes at {vaddr:#x} are not readable")
         parts = []
         while size:
@@ -68,10 +75,10 @@ class BoundMemory:
             vaddr += len(part)
         return b"".join(parts)
 
-    def write(self, vaddr: int, data: Buffer) -> None:
-        """Write for a device, as far as possible: EFAULT, EPERM when the address space is gone."""
+    def write(self, vaddr: int, data: Buffer, *, pinned: bool = False) -> None:
+        """Write for a device, as far as possible: EFAULT, EPERM when the address space is gone; `pinned` as for `read`."""
         view = memoryview(data).cast("B")
-        allowed = self._allowed(vaddr, len(view), _WRITE)
+        allowed = self._allowed(vaddr, len(view), _WRITE, pinned=pinned)
         done = 0
         while done < allowed:
             try:
@@ -109,13 +116,18 @@ class BoundMemory:
             done += count
         return done // PAGE
 
-    def _allowed(self, vaddr: int, size: int, wanted: int) -> int:
-        """How many leading bytes of a range are mapped with the permissions `wanted`; EPERM when it is gone."""
+    def _allowed(self, vaddr: int, size: int, wanted: int, *, pinned: bool = False) -> int:
+        """How many leading bytes of a range are mapped with the permissions `wanted`; EPERM when it is gone.
+
+        What was pinned needs no permission. Code is not what was pinned: something else has come there.
+        """
         position = vaddr
         end = min(vaddr + size, TOP)
         while position < end:
             start, stop, flags = self._area(position)
-            if not start <= position < stop or flags & wanted != wanted:
+            if not start <= position < stop:
+                break
+            if flags & wanted != wanted and (not pinned or flags & _EXECUTE):
                 break
             position = stop
         return max(min(position, end) - vaddr, 0)
@@ -156,6 +168,10 @@ class BoundMemory:
                 return (
                     start,
                     stop,
-                    (_READ if b"r" in permissions else 0) | (_WRITE if b"w" in permissions else 0),
+                    sum(
+                        flag
+                        for flag, letter in ((_READ, b"r"), (_WRITE, b"w"), (_EXECUTE, b"x"))
+                        if letter in permissions
+                    ),
                 )
         return 0, 0, 0

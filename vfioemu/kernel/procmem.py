@@ -9,6 +9,7 @@ clients. ctypes, not cffi: these are libc's functions, nothing of ours is compil
 import ctypes
 import errno
 import os
+from collections.abc import Callable
 from typing import Any, Final
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -86,6 +87,47 @@ def write(pid: int, address: int, data: bytes | bytearray | memoryview) -> int:
         OSError: the process cannot be reached (ESRCH, EPERM); a bad address is a short count instead.
     """
     return _transfer(_writev, pid, address, data)
+
+
+def read_own(address: int, out: bytearray | memoryview) -> int:
+    """Fill `out` from `address` of this process: how many bytes it may read there."""
+    return read_into(os.getpid(), address, out)
+
+
+def write_own(address: int, data: bytes | bytearray | memoryview) -> int:
+    """Write `data` to `address` of this process: how many leading bytes it may write there."""
+    return write(os.getpid(), address, data)
+
+
+def read_pinned(address: int, out: bytearray | memoryview) -> int:
+    """As `read_own`, for hardware: protections do not matter, they were looked at when the memory was pinned."""
+    done = read_own(address, out)
+    view = memoryview(out).cast("B")
+    if done < len(view):
+        done += _by_force(os.O_RDONLY, lambda mem: os.preadv(mem, [view[done:]], address + done))
+    return done
+
+
+def write_pinned(address: int, data: bytes | bytearray | memoryview) -> int:
+    """As `write_own`, for hardware."""
+    done = write_own(address, data)
+    view = memoryview(data).cast("B")
+    if done < len(view):
+        done += _by_force(os.O_WRONLY, lambda mem: os.pwrite(mem, view[done:], address + done))
+    return done
+
+
+def _by_force(how: int, access: Callable[[int], int]) -> int:
+    try:
+        mem = os.open("/proc/self/mem", how | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        return access(mem)
+    except OSError:
+        return 0
+    finally:
+        os.close(mem)
 
 
 def _transfer(function: Any, pid: int, address: int, buffer: bytes | bytearray | memoryview) -> int:

@@ -248,7 +248,9 @@ class IovaIndex:
             return Status.SLOW
         if iova + size > mapping.iova + mapping.size:
             return Status.SLOW
-        if not mapping.prot & (PROT_READ if op == Op.READ else PROT_WRITE):
+        if not mapping.prot & PROT_READ and op != Op.HARDWARE_WRITE:
+            return Status.SLOW  # vfio_dma_rw() wants to read where it writes
+        if not mapping.prot & PROT_WRITE and op != Op.READ:
             return Status.SLOW
         offset = iova - mapping.iova
         if op == Op.READ:

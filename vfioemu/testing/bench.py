@@ -81,9 +81,8 @@ class BenchIommu:
         self.pins += Counter()
         self.lock.release()
 
-    def dma_read(self, device: Device, iova: int, size: int) -> Steps[bytes]:
+    def rw_read(self, iova: int, size: int) -> Steps[bytes]:
         """EINVAL outside."""
-        del device
         yield from locked(self.lock)
         try:
             self._check(iova, size)
@@ -91,9 +90,8 @@ class BenchIommu:
         finally:
             self.lock.release()
 
-    def dma_write(self, device: Device, iova: int, data: Buffer) -> Steps[None]:
+    def rw_write(self, iova: int, data: Buffer) -> Steps[None]:
         """EINVAL outside."""
-        del device
         yield from locked(self.lock)
         try:
             self._check(iova, len(data))
@@ -101,9 +99,8 @@ class BenchIommu:
         finally:
             self.lock.release()
 
-    def dma_batch(self, device: Device, batch: DmaBatch, log: DirtyLog | None = None) -> Steps[int]:
+    def rw_batch(self, batch: DmaBatch, log: DirtyLog | None = None) -> Steps[int]:
         """Transfers outside stay undone."""
-        del device
         yield from locked(self.lock)
         done = 0
         for i, dma in enumerate(batch):
@@ -147,6 +144,7 @@ class BenchGroup:
     """
 
     number = 1
+    behind_iommu = False
 
     def __init__(self, container: BenchContainer) -> None:
         self.container: BenchContainer | None = container

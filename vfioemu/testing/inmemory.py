@@ -128,7 +128,7 @@ class MemoryMachine:
         self.scheduler = Scheduler()
         self._clients = 0
         self._now = 0.0
-        self._kernel = Process(self.core, scheduler=self.scheduler, pid=0)
+        self._kernel = Process(self.core, scheduler=self.scheduler, pid=0, kernel_thread=True)
 
     def __repr__(self) -> str:
         spec = self.core.spec

@@ -149,6 +149,15 @@ class Memory:
             return None
         return region.window + address - region.start
 
+    def parts(self, address: int, size: int) -> list[tuple["Region", int, int]]:
+        """What is behind [address, address+size): each allocation, the offset in it, and how many bytes."""
+        found = []
+        while size and (region := self._region(address)) is not None:
+            count = min(size, region.end - address)
+            found.append((region, address - region.start, count))
+            address, size = address + count, size - count
+        return found
+
     def _whole(self, address: int, size: int) -> Region:
         region = self._region(address)
         if region is None or address + size > region.end:

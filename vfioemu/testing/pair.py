@@ -67,7 +67,7 @@ class TrioKernels:
 
 async def _work(kernel: MemoryMachine, found: Device) -> None:
     """Let one device do what is due, when it is due."""
-    process = Process(kernel.core, scheduler=kernel.scheduler, pid=0)
+    process = Process(kernel.core, scheduler=kernel.scheduler, pid=0, kernel_thread=True)
     woken = trio.Event()
 
     def wake() -> None:

@@ -16,11 +16,14 @@ from vfioemu.core.effects import (
     Abandoned,
     Breathe,
     Buffer,
+    Current,
     DmaRead,
     DmaWrite,
     Effect,
     ForeignFd,
     GiveFd,
+    PagesRead,
+    PagesWrite,
     PinUser,
     ReadUser,
     RevokeFd,
@@ -44,6 +47,7 @@ from vfioemu.testing.files import (
     errno_name,
 )
 from vfioemu.testing.memory import PAGE, Memory
+from vfioemu.testing.pages import MemoryPages
 from vfioemu.testing.scheduler import Scheduler, Task
 
 __all__ = ["MemoryEventFd", "NullDevice", "OpenFile", "Process", "Result", "errno_name"]
@@ -56,7 +60,7 @@ MAX_FDS: Final = 1024
 DEFAULT_MEMLOCK: Final = 8 << 20
 _HEARERS: Final = 64
 
-_NEVER_FAILS: Final = frozenset({Breathe, RevokeFd, Signal, Watch})
+_NEVER_FAILS: Final = frozenset({Breathe, RevokeFd, Signal, Watch, Current})
 
 
 class Opener(Protocol):
@@ -75,6 +79,7 @@ class Process(AddressSpace):
         ipc_lock: it has CAP_IPC_LOCK.
         memlock: RLIMIT_MEMLOCK in bytes.
         pid: for logs.
+        kernel_thread: what is done in its name is nobody's call: a device's own work.
     """
 
     def __init__(
@@ -85,6 +90,7 @@ class Process(AddressSpace):
         ipc_lock: bool = True,
         memlock: int = DEFAULT_MEMLOCK,
         pid: int = 1,
+        kernel_thread: bool = False,
     ) -> None:
         super().__init__()
         self.machine = machine
@@ -93,6 +99,7 @@ class Process(AddressSpace):
         self.fds: dict[int, OpenFile] = {}
         self.alive = True
         self.fallible = 0
+        self._kernel_thread = kernel_thread
         self._memlock = memlock
         self._faults: dict[int, int] = {}
         self._ipc_lock = ipc_lock
@@ -116,6 +123,10 @@ class Process(AddressSpace):
     def window(self, vaddr: int, size: int) -> int | None:
         """Where memory allocated with ``shared=True`` is in this process."""
         return self.memory.window(vaddr, size)
+
+    def pages(self, vaddr: int, size: int) -> MemoryPages:
+        """The allocations that are there."""
+        return MemoryPages(self.memory, vaddr, size)
 
     def perform(self, effect: Effect, task: Task[Any]) -> object:
         """Carry out an effect of a call that this process made."""
@@ -320,6 +331,8 @@ class Process(AddressSpace):
             self.memory.write(effect.addr, memoryview(effect.data).cast("B")[: len(effect.data) // 2])
         if isinstance(effect, DmaWrite):
             self._dma_write(DmaWrite(effect.space, effect.vaddr, effect.data[: len(effect.data) // 2]))
+        if isinstance(effect, PagesWrite):
+            self._pages_write(PagesWrite(effect.pages, effect.offset, effect.data[: len(effect.data) // 2]))
         raise IoctlError(fault, "a fault was injected here")
 
     def _read_user(self, effect: ReadUser) -> bytes:
@@ -396,6 +409,16 @@ class Process(AddressSpace):
             raise IoctlError(errno.EPERM, "the address space is gone")
         self._store(owner, effect.vaddr, effect.data)
 
+    def _pages_read(self, effect: PagesRead) -> bytes:
+        return _pages(effect).read(effect.offset, effect.size)
+
+    def _pages_write(self, effect: PagesWrite) -> None:
+        _pages(effect).write(effect.offset, effect.data)
+
+    def _current(self, effect: Current) -> "Process | None":
+        del effect
+        return None if self._kernel_thread else self
+
     _effects: ClassVar[Mapping[type, Callable[..., object]]] = {
         ReadUser: _read_user,
         WriteUser: _write_user,
@@ -408,7 +431,16 @@ class Process(AddressSpace):
         Abandoned: _abandoned,
         DmaRead: _dma_read,
         DmaWrite: _dma_write,
+        PagesRead: _pages_read,
+        PagesWrite: _pages_write,
+        Current: _current,
     }
+
+
+def _pages(effect: PagesRead | PagesWrite) -> MemoryPages:
+    if not isinstance(effect.pages, MemoryPages):
+        raise TypeError("pages of another driver")
+    return effect.pages
 
 
 def _process(space: AddressSpace) -> Process:

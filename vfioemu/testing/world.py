@@ -293,13 +293,13 @@ class World:
 
     def dma_write(self, handle: Handle, iova: int, size: int, byte: int) -> None:
         """The device writes guest memory."""
-        expected = _expected(lambda: _device(handle).write(iova, bytes([byte]) * size))
+        expected = _expected(lambda: _device(handle).write(iova, bytes([byte]) * size, handle.client))
         _agree("dma write", self.command(handle, Command.RW, iova, size, 1, byte), expected)
 
     def dma_read(self, handle: Handle, iova: int, size: int) -> None:
         """The device reads guest memory."""
         data: list[bytes] = []
-        expected = _expected(lambda: data.append(_device(handle).read(iova, size)))
+        expected = _expected(lambda: data.append(_device(handle).read(iova, size, handle.client)))
         _agree("dma read", self.command(handle, Command.RW, iova, size, 0), expected)
         if data:
             assert self._window(handle, size) == data[0], "dma read: other bytes"

@@ -64,6 +64,8 @@ class Flag(enum.IntFlag, boundary=enum.KEEP):
     """REPLY: take the unread byte off the token."""
     WRITE = 64
     """PIN: the pages are to be writable."""
+    PINNED = 128
+    """READ_USER, WRITE_USER: for hardware; whether the process itself may do it does not matter."""
 
 
 class MemoryMode(enum.IntEnum):
@@ -109,6 +111,7 @@ F_FD: Final = int(Flag.FD)
 F_UNPROVED: Final = int(Flag.UNPROVED)
 F_DRAIN: Final = int(Flag.DRAIN)
 F_WRITE: Final = int(Flag.WRITE)
+F_PINNED: Final = int(Flag.PINNED)
 
 
 class Message(NamedTuple):

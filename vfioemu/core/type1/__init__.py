@@ -16,7 +16,7 @@ from vfioemu.core.locks import Lock
 from vfioemu.core.manual_clear import OFF, ManualClear
 from vfioemu.core.profile import Profile
 from vfioemu.core.spec import Quirks
-from vfioemu.core.type1 import attach, dirty_pages, external, info, map_dma, unmap_dma
+from vfioemu.core.type1 import attach, dirty_pages, external, hardware, info, map_dma, unmap_dma
 from vfioemu.core.type1.state import Iommu, PinningDevice
 from vfioemu.kernel.dma import DmaBatch
 from vfioemu.uapi.constants import VFIO_TYPE1_IOMMU, VFIO_TYPE1_NESTING_IOMMU, VFIO_TYPE1v2_IOMMU
@@ -110,14 +110,28 @@ class Type1(Iommu):
         """vfio_unpin_pages()."""
         return external.unpin_pages(self, device, iova, npages)
 
-    def dma_read(self, device: PinningDevice, iova: int, size: int) -> Steps[bytes]:
+    def rw_read(self, iova: int, size: int) -> Steps[bytes]:
         """vfio_dma_rw(), read: EBUSY, EINVAL, EPERM, EFAULT."""
-        return external.dma_read(self, device, iova, size)
+        return external.rw_read(self, iova, size)
 
-    def dma_write(self, device: PinningDevice, iova: int, data: Buffer) -> Steps[None]:
+    def rw_write(self, iova: int, data: Buffer) -> Steps[None]:
         """vfio_dma_rw(), write: EBUSY, EINVAL, EPERM, EFAULT."""
-        return external.dma_write(self, device, iova, data)
+        return external.rw_write(self, iova, data)
 
-    def dma_batch(self, device: PinningDevice, batch: DmaBatch, log: "DirtyLog | None" = None) -> Steps[int]:
-        """Many dma_rw() in one go: EBUSY; how many are done."""
-        return external.dma_batch(self, device, batch, log)
+    def rw_batch(self, batch: DmaBatch, log: "DirtyLog | None" = None) -> Steps[int]:
+        """Many vfio_dma_rw() in one go: EBUSY; how many are done."""
+        return external.rw_batch(self, batch, log)
+
+    # --- hardware ---
+
+    def dma_read(self, iova: int, size: int) -> Steps[bytes]:
+        """A device reads through the IOMMU: EFAULT."""
+        return hardware.dma_read(self, iova, size)
+
+    def dma_write(self, iova: int, data: Buffer) -> Steps[None]:
+        """A device writes through the IOMMU: EFAULT."""
+        return hardware.dma_write(self, iova, data)
+
+    def dma_batch(self, batch: DmaBatch, log: "DirtyLog | None" = None) -> Steps[int]:
+        """A device makes many transfers through the IOMMU: how many are done."""
+        return hardware.dma_batch(self, batch, log)

@@ -12,7 +12,7 @@ from vfioemu.core.errors import IoctlError
 from vfioemu.core.iova_map import Dma
 from vfioemu.core.slices import MAPPING, Slices
 from vfioemu.core.type1 import iova_list
-from vfioemu.core.type1.pinning import pin_whole
+from vfioemu.core.type1.pinning import pin_whole, unpin_whole
 from vfioemu.core.type1.state import AttachedGroup, Domain, Iommu, pages
 
 if TYPE_CHECKING:
@@ -96,9 +96,14 @@ def _replay(iommu: Iommu, domain: Domain) -> Steps[None]:
         if not done:
             for dma, npages in charged:
                 iommu.accounting.charge(dma, -npages)
+                unpin_whole(dma)
     for dma in iommu.map:
         dma.iommu_mapped = True
         if slices.done(1):
+            yield from slices.breathe()
+    for dma, _ in charged:
+        iommu.expose_anew(dma)
+        if slices.done(MAPPING):
             yield from slices.breathe()
 
 
@@ -155,6 +160,8 @@ def _unmap_reaccount(iommu: Iommu) -> Steps[None]:
         wraps = iommu.map.end(dma.iova, dma.size) == 0
         unlocked = pages(dma.size) if dma.iommu_mapped and not wraps else 0
         dma.iommu_mapped = False
+        unpin_whole(dma)
+        iommu.expose_anew(dma)
         more = len(dma.pins) - unlocked
         try:
             iommu.accounting.charge(dma, max(more, -dma.locked))

@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: MIT
-"""What devices do to guest memory: pin, unpin, read, write (vfio_pin_pages(), vfio_unpin_pages(), vfio_dma_rw()).
+"""What drivers of devices without an IOMMU do to guest memory: vfio_pin_pages(), vfio_unpin_pages(), vfio_dma_rw().
 
-The checks of vfio_main.c (a device that is not open, one without dma_unmap, too many pages) are in core/device.py.
+They go by the address that MAP_DMA gave, in the address space that made the mapping, to what is there at that moment. (What
+a device does behind an IOMMU is another thing: hardware.py.) The checks of vfio_main.c (a device that is not open, one without
+dma_unmap, too many pages) are in core/device.py.
 """
 
 import errno
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from vfioemu.core.effects import Buffer, DmaRead, DmaWrite, PinUser, Steps
+from vfioemu.core.caller import AddressSpace
+from vfioemu.core.effects import Buffer, DmaRead, DmaWrite, PinUser, Steps, current
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.iova_map import PROT_READ, PROT_WRITE, Dma
 from vfioemu.core.limits import PAGE_MASK, PAGE_SIZE, U64_MAX
+from vfioemu.core.type1 import batches
 from vfioemu.core.type1.state import Iommu, PinningDevice
-from vfioemu.kernel.dma import DmaBatch, Op, Status
+from vfioemu.kernel.dma import DmaBatch
 
 if TYPE_CHECKING:
     from vfioemu.kernel.log import DirtyLog
@@ -163,75 +167,86 @@ def _unpin(iommu: Iommu, iova: int, npages: int) -> None:
             iommu.accounting.charge(dma, -1)
 
 
-def dma_read(iommu: Iommu, device: PinningDevice, iova: int, size: int) -> Steps[bytes]:
-    """Read guest memory: EINVAL for no mapping, EPERM without READ, EBUSY, EFAULT. Kernel: vfio_iommu_type1_dma_rw()."""
-    del device
+def rw_read(iommu: Iommu, iova: int, size: int) -> Steps[bytes]:
+    """Read guest memory: EBUSY, EINVAL for no mapping, EPERM without READ or with a dead owner, EFAULT.
+
+    Kernel: vfio_iommu_type1_dma_rw().
+    """
     yield from iommu.hold()
     try:
-        return (yield from _read(iommu, iova, size))
+        return (yield from _read(iommu, iova, size, (yield from current())))
     finally:
         iommu.lock.release()
 
 
-def dma_write(iommu: Iommu, device: PinningDevice, iova: int, data: Buffer) -> Steps[None]:
+def rw_write(iommu: Iommu, iova: int, data: Buffer) -> Steps[None]:
     """Write guest memory; each page that was written is dirty, also those before the one that failed.
 
-    Errors as `dma_read`; the mapping needs READ as well as WRITE. Kernel: vfio_iommu_type1_dma_rw().
+    Errors as `rw_read`; the mapping needs READ as well as WRITE. Kernel: vfio_iommu_type1_dma_rw().
     """
-    del device
     yield from iommu.hold()
     try:
-        yield from _write(iommu, iova, memoryview(data).cast("B"))
+        yield from _write(iommu, iova, memoryview(data).cast("B"), (yield from current()))
     finally:
         iommu.lock.release()
 
 
-def _chunk(iommu: Iommu, iova: int, size: int, write: bool) -> tuple[Dma, int, int]:
-    """The mapping at `iova`, the offset in it, and how many bytes of the transfer are in it."""
+def _refuse_invalid(iommu: Iommu) -> None:
     if iommu.vaddr_invalid_count:
         raise IoctlError(errno.EBUSY, f"{iommu.vaddr_invalid_count} mappings wait for their vaddr")
+
+
+def _chunk(
+    iommu: Iommu, iova: int, size: int, caller: AddressSpace | None, *, write: bool
+) -> tuple[Dma, int, int]:
+    """The mapping at `iova`, the offset in it, and how many bytes of the transfer are in it.
+
+    Kernel: vfio_iommu_type1_dma_rw_chunk(). A kernel thread puts the owner's memory on; whoever has memory of its own, and
+    be it a child that shares all of this, cannot.
+    """
+    _refuse_invalid(iommu)
     dma = iommu.map.find(iova, 1)
     if dma is None:
         raise IoctlError(errno.EINVAL, f"no mapping at {iova:#x}")
     if not dma.prot & PROT_READ or (write and not dma.prot & PROT_WRITE):
         raise IoctlError(errno.EPERM, f"{'write to' if write else 'read of'} {dma}")
+    if dma.space.gone():
+        raise IoctlError(errno.EPERM, f"whoever made the {dma} is gone")
+    if caller is not None and caller is not dma.space:
+        raise IoctlError(errno.EFAULT, f"the {dma} is memory of another process than the one that calls")
     offset = iova - dma.iova
     return dma, offset, min(size, dma.size - offset)
 
 
-def _read(iommu: Iommu, iova: int, size: int) -> Steps[bytes]:
+def _read(iommu: Iommu, iova: int, size: int, caller: AddressSpace | None) -> Steps[bytes]:
     parts = []
     while size:
-        dma, offset, count = _chunk(iommu, iova, size, write=False)
+        dma, offset, count = _chunk(iommu, iova, size, caller, write=False)
         data: bytes = yield DmaRead(dma.space, (dma.vaddr + offset) & U64_MAX, count)
         parts.append(data)
         iova, size = (iova + count) & U64_MAX, size - count
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _write(iommu: Iommu, iova: int, data: memoryview, seen: bool = True) -> Steps[None]:
+def _write(
+    iommu: Iommu, iova: int, data: memoryview, caller: AddressSpace | None, *, seen: bool = True
+) -> Steps[None]:
     while data:
-        dma, offset, count = _chunk(iommu, iova, len(data), write=True)
+        dma, offset, count = _chunk(iommu, iova, len(data), caller, write=True)
         try:
             yield DmaWrite(dma.space, (dma.vaddr + offset) & U64_MAX, data[:count])
         except IoctlError:
             if (
                 seen and not iommu.recorded
             ):  # a part of it may have been written; the kernel does not mark that
-                _mark(iommu, dma, offset, count)
+                iommu.mark(dma, offset, count)
             raise
         if seen:
-            _mark(iommu, dma, offset, count)
+            iommu.mark(dma, offset, count)
         iova, data = (iova + count) & U64_MAX, data[count:]
 
 
-def _mark(iommu: Iommu, dma: Dma, offset: int, count: int) -> None:
-    if dma.bitmap is not None:
-        first = offset >> iommu.pgshift
-        dma.bitmap.mark_range(first, ((offset + count - 1) >> iommu.pgshift) - first + 1)
-
-
-def dma_batch(iommu: Iommu, device: PinningDevice, batch: DmaBatch, log: "DirtyLog | None") -> Steps[int]:
+def rw_batch(iommu: Iommu, batch: DmaBatch, log: "DirtyLog | None") -> Steps[int]:
     """Do many transfers: by one C call where this process maps the memory, by effects for the rest.
 
     Writes are marked after the data is there, in the mapping's bitmap and in the device's own `log`. What becomes of
@@ -243,48 +258,21 @@ def dma_batch(iommu: Iommu, device: PinningDevice, batch: DmaBatch, log: "DirtyL
     Raises:
         IoctlError: EBUSY while a vaddr is invalid; nothing is done then.
     """
-    del device
     yield from iommu.hold()
     try:
-        if iommu.vaddr_invalid_count:
-            raise IoctlError(errno.EBUSY, f"{iommu.vaddr_invalid_count} mappings wait for their vaddr")
-        if iommu.map.tangled:  # 6.12: lookups go astray, which the index does not copy
-            for number in range(len(batch)):
-                batch.set_status(number, Status.SLOW)
-            done = 0
-        else:
+        _refuse_invalid(iommu)
+        caller = yield from current()
+        if (yield from iommu.index_serves_rw(caller)):
             done = iommu.index.dma(batch, log)
+        else:
+            done = batches.leave_to_python(batch)
         if done < len(batch):
-            done += yield from _slow_batch(iommu, batch, log)
+            done += yield from batches.finish(
+                batch,
+                log,
+                lambda iova, size: _read(iommu, iova, size, caller),
+                lambda iova, data, seen: _write(iommu, iova, data, caller, seen=seen),
+            )
         return done
     finally:
         iommu.lock.release()
-
-
-_LOGGED: Final = frozenset({Op.WRITE, Op.HARDWARE_WRITE})
-"""Writes that the device's own log sees."""
-
-
-def _slow_batch(iommu: Iommu, batch: DmaBatch, log: "DirtyLog | None") -> Steps[int]:
-    local = memoryview(batch.local).cast("B")
-    done = 0
-    for number in batch.pending():
-        transfer = batch[number]
-        iova, size, at = transfer.iova, transfer.size, transfer.local
-        if transfer.status == Status.BAD or at + size > len(local):
-            batch.set_status(number, Status.BAD)
-            continue
-        try:
-            if transfer.op == Op.READ:
-                local[at : at + size] = yield from _read(iommu, iova, size)
-            else:
-                seen = transfer.op == Op.WRITE
-                yield from _write(iommu, iova, local[at : at + size], seen)
-        except IoctlError:
-            continue
-        finally:
-            if log is not None and transfer.op in _LOGGED and 0 < size <= U64_MAX + 1 - iova:
-                log.mark(iova, size)  # whatever has been written of a failed one is marked, too
-        batch.set_status(number, Status.DONE)
-        done += 1
-    return done

@@ -78,12 +78,20 @@ def _set_vaddr(iommu: Iommu, caller: Caller, request: IommuType1DmaMap, dma: Dma
         raise IoctlError(errno.ENOENT, f"no mapping in iova {request.iova:#x} + size {request.size:#x}")
     if not dma.vaddr_invalid or dma.iova != request.iova or dma.size != request.size:
         raise IoctlError(errno.EINVAL, f"the {dma} is not what waits for a vaddr")
-    iommu.accounting.move(dma, caller.space, caller.ipc_lock)
-    iommu.conceal(dma)
+    iommu.owners.add(caller.space)
+    before = dma.space
+    try:
+        iommu.accounting.move(dma, caller.space, caller.ipc_lock)
+    except IoctlError:
+        iommu.owners.drop(caller.space)
+        raise
+    iommu.owners.drop(before)
     dma.vaddr = request.vaddr
     dma.vaddr_invalid = False
     iommu.vaddr_invalid_count -= 1
-    iommu.expose(dma)
+    if dma.pages is not None:
+        dma.pages.readdress(caller.space, request.vaddr)
+    iommu.expose_anew(dma)
 
 
 def _add(iommu: Iommu, caller: Caller, request: IommuType1DmaMap, prot: int) -> Steps[None]:
@@ -96,6 +104,7 @@ def _add(iommu: Iommu, caller: Caller, request: IommuType1DmaMap, prot: int) -> 
     iommu.dma_avail -= 1
     dma = Dma(request.iova, request.vaddr, prot, caller.space, caller.ipc_lock)
     iommu.map.link(dma)
+    iommu.owners.add(dma.space)
     made = False
     try:
         if iommu.domains:  # without hardware user memory is not looked at before a device pins it

@@ -14,6 +14,8 @@ from vfioemu.core.type1.state import pages
 def pin_whole(accounting: Accounting, dma: Dma, size: int) -> Steps[int]:
     """Pin the first `size` bytes of a mapping and charge them: vfio_pin_pages_remote() until all is pinned.
 
+    From then on hardware reaches `dma.pages`, wherever they are.
+
     Pages that devices have pinned already are charged to them. The kernel goes page by page, and looks at the page
     before it looks at the limit; who comes first decides the errno.
 
@@ -36,7 +38,15 @@ def pin_whole(accounting: Accounting, dma: Dma, size: int) -> Steps[int]:
     if present < ask:
         raise IoctlError(errno.EFAULT, f"page {present} of {dma} cannot be pinned")
     accounting.charge(dma, cost)
+    dma.pages = dma.space.pages(dma.vaddr, size)
     return cost
+
+
+def unpin_whole(dma: Dma) -> None:
+    """Hardware reaches the mapping no more; what was charged is the caller's affair."""
+    pages, dma.pages = dma.pages, None
+    if pages is not None:
+        pages.release()
 
 
 def _nth_unpinned(pinned: list[int], n: int) -> int:

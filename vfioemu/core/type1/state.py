@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Protocol
 
 from vfioemu.core.effects import Steps, locked
 from vfioemu.core.errors import IoctlError
-from vfioemu.core.iova_map import PROT_READ, Dma, IovaMap
+from vfioemu.core.iova_map import Dma, IovaMap
 from vfioemu.core.limits import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, U64_MAX, Accounting, dirty_bitmap_bytes
 from vfioemu.core.locks import Lock
 from vfioemu.core.manual_clear import OFF, ManualClear
 from vfioemu.core.profile import Profile
 from vfioemu.core.slices import MAPPING, Slices
 from vfioemu.core.spec import IommuSpec, Quirks
+from vfioemu.core.type1.owners import Owners
 from vfioemu.kernel.index import IovaIndex
 
 if TYPE_CHECKING:
+    from vfioemu.core.caller import AddressSpace
     from vfioemu.core.group import Group
 
 
@@ -119,6 +121,7 @@ class Iommu:
         self.released = False
         self.map = IovaMap(top_wraps=profile.top_wraps and self.recorded)
         self.index = IovaIndex()
+        self.owners = Owners()
         self.domains: list[Domain] = []
         self.groups: dict[Group, AttachedGroup] = {}
         self.iova_list: list[tuple[int, int]] = []
@@ -173,16 +176,15 @@ class Iommu:
     def expose(self, dma: Dma) -> None:
         """Let the C index find the mapping, once it is whole.
 
-        vfio_dma_rw() wants READ for writes too, so a write-only mapping is shown without any right. What the index has
-        no memory for goes the slow way, as does everything while mappings may overlap: the index does not take those.
+        It shows the memory that hardware holds, or without hardware, the window at the address. What the index has no
+        memory for goes the slow way, as does everything while mappings may overlap: the index does not take those.
         """
         if self.map.tangled:
             return
-        prot = dma.prot if dma.prot & PROT_READ else 0
-        host = dma.space.window(dma.vaddr, dma.size) or 0
+        host = dma.space.window(dma.vaddr, dma.size) if dma.pages is None else dma.pages.host()
         with suppress(MemoryError):
-            self.index.insert(dma.iova, dma.size, prot, host, dma.bitmap)
-            dma.window = dma.space.hold(dma.vaddr, dma.size)
+            self.index.insert(dma.iova, dma.size, dma.prot, host or 0, dma.bitmap)
+            dma.window = dma.space.hold(dma.vaddr, dma.size) if dma.pages is None else dma.pages
             dma.indexed = True
 
     def conceal(self, dma: Dma) -> None:
@@ -191,6 +193,36 @@ class Iommu:
             self.index.remove(dma.iova)
             dma.window = None
             dma.indexed = False
+
+    def expose_anew(self, dma: Dma) -> None:
+        """Its memory is another one now, or at another place in this process."""
+        self.conceal(dma)
+        self.expose(dma)
+
+    def index_serves_rw(self, current: "AddressSpace | None") -> Steps[bool]:
+        """Whether vfio_dma_rw() of a caller may go by the C index.
+
+        Not if an address has become something else since it was shown: hardware keeps what was there, vfio_dma_rw() does
+        not. Not if a mapping is somebody else's either: the index does not say whose.
+        """
+        if self.map.tangled or not self.owners.are(current):
+            return False
+        if self.owners.changed():
+            if self.domains:
+                return False
+            slices = Slices()
+            for dma in self.map:
+                self.expose_anew(dma)
+                if slices.done(MAPPING):
+                    yield from slices.breathe()
+            self.owners.note()
+        return True
+
+    def mark(self, dma: Dma, offset: int, count: int) -> None:
+        """Mark bytes of a mapping dirty."""
+        if dma.bitmap is not None:
+            first = offset >> self.pgshift
+            dma.bitmap.mark_range(first, ((offset + count - 1) >> self.pgshift) - first + 1)
 
     def track(self, dma: Dma) -> None:
         """Let DMA through the C index mark the mapping's bitmap."""
@@ -219,6 +251,10 @@ class Iommu:
         self.conceal(dma)
         dma.pins.clear()
         self.accounting.charge(dma, -dma.locked)
+        pages, dma.pages = dma.pages, None
+        if pages is not None:
+            pages.release()
+        self.owners.drop(dma.space)
         self.map.unlink(dma)
         self.free_bitmap(dma)
         self.vaddr_invalid_count -= dma.vaddr_invalid

@@ -208,9 +208,9 @@ class Oracle(DeviceModel):
         if length > WINDOW_SIZE:
             raise IoctlError(errno.E2BIG, f"{length} bytes, the window has {WINDOW_SIZE}")
         if write:
-            yield from self.host.dma_write(iova, bytes([byte & 0xFF]) * length)
+            yield from self.host.rw_write(iova, bytes([byte & 0xFF]) * length)
         else:
-            self._window[:length] = yield from self.host.dma_read(iova, length)
+            self._window[:length] = yield from self.host.rw_read(iova, length)
         return 0
 
     def _notify(self, words: Words) -> Steps[int]:

@@ -27,7 +27,7 @@ from vfioemu.testing.fuzz.program import CALLS, Op, Step, Transfer
 from vfioemu.testing.fuzz.registers import PROTECTIONS, Registers
 from vfioemu.testing.fuzz.watch import Watcher
 from vfioemu.testing.model import PAGE
-from vfioemu.testing.process import Result, errno_name
+from vfioemu.testing.process import Process, Result, errno_name
 from vfioemu.testing.scheduler import Task
 from vfioemu.testing.world import DataFile, Handle, World
 from vfioemu.uapi import constants as c
@@ -48,6 +48,7 @@ class Play(Checks):
     def __init__(self, quirks: Quirks = "recorded", calls: Counter[tuple[str, str]] | None = None) -> None:
         self.scheduler = Watcher()
         world = World(quirks, layout=(*PLAYED, *HONEST), scheduler=self.scheduler)
+        self._kernel = Process(world.machine, scheduler=self.scheduler, pid=0, kernel_thread=True)
         super().__init__(world, Counter() if calls is None else calls)
         self.registers = [Registers(client) for client in world.clients]
         self._devices: list[Device] = list(world.machine.devices.values())[: len(PLAYED)]
@@ -365,7 +366,7 @@ class Play(Checks):
     def _work(self, step: Step) -> None:
         device = self._devices[step.numbers[0] % len(self._devices)]
         try:
-            self.scheduler.call(device.work(self._tick(step)), self.world.clients[0].process, "work")
+            self.scheduler.call(device.work(self._tick(step)), self._kernel, "work")
         except IoctlError as error:
             self.count(f"work of {device.symbol}", Result(-1, error.name))
 

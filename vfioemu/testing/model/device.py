@@ -122,13 +122,13 @@ class Device:
         self.pins += Counter()
         return done
 
-    def write(self, iova: int, data: bytes) -> None:
-        """DMA write: vfio_dma_rw()."""
-        self._rw(iova, len(data), data)
+    def write(self, iova: int, data: bytes, caller: object) -> None:
+        """DMA write: vfio_dma_rw(), in the name of `caller`."""
+        self._rw(iova, len(data), data, caller)
 
-    def read(self, iova: int, size: int) -> bytes:
-        """DMA read: vfio_dma_rw()."""
-        return self._rw(iova, size, None)
+    def read(self, iova: int, size: int, caller: object) -> bytes:
+        """DMA read: vfio_dma_rw(), in the name of `caller`."""
+        return self._rw(iova, size, None, caller)
 
     def unmapped(self, iova: int, size: int) -> None:
         """The dma_unmap callback."""
@@ -140,7 +140,7 @@ class Device:
             for _ in range(self.pins.pop(page)):
                 self.container.unpin(page)
 
-    def _rw(self, iova: int, size: int, data: bytes | None) -> bytes:
+    def _rw(self, iova: int, size: int, data: bytes | None, caller: object) -> bytes:
         if size > MAX_RW:
             raise Refusal("E2BIG")
         if size == 0:
@@ -155,10 +155,12 @@ class Device:
             if not mapping.prot & READ or (data is not None and not mapping.prot & WRITE):
                 raise Refusal("EPERM")
             part = min(size, mapping.iova + mapping.size - iova)
-            if data is not None and self.container.clean:
-                mapping.mark(iova, part)  # what may be written is dirty, even if the write fails half-way
             if not mapping.space.alive:
                 raise Refusal("EPERM")
+            if mapping.space is not caller:
+                raise Refusal("EFAULT")
+            if data is not None and self.container.clean:
+                mapping.mark(iova, part)  # what may be written is dirty, even if the write fails half-way
             vaddr = mapping.vaddr + iova - mapping.iova
             reached = mapping.space.accessible(vaddr, part, write=data is not None)
             if data is None:

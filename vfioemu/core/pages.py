@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: MIT
+"""What MAP_DMA has pinned for an IOMMU: memory, and not addresses.
+
+Kernel: vfio_pin_pages_remote() holds pages until they are unmapped for DMA, and the IOMMU knows nothing of what becomes of
+the addresses meanwhile. vfio_dma_rw() is the opposite: it goes to an address, and to whatever is there at that moment.
+"""
+
+from typing import Protocol
+
+
+class Pages(Protocol):
+    """The pinned pages of one mapping. `AddressSpace.pages` makes them, and each driver has its own.
+
+    They are read and written by the effects PagesRead and PagesWrite, which see no protection: that was looked at when they
+    were pinned.
+    """
+
+    def host(self) -> int | None:
+        """The address in this process where all of them are mapped one behind the other, or None.
+
+        It stays for as long as the pages are held and do not tell `moved`.
+        """
+
+    def readdress(self, space: object, vaddr: int) -> None:
+        """MAP_DMA with VADDR says that they are at `vaddr` of `space` by now: what has been lost is to be found there."""
+
+    def release(self) -> None:
+        """They are pinned no more."""
