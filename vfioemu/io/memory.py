@@ -162,7 +162,9 @@ class ClientSpace(AddressSpace):
 
     def gone(self) -> bool:
         """Whether its process has exited or become another program, as far as can be seen from here."""
-        return self.session is None if self.bound is None else not self.bound.alive()
+        if self.bound is not None:
+            return not self.bound.alive()
+        return self.session is None or self.session.hung_up()
 
     # --- windows ---
 

@@ -2,6 +2,7 @@
 """A session: the connections of one address space, what it has proved, and what it may hold."""
 
 import secrets
+import socket
 from typing import TYPE_CHECKING
 
 import trio
@@ -133,6 +134,11 @@ class Session:
         self.space.memlock = None if memlock == m.INFINITE else memlock
         self.caller = Caller(space=self.space, pid=self.pid, ipc_lock=ipc_lock)
 
+    def hung_up(self) -> bool:
+        """Whether each of its connections has been closed at the other end, be it in this moment."""
+        ways = self.channels if self.service is None else [self.service.connection, *self.channels]
+        return not any(_open(way.sock) for way in ways)
+
     def prove(self, token: "Token") -> None:
         """The session holds that token."""
         if token.serial not in self.tokens:
@@ -170,3 +176,12 @@ class Session:
             channel.end(why)
         if self.service is not None:
             self.service.connection.end(why)
+
+
+def _open(sock: socket.socket) -> bool:
+    try:
+        return bool(sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False

@@ -46,8 +46,11 @@ static void fork_both(const struct client *client, unsigned char *memory)
 		CHECK(is_device(client->device));
 		CHECK(write(ready[1], &byte, 1) == 1);
 		CHECK(read(go[0], &byte, 1) == 1);
-		/* The parent's mapping is of the parent's memory. */
-		CHECK(!dma_fill(client->device, 16 * PAGE, 1, 2));
+		/*
+		 * The parent's mapping is of the parent's memory, which
+		 * vfio_dma_rw() does not reach in our name.
+		 */
+		CHECK(dma_fill(client->device, 16 * PAGE, 1, 2) == -EFAULT);
 		CHECK(memory[0] == 0);
 		CHECK(!map_dma(client->container, own, 32 * PAGE, PAGE));
 		CHECK(!dma_fill(client->device, 32 * PAGE, 1, 3));
@@ -59,9 +62,9 @@ static void fork_both(const struct client *client, unsigned char *memory)
 	CHECK(memory[0] == 1);
 	CHECK(write(go[1], &byte, 1) == 1);
 	CHECK(wait_for(pid) == 7);
-	CHECK(memory[0] == 2);
+	CHECK(memory[0] == 1);
 	/* What the child mapped has lost its memory, but is still mapped. */
-	CHECK(dma_fill(client->device, 32 * PAGE, 1, 4) < 0);
+	CHECK(dma_fill(client->device, 32 * PAGE, 1, 4) == -EPERM);
 	CHECK(!unmap_dma(client->container, 32 * PAGE, PAGE));
 	for (int i = 0; i < 2; i++) {
 		close(ready[i]);
