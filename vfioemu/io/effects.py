@@ -37,8 +37,8 @@ from vfioemu.io.connection import Connection, Gone
 from vfioemu.io.counters import Counters
 from vfioemu.io.eventfd import ClientEventFd
 from vfioemu.io.memory import ClientSpace
-from vfioemu.io.turns import BYTES_SHIFT, SLICE, Share
 from vfioemu.io.pages import ClientPages, Piece
+from vfioemu.io.turns import BYTES_SHIFT, SLICE, Share
 
 if TYPE_CHECKING:
     from vfioemu.core.pages import Pages
