@@ -53,7 +53,7 @@ enum vfioemu_flags {
 	VFIOEMU_F_WRITABLE = 4,	 /* calls: the offered bytes may be changed */
 	VFIOEMU_F_FD = 8,	 /* one fd is attached */
 	VFIOEMU_F_UNPROVED = 16, /* REPLY: repeat the call with the fd */
-	VFIOEMU_F_DRAIN = 32,	 /* REPLY: take the unread byte off the token */
+	VFIOEMU_F_DRAIN = 32,	 /* REPLY: take the unread packet away */
 	VFIOEMU_F_WRITE = 64,	 /* PIN: pages are to be writable */
 	VFIOEMU_F_PINNED = 128,	 /* READ_USER, WRITE_USER: for hardware */
 };

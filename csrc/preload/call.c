@@ -28,8 +28,8 @@ static int send_call(struct vfe_connection *connection, struct vfe_call *call,
 	return vfe_send(connection, &msg, NULL, 0, fd);
 }
 
-/* Take the unread byte off the token, if it is still there: another thread may
- * have closed it, and the number may be of any other socket. */
+/* Take the unread packet off the token, if it is still there: another thread
+ * may have closed it, and the number may be of any other socket. */
 static void drain(const struct vfe_call *call)
 {
 	struct vfe_file file;
@@ -50,6 +50,7 @@ static int64_t take_reply(struct vfe_connection *connection,
 
 	call->in_fd = connection->in_fd;
 	call->in_start = reply->arg[1];
+	call->in_more = reply->arg[2];
 	if (connection->in_size) {
 		if (reply->arg[1] > call->in_size ||
 		    connection->in_size > call->in_size - reply->arg[1])

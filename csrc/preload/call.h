@@ -20,6 +20,7 @@ struct vfe_call {
 	bool wants_fd;	   /* with a reply of success */
 	int in_fd;	   /* that came with the reply, or -1 */
 	uint64_t in_start; /* where in that file the part asked for begins */
+	uint64_t in_more;  /* arg[2] of the reply */
 };
 
 /**

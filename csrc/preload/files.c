@@ -68,6 +68,9 @@ int vfe_open(const char *node, int flags)
 	vfe_fd_appears(call.in_fd);
 	if (!(flags & O_CLOEXEC))
 		vfe_sys3(SYS_fcntl, call.in_fd, F_SETFD, 0);
+	if (flags & (O_NONBLOCK | O_APPEND)) /* for F_GETFL: nothing waits */
+		vfe_sys3(SYS_fcntl, call.in_fd, F_SETFL,
+			 flags & (O_NONBLOCK | O_APPEND));
 	return call.in_fd;
 }
 
@@ -140,6 +143,15 @@ unsigned int vfe_number(const struct vfe_file *file)
 
 	return file->serial && !vfe_call(&call) ? (unsigned int)call.in_start
 						: 0;
+}
+
+int vfe_access(const struct vfe_file *file)
+{
+	struct vfe_call call = call_on(file, VFIOEMU_STAT);
+
+	return file->serial && !vfe_call(&call)
+		       ? (int)(call.in_more & O_ACCMODE)
+		       : O_RDWR;
 }
 
 /* As many bytes as the caller has asked for, at most: it counts on that. */

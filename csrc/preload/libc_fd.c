@@ -14,6 +14,12 @@
 #include "session.h"
 #include "sys.h"
 
+#if defined(__x86_64__)
+#define LARGE_FILE 0100000 /* glibc has it as 0 */
+#else
+#define LARGE_FILE 0400000
+#endif
+
 VFE_EXPORT int close(int fd)
 {
 	if (VFE_RARE(vfe_is_internal(fd)))
@@ -67,6 +73,19 @@ VFE_EXPORT int dup3(int from, int to, int flags)
 	return dup_to(from, to, flags);
 }
 
+/* What a socket says of itself, as the file says it. */
+static int flags_of(int fd, int flags)
+{
+	struct vfe_file file;
+
+	if (flags < 0 || !vfe_emulated(fd, &file) || file.kind == VFE_OTHER)
+		return flags;
+	/* force_o_largefile(), of open() */
+	if (file.kind == VFE_CONTAINER || file.kind == VFE_GROUP)
+		flags |= LARGE_FILE;
+	return (flags & ~O_ACCMODE) | vfe_access(&file);
+}
+
 #define FCNTL(name)                                                         \
 	VFE_EXPORT int name(int fd, int cmd, ...)                           \
 	{                                                                   \
@@ -84,6 +103,8 @@ VFE_EXPORT int dup3(int from, int to, int flags)
 						 SYS_fcntl, fd, cmd, arg)); \
 		if (cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC)               \
 			appeared(result);                                   \
+		if (VFE_RARE(cmd == F_GETFL))                               \
+			return flags_of(fd, result);                        \
 		return result;                                              \
 	}
 

@@ -37,7 +37,8 @@ const unsigned char vfe_wanted[VFE_NUMBERS] = {
 	[SYS_close] = 1,       [SYS_dup] = 1,	     [SYS_dup3] = 1,
 	[SYS_fcntl] = 1,       [SYS_unshare] = 1,    [SYS_close_range] = 1,
 	[SYS_recvmsg] = 1,     [SYS_recvmmsg] = 1,   [SYS_fstat] = 1,
-	[SYS_pidfd_getfd] = 1,
+	[SYS_pidfd_getfd] = 1, [SYS_splice] = 1,     [SYS_sendfile] = 1,
+	[SYS_epoll_ctl] = 1,
 };
 
 __typeof__(syscall) *vfe_real_syscall;
@@ -206,6 +207,19 @@ static bool fd_call(long number, const long a[6], long *result)
 		return true;
 	case SYS_unshare:
 		*result = unshare((int)a[0]);
+		return true;
+	case SYS_splice:
+		*result = splice((int)a[0], (off64_t *)a[1], (int)a[2],
+				 (off64_t *)a[3], (size_t)a[4],
+				 (unsigned int)a[5]);
+		return true;
+	case SYS_sendfile:
+		*result = sendfile64((int)a[0], (int)a[1], (off64_t *)a[2],
+				     (size_t)a[3]);
+		return true;
+	case SYS_epoll_ctl:
+		*result = epoll_ctl((int)a[0], (int)a[1], (int)a[2],
+				    (struct epoll_event *)a[3]);
 		return true;
 	case SYS_pidfd_getfd:
 		*result = pidfd_getfd((int)a[0], (int)a[1], (unsigned int)a[2]);

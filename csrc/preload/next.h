@@ -7,6 +7,7 @@
 #ifndef VFE_PRELOAD_NEXT_H
 #define VFE_PRELOAD_NEXT_H
 
+#include <aio.h>
 #include <dirent.h>
 #include <fcntl.h>
 #include <ftw.h>
@@ -15,8 +16,10 @@
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
@@ -55,63 +58,78 @@ int __fxstatat(int version, int dirfd, const char *path, struct stat *status,
 int __fxstatat64(int version, int dirfd, const char *path,
 		 struct stat64 *status, int flags);
 
-#define VFE_NEXT_CALLS(X) \
-	X(open)           \
-	X(open64)         \
-	X(openat)         \
-	X(openat64)       \
-	X(__open_2)       \
-	X(__open64_2)     \
-	X(__openat_2)     \
-	X(__openat64_2)   \
-	X(creat)          \
-	X(creat64)        \
-	X(ioctl)          \
-	X(mmap)           \
-	X(mmap64)         \
-	X(munmap)         \
-	X(mremap)         \
-	X(mprotect)       \
-	X(read)           \
-	X(write)          \
-	X(pread)          \
-	X(pread64)        \
-	X(pwrite)         \
-	X(pwrite64)       \
-	X(readv)          \
-	X(writev)         \
-	X(preadv)         \
-	X(preadv64)       \
-	X(pwritev)        \
-	X(pwritev64)      \
-	X(preadv2)        \
-	X(preadv64v2)     \
-	X(pwritev2)       \
-	X(pwritev64v2)    \
-	X(__read_chk)     \
-	X(__pread_chk)    \
-	X(__pread64_chk)  \
-	X(close)          \
-	X(dup)            \
-	X(dup2)           \
-	X(dup3)           \
-	X(fcntl)          \
-	X(fcntl64)        \
-	X(close_range)    \
-	X(closefrom)      \
-	X(unshare)        \
-	X(recvmsg)        \
-	X(recvmmsg)       \
-	X(execve)         \
-	X(execvpe)        \
-	X(fexecve)        \
-	X(posix_spawn)    \
-	X(posix_spawnp)   \
-	X(fstat)          \
-	X(fstat64)        \
-	X(__fxstat)       \
-	X(__fxstat64)     \
-	X(syscall)
+#define VFE_NEXT_CALLS(X)  \
+	X(open)            \
+	X(open64)          \
+	X(openat)          \
+	X(openat64)        \
+	X(__open_2)        \
+	X(__open64_2)      \
+	X(__openat_2)      \
+	X(__openat64_2)    \
+	X(creat)           \
+	X(creat64)         \
+	X(ioctl)           \
+	X(mmap)            \
+	X(mmap64)          \
+	X(munmap)          \
+	X(mremap)          \
+	X(mprotect)        \
+	X(read)            \
+	X(write)           \
+	X(pread)           \
+	X(pread64)         \
+	X(pwrite)          \
+	X(pwrite64)        \
+	X(readv)           \
+	X(writev)          \
+	X(preadv)          \
+	X(preadv64)        \
+	X(pwritev)         \
+	X(pwritev64)       \
+	X(preadv2)         \
+	X(preadv64v2)      \
+	X(pwritev2)        \
+	X(pwritev64v2)     \
+	X(__read_chk)      \
+	X(__pread_chk)     \
+	X(__pread64_chk)   \
+	X(close)           \
+	X(dup)             \
+	X(dup2)            \
+	X(dup3)            \
+	X(fcntl)           \
+	X(fcntl64)         \
+	X(close_range)     \
+	X(closefrom)       \
+	X(unshare)         \
+	X(recvmsg)         \
+	X(recvmmsg)        \
+	X(execve)          \
+	X(execvpe)         \
+	X(fexecve)         \
+	X(posix_spawn)     \
+	X(posix_spawnp)    \
+	X(fstat)           \
+	X(fstat64)         \
+	X(__fxstat)        \
+	X(__fxstat64)      \
+	X(syscall)         \
+	X(splice)          \
+	X(sendfile)        \
+	X(sendfile64)      \
+	X(epoll_ctl)       \
+	X(fdopen)          \
+	X(fileno)          \
+	X(fileno_unlocked) \
+	X(aio_read)        \
+	X(aio_read64)      \
+	X(aio_write)       \
+	X(aio_write64)     \
+	X(aio_fsync)       \
+	X(aio_fsync64)     \
+	X(lio_listio)      \
+	X(lio_listio64)
 
 /* The path functions: path*.c. */
 #define VFE_NEXT_PATHS(X)       \

@@ -81,6 +81,8 @@ VFE_HIDDEN void vfe_path_moved(void);
 
 /* --- what exported functions need of each other --- */
 
+/** A stream on an emulated fd, which it closes. */
+VFE_HIDDEN FILE *vfe_stream(int fd, const char *mode);
 VFE_HIDDEN DIR *vfe_open_directory(const char *path);
 VFE_HIDDEN struct dirent *vfe_read_directory(DIR *directory);
 VFE_HIDDEN int vfe_close_directory(DIR *directory);

@@ -22,11 +22,11 @@ static int open_flags(const char *mode)
 	       (strchr(mode, 'e') ? O_CLOEXEC : 0) | (*mode == 'r' ? 0 : make);
 }
 
-/* A stream on a device node: nothing but its fd is of any use. */
+/* A stream on a device node. */
 static FILE *open_node(const char *node, const char *mode)
 {
 	int fd = vfe_open(node, open_flags(mode));
-	FILE *file = fd < 0 ? NULL : fdopen(fd, mode);
+	FILE *file = fd < 0 ? NULL : vfe_stream(fd, mode);
 
 	if (fd >= 0 && !file)
 		vfe_sys1(SYS_close, fd);

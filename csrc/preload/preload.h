@@ -191,6 +191,8 @@ VFE_HIDDEN ssize_t vfe_pwrite(const struct vfe_file *file, const void *data,
 			      size_t size, off_t offset);
 /** Which node a group's fd is of; 0 if nobody can tell. */
 VFE_HIDDEN unsigned int vfe_number(const struct vfe_file *file);
+/** What it was opened for: O_ACCMODE of its flags. */
+VFE_HIDDEN int vfe_access(const struct vfe_file *file);
 VFE_HIDDEN void *vfe_mmap(const struct vfe_file *file, void *address,
 			  size_t size, int prot, int flags, off_t offset);
 

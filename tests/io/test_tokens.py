@@ -21,7 +21,7 @@ async def test_name_that_somebody_has_taken():
         first = await client.open("/f")
         squatters = []
         for serial in range(first + 1, first + 100):
-            squatters.append(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            squatters.append(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
             name = names.TokenName(served.server.daemon_id, FdKind.CONTAINER, serial)
             squatters[-1].bind(name.address())
         serials = [await client.open("/f") for _ in range(3)]

@@ -2,9 +2,11 @@
 """Pointers to nothing: the library gives what the kernel and libc give for them, never a signal of its own."""
 
 import os
+import pwd
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -24,7 +26,7 @@ model = "e1000e"
 """
 WITHOUT_POINTERS = {
     "close", "__close", "dup", "dup2", "__dup2", "dup3", "close_range", "closefrom", "unshare", "fchdir", "fdopendir",
-    "pidfd_getfd", "get_current_dir_name",
+    "pidfd_getfd", "get_current_dir_name", "fchmod", "fchown", "ftruncate", "ftruncate64",
 }  # fmt: skip
 LINE = re.compile(r"(\w+) (\d+) \((.*)\) (.+?): (.*)")
 
@@ -89,8 +91,12 @@ def test_names_that_cannot_be_read(call):
 def test_buffers_that_cannot_be_written(call):
     expected = call("names", *REAL, plainly=True)
 
-    assert call("names", *REAL) == expected
-    assert call("names", *OURS) == expected
+    # Into a struct statvfs libc writes by itself, and dies; in what is merged with our tree, we do.
+    def kinder(lines):
+        return [re.sub("^(statvfs.*): signal 11$", r"\1: -1 EFAULT", line) for line in lines]
+
+    assert kinder(call("names", *REAL)) == kinder(expected)
+    assert call("names", *OURS) == kinder(expected)
     assert sum("EFAULT" in line for line in expected) > 100
 
 
@@ -103,7 +109,18 @@ def test_files_of_others(call, tmp_path):
     assert results[0] == results[1]
 
 
-WRITE_TO_IT = {"read", "pread", "pread64", "__pread_chk", "fstat", "fstat64", "__fxstat", "fstatat", "statx"}
+WRITE_TO_IT = {
+    "read",
+    "pread",
+    "pread64",
+    "__pread_chk",
+    "fstat",
+    "fstat64",
+    "__fxstat",
+    "fstatat",
+    "statx",
+    "fstatfs",
+}
 
 
 def test_a_device(call):
@@ -169,14 +186,30 @@ fn main() {
 """
 
 
-def test_rust_asks_whether_statx_is_there(daemon, tmp_path):
-    if not shutil.which("rustc"):
+@pytest.fixture
+def rust(tmp_path):
+    """Compile a program; skips without a compiler."""
+    compiler = shutil.which("rustc")
+    # rustup's looks for the real one in the user's home, which is not $HOME in tests.
+    home = Path(pwd.getpwuid(os.getuid()).pw_dir) / ".rustup"
+    if compiler is None or ("/.cargo/" in compiler and not home.exists()):
         pytest.skip("there is no rustc")
-    (tmp_path / "probe.rs").write_text(RUST, encoding="ascii")
-    subprocess.run(["rustc", "-o", tmp_path / "probe", tmp_path / "probe.rs"], check=True, timeout=PATIENCE)
+
+    def rust(text):
+        source, program = tmp_path / "probe.rs", tmp_path / "probe"
+        source.write_text(text, encoding="ascii")
+        environment = {"RUSTUP_HOME": str(home), **os.environ}
+        subprocess.run([compiler, "-o", program, source], env=environment, check=True, timeout=PATIENCE)
+        return program
+
+    return rust
+
+
+def test_rust_asks_whether_statx_is_there(daemon, rust):
+    program = rust(RUST)
     environment = {**os.environ, **preloaded(daemon.directory)}
     done = subprocess.run(
-        [tmp_path / "probe"], env=environment, check=True, capture_output=True, text=True, timeout=60
+        [program], env=environment, check=True, capture_output=True, text=True, timeout=PATIENCE
     )
 
     assert done.stdout.splitlines()[:2] == ["Ok(false)", "Ok(false)"]

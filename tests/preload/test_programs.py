@@ -46,3 +46,7 @@ async def test_migrate(run):
 
 async def test_fortified(run):
     assert await run("fortify", flags=("-D_FORTIFY_SOURCE=2",)) == "ok\n"
+
+
+async def test_what_works_on_any_file(run, tmp_path):
+    assert await run("passes", str(tmp_path / "file")) == "ok\n"

@@ -24,7 +24,7 @@ FROM_LIBC = {
     "pthread_attr_destroy", "pthread_attr_init", "pthread_attr_setdetachstate", "pthread_attr_setstacksize",
     "pthread_create",
     # errno; and what functions of libc's that allocate are answered with
-    "__errno_location", "calloc", "free", "malloc", "realloc", "fdopen", "qsort", "alphasort", "versionsort",
+    "__errno_location", "calloc", "free", "malloc", "realloc", "fopencookie", "qsort", "alphasort", "versionsort",
     # strings of one file; and what programs are executed with
     "strcat", "strstr", "environ", "__environ",
     # the C runtime's own

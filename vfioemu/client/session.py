@@ -209,7 +209,7 @@ class Session:
 
 
 def _drain(fd: int) -> None:
-    """Take the unread byte off a token that is no longer readable."""
+    """Take the unread packet off a token that is no longer readable."""
     sock = socket.socket(fileno=fd)
     try:
         sock.recv(1, socket.MSG_DONTWAIT)

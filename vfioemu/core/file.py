@@ -6,6 +6,7 @@ SCM_RIGHTS message in flight counts). The defaults are what the kernel answers w
 """
 
 import errno
+import os
 from typing import NamedTuple
 
 from vfioemu.core.caller import Caller
@@ -36,10 +37,12 @@ class File:
     Attributes:
         kind: what the fd is; ioctl numbers collide between kinds, so dispatch looks here first.
         number: of its device node: a group's; 0 where there is only one, or none.
+        access: what it was opened for, O_RDONLY, O_WRONLY or O_RDWR; 3 is for ioctl() only.
     """
 
     kind: FdKind
     number: int = 0
+    access: int = os.O_RDWR
 
     @property
     def label(self) -> str:
@@ -53,11 +56,15 @@ class File:
     def read(self, caller: Caller, addr: int, size: int) -> Steps[int]:
         """read(2) into the caller's `addr`: bytes read; EINVAL without a read operation."""
         yield from ()
+        if self.access & os.O_WRONLY:
+            raise IoctlError(errno.EBADF, f"this {self.kind} fd is not open for reading")
         raise IoctlError(errno.EINVAL, f"a {self.kind} fd has no read operation")
 
     def write(self, caller: Caller, addr: int, size: int) -> Steps[int]:
         """write(2) from the caller's `addr`: bytes written; EINVAL without a write operation."""
         yield from ()
+        if self.access not in (os.O_WRONLY, os.O_RDWR):
+            raise IoctlError(errno.EBADF, f"this {self.kind} fd is not open for writing")
         raise IoctlError(errno.EINVAL, f"a {self.kind} fd has no write operation")
 
     def pread(self, caller: Caller, addr: int, size: int, offset: int) -> Steps[int]:

@@ -10,6 +10,7 @@ good, when the device leaves the states of that session: the fd then answers ENO
 """
 
 import errno
+import os
 from collections.abc import Callable, Generator, Mapping
 from mmap import PROT_WRITE
 from typing import TYPE_CHECKING, Final
@@ -176,6 +177,7 @@ class DataFile(File):
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        self.access = os.O_RDONLY if isinstance(session.stream, SavingStream) else os.O_WRONLY
 
     @property
     def label(self) -> str:

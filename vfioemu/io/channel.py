@@ -107,7 +107,7 @@ class Channel:
         file = token.file
         if kind == m.STAT:
             server.counters.count(kind, file.kind, 0, 0)
-            await self._reply(seq, 0, file.number)
+            await self._reply(seq, 0, file.number, file.access)
             return
         caller = session.caller
         why = ""
@@ -206,9 +206,11 @@ class Channel:
             self._server.refused(self._session, call_name(kind, None, 0), "EBADF", why)
         await self._reply(seq, -errno.EBADF, flags=0 if proved else m.F_UNPROVED)
 
-    async def _reply(self, seq: int, result: int, start: int = 0, *, flags: int = 0, fd: int = -1) -> None:
+    async def _reply(
+        self, seq: int, result: int, start: int = 0, more: int = 0, *, flags: int = 0, fd: int = -1
+    ) -> None:
         flags |= m.F_FD if fd >= 0 else 0
-        header = m.HEADER.pack(_REPLY, flags, seq, 0, result & m.U64, start, 0, 0)
+        header = m.HEADER.pack(_REPLY, flags, seq, 0, result & m.U64, start, more, 0)
         await self._connection.send(header, None, fd)
 
     # --- calls without a file ---
@@ -230,7 +232,7 @@ class Channel:
                 if fd >= 0:
                     await self._server.bury_for(fd, session)
                     raise PeerError("an fd with OPEN")
-                await self._open(seq, data or bytearray())
+                await self._open(seq, args[0], data or bytearray())
                 self._server.counters.count(type, None, 0, 0)
                 return
             if type == m.MEM_SHARE:
@@ -278,7 +280,7 @@ class Channel:
             raise
         os.close(fd)  # a memfd
 
-    async def _open(self, seq: int, path: bytearray) -> None:
+    async def _open(self, seq: int, flags: int, path: bytearray) -> None:
         """OPEN: the reply carries the new token."""
         server = self._server
         session = self._session
@@ -291,6 +293,7 @@ class Channel:
             file = await self._call.run(server.machine.open, session.caller, name)
         finally:
             self._call.end()
+        file.access = flags & os.O_ACCMODE
         try:
             token, theirs = server.tokens.create(file, session.account)
         except OSError as error:

@@ -8,10 +8,13 @@ effect before the request is looked at.
 
 import contextlib
 import errno
+import fcntl
 import os
 import secrets
 import select
 import socket
+import struct
+import termios
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
@@ -27,9 +30,12 @@ _BATCH: Final = 64
 _ONCE: Final = select.EPOLLIN | select.EPOLLONESHOT
 _NEWS: Final = select.EPOLLIN | select.EPOLLET
 _HANG_UP: Final = select.EPOLLHUP | select.EPOLLERR
+_TAKEN: Final = select.EPOLLOUT | select.EPOLLET
 _TRIES: Final = 8
 _FAR: Final = 1 << 32
-_BYTE: Final = b"\0"
+_NOTHING: Final = b""
+"""What makes a token readable for poll(), and is no data for whoever reads it nevertheless."""
+_NO_PATIENCE: Final = struct.pack("@ll", 0, 1)
 
 
 class Token:
@@ -41,8 +47,8 @@ class Token:
         sessions: those that proved that they hold it.
         users: calls in progress that refer to it, as fdget() does: release() waits for them.
         hung: the last copy is closed.
-        readable: an unread byte lies in the client's end.
-        drain: that byte is to go, with the next reply on this token.
+        readable: an unread packet lies in the client's end.
+        drain: that packet is to go, with the next reply on this token.
         account: whose process it was made for.
     """
 
@@ -113,7 +119,7 @@ class TokenTable:
         Raises:
             OSError: EMFILE, ENFILE: we have no more fds.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             serial = self._bind(ours, file.kind)
             ours.setblocking(False)
@@ -121,7 +127,9 @@ class TokenTable:
             ours.shutdown(socket.SHUT_RD)
             cookie = socket_cookie(theirs.fileno())
             assert cookie is not None
-            self.epoll.register(ours.fileno(), 0)  # HUP and ERR are always told
+            # Who reads without asking us (io_uring, libc's own streams) finds the end of a file, and does not hang.
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _NO_PATIENCE)
+            self.epoll.register(ours.fileno(), _TAKEN)  # HUP and ERR are always told
         except OSError:
             ours.close()
             theirs.close()
@@ -187,11 +195,15 @@ class TokenTable:
     def reap(self) -> None:
         """Process every hang-up that is pending now, and what there is to read from watched fds."""
         seen: list[int] = []
+        taken: list[Token] = []
         while events := self.epoll.poll(0, _BATCH):
             for fd, what in events:
                 token = self._by_fd.get(fd)
                 if token is not None:
-                    self._hang_up(token)
+                    if what & _HANG_UP:
+                        self._hang_up(token)
+                    else:
+                        taken.append(token)
                 elif (watched := self._watched.get(fd)) is not None:
                     hung_up, said = watched
                     if what & _HANG_UP:
@@ -207,6 +219,8 @@ class TokenTable:
                     # before it in this very batch had it.
                     with contextlib.suppress(OSError):
                         self.epoll.unregister(fd)
+        for token in taken:
+            self._fill_again(token)
         for fd in seen:
             if fd in self._watched_input:
                 self.epoll.modify(fd, _ONCE)
@@ -266,13 +280,25 @@ class TokenTable:
 
     def _make_readable(self, token: Token) -> None:
         try:
-            os.write(token.fd, _BYTE)
+            os.write(token.fd, _NOTHING)
         except OSError:
             return  # hung up meanwhile
         token.readable = True
+
+    def _fill_again(self, token: Token) -> None:
+        """Somebody has read the packet whom nobody had told to: it is readable still."""
+        if token.fd >= 0 and token.readable and not token.drain and not _unread(token.fd):
+            self._make_readable(token)
 
     def close(self) -> None:
         """Close everything; no file is released."""
         for token in list(self._by_fd.values()):
             self._close(token)
         self.epoll.close()
+
+
+def _unread(fd: int) -> bool:
+    """Whether something that we sent lies with the peer still."""
+    buffer = bytearray(4)
+    fcntl.ioctl(fd, termios.TIOCOUTQ, buffer)
+    return any(buffer)

@@ -61,7 +61,7 @@ class Flag(enum.IntFlag, boundary=enum.KEEP):
     UNPROVED = 16
     """REPLY: repeat the call with the fd attached."""
     DRAIN = 32
-    """REPLY: take the unread byte off the token."""
+    """REPLY: take the unread packet off the token."""
     WRITE = 64
     """PIN: the pages are to be writable."""
     PINNED = 128

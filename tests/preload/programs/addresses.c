@@ -12,11 +12,19 @@
  */
 #include "client.h"
 
+#include <aio.h>
 #include <dirent.h>
 #include <ftw.h>
 #include <glob.h>
 #include <linux/openat2.h>
+#include <spawn.h>
+#include <sys/epoll.h>
+#include <sys/sendfile.h>
+#include <sys/statfs.h>
+#include <sys/statvfs.h>
+#include <sys/time.h>
 #include <sys/xattr.h>
+#include <utime.h>
 
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations" /* readdir_r() */
 
@@ -159,6 +167,10 @@ static void look_at_path(const char *P)
 	struct stat s;
 	struct stat64 s64;
 	struct statx x;
+	struct statfs fs;
+	struct statfs64 fs64;
+	struct statvfs vfs;
+	struct statvfs64 vfs64;
 	char text[PAGE];
 
 	CALL(stat, P, &s);
@@ -191,6 +203,10 @@ static void look_at_path(const char *P)
 	CALL(lgetxattr, P, "user.a", text, 16);
 	CALL(listxattr, P, text, 16);
 	CALL(llistxattr, P, text, 16);
+	CALL(statfs, P, &fs);
+	CALL(statfs64, P, &fs64);
+	CALL(statvfs, P, &vfs);
+	CALL(statvfs64, P, &vfs64);
 }
 
 static void walk_path(const char *P)
@@ -252,12 +268,69 @@ static void with_path(const char *what, const char *path)
 	path_by_number(hidden);
 }
 
+/* What changes something, for names that nobody can read. */
+static void change(const char *P)
+{
+	char *none[] = { NULL };
+	pid_t pid;
+
+	CALL(chmod, P, 0600);
+	CALL(lchmod, P, 0600);
+	CALL(fchmodat, HERE, P, 0600, 0);
+	CALL(chown, P, 0, 0);
+	CALL(lchown, P, 0, 0);
+	CALL(fchownat, HERE, P, 0, 0, 0);
+	CALL(utime, P, NULL);
+	CALL(utimes, P, NULL);
+	CALL(lutimes, P, NULL);
+	CALL(utimensat, HERE, P, NULL, 0);
+	CALL(futimesat, HERE, P, NULL);
+	CALL(unlink, P);
+	CALL(rmdir, P);
+	CALL(unlinkat, HERE, P, 0);
+	CALL(remove, P);
+	CALL(rename, P, P);
+	CALL(renameat, HERE, P, HERE, P);
+	CALL(renameat2, HERE, P, HERE, P, 0);
+	CALL(rename, "/sys/a", P);
+	CALL(rename, P, "/sys/a");
+	CALL(link, P, P);
+	CALL(linkat, HERE, P, HERE, P, 0);
+	CALL(link, P, "/sys/a");
+	CALL(mkdir, P, 0700);
+	CALL(mkdirat, HERE, P, 0700);
+	CALL(mknod, P, S_IFIFO | 0600, 0);
+	CALL(mknodat, HERE, P, S_IFIFO | 0600, 0);
+	CALL(mkfifo, P, 0600);
+	CALL(mkfifoat, HERE, P, 0600);
+	CALL(symlink, P, P);
+	CALL(symlinkat, P, HERE, P);
+	CALL(symlink, "a", P);
+	CALL(truncate, P, 0);
+	CALL(truncate64, P, 0);
+	CALL(setxattr, P, "user.a", "b", 1, 0);
+	CALL(lsetxattr, P, "user.a", "b", 1, 0);
+	CALL(removexattr, P, "user.a");
+	CALL(lremovexattr, P, "user.a");
+	CALL(execve, P, none, none);
+	CALL(execv, P, none);
+	CALL(execvp, P, none);
+	CALL(execvpe, P, none, none);
+	CALL(execl, P, NULL, NULL);
+	CALL(execle, P, NULL, NULL, none);
+	CALL(execlp, P, NULL, NULL);
+	CALL(execveat, HERE, P, none, none, 0);
+	TRY("posix_spawn", posix_spawn(&pid, P, NULL, NULL, none, none), "P");
+	TRY("posix_spawnp", posix_spawnp(&pid, P, NULL, NULL, none, none), "P");
+}
+
 /* What creates, where it can only fail. */
 static void create(const char *what, const char *path)
 {
 	const char *volatile P = path;
 
 	kind = what;
+	change(P);
 	CALL(creat, P, 0600);
 	CALL(creat64, P, 0600);
 #ifdef SYS_open
@@ -354,6 +427,15 @@ static void fill(const char *what, void *memory, char **name)
 	CALL(lgetxattr, file, B, NULL, 0);
 	CALL(listxattr, file, B, 64);
 	CALL(llistxattr, file, B, 64);
+	CALL(statfs, node, B);
+	CALL(statfs, file, B);
+	CALL(statfs64, folder, B);
+	CALL(statvfs, file, B);
+	CALL(statvfs64, folder, B);
+	CALL(utime, "/sys/nothing", B);
+	CALL(utimes, "/sys/nothing", B);
+	CALL(utimensat, HERE, "/sys/nothing", B, 0);
+	CALL(setxattr, "/sys/nothing", B, B, 4, 0);
 	CALL(getcwd, B, 64);
 	CALL(__getcwd_chk, B, 64, 64);
 	CALL(realpath, folder, B);
@@ -440,6 +522,10 @@ static void use(const char *what, void *memory, int fd)
 	transfer(what, memory, fd);
 	CALL(fstat, fd, B);
 	CALL(fstat64, fd, B);
+	CALL(fstatfs, fd, B);
+	CALL(fstatfs64, fd, B);
+	CALL(fstatvfs, fd, B);
+	CALL(fstatvfs64, fd, B);
 	CALL(__fxstat, 1, fd, B);
 	CALL(__fxstat64, 1, fd, B);
 	CALL(fstatat, fd, "", B, AT_EMPTY_PATH);
@@ -462,6 +548,45 @@ static void use(const char *what, void *memory, int fd)
 	CALL(munmap, (char *)((uintptr_t)B | 1), PAGE);
 	CALL(mprotect, (char *)((uintptr_t)B | 1), PAGE, PROT_READ);
 	CALL(mremap, (char *)((uintptr_t)B | 1), PAGE, PAGE, 0);
+}
+
+/* What hands a file on, and what libc itself looks into. */
+static void pass_on(const char *what, void *memory, int fd)
+{
+	void *volatile B = memory;
+
+	kind = what;
+	CALL(splice, fd, B, open("/dev/null", O_WRONLY), NULL, 4, 0);
+	CALL(splice, open("/dev/zero", O_RDONLY), NULL, fd, B, 4, 0);
+	CALL(sendfile, fd, fd, B, 4);
+	CALL(sendfile64, fd, fd, B, 4);
+	CALL(epoll_ctl, epoll_create1(0), EPOLL_CTL_ADD, fd, B);
+	CALL(epoll_ctl, -1, EPOLL_CTL_ADD, fd, B);
+	TRY("aio_read", (aio_read(B), 0), "B");
+	TRY("aio_read64", (aio_read64(B), 0), "B");
+	TRY("aio_write", (aio_write(B), 0), "B");
+	TRY("aio_write64", (aio_write64(B), 0), "B");
+	TRY("aio_fsync", (aio_fsync(O_SYNC, B), 0), "B");
+	TRY("aio_fsync64", (aio_fsync64(O_SYNC, B), 0), "B");
+	CALL(lio_listio, LIO_WAIT, B, 2, NULL);
+	CALL(lio_listio64, LIO_WAIT, B, 2, NULL);
+	CALL(lio_listio, 77, B, 2, NULL);
+	CALL(fsetxattr, fd, B, B, 4, 0);
+	CALL(fremovexattr, fd, B);
+	CALL(execve, "/nonexistent", B, B);
+	CALL(execv, "/nonexistent", B);
+	CALL(execve, "/proc/self/fd", NULL, B);
+	CALL(execvp, "/nonexistent", B);
+	CALL(execvpe, "/nonexistent", B, B);
+	CALL(fexecve, fd, B, B);
+	CALL(execveat, HERE, "/nonexistent", B, B, 0);
+	TRY("posix_spawn", posix_spawn(B, "/nonexistent", NULL, NULL, B, B),
+	    "B");
+	TRY("posix_spawnp", posix_spawnp(B, "/nonexistent", NULL, NULL, B, B),
+	    "B");
+	CALL(fdopen, fd, B);
+	CALL(fileno, B);
+	CALL(fileno_unlocked, B);
 }
 
 /* VFIO's ioctls, of all three kinds of file. */
@@ -522,7 +647,10 @@ int main(int argc, char **argv)
 	} else if (!strcmp(what, "names")) {
 		names(argv + 4);
 	} else if (!strcmp(what, "file")) {
-		with_memory(use, open(argv[4], O_RDWR));
+		int fd = open(argv[4], O_RDWR);
+
+		with_memory(use, fd);
+		with_memory(pass_on, fd);
 	} else {
 		struct client client = set_up(argv);
 

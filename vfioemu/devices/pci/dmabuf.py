@@ -45,7 +45,7 @@ class DmaBuf(File):
     kind = FdKind.DMA_BUF
 
     def __init__(self, open_flags: int) -> None:
-        mode = open_flags & os.O_ACCMODE
+        self.access = mode = open_flags & os.O_ACCMODE
         self._readable = mode in (os.O_RDONLY, os.O_RDWR)
         self._writable = mode in (os.O_WRONLY, os.O_RDWR)
 

@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file libc_splice.c
+ * Overridden libc functions: those that have the kernel look for a file's
+ * operations, and refuse one that has none of them. VFIO's files have neither
+ * splice_read nor splice_write (do_splice_read(), do_splice_from()), and but
+ * for data fds and DMA buffers no poll (file_can_poll()). A socket has all
+ * three.
+ *
+ * tee(), vmsplice() and copy_file_range() refuse a socket as they refuse
+ * VFIO's.
+ */
+#include <errno.h>
+#include <sys/epoll.h>
+#include <sys/sendfile.h>
+
+#include "preload.h"
+#include "sys.h"
+
+#define SPLICE_FLAGS \
+	(SPLICE_F_MOVE | SPLICE_F_NONBLOCK | SPLICE_F_MORE | SPLICE_F_GIFT)
+
+static bool is_ours(int fd)
+{
+	struct vfe_file file;
+
+	return vfe_emulated(fd, &file) && file.kind != VFE_OTHER;
+}
+
+static bool is_open(int fd)
+{
+	return vfe_sys2(SYS_fcntl, fd, F_GETFD) >= 0;
+}
+
+static bool is_pipe(int fd)
+{
+	return vfe_sys2(SYS_fcntl, fd, F_GETPIPE_SZ) >= 0;
+}
+
+/* Whether a position that was given can be read. */
+static bool is_there(const off64_t *at)
+{
+	off64_t position;
+
+	return !at || !vfe_copy_in(&position, at, sizeof(position));
+}
+
+/* do_splice() with one of VFIO's files. */
+static long refused_splice(int in, const off64_t *in_at, int out,
+			   const off64_t *out_at, size_t size,
+			   unsigned int flags)
+{
+	if (!size)
+		return 0;
+	if (flags & ~(unsigned int)SPLICE_FLAGS)
+		return -EINVAL;
+	if (!is_open(in) || !is_open(out))
+		return -EBADF;
+	if ((in_at && is_pipe(in)) || (out_at && is_pipe(out)))
+		return -ESPIPE;
+	return is_there(in_at) && is_there(out_at) ? -EINVAL : -EFAULT;
+}
+
+VFE_EXPORT ssize_t splice(int in, off64_t *in_at, int out, off64_t *out_at,
+			  size_t size, unsigned int flags)
+{
+	if (is_ours(in) || is_ours(out))
+		return vfe_result(
+			refused_splice(in, in_at, out, out_at, size, flags));
+	if (VFE_RARE(!vfe.next.splice))
+		return vfe_result(vfe_sys6(SYS_splice, in, VFE_ARG(in_at), out,
+					   VFE_ARG(out_at), (long)size, flags));
+	return vfe.next.splice(in, in_at, out, out_at, size, flags);
+}
+
+/* do_sendfile() with one of VFIO's files. */
+static long refused_sendfile(int out, int in, const off64_t *at)
+{
+	if (!is_there(at))
+		return -EFAULT;
+	return is_open(in) && is_open(out) ? -EINVAL : -EBADF;
+}
+
+#define SENDFILE(name, type)                                              \
+	VFE_EXPORT ssize_t name(int out, int in, type *at, size_t size)   \
+	{                                                                 \
+		if (is_ours(in) || is_ours(out))                          \
+			return vfe_result(refused_sendfile(out, in, at)); \
+		return VFE_NEXT(name, SYS_sendfile, out, in, at, size);   \
+	}
+
+SENDFILE(sendfile, off_t)
+SENDFILE(sendfile64, off64_t)
+
+/* Whether its driver has a poll operation. */
+static bool can_poll(enum vfe_kind kind)
+{
+	return kind == VFE_DATA || kind == VFE_DMA_BUF;
+}
+
+/* do_epoll_ctl() with a file that cannot be polled. */
+static int refused_epoll(int epoll, int op, const struct epoll_event *event)
+{
+	struct epoll_event copy;
+
+	if (op != EPOLL_CTL_DEL && vfe_copy_in(&copy, event, sizeof(copy)))
+		return -EFAULT;
+	return is_open(epoll) ? -EPERM : -EBADF;
+}
+
+VFE_EXPORT int epoll_ctl(int epoll, int op, int fd, struct epoll_event *event)
+{
+	struct vfe_file file;
+
+	if (vfe_emulated(fd, &file) && !can_poll(file.kind))
+		return (int)vfe_result(
+			file.kind == VFE_OTHER
+				? -EBADF
+				: refused_epoll(epoll, op, event));
+	return VFE_NEXT(epoll_ctl, SYS_epoll_ctl, epoll, op, fd, event);
+}
