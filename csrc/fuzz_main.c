@@ -2,25 +2,31 @@
 /**
  * @file
  * A driver for fuzz targets where there is no libFuzzer: it runs the files it
- * is given, or else inputs of its own making, which it changes a little from
- * one to the next. It takes libFuzzer's options as far as they are used here:
+ * is given. Given a folder, a corpus, or nothing, it then runs inputs of its
+ * own making: it changes those of the corpus, and its own, a little from one to
+ * the next. It takes libFuzzer's options as far as they are used here:
  * -max_total_time=SECONDS -runs=N -seed=N -artifact_prefix=PREFIX; others that
  * begin with '-' are ignored.
  */
+#include <dirent.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "fuzz.h"
 
-#define MAX_INPUT 2048
-#define POOL	  64
+#define LARGEST 2048
+#define POOL	64
 
 static const uint8_t *running;
 static size_t running_size;
 static char artifact[4096];
 
 static uint64_t state;
+static uint8_t pool[POOL][LARGEST];
+static size_t sizes[POOL];
+static uint64_t done;
 
 static uint64_t any(uint64_t bound)
 {
@@ -59,6 +65,7 @@ static void run(const uint8_t *data, size_t size)
 	LLVMFuzzerTestOneInput(copy, size);
 	running = NULL;
 	free(copy);
+	done++;
 }
 
 static int run_file(const char *path)
@@ -74,14 +81,41 @@ static int run_file(const char *path)
 
 	fclose(file);
 	run(data, size);
+	if (size <= LARGEST) {
+		size_t at = (size_t)any(POOL);
+
+		memcpy(pool[at], data, size);
+		sizes[at] = size;
+	}
 	return 0;
+}
+
+static int run_folder(const char *path)
+{
+	DIR *folder = opendir(path);
+	int status = 0;
+
+	if (!folder) {
+		perror(path);
+		return 2;
+	}
+	for (struct dirent *entry; !status && (entry = readdir(folder));) {
+		char name[4096];
+		struct stat about;
+
+		snprintf(name, sizeof(name), "%s/%s", path, entry->d_name);
+		if (!stat(name, &about) && S_ISREG(about.st_mode))
+			status = run_file(name);
+	}
+	closedir(folder);
+	return status;
 }
 
 /* Change, insert or drop some bytes; or begin anew. */
 static size_t change(uint8_t *data, size_t size)
 {
 	if (!size || !any(8)) {
-		size = (size_t)any(MAX_INPUT);
+		size = (size_t)any(LARGEST);
 		for (size_t i = 0; i < size; i++)
 			data[i] = (uint8_t)any(256);
 		return size;
@@ -91,7 +125,7 @@ static size_t change(uint8_t *data, size_t size)
 
 		if (any(3))
 			data[at] = (uint8_t)any(256);
-		else if (any(2) && size < MAX_INPUT)
+		else if (any(2) && size < LARGEST)
 			data[size++] = (uint8_t)any(256);
 		else if (size > 1)
 			memmove(data + at, data + at + 1, --size - at);
@@ -99,21 +133,16 @@ static size_t change(uint8_t *data, size_t size)
 	return size;
 }
 
-static uint64_t generate(uint64_t runs, time_t seconds)
+static void generate(uint64_t runs, time_t seconds)
 {
-	static uint8_t pool[POOL][MAX_INPUT];
-	static size_t sizes[POOL];
 	time_t end = time(NULL) + seconds;
-	uint64_t done = 0;
 
 	while (done < runs && (!seconds || time(NULL) < end)) {
 		size_t at = (size_t)any(POOL);
 
 		sizes[at] = change(pool[at], sizes[at]);
 		run(pool[at], sizes[at]);
-		done++;
 	}
-	return done;
 }
 
 int main(int argc, char **argv)
@@ -122,6 +151,7 @@ int main(int argc, char **argv)
 	uint64_t seed = 1;
 	time_t seconds = 0;
 	int files = 0;
+	int folders = 0;
 
 	for (int i = 1; i < argc; i++) {
 		if (strncmp(argv[i], "-runs=", 6) == 0)
@@ -141,14 +171,18 @@ int main(int argc, char **argv)
 	for (int i = 1; i < argc; i++) {
 		if (argv[i][0] == '-')
 			continue;
-		int status = run_file(argv[i]);
+		struct stat about;
+		int folder = !stat(argv[i], &about) && S_ISDIR(about.st_mode);
+		int status = folder ? run_folder(argv[i]) : run_file(argv[i]);
 
 		if (status)
 			return status;
-		files++;
+		files += !folder;
+		folders += folder;
 	}
-	if (!files)
-		fprintf(stderr, "stat::number_of_executed_units: %llu\n",
-			(unsigned long long)generate(runs, seconds));
+	if (folders || !files)
+		generate(runs, seconds);
+	fprintf(stderr, "stat::number_of_executed_units: %llu\n",
+		(unsigned long long)done);
 	return 0;
 }

@@ -14,7 +14,7 @@ PATIENCE = 1700
 
 
 def conformance(*args) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "vfioemu.cli.main", "conformance", *map(str, args)]
+    command = [sys.executable, "-P", "-m", "vfioemu.cli.main", "conformance", *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
 
 

@@ -24,7 +24,7 @@ variant = "basic"
 
 
 def vfioemu(*words):
-    return [sys.executable, "-m", "vfioemu.cli.main", *map(str, words)]
+    return [sys.executable, "-P", "-m", "vfioemu.cli.main", *map(str, words)]
 
 
 @pytest.fixture

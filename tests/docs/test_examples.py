@@ -35,7 +35,7 @@ async def test_first_calls_print_what_the_readme_promises(tmp_path_factory: pyte
 def test_conformance_prints_what_the_readme_promises() -> None:
     files = sorted((ROOT / "protocol/golden/linux-6.12").glob("dirty_*.jsonl"))
     ended = subprocess.run(
-        [sys.executable, "-m", "vfioemu.cli.main", "conformance", *files],
+        [sys.executable, "-P", "-m", "vfioemu.cli.main", "conformance", *files],
         capture_output=True,
         text=True,
         check=True,

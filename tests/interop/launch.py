@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from tests.interop.machine import Device
 from vfioemu.testing.daemon import DaemonProcess
 
-VFIOEMU = (sys.executable, "-m", "vfioemu.cli.main")
+VFIOEMU = (sys.executable, "-P", "-m", "vfioemu.cli.main")
 
 
 def connected(daemon: DaemonProcess) -> list[str]:

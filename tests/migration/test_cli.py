@@ -56,7 +56,7 @@ rate = 4000
 
 
 def argv(*arguments):
-    return [sys.executable, "-m", "vfioemu.cli.main", *map(str, arguments)]
+    return [sys.executable, "-P", "-m", "vfioemu.cli.main", *map(str, arguments)]
 
 
 class Place:

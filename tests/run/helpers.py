@@ -39,6 +39,7 @@ class Runner:
         """The command line."""
         return [
             sys.executable,
+            "-P",
             "-m",
             "vfioemu.cli.main",
             "run",

@@ -178,7 +178,7 @@ class TestRefusals:
         ids=lambda value: "-".join(value)[:40] if isinstance(value, list) else str(value),
     )
     def test_each_says_what_and_what_next(self, arguments, status, words):
-        line = [sys.executable, "-m", "vfioemu.cli.main", "run", *arguments]
+        line = [sys.executable, "-P", "-m", "vfioemu.cli.main", "run", *arguments]
         done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=120)
         assert done.returncode == status, done.stderr
         assert done.stderr.startswith("vfioemu: error: ")
@@ -305,6 +305,7 @@ class TestPrivileges:
 def test_the_daemon_speaks_when_it_is_asked_to():
     line = [
         sys.executable,
+        "-P",
         "-m",
         "vfioemu.cli.main",
         "-v",
@@ -369,7 +370,7 @@ def test_the_socket_is_nobody_elses(run):
 def test_help_is_short():
     for command in (["run"], ["devices"]):
         done = subprocess.run(
-            [sys.executable, "-m", "vfioemu.cli.main", *command, "--help"],
+            [sys.executable, "-P", "-m", "vfioemu.cli.main", *command, "--help"],
             capture_output=True,
             text=True,
             check=True,

@@ -58,19 +58,19 @@ def python():
 class TestOrdinaryUser:
     @pytest.mark.parametrize("memory", ["private", "memfd"])
     def test_everything_without_capabilities(self, python, memory):
-        line = [python, "-m", "vfioemu.cli.main", "run", DEVICE, "--", python, CLIENT, "once", memory]
+        line = [python, "-P", "-m", "vfioemu.cli.main", "run", DEVICE, "--", python, CLIENT, "once", memory]
         done = as_user(NOBODY, *line)
         assert (done.returncode, done.stdout, done.stderr) == (0, '{"ok": true}\n', "")
 
     def test_a_program_that_cannot_be_looked_into_is_asked(self, python):
-        line = [python, "-m", "vfioemu.cli.main", "run", DEVICE, "--", python, "-c", UNDUMPABLE, "once"]
+        line = [python, "-P", "-m", "vfioemu.cli.main", "run", DEVICE, "--", python, "-c", UNDUMPABLE, "once"]
         done = as_user(NOBODY, *line)
         assert done.stdout == '{"ok": true}\n', done.stderr
         assert done.stderr.count(ASKED) == 1
 
     @pytest.mark.slow
     def test_without_falling_back_it_is_refused(self, python):
-        line = [python, "-m", "vfioemu.cli.main", "run", DEVICE, "--memory=process_vm", "--", python]
+        line = [python, "-P", "-m", "vfioemu.cli.main", "run", DEVICE, "--memory=process_vm", "--", python]
         done = as_user(NOBODY, *line, "-c", UNDUMPABLE, "once")
         assert done.returncode == 1
         assert "its memory cannot be reached" in done.stderr
@@ -78,7 +78,7 @@ class TestOrdinaryUser:
     def test_two_users_do_not_get_in_each_others_way(self, python):
         script = "import os, subprocess, sys; print(os.environ['VFIOEMU_SOCKET']); sys.stdout.flush()\n"
         script += f"subprocess.run([sys.executable, {str(CLIENT)!r}, 'once'], check=True)"
-        line = [python, "-m", "vfioemu.cli.main", "run", DEVICE, "--", python, "-c", script]
+        line = [python, "-P", "-m", "vfioemu.cli.main", "run", DEVICE, "--", python, "-c", script]
         mine, theirs = as_user(NOBODY, *line), as_user(NOBODY - 1, *line)
         for done in (mine, theirs):
             assert done.stdout.endswith('{"ok": true}\n'), done.stderr

@@ -19,8 +19,9 @@ def test_calls_of_a_daemon_that_had_to_be_killed_are_kept(tmp_path, monkeypatch)
         raise subprocess.TimeoutExpired("the daemon", 0)
 
     monkeypatch.setattr(DaemonProcess, "stop", late)
-    instance.folder.joinpath("trace.jsonl").write_bytes(b"{}\n")
+    folder = instance.folder
+    monkeypatch.setattr(type(instance.trace), "data", b"{}\n")
     with pytest.raises(subprocess.TimeoutExpired):
         instance.stop()
     assert (tmp_path / "trace.jsonl").read_bytes().startswith(b"{}\n")
-    assert not instance.folder.exists()
+    assert not folder.exists()

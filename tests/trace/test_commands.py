@@ -28,7 +28,7 @@ from vfioemu.trace.text import Printer
 from vfioemu.uapi.features import CLASSES
 from vfioemu.uapi.kinds import FdKind
 
-VFIOEMU = [sys.executable, "-m", "vfioemu.cli.main"]
+VFIOEMU = [sys.executable, "-P", "-m", "vfioemu.cli.main"]
 CLIENT = """
 import sys, trio
 from vfioemu import client

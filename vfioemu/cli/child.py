@@ -45,16 +45,13 @@ def run(program: Program, environment: Mapping[str, str], ended: Callable[[int, 
         ended: is told when another child of ours ends: its pid and wait status.
 
     Returns:
-        The wait status of the program.
+        The wait status of the program. The signals stay blocked: what is left to do is to end as it has.
 
     Raises:
         CommandError: it cannot be executed.
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
-    try:
-        return _wait(_start(program, environment, mask), ended)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return _wait(_start(program, environment, mask), ended)
 
 
 def _start(program: Program, environment: Mapping[str, str], mask: Iterable[int]) -> int:

@@ -5,19 +5,20 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, Final
 
 import click
 
 import vfioemu.demo
-from vfioemu.cli.errors import FAILED, CommandError
+from vfioemu import starting
+from vfioemu.cli.errors import CommandError
 from vfioemu.cli.values import DURATION, RATE
-from vfioemu.private import private_directory
 
 FILES = Path(vfioemu.demo.__file__).parent
 START_SECONDS = 30
+_ENDS: Final = (signal.SIGTERM, signal.SIGHUP)
 
 
 @click.command(name="demo")
@@ -37,12 +38,12 @@ def command(bandwidth: int, downtime: float, tcp: bool, trace: Path | None) -> i
     Its CPUs and two DMA devices write all the time. One device logs its DMA itself, the pages of the other one are
     tracked by its container.
     """
-    with private_directory("demo") as base, contextlib.ExitStack() as stack:
-        for side in ("a", "b"):
-            socket = stack.enter_context(_daemon(base / side, trace and Path(f"{trace}.{side}")))
-            print(f" daemon {side}: {socket}", flush=True)
-        uri = "tcp:127.0.0.1:0" if tcp else f"unix:{base}/migration.sock"
-        incoming, uri = stack.enter_context(_incoming(uri, base))
+    with contextlib.ExitStack() as stack:
+        _end_by_signals()
+        a, b = (stack.enter_context(_daemon(trace and Path(f"{trace}.{side}"))) for side in ("a", "b"))
+        print(f" daemon a: {a}\n daemon b: {b}", flush=True)
+        uri = "tcp:127.0.0.1:0" if tcp else f"unix:{b.parent}/migration.sock"
+        incoming, uri = stack.enter_context(_incoming(uri, b.parent))
         print(f" vfioemu incoming {uri}, on daemon b", flush=True)
         insecure = ["--insecure"] if tcp else []  # the peer's uid is checked all the same
         limits = [
@@ -53,13 +54,11 @@ def command(bandwidth: int, downtime: float, tcp: bool, trace: Path | None) -> i
             f"{downtime * 1000:g}ms",
         ]
         print(f" vfioemu migrate {uri} {' '.join(limits)}, on daemon a", flush=True)
-        migrate = _command(
-            "migrate", uri, "--guest", FILES / "guest.toml", "--runtime-dir", base / "a", *limits
+        code = _migrate(
+            starting.command(
+                "migrate", uri, "--guest", FILES / "guest.toml", "--runtime-dir", a.parent, *limits
+            )
         )
-        signal.signal(
-            signal.SIGINT, lambda *_: None
-        )  # Ctrl-C is for `migrate`, which cancels; we clean up behind it
-        code = subprocess.run(migrate, check=False).returncode
         if code:
             return code
         output, _ = incoming.communicate(timeout=START_SECONDS)
@@ -68,68 +67,81 @@ def command(bandwidth: int, downtime: float, tcp: bool, trace: Path | None) -> i
         return incoming.returncode
 
 
-def _command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", "vfioemu.cli.main", *(os.fspath(argument) for argument in arguments)]
+def _end_by_signals() -> None:
+    """SIGTERM, and SIGHUP of a terminal that is closed, end the demo by way of its clean-up."""
+
+    def end(number: int, _: object) -> None:
+        for late in _ENDS:
+            signal.signal(late, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    for number in _ENDS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, end)
 
 
-@contextlib.contextmanager
-def _daemon(directory: Path, trace: Path | None) -> Iterator[str]:
-    """A daemon as a process of its own; its socket."""
-    arguments: list[str | Path] = [
-        "-q",
-        "serve",
-        "--machine",
-        FILES / "machine.toml",
-        "--runtime-dir",
-        directory,
-        "--exit-with-parent",
-        *([f"--trace={trace}"] if trace else []),
-    ]
-    with _ready(arguments, None) as (_, socket):
-        yield socket
-
-
-@contextlib.contextmanager
-def _incoming(uri: str, base: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The destination; its process and where it listens."""
-    arguments: list[str | Path] = [
-        "incoming",
-        uri,
-        "--guest",
-        FILES / "guest.toml",
-        "--runtime-dir",
-        base / "b",
-        *(["--insecure"] if uri.startswith("tcp:") else []),
-    ]
-    with _ready(arguments, subprocess.PIPE) as ready:
-        yield ready
-
-
-@contextlib.contextmanager
-def _ready(
-    arguments: Sequence[str | Path], stdout: int | None
-) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Start a command and wait until it says that it is ready; ended when the block ends."""
-    read, write = os.pipe()
-    process = subprocess.Popen(
-        _command(*arguments, "--ready-fd", str(write)),
-        pass_fds=[write],
-        stdin=subprocess.DEVNULL,
-        stdout=stdout,
-        stderr=subprocess.STDOUT if stdout else None,
-        text=True,
-        process_group=0,  # Ctrl-C is for `migrate`, which has to find the others alive
-    )
-    os.close(write)
+def _migrate(line: Sequence[str]) -> int:
+    """Run `migrate` in the foreground; its exit status. Ctrl-C is for it, and it cancels; we clean up behind it."""
+    process = subprocess.Popen(line, preexec_fn=starting.dying_with_us())
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with open(read, encoding="utf-8") as pipe:
-            said = pipe.readline().strip()
-        if not said:
-            raise CommandError(f"`vfioemu {arguments[0]}` did not start", "what it says is above", FAILED)
-        yield process, said
+        code = process.wait()
     finally:
         if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
+            process.terminate()
+            process.wait()
+        signal.signal(signal.SIGINT, interrupt)
+    return code if code >= 0 else 128 - code
+
+
+@contextlib.contextmanager
+def _daemon(trace: Path | None) -> Iterator[Path]:
+    """A daemon as a process of its own; its socket, in a directory that goes with it."""
+    arguments: list[str | Path] = ["-q", "serve", "--private", "--machine", FILES / "machine.toml"]
+    arguments += [f"--trace={trace}"] if trace else []
+    process, path = starting.start_daemon(
+        arguments, process_group=0
+    )  # Ctrl-C is for `migrate`, which has to find it alive
+    with _ended(process):
+        if not path:
+            raise CommandError("`vfioemu serve` did not start", "what it says is above")
+        yield Path(path)
+
+
+@contextlib.contextmanager
+def _incoming(uri: str, directory: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The destination; its process and where it listens."""
+    read, write = os.pipe()
+    where: list[str | Path] = ["--guest", FILES / "guest.toml", "--runtime-dir", directory]
+    if uri.startswith("tcp:"):
+        where.append("--insecure")
+    process = subprocess.Popen(
+        starting.command("incoming", uri, *where, "--ready-fd", str(write)),
+        pass_fds=[write],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        process_group=0,
+        preexec_fn=starting.dying_with_us(),
+    )
+    os.close(write)
+    with _ended(process), open(read, encoding="utf-8") as pipe:
+        said = pipe.readline().strip()
+        if not said:
+            output, _ = process.communicate()
+            raise CommandError(f"`vfioemu incoming` did not start: {output.strip()}")
+        yield process, said
+
+
+@contextlib.contextmanager
+def _ended(process: "subprocess.Popen[Any]") -> Iterator[None]:
+    """A process for as long as the block lasts."""
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            process.terminate()
         process.wait()
         if process.stdout is not None:
             process.stdout.close()

@@ -111,6 +111,8 @@ def _show(reports: Iterable[Report], keep: Path | None, calls: bool) -> int:
         runs += report.runs
         failed += len(report.findings)
     print(f"{max(0, runs - failed)} runs passed, {failed} failed")
+    if not runs and not failed:
+        raise CommandError("nothing was run: each engine was left out", exit_code=MISSING)
     return FAILED if failed else 0
 
 

@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from vfioemu.cli import child, program
 from vfioemu.cli.errors import MISSING, USAGE, CommandError
 from vfioemu.cli.where import answer, connected, directory
 from vfioemu.daemon.runtime_dir import ROOT, SOCKET
+from vfioemu.starting import start_daemon
 
 log: Final = logging.getLogger(__name__)
 
@@ -171,33 +171,23 @@ def _run_private(wanted: Wanted, command_line: tuple[str, ...], library: Path) -
 @contextlib.contextmanager
 def _daemon(arguments: Sequence[str]) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
     """A private daemon for as long as the block lasts, and its directory; it also ends when we are killed."""
-    ready, theirs = os.pipe()
     verbose = click.get_current_context().find_root().params.get("verbose", 0)
     level = ["-v"] * verbose if verbose else ["-q"]
-    line = [sys.executable, "-m", "vfioemu.cli.main", *level, "serve", "--private", "--exit-with-parent"]
-    line += ["--ready-fd", str(theirs), *arguments]
     environment = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
-    process = subprocess.Popen(
-        line,
-        stdin=subprocess.DEVNULL,
+    process, path = start_daemon(
+        [*level, "serve", "--private", *arguments],
         stdout=subprocess.DEVNULL,
-        pass_fds=[theirs],
         env=environment,
         start_new_session=True,  # ^C is for the program
     )
-    os.close(theirs)
-    directory = None
+    if not path:
+        raise SystemExit(process.wait())  # it has said why
+    directory = Path(path).parent
     try:
-        with os.fdopen(ready, "rb") as pipe:
-            path = os.fsdecode(pipe.read().rstrip(b"\n"))
-        if not path:
-            raise SystemExit(process.wait())  # it has said why
-        directory = Path(path).parent
         yield process, directory
     finally:
         _end(process)
-        if directory is not None:
-            shutil.rmtree(directory, ignore_errors=True)  # if it was killed
+        shutil.rmtree(directory, ignore_errors=True)  # if it was killed
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

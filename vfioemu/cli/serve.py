@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
 """`vfioemu serve`: a daemon, in the foreground or in the background."""
 
+import contextlib
 import logging
 import os
+import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +26,35 @@ from vfioemu.trace.options import TraceOptions
 from vfioemu.wire.messages import MemoryMode
 
 
+def _opened(_: click.Context, parameter: click.Parameter, fd: int | None) -> int | None:
+    """An fd that we have inherited."""
+    if fd is not None:
+        try:
+            kind = os.fstat(fd).st_mode
+        except OSError:
+            raise click.BadParameter(f"fd {fd} is not open", param=parameter) from None
+        if stat.S_ISDIR(kind) or (stat.S_ISREG(kind) and parameter.name == "exit_with_fd"):
+            raise click.BadParameter(f"fd {fd} is a file, of which nothing can be told", param=parameter)
+    return fd
+
+
+def _watched(exit_with_parent: bool, fd: int | None) -> int:
+    """The fd with which the daemon ends; -1 for none.
+
+    A parent that ended before we could look for it has left us to another process: to process 1, which is nobody's
+    parent in another session than its own.
+    """
+    if fd is not None:
+        return fd
+    if not exit_with_parent:
+        return -1
+    parent = os.getppid()
+    if parent != 1 or os.getsid(1) == os.getsid(0):
+        with contextlib.suppress(ProcessLookupError):
+            return os.pidfd_open(parent)
+    raise CommandError("the process that started it has ended already", "--exit-with-fd misses no moment")
+
+
 @click.command(name="serve")
 @click.option(
     "-m",
@@ -39,7 +70,12 @@ from vfioemu.wire.messages import MemoryMode
 @runtime_dir_option
 @click.option("--background", is_flag=True, help="Return when it is ready; it goes on until `vfioemu stop`.")
 @click.option("--private", is_flag=True, help="Have a new runtime directory, which goes with the daemon.")
-@click.option("--ready-fd", type=click.IntRange(0), help="Write the socket's path to this fd when ready.")
+@click.option(
+    "--ready-fd",
+    type=click.IntRange(0),
+    callback=_opened,
+    help="Write the socket's path to this fd when ready.",
+)
 @click.option(
     "--memory",
     type=click.Choice(["ask", "process_vm", "auto"]),
@@ -56,6 +92,12 @@ from vfioemu.wire.messages import MemoryMode
     help="Seconds to wait for a client that owes an answer.",
 )
 @click.option("--exit-with-parent", is_flag=True, help="End when the process that started it has ended.")
+@click.option(
+    "--exit-with-fd",
+    type=click.IntRange(0),
+    callback=_opened,
+    help="End when this fd, a pidfd or a pipe, says that its other side has.",
+)
 @trace_options
 def command(
     machine_file: Path | None,
@@ -70,6 +112,7 @@ def command(
     allow_uid: tuple[int, ...],
     ask_timeout: float,
     exit_with_parent: bool,
+    exit_with_fd: int | None,
     trace: TraceOptions | None,
 ) -> int:
     """Emulate a machine until SIGTERM or SIGINT.
@@ -85,7 +128,7 @@ def command(
         fallback=memory == "auto",
         uids=frozenset(allow_uid),
         limits=Limits(ask_timeout=ask_timeout),
-        with_parent=exit_with_parent,
+        until=_watched(exit_with_parent, exit_with_fd),
         trace=trace,
     )
     notify = os.environ.get("NOTIFY_SOCKET", "")

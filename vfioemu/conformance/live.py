@@ -8,11 +8,12 @@ are forked from the runner. Steps follow one another without a pause.
 import logging
 import os
 import pickle
+import shutil
 import signal
 import sys
 import traceback
 from collections.abc import Callable
-from contextlib import ExitStack
+from pathlib import Path
 from typing import Final, NoReturn, Self, cast
 
 import trio
@@ -24,7 +25,7 @@ from vfioemu.conformance.trace import Environment, Scenario
 from vfioemu.core.spec import MachineSpec
 from vfioemu.daemon.runtime_dir import CONTROL, SOCKET
 from vfioemu.daemon.serve import Options, Ready, serve
-from vfioemu.private import private_directory
+from vfioemu.starting import become_a_worker, lifeline
 from vfioemu.wire.messages import MemoryMode
 
 SCENARIO_TIMEOUT: Final = 60.0
@@ -49,8 +50,7 @@ class LiveRunner:
     def __init__(self, spec: MachineSpec, memory: str) -> None:
         self._spec = spec
         self._memory = MemoryMode[memory.upper()]
-        self._stack = ExitStack()
-        self._runtime_dir = self._stack.enter_context(private_directory("conformance")) / "run"
+        self._runtime_dir: Path | None = None
         self._daemon = 0
 
     def __enter__(self) -> Self:
@@ -61,23 +61,34 @@ class LiveRunner:
         if self._daemon and not self._reap(os.WNOHANG):
             os.kill(self._daemon, signal.SIGTERM)
             self._reap()
-        self._stack.close()
+        self._forget()
 
     def _start(self) -> None:
         reader, writer = os.pipe()
-        options = Options(runtime_dir=self._runtime_dir, memory=self._memory)
+        life = lifeline()
+        options = Options(memory=self._memory, until=life)
 
         def emulate() -> None:
+            os.setsid()  # ^C is for the runner
             if not logging.getLogger().isEnabledFor(logging.DEBUG):
                 logging.disable(logging.INFO)  # a line for each refused call, of which traces are full
             trio.run(serve, self._spec, options, Ready(fd=writer))
 
         self._daemon = _fork(emulate, reader)
         os.close(writer)
+        os.close(life)
         with open(reader, "rb") as pipe:
-            if not pipe.read():
-                self._reap()
-                raise DiedError("the daemon did not start")
+            path = os.fsdecode(pipe.read().rstrip(b"\n"))
+        if not path:
+            self._reap()
+            raise DiedError("the daemon did not start")
+        self._runtime_dir = Path(path).parent
+
+    def _forget(self) -> None:
+        """Remove what a daemon has left that was killed."""
+        if self._runtime_dir is not None:
+            shutil.rmtree(self._runtime_dir, ignore_errors=True)
+            self._runtime_dir = None
 
     def _reap(self, options: int = 0) -> bool:
         """Whether the daemon has ended."""
@@ -92,10 +103,13 @@ class LiveRunner:
             DiedError: the process, or the daemon, did not survive it.
         """
         if not self._daemon or self._reap(os.WNOHANG):
+            self._forget()
             self._start()  # the scenario before this one has killed it, and has failed for that
         reader, writer = os.pipe()
+        ours = os.getpid()
 
         def replay() -> None:
+            become_a_worker(ours)
             differences = trio.run(self._replay, scenario, environment)
             with open(writer, "wb") as pipe:
                 pickle.dump(differences, pipe)
@@ -115,6 +129,7 @@ class LiveRunner:
 
     async def _left(self) -> list[str]:
         """What the daemon still holds, some time after the only client has died."""
+        assert self._runtime_dir is not None
         async with control(self._runtime_dir / CONTROL) as commands:
             left: dict[str, object] = {}
             with trio.move_on_after(LEAVE_TIMEOUT):
@@ -127,6 +142,7 @@ class LiveRunner:
         return [f"{name}={value}" for name, value in left.items()]
 
     async def _replay(self, scenario: Scenario, environment: Environment) -> list[Difference]:
+        assert self._runtime_dir is not None
         with trio.fail_after(SCENARIO_TIMEOUT):
             async with (
                 connect(self._runtime_dir / SOCKET) as session,

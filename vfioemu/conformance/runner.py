@@ -5,6 +5,7 @@ Each worker has its own machine (and its own daemon), on which its share of the 
 """
 
 import multiprocessing
+import os
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ from vfioemu.conformance.machine import machine_for
 from vfioemu.conformance.replay import Difference
 from vfioemu.conformance.trace import Environment, Scenario, Traces
 from vfioemu.core.spec import MachineSpec
+from vfioemu.starting import become_a_worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,24 +104,32 @@ def run(jobs: Sequence[Job], options: Options) -> Iterator[Outcome]:
     receivers = []
     for share in shares:
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(*share, sender))
+        process = context.Process(target=_work, args=(*share, sender, os.getpid()), daemon=True)
         process.start()
         sender.close()
         receivers.append((receiver, process, len(share[0])))
-    for receiver, process, count in receivers:
-        done = 0
-        while done < count:
-            try:
-                yield receiver.recv()
-            except EOFError:
-                break
-            done += 1
-        process.join()
-        for job in shares[receivers.index((receiver, process, count))][0][done:]:
-            yield Outcome(job.scenario.id, crash="the worker process died")
+    try:
+        for receiver, process, count in receivers:
+            done = 0
+            while done < count:
+                try:
+                    yield receiver.recv()
+                except EOFError:
+                    break
+                done += 1
+            process.join()
+            for job in shares[receivers.index((receiver, process, count))][0][done:]:
+                yield Outcome(job.scenario.id, crash="the worker process died")
+    finally:
+        for _, process, _ in receivers:
+            process.kill()  # if we were interrupted; the daemons that they have end with them
+            process.join()
 
 
-def _work(jobs: Sequence[Job], options: Options, sender: "multiprocessing.connection.Connection") -> None:
+def _work(
+    jobs: Sequence[Job], options: Options, sender: "multiprocessing.connection.Connection", parent: int
+) -> None:
+    become_a_worker(parent)
     for outcome in _run_share(jobs, options):
         sender.send(outcome)
     sender.close()

@@ -41,7 +41,7 @@ class Options:
         fallback: where the system refuses PROCESS_VM, ask.
         uids: who may connect besides our own user.
         limits: bounds and time-outs.
-        with_parent: end when the process that started it has ended, however that went.
+        until: an fd; the daemon ends when it is readable, or its other end is closed. -1 for none.
         trace: where to write what happens; None: nowhere.
     """
 
@@ -50,7 +50,7 @@ class Options:
     fallback: bool = False
     uids: frozenset[int] = frozenset()
     limits: Limits = field(default_factory=Limits)
-    with_parent: bool = False
+    until: int = -1
     trace: TraceOptions | None = None
 
 
@@ -117,11 +117,8 @@ async def running(
     )
     escaped: BaseException | None = None
     with contextlib.ExitStack() as stack:
-        if runtime_dir is None:
-            directory = stack.enter_context(rd.private_directory())
-        else:
-            directory = Path(runtime_dir)
-            rd.make_private(directory, shared=bool(uids))
+        directory = stack.enter_context(rd.private_directory()) if runtime_dir is None else Path(runtime_dir)
+        rd.make_private(directory, shared=bool(uids))
         stack.enter_context(rd.occupied(directory))
         socket_path = directory / rd.SOCKET
         control_path = directory / rd.CONTROL
@@ -161,17 +158,17 @@ async def running(
 
 
 async def serve(spec: MachineSpec, options: Options, ready: "Ready | None" = None) -> int:
-    """Run a daemon until SIGTERM or SIGINT: the signal that ended it.
+    """Run a daemon until SIGTERM, SIGINT or SIGHUP, if that is not ignored (nohup): the signal that ended it.
 
     Raises:
         StartError: it cannot start.
         ValueError: there is no such machine.
     """
     raise_file_limit()
-    parent = (
-        os.pidfd_open(os.getppid()) if options.with_parent else -1
-    )  # now: it is alive until it knows that we run
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    ends = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        ends.append(signal.SIGHUP)
+    with trio.open_signal_receiver(*ends) as signals:
         async with running(
             spec,
             options.runtime_dir,
@@ -184,16 +181,16 @@ async def serve(spec: MachineSpec, options: Options, ready: "Ready | None" = Non
             if ready is not None:
                 ready.tell(daemon)
             async with trio.open_nursery() as nursery:
-                if parent >= 0:
-                    nursery.start_soon(_end_with_parent, parent)
+                if options.until >= 0:
+                    nursery.start_soon(_end_with, options.until)
                 number = await anext(aiter(signals))
                 nursery.cancel_scope.cancel()
             log.info("signal %d: ending", number)
     return number
 
 
-async def _end_with_parent(parent: int) -> None:
-    """Ask ourselves to end when the process behind this pidfd is gone, however it went."""
+async def _end_with(parent: int) -> None:
+    """Ask ourselves to end when the process behind this fd is gone, however it went."""
     await trio.lowlevel.wait_readable(parent)
     log.info("the parent process is gone")
     signal.raise_signal(signal.SIGTERM)

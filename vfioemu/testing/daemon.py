@@ -7,14 +7,15 @@ socket.
 
 import contextlib
 import os
+import shutil
 import subprocess
-import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from vfioemu.asking import ControlSocket, Refused
-from vfioemu.private import private_directory
+from vfioemu.starting import start_daemon
 
 _STOP: Final = 20.0
 
@@ -27,17 +28,16 @@ class DaemonProcess:
         directory: its runtime directory.
         socket_path: where clients connect.
         control_path: where it is commanded.
-        log_path: what it says.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], directory: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], directory: Path, log: IO[bytes]) -> None:
         self._process = process
+        self._log = log
         self._control: ControlSocket | None = None
         self.pid = process.pid
         self.directory = directory
         self.socket_path = directory / "vfio.sock"
         self.control_path = directory / "control.sock"
-        self.log_path = directory / "log"
 
     def ask(self, command: str, **arguments: object) -> Any:
         """The answer to a command on the control socket.
@@ -75,7 +75,11 @@ class DaemonProcess:
 
     def log(self) -> str:
         """What it has said so far."""
-        return self.log_path.read_text(encoding="utf-8", errors="replace")
+        return os.pread(self._log.fileno(), os.fstat(self._log.fileno()).st_size, 0).decode(errors="replace")
+
+    def close(self) -> None:
+        """Forget its log."""
+        self._log.close()
 
     def alive(self) -> bool:
         """Whether it still runs."""
@@ -104,33 +108,35 @@ def daemon_process(
         machine: the text of a machine file.
         options: more options of `vfioemu serve`.
         cpu: the only CPU that it may run on.
-        folder: where its files and its runtime directory go; by default where only we come to.
+        folder: where its runtime directory goes; by default where only we come to.
 
     Raises:
         RuntimeError: it did not start, or did not end with SIGTERM's status; the text has its log.
     """
-    with contextlib.ExitStack() as stack:
-        base = stack.enter_context(private_directory("daemon")) if folder is None else folder
-        directory = base / "run"
-        directory.mkdir(0o700)
-        file = base / "machine.toml"
-        file.write_text(machine, encoding="utf-8")
-        ready, theirs = os.pipe()
-        command = [sys.executable, "-m", "vfioemu.cli.main", "serve", "-m", os.fspath(file)]
-        command += ["--runtime-dir", os.fspath(directory), "--ready-fd", str(theirs), *options]
-        with (directory / "log").open("wb") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, pass_fds=[theirs])
-        os.close(theirs)
-        daemon = DaemonProcess(process, directory)
+    where = ["--private"] if folder is None else [f"--runtime-dir={folder}/run"]
+    with (
+        tempfile.TemporaryFile() as log,
+        tempfile.TemporaryFile() as file,
+    ):  # no names that we could leave behind
+        file.write(machine.encode())
+        file.flush()
+        process, path = start_daemon(
+            ["serve", *where, f"--machine=/dev/fd/{file.fileno()}", *options],
+            pass_fds=[file.fileno()],
+            stdout=log,
+            stderr=log,
+        )
+        daemon = DaemonProcess(process, Path(path).parent, log)
         try:
+            if not path:
+                raise RuntimeError(f"the daemon did not start:\n{daemon.log()}")
             if cpu is not None:
                 os.sched_setaffinity(process.pid, {cpu})
-            with os.fdopen(ready, "rb") as pipe:
-                if not pipe.readline():
-                    raise RuntimeError(f"the daemon did not start:\n{daemon.log()}")
             yield daemon
         finally:
             status = daemon.stop()
+            if path:
+                shutil.rmtree(daemon.directory, ignore_errors=True)  # of one that was killed
         if status != 128 + 15:
             raise RuntimeError(f"the daemon ended with status {status}:\n{daemon.log()}")
 

@@ -12,14 +12,16 @@ The daemon starts when it is first needed, and ends, whatever happened, with the
 
 import json
 import os
+import shutil
+import signal
 import subprocess
-import sys
+import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import IO, Any, Final, Self
 
-from vfioemu.private import private_directory
+from vfioemu import starting
+from vfioemu.starting import start_daemon
 from vfioemu.testing.daemon import DaemonProcess
 from vfioemu.trace import events as e
 from vfioemu.trace.text import Printer
@@ -31,12 +33,19 @@ RUN_SECONDS: Final = 300.0
 class Trace:
     """What the clients of an instance have done.
 
-    Args:
-        path: JSON lines, see protocol/trace-events.schema.json.
+    Attributes:
+        file: JSON lines, see protocol/trace-events.schema.json; None while no daemon runs.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self) -> None:
+        self.file: IO[bytes] | None = None
+
+    @property
+    def data(self) -> bytes:
+        """All of it, as the daemon has written it so far."""
+        if self.file is None:
+            return b""
+        return os.pread(self.file.fileno(), os.fstat(self.file.fileno()).st_size, 0)
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -55,10 +64,7 @@ class Trace:
 
     def _lines(self) -> list[bytes]:
         """Those that are complete: the daemon may be writing one."""
-        try:
-            return self._path.read_bytes().split(b"\n")[:-1]
-        except FileNotFoundError:
-            return []
+        return self.data.split(b"\n")[:-1]
 
 
 class Device:
@@ -121,17 +127,15 @@ class Instance:
 
     Args:
         trace_file: what the trace is appended to when the instance ends; several may have the same one.
-        keep: leave that folder when the instance ends.
+        keep: leave a folder with the trace and the daemon's log when the instance ends.
 
     Attributes:
-        folder: the instance's own.
+        kept: that folder, if there is one.
     """
 
     def __init__(self, *, trace_file: Path | None = None, keep: bool = False) -> None:
-        self._stack = ExitStack()
-        self.folder = self._stack.enter_context(private_directory("instance", keep=keep))
-        self._trace_path = self.folder / "trace.jsonl"
-        self.trace = Trace(self._trace_path)
+        self.kept = Path(tempfile.mkdtemp(prefix="vfioemu-")) if keep else None
+        self.trace = Trace()
         self._trace_file = trace_file
         self._wishes: list[str] = []
         self._daemon: DaemonProcess | None = None
@@ -155,6 +159,11 @@ class Instance:
         words = [f"{key.replace('_', '-')}={_value(value)}" for key, value in options.items()]
         self._wishes.append(",".join([model, *words]))
         return Device(self, len(self._wishes) - 1, model)
+
+    @property
+    def folder(self) -> Path:
+        """The daemon's own, with its sockets; it goes with the daemon."""
+        return self._running().directory
 
     @property
     def socket_path(self) -> Path:
@@ -182,17 +191,8 @@ class Instance:
             check: subprocess.CalledProcessError for an exit status that is not 0.
         """
         daemon = self._running()
-        line = [
-            sys.executable,
-            "-m",
-            "vfioemu.cli.main",
-            "run",
-            "--connect",
-            os.fspath(daemon.directory),
-            "--",
-        ]
         return subprocess.run(
-            [*line, *(os.fspath(word) for word in command)],
+            starting.command("run", "--connect", daemon.directory, "--", *command),
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -200,6 +200,7 @@ class Instance:
             cwd=cwd,
             input=input,
             check=check,
+            preexec_fn=starting.dying_with_us(signal.SIGKILL),  # the program dies with `run`
         )
 
     def ask(self, command: str, **arguments: object) -> Any:
@@ -224,13 +225,18 @@ class Instance:
                 finally:
                     self._hand_in()  # above all the calls of one that had to be killed
         finally:
-            self._stack.close()
+            if daemon is not None:
+                shutil.rmtree(daemon.directory, ignore_errors=True)  # of one that was killed
+                daemon.close()
+            if self.trace.file is not None:
+                self.trace.file.close()
+                self.trace.file = None
 
     def _hand_in(self) -> None:
         """Add the trace to what other instances have left in the file that was asked for."""
         if self._trace_file is not None:
             with self._trace_file.open("ab") as file:
-                file.write(self._trace_path.read_bytes())
+                file.write(self.trace.data)
 
     def _running(self) -> DaemonProcess:
         if self._daemon is None:
@@ -238,29 +244,32 @@ class Instance:
         return self._daemon
 
     def _start(self) -> DaemonProcess:
-        directory = self.folder / "run"
-        directory.mkdir(0o700)
-        ready, theirs = os.pipe()
-        line = [sys.executable, "-m", "vfioemu.cli.main", "serve", "--runtime-dir", os.fspath(directory)]
-        line += ["--memory=auto", "--exit-with-parent", "--ready-fd", str(theirs)]
-        line += [f"--trace={self._trace_path}", "--trace-format=json"]
-        line += [f"--device={wish}" for wish in self._wishes] or [f"--machine={self._empty_machine()}"]
-        with (directory / "log").open("wb") as log:
-            process = subprocess.Popen(
-                line, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[theirs]
-            )
-        os.close(theirs)
-        daemon = DaemonProcess(process, directory)
-        with os.fdopen(ready, "rb") as pipe:
-            if not pipe.readline():
-                process.wait()
-                raise RuntimeError(f"the daemon did not start:\n{daemon.log()}")
+        self.trace.file, log = self._file("trace.jsonl"), self._file("log")
+        trace = self.trace.file.fileno()
+        process, path = start_daemon(
+            [
+                "serve",
+                "--private",
+                "--memory=auto",
+                f"--trace=/dev/fd/{trace}",
+                "--trace-format=json",
+                *([f"--device={wish}" for wish in self._wishes] or [f"--machine={os.devnull}"]),
+            ],
+            pass_fds=[trace],
+            stdout=log,
+            stderr=log,
+        )
+        daemon = DaemonProcess(process, Path(path).parent, log)
+        if not path:
+            process.wait()
+            why = daemon.log()
+            daemon.close()
+            raise RuntimeError(f"the daemon did not start:\n{why}")
         return daemon
 
-    def _empty_machine(self) -> Path:
-        path = self.folder / "machine.toml"
-        path.write_text("", encoding="utf-8")
-        return path
+    def _file(self, name: str) -> IO[bytes]:
+        """A file for the daemon to write, and for us to read; without a name, if it is not to be kept."""
+        return tempfile.TemporaryFile() if self.kept is None else (self.kept / name).open("w+b")
 
 
 def _value(value: object) -> str:

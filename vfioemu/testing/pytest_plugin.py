@@ -20,6 +20,7 @@ _MARKER: Final = (
     'vfioemu_requires(*programs): skip, with the reason, without these programs (or "preload", "atheris")'
 )
 _LAST: Final = 40
+_KEPT: Final = "vfioemu_kept"
 _QEMU: Final = "qemu-system-x86_64"
 _INSTANCES: Final = pytest.StashKey[list["Instance"]]()
 
@@ -28,7 +29,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add our options."""
     group = parser.getgroup("vfioemu")
     group.addoption(
-        "--vfioemu-keep", action="store_true", help="Leave the folders of instances: log, trace, sockets."
+        "--vfioemu-keep",
+        action="store_true",
+        help="Leave the folders of instances, with log and trace, and say where they are.",
     )
     group.addoption(
         "--vfioemu-trace",
@@ -69,11 +72,22 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
                 report.sections.append(("vfioemu: the last calls", text))
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say where folders are that were to be kept."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, value in getattr(report, "user_properties", ()):
+                if name == _KEPT and report.when == "call":
+                    terminalreporter.write_line(f"vfioemu: {report.nodeid}: log and trace are in {value}")
+
+
 @pytest.fixture
 def vfioemu(request: pytest.FixtureRequest) -> Iterator["Instance"]:
     """A private vfioemu for one test: `.device()`, `.run()`, `.trace`; it ends with the test, always."""
     with _instance(request.config) as instance:
         request.node.stash.setdefault(_INSTANCES, []).append(instance)
+        if instance.kept is not None:
+            request.node.user_properties.append((_KEPT, str(instance.kept)))
         yield instance
 
 

@@ -2,6 +2,7 @@
 """Many runs, for some time, in several processes: what failed, and with which seed."""
 
 import multiprocessing
+import os
 import time
 import traceback
 from collections import Counter
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import cast
 
+from vfioemu.starting import become_a_worker
 from vfioemu.testing.fuzz.run import Run
 
 
@@ -67,19 +69,33 @@ def campaign(first_seed: int, seconds: float, jobs: int = 1) -> Iterator[Summary
         return
     context = multiprocessing.get_context("fork")
     receivers: list[Connection] = []
+    processes = []
     for number in range(jobs):
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(first_seed + number, jobs, end, sender), daemon=True)
+        process = context.Process(
+            target=_work, args=(first_seed + number, jobs, end, sender, os.getpid()), daemon=True
+        )
         process.start()
         sender.close()
         receivers.append(receiver)
-    while receivers:
-        for ready in wait(receivers):
-            receiver = cast("Connection", ready)
-            try:
-                yield receiver.recv()
-            except EOFError:
-                receivers.remove(receiver)
+        processes.append(process)
+    try:
+        while receivers:
+            for ready in wait(receivers):
+                receiver = cast("Connection", ready)
+                try:
+                    yield receiver.recv()
+                except EOFError:
+                    receivers.remove(receiver)
+        for number, process in enumerate(processes):
+            process.join()
+            if process.exitcode:
+                why = f"the worker that began with this seed has died: exit code {process.exitcode}"
+                yield Summary(failures=[Failure(first_seed + number, why)])
+    finally:
+        for process in processes:
+            process.kill()  # if we were interrupted
+            process.join()
 
 
 def _share(first_seed: int, step: int, end: float) -> Iterator[Summary]:
@@ -91,7 +107,8 @@ def _share(first_seed: int, step: int, end: float) -> Iterator[Summary]:
             return
 
 
-def _work(first_seed: int, step: int, end: float, sender: Connection) -> None:
+def _work(first_seed: int, step: int, end: float, sender: Connection, parent: int) -> None:
+    become_a_worker(parent)
     for summary in _share(first_seed, step, end):
         sender.send(summary)
     sender.close()

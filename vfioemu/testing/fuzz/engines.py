@@ -15,14 +15,15 @@ import hashlib
 import importlib.util
 import os
 import re
+import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
+from vfioemu.starting import dying_with_us, python
 from vfioemu.testing.fuzz.campaign import Summary, campaign
 from vfioemu.testing.fuzz.golden import programs
 from vfioemu.testing.fuzz.program import MAX_STEPS, encode
@@ -34,6 +35,8 @@ SEEDS: Final = 400
 """How many golden scenarios a corpus begins with."""
 SLOWEST: Final = 120
 """Seconds after which an input is a finding: the core is in an endless loop."""
+_Running: TypeAlias = tuple[str, Path, Path, "subprocess.Popen[bytes]"]
+"""Its name, its log, what artifacts begin with, and its process."""
 _EXECUTED: Final = re.compile(r"stat::number_of_executed_units: (\d+)")
 
 
@@ -133,6 +136,8 @@ class Plan:
             again = f"vfioemu fuzz --seed {failure.seed}"
             report.findings.append(Finding(again, f"seed {failure.seed}: {failure.why.rstrip()}"))
         report.runs, report.seconds = report.calls.runs, time.monotonic() - begin
+        if not report.runs:
+            report.findings.append(Finding("vfioemu fuzz --engine walk", "walk ran nothing"))
         return report
 
     def _guided(self, seconds: float) -> Report:
@@ -140,7 +145,7 @@ class Plan:
         corpus.mkdir(parents=True, exist_ok=True)
         if self.golden is not None and not any(corpus.iterdir()):
             plant_corpus(self.golden, corpus)
-        base = [sys.executable, "-m", "vfioemu.testing.fuzz.guided", "-max_len=16384", "-reload=5"]
+        base = python("vfioemu.testing.fuzz.guided", "-max_len=16384", "-reload=5")
         commands = [
             ("guided", [*base, f"-timeout={SLOWEST}", f"-seed={self.seed + n}", str(corpus)])
             for n in range(self.jobs)
@@ -173,20 +178,35 @@ class Plan:
             options = [f"-max_total_time={max(1, round(seconds))}", f"-artifact_prefix={prefix}"]
             with log.open("wb") as output:
                 process = subprocess.Popen(
-                    [*command, *options, "-print_final_stats=1"], stdout=output, stderr=output
+                    [*command, *options, "-print_final_stats=1"],
+                    stdout=output,
+                    stderr=output,
+                    preexec_fn=dying_with_us(signal.SIGKILL),
                 )
             running.append((name, log, prefix, process))
+        try:
+            self._wait(report, running, findings)
+        finally:
+            for *_, process in running:
+                process.kill()  # if we were interrupted
+                process.wait()
+        report.seconds = time.monotonic() - begin
+        return report
+
+    def _wait(self, report: Report, running: Sequence[_Running], findings: Path) -> None:
+        """Wait for such processes, and report what they did."""
         for name, log, prefix, process in running:
             status = process.wait()
             text = log.read_text(encoding="utf-8", errors="replace")
-            report.runs += sum(int(number) for number in _EXECUTED.findall(text))
+            runs = sum(int(number) for number in _EXECUTED.findall(text))
+            report.runs += runs
             saved = [_keep(path, findings, name) for path in sorted(prefix.parent.glob(f"{prefix.name}*"))]
             for path in saved:
                 report.findings.append(Finding(f"vfioemu fuzz --input {path}", _why(path, name, text), path))
             if status and not saved:
                 report.findings.append(Finding(f"see {log}", f"{name} ended with status {status}"))
-        report.seconds = time.monotonic() - begin
-        return report
+            elif not runs and not saved:
+                report.findings.append(Finding(f"see {log}", f"{name} ran nothing"))
 
     def _targets(self) -> list[Path]:
         return sorted(

@@ -34,7 +34,7 @@ def main(arguments: list[str], prepare: Callable[[], None] | None = None) -> Non
         crossed: bytes = mutate.Mutator(seed).cross(one, other, max_size)
         return crossed
 
-    again = f"{sys.executable} -m vfioemu.testing.fuzz.guided"  # libFuzzer starts itself by this to merge
+    again = f"{sys.executable} -P -m vfioemu.testing.fuzz.guided"  # libFuzzer starts itself by this to merge
     atheris.Setup([again, *arguments], entry.run_input, custom_mutator=mutator, custom_crossover=crossover)
     atheris.Fuzz()
 
