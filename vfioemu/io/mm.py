@@ -32,6 +32,9 @@ _scratch: Final = memoryview(bytearray(1 << 20))
 class BoundMemory:
     """DMA memory of a process.
 
+    Args:
+        pid: its number in /proc, which need not be that in our PID namespace: io/process.py.
+
     Raises:
         OSError: the process cannot be opened.
     """

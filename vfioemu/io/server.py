@@ -25,6 +25,7 @@ from vfioemu.io.limits import Access, Limits
 from vfioemu.io.listen import accept
 from vfioemu.io.memory import Ledger
 from vfioemu.io.mm import BoundMemory
+from vfioemu.io.process import peer_of
 from vfioemu.io.session import Account, Service, Session
 from vfioemu.io.sharing import is_local, is_shmem
 from vfioemu.io.throttle import Throttle
@@ -252,20 +253,26 @@ class Server:
         session.set_limits(hello.arg3, ipc_lock=bool(hello.flags & m.F_IPC_LOCK))
         self.sessions[session.id] = session
         if self.tracer is not None:
-            self.tracer.connected(session)
+            self.tracer.connected(session, connection)
         return session
 
     def _bind(self, connection: Connection) -> BoundMemory | None:
         """The memory of a process in process_vm mode; None if it has to be asked after all.
 
-        The system may refuse: another uid, a process that is not dumpable, Yama, a seccomp filter.
+        The system may refuse: another uid, a process that is not dumpable, Yama, a seccomp filter. And /proc may be
+        of another PID namespace, in which it has another number or none.
 
         Raises:
             IoctlError: EPERM, and to ask is not what the daemon was told.
         """
         try:
             procmem.probe(connection.pid)
-            return BoundMemory(connection.pid)
+            with peer_of(connection.sock, connection.pid) as peer:
+                number = peer.number()
+                bound = BoundMemory(number)
+                if peer.number() == number:  # it has lived all the while, so the number was its own
+                    return bound
+            why = "it has ended"
         except OSError as error:
             why = f"its memory cannot be reached: {error.strerror}"
         if not self.access.fallback:

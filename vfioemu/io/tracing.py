@@ -12,7 +12,6 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -25,6 +24,7 @@ from vfioemu.core.group import GroupFile
 from vfioemu.core.machine import Machine
 from vfioemu.core.regions import OFFSET_SHIFT
 from vfioemu.core.tap import tapped
+from vfioemu.io.process import name_of
 from vfioemu.trace import calls
 from vfioemu.trace import events as e
 from vfioemu.trace.calls import STRING
@@ -35,6 +35,7 @@ from vfioemu.uapi.kinds import FdKind
 from vfioemu.wire import messages as m
 
 if TYPE_CHECKING:
+    from vfioemu.io.connection import Connection
     from vfioemu.io.server import Server
     from vfioemu.io.session import Session
     from vfioemu.io.tokens import Token
@@ -186,7 +187,8 @@ class Tracer:
         self._server.tracer = self
         self._machine.observe(self)
         for session in self._server.sessions.values():
-            self.connected(session)
+            for connection in session.channels[:1]:
+                self.connected(session, connection)
 
     def remove(self, sink: Sink) -> None:
         """Somebody does not listen any more; with the last one, tracing ends."""
@@ -307,10 +309,10 @@ class Tracer:
         if pid in self._leaving and not token.account.files:
             self._left(pid)
 
-    def connected(self, session: "Session") -> None:
+    def connected(self, session: "Session", connection: "Connection") -> None:
         """A client is there; its name is asked for now, since it cannot be when it has gone."""
         with contextlib.suppress(OSError):
-            self._names[session.pid] = Path(f"/proc/{session.pid}/comm").read_text("utf-8", "replace").strip()
+            self._names[session.pid] = name_of(connection.sock, session.pid)
 
     async def disconnected(self, session: "Session") -> None:
         """A session has ended. Its process closes its files in the same moment if it is dead, and we wait for that."""
