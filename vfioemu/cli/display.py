@@ -6,6 +6,7 @@ display saw. The summary goes to stdout: it is the result.
 """
 
 import sys
+import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
@@ -43,6 +44,34 @@ def make_display(*, json: bool, quiet: bool) -> Display:
     if quiet or not sys.stderr.isatty():
         return TextDisplay(quiet=quiet)
     return BarDisplay()
+
+
+class Building:
+    """Says on stderr how far a guest is that takes its time to be built; a guest that does not is built in silence."""
+
+    EVERY = 1.0
+    """Seconds."""
+
+    def __init__(self) -> None:
+        self._said = time.monotonic()
+        self._open = False
+
+    def __call__(self, done: int, total: int) -> None:
+        """So many bytes of RAM are there, of so many."""
+        now = time.monotonic()
+        if now - self._said >= self.EVERY and done < total:
+            self._said = now
+            text = f" building the guest: {size(done)} of {size(total)}"
+            self._open = sys.stderr.isatty()
+            print(
+                f"\r\x1b[K{text}" if self._open else text,
+                end="" if self._open else "\n",
+                file=sys.stderr,
+                flush=True,
+            )
+        elif done >= total and self._open:
+            self._open = False
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 class JsonDisplay:
@@ -83,8 +112,6 @@ class TextDisplay:
                 self._greet(event)
             case events.Listening(uri=uri):
                 self._line(f" listening on {uri}")
-            case events.Blocked(reason=reason, detail=detail):
-                self._line(f" blocked by {reason}: {detail}")
             case events.Warned(detail=detail):
                 self._line(f" warning: {detail}")
             case events.Phase(phase=phase):
@@ -149,9 +176,10 @@ class TextDisplay:
                 f" ({event.zero_pages} zero pages left out), {size(event.device_bytes)} of device state"
             )
         else:
-            reason = f" {event.reason}: {event.detail}".rstrip(": ")
+            # Why, in words, is what the command says in the end.
+            reason = f" ({event.reason})" if event.reason not in (None, event.outcome) else ""
             runs = "the source runs the guest" if event.source_runs else "THE SOURCE DOES NOT RUN THE GUEST"
-            print(f" {event.outcome.replace('_', ' ')}:{reason}\n {runs}")
+            print(f" {event.outcome.replace('_', ' ')}{reason} after {duration(event.seconds)}\n {runs}")
         self._end_downtime(event)
         self._end_verified()
         sys.stdout.flush()

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from vfioemu.cli.errors import FAILED, USAGE, CommandError
+from vfioemu.cli.errors import USAGE, CommandError
 from vfioemu.cli.values import SIZE
 from vfioemu.cli.where import directory, runtime_dir_option
 from vfioemu.daemon.runtime_dir import SOCKET
@@ -118,16 +118,6 @@ def address(uri: str, options: Mapping[str, Any]) -> Address:
         raise CommandError(
             str(error), "use unix:PATH; docs/security.md says what tcp: means", USAGE
         ) from None
-
-
-def daemon_failed(path: str, error: OSError) -> CommandError:
-    """What the daemon refused while the guest was built."""
-    what = error.strerror or str(error)
-    if error.filename is not None:
-        what = f"{error.filename}: {what}"
-    return CommandError(
-        f"cannot build the guest on {path}: {what}", "is the daemon running? `vfioemu serve`", FAILED
-    )
 
 
 def _small_guest(ram: int, cpus: int, devices: tuple[str, ...]) -> GuestSpec:

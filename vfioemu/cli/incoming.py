@@ -2,15 +2,17 @@
 """`vfioemu incoming`: an empty guest on a daemon, waiting for its contents."""
 
 import os
-import signal
 from typing import Any
 
 import click
 import trio
 
 from vfioemu.cli.display import Display, make_display
-from vfioemu.cli.errors import USAGE, CommandError
-from vfioemu.cli.guest_options import address, daemon_failed, guest_options, guest_spec, socket_path
+from vfioemu.cli.errors import USAGE, CommandError, report
+from vfioemu.cli.guest_options import address, guest_options, guest_spec, socket_path
+from vfioemu.cli.hints import daemon_failed
+from vfioemu.cli.signals import Signals, name_of
+from vfioemu.cli.sturdy import lost_output, make_sturdy
 from vfioemu.cli.values import DURATION
 from vfioemu.migration import events
 from vfioemu.migration.address import AddressError, Listener
@@ -52,65 +54,101 @@ def command(ctx: click.Context, /, uri: str, **options: Any) -> int:
     The shell of the guest is built on the daemon of --runtime-dir. A migration that fails on its way leaves no trace;
     the next one is waited for.
     """
+    signals = Signals()
+    make_sturdy()
     quiet = bool(ctx.find_root().params.get("quiet"))
+    if options["ready_fd"] is not None:
+        _check_fd(options["ready_fd"])
     spec, here, daemon = guest_spec(options), address(uri, options), socket_path(options)
     try:
         with here.listen() as listener, make_display(json=options["json"], quiet=quiet) as display:
-            return trio.run(_receive, listener, spec, daemon, display, options)
+            code = trio.run(_receive, listener, spec, daemon, display, signals, options)
     except AddressError as error:
         raise CommandError(str(error), exit_code=USAGE) from None
     except OSError as error:
         raise daemon_failed(daemon, error) from None
+    finally:
+        if lost_output() is not None:
+            report(f"the output is not complete: {lost_output()}")
+    return code
 
 
 async def _receive(
-    listener: Listener, spec: GuestSpec, daemon: str, display: Display, options: dict[str, Any]
+    listener: Listener,
+    spec: GuestSpec,
+    daemon: str,
+    display: Display,
+    signals: Signals,
+    options: dict[str, Any],
 ) -> int:
-    """Wait for the guest, and run it; Ctrl-C ends both."""
-    async with open_guest(daemon, spec, running=False):
-        pass  # what cannot be built is better known before somebody connects
+    """Wait for the guest, and run it; a signal ends both."""
+    code = CANCELLED
+    ended_by: list[int] = []
     destination = Destination(
         lambda: open_guest(daemon, spec, running=False),
         listener,
         require_verify=options["verify"] == "required",
         tell=display.show,
     )
-    code = CANCELLED
 
     async def receive() -> None:
         nonlocal code
+        async with open_guest(daemon, spec, running=False):
+            pass  # what cannot be built is better known before somebody connects
+        if options["ready_fd"] is not None:
+            _tell_ready(options["ready_fd"], str(listener.bound))
         async with destination.arrival(options["attempts"]) as arrival:
             if arrival is None:
                 code = FAILED
                 return
-            code = await _run(arrival, destination.narrator, options)
+            code = MISMATCH if arrival.mismatches else 0  # whatever comes now, it has arrived
+            await _run(arrival, destination.narrator, options)
         if not arrival.confirmed:
             destination.narrator.warn("the source has not confirmed that it knows")
 
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with background() as nursery:
+    async with background() as nursery:
 
-            async def end_on_signal() -> None:
-                async for _ in signals:
-                    nursery.cancel_scope.cancel()
+        def end(number: int) -> None:
+            ended_by.append(number)
+            nursery.cancel_scope.cancel()
+            if len(ended_by) > 2:
+                report(f"{name_of(number)} again: ended while the guest was being started")
+                os._exit(128 + number)
 
-            nursery.start_soon(end_on_signal)
-            if options["ready_fd"] is not None:
-                _tell_ready(options["ready_fd"], str(listener.bound))
-            await receive()
+        nursery.start_soon(signals.watch, end)
+        await receive()
+    signals.settle()
     _tell_end(destination, code)
+    if code == FAILED:
+        raise CommandError(
+            f"{destination.failures} of {options['attempts']} migrations have failed; the last: {destination.last_failure}",
+            exit_code=FAILED,
+        )
+    if code == CANCELLED:
+        raise CommandError(f"{name_of(ended_by[0])} before a guest arrived", exit_code=CANCELLED)
+    if code == MISMATCH:
+        raise CommandError("the guest has arrived, and is not the same as at the source", exit_code=MISMATCH)
     return code
 
 
-async def _run(arrival: Arrival, narrator: Narrator, options: dict[str, Any]) -> int:
+async def _run(arrival: Arrival, narrator: Narrator, options: dict[str, Any]) -> None:
     await watch(arrival.guest, narrator, options["run_for"])
     if options["stay"]:
         await trio.sleep_forever()
-    return MISMATCH if arrival.mismatches else 0
+
+
+def _check_fd(fd: int) -> None:
+    try:
+        os.fstat(fd)
+    except OSError as error:
+        raise CommandError(f"--ready-fd {fd}: {error.strerror}", exit_code=USAGE) from None
 
 
 def _tell_ready(fd: int, uri: str) -> None:
-    os.write(fd, f"{uri}\n".encode())
+    try:
+        os.write(fd, f"{uri}\n".encode())
+    except OSError:
+        pass  # who wanted to know has gone
     os.close(fd)
 
 

@@ -30,9 +30,9 @@ COMMANDS: Final = {
 
 _EXIT_CODES: Final = """\b
 Exit status: 0 done; 1 it did not work; 2 usage or configuration; 3 the
-migration did not converge, the source runs; 4 cancelled, the source runs;
-5 verification failed; 6 in doubt; 9 blocked before any byte was sent;
-70 a bug of ours; 77 a prerequisite is missing; 128+n ended by signal n."""
+migration failed, the source runs; 4 cancelled, the source runs; 5 moved, and
+not the same; 6 in doubt; 9 blocked before any byte was sent; 70 a bug of
+ours; 77 a prerequisite is missing; 128+n ended by signal n."""
 
 
 class LazyGroup(click.Group):

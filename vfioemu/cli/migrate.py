@@ -1,21 +1,24 @@
 # SPDX-License-Identifier: MIT
 """`vfioemu migrate`: a guest on one daemon, and its way to another."""
 
+import errno
 import os
-import signal
 import sys
 from typing import Any
 
 import click
 import trio
 
-from vfioemu.cli.display import make_display
-from vfioemu.cli.errors import FAILED, CommandError
-from vfioemu.cli.guest_options import address, daemon_failed, guest_options, guest_spec, socket_path
+from vfioemu.cli.display import Building, make_display
+from vfioemu.cli.errors import FAILED, CommandError, report
+from vfioemu.cli.guest_options import address, guest_options, guest_spec, socket_path
+from vfioemu.cli.hints import daemon_failed
+from vfioemu.cli.signals import Signals, name_of
+from vfioemu.cli.sturdy import lost_output, make_sturdy
 from vfioemu.cli.values import DURATION, RATE
 from vfioemu.migration.address import Address
 from vfioemu.migration.background import background
-from vfioemu.migration.plan import Limits
+from vfioemu.migration.plan import Limits, Reason
 from vfioemu.migration.result import Patience, Result
 from vfioemu.migration.source import Source
 from vfioemu.migration.vfio import open_guest
@@ -25,6 +28,7 @@ _HINTS = {
     "not_converging": "allow more --downtime or --bandwidth, or let the guest write less",
     "device_state_too_large": "allow more --downtime",
     "peer_lost": "is `vfioemu incoming` running there?",
+    "peer_silent": "the log of the destination's daemon may say why; --stop-timeout allows more",
     "peer_untrusted": "--peer-uid names who may be at the other side",
     "peer_refused": "both sides need the same guest file, and daemons with the same devices",
 }
@@ -62,6 +66,8 @@ def command(ctx: click.Context, /, uri: str, **options: Any) -> int:
 
     The guest is built on the daemon of --runtime-dir and runs while it moves. Ctrl-C cancels: the guest runs on here.
     """
+    signals = Signals()
+    make_sturdy()
     quiet = bool(ctx.find_root().params.get("quiet"))
     spec, target, daemon = guest_spec(options), address(uri, options), socket_path(options)
     limits = Limits(
@@ -70,15 +76,15 @@ def command(ctx: click.Context, /, uri: str, **options: Any) -> int:
         max_rounds=options["max_rounds"],
         max_seconds=options["timeout"],
     )
-
-    result: Result | None = None
+    migration = _Migration(signals)
 
     async def run() -> None:
-        nonlocal result
-        signals = _Signals()
         async with background() as nursery:
-            await nursery.start(signals.watch, nursery.cancel_scope)
-            async with open_guest(daemon, spec, running=True) as guest:
+            migration.end_all = nursery.cancel_scope
+            nursery.start_soon(signals.watch, migration.interrupt)
+            async with open_guest(
+                daemon, spec, running=True, progress=None if quiet or options["json"] else Building()
+            ) as guest:
                 await trio.sleep(options["warm_up"])
                 with make_display(json=options["json"], quiet=quiet) as display:
                     source = Source(
@@ -90,56 +96,84 @@ def command(ctx: click.Context, /, uri: str, **options: Any) -> int:
                         patience=Patience(stopped=options["stop_timeout"]),
                         alive=ALIVE,
                     )
-                    signals.source = source
+                    migration.source = source
                     result = await source.migrate()
                 if options["stay"] and result.finish.source_runs:
-                    await signals.another()
+                    await migration.another.wait()
 
+    failed: OSError | None = None
     try:
         trio.run(run)
     except OSError as error:
-        raise daemon_failed(daemon, error) from None
-    if result is None:
-        return 128 + signal.SIGINT
+        failed = error
+    signals.settle()
+    result = migration.source.result if migration.source is not None else None
+    if lost_output() is not None:
+        report(f"the output is not complete: {lost_output()}")
+    if result is None and migration.ended_by is not None:
+        raise CommandError(
+            f"{name_of(migration.ended_by)} before the migration began", exit_code=128 + migration.ended_by
+        )
+    if result is None or (failed is not None and not result.code):
+        raise daemon_failed(daemon, failed or OSError(errno.EIO, "the migration has no result"))
     if result.code:
         _complain(result, target)
     return result.code
 
 
-class _Signals:
-    """SIGINT and SIGTERM: one before the migration ends the program, one during it cancels, another one ends all."""
+class _Migration:
+    """What signals do: before the migration they end the program, during it the first cancels, another one ends all.
 
-    def __init__(self) -> None:
+    Attributes:
+        source: once the migration has begun.
+        ended_by: the signal that came before.
+        end_all: ends what runs.
+        another: a signal has come when the migration was over.
+    """
+
+    def __init__(self, signals: Signals) -> None:
         self.source: Source | None = None
-        self._received = trio.Event()
+        self.ended_by: int | None = None
+        self.end_all: trio.CancelScope | None = None
+        self.another = trio.Event()
+        self._signals = signals
+        self._too_late = False
 
-    async def watch(
-        self, scope: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        """Handle signals until cancelled."""
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            task_status.started()
-            async for number in signals:
-                self._received.set()
-                if self.source is None:
-                    scope.cancel()
-                elif self.source.result is not None:
-                    pass  # `another` waits for it, or the program ends anyway
-                elif self.source.cancelling:
-                    os._exit(128 + number)  # nothing less ends a rollback, and the guest with it
-                elif not self.source.cancel():
-                    print(" too late to cancel: the destination has been told to start", file=sys.stderr)
+    def interrupt(self, number: int) -> None:
+        """A signal has come."""
+        source = self.source
+        if source is None:
+            self.ended_by = number
+            if self.end_all is not None:
+                self.end_all.cancel()
+        elif source.result is not None:
+            self.another.set()
+        elif source.cancelling:
+            self._end_at_once(
+                f"{name_of(number)} again: the guest ends here, nothing was rolled back", 128 + number
+            )
+        elif not source.cancel():
+            if self._too_late:
+                self._end_at_once(
+                    "nobody knows whether the destination runs the guest: its answer was not waited for", 6
+                )
+            self._too_late = True
+            report("too late to cancel: the destination has been told to start the guest")
 
-    async def another(self) -> None:
-        """Wait for the next signal."""
-        self._received = trio.Event()
-        await self._received.wait()
+    def _end_at_once(self, why: str, code: int) -> None:
+        self._signals.settle()
+        report(why)
+        sys.stdout.flush()
+        os._exit(code)  # nothing less ends a rollback, and the guest with it
 
 
 def _complain(result: Result, target: Address) -> None:
     finish = result.finish
     if result.code == FAILED:
         raise CommandError(f"devices that could not be resumed: {', '.join(finish.lost_devices)}")
+    hint = _HINTS.get(finish.reason or "", "")
+    if finish.reason is Reason.PEER_LOST and result.engine.connected:
+        hint = "`vfioemu incoming` says why, if it still runs"
     what = {
         3: f"the migration to {target} failed: {finish.reason}: {finish.detail}",
         4: "the migration was cancelled",
@@ -147,4 +181,4 @@ def _complain(result: Result, target: Address) -> None:
         6: f"nobody knows whether {target} runs the guest: {finish.detail}",
         9: f"the migration cannot begin: {finish.reason}: {finish.detail}",
     }[result.code]
-    raise CommandError(what, _HINTS.get(finish.reason or "", ""), result.code)
+    raise CommandError(what, hint, result.code)

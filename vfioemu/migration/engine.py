@@ -78,6 +78,7 @@ class Engine:
         pages: dirty pages now.
         ram_bytes: bytes of RAM sent so far, headers included.
         state_bytes: bytes of device state sent so far.
+        connected: the destination has accepted the guest.
     """
 
     def __init__(self, plan: Plan, limits: Limits) -> None:
@@ -93,7 +94,7 @@ class Engine:
         self._now = 0.0
         self._cancelled = False
         self._flow: Flow[Finish] = self._migrate()
-        self._connected = False
+        self.connected = False
         self._tracking: list[Target] = []
         self._touched: list[DevicePlan] = []
         self._paused = False
@@ -174,7 +175,7 @@ class Engine:
     def _setup(self) -> Flow[None]:
         self.phase = Phase.SETUP
         yield from self._must(do.Connect())
-        self._connected = True
+        self.connected = True
         self._check()
         yield from self._must(do.FillBitmaps())
         self.pages = self.plan.npages
@@ -293,7 +294,7 @@ class Engine:
             return self._end(Finish(Outcome.IN_DOUBT, why.reason, why.detail, errno=why.errno))
         self.phase = Phase.ROLLBACK
         lost = yield from self._resume()
-        if self._connected:
+        if self.connected:
             yield from self._try(do.Abort(why.reason, why.detail))
         for target in reversed(self._tracking):
             yield from self._try(do.StopTracking(target))

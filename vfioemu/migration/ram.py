@@ -5,7 +5,7 @@ import errno
 import os
 import random
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Protocol
 
 from vfioemu.kernel.bitmap import DirtyBitmap
@@ -210,6 +210,12 @@ _TEXT: Final = (
 )
 
 
+FILLED: Final = 2048
+
+
+"""Pages that `filling` makes at a time."""
+
+
 def fill(view: memoryview, seed: str, shares: Sequence[int]) -> None:
     """Give RAM contents that look like a guest's: zero pages, text, random bytes, and counting words.
 
@@ -218,10 +224,18 @@ def fill(view: memoryview, seed: str, shares: Sequence[int]) -> None:
         seed: the same seed makes the same contents.
         shares: out of 100, how many pages are zero, text and random; the rest counts.
     """
+    for _ in filling(view, seed, shares):
+        pass
+
+
+def filling(view: memoryview, seed: str, shares: Sequence[int]) -> Iterator[int]:
+    """Do what `fill` does, in small steps; the number of pages that are done after each."""
     rng = random.Random(seed)
     zero, text, noise = shares
     npages = len(view) // PAGE
     for page in range(npages):
+        if page and not page % FILLED:
+            yield page
         kind = rng.randrange(100)
         if kind < zero:
             continue
@@ -232,3 +246,4 @@ def fill(view: memoryview, seed: str, shares: Sequence[int]) -> None:
         else:
             content = (page * 0x0001_0001_0001 + 1).to_bytes(8, "little") * (PAGE // 8)
         view[page * PAGE : (page + 1) * PAGE] = content
+    yield npages

@@ -99,9 +99,9 @@ class Source:
 
     def cancel(self) -> bool:
         """End the migration, and let the guest run on here; False when COMMIT is out."""
-        if self._engine is None or not self._engine.cancel():
+        if self._engine is not None and not self._engine.cancel():
             return False
-        self.cancelling = True
+        self.cancelling = True  # the engine is told when there is one
         self._hurry_up()
         return True
 
@@ -109,6 +109,8 @@ class Source:
         """Migrate. However it ends, the result says who runs the guest."""
         plan = await self.guest.plan(verify=self._verify)
         self._engine = Engine(plan, self._limits)
+        if self.cancelling:
+            self._engine.cancel()
         self._tell_plan(self._engine)
         async with background() as nursery:
             nursery.start_soon(self._watch_cancel)

@@ -7,8 +7,9 @@ Only the public uAPI is used, through vfioemu.client; nothing here knows what is
 import errno
 import gc
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from enum import StrEnum
 from typing import Final, TypeVar
 
 import trio
@@ -20,7 +21,8 @@ from vfioemu.migration.guest import Guest
 from vfioemu.migration.guestfile import ContainerSpec, DeviceSpec, GuestSpec, ProgramSpec
 from vfioemu.migration.messages import DeviceLedger
 from vfioemu.migration.plan import PAGE
-from vfioemu.migration.ram import RamBlock, fill
+from vfioemu.migration.ram import RamBlock, filling
+from vfioemu.migration.room import require_room
 from vfioemu.uapi import constants as u
 from vfioemu.uapi import dma_engine as dma
 from vfioemu.uapi.structs import IommuType1InfoCapMigration
@@ -75,10 +77,10 @@ class VfioDevice:
 
     async def open(self) -> None:
         """Find out what it can do."""
-        if await whole(self._file.probe(u.VFIO_DEVICE_FEATURE_MIGRATION)):
-            self.migration = await whole(self._file.migration_flags())
-        self.logging = await whole(self._file.probe(u.VFIO_DEVICE_FEATURE_DMA_LOGGING_START))
-        region = await whole(self._file.region_info(u.VFIO_PCI_BAR0_REGION_INDEX))
+        if await self._file.probe(u.VFIO_DEVICE_FEATURE_MIGRATION):
+            self.migration = await self._file.migration_flags()
+        self.logging = await self._file.probe(u.VFIO_DEVICE_FEATURE_DMA_LOGGING_START)
+        region = await self._file.region_info(u.VFIO_PCI_BAR0_REGION_INDEX)
         if region.size >= dma.BAR_SIZE and region.flags & u.VFIO_REGION_INFO_FLAG_READ:
             self._bar = region.offset
             self._engine = await self._read(dma.Register.ID) == dma.ENGINE_ID
@@ -86,7 +88,9 @@ class VfioDevice:
     async def program(self, program: ProgramSpec, base: int, size: int, seed: int) -> None:
         """Have it write [base, base+size) by DMA, by itself."""
         if not self._engine:
-            raise OSError(errno.ENODEV, f"{self.name} is no dma-engine, it cannot be programmed")
+            raise BuildError(
+                Step.PROGRAM, errno.ENODEV, "it is no dma-engine, and cannot be programmed", self.name
+            )
         pins = {} if program.pin is None else {dma.Register.PIN_MODE: dma.PinMode[program.pin.upper()]}
         registers = {
             dma.Register.BASE: base,
@@ -101,8 +105,8 @@ class VfioDevice:
             dma.Register.CONTROL: dma.CONTROL_RUN,
         }
         for register, value in registers.items():
-            with _about(f"{self.name} {register.name} = {value:#x}"):
-                await whole(self._file.pwrite(value.to_bytes(8, "little"), self._bar + register))
+            with _about(Step.PROGRAM, f"{self.name} {register.name} = {value:#x}"):
+                await self._file.pwrite(value.to_bytes(8, "little"), self._bar + register)
 
     async def get_state(self) -> int:
         """VFIO_DEVICE_STATE_*."""
@@ -216,20 +220,20 @@ class VfioContainer:
         """Groups, IOMMU, mappings, devices; in QEMU's order."""
         for device in spec.device:
             if device.group not in self._groups:
-                with _about(f"group {device.group}"):
+                with _about(Step.GROUP, f"group {device.group}"):
                     group = self._groups[device.group] = await session.open_group(device.group)
                     await group.set_container(self._file)
         if not self._groups:
             return  # a container without a group has no IOMMU, and nothing to track
-        await whole(self._file.set_iommu(u.VFIO_TYPE1v2_IOMMU))
-        capability = (await whole(self._file.capabilities())).get(u.VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION)
+        await self._file.set_iommu(u.VFIO_TYPE1v2_IOMMU)
+        capability = (await self._file.capabilities()).get(u.VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION)
         if capability is not None:
             self.dirty_pages = bool(IommuType1InfoCapMigration.parse(capability).pgsize_bitmap & PAGE)
         for block in ram:
-            with _about(f"memory {block.name} in container {self.name}"):
-                await whole(self._file.map_dma(block.memory.address, block.base, block.size))
+            with _about(Step.MEMORY, f"memory {block.name} in container {self.name}"):
+                await self._file.map_dma(block.memory.address, block.base, block.size)
         for device in spec.device:
-            with _about(f"device {device.device} in group {device.group}"):
+            with _about(Step.DEVICE, f"device {device.device} in group {device.group}"):
                 opened = VfioDevice(device, await self._groups[device.group].get_device(device.device))
                 self.devices.append(opened)
                 await opened.open()
@@ -255,40 +259,87 @@ class VfioContainer:
         self._file.close()
 
 
+class Step(StrEnum):
+    """What was being done when a guest could not be built."""
+
+    ROOM = "room"
+    CONNECT = "connect"
+    RAM = "ram"
+    GROUP = "group"
+    MEMORY = "memory"
+    DEVICE = "device"
+    PROGRAM = "program"
+    OTHER = "other"
+
+
+class BuildError(OSError):
+    """A guest that could not be built.
+
+    Attributes:
+        step: while what was done.
+        filename: on what.
+    """
+
+    def __init__(self, step: Step, number: int | None, why: str, what: str) -> None:
+        super().__init__(number, why, what)
+        self.step = step
+
+
 @contextmanager
-def _about(what: str) -> Iterator[None]:
-    """Say what an OSError is about."""
+def _about(step: Step, what: str) -> Iterator[None]:
+    """Say what an OSError is about; the innermost knows best."""
     try:
         yield
+    except BuildError:
+        raise
     except OSError as error:
-        raise OSError(error.errno, error.strerror, what) from None
+        raise BuildError(step, error.errno, error.strerror or str(error), what) from None
 
 
 @asynccontextmanager
-async def open_guest(daemon: str, spec: GuestSpec, *, running: bool) -> AsyncIterator[Guest]:
+async def open_guest(
+    daemon: str,
+    spec: GuestSpec,
+    *,
+    running: bool,
+    progress: Callable[[int, int], None] | None = None,
+) -> AsyncIterator[Guest]:
     """Build a guest on a daemon, and run its CPUs (if `running`) as long as the block lasts.
+
+    A guest that is being built can be cancelled at any moment; nothing of it is left.
 
     Args:
         daemon: path of the daemon's socket.
         spec: the guest file.
         running: a source: RAM has contents, devices are programmed, CPUs run. Else an empty shell.
+        progress: is told how many bytes of RAM have their contents, and of how many.
 
     Raises:
-        OSError: what the daemon answers; the filename says to what.
+        BuildError: there is no room for it, or what the daemon answers to what.
     """
+    sizes = [block.npages * PAGE for block in spec.memory]
+    with _about(Step.ROOM, spec.name):
+        require_room(sum(sizes), max(sizes))
     memories: list[client.Memory] = []
     containers: list[VfioContainer] = []
+    connection = client.connect(daemon)
+    with _about(Step.CONNECT, daemon):
+        session = await connection.__aenter__()
     try:
-        async with client.connect(daemon) as session:
+        async with AsyncExitStack() as stack:
+            stack.push_async_exit(connection)
             try:
-                ram = await _make_ram(session, spec, memories, contents=running)
-                for container in spec.container:
-                    opened = VfioContainer(container.name, await session.open_container())
-                    containers.append(opened)
-                    await opened.open(session, container, ram)
-                guest = Guest(spec.name, ram, Cpus(_workloads(spec, ram), running=running), containers)
-                if running:
-                    await _program(spec, guest, containers)
+                with _about(Step.OTHER, spec.name):
+                    ram = await _make_ram(
+                        session, spec, memories, progress if running else None, contents=running
+                    )
+                    for container in spec.container:
+                        opened = VfioContainer(container.name, await session.open_container())
+                        containers.append(opened)
+                        await opened.open(session, container, ram)
+                    guest = Guest(spec.name, ram, Cpus(_workloads(spec, ram), running=running), containers)
+                    if running:
+                        await _program(spec, guest, containers)
                 async with background() as nursery:
                     nursery.start_soon(guest.cpus.run)
                     yield guest
@@ -302,16 +353,31 @@ async def open_guest(daemon: str, spec: GuestSpec, *, running: bool) -> AsyncIte
 
 
 async def _make_ram(
-    session: client.Session, spec: GuestSpec, memories: list[client.Memory], *, contents: bool
+    session: client.Session,
+    spec: GuestSpec,
+    memories: list[client.Memory],
+    progress: Callable[[int, int], None] | None,
+    *,
+    contents: bool,
 ) -> list[RamBlock]:
     ram = []
+    total = sum(block.npages for block in spec.memory)
+    done = 0
     for block in sorted(spec.memory, key=lambda block: block.base):
-        memory = client.Memory(block.npages * PAGE, name=f"{spec.name}-{block.name}")
+        name = f"{spec.name}-{block.name}".encode("ascii", "replace").decode()
+        with _about(Step.RAM, f"memory {block.name}"):
+            memory = client.Memory(block.npages * PAGE, name=name)
         memories.append(memory)
         if contents:
             shares = (block.zero, block.text, block.random)
-            await trio.to_thread.run_sync(fill, memory.view, f"{spec.name}-{block.name}-{spec.seed}", shares)
-        await session.share_memory(memory)
+            steps = filling(memory.view, f"{spec.name}-{block.name}-{spec.seed}", shares)
+            # Each step in a worker thread, and between two of them somebody may cancel all this.
+            while (filled := await trio.to_thread.run_sync(next, steps, None)) is not None:
+                if progress is not None:
+                    progress((done + filled) * PAGE, total * PAGE)
+        done += block.npages
+        with _about(Step.RAM, f"memory {block.name}"):
+            await session.share_memory(memory)
         ram.append(RamBlock(block.name, block.base, block.npages, memory))
     return ram
 

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: MIT
+"""A guest for which there is no room is refused with numbers, before anything is allocated."""
+
+import errno
+import resource
+
+import pytest
+import trio
+
+from tests.migration.lab import guest
+from vfioemu.cli.hints import daemon_failed
+from vfioemu.migration.guestfile import GuestSpec, MemorySpec
+from vfioemu.migration.room import available, require_room
+from vfioemu.migration.vfio import BuildError, Step, open_guest
+
+GIB = 1 << 30
+NO_LIMIT = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+MEMINFO = "MemTotal: 9 kB\nMemAvailable:    4194304 kB\nSwapFree:  1048576 kB\nCommitLimit: 2097152 kB\nCommitted_AS: 1048576 kB\n"
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A machine of 5 GiB without other limits, and a function that adds files to it."""
+    monkeypatch.setattr(resource, "getrlimit", lambda which: NO_LIMIT)
+
+    def add(name, text):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    add("proc/meminfo", MEMINFO)
+    add("proc/sys/vm/overcommit_memory", "0\n")
+    add("proc/self/statm", "262144 1 1 1 0 1 0\n")
+    return tmp_path, add
+
+
+def told(root, size):
+    with pytest.raises(OSError, match=r".") as error:
+        require_room(size, size, root)
+    return error.value.errno, error.value.strerror
+
+
+def test_free_memory_and_swap_are_the_limit(root):
+    base, _ = root
+    require_room(5 * GIB - (1 << 20), GIB, base)
+    assert told(base, 64 << 40) == (
+        errno.ENOMEM,
+        "the guest needs 64.0 TiB, and there are 5.0 GiB (MemAvailable and SwapFree of /proc/meminfo)",
+    )
+    assert told(base, 5 * GIB)[0] == errno.ENOMEM  # bitmaps take something, too
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "files", "says"),
+    [
+        (
+            "0::/a/b\n",
+            {
+                "sys/fs/cgroup/a/memory.max": "1073741824\n",
+                "sys/fs/cgroup/a/memory.current": "1000000000\n",
+                "sys/fs/cgroup/a/memory.stat": "anon 5\ninactive_file 463129088\n",
+                "sys/fs/cgroup/a/b/memory.max": "max\n",
+                "sys/fs/cgroup/a/b/memory.current": "0\n",
+            },
+            "there are 512.0 MiB (memory.max of cgroup /a)",
+        ),
+        (
+            "3:cpu,memory:/x\n0::/\n",
+            {
+                "sys/fs/cgroup/memory/x/memory.limit_in_bytes": "1048576\n",
+                "sys/fs/cgroup/memory/x/memory.usage_in_bytes": "2097152\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+                "sys/fs/cgroup/memory/memory.usage_in_bytes": "5\n",
+            },
+            "there are 0 B (memory.limit_in_bytes of cgroup /x)",
+        ),
+        (
+            "0::/\n",
+            {"proc/sys/vm/overcommit_memory": "2\n"},
+            "1.0 GiB (CommitLimit, vm.overcommit_memory is 2)",
+        ),
+    ],
+)
+def test_limits_of_cgroups_and_of_the_kernel_count(root, cgroup, files, says):
+    base, add = root
+    add("proc/self/cgroup", cgroup)
+    for name, text in files.items():
+        add(name, text)
+    assert says in told(base, 2 * GIB)[1]
+
+
+def test_limits_of_the_process_count(root, monkeypatch):
+    base, _ = root
+    limits = {resource.RLIMIT_AS: (2 * GIB, 2 * GIB), resource.RLIMIT_FSIZE: (GIB, GIB)}
+    monkeypatch.setattr(resource, "getrlimit", lambda which: limits.get(which, NO_LIMIT))
+    assert told(base, 2 * GIB) == (
+        errno.EFBIG,
+        "a block has 2.0 GiB, and a file may have 1.0 GiB here (ulimit -f)",
+    )
+    with pytest.raises(OSError, match=r"there are 1\.0 GiB \(address space, ulimit -v\)"):
+        require_room(2 * GIB, GIB // 2, base)
+
+
+def test_machine_that_tells_nothing_refuses_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda which: NO_LIMIT)
+    assert list(available(tmp_path)) == []
+    require_room(64 << 40, 64 << 40, tmp_path)
+
+
+async def test_many_blocks_are_summed_up_and_nothing_of_them_is_made():
+    spec = GuestSpec(memory=[MemorySpec(name=f"m{i}", base=i << 41, size="2 TiB") for i in range(60)])
+    with pytest.raises(BuildError, match=r"the guest needs 120\.0 TiB") as error:
+        async with open_guest("/nowhere", spec, running=True):
+            pytest.fail("it was built")
+    assert "give the guest less memory" in daemon_failed("/nowhere", error.value).hint
+
+
+async def test_building_tells_how_far_it_is_and_is_cancelled_between_two_steps():
+    """There is no daemon behind the session: RAM gets its contents before anything is asked of one."""
+    from vfioemu.migration.vfio import _make_ram
+
+    class Session:
+        async def share_memory(self, memory):
+            pytest.fail("it was not cancelled")
+
+    seen, memories = [], []
+    with trio.CancelScope() as scope:
+
+        def progress(done, total):
+            seen.append((done, total))
+            if len(seen) == 2:
+                scope.cancel()
+
+        await _make_ram(Session(), guest(mib=128), memories, progress, contents=True)
+    assert scope.cancelled_caught
+    assert seen == [(8 << 20, 128 << 20), (16 << 20, 128 << 20)]
+    for memory in memories:
+        memory.abandon()
+
+
+@pytest.mark.parametrize(
+    ("step", "number", "says"),
+    [
+        (Step.CONNECT, errno.ENOENT, "is the daemon running?"),
+        (Step.CONNECT, errno.ECONNREFUSED, "is the daemon running?"),
+        (Step.CONNECT, errno.EACCES, "another user's daemon"),
+        (Step.GROUP, errno.ENOENT, "there is no such group"),
+        (Step.GROUP, errno.EBUSY, "one process's at a time"),
+        (Step.DEVICE, errno.ENODEV, "there is no such device"),
+        (Step.PROGRAM, errno.ENODEV, "without [container.device.program]"),
+        (Step.MEMORY, errno.ENOMEM, "ulimit -l"),
+        (Step.MEMORY, errno.EPIPE, "the daemon has ended, or its log says why"),
+        (Step.DEVICE, errno.EIO, "the daemon has ended, or its log says why"),
+        (Step.OTHER, errno.EINVAL, ""),
+    ],
+)
+def test_hint_is_that_of_the_step_and_the_errno(step, number, says):
+    hint = daemon_failed("/d/vfio.sock", BuildError(step, number, "why", "what")).hint
+    assert says in hint
+    assert ("is the daemon running" in hint) == ("running" in says)

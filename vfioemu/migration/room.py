@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: MIT
+"""Whether this machine has room for so much guest RAM, looked at before any of it is allocated.
+
+A guest's RAM is a memfd: neither mapping nor sizing it fails, whatever its size; filling it ends in the OOM killer, and
+the OOM killer takes whom it likes. So what the kernel says of its memory is asked first.
+"""
+
+import errno
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path("/")
+_PER_PAGE: Final = 4
+"""Bits of bitmaps for each page, of both sides."""
+
+
+def require_room(size: int, largest: int, root: Path = ROOT) -> None:
+    """Refuse with OSError what does not fit.
+
+    Args:
+        size: bytes of RAM of the guest.
+        largest: bytes of its largest block.
+        root: where /proc and /sys are.
+    """
+    file_limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    if file_limit != resource.RLIM_INFINITY and largest > file_limit:
+        raise OSError(
+            errno.EFBIG,
+            f"a block has {_size(largest)}, and a file may have {_size(file_limit)} here (ulimit -f)",
+        )
+    need = size + size // 4096 * _PER_PAGE // 8
+    for have, what in sorted(available(root)):
+        if need > have:
+            raise OSError(
+                errno.ENOMEM, f"the guest needs {_size(need)}, and there are {_size(max(0, have))} ({what})"
+            )
+
+
+def available(root: Path = ROOT) -> Iterator[tuple[int, str]]:
+    """What each limit leaves, in bytes, and whose limit it is."""
+    memory = _table(root / "proc/meminfo")
+    if "MemAvailable" in memory:
+        free = memory["MemAvailable"] + memory.get("SwapFree", 0)
+        yield free, "MemAvailable and SwapFree of /proc/meminfo"
+    if _number(root / "proc/sys/vm/overcommit_memory") == 2 and "CommitLimit" in memory:
+        yield memory["CommitLimit"] - memory.get("Committed_AS", 0), "CommitLimit, vm.overcommit_memory is 2"
+    space = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if space != resource.RLIM_INFINITY:
+        pages = _words(root / "proc/self/statm")
+        used = int(pages[0]) * resource.getpagesize() if pages else 0
+        yield space - used, "address space, ulimit -v"
+    yield from _cgroups(root)
+
+
+def _cgroups(root: Path) -> Iterator[tuple[int, str]]:
+    """The memory controllers that this process is under, of either version."""
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        names, _, path = line.partition(":")[2].partition(":")
+        if names == "":
+            yield from _limits(root / "sys/fs/cgroup", path, "memory.max", "memory.current", "inactive_file")
+        elif "memory" in names.split(","):
+            base = root / "sys/fs/cgroup/memory"
+            yield from _limits(
+                base, path, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+            )
+
+
+def _limits(base: Path, path: str, most: str, used: str, cached: str) -> Iterator[tuple[int, str]]:
+    parts = [part for part in path.split("/") if part not in ("", "..")]
+    for length in range(len(parts), -1, -1):
+        group = base.joinpath(*parts[:length])
+        limit, usage = _number(group / most), _number(group / used)
+        if limit is not None and usage is not None and limit < 1 << 60:
+            reclaimable = _table(group / "memory.stat", 1).get(cached, 0)
+            yield limit - usage + reclaimable, f"{most} of cgroup /{'/'.join(parts[:length])}"
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return ""
+
+
+def _words(path: Path) -> list[str]:
+    return _text(path).split()
+
+
+def _number(path: Path) -> int | None:
+    words = _words(path)
+    return int(words[0]) if words and words[0].isdecimal() else None
+
+
+def _table(path: Path, unit: int = 1024) -> dict[str, int]:
+    """A file of lines `Name: number kB`, or `name number`."""
+    found = {}
+    for line in _text(path).splitlines():
+        words = line.replace(":", " ").split()
+        if len(words) >= 2 and words[1].isdecimal():
+            found[words[0]] = int(words[1]) * unit
+    return found
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
