@@ -32,6 +32,9 @@ enum vfioemu_request {
 	VFIOEMU_LIMITS = 17,
 	VFIOEMU_FORGET = 18,
 	VFIOEMU_MEM_UNSHARE = 19,
+	VFIOEMU_ATTR_READ = 20,
+	VFIOEMU_ATTR_WRITE = 21,
+	VFIOEMU_ATTR_MMAP = 22,
 	VFIOEMU_REPLY = 32,
 };
 
@@ -56,6 +59,7 @@ enum vfioemu_flags {
 	VFIOEMU_F_DRAIN = 32,	 /* REPLY: take the unread packet away */
 	VFIOEMU_F_WRITE = 64,	 /* PIN: pages are to be writable */
 	VFIOEMU_F_PINNED = 128,	 /* READ_USER, WRITE_USER: for hardware */
+	VFIOEMU_F_ELSEWHERE = 256, /* REPLY: a write is about another machine */
 };
 
 enum vfioemu_memory_mode {

@@ -51,6 +51,7 @@ static int64_t take_reply(struct vfe_connection *connection,
 	call->in_fd = connection->in_fd;
 	call->in_start = reply->arg[1];
 	call->in_more = reply->arg[2];
+	call->flags = reply->flags;
 	if (connection->in_size) {
 		if (reply->arg[1] > call->in_size ||
 		    connection->in_size > call->in_size - reply->arg[1])

@@ -18,6 +18,7 @@ struct vfe_call {
 	int token;	   /* the fd that the call is about; -1: none */
 	int out_fd;	   /* that goes with the message; -1: none */
 	bool wants_fd;	   /* with a reply of success */
+	uint16_t flags;	   /* of the reply */
 	int in_fd;	   /* that came with the reply, or -1 */
 	uint64_t in_start; /* where in that file the part asked for begins */
 	uint64_t in_more;  /* arg[2] of the reply */

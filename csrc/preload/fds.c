@@ -22,6 +22,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#include "attribute.h"
 #include "fds.h"
 #include "preload.h"
 #include "session.h"
@@ -174,6 +175,11 @@ bool vfe_find(int fd, struct vfe_file *file)
 	}
 	if (ask(file))
 		return true;
+	if (VFE_RARE(vfe_is_attribute(fd))) {
+		file->kind = VFE_ATTRIBUTE;
+		file->serial = 0;
+		return true;
+	}
 	/* A child of vfork() has our memory, but fds of its own. */
 	if (known && !vfe.shares_no_fds && vfe_session_is_ours()) {
 		vfe_debug(VFE_DEBUG_FD, "fd %d is not emulated", fd);

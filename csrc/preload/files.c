@@ -7,6 +7,7 @@
 #include <linux/vfio.h>
 #include <string.h>
 
+#include "attribute.h"
 #include "call.h"
 #include "fds.h"
 #include "hello.h"
@@ -123,7 +124,8 @@ int vfe_ioctl(const struct vfe_file *file, unsigned long cmd, void *arg)
 {
 	struct vfe_call call = call_on(file, VFIOEMU_IOCTL);
 
-	if (is_generic(cmd) && file->kind != VFE_OTHER)
+	if ((is_generic(cmd) && file->kind != VFE_OTHER) ||
+	    file->kind == VFE_ATTRIBUTE)
 		return (int)vfe_result(vfe_sys3(SYS_ioctl, file->fd, cmd, arg));
 	if (!file->serial)
 		return (int)no_file(file);
@@ -193,23 +195,37 @@ static ssize_t drain(const struct vfe_file *file, uint16_t type,
 
 ssize_t vfe_read(const struct vfe_file *file, void *data, size_t size)
 {
+	if (file->kind == VFE_ATTRIBUTE)
+		return vfe_attribute_read(file->fd, data, size,
+					  VFE_AT_POSITION);
 	return fill(file, VFIOEMU_READ, data, size, 0);
 }
 
 ssize_t vfe_write(const struct vfe_file *file, const void *data, size_t size)
 {
+	if (file->kind == VFE_ATTRIBUTE)
+		return vfe_attribute_write(file->fd, data, size,
+					   VFE_AT_POSITION);
 	return drain(file, VFIOEMU_WRITE, data, size, 0);
 }
 
 ssize_t vfe_pread(const struct vfe_file *file, void *data, size_t size,
 		  off_t offset)
 {
+	if (file->kind == VFE_ATTRIBUTE)
+		return offset < 0 ? vfe_result(-EINVAL)
+				  : vfe_attribute_read(file->fd, data, size,
+						       offset);
 	return fill(file, VFIOEMU_PREAD, data, size, offset);
 }
 
 ssize_t vfe_pwrite(const struct vfe_file *file, const void *data, size_t size,
 		   off_t offset)
 {
+	if (file->kind == VFE_ATTRIBUTE)
+		return offset < 0 ? vfe_result(-EINVAL)
+				  : vfe_attribute_write(file->fd, data, size,
+							offset);
 	return drain(file, VFIOEMU_PWRITE, data, size, offset);
 }
 
@@ -239,6 +255,9 @@ void *vfe_mmap(const struct vfe_file *file, void *address, size_t size,
 	struct vfe_call call = call_on(file, VFIOEMU_MMAP);
 	int64_t result = refuse_mmap(address, size, flags, offset);
 
+	if (!result && file->kind == VFE_ATTRIBUTE)
+		return vfe_attribute_mmap(file->fd, address, size, prot, flags,
+					  offset);
 	if (!result && !file->serial)
 		return (void *)no_file(file);
 	if (!result) {

@@ -34,6 +34,8 @@ static __attribute__((noinline)) bool open_ours(int dirfd, const char *path,
 	flags = vfe_path_flags(out, flags);
 	*fd = flags < 0 ? (int)vfe_result(flags)
 			: by_system_call(AT_FDCWD, out, flags, mode);
+	if (*fd >= 0)
+		vfe_fd_appears(*fd); /* it may be live: attribute.h */
 	return true;
 }
 

@@ -24,7 +24,8 @@ const unsigned char vfe_wanted[VFE_NUMBERS] = {
 #ifdef SYS_open
 	[SYS_open] = 1,	       [SYS_creat] = 1,	     [SYS_dup2] = 1,
 	[SYS_stat] = 1,	       [SYS_lstat] = 1,	     [SYS_access] = 1,
-	[SYS_readlink] = 1,
+	[SYS_readlink] = 1,    [SYS_chmod] = 1,	     [SYS_chown] = 1,
+	[SYS_unlink] = 1,      [SYS_rename] = 1,     [SYS_mkdir] = 1,
 #endif
 	[SYS_newfstatat] = 1,  [SYS_statx] = 1,	     [SYS_faccessat] = 1,
 	[SYS_faccessat2] = 1,  [SYS_readlinkat] = 1, [SYS_chdir] = 1,
@@ -38,7 +39,11 @@ const unsigned char vfe_wanted[VFE_NUMBERS] = {
 	[SYS_fcntl] = 1,       [SYS_unshare] = 1,    [SYS_close_range] = 1,
 	[SYS_recvmsg] = 1,     [SYS_recvmmsg] = 1,   [SYS_fstat] = 1,
 	[SYS_pidfd_getfd] = 1, [SYS_splice] = 1,     [SYS_sendfile] = 1,
-	[SYS_epoll_ctl] = 1,
+	[SYS_epoll_ctl] = 1,   [SYS_statfs] = 1,     [SYS_fstatfs] = 1,
+	[SYS_fchmodat] = 1,    [SYS_fchmod] = 1,     [SYS_fchownat] = 1,
+	[SYS_fchown] = 1,      [SYS_unlinkat] = 1,   [SYS_renameat2] = 1,
+	[SYS_mkdirat] = 1,     [SYS_truncate] = 1,   [SYS_ftruncate] = 1,
+	[SYS_execve] = 1,      [SYS_execveat] = 1,
 };
 
 __typeof__(syscall) *vfe_real_syscall;
@@ -107,7 +112,11 @@ static long open_how(int dirfd, const char *path, const void *how, size_t size)
 		how = &ours;
 		size = sizeof(ours);
 	}
-	return vfe_result(vfe_sys4(SYS_openat2, dirfd, path, how, size));
+	int fd = (int)vfe_result(vfe_sys4(SYS_openat2, dirfd, path, how, size));
+
+	if (fd >= 0)
+		vfe_fd_appears(fd);
+	return fd;
 }
 
 /* Files and what is in them. */
@@ -277,6 +286,77 @@ static bool path_call(long number, const long a[6], long *result)
 	}
 }
 
+/* What changes files, and what executes them. */
+static bool change_call(long number, const long a[6], long *result)
+{
+	const char *path = (const char *)a[0], *at = (const char *)a[1];
+
+	switch (number) {
+#ifdef SYS_open
+	case SYS_chmod:
+		*result = chmod(path, (mode_t)a[1]);
+		return true;
+	case SYS_chown:
+		*result = chown(path, (uid_t)a[1], (gid_t)a[2]);
+		return true;
+	case SYS_unlink:
+		*result = unlink(path);
+		return true;
+	case SYS_rename:
+		*result = rename(path, at);
+		return true;
+	case SYS_mkdir:
+		*result = mkdir(path, (mode_t)a[1]);
+		return true;
+#endif
+	case SYS_fchmodat:
+		*result = fchmodat((int)a[0], at, (mode_t)a[2], 0);
+		return true;
+	case SYS_fchmod:
+		*result = fchmod((int)a[0], (mode_t)a[1]);
+		return true;
+	case SYS_fchownat:
+		*result = fchownat((int)a[0], at, (uid_t)a[2], (gid_t)a[3],
+				   (int)a[4]);
+		return true;
+	case SYS_fchown:
+		*result = fchown((int)a[0], (uid_t)a[1], (gid_t)a[2]);
+		return true;
+	case SYS_unlinkat:
+		*result = unlinkat((int)a[0], at, (int)a[2]);
+		return true;
+	case SYS_renameat2:
+		*result = renameat2((int)a[0], at, (int)a[2],
+				    (const char *)a[3], (unsigned int)a[4]);
+		return true;
+	case SYS_mkdirat:
+		*result = mkdirat((int)a[0], at, (mode_t)a[2]);
+		return true;
+	case SYS_truncate:
+		*result = truncate64(path, a[1]);
+		return true;
+	case SYS_ftruncate:
+		*result = ftruncate64((int)a[0], a[1]);
+		return true;
+	case SYS_statfs:
+		*result = statfs64(path, (struct statfs64 *)a[1]);
+		return true;
+	case SYS_fstatfs:
+		*result = fstatfs64((int)a[0], (struct statfs64 *)a[1]);
+		return true;
+	case SYS_execve:
+		*result =
+			execve(path, (char *const *)a[1], (char *const *)a[2]);
+		return true;
+	case SYS_execveat:
+		*result = execveat((int)a[0], at, (char *const *)a[2],
+				   (char *const *)a[3], (int)a[4]);
+		return true;
+	default:
+		return false;
+	}
+}
+
 static bool memory_call(long number, const long a[6], long *result)
 {
 	void *address = (void *)a[0];
@@ -313,7 +393,8 @@ long vfe_by_number(long number, ...)
 		a[i] = va_arg(args, long);
 	va_end(args);
 	if (file_call(number, a, &result) || fd_call(number, a, &result) ||
-	    path_call(number, a, &result) || memory_call(number, a, &result))
+	    path_call(number, a, &result) || change_call(number, a, &result) ||
+	    memory_call(number, a, &result))
 		return result;
 	return vfe_result(vfe_sys6(number, a[0], a[1], a[2], a[3], a[4], a[5]));
 }

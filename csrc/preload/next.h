@@ -105,6 +105,8 @@ int __fxstatat64(int version, int dirfd, const char *path,
 	X(unshare)         \
 	X(recvmsg)         \
 	X(recvmmsg)        \
+	X(fflush)          \
+	X(fclose)          \
 	X(execve)          \
 	X(execvpe)         \
 	X(fexecve)         \

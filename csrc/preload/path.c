@@ -353,8 +353,13 @@ int vfe_path_flags(const char *real, int flags)
 	bool writes = (flags & O_ACCMODE) != O_RDONLY;
 	struct stat status;
 
-	if (!path || flags & O_PATH || !(writes || flags & (O_CREAT | O_TRUNC)))
+	if (!path || flags & O_PATH)
 		return flags;
+	if (!writes && !(flags & (O_CREAT | O_TRUNC)))
+		return look(real, &status, 0) ||
+				       !vfe_path_is_write_only(&status)
+			       ? flags
+			       : -EACCES;
 	if (look(real, &status, 0)) /* nobody can make files there */
 		return flags & O_CREAT && has_parent(real) ? -EACCES : flags;
 	if ((flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL))
@@ -362,10 +367,8 @@ int vfe_path_flags(const char *real, int flags)
 	/* kernfs_fop_open(): not even root */
 	if (writes && S_ISREG(status.st_mode) && !(status.st_mode & 0222))
 		return -EACCES;
-	/* A parameter has one value, and a write replaces all of it. Else, as
-	 * in a config space, it replaces what is at that offset, be that 0. */
-	flags &= ~(O_TRUNC | O_APPEND);
-	return writes && vfe_path_is_below(path, "/sys/module")
-		       ? flags | O_TRUNC
-		       : flags;
+	if ((flags & O_ACCMODE) != O_WRONLY && vfe_path_is_write_only(&status))
+		return -EACCES;
+	/* What is written is for the daemon, and replaces what the file has. */
+	return flags & ~(O_TRUNC | O_APPEND);
 }

@@ -103,8 +103,19 @@ VFE_HIDDEN bool vfe_path_is_node(const char *path);
  * -EACCES. What is not there is the daemon's to refuse. */
 VFE_HIDDEN int vfe_path_may_open(const char *node, int flags);
 
+/** Whether a live file (attribute.h) has nothing to be read: though the tree's
+ * file can be, by us. */
+static inline bool vfe_path_is_write_only(const struct stat *status)
+{
+	mode_t marks = S_ISVTX | S_ISGID;
+
+	return S_ISREG(status->st_mode) && (status->st_mode & marks) == marks;
+}
+
 /** Make the status of a file of the tree that of the file it stands for. */
 VFE_HIDDEN void vfe_path_dress(const char *real, struct stat *status);
+/** An attribute with bytes of its own; all others are said to have a page. */
+VFE_HIDDEN bool vfe_path_is_binary(const char *path);
 /** The same for what fstat() has said of an fd: true if it is in the tree. */
 VFE_HIDDEN bool vfe_path_dress_fd(int fd, struct stat *status);
 /** The real name of what an fd of ours or of the tree stands for. */

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <glob.h>
 
+#include "attribute.h"
 #include "path.h"
 #include "sys.h"
 
@@ -44,10 +45,34 @@ static const char *tree_mode(const char *real, const char *mode)
 	}
 	if (*mode == 'r' || flags & O_EXCL || !vfe_path_virtual(real))
 		return mode;
-	if (!(flags & O_TRUNC))
-		return flags & O_CLOEXEC ? "r+e" : "r+";
-	/* What is appended replaces a parameter as well. */
-	return *mode == 'a' ? "w" : mode;
+	return flags & O_CLOEXEC ? "r+e" : "r+";
+}
+
+static bool is_live(const char *real)
+{
+	struct stat status;
+
+	return vfe_path_virtual(real) &&
+	       !vfe_sys4(SYS_newfstatat, AT_FDCWD, real, &status, 0) &&
+	       vfe_is_live(&status);
+}
+
+/* A stream that reads and writes by calls. */
+static FILE *open_live(const char *real, const char *mode)
+{
+	int flags = vfe_path_flags(real, open_flags(mode));
+	int fd = (int)vfe_result(
+		flags < 0 ? flags
+			  : vfe_sys4(SYS_openat, AT_FDCWD, real, flags, 0));
+	FILE *stream = NULL;
+
+	if (fd >= 0) {
+		vfe_fd_appears(fd);
+		stream = vfe_stream(fd, mode);
+		if (!stream)
+			vfe_sys1(SYS_close, fd);
+	}
+	return stream;
 }
 
 static FILE *no_stream(void)
@@ -69,6 +94,8 @@ static FILE *no_stream(void)
 			return open_node(out, mode);               \
 		if (what == VFE_PATH_TREE) {                       \
 			path = out;                                \
+			if (is_live(out))                          \
+				return open_live(out, mode);       \
 			mode = tree_mode(out, mode);               \
 			if (!mode)                                 \
 				return NULL;                       \
@@ -92,8 +119,11 @@ FOPEN(fopen64)
 			if (!mode) /* the old stream is closed all the same */ \
 				path = "", mode = "r";                         \
 		}                                                              \
-		return vfe.next.name ? vfe.next.name(path, mode, file)         \
+		file = vfe.next.name ? vfe.next.name(path, mode, file)         \
 				     : no_stream();                            \
+		if (file)                                                      \
+			vfe_fd_appears(file->_fileno);                         \
+		return file;                                                   \
 	}
 
 FREOPEN(freopen)

@@ -203,7 +203,7 @@ static void dress_node(const char *path, struct stat *status)
 }
 
 /* An attribute with bytes of its own; all others are said to have a page. */
-static bool is_binary(const char *path)
+bool vfe_path_is_binary(const char *path)
 {
 	const char *name = strrchr(path, '/') + 1;
 
@@ -222,7 +222,10 @@ void vfe_path_dress(const char *real, struct stat *status)
 		dress_node(path, status);
 		return;
 	}
-	/* Our own marks: a merged directory, a file that the daemon answers. */
+	/* Our own marks: a merged directory, a file that the daemon answers,
+	 * and which cannot be read. */
+	if (vfe_path_is_write_only(status))
+		status->st_mode &= ~(mode_t)(S_ISGID | 0444);
 	if (!S_ISLNK(status->st_mode))
 		status->st_mode &= ~(mode_t)S_ISVTX;
 	if (strncmp(path, "/sys", 4) || (path[4] && path[4] != '/'))
@@ -233,7 +236,7 @@ void vfe_path_dress(const char *real, struct stat *status)
 	status->st_blksize = SYSFS_FILE;
 	if (!S_ISREG(status->st_mode))
 		status->st_size = 0;
-	else if (!is_binary(path))
+	else if (!vfe_path_is_binary(path))
 		status->st_size = SYSFS_FILE;
 }
 
@@ -254,7 +257,7 @@ bool vfe_path_behind_fd(int fd, char *out)
 
 	if (!vfe_init() || !vfe.active || !vfe.root_size)
 		return false;
-	if (!vfe_emulated(fd, &file))
+	if (!vfe_emulated(fd, &file) || file.kind == VFE_ATTRIBUTE)
 		return vfe_path_of_fd(fd, out) && vfe_path_virtual(out);
 	strcpy(out, "/dev/vfio/vfio");
 	if (file.kind == VFE_GROUP)

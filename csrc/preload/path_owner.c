@@ -9,6 +9,7 @@
 #include <sys/time.h>
 #include <utime.h>
 
+#include "attribute.h"
 #include "path.h"
 #include "sys.h"
 
@@ -26,7 +27,9 @@ static int change_mode(const char *real, mode_t mode, int flags)
 	if (S_ISLNK(status.st_mode))
 		return (int)vfe_result(-EOPNOTSUPP);
 	if (vfe_path_virtual(real)) {
-		mode = (mode & ~(mode_t)S_ISVTX) | (status.st_mode & S_ISVTX);
+		mode_t ours = S_ISVTX | (vfe_is_live(&status) ? S_ISGID : 0);
+
+		mode = (mode & ~ours) | (status.st_mode & ours);
 		if (S_ISDIR(status.st_mode))
 			mode |= S_IRWXU;
 	}

@@ -61,7 +61,7 @@ static bool of_fd(int fd, struct statfs *status, int *error)
 		*error = of_path(real, status);
 		return true;
 	}
-	if (!vfe_emulated(fd, &file))
+	if (!vfe_emulated(fd, &file) || file.kind == VFE_ATTRIBUTE)
 		return false;
 	if (file.kind == VFE_CONTAINER || file.kind == VFE_GROUP)
 		real_one("/dev", status, TMPFS_MAGIC);

@@ -117,7 +117,8 @@ enum vfe_kind {
 	VFE_DEVICE,
 	VFE_DATA,
 	VFE_DMA_BUF,
-	VFE_OTHER /* no file of the program: one of our connections */
+	VFE_OTHER,    /* no file of the program: one of our connections */
+	VFE_ATTRIBUTE /* a live file of the tree: attribute.h */
 };
 
 /** An emulated fd, as it was when it was looked at. */

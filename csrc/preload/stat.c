@@ -7,7 +7,7 @@
 #include <sys/sysmacros.h>
 #include <time.h>
 
-#include "preload.h"
+#include "path.h"
 #include "sys.h"
 
 #define MISC_MAJOR  10	/* /dev/vfio/vfio is a misc device, ... */
@@ -37,6 +37,15 @@ int vfe_fstat(const struct vfe_file *file, void *status)
 
 	if (file->kind == VFE_OTHER)
 		return (int)vfe_result(-EBADF);
+	if (file->kind == VFE_ATTRIBUTE) {
+		long error = vfe_sys2(SYS_fstat, file->fd, &filled);
+
+		if (error)
+			return (int)vfe_result(error);
+		vfe_path_dress_fd(file->fd, &filled);
+		return (int)vfe_result(
+			vfe_copy_out(status, &filled, sizeof(filled)));
+	}
 	vfe_node_stat(file->kind, number, &filled);
 	if (file->kind != VFE_CONTAINER && file->kind != VFE_GROUP) {
 		/* anon_inode_getfile(): an inode without a type, one for all.

@@ -14,14 +14,14 @@ from vfioemu.core.errors import IoctlError
 from vfioemu.core.machine import Machine
 from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
 from vfioemu.daemon import running
-from vfioemu.daemon.sysfs import DMA_ENTRY_LIMIT, bus_of, sysfsdev
+from vfioemu.daemon.sysfs import bus_of, sysfsdev
 from vfioemu.daemon.tree import Tree
 from vfioemu.devices.registry import load_models
 from vfioemu.io.counters import Counters
 from vfioemu.io.effects import Runner
 
 UUID = "00000000-0000-4000-8000-000000000007"
-BDF = "0000:03:0a.1"
+BDF = "00fe:03:0a.1"
 SPEC = MachineSpec(
     groups=(
         GroupSpec(number=7),
@@ -31,7 +31,7 @@ SPEC = MachineSpec(
     devices=(
         DeviceSpec(symbol="m", name=UUID, group=7, model="oracle", options={"variant": "basic"}),
         DeviceSpec(symbol="p", name=BDF, group=8, model="edu"),
-        DeviceSpec(symbol="q", name="0000:00:05.0", group=9, model="oracle", options={"variant": "basic"}),
+        DeviceSpec(symbol="q", name="00fe:00:05.0", group=9, model="oracle", options={"variant": "basic"}),
     ),
 )
 
@@ -116,7 +116,7 @@ def test_directories_are_merged_where_others_live_and_nowhere_else(tree):
         "sys/kernel/iommu_groups",
         "sys/class",
         "sys/module",
-        "sys/devices/pci0000:03",
+        "sys/devices/pci00fe:03",
     } <= merged
     for path in merged:
         assert not re.search(r"/iommu_groups/\d|dev/vfio|vfio_iommu_type1|mdev_supported_types", path)
@@ -162,7 +162,7 @@ def test_what_comes_goes_without_a_trace(tree, machine):
 
 
 def test_a_device_of_a_group_goes_and_the_group_stays(tmp_path):
-    names = ["0000:00:01.0", "0000:00:01.1"]
+    names = ["00fe:00:01.0", "00fe:00:01.1"]
     spec = MachineSpec(
         groups=(GroupSpec(number=3, iommu=IommuSpec()),),
         devices=tuple(DeviceSpec(symbol=name, name=name, group=3, model="vfio-pci") for name in names),
@@ -206,50 +206,16 @@ def test_names_that_no_device_can_have_are_not_shown(name, tmp_path, caplog):
     assert "cannot be shown" in caplog.text
 
 
-class TestParameter:
-    @pytest.mark.parametrize(
-        ("written", "value"),
-        [("17", 17), ("0x10\n", 16), ("010", 8), (" 5 \n", 5), ("4294967295", (1 << 32) - 1), ("0", 0)],
-    )
-    def test_what_is_written_counts(self, tree, machine, written, value):
-        (tree.root / DMA_ENTRY_LIMIT).write_text(written)
-        assert machine.parameters["dma_entry_limit"] == value
-        assert (tree.root / DMA_ENTRY_LIMIT).read_text() == f"{value}\n"
-
-    @pytest.mark.parametrize("written", ["", "x", "-1", "4294967296", "1.5", "09", "\xff"])
-    def test_what_is_no_number_does_not(self, tree, machine, written):
-        (tree.root / DMA_ENTRY_LIMIT).write_bytes(written.encode("latin-1"))
-        assert machine.parameters["dma_entry_limit"] == 65535
-        assert (tree.root / DMA_ENTRY_LIMIT).read_text() == "65535\n"
-
-    def test_the_latest_of_both_ways_counts(self, tree, machine):
-        machine.set_parameter("dma_entry_limit", 9)
-        tree.show_parameters()
-        assert (tree.root / DMA_ENTRY_LIMIT).read_text() == "9\n"
-        (tree.root / DMA_ENTRY_LIMIT).write_text("10")
-        assert machine.parameters["dma_entry_limit"] == 10
-
-    def test_file_that_is_longer_than_memory(self, tree, machine):
-        """In a shared daemon anybody may write it."""
-        os.truncate(tree.root / DMA_ENTRY_LIMIT, 1 << 42)
-        assert machine.parameters["dma_entry_limit"] == 65535
-        assert (tree.root / DMA_ENTRY_LIMIT).read_text() == "65535\n"
-
-    def test_without_its_file_it_stays(self, tree, machine):
-        (tree.root / DMA_ENTRY_LIMIT).unlink()
-        assert machine.parameters["dma_entry_limit"] == 65535
-
-
 def test_a_config_space_that_cannot_be_read_is_not_shown(machine, tmp_path, monkeypatch, caplog):
-    model = machine.devices["p"].model
+    device = machine.devices["q"]
 
     def broken(index, offset, size):
         raise IoctlError(5, "broken")
 
-    monkeypatch.setattr(model, "read_region", broken)
+    monkeypatch.setattr(device.model, "read_region", broken)
     with Tree(machine, tmp_path, Runner(Counters())) as tree:
-        assert (tree.root / sysfsdev(BDF)[1:] / "config").read_bytes() == b""
-        assert (tree.root / sysfsdev(BDF)[1:] / "vendor").read_text() == "0x0000\n"
+        assert (tree.root / sysfsdev(device.name)[1:] / "config").read_bytes() == b""
+        assert (tree.root / sysfsdev(device.name)[1:] / "vendor").read_text() == "0x0000\n"
     assert "cannot be shown" in caplog.text
 
 

@@ -17,7 +17,7 @@ BY_MACRO = re.compile(r"^([A-Z][A-Z0-9_]+)\((\w+)[,)]", re.MULTILINE)
 FROM_LIBC = {
     # strings and memory, which do nothing else
     "memchr", "memcmp", "memcpy", "memmove", "memset", "stpcpy", "strchr", "strchrnul", "strcmp", "strcpy", "strcspn",
-    "strlen", "strncmp", "strnlen", "strrchr",
+    "strlen", "strncmp", "strnlen", "strrchr", "strspn",
     # once, when the library is loaded
     "__register_atfork", "dladdr", "dlsym", "getauxval", "getenv",
     # the service thread
@@ -26,7 +26,7 @@ FROM_LIBC = {
     # errno; and what functions of libc's that allocate are answered with
     "__errno_location", "calloc", "free", "malloc", "realloc", "fopencookie", "qsort", "alphasort", "versionsort",
     # strings of one file; and what programs are executed with
-    "strcat", "strstr", "environ", "__environ",
+    "strcat", "strstr", "stdout", "environ", "__environ",
     # the C runtime's own
     "_ITM_deregisterTMCloneTable", "_ITM_registerTMCloneTable", "__cxa_finalize", "__gmon_start__",
 }  # fmt: skip

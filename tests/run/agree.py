@@ -16,7 +16,7 @@ PARTS = [
     "bus",
     "pci",
     "devices",
-    "0000:00:1e.0",
+    "00fe:00:1e.0",
     "iommu_group",
     "subsystem",
     "driver",

@@ -9,7 +9,7 @@ from tests.run.helpers import HERE, Runner, compile_c
 from vfioemu.testing.daemon import daemon_process, machine_of
 
 MACHINE = machine_of([21, 22]) + '[[group]]\nnumber = 23\n[group.iommu]\n[[group.device]]\nsymbol = "pci"\n'
-MACHINE += 'name = "0000:00:1e.0"\nmodel = "oracle"\n[group.device.options]\nvariant = "migspc"\n'
+MACHINE += 'name = "00fe:00:1e.0"\nmodel = "oracle"\n[group.device.options]\nvariant = "migspc"\n'
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ def set_attr(device, what, fd, group=1, request=SET, address=None):
 container, group = os.open("/dev/vfio/vfio", os.O_RDWR), os.open("/dev/vfio/23", os.O_RDWR)
 fcntl.ioctl(group, 0x3B68, struct.pack("i", container))
 fcntl.ioctl(container, 0x3B66, 1)
-function = fcntl.ioctl(group, 0x3B6A, bytearray(b"0000:00:1e.0\\0"), True)
+function = fcntl.ioctl(group, 0x3B6A, bytearray(b"00fe:00:1e.0\\0"), True)
 """
 
 

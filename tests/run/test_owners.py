@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-BDF = "0000:00:1e.0"
+BDF = "00fe:00:1e.0"
 DEVICE = f"/sys/bus/pci/devices/{BDF}"
 NODE = "/dev/vfio/23"
 PRELUDE = f"""
@@ -61,7 +61,7 @@ container = os.open("/dev/vfio/vfio", os.O_RDWR)
 group = os.open(NODE, os.O_RDWR)
 fcntl.ioctl(group, 0x3B68, struct.pack("i", container))
 fcntl.ioctl(container, 0x3B66, 1)
-device = fcntl.ioctl(group, 0x3B6A, bytearray(b"0000:00:1e.0\\0"), True)
+device = fcntl.ioctl(group, 0x3B6A, bytearray(b"00fe:00:1e.0\\0"), True)
 for fd in container, group, device:
     out = (ctypes.c_long * 64)()
     print(call("fstatfs", fd, out), hex(out[0]), os.readlink(f"/proc/self/fd/{fd}"), os.readlink(f"/proc/{os.getpid()}/fd/{fd}"))
@@ -77,7 +77,7 @@ print(*names, libc.readlink(f"/proc/self/fd/{device}".encode(), out, 5), out.val
         f"0 {TMPFS:#x} {NODE} {NODE}",
         f"0 {ANON:#x} anon_inode:[vfio-device] anon_inode:[vfio-device]",
         "pipe:",
-        f"/sys/devices/pci0000:00/{BDF}/vendor",
+        f"/sys/devices/pci00fe:00/{BDF}/vendor",
         f"{NODE} 5 anon_",
     ]
 

@@ -13,9 +13,9 @@ import pytest
 from tests.run.helpers import HERE, preloaded
 
 GROUP = "/sys/kernel/iommu_groups/23"
-BDF = "0000:00:1e.0"
+BDF = "00fe:00:1e.0"
 DEVICE = f"/sys/bus/pci/devices/{BDF}"
-REAL = f"/sys/devices/pci0000:00/{BDF}"
+REAL = f"/sys/devices/pci00fe:00/{BDF}"
 UUID = "00000000-0000-4000-8000-000000000021"
 MDEV = f"/sys/bus/mdev/devices/{UUID}"
 NODE = f"{stat.S_IFCHR | 0o600:o} 511:23"
@@ -83,7 +83,7 @@ def test_directories_and_links(many):
 def test_links_are_those_of_sysfs(many, how):
     assert many((how, f"{DEVICE}/iommu_group"), (how, DEVICE), (how, f"{MDEV}/iommu_group")) == [
         "../../../kernel/iommu_groups/23",
-        f"../../../devices/pci0000:00/{BDF}",
+        f"../../../devices/pci00fe:00/{BDF}",
         "../../../../../kernel/iommu_groups/21",
     ]
 
@@ -98,7 +98,7 @@ def test_real_paths_are_those_of_sysfs(many, how):
         f"{DEVICE}/driver": "/sys/bus/pci/drivers/vfio-pci",
         "/dev/vfio/23": "/dev/vfio/23",
         f"//sys//bus/./pci/devices/../devices/{BDF}/vendor": f"{REAL}/vendor",
-        f"{GROUP}/devices/{BDF}/..": "/sys/devices/pci0000:00",
+        f"{GROUP}/devices/{BDF}/..": "/sys/devices/pci00fe:00",
         "/sys/../proc/self/status/../../self/stat": "ENOTDIR",
         "/proc/version": "/proc/version",
     }
@@ -238,6 +238,7 @@ def test_walks(many):
         f"{GROUP}/devices 1 1",
         f"{GROUP}/devices/{BDF} 4 2",
         f"{GROUP}/reserved_regions 0 1",
+        f"{GROUP}/type 0 1",
     ]
 
 
@@ -248,6 +249,7 @@ def test_walks_that_skip(many):
         f"{GROUP} 1 0",
         f"{GROUP}/devices 1 1",
         f"{GROUP}/reserved_regions 0 1",
+        f"{GROUP}/type 0 1",
         "0",
     ]
     assert all_skipped.splitlines() == [f"{GROUP} 1 0", "0"]
@@ -256,7 +258,7 @@ def test_walks_that_skip(many):
 @pytest.mark.parametrize("how", ["chdir", "fchdir", "getcwd_new", "get_current_dir_name", "__getcwd_chk"])
 def test_the_working_directory(many, how):
     assert many((how, DEVICE), (how, "/dev/vfio"), (how, "/proc"), (how, f"{DEVICE}/nothing")) == [
-        f"{REAL}\n/sys/devices/pci0000:00",
+        f"{REAL}\n/sys/devices/pci00fe:00",
         "/dev/vfio\n/dev",
         "/proc\n/",
         "ENOENT",

@@ -19,7 +19,7 @@ from vfioemu.daemon import messages as d
 from vfioemu.daemon import statistics
 from vfioemu.daemon.sysfs import sysfsdev
 from vfioemu.daemon.tracing import encoder, send_events
-from vfioemu.daemon.tree import Tree
+from vfioemu.daemon.tree import MAX_MDEVS, Tree
 from vfioemu.daemon.workers import Workers
 from vfioemu.devices.registry import options, summary
 from vfioemu.io.listen import accept
@@ -32,7 +32,6 @@ log: Final = logging.getLogger(__name__)
 
 MAX_LINE: Final = 1 << 20
 MAX_CONNECTIONS: Final = 64
-MAX_MDEVS: Final = 1024
 
 
 class Refused(Exception):
@@ -193,7 +192,6 @@ class ControlServer:
 
     def _list(self, _: d.NoArguments) -> d.Listing:
         machine = self._machine
-        self._tree.refresh()
         return d.Listing(
             profile=machine.spec.profile,
             root=str(self._tree.root),
@@ -296,6 +294,7 @@ class ControlServer:
         self._mdevs[name] = arguments.type
         self._workers.add(device)
         self._tree.add(device)
+        self._tree.show_available(MAX_MDEVS - len(self._mdevs))
         return next(entry for entry in self._devices() if entry.symbol == name)
 
     def _mdev_stop(self, arguments: d.MdevStop) -> dict[str, str]:
@@ -314,7 +313,26 @@ class ControlServer:
         del self._mdevs[name]
         self._workers.remove(name)
         self._tree.remove(device)
+        self._tree.show_available(MAX_MDEVS - len(self._mdevs))
         return {"uuid": name}
+
+    # --- the same, by files in /sys: attributes.Mdevs ---
+
+    def create(self, name: str, model: str) -> None:
+        """A UUID was written to a type's `create`: IoctlError EEXIST, EUSERS."""
+        try:
+            self._mdev_start(d.MdevStart(type=model, uuid=name))
+        except Refused as error:
+            number = {"DeviceExists": errno.EEXIST, "TooManyDevices": errno.EUSERS}
+            raise IoctlError(number.get(error.kind, errno.EINVAL), str(error)) from None
+
+    def delete(self, name: str) -> None:
+        """A device's `remove` was written to: IoctlError ENODEV, EBUSY."""
+        try:
+            self._mdev_stop(d.MdevStop(uuid=name))
+        except Refused as error:
+            number = errno.ENODEV if error.kind == "DeviceNotFound" else errno.EBUSY
+            raise IoctlError(number, str(error)) from None
 
     def _trace(self, arguments: d.Trace) -> dict[str, list[str]]:
         """From now on events are kept for the connection that asked, which carries nothing else any more."""

@@ -16,7 +16,9 @@ import trio
 
 from vfioemu.core.machine import Machine, MachineSpec
 from vfioemu.daemon import runtime_dir as rd
+from vfioemu.daemon.attributes import Attributes
 from vfioemu.daemon.control import ControlServer
+from vfioemu.daemon.functions import Functions
 from vfioemu.daemon.tracing import tracing
 from vfioemu.daemon.tree import Tree
 from vfioemu.daemon.workers import Workers
@@ -137,6 +139,8 @@ async def running(
                     tree = stack.enter_context(Tree(machine, directory, runner, shared=bool(uids)))
                     workers = Workers(machine, server, services)
                     control = ControlServer(machine, server, workers, tree, tracer, services)
+                    functions = Functions(machine, tree, workers.add, workers.remove)
+                    server.attributes = Attributes(machine, tree, functions, control)
                     services.start_soon(server.listen, listener)
                     services.start_soon(server.watch_hangups)
                     services.start_soon(control.listen, controller)

@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: MIT
-"""What /dev and /sys show of a machine: paths and what is there, as data. `daemon/tree.py` makes files of it.
-
-Paths are those of the kernel, without the leading slash. Links name their target as a path from the root too.
-"""
+"""What /dev and /sys show of a machine: paths and what is there, as data (see daemon/entries.py)."""
 
 import re
-import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Final, Literal, TypeAlias
 
 from vfioemu.core.device import Device
 from vfioemu.core.spec import GroupSpec, IommuSpec
+from vfioemu.daemon import function_files
+from vfioemu.daemon.addresses import Window
+from vfioemu.daemon.entries import Directory, Entries, Link, Node, text
 
 Bus: TypeAlias = Literal["pci", "mdev", "platform"]
 
 OWNERS: Final = "owner"
 """Who owns what: the preload library's notes, csrc/preload/path_look.c."""
 DMA_ENTRY_LIMIT: Final = "sys/module/vfio_iommu_type1/parameters/dma_entry_limit"
+PCI_BUS: Final = "sys/bus/pci"
+DRIVERS: Final = f"{PCI_BUS}/drivers"
 PARENT: Final = "sys/devices/virtual/vfioemu/vfioemu"
 """The parent of all mediated devices, as the mtty sample's is sys/devices/virtual/mtty/mtty."""
 
@@ -28,55 +28,9 @@ _MISC_MAJOR: Final = 10
 _VFIO_MINOR: Final = 196
 _GROUP_MAJOR: Final = 511
 """The last of the numbers that alloc_chrdev_region() gives out."""
-_IDS: Final = struct.Struct("<HH4xB3B32xHH")
-_BARS: Final = 6
-_RESOURCES: Final = 13
-_IO: Final = 0x40101
-_MEM: Final = 0x40200
-_MEM64: Final = 0x140204
-_PREFETCH: Final = 0x2000
-_FIRST_BAR: Final = 0xC0000000
 
-
-@dataclass(frozen=True, slots=True)
-class Directory:
-    """A directory. In a merged one the machine's own entries stay visible beside the emulated ones."""
-
-    merged: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """A regular file."""
-
-    content: bytes
-    mode: int = 0o444
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A symbolic link, relative as all links of sysfs are."""
-
-    target: str
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A character device that the daemon serves."""
-
-    mode: int
-
-
-Entry: TypeAlias = Directory | File | Link | Node
-Entries: TypeAlias = Iterator[tuple[str, Entry]]
-"""In the order in which they are made: directories first, and last what others find a device by."""
 
 _MERGED: Final = Directory(merged=True)
-
-
-def text(*lines: str, mode: int = 0o444) -> File:
-    """A file of lines."""
-    return File("".join(f"{line}\n" for line in lines).encode(), mode)
 
 
 def bus_of(name: str) -> Bus:
@@ -99,12 +53,12 @@ def can_show(name: str) -> bool:
 # --- what does not depend on devices ---
 
 
-def machine_entries(dma_entry_limit: int, *, shared: bool) -> Entries:
+def machine_entries(dma_entry_limit: int, real_drivers: Iterable[str]) -> Entries:
     """What is there without any device.
 
     Args:
         dma_entry_limit: the module parameter.
-        shared: other users have access.
+        real_drivers: the PCI drivers that the machine has; what is written to bind emulated functions must not reach them.
     """
     yield "", _MERGED
     yield OWNERS, Directory()
@@ -119,17 +73,18 @@ def machine_entries(dma_entry_limit: int, *, shared: bool) -> Entries:
     for path in ("dev/vfio", "sys/bus/mdev/drivers", "sys/bus/mdev/drivers/vfio_mdev", "sys/class/vfio"):
         yield path, Directory()
     yield "sys/class/vfio-dev", Directory()
-    yield "sys/bus/pci/drivers/vfio-pci", Directory()
-    yield "sys/bus/pci/drivers/vfio-pci/module", Link("sys/module/vfio_pci")
+    yield from _bus_entries(real_drivers)
     for module in ("mdev", "vfio", "vfio_iommu_type1", "vfio_pci"):
         yield f"sys/module/{module}", Directory()
         yield f"sys/module/{module}/refcnt", text("0")
+    yield "sys/module/vfio_pci/drivers", Directory()
+    yield "sys/module/vfio_pci/drivers/pci:vfio-pci", Link(f"{DRIVERS}/{function_files.DRIVER}")
     yield "sys/module/vfio/parameters", Directory()
     yield "sys/module/vfio/parameters/enable_unsafe_noiommu_mode", text("N")
     yield "sys/module/vfio_iommu_type1/parameters", Directory()
     yield "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts", text("N")
     yield "sys/module/vfio_iommu_type1/parameters/disable_hugepages", text("N")
-    yield DMA_ENTRY_LIMIT, text(str(dma_entry_limit), mode=0o666 if shared else 0o644)
+    yield DMA_ENTRY_LIMIT, text(str(dma_entry_limit), mode=0o644, live=True)
     yield from _class_device("misc", "vfio", f"{_MISC_MAJOR}:{_VFIO_MINOR}", "vfio/vfio")
     yield PARENT.rpartition("/")[0], Directory()
     yield PARENT, Directory()
@@ -139,23 +94,51 @@ def machine_entries(dma_entry_limit: int, *, shared: bool) -> Entries:
     yield "dev/vfio/vfio", Node(0o666)
 
 
-def type_entries(model: str, description: str) -> Entries:
-    """A type that mediated devices can be made of."""
-    path = _type_path(model)
+def _bus_entries(real_drivers: Iterable[str]) -> Entries:
+    """What binds functions to drivers: of vfio-pci all of it, of others what can name an emulated function."""
+    for name in ("drivers_probe", "rescan"):
+        yield f"{PCI_BUS}/{name}", text(mode=0o200, live=True)
+    yield f"{DRIVERS}/{function_files.DRIVER}", Directory()
+    yield f"{DRIVERS}/{function_files.DRIVER}/module", Link("sys/module/vfio_pci")
+    for name in ("bind", "unbind", "new_id", "remove_id"):
+        yield f"{DRIVERS}/{function_files.DRIVER}/{name}", text(mode=0o200, live=True)
+    for driver in sorted(set(real_drivers) - {function_files.DRIVER}):
+        yield f"{DRIVERS}/{driver}", _MERGED
+        for name in ("bind", "unbind"):
+            yield f"{DRIVERS}/{driver}/{name}", text(mode=0o200, live=True)
+
+
+def available(count: int) -> str:
+    """What available_instances shows."""
+    return f"{count}\n"
+
+
+def type_entries(model: str, description: str, count: int) -> Entries:
+    """A type that mediated devices can be made of, and how many of it there can be still."""
+    path = type_path(model)
     yield path, Directory()
     yield f"{path}/devices", Directory()
     yield f"{path}/name", text(model)
     yield f"{path}/description", text(description)
     yield f"{path}/device_api", text("vfio-pci")
+    yield f"{path}/available_instances", text(str(count))
+    yield f"{path}/create", text(mode=0o200, live=True)
 
 
-def group_entries(group: GroupSpec, *, shared: bool) -> Entries:
-    """An IOMMU group and its node."""
+def group_entries(group: GroupSpec) -> Entries:
+    """An IOMMU group."""
     path = f"sys/kernel/iommu_groups/{group.number}"
     reserved = () if group.iommu is None else group.iommu.reserved
     yield path, Directory()
     yield f"{path}/devices", Directory()
     yield f"{path}/reserved_regions", text(*(f"0x{start:016x} 0x{end:016x} msi" for start, end in reserved))
+    yield f"{path}/type", text("unknown" if group.iommu is None else "DMA", mode=0o644, live=True)
+    if group.iommu is None:
+        yield f"{path}/name", text("vfio-noiommu")  # vfio_noiommu_group_alloc(): of mediated devices, too
+
+
+def node_entries(group: GroupSpec, *, shared: bool) -> Entries:
+    """A group's node: it is there while vfio has a device of the group."""
     yield from _class_device(
         "vfio", str(group.number), f"{_GROUP_MAJOR}:{group.number}", f"vfio/{group.number}"
     )
@@ -191,7 +174,7 @@ def _class_device(kind: str, name: str, number: str, node: str) -> Entries:
     yield f"sys/devices/virtual/{kind}", Directory(merged=kind == "misc")
     yield path, Directory()
     yield f"{path}/dev", text(number)
-    yield f"{path}/uevent", text(f"MAJOR={major}", f"MINOR={minor}", f"DEVNAME={node}")
+    yield f"{path}/uevent", text(f"MAJOR={major}", f"MINOR={minor}", f"DEVNAME={node}", mode=0o644)
     yield f"{path}/subsystem", Link(f"sys/class/{kind}")
     yield f"sys/dev/char/{number}", Link(path)
     yield f"sys/class/{kind}/{name}", Link(path)
@@ -208,14 +191,17 @@ def device_path(device: Device) -> str:
     return f"{PARENT}/{device.name}" if bus == "mdev" else f"sys/devices/platform/{device.name}"
 
 
-def device_entries(device: Device, serial: int, config: bytes, unit: int | None) -> Entries:
-    """A device.
+def device_entries(
+    device: Device, config: bytes, placed: Mapping[int, Window], unit: int | None, *, bound: bool
+) -> Entries:
+    """A device, without what its driver makes of it.
 
     Args:
         device: which.
-        serial: K of vfioK.
-        config: its PCI config space; empty for what has none.
+        config: its PCI config space, as the hardware has it; empty for what has none.
+        placed: where its BARs are, by index.
         unit: K of the dmarK that it is behind; None without an IOMMU.
+        bound: a vfio driver has it.
     """
     bus = bus_of(device.name)
     path = device_path(device)
@@ -230,18 +216,12 @@ def device_entries(device: Device, serial: int, config: bytes, unit: int | None)
     yield f"{path}/subsystem", Link(f"sys/bus/{bus}")
     yield f"{path}/iommu_group", Link(group)
     if bus == "pci":
-        yield from _pci_entries(path, device, config)
+        yield from function_files.entries(path, device, config, placed, bound=bound)
     elif bus == "mdev":
-        yield f"{path}/driver", Link("sys/bus/mdev/drivers/vfio_mdev")
-        yield f"{path}/mdev_type", Link(_type_path(device.spec.model))
-        yield f"{path}/uevent", text("DRIVER=vfio_mdev", "MODALIAS=mdev:vfio_mdev")
-        yield f"{_type_path(device.spec.model)}/devices/{device.name}", Link(path)
-        yield f"sys/bus/mdev/drivers/vfio_mdev/{device.name}", Link(path)
-    yield f"{path}/vfio-dev", Directory()
-    yield f"{path}/vfio-dev/vfio{serial}", Directory()
-    yield f"{path}/vfio-dev/vfio{serial}/device", Link(path)
-    yield f"{path}/vfio-dev/vfio{serial}/subsystem", Link("sys/class/vfio-dev")
-    yield f"sys/class/vfio-dev/vfio{serial}", Link(f"{path}/vfio-dev/vfio{serial}")
+        yield f"{path}/mdev_type", Link(type_path(device.spec.model))
+        yield f"{path}/uevent", text("DRIVER=vfio_mdev", "MODALIAS=mdev:vfio_mdev", mode=0o644)
+        yield f"{path}/remove", text(mode=0o200, live=True)
+        yield f"{type_path(device.spec.model)}/devices/{device.name}", Link(path)
     if unit is not None:
         yield f"{path}/iommu", Link(f"sys/devices/virtual/iommu/dmar{unit}")
         yield f"sys/devices/virtual/iommu/dmar{unit}/devices/{device.name}", Link(path)
@@ -249,7 +229,24 @@ def device_entries(device: Device, serial: int, config: bytes, unit: int | None)
     yield sysfsdev(device.name)[1:], Link(path)
 
 
-def _type_path(model: str) -> str:
+def driver_entries(device: Device, serial: int) -> Entries:
+    """What a vfio driver makes of a device; `serial` is K of vfioK."""
+    path = device_path(device)
+    yield f"{path}/vfio-dev", Directory()
+    yield f"{path}/vfio-dev/vfio{serial}", Directory()
+    yield f"{path}/vfio-dev/vfio{serial}/device", Link(path)
+    yield f"{path}/vfio-dev/vfio{serial}/subsystem", Link("sys/class/vfio-dev")
+    yield f"sys/class/vfio-dev/vfio{serial}", Link(f"{path}/vfio-dev/vfio{serial}")
+    driver = {"pci": f"{DRIVERS}/{function_files.DRIVER}", "mdev": "sys/bus/mdev/drivers/vfio_mdev"}.get(
+        bus_of(device.name)
+    )
+    if driver is not None:
+        yield f"{path}/driver", Link(driver)
+        yield f"{driver}/{device.name}", Link(path)
+
+
+def type_path(model: str) -> str:
+    """Where a type is below /sys/devices."""
     return f"{PARENT}/mdev_supported_types/vfioemu-{model}"
 
 
@@ -257,55 +254,3 @@ def _bridge(name: str) -> str:
     match = _PCI.fullmatch(name)
     assert match is not None
     return f"sys/devices/pci{match[1]}"
-
-
-def _pci_entries(path: str, device: Device, config: bytes) -> Entries:
-    vendor, product, revision, *classes, sub_vendor, sub_product = _IDS.unpack_from(config.ljust(64, b"\0"))
-    code = classes[2] << 16 | classes[1] << 8 | classes[0]
-    modalias = (
-        f"pci:v{vendor:08X}d{product:08X}sv{sub_vendor:08X}sd{sub_product:08X}"
-        f"bc{classes[2]:02X}sc{classes[1]:02X}i{classes[0]:02X}"
-    )
-    yield f"{path}/driver", Link("sys/bus/pci/drivers/vfio-pci")
-    yield f"{path}/driver_override", text("vfio-pci")
-    yield f"{path}/vendor", text(f"0x{vendor:04x}")
-    yield f"{path}/device", text(f"0x{product:04x}")
-    yield f"{path}/subsystem_vendor", text(f"0x{sub_vendor:04x}")
-    yield f"{path}/subsystem_device", text(f"0x{sub_product:04x}")
-    yield f"{path}/class", text(f"0x{code:06x}")
-    yield f"{path}/revision", text(f"0x{revision:02x}")
-    yield f"{path}/irq", text("0")
-    yield f"{path}/enable", text("1")
-    yield f"{path}/numa_node", text("-1")
-    yield f"{path}/modalias", text(modalias)
-    yield f"{path}/resource", text(*_resources(device, config))
-    yield (
-        f"{path}/uevent",
-        text(
-            "DRIVER=vfio-pci",
-            f"PCI_CLASS={code:X}",
-            f"PCI_ID={vendor:04X}:{product:04X}",
-            f"PCI_SUBSYS_ID={sub_vendor:04X}:{sub_product:04X}",
-            f"PCI_SLOT_NAME={device.name}",
-            f"MODALIAS={modalias}",
-        ),
-    )
-    yield f"{path}/config", File(config, 0o644)
-    yield f"sys/bus/pci/drivers/vfio-pci/{device.name}", Link(path)
-
-
-def _resources(device: Device, config: bytes) -> Iterator[str]:
-    """The BARs as the kernel's resource_show() tells them; addresses are made up, nobody can use them."""
-    regions = device.model.regions()
-    position = _FIRST_BAR
-    for bar in range(_RESOURCES):
-        region = regions[bar] if bar < min(_BARS, len(regions)) else None
-        if region is None or not region.size:
-            yield f"0x{0:016x} 0x{0:016x} 0x{0:016x}"
-            continue
-        kind = config[0x10 + 4 * bar] if len(config) >= 64 else 0
-        flags = _IO if kind & 1 else (_MEM64 if kind & 4 else _MEM) | (_PREFETCH if kind & 8 else 0)
-        step = 1 << (region.size - 1).bit_length()
-        position = (position + step - 1) & -step
-        yield f"0x{position:016x} 0x{position + region.size - 1:016x} 0x{flags:016x}"
-        position += step

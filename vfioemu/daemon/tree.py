@@ -3,10 +3,12 @@
 
 Programs look at devices before they open one: a link's target, a file's contents, a directory's entries. Here these are
 links, files and directories of our own, so that whatever system call looks at them gets a true answer, and all that the
-library does is to put `ROOT` before the path. Three conventions between this module and csrc/preload/path*.c:
+library does is to put `ROOT` before the path. Some conventions between this module and csrc/preload/path*.c:
 
 * a directory with the sticky bit is *merged*: what the real system has there stays visible beside ours. Any other is
   ours alone.
+* a file with the sticky bit is *live*: the library asks the daemon (daemon/attributes.py) for what is read from it, and
+  hands it what is written. With the set-group-ID bit it cannot be read, though its owner seems to have the right.
 * a character device is a node with number 0:0 (the only one that anybody may make), or an empty file in its place. The
   library shows the number that the node's entry below /sys/class tells.
 * links are relative, so that they lead to what they mean from wherever the tree is.
@@ -16,9 +18,11 @@ import contextlib
 import logging
 import os
 import posixpath
+import re
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
@@ -27,36 +31,55 @@ from vfioemu.core.errors import IoctlError
 from vfioemu.core.machine import Machine
 from vfioemu.core.model import finish
 from vfioemu.core.spec import IommuSpec
-from vfioemu.daemon import sysfs
+from vfioemu.daemon import function_files, sysfs
+from vfioemu.daemon.addresses import Addresses, Window
+from vfioemu.daemon.entries import Directory, Entries, Entry, File, Link, Node
 from vfioemu.daemon.runtime_dir import ROOT
+from vfioemu.devices.pci.driver import VfioPci
 from vfioemu.devices.registry import summary
 from vfioemu.io.effects import Runner
 from vfioemu.uapi import constants as c
 
+MAX_MDEVS: Final = 1024
+"""Mediated devices that can be made."""
+
 log: Final = logging.getLogger(__name__)
 
+_DMAR: Final = re.compile(r"dmar(0|[1-9][0-9]{0,5})")
 _CONFIG_SIZE: Final = 4096
-_WRITTEN: Final = 64
-"""Bytes of a module parameter's file that are looked at; clients can make it as long as they want."""
+_REAL: Final = Path("/sys/bus/pci")
+"""The machine's own PCI bus."""
 
 
-class _Parameters(dict[str, int]):
-    """Module parameters that programs may set by writing to a file: it is looked at whenever one is asked for."""
+@dataclass(slots=True)
+class _Shown:
+    """A device that is shown: the paths of itself, and those that its driver made."""
 
-    def __init__(self, values: dict[str, int], refresh: Callable[[], None]) -> None:
-        super().__init__(values)
-        self._refresh = refresh
-
-    def __getitem__(self, name: str) -> int:
-        self._refresh()
-        return super().__getitem__(name)
+    paths: list[str]
+    driver: list[str] = field(default_factory=list)
+    serial: int = -1
 
 
-def _unsigned(written: bytes) -> int:
-    """param_set_uint(): a number in any base that kstrtouint() knows; ValueError for anything else."""
-    digits = written.decode("ascii").strip()
-    octal = len(digits) > 1 and digits[0] == "0" and digits[1].isdigit()
-    return int(digits, 8 if octal else 0)
+def _names(directory: Path) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []
+
+
+def is_real(name: str) -> bool:
+    """Whether the machine has a PCI device of that address, which an emulated one must not hide."""
+    return sysfs.bus_of(name) == "pci" and os.path.lexists(_REAL / "devices" / name)
+
+
+@contextlib.contextmanager
+def _umask() -> Iterator[None]:
+    """Modes are as they are given."""
+    mask = os.umask(0)
+    try:
+        yield
+    finally:
+        os.umask(mask)
 
 
 class Tree:
@@ -75,101 +98,176 @@ class Tree:
         self._runner = runner
         self._shared = shared
         self._nodes = True
-        self._groups: set[int] = set()
-        self._types: set[str] = set()
+        self._addresses = Addresses()
+        self._members: dict[int, set[str]] = {}
+        self._bound: dict[int, set[str]] = {}
         self._units: dict[IommuSpec, int] = {}
-        self._devices: dict[str, tuple[int, list[str]]] = {}
-        self._limit = b""
+        self._shown: dict[str, _Shown] = {}
+        self._live: dict[str, bytes] = {}
 
     def __enter__(self) -> Self:
         shutil.rmtree(self.root, ignore_errors=True)  # of a daemon that was killed
-        mask = os.umask(0)
-        try:
+        with _umask():
             limit = self._machine.parameters["dma_entry_limit"]
-            self._make_all(sysfs.machine_entries(limit, shared=self._shared))
-            self._limit = (self.root / sysfs.DMA_ENTRY_LIMIT).read_bytes()
-            for device in self._machine.devices.values():
-                self._add(device)
-        finally:
-            os.umask(mask)
-        self._machine.parameters = _Parameters(self._machine.parameters, self.refresh)
+            self._make_all(sysfs.machine_entries(limit, _names(_REAL / "drivers")))
+            for model in sorted(self._machine.models):
+                description = summary(self._machine.models[model])
+                self._make_all(sysfs.type_entries(model, description, MAX_MDEVS))
+        for device in self._machine.devices.values():
+            self.add(device)
         return self
 
     def __exit__(self, *_: object) -> None:
         shutil.rmtree(self.root, ignore_errors=True)
 
-    # --- module parameters ---
-
-    def refresh(self) -> None:
-        """Take over what a program has written to the file of a module parameter."""
-        try:
-            with (self.root / sysfs.DMA_ENTRY_LIMIT).open("rb") as file:
-                written = file.read(_WRITTEN)
-        except OSError:
-            return
-        if written == self._limit:
-            return
-        try:
-            self._machine.set_parameter("dma_entry_limit", _unsigned(written))
-        except ValueError:
-            if written.strip():
-                log.warning("dma_entry_limit: %r is no value for it", written[:40])
-        self.show_parameters()
+    # --- what changes without a device coming or going ---
 
     def show_parameters(self) -> None:
         """Write the parameters' values to their files."""
-        self._limit = f"{dict.__getitem__(self._machine.parameters, 'dma_entry_limit')}\n".encode()
+        self.write(sysfs.DMA_ENTRY_LIMIT, f"{self._machine.parameters['dma_entry_limit']}\n".encode())
+
+    def show_available(self, count: int) -> None:
+        """So many mediated devices can be made of each type."""
+        for model in self._machine.models:
+            path = f"{sysfs.type_path(model)}/available_instances"
+            self.write(path, sysfs.available(count).encode())
+
+    def content(self, path: str) -> bytes | None:
+        """What a live file has; None if there is none of that name."""
+        return self._live.get(path)
+
+    def restore(self, path: str) -> None:
+        """A program may have written into a live file, with what libc does inside itself."""
+        if path in self._live:
+            self.write(path, self._live[path])
+
+    def write(self, path: str, content: bytes) -> None:
+        """Give a file another content; whoever reads it meanwhile sees all of the old one's length at least."""
+        if path in self._live:
+            self._live[path] = content
         with contextlib.suppress(OSError):
-            (self.root / sysfs.DMA_ENTRY_LIMIT).write_bytes(self._limit)
+            fd = os.open(self.root / path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                os.pwrite(fd, content, 0)
+                os.ftruncate(fd, len(content))
+            finally:
+                os.close(fd)
 
     # --- devices ---
 
-    def add(self, device: Device) -> None:
+    def add(self, device: Device, *, bound: bool = True) -> None:
         """A device is there: show it, and its group if that is new."""
-        mask = os.umask(0)
-        try:
-            self._add(device)
-        finally:
-            os.umask(mask)
-
-    def _add(self, device: Device) -> None:
         if not sysfs.can_show(device.name):
             log.warning("device %r cannot be shown in /sys: no such name is possible there", device.name)
             return
         group = device.group.spec
-        if group.number not in self._groups:
-            self._make_all(sysfs.group_entries(group, shared=self._shared))
-            self._groups.add(group.number)
-        unit = None if group.iommu is None else self._unit(group.iommu)
-        if sysfs.bus_of(device.name) == "mdev" and device.spec.model not in self._types:
-            description = summary(self._machine.models[device.spec.model])
-            self._make_all(sysfs.type_entries(device.spec.model, description))
-            self._types.add(device.spec.model)
-        taken = {serial for serial, _ in self._devices.values()}
-        serial = next(number for number in range(len(taken) + 1) if number not in taken)
-        paths = self._make_all(sysfs.device_entries(device, serial, self._config(device), unit))
-        self._devices[device.name] = serial, paths
+        with _umask():
+            members = self._members.setdefault(group.number, set())
+            if not members:
+                self._make_all(sysfs.group_entries(group))
+            members.add(device.name)
+            shown = self._shown[device.name] = _Shown([])
+            if is_real(device.name):
+                log.warning(
+                    "device %s: this machine has a PCI device %s of its own, which stays what /sys shows",
+                    device.symbol,
+                    device.name,
+                )
+            else:
+                unit = None if group.iommu is None else self._unit(group.iommu)
+                config = self.config(device)
+                placed = self._place(device, config)
+                config = self.config(device) if placed else config
+                entries = sysfs.device_entries(device, config, placed, unit, bound=bound)
+                shown.paths = self._make_all(entries)
+        if bound:
+            self.bind(device)
+
+    def bind(self, device: Device) -> None:
+        """A vfio driver has the device from now on: show what it makes, and the group's node if that is new."""
+        shown = self._shown.get(device.name)
+        if shown is None or shown.driver:
+            return
+        number = device.group.number
+        with _umask():
+            bound = self._bound.setdefault(number, set())
+            if not bound:
+                self._make_all(sysfs.node_entries(device.group.spec, shared=self._shared))
+            bound.add(device.name)
+            taken = {other.serial for other in self._shown.values()}
+            shown.serial = next(serial for serial in range(len(taken) + 1) if serial not in taken)
+            if shown.paths:
+                self._place(device, self.config(device))
+                shown.driver = self._make_all(sysfs.driver_entries(device, shown.serial))
+                self._show_driver(device, bound=True)
+
+    def unbind(self, device: Device) -> None:
+        """No driver has the device any more: it stays, and so does its group, but perhaps not the node."""
+        shown = self._shown.get(device.name)
+        if shown is None or shown.serial < 0:
+            return
+        self._remove_all(shown.driver)
+        shown.driver, shown.serial = [], -1
+        number = device.group.number
+        bound = self._bound.get(number, set())
+        bound.discard(device.name)
+        if not bound:
+            self._bound.pop(number, None)
+            self._remove_all([path for path, _ in sysfs.node_entries(device.group.spec, shared=self._shared)])
+        if shown.paths:
+            self._show_driver(device, bound=False)
 
     def remove(self, device: Device) -> None:
         """A device has gone, and perhaps its group."""
-        _, paths = self._devices.pop(device.name, (0, []))
+        self.unbind(device)
+        shown = self._shown.pop(device.name, _Shown([]))
         number = device.group.number
-        if number in self._groups and number not in self._machine.groups:
-            self._groups.discard(number)
-            paths[:0] = [path for path, _ in sysfs.group_entries(device.group.spec, shared=self._shared)]
-        for path in reversed(paths):
-            self._remove(path)
+        members = self._members.get(number, set())
+        members.discard(device.name)
+        self._remove_all(shown.paths)
+        if not members:
+            self._members.pop(number, None)
+            self._remove_all([path for path, _ in sysfs.group_entries(device.group.spec)])
+
+    def placed(self, name: str) -> bool:
+        """Whether a device of that name is there to be seen."""
+        shown = self._shown.get(name)
+        return shown is not None and bool(shown.paths)
+
+    def _show_driver(self, device: Device, *, bound: bool) -> None:
+        if sysfs.bus_of(device.name) != "pci":
+            return
+        path = sysfs.device_path(device)
+        self.write(f"{path}/enable", b"1\n" if bound else b"0\n")
+        self.write(f"{path}/uevent", function_files.uevent(device, self.config(device), bound=bound).content)
+
+    def _place(self, device: Device, config: bytes) -> dict[int, Window]:
+        """Where the function's BARs are among those of all functions; its registers say so from now on."""
+        if sysfs.bus_of(device.name) != "pci":
+            return {}
+        wanted = function_files.windows(device, config)
+        wide = function_files.wide(wanted)
+        placed = self._addresses.place(device.name, wanted, wide=wide)
+        if isinstance(device.model, VfioPci):
+            for index, window in placed.items():
+                if window.start != wanted[index].start:
+                    device.model.hardware.move(index, window.start, wide=index in wide)
+        return placed
 
     def _unit(self, iommu: IommuSpec) -> int:
         unit = self._units.get(iommu)
         if unit is None:
-            unit = self._units[iommu] = len(self._units)
+            real = _names(Path("/sys/class/iommu"))
+            taken = {*self._units.values(), *(int(name[4:]) for name in real if _DMAR.fullmatch(name))}
+            unit = self._units[iommu] = next(n for n in range(len(taken) + 1) if n not in taken)
             self._make_all(sysfs.unit_entries(unit, iommu))
         return unit
 
-    def _config(self, device: Device) -> bytes:
-        """The config space of a PCI function before it is opened; empty for what has none."""
+    def config(self, device: Device) -> bytes:
+        """The config space of a PCI function, as the hardware has it; empty for what has none."""
         model = device.model
+        if isinstance(model, VfioPci):
+            return bytes(model.hardware.data)
         if not model.info_flags & c.VFIO_DEVICE_FLAGS_PCI:
             return b""
         regions = model.regions()
@@ -190,32 +288,40 @@ class Tree:
 
     # --- files ---
 
-    def _make_all(self, entries: sysfs.Entries) -> list[str]:
+    def _make_all(self, entries: Entries) -> list[str]:
         """Make what is not there yet; the paths, in the order in which they were made."""
         made = []
         for path, entry in entries:
             try:
                 self._make(self.root / path, path, entry)
+                if isinstance(entry, File) and entry.live:
+                    self._live[path] = entry.content
             except FileExistsError:
-                if not isinstance(entry, sysfs.Directory):
+                if not isinstance(entry, Directory):
                     log.warning("/%s is there already", path)
                 continue
             made.append(path)
         return made
 
-    def _make(self, where: Path, path: str, entry: sysfs.Entry) -> None:
+    def _make(self, where: Path, path: str, entry: Entry) -> None:
         match entry:
-            case sysfs.Directory(merged=merged):
+            case Directory(merged=merged):
                 where.mkdir(0o755)
                 if merged:
                     where.chmod(0o1755)
-            case sysfs.File(content=content, mode=mode):
+            case File(content=content, mode=mode, live=live, size=size):
+                real = mode
+                if live:  # our marks: answered by us, and perhaps not to be read by programs
+                    real |= stat.S_ISVTX if mode & 0o444 else stat.S_ISVTX | stat.S_ISGID | 0o400
                 fd = os.open(where, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
                 with os.fdopen(fd, "wb") as file:
+                    os.fchmod(fd, real)
                     file.write(content)
-            case sysfs.Link(target=target):
+                    if size is not None:
+                        file.truncate(size)
+            case Link(target=target):
                 where.symlink_to(posixpath.relpath(f"/{target}", posixpath.dirname(f"/{path}")))
-            case sysfs.Node(mode=mode):
+            case Node(mode=mode):
                 self._make_node(where, mode)
 
     def _make_node(self, where: Path, mode: int) -> None:
@@ -231,9 +337,15 @@ class Tree:
                 return
         os.close(os.open(where, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
 
+    def _remove_all(self, paths: list[str]) -> None:
+        for path in reversed(paths):
+            self._remove(path)
+
     def _remove(self, path: str) -> None:
         where = self.root / path
+        self._live.pop(path, None)
         try:
+            (self.root / sysfs.OWNERS / str(where.lstat().st_ino)).unlink(missing_ok=True)
             if stat.S_ISDIR(where.lstat().st_mode):
                 where.rmdir()
             else:

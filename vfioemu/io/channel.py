@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vfioemu.io.session import Session
 
 _FILE_CALLS: Final = frozenset({m.IOCTL, m.READ, m.WRITE, m.PREAD, m.PWRITE, m.MMAP, m.STAT})
+_ATTRIBUTE_CALLS: Final = frozenset({m.ATTR_READ, m.ATTR_WRITE, m.ATTR_MMAP})
 _IN_A_ROW: Final = 4
 """Calls of one client that are served before the others get their turn."""
 _U32: Final = 0xFFFFFFFF
@@ -235,7 +236,11 @@ class Channel:
                 await self._open(seq, args[0], data or bytearray())
                 self._server.counters.count(type, None, 0, 0)
                 return
-            if type == m.MEM_SHARE:
+            if type in _ATTRIBUTE_CALLS and fd < 0:
+                if await self._attribute(type, seq, args, data or bytearray()):
+                    self._server.counters.count(type, None, 0, 0)
+                    return
+            elif type == m.MEM_SHARE:
                 await self._share(args, fd)
             elif fd >= 0:
                 await self._server.bury_for(fd, session)
@@ -279,6 +284,38 @@ class Channel:
             self._server.bury(fd, self._session.account)
             raise
         os.close(fd)  # a memfd
+
+    async def _attribute(self, type: int, seq: int, args: tuple[int, int, int, int], data: bytearray) -> bool:
+        """Answer a call on a file in /sys, which its name precedes; IoctlError refuses it."""
+        attributes = self._server.attributes
+        name, _, content = bytes(data).partition(b"\0")
+        path = name.decode("utf-8", "surrogateescape")
+        offset, size = args[0], args[1]
+        if attributes is None or len(name) > m.MAX_PATH:
+            raise IoctlError(errno.ENODEV, "there is no such file here")
+        if offset >> 63:
+            raise IoctlError(errno.EINVAL, f"offset {m.signed(offset)}")
+        uid = self._session.uid
+        call = self._call
+        call.begin(seq, 0, None, writable=False)
+        try:
+            if type == m.ATTR_READ:
+                found: bytes = await call.run(attributes.read, uid, path, offset, min(size, m.MAX_DATA))
+                header = m.HEADER.pack(_REPLY, 0, seq, 0, len(found), 0, 0, 0)
+                await self._connection.send(header, found)
+            elif type == m.ATTR_WRITE:
+                done: int | None = await call.run(attributes.write, uid, path, offset, content)
+                await self._reply(seq, done or 0, flags=m.F_ELSEWHERE if done is None else 0)
+            else:
+                mapped: Mapped = await call.run(attributes.mmap, uid, path, offset, size)
+                fd = _duplicate(mapped.fd)
+                try:
+                    await self._reply(seq, 0, mapped.start, fd=fd)
+                finally:
+                    os.close(fd)
+        finally:
+            call.end()
+        return True
 
     async def _open(self, seq: int, flags: int, path: bytearray) -> None:
         """OPEN: the reply carries the new token."""

@@ -23,6 +23,9 @@ _CALLS: Final = {
     m.LIMITS: "limits",
     m.FORGET: "forget",
     m.MEM_UNSHARE: "mem_unshare",
+    m.ATTR_READ: "attr_read",
+    m.ATTR_WRITE: "attr_write",
+    m.ATTR_MMAP: "attr_mmap",
 }
 
 

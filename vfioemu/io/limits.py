@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a peer can make the daemon hold, at most. protocol/wire.md section 9 is the same table for people."""
+"""What a peer can make the daemon hold, at most. protocol/wire.md section 10 is the same table for people."""
 
 from dataclasses import dataclass
 

@@ -15,7 +15,7 @@ import trio
 from vfioemu.core.caller import Caller
 from vfioemu.core.effects import Steps
 from vfioemu.core.errors import IoctlError
-from vfioemu.core.file import File
+from vfioemu.core.file import File, Mapped
 from vfioemu.io.channel import Channel
 from vfioemu.io.connection import Connection, Gone, PeerError, packet
 from vfioemu.io.counters import Counters
@@ -45,6 +45,19 @@ class Opener(Protocol):
 
     def open(self, caller: Caller, path: str) -> Steps[File]:
         """open(2) of `path`."""
+
+
+class Attributes(Protocol):
+    """What answers for files in /sys."""
+
+    def read(self, uid: int, path: str, offset: int, size: int) -> Steps[bytes]:
+        """Read a file."""
+
+    def write(self, uid: int, path: str, offset: int, data: bytes) -> Steps[int | None]:
+        """Write to a file; None: that is about the client's machine, not about ours."""
+
+    def mmap(self, uid: int, path: str, offset: int, size: int) -> Steps[Mapped]:
+        """Map a file."""
 
 
 class Server:
@@ -84,6 +97,7 @@ class Server:
         self._fell_back = False
         self._talk = Throttle()
         self.tracer: Tracer | None = None  # somebody listens
+        self.attributes: Attributes | None = None
 
     # --- connections ---
 

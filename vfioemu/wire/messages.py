@@ -36,6 +36,9 @@ class Type(enum.IntEnum):
     LIMITS = 17
     FORGET = 18
     MEM_UNSHARE = 19
+    ATTR_READ = 20
+    ATTR_WRITE = 21
+    ATTR_MMAP = 22
     REPLY = 32
     READ_USER = 64
     WRITE_USER = 65
@@ -66,6 +69,8 @@ class Flag(enum.IntFlag, boundary=enum.KEEP):
     """PIN: the pages are to be writable."""
     PINNED = 128
     """READ_USER, WRITE_USER: for hardware; whether the process itself may do it does not matter."""
+    ELSEWHERE = 256
+    """REPLY: the write is about the client's own machine."""
 
 
 class MemoryMode(enum.IntEnum):
@@ -94,6 +99,9 @@ MEM_SHARE: Final = int(Type.MEM_SHARE)
 LIMITS: Final = int(Type.LIMITS)
 FORGET: Final = int(Type.FORGET)
 MEM_UNSHARE: Final = int(Type.MEM_UNSHARE)
+ATTR_READ: Final = int(Type.ATTR_READ)
+ATTR_WRITE: Final = int(Type.ATTR_WRITE)
+ATTR_MMAP: Final = int(Type.ATTR_MMAP)
 REPLY: Final = int(Type.REPLY)
 READ_USER: Final = int(Type.READ_USER)
 WRITE_USER: Final = int(Type.WRITE_USER)
@@ -112,6 +120,7 @@ F_UNPROVED: Final = int(Flag.UNPROVED)
 F_DRAIN: Final = int(Flag.DRAIN)
 F_WRITE: Final = int(Flag.WRITE)
 F_PINNED: Final = int(Flag.PINNED)
+F_ELSEWHERE: Final = int(Flag.ELSEWHERE)
 
 
 class Message(NamedTuple):

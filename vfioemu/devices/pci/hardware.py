@@ -64,6 +64,15 @@ class ConfigHardware:
         """Put a value there, writable or not: what the function itself does to its registers."""
         self.data[position : position + count] = value.to_bytes(count, "little")
 
+    def move(self, index: int, address: int, *, wide: bool) -> None:
+        """Put a BAR (6: the ROM) at another address on the bus, as firmware does; `wide`: it has 64 bits."""
+        place = r.ROM_ADDRESS if index == r.ROM_BAR else r.BASE_ADDRESS_0 + 4 * index
+        kept = self.read(place, 4) & (0x1 if index == r.ROM_BAR else 0x3 if self.data[place] & 1 else 0xF)
+        self.force(place, 4, address & 0xFFFFFFFF | kept)
+        if wide:
+            self.force(place + 4, 4, address >> 32)
+        self.addresses[index] = address
+
     @property
     def command(self) -> int:
         """The COMMAND register."""

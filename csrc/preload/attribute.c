@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file attribute.c
+ * Reading and writing live files of the tree, as calls to the daemon.
+ */
+#include "attribute.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "call.h"
+#include "path.h"
+#include "sys.h"
+
+#define MOST_WRITTEN 4096 /* kernfs_fop_write_iter(): a page */
+#define MOST_READ    4096
+
+bool vfe_is_attribute(int fd)
+{
+	char real[VFE_PATH_MAX];
+	struct stat status;
+
+	return vfe.root_size && !vfe_sys2(SYS_fstat, fd, &status) &&
+	       vfe_is_live(&status) && vfe_path_of_fd(fd, real) &&
+	       vfe_path_virtual(real);
+}
+
+/* The name of the file behind an fd that can be used so: 0, -EBADF if it was
+ * not opened for that, -ENODEV if it is gone. */
+static int name_of(int fd, char *real, int unusable)
+{
+	long flags = vfe_sys2(SYS_fcntl, fd, F_GETFL);
+
+	if (flags < 0 || flags & O_PATH || (flags & O_ACCMODE) == unusable)
+		return -EBADF;
+	return vfe_path_of_fd(fd, real) && vfe_path_virtual(real) ? 0 : -ENODEV;
+}
+
+/* What has been removed: its name ends so in /proc. */
+static bool is_deleted(const char *real)
+{
+	const char *end = strstr(real, " (deleted)");
+
+	return end && !end[10];
+}
+
+/* The offset of an access: where the file's position is, unless it is given. */
+static off_t begin(int fd, off_t offset)
+{
+	return offset == VFE_AT_POSITION ? vfe_sys3(SYS_lseek, fd, 0, SEEK_CUR)
+					 : offset;
+}
+
+static void end(int fd, off_t offset, off_t start, int64_t done)
+{
+	if (offset == VFE_AT_POSITION && done > 0)
+		vfe_sys3(SYS_lseek, fd, start + done, SEEK_SET);
+}
+
+ssize_t vfe_attribute_read(int fd, void *data, size_t size, off_t offset)
+{
+	char real[VFE_PATH_MAX];
+	int64_t result = name_of(fd, real, O_WRONLY);
+	off_t start = begin(fd, offset);
+
+	if (!result && start < 0)
+		result = offset < 0 && offset != VFE_AT_POSITION ? -EINVAL
+								 : start;
+	if (!result && is_deleted(real))
+		result = -ENODEV;
+	if (result || !size)
+		return vfe_result(result);
+	if (size > MOST_READ)
+		size = MOST_READ;
+	const char *path = vfe_path_virtual(real);
+	struct vfe_call call = {
+		.msg = { .type = VFIOEMU_ATTR_READ,
+			 .arg = { (uint64_t)start, size } },
+		.out = path,
+		.out_size = strlen(path),
+		.in = data,
+		.in_size = size,
+		.token = -1,
+		.out_fd = -1,
+		.in_fd = -1,
+	};
+
+	result = vfe_call(&call);
+	if (result > (int64_t)size)
+		result = -EIO;
+	end(fd, offset, start, result);
+	return vfe_result(result);
+}
+
+/* The system's own file of that name: it is about a device of the machine. */
+static int64_t write_elsewhere(const char *path, const char *data, size_t size)
+{
+	long fd = vfe_sys4(SYS_openat, AT_FDCWD, path, O_WRONLY | O_CLOEXEC, 0);
+
+	if (fd < 0)
+		return fd;
+	long result = vfe_sys3(SYS_write, fd, data, size);
+
+	vfe_sys1(SYS_close, fd);
+	return result;
+}
+
+/* `data` is ours. */
+static int64_t hand_on(const char *path, const char *data, size_t size,
+		       off_t offset)
+{
+	char message[VFE_PATH_MAX + MOST_WRITTEN];
+	size_t length = strlen(path) + 1;
+	struct vfe_call call = {
+		.msg = { .type = VFIOEMU_ATTR_WRITE,
+			 .arg = { (uint64_t)offset, size } },
+		.out = message,
+		.out_size = length + size,
+		.token = -1,
+		.out_fd = -1,
+		.in_fd = -1,
+	};
+
+	memcpy(message, path, length);
+	memcpy(message + length, data, size);
+	int64_t result = vfe_call(&call);
+
+	if (call.flags & VFIOEMU_F_ELSEWHERE)
+		return write_elsewhere(path, data, size);
+	return result > (int64_t)size ? -EIO : result;
+}
+
+ssize_t vfe_attribute_write(int fd, const void *data, size_t size, off_t offset)
+{
+	char real[VFE_PATH_MAX], copy[MOST_WRITTEN];
+	int64_t result = name_of(fd, real, O_RDONLY);
+	off_t start = begin(fd, offset);
+
+	if (!result && start < 0)
+		result = offset < 0 && offset != VFE_AT_POSITION ? -EINVAL
+								 : start;
+	if (!result && is_deleted(real))
+		result = -ENODEV;
+	if (result || !size)
+		return vfe_result(result);
+	if (size > sizeof(copy))
+		size = sizeof(copy);
+	result = vfe_copy_in(copy, data, size);
+	if (result)
+		return vfe_result(result);
+	const char *path = vfe_path_virtual(real);
+
+	result = hand_on(path, copy, size, start);
+	/* The position of a file of text says what libc has written to it. */
+	if (vfe_path_is_binary(path))
+		end(fd, offset, start, result);
+	return vfe_result(result);
+}
+
+void *vfe_attribute_mmap(int fd, void *address, size_t size, int prot,
+			 int flags, off_t offset)
+{
+	char real[VFE_PATH_MAX];
+	int64_t result = name_of(fd, real, O_WRONLY);
+	const char *path = vfe_path_virtual(real);
+
+	if (result || !path)
+		return (void *)vfe_result(result == -EBADF ? -EACCES : -ENODEV);
+	struct vfe_call call = {
+		.msg = { .type = VFIOEMU_ATTR_MMAP,
+			 .arg = { (uint64_t)offset, size } },
+		.out = path,
+		.out_size = strlen(path),
+		.token = -1,
+		.out_fd = -1,
+		.wants_fd = true,
+		.in_fd = -1,
+	};
+
+	result = vfe_call(&call);
+	if (result >= 0)
+		result = call.in_fd < 0
+				 ? -ENFILE
+				 : vfe_sys6(SYS_mmap, VFE_ARG(address),
+					    VFE_ARG(size), prot, flags,
+					    call.in_fd, (long)call.in_start);
+	if (call.in_fd >= 0)
+		vfe_sys1(SYS_close, call.in_fd);
+	return (void *)vfe_result(result);
+}
+
+/* --- what libc has written --- */
+
+/* Open the file behind an fd that can only be written. */
+static long reopen(const char *real)
+{
+	return vfe_sys4(SYS_openat, AT_FDCWD, real, O_RDONLY | O_CLOEXEC, 0);
+}
+
+int vfe_attribute_commit(int fd)
+{
+	char real[VFE_PATH_MAX], copy[MOST_WRITTEN];
+	long flags = vfe_sys2(SYS_fcntl, fd, F_GETFL);
+	long size = vfe_sys3(SYS_lseek, fd, 0, SEEK_CUR);
+
+	/* Otherwise the position is also moved by reading. */
+	if (flags < 0 || (flags & O_ACCMODE) != O_WRONLY || size <= 0 ||
+	    name_of(fd, real, O_RDONLY) ||
+	    vfe_path_is_binary(vfe_path_virtual(real)))
+		return 0;
+	if (size > (long)sizeof(copy))
+		size = sizeof(copy);
+	long own = reopen(real);
+
+	if (own < 0)
+		return (int)vfe_result(own);
+	size = vfe_sys4(SYS_pread64, own, copy, size, 0);
+	vfe_sys1(SYS_close, own);
+	vfe_sys3(SYS_lseek, fd, 0, SEEK_SET);
+	if (size <= 0)
+		return (int)vfe_result(size ? size : -EIO);
+	int64_t result = hand_on(vfe_path_virtual(real), copy, (size_t)size, 0);
+
+	return result < 0 ? (int)vfe_result(result) : 0;
+}

@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: MIT
+"""Files of /sys that are answered by us: what programs read from live ones (daemon/tree.py), and write to them.
+
+The preload library has the names of files that it found in the tree, but anybody can send any name: what is not known here
+is EIO, as from a sysfs file without a show() or store().
+"""
+
+import errno
+import os
+import stat
+import uuid
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from vfioemu.core.effects import Steps
+from vfioemu.core.errors import IoctlError
+from vfioemu.core.file import Mapped
+from vfioemu.core.machine import Machine
+from vfioemu.core.model import finish
+from vfioemu.daemon import sysfs
+from vfioemu.daemon.function_files import SETTABLE, is_binary
+from vfioemu.daemon.functions import Function, Functions
+from vfioemu.daemon.tree import Tree
+from vfioemu.devices.pci import registers as r
+from vfioemu.devices.pci.driver import VfioPci
+
+_PAGE: Final = 4096
+_SHORTEST: Final = 64
+"""What users without rights read of a config space."""
+_GROUP_TYPES: Final = ("identity", "DMA", "DMA-FQ", "auto")
+
+
+class Mdevs(Protocol):
+    """What makes and removes mediated devices."""
+
+    def create(self, name: str, model: str) -> None:
+        """Make one: IoctlError EEXIST, EUSERS."""
+
+    def delete(self, name: str) -> None:
+        """Remove one: IoctlError ENODEV, EBUSY."""
+
+
+class Attributes:
+    """The live files of a machine.
+
+    Args:
+        machine: whose.
+        tree: where they are.
+        functions: its PCI functions.
+        mdevs: its mediated devices.
+    """
+
+    def __init__(self, machine: Machine, tree: Tree, functions: Functions, mdevs: Mdevs) -> None:
+        self._machine = machine
+        self._tree = tree
+        self._functions = functions
+        self._mdevs = mdevs
+        self._types = {f"{sysfs.type_path(model)}/create": model for model in machine.models}
+
+    # --- reading ---
+
+    def read(self, uid: int, path: str, offset: int, size: int) -> Steps[bytes]:
+        """What a file has at `offset`: at most `size` bytes.
+
+        Raises:
+            IoctlError: EACCES, EIO, EINVAL; ENODEV for a file whose device is gone.
+        """
+        path = path.lstrip("/")
+        mode = self._check(uid, path, stat.S_IROTH)
+        directory, _, name = path.rpartition("/")
+        function = self._functions.at(directory)
+        if mode & stat.S_ISGID:
+            raise IoctlError(errno.EIO, f"/{path} cannot be read")
+        if function is None or not is_binary(name):
+            return (self._tree.content(path) or b"")[offset : offset + size]
+        if name == "config":
+            config = self._tree.config(function.device)
+            self._tree.write(path, config)
+            return config[offset : offset + size]
+        if name == "rom":
+            return self._read_rom(function, offset, size)
+        return (yield from self._read_ports(function, name, offset, size))
+
+    def _read_rom(self, function: Function, offset: int, size: int) -> bytes:
+        """pci_read_rom(): after a 1 has been written to it."""
+        if not function.rom:
+            raise IoctlError(errno.EINVAL, "the ROM is read after a 1 has been written to it")
+        model = function.device.model
+        rom = (model.function.rom or b"") if isinstance(model, VfioPci) else b""
+        if not rom:
+            raise IoctlError(errno.EIO, "there is no ROM to be seen")
+        return rom[offset : offset + size]
+
+    def _ports(self, function: Function, name: str, offset: int, size: int) -> int:
+        """pci_resource_io(): the index of an I/O BAR of which `size` bytes can be accessed; EIO of memory, EINVAL."""
+        digits = name.removeprefix("resource")
+        model = function.device.model
+        bar = (
+            model.function.bars.get(int(digits)) if digits.isdigit() and isinstance(model, VfioPci) else None
+        )
+        if bar is None or bar.kind != "io":
+            raise IoctlError(errno.EIO, f"{name}: memory can be mapped only")
+        if size not in (1, 2, 4) or offset + size > bar.size:
+            raise IoctlError(errno.EINVAL, f"{name}: {size} bytes at {offset:#x}")
+        return int(digits)
+
+    def _read_ports(self, function: Function, name: str, offset: int, size: int) -> Steps[bytes]:
+        index = self._ports(function, name, offset, size)
+        return (yield from finish(function.device.model.read_region(index, offset, size)))
+
+    # --- mapping ---
+
+    def mmap(self, uid: int, path: str, offset: int, size: int) -> Steps[Mapped]:
+        """pci_mmap_resource(): the pages of a memory BAR.
+
+        Raises:
+            IoctlError: EACCES; ENODEV for what cannot be mapped, EINVAL.
+        """
+        path = path.lstrip("/")
+        self._check(uid, path, stat.S_IROTH)
+        directory, _, name = path.rpartition("/")
+        function = self._functions.at(directory)
+        digits = name.removeprefix("resource").removesuffix("_wc")
+        if function is None or not name.startswith("resource") or not digits.isdigit():
+            raise IoctlError(errno.ENODEV, f"/{path} cannot be mapped")
+        model = function.device.model
+        bar = model.function.bars.get(int(digits)) if isinstance(model, VfioPci) else None
+        if not isinstance(model, VfioPci) or bar is None or bar.kind == "io":
+            raise IoctlError(errno.ENODEV, f"/{path} cannot be mapped")
+        if offset % _PAGE or offset + size > max(bar.size, _PAGE):
+            raise IoctlError(errno.EINVAL, f"/{path}: {size:#x} bytes at {offset:#x} of {bar.size:#x}")
+        mapped = yield from finish(model.map_bar(int(digits), offset, size, 3))
+        if mapped is None:
+            raise IoctlError(errno.EINVAL, f"/{path} cannot be mapped")
+        return mapped if isinstance(mapped, Mapped) else Mapped(mapped, offset)
+
+    # --- writing ---
+
+    def write(self, uid: int, path: str, offset: int, data: bytes) -> Steps[int | None]:
+        """Write to a file: how many bytes were taken; None if it is about nothing of ours, but about the machine.
+
+        Raises:
+            IoctlError: EACCES, and what the kernel says.
+        """
+        path = path.lstrip("/")
+        self._check(uid, path, stat.S_IWOTH)
+        try:
+            return (yield from self._write(path, offset, data))
+        finally:
+            if not is_binary(path.rpartition("/")[2]):
+                self._tree.restore(path)
+
+    def _write(self, path: str, offset: int, data: bytes) -> Steps[int | None]:
+        directory, _, name = path.rpartition("/")
+        function = self._functions.at(directory) or self._functions.at(directory.removesuffix("/power"))
+        if function is not None and name == "config":
+            return self._write_config(function, offset, data)
+        if function is not None and name.startswith("resource"):
+            index = self._ports(function, name, offset, len(data))
+            yield from finish(function.device.model.write_region(index, offset, data))
+            return len(data)
+        data = data[:_PAGE]
+        text = data.decode("utf-8", "surrogateescape")
+        if function is not None:
+            yield from self._write_function(function, path, name, text)
+        elif directory.startswith(sysfs.PCI_BUS):
+            if not self._write_bus(directory, name, text):
+                return None
+        else:
+            self._write_other(path, directory, name, text)
+        return len(data)
+
+    def _write_config(self, function: Function, offset: int, data: bytes) -> int:
+        """pci_write_config(): what the hardware lets be written."""
+        config = self._tree.config(function.device)
+        data = data[: max(0, len(config) - offset)]
+        model = function.device.model
+        if isinstance(model, VfioPci):
+            model.hardware.write(offset, len(data), int.from_bytes(data, "little"))
+            if offset <= r.COMMAND + 1 or offset >= r.HEADER_SIZE:
+                model.command_written()
+            self._tree.write(f"{function.path}/config", bytes(model.hardware.data))
+        return len(data)
+
+    def _write_function(self, function: Function, path: str, name: str, text: str) -> Steps[None]:
+        values = SETTABLE.get(path.removeprefix(f"{function.path}/"))
+        if values is not None:
+            if (value := text.strip()) not in values:
+                raise IoctlError(errno.EINVAL, f"{name} is one of {', '.join(values)}, not {value!r}")
+            self._tree.write(path, f"{value}\n".encode())
+        elif name == "driver_override":
+            self._functions.set_override(function, text)
+        elif name == "enable":
+            self._functions.set_enabled(function, unsigned(text))
+        elif name == "remove":
+            if unsigned(text):
+                self._functions.remove(function)
+        elif name == "rescan":
+            if unsigned(text):
+                self._functions.rescan()
+        elif name == "rom":
+            function.rom = text.strip() != "0"
+        elif name == "reset":
+            if unsigned(text) != 1:
+                raise IoctlError(errno.EINVAL, f"reset: 1 resets it, not {text.strip()!r}")
+            yield from function.device.reset()
+        else:
+            raise IoctlError(errno.EIO, f"/{path} cannot be written")
+
+    def _write_bus(self, directory: str, name: str, text: str) -> bool:
+        """Files of the bus and its drivers; False if an address is none of ours."""
+        value = text.removesuffix("\n")
+        if directory == sysfs.PCI_BUS:
+            if name == "drivers_probe":
+                return self._functions.probe(value)
+            if name == "rescan":
+                if unsigned(text):
+                    self._functions.rescan()
+                return True
+        driver = directory.removeprefix(f"{sysfs.DRIVERS}/")
+        act = {"bind": self._functions.bind, "unbind": self._functions.unbind}.get(name)
+        if act is not None:
+            return act(driver, value)
+        change: Callable[[str], None] | None = {
+            "new_id": self._functions.new_id,
+            "remove_id": self._functions.remove_id,
+        }.get(name)
+        if change is None:
+            raise IoctlError(errno.EIO, f"/{directory}/{name} cannot be written")
+        change(text)
+        return True
+
+    def _write_other(self, path: str, directory: str, name: str, text: str) -> None:
+        if path == sysfs.DMA_ENTRY_LIMIT:
+            try:
+                self._machine.set_parameter("dma_entry_limit", unsigned(text))
+            except ValueError as error:
+                raise IoctlError(errno.EINVAL, str(error)) from None
+            self._tree.show_parameters()
+        elif path in self._types:
+            self._create(text, self._types[path])
+        elif name == "remove" and directory.startswith(f"{sysfs.PARENT}/"):
+            if unsigned(text):
+                self._mdevs.delete(directory.rpartition("/")[2])
+        elif name == "type" and directory.startswith("sys/kernel/iommu_groups/"):
+            if text.strip() not in _GROUP_TYPES:
+                raise IoctlError(errno.EINVAL, f"type is one of {', '.join(_GROUP_TYPES)}")
+            raise IoctlError(errno.EBUSY, "a driver has the group's devices")
+        else:
+            raise IoctlError(errno.EIO, f"/{path} cannot be written")
+
+    def _create(self, text: str, model: str) -> None:
+        """create_store(): EINVAL for what is no UUID."""
+        value = text.removesuffix("\n")
+        try:
+            name = str(uuid.UUID(value))
+        except ValueError:
+            name = ""
+        if name != value.lower():
+            raise IoctlError(errno.EINVAL, f"{value!r} is no UUID")
+        self._mdevs.create(name, model)
+
+    def _check(self, uid: int, path: str, right: int) -> int:
+        """The file's mode, if that user may do it.
+
+        Raises:
+            IoctlError: EACCES; ENODEV without such a file.
+        """
+        if self._tree.content(path) is None:
+            raise IoctlError(errno.ENODEV, f"/{path} is no such file")
+        try:
+            status = (self._tree.root / path).lstat()
+        except OSError as error:
+            raise IoctlError(errno.ENODEV, f"/{path} is gone") from error
+        if uid not in (0, os.getuid()) and not status.st_mode & right:
+            raise IoctlError(errno.EACCES, f"/{path} is uid {status.st_uid}'s")
+        return status.st_mode
+
+
+def unsigned(text: str) -> int:
+    """kstrtouint(): a number in any base that it knows: EINVAL, ERANGE."""
+    digits = text.removesuffix("\n")
+    octal = len(digits) > 1 and digits[0] == "0" and digits[1].isdigit()
+    try:
+        if not digits.isascii() or digits != digits.strip() or "_" in digits:
+            raise ValueError
+        value = int(digits, 8 if octal else 0)
+    except ValueError:
+        raise IoctlError(errno.EINVAL, f"{digits!r} is no number") from None
+    if value < 0:
+        raise IoctlError(errno.EINVAL, f"{digits} is below zero")
+    if value >= 1 << 32:
+        raise IoctlError(errno.ERANGE, f"{digits} does not fit 32 bits")
+    return value
