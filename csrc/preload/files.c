@@ -11,6 +11,7 @@
 #include "call.h"
 #include "fds.h"
 #include "hello.h"
+#include "holds.h"
 #include "offer.h"
 #include "path.h"
 #include "preload.h"
@@ -269,11 +270,10 @@ void *vfe_mmap(const struct vfe_file *file, void *address, size_t size,
 		result = vfe_call(&call);
 	}
 	if (result >= 0) {
-		result = call.in_fd < 0
-				 ? -ENFILE
-				 : vfe_sys6(SYS_mmap, VFE_ARG(address),
-					    VFE_ARG(size), prot, flags,
-					    call.in_fd, (long)call.in_start);
+		result = call.in_fd < 0 ? -ENFILE
+					: vfe_hold_map(file, address, size,
+						       prot, flags, call.in_fd,
+						       call.in_start);
 		if (call.in_fd >= 0)
 			vfe_sys1(SYS_close, call.in_fd);
 	}

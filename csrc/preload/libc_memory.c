@@ -7,7 +7,9 @@
  * thread may have shared it in between, as what it was.
  */
 #include <stdarg.h>
+#include <sys/mman.h>
 
+#include "holds.h"
 #include "preload.h"
 #include "share.h"
 #include "sys.h"
@@ -40,14 +42,22 @@ static void *map(const struct vfe_file *file, void *address, size_t size,
 		struct vfe_file file;                                          \
 		bool ours =                                                    \
 			!(flags & MAP_ANONYMOUS) && vfe_emulated(fd, &file);   \
+		struct vfe_remap remap = { 0 };                                \
 		void *result;                                                  \
                                                                                \
-		if (flags & MAP_FIXED)                                         \
+		if (flags & MAP_FIXED) {                                       \
+			if (!ours)                                             \
+				vfe_hold_begin(&remap, address, size);         \
 			goes(address, size);                                   \
+		}                                                              \
 		result = map(ours ? &file : NULL, address, size, prot, flags,  \
 			     fd, offset, vfe.next.name);                       \
-		if (flags & MAP_FIXED)                                         \
+		if (flags & MAP_FIXED) {                                       \
 			goes(address, size);                                   \
+			if (result != MAP_FAILED)                              \
+				vfe_hold_cut(&remap, address, size);           \
+			vfe_hold_end(&remap);                                  \
+		}                                                              \
 		return result;                                                 \
 	}
 
@@ -56,11 +66,16 @@ MMAP(mmap64)
 
 VFE_EXPORT int munmap(void *address, size_t size)
 {
+	struct vfe_remap remap = { 0 };
 	int result;
 
+	vfe_hold_begin(&remap, address, size);
 	goes(address, size);
 	result = VFE_NEXT(munmap, SYS_munmap, address, size);
 	goes(address, size);
+	if (!result)
+		vfe_hold_cut(&remap, address, size);
+	vfe_hold_end(&remap);
 	return result;
 }
 
@@ -82,6 +97,7 @@ VFE_EXPORT void *mremap(void *address, size_t size, size_t new_size, int flags,
 			...)
 {
 	void *new_address = NULL, *result;
+	struct vfe_remap remap = { 0 };
 
 	if (flags & MREMAP_FIXED) {
 		va_list args;
@@ -89,13 +105,20 @@ VFE_EXPORT void *mremap(void *address, size_t size, size_t new_size, int flags,
 		va_start(args, flags);
 		new_address = va_arg(args, void *);
 		va_end(args);
+		vfe_hold_begin(&remap, new_address, new_size);
 		goes(new_address, new_size);
 	}
+	/* An old size of 0 maps shared pages a second time. */
+	vfe_hold_begin(&remap, address, size ? size : 1);
 	goes(address, size);
 	result = VFE_NEXT(mremap, SYS_mremap, address, size, new_size, flags,
 			  new_address);
 	goes(address, size);
 	if (flags & MREMAP_FIXED)
 		goes(new_address, new_size);
+	if (result != MAP_FAILED)
+		vfe_hold_moved(&remap, address, size, result, new_size,
+			       !size || flags & MREMAP_DONTUNMAP);
+	vfe_hold_end(&remap);
 	return result;
 }

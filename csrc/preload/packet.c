@@ -85,8 +85,7 @@ int vfe_receive(struct vfe_connection *connection)
 	return 0;
 }
 
-/* Out of the way of programs that count on small numbers or close many. */
-static int raise_number(int fd)
+int vfe_high_copy(int fd)
 {
 	struct rlimit limit = { 1024, 1024 };
 	long high;
@@ -94,11 +93,17 @@ static int raise_number(int fd)
 	vfe_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &limit);
 	high = limit.rlim_cur < 1024 ? (long)limit.rlim_cur : 1024;
 	high = high > 256 ? high - 80 : high / 2;
-	high = vfe_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, high);
+	return (int)vfe_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, high);
+}
+
+static int raise_number(int fd)
+{
+	int high = vfe_high_copy(fd);
+
 	if (high < 0)
 		return fd;
 	vfe_sys1(SYS_close, fd);
-	return (int)high;
+	return high;
 }
 
 void vfe_renumber(struct vfe_connection *connection, int fd)

@@ -18,6 +18,10 @@ struct vfe_known {
 	_Atomic uint64_t cookie;
 };
 
+/** A copy of an fd out of the way of programs that count on small numbers or
+ * close many of them; close-on-exec. */
+VFE_HIDDEN int vfe_high_copy(int fd);
+
 /** A connection, and what was received on it last. All zero: there is none. */
 struct vfe_connection {
 	struct vfe_known *known; /* NULL: nobody else need know of it */

@@ -14,6 +14,7 @@
 
 #include "fds.h"
 #include "hello.h"
+#include "holds.h"
 #include "lock.h"
 #include "share.h"
 #include "sys.h"
@@ -116,7 +117,7 @@ static void forked(void)
 void vfe_session_init(void)
 {
 	process = vfe_wiped_memory(sizeof(*process));
-	if (!process || !vfe_share_init()) {
+	if (!process || !vfe_share_init() || !vfe_holds_init()) {
 		vfe_say("no memory: no device is emulated");
 		vfe.active = false;
 		return;
@@ -329,12 +330,12 @@ bool vfe_is_connection(int fd)
 		if (atomic_load(&known[i].number) == fd + 1 &&
 		    is_there(&known[i]))
 			return true;
-	return false;
+	return vfe_is_hold(fd);
 }
 
 uint64_t vfe_next_connection(uint64_t first)
 {
-	uint64_t next = UINT64_MAX;
+	uint64_t next = vfe_next_hold(first);
 
 	for (unsigned int i = 0; i <= VFE_CONNECTIONS; i++) {
 		int number = atomic_load(&known[i].number);
@@ -378,7 +379,7 @@ int vfe_connection_move(int fd)
 	while (i < VFE_CONNECTIONS && atomic_load(&known[i].number) != fd + 1)
 		i++;
 	if (i == VFE_CONNECTIONS)
-		return 0;
+		return vfe_hold_renumber(fd);
 	mask = vfe_signals_block();
 	for (;;) {
 		int freed = atomic_load(&process->freed);

@@ -42,11 +42,11 @@ VFE_HIDDEN void vfe_connection_put(struct vfe_connection *connection,
 				   bool lost);
 
 /**
- * Move one of our connections off a number that the program wants: 0 or a
+ * Move one of our fds off a number that the program wants: 0 or a
  * negative errno.
  */
 VFE_HIDDEN int vfe_connection_move(int fd);
-/** The lowest number from `first` on of a connection of ours, or UINT64_MAX. */
+/** The lowest number from `first` on of an fd of ours, or UINT64_MAX. */
 VFE_HIDDEN uint64_t vfe_next_connection(uint64_t first);
 
 /** All signals of this thread, blocked for as long as it talks to the daemon:

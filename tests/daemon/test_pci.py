@@ -81,6 +81,48 @@ async def test_a_bar_is_mapped_from_any_page_on(session):
     part.close()
 
 
+@pytest.mark.parametrize("how", ["close", "with", "forget"])
+async def test_a_mapping_holds_its_device(session, how):
+    container, group, device = await open_function(session, "memory")
+    mapped = await device.mmap(PAGE)
+    view = memoryview(mapped)
+    device.close()
+    with pytest.raises(OSError, match="busy"):
+        await group.unset_container()
+    with pytest.raises(BufferError):
+        mapped.close()
+    view.release()
+    group.close()
+    container.close()
+    with pytest.raises(OSError, match="busy"):
+        await session.open_group(4)
+
+    if how == "with":
+        with mapped:
+            mapped[0] = 1
+    elif how == "close":
+        mapped.close()
+        mapped.close()
+    del mapped
+
+    (await session.open_group(4)).close()
+
+
+async def test_an_unmask_eventfd_that_is_closed_is_let_go(session):
+    _, _, device = await open_function(session, "edu")
+    irq, first, second = eventfd(), eventfd(), eventfd()
+    copy = os.dup(first)
+    await set_eventfd(device, 0, c.VFIO_IRQ_SET_ACTION_TRIGGER, irq)
+    await set_eventfd(device, 0, c.VFIO_IRQ_SET_ACTION_UNMASK, first)
+    os.close(first)
+    with pytest.raises(OSError, match="busy"):
+        await set_eventfd(device, 0, c.VFIO_IRQ_SET_ACTION_UNMASK, second)
+    os.close(copy)
+    await set_eventfd(device, 0, c.VFIO_IRQ_SET_ACTION_UNMASK, second)
+    for fd in (irq, second):
+        os.close(fd)
+
+
 def how_a_touch_ends(mapped):
     pid = os.fork()
     if not pid:

@@ -26,6 +26,16 @@ def test_an_eventfd_is_abandoned_when_the_last_other_process_has_closed_it():
     os.close(other)
 
 
+def test_a_client_in_this_very_process():
+    eventfd = os.eventfd(0)
+    copy = os.dup(eventfd)
+    assert is_abandoned(eventfd, {os.getpid()}, own=2)
+    assert not is_abandoned(eventfd, {os.getpid()}, own=1)
+    os.close(copy)
+    assert is_abandoned(eventfd, {os.getpid()}, own=1)
+    os.close(eventfd)
+
+
 def test_what_is_no_eventfd_is_never_abandoned():
     assert not is_abandoned(0, ())
     assert not is_abandoned(10**6, ())

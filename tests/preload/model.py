@@ -4,6 +4,7 @@
 import os
 from typing import ClassVar
 
+from vfioemu.core.file import Mapped as Place
 from vfioemu.core.model import Region
 from vfioemu.core.spec import DeviceSpec, GroupSpec, MachineSpec
 from vfioemu.devices.oracle import Oracle
@@ -46,7 +47,7 @@ class Mapped(Oracle):
         return None
 
     def map_region(self, index, offset, size, prot):
-        return self._memory if index == 2 and offset == 0 else None
+        return Place(self._memory, offset) if index == 2 else None
 
 
 GROUPS = {"basic": 12, "mapped": 13, "migspc": 20, "other": 14}

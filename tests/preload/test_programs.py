@@ -40,6 +40,10 @@ async def test_mapping(run):
     assert await run("mapping", symbol="mapped") == "ok\n"
 
 
+async def test_a_mapping_holds_its_device(run):
+    assert await run("holds", symbol="mapped") == "ok\n"
+
+
 async def test_migrate(run):
     assert await run("migrate", symbol="migspc") == "ok\n"
 

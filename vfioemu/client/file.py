@@ -8,6 +8,7 @@ import select
 from typing import TYPE_CHECKING, Self
 
 from vfioemu.client.channel import Reply
+from vfioemu.client.mapping import Mapping
 from vfioemu.kernel import procmem
 from vfioemu.wire import messages as m
 from vfioemu.wire import names
@@ -144,6 +145,8 @@ class File:
     async def mmap_fd(self, size: int, prot: int, offset: int, *, shared: bool = True) -> tuple[int, int]:
         """mmap(2), all but the mapping: an fd (the caller's), and where in it lies what is to be mapped.
 
+        Whoever maps it keeps the file open meanwhile, by a copy of its fd.
+
         Raises:
             OSError: what the kernel's mmap would; ENODEV for files that have none.
         """
@@ -153,13 +156,11 @@ class File:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return reply.fd, reply.start
 
-    async def mmap(
-        self, size: int, prot: int = mmap.PROT_READ | mmap.PROT_WRITE, offset: int = 0
-    ) -> mmap.mmap:
-        """mmap(2), shared; EINVAL, ENODEV."""
+    async def mmap(self, size: int, prot: int = mmap.PROT_READ | mmap.PROT_WRITE, offset: int = 0) -> Mapping:
+        """mmap(2), shared; EINVAL, ENODEV. The file stays open for as long as it is mapped."""
         fd, start = await self.mmap_fd(size, prot, offset)
         try:
-            return mmap.mmap(fd, size, mmap.MAP_SHARED, prot, offset=start)
+            return Mapping.of(self.fileno(), fd, size, prot, start)
         finally:
             os.close(fd)
 

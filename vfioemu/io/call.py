@@ -334,7 +334,7 @@ class Call(Runner):
 
         def look() -> None:
             try:
-                answers.append(is_abandoned(copy, clients))
+                answers.append(is_abandoned(copy, clients, own=2))  # the copy, and what is watched
             finally:
                 os.close(copy)
 

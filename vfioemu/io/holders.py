@@ -12,12 +12,13 @@ _KEY: Final = "eventfd-id:"
 _LINK: Final = "anon_inode:[eventfd]"
 
 
-def is_abandoned(fd: int, clients: Collection[int]) -> bool:
-    """Whether no process but this one has the eventfd. No if that cannot be seen: a system may hide it.
+def is_abandoned(fd: int, clients: Collection[int], own: int = 1) -> bool:
+    """Whether no client has the eventfd. No if that cannot be seen: a system may hide it.
 
     Args:
         fd: ours.
-        clients: the processes that could have it, into which we must be able to look.
+        clients: the processes that could have it, into which we must be able to look; this one may be among them.
+        own: how many fds of it this process has for itself.
     """
     number = _number("self", str(fd))
     if number is None or 0 in clients:  # another PID namespace
@@ -27,7 +28,15 @@ def is_abandoned(fd: int, clients: Collection[int]) -> bool:
     except OSError:
         return False
     us = os.getpid()
+    if us in clients and _count(us, number) > own:
+        return False
     return not any(_has(pid, number, unknown=pid in clients) for pid in everybody if pid != us)
+
+
+def _count(pid: int, number: str) -> int:
+    return sum(
+        _is_eventfd(pid, fd) and _number(str(pid), fd) == number for fd in os.listdir(f"/proc/{pid}/fd")
+    )
 
 
 def _has(pid: int, number: str, *, unknown: bool) -> bool:

@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file holds.c
+ * Which mappings hold which files. The table lies in memory that a fork copies,
+ * with the mappings that it is about; its lock in memory that a fork wipes.
+ */
+#include "holds.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+
+#include "fds.h"
+#include "lock.h"
+#include "packet.h"
+#include "session.h"
+#include "sys.h"
+
+#define HOLDS 256  /* files that are mapped at a time */
+#define AREAS 4096 /* and pieces of their mappings */
+#define PAGE  4096ul
+
+/** A file that something is mapped of. */
+struct hold {
+	struct vfe_known known; /* our fd of it */
+	uint64_t serial;
+	unsigned int areas; /* of it; 0: free */
+};
+
+/** What is mapped. */
+struct area {
+	uintptr_t start, end; /* both 0: free */
+	struct hold *hold;
+};
+
+static struct hold holds[HOLDS];
+static struct area areas[AREAS];
+static unsigned int used; /* of `areas`, free ones among them */
+static vfe_lock *lock;
+_Atomic uintptr_t vfe_held_low = UINTPTR_MAX, vfe_held_high;
+
+bool vfe_holds_init(void)
+{
+	lock = vfe_wiped_memory(sizeof(*lock));
+	return lock;
+}
+
+static uint64_t cookie_of(int fd)
+{
+	uint64_t cookie = 0;
+	int size = sizeof(cookie);
+
+	vfe_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_COOKIE, &cookie, &size);
+	return cookie;
+}
+
+static int number_of(const struct hold *hold)
+{
+	int fd = atomic_load(&hold->known.number) - 1;
+
+	return fd >= 0 && vfe_still_there(fd, atomic_load(&hold->known.cookie))
+		       ? fd
+		       : -1;
+}
+
+static void set_number(struct hold *hold, int fd, uint64_t cookie)
+{
+	atomic_store(&hold->known.cookie, cookie);
+	atomic_store(&hold->known.number, fd + 1);
+	vfe_fd_internal(fd);
+}
+
+/* The hold on a file, made if need be; NULL if there is no room for one. */
+static struct hold *hold_of(const struct vfe_file *file)
+{
+	struct hold *free = NULL;
+	int fd;
+
+	for (unsigned int i = 0; i < HOLDS; i++) {
+		struct hold *hold = &holds[i];
+
+		if (hold->areas && hold->serial == file->serial &&
+		    number_of(hold) >= 0)
+			return hold;
+		if (!hold->areas && !free)
+			free = hold;
+	}
+	if (!free)
+		return NULL;
+	fd = vfe_high_copy(file->fd);
+	if (fd < 0)
+		return NULL;
+	free->serial = file->serial;
+	set_number(free, fd, cookie_of(fd));
+	return free;
+}
+
+static void let_go(struct hold *hold)
+{
+	int fd = number_of(hold);
+
+	if (--hold->areas)
+		return;
+	atomic_store(&hold->known.number, 0);
+	if (fd >= 0)
+		vfe_sys1(SYS_close, fd);
+}
+
+/* A piece more; false if there is no room: then nothing lets its hold go. */
+static bool add(uintptr_t start, uintptr_t end, struct hold *hold)
+{
+	uintptr_t low = atomic_load(&vfe_held_low);
+	uintptr_t high = atomic_load(&vfe_held_high);
+	unsigned int i = 0;
+
+	while (i < used && areas[i].end)
+		i++;
+	if (i == AREAS)
+		return false;
+	if (i == used)
+		used++;
+	hold->areas++;
+	areas[i] = (struct area){ start, end, hold };
+	if (start < low)
+		atomic_store(&vfe_held_low, start);
+	if (end > high)
+		atomic_store(&vfe_held_high, end);
+	return true;
+}
+
+static uintptr_t end_of(uintptr_t start, size_t size)
+{
+	uintptr_t end;
+
+	if (__builtin_add_overflow(start, size + PAGE - 1, &end) || size > end)
+		return UINTPTR_MAX & ~(PAGE - 1);
+	return end & ~(PAGE - 1);
+}
+
+static struct area *overlapping(uintptr_t start, uintptr_t end)
+{
+	for (unsigned int i = 0; i < used; i++)
+		if (areas[i].start < end && areas[i].end > start)
+			return &areas[i];
+	return NULL;
+}
+
+static void cut(uintptr_t start, uintptr_t end)
+{
+	for (unsigned int i = 0; i < used; i++) {
+		struct area *area = &areas[i];
+		uintptr_t behind = area->end;
+
+		if (area->start >= end || behind <= start)
+			continue;
+		if (area->start < start) {
+			/* Without room for the rest we hold for too long. */
+			if (behind > end && !add(end, behind, area->hold))
+				continue;
+			area->end = start;
+		} else if (behind > end) {
+			area->start = end;
+		} else {
+			area->end = area->start = 0;
+			let_go(area->hold);
+		}
+	}
+}
+
+int64_t vfe_hold_map(const struct vfe_file *file, void *address, size_t size,
+		     int prot, int flags, int fd, uint64_t start)
+{
+	uint64_t mask = vfe_signals_block();
+	struct hold *hold = NULL;
+	long result;
+
+	/* After vfork() the mapping is the parent's, and its fds are not ours.
+	 */
+	bool ours = vfe_session_is_ours();
+
+	if (ours)
+		vfe_lock_take(lock);
+	result = vfe_sys6(SYS_mmap, VFE_ARG(address), VFE_ARG(size), prot,
+			  flags, fd, (long)start);
+	if (ours && (result >= 0 || result < -4095)) {
+		uintptr_t from = (uintptr_t)result, to = end_of(from, size);
+
+		if (flags & MAP_FIXED)
+			cut(from, to);
+		hold = hold_of(file);
+		if (!hold || !add(from, to, hold))
+			vfe_debug(VFE_DEBUG_SHIM,
+				  "the mapping at 0x%lx does not hold fd %d",
+				  (unsigned long)from, file->fd);
+		if (hold && !hold->areas) {
+			hold->areas = 1;
+			let_go(hold);
+		}
+	}
+	if (ours)
+		vfe_lock_release(lock);
+	vfe_signals_restore(mask);
+	return result;
+}
+
+void vfe_hold_begin_slow(struct vfe_remap *remap, uintptr_t address,
+			 size_t size)
+{
+	uint64_t mask;
+
+	if (remap->locked || !vfe_session_is_ours())
+		return;
+	mask = vfe_signals_block();
+	vfe_lock_take(lock);
+	if (overlapping(address, end_of(address, size))) {
+		remap->mask = mask;
+		remap->locked = true;
+		return;
+	}
+	vfe_lock_release(lock);
+	vfe_signals_restore(mask);
+}
+
+void vfe_hold_cut(const struct vfe_remap *remap, const void *address,
+		  size_t size)
+{
+	if (VFE_RARE(remap->locked))
+		cut((uintptr_t)address, end_of((uintptr_t)address, size));
+}
+
+void vfe_hold_moved(const struct vfe_remap *remap, const void *from,
+		    size_t old_size, const void *address, size_t size,
+		    bool stays)
+{
+	uintptr_t start = (uintptr_t)from, to = (uintptr_t)address;
+	struct area *area;
+	struct hold *hold;
+
+	if (!remap->locked)
+		return;
+	area = overlapping(start, start + 1);
+	hold = area ? area->hold : NULL;
+	if (hold)
+		hold->areas++; /* while its pieces are cut and added */
+	/* What was at the new place is gone, but for what lies there now. */
+	if (!stays)
+		cut(start, end_of(start, old_size));
+	cut(to, end_of(to, size));
+	if (hold) {
+		add(to, end_of(to, size), hold);
+		let_go(hold);
+	}
+}
+
+void vfe_hold_end_slow(struct vfe_remap *remap)
+{
+	remap->locked = false;
+	vfe_lock_release(lock);
+	vfe_signals_restore(remap->mask);
+}
+
+/* --- numbers --- */
+
+bool vfe_is_hold(int fd)
+{
+	for (unsigned int i = 0; i < HOLDS; i++)
+		if (atomic_load(&holds[i].known.number) == fd + 1 &&
+		    number_of(&holds[i]) >= 0)
+			return true;
+	return false;
+}
+
+uint64_t vfe_next_hold(uint64_t first)
+{
+	uint64_t next = UINT64_MAX;
+
+	for (unsigned int i = 0; i < HOLDS; i++) {
+		int number = atomic_load(&holds[i].known.number);
+
+		if (number && (uint64_t)number - 1 >= first &&
+		    (uint64_t)number - 1 < next && number_of(&holds[i]) >= 0)
+			next = (uint64_t)number - 1;
+	}
+	return next;
+}
+
+int vfe_hold_renumber(int fd)
+{
+	int error = 0;
+	uint64_t mask;
+
+	if (!vfe_session_is_ours())
+		return 0;
+	mask = vfe_signals_block();
+	vfe_lock_take(lock);
+	for (unsigned int i = 0; i < HOLDS; i++) {
+		struct hold *hold = &holds[i];
+		int other;
+
+		if (!hold->areas || number_of(hold) != fd)
+			continue;
+		other = vfe_high_copy(fd);
+		if (other < 0) {
+			error = -EBUSY;
+			break;
+		}
+		vfe_sys1(SYS_close, fd);
+		set_number(hold, other, cookie_of(other));
+	}
+	vfe_lock_release(lock);
+	vfe_signals_restore(mask);
+	return error;
+}

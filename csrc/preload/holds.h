@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file holds.h
+ * Mappings of emulated files, each of which is a reference to its file, as a
+ * VMA is in the kernel: the device stays open until the last page is unmapped,
+ * in whatever way, by this process and by those that it forked.
+ *
+ * The reference is an fd of ours, a copy of the program's: a fork inherits it
+ * with the mapping, and exit and exec close it when they unmap. The program
+ * does not see it, no more than our connections.
+ */
+#ifndef VFE_HOLDS_H
+#define VFE_HOLDS_H
+
+#include "preload.h"
+
+VFE_HIDDEN bool vfe_holds_init(void);
+
+/**
+ * mmap() of `fd` from `start` on, which shows what the daemon says of `file`:
+ * the address, or a negative errno.
+ */
+VFE_HIDDEN int64_t vfe_hold_map(const struct vfe_file *file, void *address,
+				size_t size, int prot, int flags, int fd,
+				uint64_t start);
+
+/** Mappings lie in [low, high). */
+VFE_HIDDEN extern _Atomic uintptr_t vfe_held_low, vfe_held_high;
+
+/** What a call may do to mappings. All zero: nothing. */
+struct vfe_remap {
+	uint64_t mask; /* of signals, while `locked` */
+	bool locked;
+};
+
+/** [address, address + size) is about to be unmapped or replaced; `more` is
+ * another such range. Every call is followed by vfe_hold_end(). */
+VFE_HIDDEN void vfe_hold_begin_slow(struct vfe_remap *remap, uintptr_t address,
+				    size_t size);
+/** It was: forget what is there. */
+VFE_HIDDEN void vfe_hold_cut(const struct vfe_remap *remap, const void *address,
+			     size_t size);
+/** What was at `from` is at `address` now, or there as well. */
+VFE_HIDDEN void vfe_hold_moved(const struct vfe_remap *remap, const void *from,
+			       size_t old_size, const void *address,
+			       size_t size, bool stays);
+VFE_HIDDEN void vfe_hold_end_slow(struct vfe_remap *remap);
+
+static inline void vfe_hold_begin(struct vfe_remap *remap, const void *memory,
+				  size_t size)
+{
+	uintptr_t address = (uintptr_t)memory;
+
+	if (VFE_RARE(address < atomic_load_explicit(&vfe_held_high,
+						    memory_order_relaxed) &&
+		     address + size >
+			     atomic_load_explicit(&vfe_held_low,
+						  memory_order_relaxed)))
+		vfe_hold_begin_slow(remap, address, size);
+}
+
+static inline void vfe_hold_end(struct vfe_remap *remap)
+{
+	if (VFE_RARE(remap->locked))
+		vfe_hold_end_slow(remap);
+}
+
+/* Like those of session.h, for the fds that hold files. */
+VFE_HIDDEN bool vfe_is_hold(int fd);
+VFE_HIDDEN uint64_t vfe_next_hold(uint64_t first);
+VFE_HIDDEN int vfe_hold_renumber(int fd);
+
+#endif
