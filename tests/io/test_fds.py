@@ -16,16 +16,20 @@ import trio
 
 from tests.io.fake import FakeFile, FakeMachine, Raw, serving
 from vfioemu.io import fds, sharing
+from vfioemu.io.accounts import Accounts
 from vfioemu.io.fds import Graveyard, socket_cookie
-from vfioemu.io.memory import Ledger
-from vfioemu.io.session import Account
-from vfioemu.io.turns import Rounds, Share
+from vfioemu.io.limits import Limits
+from vfioemu.io.turns import Rounds
 from vfioemu.wire import messages as m
 
 NR_USERFAULTFD = {"x86_64": 323, "aarch64": 282}
 UFFDIO_API = 0xC018AA3F
 UFFDIO_REGISTER = 0xC020AA00
 PATIENCE = 5
+
+
+def everybody():
+    return Accounts(Limits(), Rounds(), several=False)
 
 
 @pytest.fixture
@@ -137,7 +141,8 @@ def stuck(monkeypatch):
 
 async def test_user_whose_fds_cannot_be_closed_is_in_nobodys_way(stuck):
     """All threads that he can have wait for him."""
-    mine, theirs = (Account(1, uid, Ledger(), Share(Rounds())) for uid in (1, 2))
+    accounts = everybody()
+    mine, theirs = (accounts.of(1, uid) for uid in (1, 2))
     async with trio.open_nursery() as nursery:
         graveyard = Graveyard(nursery)
         for _ in range(40):
@@ -172,7 +177,8 @@ async def test_fds_that_cannot_be_closed_are_counted_for_the_user(stuck):
 async def test_fds_of_a_daemon_that_ends_are_closed():
     """Its tasks are cancelled before any thread has begun."""
     before = open_fds()
-    account = Account(1, 1, Ledger(), Share(Rounds()))
+    accounts = everybody()
+    account = accounts.of(1, 1)
     async with trio.open_nursery() as nursery:
         graveyard = Graveyard(nursery)
         for _ in range(30):
@@ -233,7 +239,8 @@ async def test_user_who_may_have_no_more_threads(monkeypatch, caplog):
     monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
     monkeypatch.setattr(fds, "_PAUSE", 0.01)
     before = open_fds()
-    account = Account(1, 1, Ledger(), Share(Rounds()))
+    accounts = everybody()
+    account = accounts.of(1, 1)
     async with trio.open_nursery() as nursery:
         graveyard = Graveyard(nursery)
         graveyard.bury(os.open("/dev/null", os.O_RDONLY), account)

@@ -4,6 +4,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vfioemu.core.quota import Quotas
+
 if TYPE_CHECKING:
     from vfioemu.core.pages import Pages
 
@@ -17,11 +19,13 @@ class AddressSpace:
     Attributes:
         locked_pages: pages charged by MAP_DMA and pins (VmLck / 4 KiB); kept by core/limits.py only.
         changes: how often it has taken back a window: an address of one that is older may be wrong.
+        quotas: what its containers may take of our own memory.
     """
 
     def __init__(self) -> None:
         self.locked_pages = 0
         self.changes = 0
+        self.quotas = Quotas.of()
 
     def memlock_limit(self) -> int | None:
         """RLIMIT_MEMLOCK in bytes as it is now; None where accounting is off."""

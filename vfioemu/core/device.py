@@ -274,7 +274,8 @@ class Device:
 
     def pins_taken(self, iova: int, size: int) -> None:
         """A mapping has gone in spite of the model's pins: what is left of them must not be given back later."""
-        self.pins.take_range(iova, iova + size - 1)
+        for _ in self.pins.take_range(iova, iova + size - 1):
+            pass
 
     def signal_irq(self, index: int, subindex: int) -> Steps[bool]:
         """Raise an interrupt; False when no eventfd is set for it."""
@@ -292,27 +293,27 @@ class Device:
         if not 0 < npages <= PIN_PAGES_MAX:  # vfio_device_container_pin_pages() compares unsigned
             raise IoctlError(errno.E2BIG, f"{npages} pages at once, at most {PIN_PAGES_MAX}")
         pinned = yield from self._backend().pin_pages(self, iova, npages, prot)
-        for i in range(pinned):
-            self.pins.add((iova + i * 4096) & _U64)
+        self.pins.add(iova, pinned)
         if self.observer is not None:
             observe.pinned(self.observer, self.symbol, iova, pinned, prot)
         return pinned
 
     def unpin(self, iova: int, npages: int) -> Steps[int]:
         """vfio_unpin_pages() for those of the pages that the device holds; see `Host.unpin`."""
+        self._backend()
         return (yield from self._unpin(self.pins.take_pages(iova, npages)))
 
     def unpin_range(self, iova: int, size: int) -> Steps[None]:
         """Give back every pin in [iova, iova+size); see `Host.unpin_range`."""
         last = min(iova + size - 1, _U64)
-        while runs := self.pins.take_range(iova, last):
-            yield from self._unpin(runs)
+        while (yield from self._unpin(self.pins.take_range(iova, last))):
+            pass  # until none has come meanwhile
 
     def _unpin(self, runs: Iterable[tuple[int, int]]) -> Steps[int]:
-        backend = self._backend()
+        """Give them back one by one: they may be millions, and others are served in between."""
         total = 0
         for iova, npages in runs:
-            yield from backend.unpin_pages(self, iova, npages)
+            yield from self._backend().unpin_pages(self, iova, npages)
             total += npages
         return total
 

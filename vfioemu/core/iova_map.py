@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from vfioemu.core.caller import AddressSpace
 from vfioemu.core.limits import U64_MAX
 from vfioemu.core.pages import Pages
+from vfioemu.core.pin_counts import PinCounts
 from vfioemu.core.rbtree import Node, Tree
 from vfioemu.kernel.bitmap import DirtyBitmap
 
@@ -32,7 +33,8 @@ class Dma(Node):
         pages: what is pinned for hardware, once it is.
         vaddr_invalid: UNMAP_DMA with VADDR took its vaddr away.
         locked: pages charged for it.
-        pins: exact iova -> how often it is pinned; an unaligned pin is its own, not its page's.
+        pins: how often each exact iova is pinned; an unaligned pin is its own, not its page's.
+        quotas: of whoever made it, whoever has it later.
         bitmap: its dirty pages while tracking is on.
         all_dirty: every page is dirty, whatever the bitmap says: it need not be filled for that.
         indexed: it is in the C index.
@@ -50,6 +52,7 @@ class Dma(Node):
         "pages",
         "pins",
         "prot",
+        "quotas",
         "size",
         "space",
         "vaddr",
@@ -70,7 +73,8 @@ class Dma(Node):
         self.vaddr_invalid = False
         self.window: object = None
         self.locked = 0
-        self.pins: dict[int, int] = {}
+        self.quotas = space.quotas
+        self.pins = PinCounts(self.quotas.pins)
         self.bitmap: DirtyBitmap | None = None
         self.all_dirty = False
         self.indexed = False

@@ -283,7 +283,13 @@ class Call(Runner):
                 self._held.append((fd, token))
                 return token.file
         elif is_eventfd(fd):
-            return ClientEventFd(fd)
+            account = self._session.account
+            most = self._server.limits.max_eventfds
+            why = f"the process has {most} eventfds here" if account.eventfds >= most else account.no_fd()
+            if why:
+                os.close(fd)
+                raise IoctlError(errno.ENOMEM, why)
+            return ClientEventFd(fd, account)
         await self._server.bury_for(fd, self._session)
         return ForeignFd(number)
 

@@ -12,7 +12,10 @@ import os
 import platform
 import select
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from vfioemu.io.accounts import Account
 
 _SYSCALLS: Final = {"x86_64": (206, 208, 209), "aarch64": (0, 4, 2)}
 """io_setup, io_getevents, io_submit."""
@@ -89,10 +92,14 @@ class ClientEventFd:
     """A reference to a client's eventfd (the EventFd of core/effects.py)."""
 
     is_eventfd = True
-    __slots__ = ("_fd",)
+    __slots__ = ("_account", "_fd")
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, account: "Account | None" = None) -> None:
         self._fd = fd
+        self._account = account
+        if account is not None:
+            account.eventfds += 1
+            account.add_fds(1)
 
     def signal(self) -> None:
         """eventfd_signal(): add one, at most up to the largest value."""
@@ -118,6 +125,9 @@ class ClientEventFd:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+            if self._account is not None:
+                self._account.eventfds -= 1
+                self._account.add_fds(-1)
 
     def __del__(self) -> None:
         self.close()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 if TYPE_CHECKING:
-    from vfioemu.io.session import Account
+    from vfioemu.io.accounts import Account
 
 log: Final = logging.getLogger(__name__)
 

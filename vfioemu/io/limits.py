@@ -18,6 +18,14 @@ class Limits:
         max_shared: bytes of shared memory windows of a process; address space, not memory.
         max_all_windows: windows of all processes; together with what else is mapped, fewer than vm.max_map_count.
         max_all_shared: bytes of all windows; half of the address space.
+        max_mappings: mappings (MAP_DMA) of a process; so many containers as full as dma_entry_limit lets them be.
+        max_all_mappings: of all processes.
+        max_pins: areas of 16 MiB in which devices have pinned pages, for a process; some hundred bytes each.
+        max_all_pins: of all processes.
+        max_bitmaps: bytes of the dirty bitmaps of a process's mappings, were they full: a bit for each page.
+        max_all_bitmaps: of all processes.
+        max_fds: fds of the daemon's for all clients; 0 for as many as the system allows it, without its own.
+        max_eventfds: eventfds of a process that the daemon holds.
         max_burials: fds of a process whose close() has not returned yet.
         max_user_burials: such fds of all processes of a user.
         hello_timeout: seconds between connecting and HELLO.
@@ -31,6 +39,14 @@ class Limits:
     max_shared: int = 1 << 44
     max_all_windows: int = 32768
     max_all_shared: int = 1 << 46
+    max_mappings: int = 8 * 65535
+    max_all_mappings: int = 16 * 65535
+    max_pins: int = 1 << 17
+    max_all_pins: int = 1 << 19
+    max_bitmaps: int = 1 << 30
+    max_all_bitmaps: int = 1 << 32
+    max_fds: int = 0
+    max_eventfds: int = 16384
     max_burials: int = 16
     max_user_burials: int = 1024
     hello_timeout: float = 10.0

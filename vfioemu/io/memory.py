@@ -69,6 +69,18 @@ class Ledger:
         if self.total is not None:
             self.total.add(windows, size)
 
+    def add_fds(self, number: int) -> None:
+        """So many more fds of ours, or fewer, exist for it."""
+
+    def no_fd(self) -> str:
+        """Why it gets no further fd of ours; empty if it does."""
+        return ""
+
+
+def _close(fd: int, ledger: Ledger) -> None:
+    os.close(fd)
+    ledger.add_fds(-1)
+
 
 def _unmap(address: int, size: int, ledger: Ledger) -> None:
     _munmap(address, size)
@@ -103,7 +115,8 @@ class Window:
         weakref.finalize(self, _unmap, local, size, ledger)
         if guarded:
             self._fd = os.dup(fd)
-            weakref.finalize(self, os.close, self._fd)
+            ledger.add_fds(1)
+            weakref.finalize(self, _close, self._fd, ledger)
 
     def read(self, vaddr: int, size: int) -> bytes:
         """Read for a device: EFAULT where the file has come to end."""
@@ -188,6 +201,8 @@ class ClientSpace(AddressSpace):
                 errno.EEXIST, f"[{vaddr:#x}, {vaddr + size:#x}) overlaps memory that is shared already"
             )
         ledger.refuse(size, limits)
+        if guarded and (why := ledger.no_fd()):
+            raise IoctlError(errno.ENOSPC, why)
         self._windows.insert(at, Window(vaddr, size, fd, offset, ledger, guarded=guarded))
         starts.insert(at, vaddr)
         self._starts = starts

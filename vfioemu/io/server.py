@@ -8,7 +8,6 @@ import secrets
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
-from weakref import WeakValueDictionary
 
 import trio
 
@@ -16,6 +15,7 @@ from vfioemu.core.caller import Caller
 from vfioemu.core.effects import Steps
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.file import File, Mapped
+from vfioemu.io.accounts import Account, Accounts
 from vfioemu.io.channel import Channel
 from vfioemu.io.connection import Connection, Gone, PeerError, packet
 from vfioemu.io.counters import Counters
@@ -23,10 +23,9 @@ from vfioemu.io.effects import Runner
 from vfioemu.io.fds import Graveyard, socket_cookie
 from vfioemu.io.limits import Access, Limits
 from vfioemu.io.listen import accept
-from vfioemu.io.memory import Ledger
 from vfioemu.io.mm import BoundMemory
 from vfioemu.io.process import peer_of
-from vfioemu.io.session import Account, Service, Session
+from vfioemu.io.session import Service, Session
 from vfioemu.io.sharing import is_local, is_shmem
 from vfioemu.io.throttle import Throttle
 from vfioemu.io.tokens import Token, TokenTable
@@ -86,11 +85,9 @@ class Server:
         self.sessions: dict[int, Session] = {}
         self._nursery = nursery
         self._graveyard = Graveyard(nursery)
-        self._accounts: WeakValueDictionary[tuple[int, int], Account] = WeakValueDictionary()
-        self._shared = Ledger()
         self.rounds = Rounds()
         self.hardware = Share(self.rounds)
-        self._users: WeakValueDictionary[int, Share] = WeakValueDictionary()
+        self.accounts = Accounts(self.limits, self.rounds, several=len(access.uids) > 1)
         trio.lowlevel.add_instrument(self.rounds)
         self._connections: set[Connection] = set()
         self._serial = 0
@@ -106,22 +103,15 @@ class Server:
         listener.setblocking(False)
         while True:
             sock, pid, uid = await accept(listener)
-            account = self._accounts.get((pid, uid))
+            account = self.accounts.find(pid, uid)
             if why := self._refusal(uid, account):
                 sock.close()
                 self._log(pid, uid, why)
                 continue
-            if account is None:
-                account = self._accounts[pid, uid] = Account(pid, uid, self._shared, self._share_of(uid))
+            account = self.accounts.of(pid, uid)
             account.connections += 1
+            account.add_fds(1)
             self._nursery.start_soon(self._serve, sock, account)
-
-    def _share_of(self, uid: int) -> Share:
-        """A new process's share of what the user has."""
-        user = self._users.get(uid)
-        if user is None:
-            user = self._users[uid] = Share.of_user(self.rounds)
-        return Share(self.rounds, user)
 
     def _refusal(self, uid: int, account: Account | None) -> str:
         """Why there is no further connection for a process of that user; empty if there is."""
@@ -129,6 +119,8 @@ class Server:
             return "refused"
         if account is not None and account.connections >= self.limits.max_connections:
             return f"refused: has {account.connections} connections"
+        if why := self.accounts.no_fd(account):
+            return f"refused: {why}"
         if (pending := self._graveyard.pending(uid)) >= self.limits.max_user_burials:
             return f"refused: the user has sent {pending} fds whose close does not return"
         return ""
@@ -175,6 +167,7 @@ class Server:
             self.bury(fd, account)
         connection.close()
         account.connections -= 1
+        account.add_fds(-1)
         if session is None:
             return
         if session.service is not None and session.service.connection is connection:
@@ -379,6 +372,8 @@ class Server:
         limit = self.limits.max_tokens
         if session.account.files >= limit or len(session.tokens) >= limit:
             raise IoctlError(errno.EMFILE, f"the process has {session.account.files} files")
+        if why := session.account.no_fd():
+            raise IoctlError(errno.EMFILE, why)
 
     def bury(self, fd: int, account: Account) -> None:
         """Close a foreign fd some time, and one of our own at once: it would keep its file open."""

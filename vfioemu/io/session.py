@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import trio
 
 from vfioemu.core.caller import Caller
+from vfioemu.io.accounts import Account
 from vfioemu.io.connection import Connection
-from vfioemu.io.memory import ClientSpace, Ledger
+from vfioemu.io.memory import ClientSpace
 from vfioemu.io.mm import BoundMemory
 from vfioemu.io.throttle import Throttle
-from vfioemu.io.turns import Share
 from vfioemu.wire import messages as m
 
 if TYPE_CHECKING:
@@ -41,45 +41,6 @@ class Service:
         """The client has sent something; during an ask that is the answer, and who asked looks for more behind it."""
         if not self.lock.locked():
             self.connection.expect_silence()
-
-
-class Account(Ledger):
-    """What one process holds, over all its sessions; as a ledger, the memory that it shares.
-
-    It lasts as long as anything of that does: whoever hangs up and connects again finds what he has not given back.
-
-    Attributes:
-        connections: greeted or not.
-        files: tokens that were made for it and are not released.
-        burials: foreign fds that it sent and whose close() has not returned.
-        share: of the daemon's time.
-    """
-
-    __slots__ = ("__weakref__", "_buried", "burials", "connections", "files", "pid", "share", "uid")
-
-    def __init__(self, pid: int, uid: int, all_shared: Ledger, share: Share) -> None:
-        super().__init__(all_shared)
-        self.share = share
-        self.pid = pid
-        self.uid = uid
-        self.connections = 0
-        self.files = 0
-        self.burials = 0
-        self._buried: trio.Event | None = None
-
-    def burial_ends(self) -> None:
-        """A foreign fd is closed."""
-        self.burials -= 1
-        if self._buried is not None:
-            self._buried.set()
-            self._buried = None
-
-    async def buried(self, most: int) -> None:
-        """Wait until no more than `most` foreign fds are being closed."""
-        while self.burials > most:
-            if self._buried is None:
-                self._buried = trio.Event()
-            await self._buried.wait()
 
 
 class Session:
@@ -118,6 +79,7 @@ class Session:
         self.pid = pid = account.pid
         self.uid = uid
         self.space = ClientSpace(self, bound)
+        self.space.quotas = account.quotas
         self.caller = Caller(space=self.space, pid=pid)
         self.tokens: dict[int, Token] = {}
         self.channels: list[Connection] = []

@@ -24,7 +24,8 @@ from vfioemu.uapi.kinds import FdKind
 from vfioemu.wire.names import TokenName
 
 if TYPE_CHECKING:
-    from vfioemu.io.session import Account, Session
+    from vfioemu.io.accounts import Account
+    from vfioemu.io.session import Session
 
 _BATCH: Final = 64
 _ONCE: Final = select.EPOLLIN | select.EPOLLONESHOT
@@ -68,6 +69,7 @@ class Token:
     def __init__(self, serial: int, file: File, fd: int, cookie: int, account: "Account") -> None:
         self.account = account
         account.files += 1
+        account.add_fds(1)
         self.serial = serial
         self.file = file
         self.fd = fd
@@ -248,6 +250,7 @@ class TokenTable:
         os.close(token.fd)
         token.fd = -1
         token.account.files -= 1
+        token.account.add_fds(-1)
         token.forget()
 
     # --- poll() ---

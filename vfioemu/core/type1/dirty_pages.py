@@ -114,9 +114,11 @@ def alloc_bitmap(iommu: Iommu, dma: Dma) -> None:
     if npages > DIRTY_BITMAP_PAGES_MAX:
         raise IoctlError(errno.EINVAL, f"the {dma} has {npages} pages, more than {DIRTY_BITMAP_PAGES_MAX}")
     try:
-        dma.bitmap = DirtyBitmap(npages)
+        bitmap = DirtyBitmap(npages)
     except MemoryError:
         raise IoctlError(errno.ENOMEM, f"no memory for the dirty bitmap of the {dma}") from None
+    dma.quotas.bitmaps.take(bitmap.nbytes)
+    dma.bitmap = bitmap
     iommu.track(dma)
 
 

@@ -106,28 +106,20 @@ def _pin_run(iommu: Iommu, iova: int, npages: int, prot: int) -> Steps[int]:
         raise IoctlError(errno.EINVAL, f"no mapping at {iova:#x}")
     if prot & ~dma.prot:
         raise IoctlError(errno.EPERM, f"prot {prot} at {dma}")
-    pins = dma.pins
-    if iova in pins:
-        pins[iova] += 1
-        return 1
-    run = 1
-    if not iommu.map.tangled:  # else each page may be found elsewhere, or nowhere
-        while run < npages and iova + (run + 1) * PAGE_SIZE <= dma.iova + dma.size:
-            if iova + run * PAGE_SIZE in pins:
-                break
-            run += 1
+    # Where mappings may overlap, each page may be found elsewhere, or nowhere.
+    within = 1 if iommu.map.tangled else max(1, (dma.iova + dma.size - iova) // PAGE_SIZE)
+    pinned, run = dma.pins.run(iova, min(npages, within))
+    if pinned:
+        dma.pins.add(iova, run)
+        return run
     vaddr = (dma.vaddr + iova - dma.iova) & U64_MAX & PAGE_MASK
     present: int = yield PinUser(dma.space, vaddr, run, bool(dma.prot & PROT_WRITE))
-    for page in range(min(present, run)):
-        try:
-            if not iommu.domains:  # else the mapping has been charged as a whole
-                iommu.accounting.charge(dma, 1)
-        except IoctlError as error:
-            raise _PinFailedError(page, error.errno, error.why) from None
-        at = iova + page * PAGE_SIZE
-        pins[at] = 1
-        if dma.bitmap is not None and dma.iova <= at:
-            dma.bitmap.mark((at - dma.iova) >> iommu.pgshift)
+    count = min(present, run)
+    room = None if iommu.domains else iommu.accounting.room(dma.space, dma.ipc_lock)
+    if room is not None and room < count:
+        _pin_fresh(iommu, dma, iova, room)
+        raise _PinFailedError(room, errno.ENOMEM, f"RLIMIT_MEMLOCK: {count} pages more, room for {room}")
+    _pin_fresh(iommu, dma, iova, count)
     if not present and dma.space.gone():
         raise IoctlError(errno.ENODEV, f"whoever made the {dma} is gone")
     if present < run:
@@ -135,6 +127,19 @@ def _pin_run(iommu: Iommu, iova: int, npages: int, prot: int) -> Steps[int]:
             present, errno.EFAULT, f"page {vaddr + present * PAGE_SIZE:#x} of {dma} cannot be pinned"
         )
     return run
+
+
+def _pin_fresh(iommu: Iommu, dma: Dma, iova: int, npages: int) -> None:
+    """Pin a run that was not, or nothing of it: ENOMEM where the pins of a client have their end."""
+    if not npages:
+        return
+    dma.pins.add(iova, npages)
+    if not iommu.domains:  # else the mapping has been charged as a whole
+        iommu.accounting.charge(dma, npages)
+    if dma.bitmap is not None and dma.iova <= iova:
+        shift = iommu.pgshift
+        first, last = (iova - dma.iova) >> shift, (iova - dma.iova + (npages - 1) * PAGE_SIZE) >> shift
+        dma.bitmap.mark_range(first, last - first + 1)
 
 
 def unpin_pages(iommu: Iommu, device: PinningDevice, iova: int, npages: int) -> Steps[None]:
@@ -151,20 +156,17 @@ def unpin_pages(iommu: Iommu, device: PinningDevice, iova: int, npages: int) -> 
 
 def _unpin(iommu: Iommu, iova: int, npages: int) -> None:
     """vfio_unpin_page_external() for each page; pages that are not pinned are ignored, dirty bits stay."""
-    for page in range(npages):
-        at = (iova + page * PAGE_SIZE) & U64_MAX
-        dma = iommu.map.find(at, PAGE_SIZE)
+    while npages > 0:
+        dma = iommu.map.find(iova, PAGE_SIZE)
         if dma is None:
             return
-        references = dma.pins.get(at)
-        if references is None:
-            continue
-        if references > 1:
-            dma.pins[at] = references - 1
-            continue
-        del dma.pins[at]
+        within = 1 if iommu.map.tangled else max(1, (dma.iova + dma.size - iova) // PAGE_SIZE)
+        run = min(npages, within)
+        gone = sum(gone for _, _, gone in dma.pins.take(iova, run))
         if not iommu.domains:
-            iommu.accounting.charge(dma, -1)
+            iommu.accounting.charge(dma, -gone)
+        iova = (iova + run * PAGE_SIZE) & U64_MAX
+        npages -= run
 
 
 def rw_read(iommu: Iommu, iova: int, size: int) -> Steps[bytes]:

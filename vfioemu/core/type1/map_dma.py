@@ -101,6 +101,7 @@ def _add(iommu: Iommu, caller: Caller, request: IommuType1DmaMap, prot: int) -> 
         raise IoctlError(
             errno.EINVAL, f"iova {request.iova:#x} + size {request.size:#x} is not in the IOMMU's ranges"
         )
+    caller.space.quotas.mappings.take(1)
     iommu.dma_avail -= 1
     dma = Dma(request.iova, request.vaddr, prot, caller.space, caller.ipc_lock)
     iommu.map.link(dma)

@@ -2,12 +2,13 @@
 """Pinning whole mappings for the hardware IOMMU, with what it costs in locked memory."""
 
 import errno
-from bisect import bisect_right
+from collections.abc import Iterable
 
 from vfioemu.core.effects import PinUser, Steps
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.iova_map import PROT_WRITE, Dma
 from vfioemu.core.limits import PAGE_SHIFT, Accounting
+from vfioemu.core.pin_counts import runs
 from vfioemu.core.type1.state import pages
 
 
@@ -26,12 +27,12 @@ def pin_whole(accounting: Accounting, dma: Dma, size: int) -> Steps[int]:
         IoctlError: EFAULT when a page is not there or not writable, ENOMEM beyond the limit; nothing is charged.
     """
     npages = pages(size)
-    pinned = sorted(
-        (iova - dma.iova) >> PAGE_SHIFT
-        for iova in dma.pins
-        if not (iova - dma.iova) & ((1 << PAGE_SHIFT) - 1) and 0 <= iova - dma.iova < size
-    )
-    cost = npages - len(pinned)
+    pinned = [
+        ((start - dma.iova) >> PAGE_SHIFT, bits)
+        for start, bits in dma.pins.within(dma.iova, dma.iova + size - 1)
+        if not (start - dma.iova) & ((1 << PAGE_SHIFT) - 1)
+    ]
+    cost = npages - sum(bits.bit_count() for _, bits in pinned)
     room = accounting.room(dma.space, dma.ipc_lock)
     ask = npages if room is None or cost <= room else _nth_unpinned(pinned, room) + 1
     present: int = yield PinUser(dma.space, dma.vaddr, ask, bool(dma.prot & PROT_WRITE))
@@ -49,9 +50,12 @@ def unpin_whole(dma: Dma) -> None:
         pages.release()
 
 
-def _nth_unpinned(pinned: list[int], n: int) -> int:
-    """The n-th page (from 0) that is not among the sorted pages `pinned`."""
+def _nth_unpinned(pinned: Iterable[tuple[int, int]], n: int) -> int:
+    """The n-th page (from 0) that is not among `pinned`: ascending (page, bits of those from there on)."""
     page = n
-    while (behind := n + bisect_right(pinned, page)) != page:
-        page = behind
+    for first, bits in pinned:
+        for at, count in runs(bits):
+            if first + at > page:
+                return page
+            page += count
     return page

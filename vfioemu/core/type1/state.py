@@ -15,6 +15,7 @@ from vfioemu.core.iova_map import Dma, IovaMap
 from vfioemu.core.limits import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, U64_MAX, Accounting, dirty_bitmap_bytes
 from vfioemu.core.locks import Lock
 from vfioemu.core.manual_clear import OFF, ManualClear
+from vfioemu.core.pin_counts import AREA, runs
 from vfioemu.core.profile import Profile
 from vfioemu.core.slices import MAPPING, Slices
 from vfioemu.core.spec import IommuSpec, Quirks
@@ -231,18 +232,29 @@ class Iommu:
 
     def populate(self, dma: Dma) -> Steps[None]:
         """vfio_dma_populate_bitmap(): every pinned page is dirty."""
-        yield from ()
-        if dma.pins and dma.bitmap is not None:
-            shift, size = self.pgshift, dma.size
-            dma.bitmap.populate(
-                (iova - dma.iova) >> shift for iova in dma.pins if 0 <= iova - dma.iova < size
-            )
+        bitmap = dma.bitmap
+        if not dma.pins or bitmap is None:
+            return
+        more = self.pgshift - PAGE_SHIFT
+        slices = Slices()
+        for start, bits in dma.pins.within(dma.iova, dma.iova + dma.size - 1):
+            first = (start - dma.iova) >> PAGE_SHIFT  # of the area, which may begin before the mapping
+            if more:
+                bitmap.populate((first + at + i) >> more for at, count in runs(bits) for i in range(count))
+            else:
+                skip = max(0, -first)
+                bitmap.merge(
+                    (bits >> skip).to_bytes(AREA // 8, "little"), first + skip, bits.bit_length() - skip
+                )
+            if slices.done(AREA if more else MAPPING):
+                yield from slices.breathe()
 
     def free_bitmap(self, dma: Dma) -> None:
         """vfio_dma_bitmap_free()."""
         bitmap, dma.bitmap = dma.bitmap, None
         dma.all_dirty = False
         if bitmap is not None:
+            dma.quotas.bitmaps.give(bitmap.nbytes)
             self.track(dma)
             bitmap.close()
 
@@ -259,6 +271,7 @@ class Iommu:
         self.free_bitmap(dma)
         self.vaddr_invalid_count -= dma.vaddr_invalid
         self.dma_avail += 1
+        dma.quotas.mappings.give(1)
 
     def remove_all(self) -> Steps[None]:
         """vfio_iommu_unmap_unpin_all()."""
@@ -277,7 +290,7 @@ class Iommu:
             "mapped_bytes": sum(dma.size for dma in self.map),
             "dma_avail": self.dma_avail,
             "pins": sum(len(dma.pins) for dma in self.map),
-            "pin_references": sum(sum(dma.pins.values()) for dma in self.map),
+            "pin_references": sum(dma.pins.references for dma in self.map),
             "locked_pages": sum(dma.locked for dma in self.map),
             "bitmaps": len(bitmaps),
             "bitmap_bytes": sum(bitmaps),
