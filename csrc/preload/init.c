@@ -78,6 +78,19 @@ static void read_debug(const char *text)
 	vfe.debug = debug;
 }
 
+/* Take off LD_PRELOAD what is before us for this program's sake: a sanitizer,
+ * which would be in everything that it starts. */
+static void forget_first(void)
+{
+	char *first = getenv("VFIOEMU_FIRST"), *all = getenv("LD_PRELOAD");
+	size_t size = first ? strlen(first) : 0;
+
+	if (!size || !all || strncmp(all, first, size) || all[size] != ':')
+		return;
+	memmove(all, all + size + 1, strlen(all + size + 1) + 1);
+	*first = 0;
+}
+
 static void read_environment(void)
 {
 	static struct vfe_daemon_place place;
@@ -126,6 +139,7 @@ bool vfe_init_slow(void)
 		return none == 2;
 	find_next();
 	vfe_real_syscall = vfe.next.syscall;
+	forget_first();
 	read_environment();
 	if (vfe.active) {
 		vfe_text_init();

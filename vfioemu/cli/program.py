@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from vfioemu.cli import elf
 from vfioemu.cli.errors import CommandError
 
 CANNOT_RUN: Final = 126
 NOT_FOUND: Final = 127
 
 _HEADER: Final = struct.Struct("=16sHHIQQQIHHH")
-_SEGMENT: Final = struct.Struct("=IIQQQQ")
-_PT_INTERP: Final = 3
 _CLASS: Final = 4
 _64_BITS: Final = 2
 _MACHINES: Final = {
@@ -34,6 +33,8 @@ _MACHINES: Final = {
 }
 _LOADER: Final = re.compile(r"ld(-linux[^.]*|64|-[0-9.]+)?\.so(\.[0-9]+)?")
 """What glibc calls its dynamic linker."""
+_OTHER_LIBCS: Final = {"musl": "musl", "uClibc": "uClibc", "linker": "Android's C library"}
+"""By what is in the names of theirs."""
 _SCRIPT_LINE: Final = 256
 _SCRIPTS: Final = 5
 """How many interpreters the kernel follows (exec_binprm())."""
@@ -41,6 +42,12 @@ _HEAD: Final = 4096
 _OTHER_WAYS: Final = (
     "a dynamically linked build of it will do; or speak protocol/wire.md to a `vfioemu serve`"
 )
+_WAYS_OF_GO: Final = (
+    "no build of it will do, dynamically linked or not (gccgo's would); a program in Go can speak protocol/wire.md "
+    "to a `vfioemu serve`"
+)
+_WANTS_TO_BE_FIRST: Final = re.compile(r"lib(asan|tsan|hwasan)\.so|libclang_rt\.(asan|tsan|hwasan)\b")
+"""Runtimes of sanitizers that check that nothing is loaded before them, or see what they should only if it is so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +57,12 @@ class Program:
     Attributes:
         path: the file.
         arguments: including the name, argv[0].
+        first: libraries that have to come before ours in LD_PRELOAD.
     """
 
     path: str
     arguments: tuple[str, ...]
+    first: tuple[str, ...] = ()
 
 
 def find(command: tuple[str, ...], library: Path) -> Program:
@@ -66,11 +75,9 @@ def find(command: tuple[str, ...], library: Path) -> Program:
     head = _read_head(path)
     if head[:4] != b"\x7fELF" and head[:2] != b"#!" and b"\0" not in head[:128]:
         # What execvp() does for a script without a first line that says so.
-        shell = Program("/bin/sh", ("/bin/sh", path, *command[1:]))
-        _check(shell.path, _read_head(shell.path), library, _SCRIPTS)
-        return shell
-    _check(path, head, library, _SCRIPTS)
-    return Program(path, command)
+        path, command = "/bin/sh", ("/bin/sh", path, *command[1:])
+        head = _read_head(path)
+    return Program(path, command, _check(path, head, library, _SCRIPTS))
 
 
 def _search(name: str) -> str:
@@ -114,8 +121,8 @@ def _read_head(path: str) -> bytes:
         raise CommandError(f"{path}: {error.strerror}", exit_code=CANNOT_RUN) from None
 
 
-def _check(path: str, head: bytes, library: Path, scripts: int) -> None:
-    """Refuse what the library would silently not be loaded into.
+def _check(path: str, head: bytes, library: Path, scripts: int) -> tuple[str, ...]:
+    """Refuse what the library would silently not be loaded into: what has to be loaded before it.
 
     Raises:
         CommandError: see `find`.
@@ -124,15 +131,29 @@ def _check(path: str, head: bytes, library: Path, scripts: int) -> None:
         if not scripts:
             raise CommandError(f"{path}: too many interpreters", exit_code=CANNOT_RUN)
         interpreter = _interpreter(path, head)
-        _check(interpreter, _read_head(interpreter), library, scripts - 1)
-        return
+        return _check(interpreter, _read_head(interpreter), library, scripts - 1)
     if head[:4] != b"\x7fELF":
         raise CommandError(f"{path} is neither a program of this machine nor a script", exit_code=CANNOT_RUN)
-    if len(head) < _HEADER.size:
-        return
-    _check_machine(path, head, library)
-    _check_loader(path, head)
     _check_privileges(path)
+    if len(head) < _HEADER.size:
+        return ()
+    _check_machine(path, head, library)
+    program = elf.read(path)
+    if program is None:
+        return ()  # unusual enough to be let through
+    if program.is_go:
+        raise CommandError(
+            f"{path} is made with Go, which makes its system calls by itself: LD_PRELOAD cannot reach them",
+            _WAYS_OF_GO,
+            CANNOT_RUN,
+        )
+    _check_loader(path, program.loader)
+    return tuple(program.library(name) for name in program.needed if wants_to_be_first(name))
+
+
+def wants_to_be_first(library: str) -> bool:
+    """Whether it is the runtime of a sanitizer that has to be loaded before ours."""
+    return bool(_WANTS_TO_BE_FIRST.match(os.path.basename(library)))
 
 
 def _interpreter(path: str, head: bytes) -> str:
@@ -161,40 +182,32 @@ def _check_machine(path: str, head: bytes, library: Path) -> None:
         )
 
 
-def _check_loader(path: str, head: bytes) -> None:
+def _check_loader(path: str, loader: str | None) -> None:
     """The program needs glibc's dynamic linker."""
-    fields = _HEADER.unpack_from(head)
-    offset, size, count = fields[5], fields[9], fields[10]
-    for index in range(count):
-        start = offset + index * size
-        if start + _SEGMENT.size > len(head):
-            return  # unusual enough to be let through
-        kind, _, at, _, _, length = _SEGMENT.unpack_from(head, start)
-        if kind == _PT_INTERP:
-            with open(path, "rb") as file:
-                loader = os.fsdecode(os.pread(file.fileno(), min(length, _HEAD), at).rstrip(b"\0"))
-            if "ld-musl" in loader:
-                raise CommandError(
-                    f"{path} is linked with musl ({loader}): the preload library is for glibc",
-                    "a build of it with glibc will do",
-                    CANNOT_RUN,
-                )
-            if not os.path.exists(loader):
-                raise CommandError(f"{path}: its dynamic linker {loader} is not there", exit_code=CANNOT_RUN)
-            return
-    if _LOADER.fullmatch(os.path.basename(path)):
-        return  # started as a command: LD_PRELOAD goes into what it loads
-    raise CommandError(
-        f"{path} is statically linked: LD_PRELOAD cannot reach it",
-        _OTHER_WAYS,
-        CANNOT_RUN,
-    )
+    if loader is None:
+        if _LOADER.fullmatch(os.path.basename(path)):
+            return  # started as a command: LD_PRELOAD goes into what it loads
+        raise CommandError(
+            f"{path} is statically linked: LD_PRELOAD cannot reach it",
+            _OTHER_WAYS,
+            CANNOT_RUN,
+        )
+    name = os.path.basename(loader)
+    if not _LOADER.fullmatch(name):
+        libc = next((libc for mark, libc in _OTHER_LIBCS.items() if mark in name), "another C library")
+        raise CommandError(
+            f"{path} is linked with {libc} ({loader}): the preload library is for glibc",
+            "a build of it with glibc will do",
+            CANNOT_RUN,
+        )
+    if not os.path.exists(loader):
+        raise CommandError(f"{path}: its dynamic linker {loader} is not there", exit_code=CANNOT_RUN)
 
 
 def _check_privileges(path: str) -> None:
     """A program that gains privileges when it is executed: the dynamic linker ignores LD_PRELOAD then (AT_SECURE)."""
     status = os.stat(path)
-    if os.statvfs(path).f_flag & os.ST_NOSUID:
+    if os.statvfs(path).f_flag & os.ST_NOSUID or _gains_nothing():
         return
     what = ""
     if status.st_mode & stat.S_ISUID and status.st_uid != os.getuid():
@@ -214,3 +227,11 @@ def _check_privileges(path: str) -> None:
             "run a copy of it without them; emulated devices need no privileges",
             CANNOT_RUN,
         )
+
+
+def _gains_nothing() -> bool:
+    """Whether this process has given up that for itself and its children (PR_SET_NO_NEW_PRIVS)."""
+    try:
+        return "\nNoNewPrivs:\t1" in Path("/proc/self/status").read_text(encoding="utf-8")
+    except OSError:
+        return False

@@ -145,7 +145,7 @@ def _run_connected(directory: Path, command_line: Sequence[str], library: Path) 
     user = trust.named()
     where = Where(directory, user, _devices(directory, user))
     found = program.find(_replace(command_line, where.devices), library)
-    return child.end_like(child.run(found, _environment(where, library), lambda _, __: None))
+    return child.end_like(child.run(found, _environment(where, library, found.first), lambda _, __: None))
 
 
 def _run_private(wanted: Wanted, command_line: tuple[str, ...], library: Path) -> int:
@@ -161,7 +161,7 @@ def _run_private(wanted: Wanted, command_line: tuple[str, ...], library: Path) -
                 process.returncode = os.waitstatus_to_exitcode(status)
                 _tell_of_end(process)
 
-        status = child.run(found, _environment(where, library), ended)
+        status = child.run(found, _environment(where, library, found.first), ended)
     return child.end_like(status)
 
 
@@ -174,6 +174,9 @@ def _daemon(arguments: Sequence[str]) -> Iterator[tuple["subprocess.Popen[bytes]
     verbose = click.get_current_context().find_root().params.get("verbose", 0)
     level = ["-v"] * verbose if verbose else ["-q"]
     environment = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
+    # A sanitizer is meant for the program.
+    kept = [word for word in _preloaded(environment) if not program.wants_to_be_first(word)]
+    environment["LD_PRELOAD"] = ":".join(kept)
     process, path = start_daemon(
         [*level, "serve", "--private", *arguments],
         stdout=subprocess.DEVNULL,
@@ -267,12 +270,18 @@ def _replace(command_line: Sequence[str], devices: Sequence[Mapping[str, str]]) 
     return tuple(_TOKEN.sub(value, word) for word in command_line)
 
 
-def _environment(where: Where, library: Path) -> dict[str, str]:
-    """The program's environment."""
+def _environment(where: Where, library: Path, first: Sequence[str]) -> dict[str, str]:
+    """The program's environment; `first` are the libraries that come before ours."""
     environment = dict(os.environ)
     path = _loadable(library, where.directory)
-    others = [word for word in re.split("[ :]", environment.get("LD_PRELOAD", "")) if word and word != path]
-    environment["LD_PRELOAD"] = ":".join([path, *others])
+    others = [word for word in _preloaded(environment) if word != path and word not in first]
+    front = [*first, *filter(program.wants_to_be_first, others)]
+    environment["LD_PRELOAD"] = ":".join([*front, path, *(word for word in others if word not in front)])
+    if front:
+        # The library takes them off again: what the program starts may not be made for them, and if it is, not mind.
+        environment["VFIOEMU_FIRST"] = ":".join(front)
+    options = environment.get("ASAN_OPTIONS")
+    environment["ASAN_OPTIONS"] = ":".join([*([options] if options else []), "verify_asan_link_order=0"])
     environment["VFIOEMU_SOCKET"] = os.fspath(where.directory / SOCKET)
     environment["VFIOEMU_ROOT"] = os.fspath(where.directory / ROOT)
     environment[trust.VARIABLE] = str(where.user)
@@ -280,6 +289,10 @@ def _environment(where: Where, library: Path) -> dict[str, str]:
         for name, text in device.items():
             environment[f"VFIOEMU_{name.upper()}{number or ''}"] = text
     return environment
+
+
+def _preloaded(environment: Mapping[str, str]) -> list[str]:
+    return [word for word in re.split("[ :]", environment.get("LD_PRELOAD", "")) if word]
 
 
 def _loadable(library: Path, directory: Path) -> str:
