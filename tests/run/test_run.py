@@ -17,6 +17,7 @@ from vfioemu import preload
 from vfioemu.cli import program
 from vfioemu.cli import run as cli
 from vfioemu.cli.errors import CommandError
+from vfioemu.daemon import real
 
 DEVICE = "--device=oracle,variant=basic,bus=mdev"
 ORACLE = (DEVICE,)
@@ -51,7 +52,7 @@ class TestEnvironment:
         assert found.splitlines() == [
             f"/sys/bus/mdev/devices/{uuid}",
             f"x={uuid},1",
-            "0000:00:01.0",
+            f"{real.free_domain()}:00:01.0",
             f"/sys/bus/mdev/devices/{uuid}2",
             "{bdf",
             "{x}",
@@ -60,7 +61,7 @@ class TestEnvironment:
             f"/sys/bus/mdev/devices/{uuid}",
             uuid,
             "1",
-            "0000:00:01.0",
+            f"{real.free_domain()}:00:01.0",
             "",
         ]
 

@@ -112,7 +112,7 @@ def functions(vfioemu_session):
 
 @pytest.mark.parametrize("turn", range(3))
 def test_it(functions, vfioemu_session, turn):
-    assert functions[0].bdf == "0000:00:01.0"
+    assert functions[0].bdf.endswith(":00:01.0")
     assert functions[1].name != functions[0].name
     vfioemu_session.run([sys.executable, "program.py"])
     assert len(vfioemu_session.trace.errors) == turn + 1

@@ -19,6 +19,7 @@ from typing import Final
 
 from vfioemu.core.model import Factory
 from vfioemu.core.spec import GROUP_MAX, DeviceSpec, GroupSpec, IommuSpec, MachineSpec
+from vfioemu.daemon import real
 from vfioemu.daemon.sysfs import bus_of
 from vfioemu.devices.registry import default_bus
 from vfioemu.devices.registry import options as options_of
@@ -132,8 +133,13 @@ def with_devices(spec: MachineSpec, wishes: Sequence[Wish], models: Mapping[str,
             name = wish.name
             bus = bus_of(name)
             if bus not in _BUSES or wish.bus not in (None, bus):
-                kind = "a PCI address (0000:00:01.0)" if wish.bus == "pci" else "a UUID"
+                kind = "a PCI address (1000:00:01.0)" if wish.bus == "pci" else "a UUID"
                 raise DeviceError(f"device {wish.model}: name={name} is not {kind}")
+            if bus == "pci" and real.has(name):
+                raise DeviceError(
+                    f"device {wish.model}: this machine has a PCI device {name} of its own",
+                    f"name={real.free_domain()}:{name.partition(':')[2]} would be free",
+                )
             if any(device.name == name for device in devices):
                 raise DeviceError(f"device {wish.model}: name={name} is taken")
         number = wish.group
@@ -150,8 +156,9 @@ def with_devices(spec: MachineSpec, wishes: Sequence[Wish], models: Mapping[str,
 
 
 def _free_name(bus: str, taken: set[str]) -> str:
+    domain = real.free_domain()
     candidates = (
-        f"0000:00:{n:02x}.0" if bus == "pci" else f"00000000-0000-4000-8000-{n:012x}"
+        f"{domain}:00:{n:02x}.0" if bus == "pci" else f"00000000-0000-4000-8000-{n:012x}"
         for n in range(1, 32 if bus == "pci" else 1 << 16)
     )
     for name in candidates:

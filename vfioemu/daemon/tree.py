@@ -31,7 +31,7 @@ from vfioemu.core.errors import IoctlError
 from vfioemu.core.machine import Machine
 from vfioemu.core.model import finish
 from vfioemu.core.spec import IommuSpec
-from vfioemu.daemon import function_files, sysfs
+from vfioemu.daemon import function_files, real, sysfs
 from vfioemu.daemon.addresses import Addresses, Window
 from vfioemu.daemon.entries import Directory, Entries, Entry, File, Link, Node
 from vfioemu.daemon.runtime_dir import ROOT
@@ -47,8 +47,6 @@ log: Final = logging.getLogger(__name__)
 
 _DMAR: Final = re.compile(r"dmar(0|[1-9][0-9]{0,5})")
 _CONFIG_SIZE: Final = 4096
-_REAL: Final = Path("/sys/bus/pci")
-"""The machine's own PCI bus."""
 
 
 @dataclass(slots=True)
@@ -58,18 +56,6 @@ class _Shown:
     paths: list[str]
     driver: list[str] = field(default_factory=list)
     serial: int = -1
-
-
-def _names(directory: Path) -> list[str]:
-    try:
-        return os.listdir(directory)
-    except OSError:
-        return []
-
-
-def is_real(name: str) -> bool:
-    """Whether the machine has a PCI device of that address, which an emulated one must not hide."""
-    return sysfs.bus_of(name) == "pci" and os.path.lexists(_REAL / "devices" / name)
 
 
 @contextlib.contextmanager
@@ -109,7 +95,7 @@ class Tree:
         shutil.rmtree(self.root, ignore_errors=True)  # of a daemon that was killed
         with _umask():
             limit = self._machine.parameters["dma_entry_limit"]
-            self._make_all(sysfs.machine_entries(limit, _names(_REAL / "drivers")))
+            self._make_all(sysfs.machine_entries(limit, real.names(real.BUS / "drivers")))
             for model in sorted(self._machine.models):
                 description = summary(self._machine.models[model])
                 self._make_all(sysfs.type_entries(model, description, MAX_MDEVS))
@@ -167,7 +153,7 @@ class Tree:
                 self._make_all(sysfs.group_entries(group))
             members.add(device.name)
             shown = self._shown[device.name] = _Shown([])
-            if is_real(device.name):
+            if sysfs.bus_of(device.name) == "pci" and real.has(device.name):
                 log.warning(
                     "device %s: this machine has a PCI device %s of its own, which stays what /sys shows",
                     device.symbol,
@@ -257,8 +243,10 @@ class Tree:
     def _unit(self, iommu: IommuSpec) -> int:
         unit = self._units.get(iommu)
         if unit is None:
-            real = _names(Path("/sys/class/iommu"))
-            taken = {*self._units.values(), *(int(name[4:]) for name in real if _DMAR.fullmatch(name))}
+            taken = {
+                *self._units.values(),
+                *(int(name[4:]) for name in real.names(Path("/sys/class/iommu")) if _DMAR.fullmatch(name)),
+            }
             unit = self._units[iommu] = next(n for n in range(len(taken) + 1) if n not in taken)
             self._make_all(sysfs.unit_entries(unit, iommu))
         return unit
@@ -310,12 +298,12 @@ class Tree:
                 if merged:
                     where.chmod(0o1755)
             case File(content=content, mode=mode, live=live, size=size):
-                real = mode
+                rights = mode
                 if live:  # our marks: answered by us, and perhaps not to be read by programs
-                    real |= stat.S_ISVTX if mode & 0o444 else stat.S_ISVTX | stat.S_ISGID | 0o400
+                    rights |= stat.S_ISVTX if mode & 0o444 else stat.S_ISVTX | stat.S_ISGID | 0o400
                 fd = os.open(where, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
                 with os.fdopen(fd, "wb") as file:
-                    os.fchmod(fd, real)
+                    os.fchmod(fd, rights)
                     file.write(content)
                     if size is not None:
                         file.truncate(size)
