@@ -4,6 +4,7 @@
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import socket
 import stat
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from vfioemu import private
+
+log: Final = logging.getLogger(__name__)
 
 SOCKET: Final = "vfio.sock"
 CONTROL: Final = "control.sock"
@@ -118,6 +121,9 @@ def make_private(directory: Path, *, shared: bool = False) -> None:
             directory.chmod(0o711)
         except OSError as error:
             raise StartError(f"cannot open {directory} to others: {error.strerror}") from None
+        for parent in directory.resolve().parents:
+            if not parent.stat().st_mode & stat.S_IXOTH:
+                log.warning("other users cannot come to %s: %s is closed to them", directory, parent)
 
 
 def _check_way(directory: Path) -> None:

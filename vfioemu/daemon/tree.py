@@ -9,7 +9,8 @@ library does is to put `ROOT` before the path. Some conventions between this mod
   ours alone.
 * a file with the sticky bit is *live*: the library asks the daemon (daemon/attributes.py) for what is read from it, and
   hands it what is written. With the set-group-ID bit it cannot be read, though its owner seems to have the right.
-* a character device is a node with number 0:0 (the only one that anybody may make), or an empty file in its place. The
+* a character device is a node with number 0:0 (the only one that anybody may make), or a socket or an empty
+  file in its place. The
   library shows the number that the node's entry below /sys/class tells.
 * links are relative, so that they lead to what they mean from wherever the tree is.
 """
@@ -83,7 +84,7 @@ class Tree:
         self._machine = machine
         self._runner = runner
         self._shared = shared
-        self._nodes = True
+        self._nodes = [stat.S_IFCHR, stat.S_IFSOCK]
         self._addresses = Addresses()
         self._members: dict[int, set[str]] = {}
         self._bound: dict[int, set[str]] = {}
@@ -313,16 +314,21 @@ class Tree:
                 self._make_node(where, mode)
 
     def _make_node(self, where: Path, mode: int) -> None:
-        """A device node 0:0 can be made without privileges (vfs_mknod(): a whiteout); else an empty file."""
-        if self._nodes:
+        """A device node 0:0 can be made without privileges (vfs_mknod(): a whiteout); else a socket, or an empty file.
+
+        Nobody can open the former two, whatever their mode says; a file that others could write, they would fill.
+        """
+        for kind in list(self._nodes):
             try:
-                os.mknod(where, stat.S_IFCHR | mode, 0)
+                os.mknod(where, kind | mode, 0)
             except FileExistsError:
                 raise
             except OSError:
-                self._nodes = False
+                self._nodes.remove(kind)
             else:
                 return
+        if self._shared:
+            mode &= ~0o022
         os.close(os.open(where, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
 
     def _remove_all(self, paths: list[str]) -> None:
