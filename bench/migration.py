@@ -23,7 +23,7 @@ from vfioemu import client
 from vfioemu.migration.address import Address
 from vfioemu.migration.destination import Destination
 from vfioemu.migration.guest import Guest
-from vfioemu.migration.guestfile import ContainerSpec, DeviceSpec, GuestSpec, MemorySpec
+from vfioemu.migration.guestspec import ContainerSpec, DeviceSpec, GuestSpec, MemorySpec
 from vfioemu.migration.plan import Limits
 from vfioemu.migration.source import Source
 from vfioemu.migration.vfio import open_guest

@@ -11,7 +11,7 @@ from vfioemu.core.spec import GroupSpec, IommuSpec, MachineSpec
 from vfioemu.daemon.serve import running
 from vfioemu.migration.address import Address
 from vfioemu.migration.destination import Destination
-from vfioemu.migration.guestfile import ContainerSpec, CpuSpec, DeviceSpec, GuestSpec, MemorySpec, ProgramSpec
+from vfioemu.migration.guestspec import ContainerSpec, CpuSpec, DeviceSpec, GuestSpec, MemorySpec, ProgramSpec
 from vfioemu.migration.plan import Limits
 from vfioemu.migration.source import Source
 from vfioemu.migration.vfio import open_guest

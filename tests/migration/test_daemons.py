@@ -7,7 +7,7 @@ import trio
 from tests.migration.lab import HIGH, QUICK, Dma, lab
 from vfioemu.migration import events
 from vfioemu.migration.actions import Outcome
-from vfioemu.migration.guestfile import ProgramSpec
+from vfioemu.migration.guestspec import ProgramSpec
 from vfioemu.migration.plan import Limits, Reason, Tracker
 from vfioemu.migration.source import Source
 from vfioemu.uapi import constants as u

@@ -9,7 +9,7 @@ import trio
 
 from tests.migration.lab import guest
 from vfioemu.cli.hints import daemon_failed
-from vfioemu.migration.guestfile import GuestSpec, MemorySpec
+from vfioemu.migration.guestspec import GuestSpec, MemorySpec
 from vfioemu.migration.room import available, require_room
 from vfioemu.migration.vfio import BuildError, Step, open_guest
 

@@ -12,22 +12,23 @@ from vfioemu.cli.values import SIZE
 from vfioemu.cli.where import directory, runtime_dir_option
 from vfioemu.daemon.runtime_dir import SOCKET
 from vfioemu.migration.address import Address, AddressError
-from vfioemu.migration.guestfile import (
+from vfioemu.migration.guestfile import GuestFileError, check, load_guest
+from vfioemu.migration.guestspec import (
     ContainerSpec,
     CpuSpec,
     DeviceSpec,
-    GuestFileError,
     GuestSpec,
     MemorySpec,
     ProgramSpec,
-    check,
-    load_guest,
 )
 from vfioemu.migration.peers import Peers
 from vfioemu.migration.plan import PAGE
+from vfioemu.migration.stamps import MAX_CPUS as MAX_STAMPED
 
 F = TypeVar("F", bound=Callable[..., Any])
 FOUR_GIB = 1 << 32
+LOW_RAM = 3 << 30
+MAX_RAM = 1 << 47
 
 
 def guest_options(function: F) -> F:
@@ -45,7 +46,11 @@ def guest_options(function: F) -> F:
                 "--ram", type=SIZE, default="64MiB", show_default=True, help="RAM, without --guest."
             ),
             click.option(
-                "--cpus", type=click.IntRange(0), default=1, show_default=True, help="CPUs, without --guest."
+                "--cpus",
+                type=click.IntRange(0, MAX_STAMPED),
+                default=1,
+                show_default=True,
+                help="CPUs, without --guest.",
             ),
             click.option(
                 "--device",
@@ -99,10 +104,13 @@ def guest_spec(options: Mapping[str, Any]) -> GuestSpec:
     try:
         if options["guest_file"] is not None:
             return load_guest(options["guest_file"])
-        spec = _small_guest(options["ram"], options["cpus"], options["devices"])
+    except GuestFileError as error:
+        raise CommandError(str(error), "docs/migration.md shows a guest file with every key", USAGE) from None
+    spec = _small_guest(options["ram"], options["cpus"], options["devices"])
+    try:
         check(spec)
-    except (GuestFileError, ValueError) as error:
-        raise CommandError(str(error), "the guest file is described in docs/migration.md", USAGE) from None
+    except GuestFileError as error:
+        raise CommandError(f"--device: {error}", exit_code=USAGE) from None
     return spec
 
 
@@ -121,17 +129,22 @@ def address(uri: str, options: Mapping[str, Any]) -> Address:
 
 
 def _small_guest(ram: int, cpus: int, devices: tuple[str, ...]) -> GuestSpec:
-    """Three quarters of RAM below 4 GiB, the rest above; CPUs in the lower part, devices in the upper one."""
-    high = ram // 4 // PAGE * PAGE
-    memory = [MemorySpec(name="low", size=ram - high)]
-    if high:
-        memory.append(MemorySpec(name="high", base=FOUR_GIB, size=high))
+    """Three quarters of RAM below 4 GiB, as far as there is room, the rest above; CPUs in the lower part, devices in the upper one."""
+    if ram % PAGE or not 0 < ram <= MAX_RAM:
+        raise CommandError(
+            f"--ram: {ram} bytes; expected a multiple of {PAGE} up to {MAX_RAM:#x}", exit_code=USAGE
+        )
+    low = min(ram - ram // 4 // PAGE * PAGE, LOW_RAM)
+    memory = [MemorySpec(name="low", size=low)]
+    if ram > low:
+        memory.append(MemorySpec(name="high", base=FOUR_GIB, size=ram - low))
     containers = []
     for index, text in enumerate(devices):
         group, colon, name = text.partition(":")
-        if not (colon and name and group.isdecimal()):
-            raise ValueError(
-                f"--device {text!r}: expected GROUP:NAME, as 12:00000000-0000-4000-8000-000000000001"
+        if not (colon and name and group.isascii() and group.isdecimal() and len(group) <= 10):
+            raise CommandError(
+                f"--device {text[:100]!r}: expected GROUP:NAME, as 12:00000000-0000-4000-8000-000000000001",
+                exit_code=USAGE,
             )
         program = ProgramSpec(memory=memory[-1].name)
         device = DeviceSpec(name=f"dma{index}", group=int(group), device=name, program=program)

@@ -19,7 +19,7 @@ from vfioemu.migration.address import AddressError, Listener
 from vfioemu.migration.alive import watch
 from vfioemu.migration.background import background
 from vfioemu.migration.destination import Arrival, Destination
-from vfioemu.migration.guestfile import GuestSpec
+from vfioemu.migration.guestspec import GuestSpec
 from vfioemu.migration.narrator import Narrator
 from vfioemu.migration.plan import Reason
 from vfioemu.migration.vfio import open_guest

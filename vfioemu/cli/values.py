@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from vfioemu.migration.guestfile import parse_size
+from vfioemu.migration.guestspec import parse_size
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|min|)")
 _SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "": 1.0, "min": 60.0}

@@ -19,6 +19,8 @@ from vfioemu.migration.ram import RamBlock
 from vfioemu.migration.stamps import cpu_slot, cpu_stamp
 
 TICK: Final = 0.005
+_STEPS: Final = 64
+"""Pages that a CPU writes between two looks at the clock."""
 _MASK: Final = (1 << 64) - 1
 
 
@@ -152,6 +154,8 @@ class Cpus:
             # A CPU that was kept waiting catches up a little, not all of it: real ones do not either.
             due = min(due + (now - last) * cpu.workload.rate, cpu.workload.rate * TICK * 10)
             last = now
-            while due >= 1:
-                cpu.step()
-                due -= 1
+            until = now + TICK  # whatever rate it has: others want to run, and signals to be seen
+            while due >= 1 and trio.current_time() < until:
+                for _ in range(min(int(due), _STEPS)):
+                    cpu.step()
+                    due -= 1

@@ -18,7 +18,7 @@ from vfioemu import client
 from vfioemu.migration.background import background
 from vfioemu.migration.cpus import Cpus, Workload
 from vfioemu.migration.guest import Guest
-from vfioemu.migration.guestfile import ContainerSpec, DeviceSpec, GuestSpec, ProgramSpec
+from vfioemu.migration.guestspec import ContainerSpec, DeviceSpec, GuestSpec, ProgramSpec
 from vfioemu.migration.messages import DeviceLedger
 from vfioemu.migration.plan import PAGE
 from vfioemu.migration.ram import RamBlock, filling
