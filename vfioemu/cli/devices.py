@@ -8,7 +8,7 @@ import click
 from vfioemu.cli.errors import USAGE, CommandError
 from vfioemu.core.model import Factory
 from vfioemu.daemon.arguments import COMMON, unknown
-from vfioemu.devices.registry import default_bus, load_models, options, summary
+from vfioemu.devices.registry import BrokenModel, default_bus, load_models, options, summary
 
 
 @click.command(name="devices")
@@ -26,7 +26,12 @@ def command(name: str | None, as_json: bool) -> None:
     elif name is None:
         width = max(len(model) for model in models)
         for model in models:
-            print(f"{model:<{width}}  {default_bus(models[model]):<4}  {summary(models[model])}")
+            try:
+                factory = models[model]
+            except BrokenModel as broken:
+                print(f"{model:<{width}}  -     cannot be used: {broken}")
+                continue
+            print(f"{model:<{width}}  {default_bus(factory):<4}  {summary(factory)}")
     else:
         _show(name, models[name])
 

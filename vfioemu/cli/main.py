@@ -1,15 +1,21 @@
 # SPDX-License-Identifier: MIT
 """`vfioemu`: the command line. Commands are imported when they are used, so that `--version` is quick."""
 
+import contextlib
+import difflib
+import errno
 import importlib
 import logging
+import signal
 import sys
 import traceback
-from typing import Final
+from collections.abc import Iterator
+from typing import Any, Final
 
 import click
 
-from vfioemu.cli.errors import INTERNAL, USAGE, report
+from vfioemu.cli import output
+from vfioemu.cli.errors import FAILED, INTERNAL, USAGE, report
 
 COMMANDS: Final = {
     "conformance": "Hold our answers against a real kernel's.",
@@ -28,6 +34,9 @@ COMMANDS: Final = {
 }
 """Name and one line of help; the command is `vfioemu.cli.NAME:command`."""
 
+_PRINTERS: Final = frozenset({"decode", "devices", "mdev", "stats", "trace"})
+"""Those that do no more than to print: without standard output they have failed."""
+_ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _EXIT_CODES: Final = """\b
 Exit status: 0 done; 1 it did not work; 2 usage or configuration; 3 the
 migration failed, the source runs; 4 cancelled, the source runs; 5 moved, and
@@ -35,8 +44,34 @@ not the same; 6 in doubt; 9 blocked before any byte was sent; 70 a bug of
 ours; 77 a prerequisite is missing; 128+n ended by signal n."""
 
 
+class _Ended(BaseException):
+    """Brings an error to `main()` past click, which prints an empty line for ^C, and ends with 1 for a broken pipe."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+
+@contextlib.contextmanager
+def _past_click() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, KeyboardInterrupt) as error:
+        raise _Ended(error) from None
+
+
 class LazyGroup(click.Group):
     """A group that knows its commands' names and imports one when it is called."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Parse the options."""
+        with _past_click():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Execute the command."""
+        with _past_click():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names."""
@@ -45,9 +80,12 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a command."""
-        del ctx
         if cmd_name not in COMMANDS:
+            if near := difflib.get_close_matches(cmd_name, COMMANDS, 1):
+                ctx.fail(f"no such command: {cmd_name!r}; did you mean {near[0]!r}?")
             return None
+        if cmd_name not in _PRINTERS and not {"-h", "--help"} & set(sys.argv):
+            output.go_on_without()
         found = importlib.import_module(f"vfioemu.cli.{cmd_name.replace('-', '_')}").command
         assert isinstance(found, click.Command)
         return found
@@ -87,22 +125,89 @@ def cli(verbose: int, quiet: bool) -> None:
 
 def main() -> None:
     """Run the command line; exits."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    output.make_steady()
+    status = _status()
+    for late in _ENDS:  # what has been done has been done
+        with contextlib.suppress(ValueError):  # not in the main thread: a test
+            signal.signal(late, signal.SIG_IGN)
+    sys.exit(_with_output(status, output.finish()))
+
+
+def _status() -> int:
+    """Do it; the exit status."""
     try:
         status = cli.main(prog_name="vfioemu", standalone_mode=False)
     except click.UsageError as error:
-        where = error.ctx.command_path if error.ctx is not None else "vfioemu"
-        report(error.format_message(), f"see `{where} --help`")
-        sys.exit(USAGE)
+        _say_usage(error)
+        return USAGE
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
+    except SystemExit as end:
+        status = end.code
+    except _Ended as end:
+        return _interrupted() if isinstance(end.error, KeyboardInterrupt) else _failed(end.error)
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(128 + 2)
-    except Exception:  # noqa: BLE001 - the boundary of the program
-        traceback.print_exc()
-        report("internal error", "please report it with the lines above")
-        sys.exit(INTERNAL)
-    sys.exit(status if isinstance(status, int) else 0)
+        return _interrupted()
+    except BaseExceptionGroup as group:
+        if group.split(KeyboardInterrupt)[1] is None:
+            return _interrupted()
+        return _failed(group)
+    except BaseException as error:  # noqa: BLE001 - the boundary of the program
+        return _failed(error)
+    if not isinstance(status, int):
+        return 0 if status is None else FAILED
+    return status if status >= 0 else 128 - status
+
+
+def _say_usage(error: click.UsageError) -> None:
+    where = error.ctx.command_path if error.ctx is not None else "vfioemu"
+    message = error.format_message()
+    if message.startswith("Usage: "):  # a group without a command
+        print(message, file=sys.stderr)
+    elif isinstance(error, click.NoSuchOption) and error.option_name in ("-v", "-q", "--verbose", "--quiet"):
+        command = where.removeprefix("vfioemu ")
+        report(message, f"it stands before the command: `vfioemu {error.option_name} {command} ...`")
+    else:
+        report(message, f"see `{where} --help`")
+
+
+def _interrupted() -> int:
+    print("vfioemu: interrupted", file=sys.stderr)
+    return 128 + signal.SIGINT
+
+
+def _failed(error: BaseException) -> int:
+    """Say what went wrong: in the world, in what somebody else has installed, or here."""
+    if output.is_ours(error):
+        return 0
+    if isinstance(error, MemoryError):
+        report("there is not enough memory")
+        return FAILED
+    if isinstance(error, OSError) and error.errno is not None:
+        report(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror))
+        logging.getLogger(__name__).debug("from", exc_info=error)
+        return FAILED
+    from vfioemu.devices.registry import BrokenModel
+
+    if isinstance(error, BrokenModel):
+        report(str(error), "repair or remove that package")
+        return FAILED
+    traceback.print_exception(error)
+    report("internal error", "please report it with the lines above")
+    return INTERNAL
+
+
+def _with_output(status: int, lost: OSError | None) -> int:
+    """The exit status, given what became of standard output."""
+    if lost is None or not output.was_wanted():
+        return status
+    if lost.errno != errno.EPIPE:
+        report(f"cannot write to standard output: {lost.strerror}")
+        return status or FAILED
+    return status or 128 + signal.SIGPIPE
 
 
 if __name__ == "__main__":

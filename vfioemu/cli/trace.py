@@ -3,9 +3,7 @@
 
 import contextlib
 import json
-import os
 import signal
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import IO
 
 import click
 
+from vfioemu.cli.output import go_on_without
 from vfioemu.cli.tracing import checked
 from vfioemu.cli.where import answer, connected, directory, runtime_dir_option
 from vfioemu.trace import events as e
@@ -73,8 +72,7 @@ def command(
         if isinstance(show, Table):
             show.finish(output, as_json)
     except BrokenPipeError:
-        # `trace | head`: whoever reads has seen enough. Nothing must be flushed there when we end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        go_on_without()  # `trace | head`: whoever reads has seen enough
 
 
 @dataclass(frozen=True, slots=True)

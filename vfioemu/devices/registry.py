@@ -12,6 +12,10 @@ from vfioemu.core.model import Factory
 GROUP: Final = "vfioemu.devices"
 
 
+class BrokenModel(Exception):
+    """A model that somebody has installed cannot be loaded; the text says whose, and why."""
+
+
 class Models(Mapping[str, Factory]):
     """Every model that is installed; one is imported when it is first asked for.
 
@@ -25,7 +29,15 @@ class Models(Mapping[str, Factory]):
 
     def __getitem__(self, name: str) -> Factory:
         if name not in self._loaded:
-            factory: Factory = self._found[name].load()
+            point = self._found[name]
+            try:
+                factory: Factory = point.load()
+            except Exception as error:
+                package = "" if point.dist is None else f" of the package {point.dist.name}"
+                raise BrokenModel(
+                    f"the device model {name!r}{package} ({point.value}) cannot be loaded:"
+                    f" {type(error).__name__}: {error}"
+                ) from error
             self._loaded[name] = factory
         return self._loaded[name]
 
