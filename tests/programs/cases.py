@@ -308,7 +308,8 @@ def _administration() -> Iterator[Case]:
 	export LIBVIRT_DEFAULT_URI=qemu:///system
 	mkdir -p /run/dbus /run/udev /var/lib/dbus /var/log/libvirt; dbus-uuidgen >/var/lib/dbus/machine-id
 	echo 'libvirt-qemu:x:64055:64055::/:/bin/false' >>/etc/passwd; echo 'libvirt-qemu:x:64055:' >>/etc/group
-	printf '%s\n' 'user = "0"' 'group = "0"' 'security_driver = "none"' 'cgroup_controllers = []' 'namespaces = []' >/etc/libvirt/qemu.conf
+	printf '%s\n' 'user = "0"' 'group = "0"' 'security_driver = "none"' 'cgroup_controllers = []' 'namespaces = []' 'stdio_handler = "file"' 'remember_owner = 0' >/etc/libvirt/qemu.conf
+	prlimit --memlock=4294967296 true 2>/dev/null || { gcc -shared -fPIC "$SOURCES"/memlock.c -o memlock.so && export LD_PRELOAD=$LD_PRELOAD:$PWD/memlock.so; }
 	libvirtd -d -p /run/libvirtd.pid || exit 1
 	for i in $(seq 100); do virsh -q version >/dev/null 2>&1 && break; read -t 0.2 <> <(:) || :; done
 """
