@@ -228,6 +228,7 @@ KINDS = {
     "VFIO_DEVICE_RESET": "device",
     "VFIO_DEVICE_GET_INFO": "device",
     "VFIO_DEVICE_GET_REGION_INFO": "device",
+    "VFIO_DEVICE_IOEVENTFD": "device",
     "VFIO_MIG_GET_PRECOPY_INFO": "data",
 }
 
@@ -420,6 +421,14 @@ def dma_buf(call: Call, side: Side) -> Allowed | None:
     return exactly(0 if probe and not asked & 2 else "EINVAL")
 
 
+def ioeventfd_64(call: Call, side: Side) -> Allowed | None:
+    """One of 8 bytes, of a PCI function; others have none."""
+    if call.name != "VFIO_DEVICE_IOEVENTFD" or not isinstance(side.device(call.on).model, PciFunction):
+        return None
+    argsz, flags = call.words("II")
+    return exactly("EINVAL") if argsz >= 32 and flags == c.VFIO_DEVICE_IOEVENTFD_64 else None
+
+
 def precopy_info_v2(call: Call, side: Side) -> Allowed | None:
     found = _feature(call, 12)
     if found is None:
@@ -462,6 +471,7 @@ RULES = (
     Rule("SET_IOMMU(6) is ENODEV", "type1.md 3, DIFF-7.2 C2", nesting_type, parts=True),
     Rule("a group that is too narrow is EINVAL", "type1.md 3 row 14, DIFF-7.2 D", narrow_group),
     Rule("vfio-pci has feature 11", "migration_v2.md 2, DIFF-7.2 F11", dma_buf),
+    Rule("an ioeventfd of 8 bytes is EINVAL", "group_device.md, vfio_pci_rdwr.c: iowrite64", ioeventfd_64),
     Rule("the core has feature 12", "migration_v2.md 2, DIFF-7.2 F12", precopy_info_v2),
     Rule("flags of PRECOPY_INFO can be an output", "migration_v2.md 4.1", precopy_flags),
 )

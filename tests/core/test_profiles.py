@@ -83,6 +83,10 @@ calls = st.one_of(
     ioctl("VFIO_DEVICE_FEATURE", "II24x", sometimes(24, 7, 8, 9), feature_flags, on=groups),
     ioctl("VFIO_DEVICE_GET_REGION_INFO", "III20x", sometimes(32, 31), st.just(0), st.integers(0, 10), on=groups),
     ioctl("VFIO_DEVICE_GET_INFO", "I20x", sometimes(24, 16, 15), on=groups),
+    ioctl(
+        "VFIO_DEVICE_IOEVENTFD", "IIQQiI", sometimes(32, 31), st.sampled_from([8, 8, 4, 2, 1, 3, 0, 16]),
+        sometimes(0, 4, 8, 1, 1 << 40), st.just(0), sometimes(-1, 5), st.just(0), on=groups,
+    ),
     argument("VFIO_DEVICE_RESET", st.just(0), on=groups),
     act("state", st.sampled_from([6, 6, 2, 1, 3, 4, 5, 7, 9])),
     ioctl("VFIO_MIG_GET_PRECOPY_INFO", "IIQQ", sometimes(24, 23), sometimes(0xFF, 0), st.just(0), st.just(0), on=groups),
@@ -154,6 +158,10 @@ SHOWN = {
     "SET_IOMMU(6)": set_up(0, 6, 0),
     "a group that is too narrow": [*set_up(0, 3, 0), map_(1 << 40, PAGE), *NARROW],
     "vfio-pci has feature 11": [*set_up(0, 3, 5), feature(5, 11 | 5 << 16)],
+    "an ioeventfd of 8 bytes": [
+        *set_up(0, 3, 5),
+        Call("VFIO_DEVICE_IOEVENTFD", 5, struct.pack("<IIQQiI", 32, 8, 0x10, 0, -1, 0)),
+    ],
     "the core has feature 12": [*set_up(0, 3, 4), feature(4, 12 | 2 << 16)],
     "flags of PRECOPY_INFO": [
         *set_up(0, 3, 4), Call("state", 4, numbers=(6,)), feature(4, 12 | 2 << 16), PRECOPY,
@@ -186,6 +194,7 @@ def test_each_rule_says_where_it_comes_from_and_each_fact_of_a_profile_is_in_one
         "beyond_width_errno",
         "mig_precopy_info_v2",
         "dma_buf",
+        "ioeventfd_64",
     }
 
 

@@ -406,7 +406,7 @@ def test_what_no_container_lets_through_is_in_no_journal(rig):
     """The whole batch is refused: a vaddr is invalid, the backend is gone."""
     rig = rig(type=3, journal=True)
     rig.set(size=4 * PAGE)
-    rig.bench.iommu.dma_batch = _refused
+    rig.bench.iommu.rw_batch = _refused
 
     assert rig.command(Command.WRITE, 4) == 0
     assert (rig.get("failed"), rig.model.inspect("writes", {})["total"]) == (4, 0)
