@@ -35,6 +35,9 @@ enum vfioemu_request {
 	VFIOEMU_ATTR_READ = 20,
 	VFIOEMU_ATTR_WRITE = 21,
 	VFIOEMU_ATTR_MMAP = 22,
+	VFIOEMU_MEM_LEAVES = 23,
+	VFIOEMU_MEM_RETURNS = 24,
+	VFIOEMU_MEM_HOLE = 25,
 	VFIOEMU_REPLY = 32,
 };
 
@@ -60,6 +63,13 @@ enum vfioemu_flags {
 	VFIOEMU_F_WRITE = 64,	 /* PIN: pages are to be writable */
 	VFIOEMU_F_PINNED = 128,	 /* READ_USER, WRITE_USER: for hardware */
 	VFIOEMU_F_ELSEWHERE = 256, /* REPLY: a write is about another machine */
+};
+
+/** MEM_LEAVES: how memory leaves its address. */
+enum vfioemu_leaving {
+	VFIOEMU_UNMAPPED = 0,
+	VFIOEMU_DISCARDED = 1,
+	VFIOEMU_MOVED = 2,
 };
 
 enum vfioemu_memory_mode {

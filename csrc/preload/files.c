@@ -9,6 +9,7 @@
 
 #include "attribute.h"
 #include "call.h"
+#include "dma.h"
 #include "fds.h"
 #include "hello.h"
 #include "holds.h"
@@ -82,13 +83,16 @@ static bool is_generic(unsigned long cmd)
 	return cmd == FIOCLEX || cmd == FIONCLEX || cmd == FIONBIO;
 }
 
-/* Memory that is mapped for DMA now: have the daemon map it too. */
+/* Memory that is mapped for DMA now: have the daemon map it too, and do not
+ * let it go before the daemon knows. */
 static void prepare_map(const void *arg)
 {
 	struct vfio_iommu_type1_dma_map map;
 
-	if (!vfe_copy_in(&map, arg, sizeof(map)) && map.argsz >= sizeof(map))
-		vfe_share(map.vaddr, map.size);
+	if (vfe_copy_in(&map, arg, sizeof(map)) || map.argsz < sizeof(map))
+		return;
+	vfe_share(map.vaddr, map.size);
+	vfe_dma_mapped(map.vaddr, map.size);
 }
 
 /* A daemon that accounts locked memory wants to know how much there may be. */

@@ -9,6 +9,7 @@
 #include <stdarg.h>
 #include <sys/mman.h>
 
+#include "dma.h"
 #include "holds.h"
 #include "preload.h"
 #include "share.h"
@@ -42,6 +43,11 @@ static void *map(const struct vfe_file *file, void *address, size_t size,
 		struct vfe_file file;                                          \
 		bool ours =                                                    \
 			!(flags & MAP_ANONYMOUS) && vfe_emulated(fd, &file);   \
+		bool replaces =                                                \
+			flags & MAP_FIXED &&                                   \
+			(flags & MAP_FIXED_NOREPLACE) != MAP_FIXED_NOREPLACE;  \
+		bool kept = replaces &&                                        \
+			    vfe_dma_goes(address, size, VFIOEMU_UNMAPPED);     \
 		struct vfe_remap remap = { 0 };                                \
 		void *result;                                                  \
                                                                                \
@@ -58,6 +64,9 @@ static void *map(const struct vfe_file *file, void *address, size_t size,
 				vfe_hold_cut(&remap, address, size);           \
 			vfe_hold_end(&remap);                                  \
 		}                                                              \
+		if (VFE_RARE(kept) && result == MAP_FAILED)                    \
+			vfe_dma_returns((uintptr_t)address, size,              \
+					(uintptr_t)address);                   \
 		return result;                                                 \
 	}
 
@@ -66,6 +75,7 @@ MMAP(mmap64)
 
 VFE_EXPORT int munmap(void *address, size_t size)
 {
+	bool kept = vfe_dma_goes(address, size, VFIOEMU_UNMAPPED);
 	struct vfe_remap remap = { 0 };
 	int result;
 
@@ -76,6 +86,8 @@ VFE_EXPORT int munmap(void *address, size_t size)
 	if (!result)
 		vfe_hold_cut(&remap, address, size);
 	vfe_hold_end(&remap);
+	if (VFE_RARE(kept) && result)
+		vfe_dma_returns((uintptr_t)address, size, (uintptr_t)address);
 	return result;
 }
 
@@ -98,6 +110,7 @@ VFE_EXPORT void *mremap(void *address, size_t size, size_t new_size, int flags,
 {
 	void *new_address = NULL, *result;
 	struct vfe_remap remap = { 0 };
+	bool kept, replaced = false;
 
 	if (flags & MREMAP_FIXED) {
 		va_list args;
@@ -105,6 +118,11 @@ VFE_EXPORT void *mremap(void *address, size_t size, size_t new_size, int flags,
 		va_start(args, flags);
 		new_address = va_arg(args, void *);
 		va_end(args);
+		replaced =
+			vfe_dma_goes(new_address, new_size, VFIOEMU_UNMAPPED);
+	}
+	kept = vfe_dma_goes(address, size, VFIOEMU_MOVED);
+	if (flags & MREMAP_FIXED) {
 		vfe_hold_begin(&remap, new_address, new_size);
 		goes(new_address, new_size);
 	}
@@ -120,5 +138,72 @@ VFE_EXPORT void *mremap(void *address, size_t size, size_t new_size, int flags,
 		vfe_hold_moved(&remap, address, size, result, new_size,
 			       !size || flags & MREMAP_DONTUNMAP);
 	vfe_hold_end(&remap);
+	if (VFE_RARE(replaced) && result == MAP_FAILED)
+		vfe_dma_returns((uintptr_t)new_address, new_size,
+				(uintptr_t)new_address);
+	if (VFE_RARE(kept))
+		vfe_dma_returns((uintptr_t)address,
+				result != MAP_FAILED && new_size < size
+					? new_size
+					: size,
+				result != MAP_FAILED ? (uintptr_t)result
+						     : (uintptr_t)address);
 	return result;
 }
+
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24
+#endif
+#define GUARD_INSTALL 102 /* Linux 6.13 */
+
+VFE_EXPORT int madvise(void *address, size_t size, int advice)
+{
+	bool discards = advice == MADV_DONTNEED ||
+			advice == MADV_DONTNEED_LOCKED ||
+			advice == GUARD_INSTALL;
+	bool kept = discards && vfe_dma_discards((uintptr_t)address, size);
+	int result;
+
+	if (advice == MADV_REMOVE)
+		vfe_dma_removes((uintptr_t)address, size, false);
+	result = VFE_NEXT(madvise, SYS_madvise, address, size, advice);
+	if (!VFE_RARE(result))
+		return result;
+	if (kept)
+		vfe_dma_returns((uintptr_t)address, size, (uintptr_t)address);
+	if (advice == MADV_REMOVE)
+		vfe_dma_removes((uintptr_t)address, size, true);
+	return result;
+}
+
+/* Which part of a file a call of fallocate() gives up: its beginning and size.
+ */
+static bool gives_up(int mode, off_t offset, off_t size, uint64_t part[2])
+{
+	const int shifts = FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE;
+
+	if (offset < 0 || size <= 0 ||
+	    !(mode & (FALLOC_FL_PUNCH_HOLE | shifts)))
+		return false;
+	part[0] = (uint64_t)offset;
+	part[1] =
+		mode & shifts ? (uint64_t)(INT64_MAX - offset) : (uint64_t)size;
+	return true;
+}
+
+#define FALLOCATE(name)                                                        \
+	VFE_EXPORT int name(int fd, int mode, off_t offset, off_t size)        \
+	{                                                                      \
+		uint64_t part[2] = { 0, 0 };                                   \
+		bool kept = mode && gives_up(mode, offset, size, part) &&      \
+			    vfe_dma_hole(fd, part[0], part[1], false);         \
+		int result =                                                   \
+			VFE_NEXT(name, SYS_fallocate, fd, mode, offset, size); \
+                                                                               \
+		if (VFE_RARE(kept) && result)                                  \
+			vfe_dma_hole(fd, part[0], part[1], true);              \
+		return result;                                                 \
+	}
+
+FALLOCATE(fallocate)
+FALLOCATE(fallocate64)

@@ -43,7 +43,8 @@ const unsigned char vfe_wanted[VFE_NUMBERS] = {
 	[SYS_fchmodat] = 1,    [SYS_fchmod] = 1,     [SYS_fchownat] = 1,
 	[SYS_fchown] = 1,      [SYS_unlinkat] = 1,   [SYS_renameat2] = 1,
 	[SYS_mkdirat] = 1,     [SYS_truncate] = 1,   [SYS_ftruncate] = 1,
-	[SYS_execve] = 1,      [SYS_execveat] = 1,
+	[SYS_execve] = 1,      [SYS_execveat] = 1,   [SYS_madvise] = 1,
+	[SYS_fallocate] = 1,
 };
 
 __typeof__(syscall) *vfe_real_syscall;
@@ -372,6 +373,18 @@ static bool memory_call(long number, const long a[6], long *result)
 	case SYS_mremap:
 		*result = (long)mremap(address, (size_t)a[1], (size_t)a[2],
 				       (int)a[3], (void *)a[4]);
+		return true;
+	case SYS_madvise:
+		*result = madvise(address, (size_t)a[1], (int)a[2]);
+		return true;
+	case SYS_fallocate:
+		*result = fallocate64((int)a[0], (int)a[1], a[2], a[3]);
+		return true;
+	case SYS_ftruncate:
+		*result = ftruncate64((int)a[0], a[1]);
+		return true;
+	case SYS_truncate:
+		*result = truncate64((const char *)a[0], a[1]);
 		return true;
 	case SYS_mprotect:
 		*result = mprotect(address, (size_t)a[1], (int)a[2]);

@@ -24,6 +24,7 @@ struct query {
 #define COVERING_OR_NEXT  0x10
 #define READ_WRITE_SHARED (0x1 | 0x2 | 0x8)
 #define EXECUTABLE	  0x4
+#define SHARED		  0x8
 
 int vfe_maps_open(void)
 {
@@ -92,6 +93,7 @@ static bool line(struct text *text, struct vfe_area *area)
 	area->major = (uint32_t)number(text, 16, &c);
 	area->minor = (uint32_t)number(text, 16, &c);
 	area->inode = number(text, 10, &c);
+	area->of_file = rights[3] == 's' && area->inode;
 	while (c && c != '\n')
 		c = next(text);
 	return true;
@@ -129,6 +131,7 @@ bool vfe_maps_find(int maps, uint64_t address, struct vfe_area *area)
 		.shared = (query.vma_flags & READ_WRITE_SHARED) ==
 			  READ_WRITE_SHARED,
 		.code = query.vma_flags & EXECUTABLE,
+		.of_file = query.vma_flags & SHARED && query.inode,
 	};
 	return true;
 }
@@ -207,4 +210,27 @@ int vfe_maps_fd(const struct vfe_area *area)
 		found = among(entries, size, area);
 	vfe_sys1(SYS_close, folder);
 	return found;
+}
+
+static char *hex(char *to, uint64_t value)
+{
+	unsigned int digits = 1;
+
+	while (digits < 16 && value >> (4 * digits))
+		digits++;
+	while (digits--)
+		*to++ = "0123456789abcdef"[value >> (4 * digits) & 15];
+	return to;
+}
+
+int vfe_maps_reopen(const struct vfe_area *area)
+{
+	char path[64] = "/proc/self/map_files/";
+	char *at = hex(path + strlen(path), area->start);
+	long fd;
+
+	*at++ = '-';
+	*hex(at, area->end) = 0;
+	fd = vfe_sys4(SYS_openat, AT_FDCWD, path, O_RDWR | O_CLOEXEC, 0);
+	return fd < 0 ? -1 : (int)fd;
 }

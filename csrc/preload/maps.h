@@ -14,8 +14,9 @@ struct vfe_area {
 	uint64_t offset; /* in the file */
 	uint64_t inode;	 /* 0: no file */
 	uint32_t major, minor;
-	bool shared; /* MAP_SHARED, readable and writable */
-	bool code;   /* executable */
+	bool shared;  /* MAP_SHARED, readable and writable */
+	bool code;    /* executable */
+	bool of_file; /* MAP_SHARED: its pages are the file's */
 };
 
 /** Open /proc/self/maps: an fd, or a negative errno. */
@@ -27,6 +28,11 @@ VFE_HIDDEN bool vfe_maps_find(int maps, uint64_t address,
 VFE_HIDDEN bool vfe_maps_still(int maps, const struct vfe_area *area);
 /** An fd of ours for the file of an area, open for reading and writing; -1. */
 VFE_HIDDEN int vfe_maps_fd(const struct vfe_area *area);
+/**
+ * The file of an area of which we have no fd: an fd that is the caller's to
+ * close, or -1. Only the mighty can do that (CAP_CHECKPOINT_RESTORE).
+ */
+VFE_HIDDEN int vfe_maps_reopen(const struct vfe_area *area);
 /** Whether `fd` is one. */
 VFE_HIDDEN bool vfe_maps_is_fd(int fd, const struct vfe_area *area);
 

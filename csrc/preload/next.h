@@ -75,6 +75,9 @@ int __fxstatat64(int version, int dirfd, const char *path,
 	X(munmap)          \
 	X(mremap)          \
 	X(mprotect)        \
+	X(madvise)         \
+	X(fallocate)       \
+	X(fallocate64)     \
 	X(read)            \
 	X(write)           \
 	X(pread)           \

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdio.h>
 
+#include "dma.h"
 #include "path.h"
 #include "sys.h"
 
@@ -265,17 +266,40 @@ static int check_length(const char *real, off_t size)
 		vfe_sys4(SYS_faccessat2, AT_FDCWD, real, W_OK, AT_EACCESS));
 }
 
-#define TRUNCATE(name)                                           \
-	VFE_EXPORT int name(const char *path, off_t size)        \
-	{                                                        \
-		struct vfe_place place;                          \
-		bool moved;                                      \
-                                                                 \
-		if (is_refused(AT_FDCWD, path, &place, &moved))  \
-			return check_length(place.real, size);   \
-		if (moved)                                       \
-			path = place.real;                       \
-		return VFE_NEXT(name, SYS_truncate, path, size); \
+/* What DMA reaches of a file does not go with its end: dma.h. */
+static int cut(const char *path, off_t size, __typeof__(truncate) *next)
+{
+	int fd = -1, result;
+	struct statx file;
+
+	if (VFE_RARE(atomic_load(&vfe_dma_seen)) &&
+	    !vfe_sys5(SYS_statx, AT_FDCWD, path, AT_STATX_DONT_SYNC, STATX_TYPE,
+		      &file) &&
+	    S_ISREG(file.stx_mode))
+		fd = (int)vfe_sys4(SYS_openat, AT_FDCWD, path,
+				   O_WRONLY | O_CLOEXEC | O_NONBLOCK, 0);
+	bool kept = fd >= 0 && vfe_dma_truncates(fd, (uint64_t)size, false);
+
+	result = next ? next(path, size)
+		      : (int)vfe_result(vfe_sys2(SYS_truncate, path, size));
+	if (kept && result)
+		vfe_dma_truncates(fd, (uint64_t)size, true);
+	if (fd >= 0)
+		vfe_sys1(SYS_close, fd);
+	return result;
+}
+
+#define TRUNCATE(name)                                          \
+	VFE_EXPORT int name(const char *path, off_t size)       \
+	{                                                       \
+		struct vfe_place place;                         \
+		bool moved;                                     \
+                                                                \
+		if (is_refused(AT_FDCWD, path, &place, &moved)) \
+			return check_length(place.real, size);  \
+		if (moved)                                      \
+			path = place.real;                      \
+		return cut(path, size, vfe.next.name);          \
 	}
 
 TRUNCATE(truncate)
@@ -292,14 +316,20 @@ static int is_writable(int fd, off_t size, const char *real)
 	return (int)vfe_result(flags < 0 ? flags : 0);
 }
 
-#define FTRUNCATE(name)                                         \
-	VFE_EXPORT int name(int fd, off_t size)                 \
-	{                                                       \
-		char real[VFE_PATH_MAX];                        \
-                                                                \
-		if (vfe_path_behind_fd(fd, real))               \
-			return is_writable(fd, size, real);     \
-		return VFE_NEXT(name, SYS_ftruncate, fd, size); \
+#define FTRUNCATE(name)                                              \
+	VFE_EXPORT int name(int fd, off_t size)                      \
+	{                                                            \
+		char real[VFE_PATH_MAX];                             \
+		bool kept;                                           \
+		int result;                                          \
+                                                                     \
+		if (vfe_path_behind_fd(fd, real))                    \
+			return is_writable(fd, size, real);          \
+		kept = vfe_dma_truncates(fd, (uint64_t)size, false); \
+		result = VFE_NEXT(name, SYS_ftruncate, fd, size);    \
+		if (VFE_RARE(kept) && result)                        \
+			vfe_dma_truncates(fd, (uint64_t)size, true); \
+		return result;                                       \
 	}
 
 FTRUNCATE(ftruncate)

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "dma.h"
 #include "fds.h"
 #include "hello.h"
 #include "holds.h"
@@ -117,7 +118,8 @@ static void forked(void)
 void vfe_session_init(void)
 {
 	process = vfe_wiped_memory(sizeof(*process));
-	if (!process || !vfe_share_init() || !vfe_holds_init()) {
+	if (!process || !vfe_share_init() || !vfe_holds_init() ||
+	    !vfe_dma_init()) {
 		vfe_say("no memory: no device is emulated");
 		vfe.active = false;
 		return;

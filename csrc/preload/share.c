@@ -118,31 +118,42 @@ static void publish(struct window *window, const struct vfe_area *area)
 		atomic_fetch_add(&windows->count, 1);
 }
 
+static bool is_shared(int maps, const struct vfe_area *area, int fd)
+{
+	/* What another thread did before it could find it shows now. */
+	return vfe_maps_still(maps, area) &&
+	       !tell(VFIOEMU_MEM_SHARE, area->start, area->end, area->offset,
+		     fd);
+}
+
 static void offer(int maps, const struct vfe_area *area,
 		  const struct vfe_session *session)
 {
 	struct window *window;
-	int fd;
+	int fd = -1, own = -1;
 
 	withdraw(area->start, area->end);
 	window = place();
-	fd = window ? vfe_maps_fd(area) : -1;
+	if (window)
+		fd = vfe_maps_fd(area);
+	if (window && fd < 0)
+		fd = own = vfe_maps_reopen(area);
 	if (fd < 0)
 		return;
 	publish(window, area);
-	/* What another thread did before it could find it shows now. */
-	if (!vfe_maps_still(maps, area) ||
-	    tell(VFIOEMU_MEM_SHARE, area->start, area->end, area->offset, fd)) {
+	if (is_shared(maps, area, fd)) {
+		window->session = atomic_load(&session->id);
+		vfe_debug(VFE_DEBUG_SHIM, "0x%lx, 0x%lx bytes are shared",
+			  (unsigned long)area->start,
+			  (unsigned long)(area->end - area->start));
+		/* The number may have come to mean another file. */
+		if (!vfe_maps_is_fd(fd, area))
+			withdraw(area->start, area->end);
+	} else {
 		forget(window);
-		return;
 	}
-	window->session = atomic_load(&session->id);
-	vfe_debug(VFE_DEBUG_SHIM, "0x%lx, 0x%lx bytes are shared",
-		  (unsigned long)area->start,
-		  (unsigned long)(area->end - area->start));
-	/* The number may have come to mean another file. */
-	if (!vfe_maps_is_fd(fd, area))
-		withdraw(area->start, area->end);
+	if (own >= 0)
+		vfe_sys1(SYS_close, own);
 }
 
 /* Those of a session that is over are shared with nobody. */

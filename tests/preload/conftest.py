@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.preload.model import GROUPS, MACHINE, Mapped, device
+from tests.preload.model import GROUPS, MACHINE, Hardware, Mapped, device
 from vfioemu import daemon, preload
 from vfioemu.devices.registry import load_models
 
@@ -59,7 +59,9 @@ def memory(request):
 @pytest.fixture
 async def server(memory, monkeypatch):
     """A running daemon whose machine has a device with memory to map."""
-    monkeypatch.setattr("vfioemu.daemon.serve.load_models", lambda: load_models({"mapped": Mapped}))
+    monkeypatch.setattr(
+        "vfioemu.daemon.serve.load_models", lambda: load_models({"mapped": Mapped, "hardware": Hardware})
+    )
     async with daemon.running(MACHINE, memory=memory) as running:
         yield running
         running.server.tokens.reap()

@@ -2,11 +2,12 @@
 """A machine of oracle devices, one of which has memory that can be mapped."""
 
 import os
+import struct
 from typing import ClassVar
 
 from vfioemu.core.file import Mapped as Place
-from vfioemu.core.model import Region
-from vfioemu.core.spec import DeviceSpec, GroupSpec, MachineSpec
+from vfioemu.core.model import DeviceModel, Region
+from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
 from vfioemu.devices.oracle import Oracle
 from vfioemu.uapi import constants as c
 
@@ -50,7 +51,35 @@ class Mapped(Oracle):
         return Place(self._memory, offset) if index == 2 else None
 
 
-GROUPS = {"basic": 12, "mapped": 13, "migspc": 20, "other": 14}
+class Hardware(DeviceModel):
+    """A device that reads or writes a byte of guest memory when it is told to: (iova, size | READ, byte) in config space."""
+
+    READ = 1 << 63
+
+    def __init__(self, options):
+        super().__init__(options)
+        self._byte = 0
+
+    def regions(self):
+        flags = c.VFIO_REGION_INFO_FLAG_READ | c.VFIO_REGION_INFO_FLAG_WRITE
+        return [None] * 7 + [Region(24, flags)]
+
+    def accept_write(self, index, offset, size):
+        return size
+
+    def write_region(self, index, offset, data):
+        iova, size, byte = struct.unpack("<3Q", data)
+        if size & self.READ:
+            (self._byte,) = yield from self.host.dma_read(iova, 1)
+        else:
+            yield from self.host.dma_write(iova, bytes([byte & 0xFF]))
+
+    def read_region(self, index, offset, size):
+        return struct.pack("<3Q", 0, 0, self._byte)
+
+
+GROUPS = {"basic": 12, "mapped": 13, "migspc": 20, "other": 14, "hardware": 15}
+MODELS = {"mapped": "mapped", "hardware": "hardware"}
 
 
 def device(symbol):
@@ -59,14 +88,17 @@ def device(symbol):
 
 
 MACHINE = MachineSpec(
-    groups=tuple(GroupSpec(number=number) for number in GROUPS.values()),
+    groups=tuple(
+        GroupSpec(number=number, iommu=IommuSpec() if symbol == "hardware" else None)
+        for symbol, number in GROUPS.items()
+    ),
     devices=tuple(
         DeviceSpec(
             symbol=symbol,
             name=device(symbol),
             group=number,
-            model="mapped" if symbol == "mapped" else "oracle",
-            options={"variant": "migspc" if symbol == "migspc" else "basic"},
+            model=MODELS.get(symbol, "oracle"),
+            options={} if symbol == "hardware" else {"variant": "migspc" if symbol == "migspc" else "basic"},
         )
         for symbol, number in GROUPS.items()
     ),

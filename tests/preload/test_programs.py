@@ -32,6 +32,14 @@ async def test_windows(run):
     assert await run("windows") == "ok\n"
 
 
+async def test_pinned(run, server, tmp_path):
+    assert await run("pinned", str(tmp_path), symbol="hardware") == "ok\n"
+
+    remarks = server.server.counters.remarks
+    assert remarks["discarded"] >= 3 + 3 * 3  # two in private memory, one more by twice(), three in each file
+    assert "not kept" not in remarks
+
+
 async def test_named(run, tmp_path):
     assert await run("named", str(tmp_path)) == "ok\n"
 

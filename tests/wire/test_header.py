@@ -56,6 +56,7 @@ def test_constants_are_equal(compiled):
     ours |= {f"VFIOEMU_{member.name}": member.value for member in m.Type}
     ours |= {f"VFIOEMU_F_{member.name}": member.value for member in m.Flag}
     ours |= {f"VFIOEMU_MEMORY_{member.name}": member.value for member in m.MemoryMode}
+    ours |= {f"VFIOEMU_{member.name}": member.value for member in m.Leaving}
     ours["VFIOEMU_HELLO_ACCOUNTS"] = m.HELLO_ACCOUNTS
     theirs = {name: value for name, value in compiled.items() if name.startswith("VFIOEMU_")}
     assert ours == theirs

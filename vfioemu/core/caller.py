@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from vfioemu.core.quota import Quotas
 
 if TYPE_CHECKING:
-    from vfioemu.core.pages import Pages
+    from vfioemu.core.pages import Holder, Pages
 
 
 class AddressSpace:
@@ -44,7 +44,7 @@ class AddressSpace:
         del vaddr, size
         return None
 
-    def pages(self, vaddr: int, size: int) -> "Pages":
+    def pages(self, vaddr: int, size: int, holder: "Holder") -> "Pages":
         """What an IOMMU holds of [vaddr, vaddr+size) from now on, whatever becomes of the addresses (core/pages.py)."""
         raise NotImplementedError
 

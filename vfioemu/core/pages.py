@@ -5,7 +5,21 @@ Kernel: vfio_pin_pages_remote() holds pages until they are unmapped for DMA, and
 the addresses meanwhile. vfio_dma_rw() is the opposite: it goes to an address, and to whatever is there at that moment.
 """
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from vfioemu.core.locks import Lock
+
+
+class Holder(Protocol):
+    """The mapping that holds pages."""
+
+    @property
+    def lock(self) -> "Lock":
+        """The container's, without which nothing of the pages may move."""
+
+    def moved(self) -> None:
+        """They are at another place in this process by now, or at none."""
 
 
 class Pages(Protocol):
@@ -18,7 +32,7 @@ class Pages(Protocol):
     def host(self) -> int | None:
         """The address in this process where all of them are mapped one behind the other, or None.
 
-        It stays for as long as the pages are held and do not tell `moved`.
+        It stays for as long as the pages are held, until the holder is told that they have `moved`.
         """
 
     def readdress(self, space: object, vaddr: int) -> None:

@@ -112,6 +112,7 @@ class Stats(msgspec.Struct, frozen=True):
     containers: dict[str, dict[str, int]]
     totals: dict[str, int]
     listeners: int = 0
+    remarks: dict[str, int] = {}
 
 
 class Listing(msgspec.Struct, frozen=True):

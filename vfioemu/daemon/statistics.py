@@ -55,6 +55,7 @@ def stats(machine: Machine, server: Server) -> d.Stats:
         locked_pages=sum(s.space.locked_pages for s in sessions),
         containers=containers,
         totals=dict(totals),
+        remarks=dict(server.counters.remarks),
         listeners=0 if server.tracer is None else server.tracer.listeners,
     )
 
@@ -75,6 +76,14 @@ class _Collector(Collector):
         for entry in now.calls:
             calls.add_metric([entry.call, entry.errno], entry.count)
         yield calls
+        remarks = CounterMetricFamily(
+            "vfioemu_remarks",
+            "What no call shows, such as memory that was discarded under a mapping.",
+            labels=["about"],
+        )
+        for about, count in sorted(now.remarks.items()):
+            remarks.add_metric([about], count)
+        yield remarks
         yield CounterMetricFamily(
             "vfioemu_refused_peers", "Connections ended for a broken protocol.", now.refused_peers
         )

@@ -14,6 +14,7 @@ from vfioemu.core.caller import Caller
 from vfioemu.core.effects import Steps
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.file import Mapped
+from vfioemu.io import memory_calls
 from vfioemu.io.call import Call
 from vfioemu.io.connection import Connection, Gone, PeerError, packet
 from vfioemu.io.counters import call_name, errno_name
@@ -42,13 +43,14 @@ class Channel:
         connection: greeted.
     """
 
-    __slots__ = ("_call", "_connection", "_server", "_session", "_token")
+    __slots__ = ("_call", "_connection", "_memory", "_server", "_session", "_token")
 
     def __init__(self, server: "Server", session: "Session", connection: Connection) -> None:
         self._server = server
         self._session = session
         self._connection = connection
         self._call = Call(server, session, connection)
+        self._memory = memory_calls.MemoryCalls(server, session, self._call)
         self._token: Token | None = None  # of the call in progress
 
     async def serve(self) -> None:
@@ -236,17 +238,16 @@ class Channel:
                 await self._open(seq, args[0], data or bytearray())
                 self._server.counters.count(type, None, 0, 0)
                 return
+            result = 0
             if type in _ATTRIBUTE_CALLS and fd < 0:
                 if await self._attribute(type, seq, args, data or bytearray()):
                     self._server.counters.count(type, None, 0, 0)
                     return
-            elif type == m.MEM_SHARE:
-                await self._share(args, fd)
+            elif type in memory_calls.CALLS:
+                result = await self._memory.serve(type, seq, args, fd)
             elif fd >= 0:
                 await self._server.bury_for(fd, session)
                 raise PeerError("an fd where none belongs")
-            elif type == m.MEM_UNSHARE:
-                session.space.unshare(args[0], args[1])
             elif type == m.LIMITS:
                 session.set_limits(args[1], ipc_lock=bool(flags & m.F_IPC_LOCK))
             elif type == m.FORGET:
@@ -255,7 +256,6 @@ class Channel:
                     session.unprove(token)
             else:
                 raise PeerError(f"message type {type} where a call is due")
-            result = 0
         except IoctlError as error:
             result = -error.errno
             why = error.why
@@ -268,22 +268,6 @@ class Channel:
         if type == m.OPEN and self._server.tracer is not None:
             self._server.tracer.opened(session, data or b"", None, -result, why)
         await self._reply(seq, result)
-
-    async def _share(self, args: tuple[int, int, int, int], fd: int) -> None:
-        if fd < 0:
-            raise IoctlError(errno.EBADF, "MEM_SHARE without an fd")
-        try:
-            session = self._session
-            if not await self._server.can_be_mapped(fd, session):
-                raise IoctlError(errno.EPERM, "a file system that might make us wait")
-            session.space.share(args[0], args[1], fd, args[2], self._server.limits, session.account)
-        except (IoctlError, OSError):
-            await self._server.bury_for(fd, self._session)
-            raise
-        except trio.Cancelled:
-            self._server.bury(fd, self._session.account)
-            raise
-        os.close(fd)  # a memfd
 
     async def _attribute(self, type: int, seq: int, args: tuple[int, int, int, int], data: bytearray) -> bool:
         """Answer a call on a file in /sys, which its name precedes; IoctlError refuses it."""

@@ -26,6 +26,9 @@ _CALLS: Final = {
     m.ATTR_READ: "attr_read",
     m.ATTR_WRITE: "attr_write",
     m.ATTR_MMAP: "attr_mmap",
+    m.MEM_LEAVES: "mem_leaves",
+    m.MEM_RETURNS: "mem_returns",
+    m.MEM_HOLE: "mem_hole",
 }
 
 
@@ -47,15 +50,17 @@ class Counters:
     Attributes:
         calls: (type, fd kind, cmd or 0 for unknown ones, errno) -> how many.
         refused_peers: connections that were ended because the peer broke the protocol or its time limit.
+        remarks: what has been seen that no call shows, by its kind: memory that was discarded under a mapping, ...
         bugs: handlers that failed with something else than an errno.
     """
 
-    __slots__ = ("bugs", "calls", "refused_peers")
+    __slots__ = ("bugs", "calls", "refused_peers", "remarks")
 
     def __init__(self) -> None:
         self.calls: dict[tuple[int, FdKind | None, int, int], int] = {}
         self.refused_peers = 0
         self.bugs = 0
+        self.remarks: dict[str, int] = {}
 
     def count(self, type: int, kind: FdKind | None, cmd: int, result: int) -> None:
         """Count a call by its result."""

@@ -7,7 +7,7 @@ work; most calls never get out of that loop. `finish` does the waiting. It canno
 
 import errno
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import trio
@@ -33,11 +33,12 @@ from vfioemu.core.effects import (
     WriteUser,
 )
 from vfioemu.core.errors import IoctlError
+from vfioemu.io import reach
 from vfioemu.io.connection import Connection, Gone
 from vfioemu.io.counters import Counters
 from vfioemu.io.eventfd import ClientEventFd
 from vfioemu.io.memory import ClientSpace
-from vfioemu.io.pages import ClientPages, Piece
+from vfioemu.io.pages import Piece
 from vfioemu.io.turns import BYTES_SHIFT, SLICE, Share
 
 if TYPE_CHECKING:
@@ -207,10 +208,10 @@ class Runner:
     def _pages_read_now(self, effect: PagesRead) -> tuple[bool, Any]:
         self._moved(effect.size)
         parts = []
-        for piece in _pieces(effect.pages, effect.offset, effect.size):
+        for piece in reach.pieces(effect.pages, effect.offset, effect.size):
             if self._unsettled(piece):
                 return True, None
-            data = piece.space.piece_read_now(piece)
+            data = reach.read(effect.pages, piece)
             if data is None:
                 return True, None
             parts.append(data)
@@ -219,9 +220,9 @@ class Runner:
     def _pages_write_now(self, effect: PagesWrite) -> tuple[bool, Any]:
         data = memoryview(effect.data).cast("B")
         self._moved(len(data))
-        for piece in _pieces(effect.pages, effect.offset, len(data)):
+        for piece in reach.pieces(effect.pages, effect.offset, len(data)):
             count = piece.end - piece.start
-            if self._unsettled(piece) or not piece.space.piece_write_now(piece, data[:count]):
+            if self._unsettled(piece) or not reach.write(effect.pages, piece, data[:count]):
                 return True, None  # what is written already is written again
             data = data[count:]
         return False, None
@@ -284,22 +285,28 @@ class Runner:
 
     async def _pages_read_later(self, effect: PagesRead) -> bytes:
         parts = []
-        for piece in _pieces(effect.pages, effect.offset, effect.size):
-            data = piece.space.piece_read_now(piece)
+        for piece in reach.pieces(effect.pages, effect.offset, effect.size):
+            data = reach.read(effect.pages, piece)
             if data is None:
-                data = await self._dma_later(
-                    DmaRead(piece.space, piece.vaddr, piece.end - piece.start), pinned=True
-                )
+                ask = DmaRead(piece.space, piece.vaddr, piece.end - piece.start)
+                data = await self._piece_later(effect.pages, piece, ask)
             parts.append(data)
         return b"".join(parts)
 
     async def _pages_write_later(self, effect: PagesWrite) -> None:
         data = memoryview(effect.data).cast("B")
-        for piece in _pieces(effect.pages, effect.offset, len(data)):
+        for piece in reach.pieces(effect.pages, effect.offset, len(data)):
             count = piece.end - piece.start
-            if not piece.space.piece_write_now(piece, data[:count]):
-                await self._dma_later(DmaWrite(piece.space, piece.vaddr, data[:count]), pinned=True)
+            if not reach.write(effect.pages, piece, data[:count]):
+                ask = DmaWrite(piece.space, piece.vaddr, data[:count])
+                await self._piece_later(effect.pages, piece, ask)
             data = data[count:]
+
+    async def _piece_later(self, pages: "Pages", piece: Piece, ask: DmaRead | DmaWrite) -> Any:
+        try:
+            return await self._dma_later(ask, pinned=True)
+        except IoctlError as error:
+            raise reach.lost(pages, piece, error) from None
 
     async def _dma_later(self, effect: "PinUser | DmaRead | DmaWrite", *, pinned: bool = False) -> Any:
         space = effect.space
@@ -372,9 +379,3 @@ class Runner:
         Locked: _locked_later,
         Breathe: _breathe_later,
     }
-
-
-def _pieces(pages: "Pages", offset: int, size: int) -> Iterator[Piece]:
-    if not isinstance(pages, ClientPages):
-        raise IoctlError(errno.EFAULT, "no client's memory")
-    return pages.parts(offset, size)

@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Final
 from vfioemu.core.caller import AddressSpace
 from vfioemu.core.effects import Buffer
 from vfioemu.core.errors import IoctlError
+from vfioemu.core.pages import Holder
 from vfioemu.io.limits import Limits
 from vfioemu.io.mm import PAGE, TOP, BoundMemory
-from vfioemu.io.pages import ClientPages, Piece
+from vfioemu.io.pages import ClientPages, FileId, Piece, Pinned
 from vfioemu.io.sharing import needs_guard
 from vfioemu.kernel import guard
 from vfioemu.kernel.procmem import address_of
 
 if TYPE_CHECKING:
+    from vfioemu.io.keeping import Left
     from vfioemu.io.session import Session
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -93,9 +95,10 @@ class Window:
     Attributes:
         vaddr, end: where the client has it.
         local: where we have it.
+        file, offset: what of which file it is.
     """
 
-    __slots__ = ("__weakref__", "_fd", "_offset", "end", "local", "vaddr")
+    __slots__ = ("__weakref__", "_fd", "end", "file", "local", "offset", "vaddr")
 
     def __init__(
         self, vaddr: int, size: int, fd: int, offset: int, ledger: Ledger, *, guarded: bool = False
@@ -103,7 +106,9 @@ class Window:
         self.vaddr = vaddr
         self.end = vaddr + size
         self._fd = -1
-        self._offset = offset
+        self.offset = offset
+        status = os.fstat(fd)
+        self.file: FileId = status.st_dev, status.st_ino
         if guarded:
             guard.install()
         local = _mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, offset)
@@ -145,7 +150,7 @@ class Window:
         """How many leading pages the file has now."""
         if self._fd < 0:
             return npages
-        start = vaddr - self.vaddr + self._offset
+        start = vaddr - self.vaddr + self.offset
         return max(min((os.fstat(self._fd).st_size - start + PAGE - 1) // PAGE, npages), 0)
 
 
@@ -156,16 +161,38 @@ class ClientSpace(AddressSpace):
         session: who answers for it; None after the session's end.
         bound: the memory itself, in process_vm mode.
         memlock: RLIMIT_MEMLOCK, as the client says; None for RLIM_INFINITY.
+        pinned: what hardware holds, of this client and of all others.
+        pid: of its process, for whoever reads of it.
+        remarked: which kinds of remarks have been logged of it.
+        left: what is kept of memory that is about to go, and may yet come back.
     """
 
-    __slots__ = ("_starts", "_windows", "bound", "memlock", "session", "shared")
+    __slots__ = (
+        "_starts",
+        "_windows",
+        "bound",
+        "left",
+        "memlock",
+        "pid",
+        "pinned",
+        "remarked",
+        "session",
+        "shared",
+    )
 
-    def __init__(self, session: "Session", bound: BoundMemory | None) -> None:
+    def __init__(
+        self, session: "Session | None", bound: BoundMemory | None, pinned: Pinned | None = None
+    ) -> None:
         super().__init__()
-        self.session: Session | None = session
+        self.session = session
         self.bound = bound
+        self.pid = 0 if session is None else session.pid
+        self.remarked: set[str] = set()
         self.memlock: int | None = None
         self.shared = 0
+        self.pinned: Pinned = Pinned() if pinned is None else pinned
+        self.pinned.spaces.add(self)
+        self.left: list[Left] = []
         self._starts: list[int] | None = None
         self._windows: list[Window] = []
 
@@ -236,9 +263,9 @@ class ClientSpace(AddressSpace):
         last = bisect.bisect_left(self._starts, vaddr + size)
         return [window for window in self._windows[first:last] if window.end > vaddr]
 
-    def pages(self, vaddr: int, size: int) -> ClientPages:
+    def pages(self, vaddr: int, size: int, holder: Holder) -> ClientPages:
         """What hardware holds of [vaddr, vaddr+size) from now on."""
-        return ClientPages(self, vaddr, size)
+        return ClientPages(self, vaddr, size, holder)
 
     def hold(self, vaddr: int, size: int) -> "Window | None":
         """The window of `window()`, for whoever keeps its address."""

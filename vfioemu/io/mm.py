@@ -11,7 +11,7 @@ import fcntl
 import os
 import struct
 import weakref
-from typing import Final
+from typing import Final, NamedTuple
 
 from vfioemu.core.effects import Buffer
 from vfioemu.core.errors import IoctlError
@@ -21,12 +21,40 @@ TOP: Final = 1 << 63
 _READ: Final = 1
 _WRITE: Final = 2
 _EXECUTE: Final = 4
+_SHARED: Final = 8
 _COVERING_OR_NEXT: Final = 0x10
 _QUERY: Final = struct.Struct("=9Q4I2Q")  # struct procmap_query
 _PROCMAP_QUERY: Final = 3 << 30 | _QUERY.size << 16 | ord("f") << 8 | 17
 
 _scratch: Final = memoryview(bytearray(1 << 20))
 """Where pages go that are read only to make them present."""
+
+
+class SharedObject(NamedTuple):
+    """What a shared mapping is of: a file, or shared anonymous memory.
+
+    Attributes:
+        device, inode: which.
+        shift: where in it address 0 would be.
+    """
+
+    device: int
+    inode: int
+    shift: int
+
+
+class _Area(NamedTuple):
+    """A mapping, as /proc/PID/maps has it."""
+
+    start: int
+    stop: int
+    flags: int
+    offset: int
+    device: int
+    inode: int
+
+
+_NOTHING: Final = _Area(0, 0, 0, 0, 0, 0)
 
 
 class BoundMemory:
@@ -119,6 +147,42 @@ class BoundMemory:
             done += count
         return done // PAGE
 
+    def shared_at(self, vaddr: int) -> tuple[int, SharedObject] | None:
+        """What is shared at an address: the end of that mapping, and which object, as if it began at address 0."""
+        try:
+            area = self._area(vaddr)
+        except IoctlError:
+            return None
+        if not area.start <= vaddr < area.stop or not area.flags & _SHARED or not area.inode:
+            return None
+        return area.stop, SharedObject(area.device, area.inode, area.offset - area.start)
+
+    def find(self, wanted: SharedObject, offset: int, size: int, but: tuple[int, int] = (0, 0)) -> int | None:
+        """Where the process has [offset, offset+size) of an object mapped for reading and writing; or None.
+
+        Args:
+            wanted: which object.
+            offset: where in it.
+            size: bytes.
+            but: not at these addresses, from the first up to the second.
+        """
+        at = 0
+        try:
+            while (area := self._area(at)).stop:
+                at = area.stop
+                where = offset - area.offset + area.start
+                if (
+                    (area.device, area.inode) == (wanted.device, wanted.inode)
+                    and area.flags & (_SHARED | _READ | _WRITE) == _SHARED | _READ | _WRITE
+                    and area.start <= where
+                    and where + size <= area.stop
+                    and (where + size <= but[0] or where >= but[1])
+                ):
+                    return where
+        except IoctlError:
+            pass  # it is gone
+        return None
+
     def _allowed(self, vaddr: int, size: int, wanted: int, *, pinned: bool = False) -> int:
         """How many leading bytes of a range are mapped with the permissions `wanted`; EPERM when it is gone.
 
@@ -127,7 +191,7 @@ class BoundMemory:
         position = vaddr
         end = min(vaddr + size, TOP)
         while position < end:
-            start, stop, flags = self._area(position)
+            start, stop, flags = self._area(position)[:3]
             if not start <= position < stop:
                 break
             if flags & wanted != wanted and (not pinned or flags & _EXECUTE):
@@ -135,8 +199,8 @@ class BoundMemory:
             position = stop
         return max(min(position, end) - vaddr, 0)
 
-    def _area(self, vaddr: int) -> tuple[int, int, int]:
-        """The area that covers `vaddr`, or the next one, or (0, 0, 0)."""
+    def _area(self, vaddr: int) -> "_Area":
+        """The area that covers `vaddr`, or the next one, or an empty one."""
         if self._query:
             query = bytearray(_QUERY.size)
             _QUERY.pack_into(query, 0, _QUERY.size, _COVERING_OR_NEXT, vaddr, *[0] * 12)
@@ -144,16 +208,16 @@ class BoundMemory:
                 fcntl.ioctl(self._maps, _PROCMAP_QUERY, query)
             except OSError as error:
                 if error.errno == errno.ENOENT:
-                    return 0, 0, 0
+                    return _NOTHING
                 if error.errno == errno.ESRCH:
                     raise IoctlError(errno.EPERM, "the address space is gone") from None
                 self._query = False  # a kernel before 6.11
             else:
-                _, _, _, start, stop, flags, *_ = _QUERY.unpack(query)
-                return start, stop, flags
+                _, _, _, start, stop, flags, _, offset, inode, major, minor, *_ = _QUERY.unpack(query)
+                return _Area(start, stop, flags, offset, os.makedev(major, minor), inode)
         return self._area_by_text(vaddr)
 
-    def _area_by_text(self, vaddr: int) -> tuple[int, int, int]:
+    def _area_by_text(self, vaddr: int) -> "_Area":
         """`_area` for kernels without PROCMAP_QUERY."""
         text = b""
         try:
@@ -165,16 +229,11 @@ class BoundMemory:
         if not text:
             raise IoctlError(errno.EPERM, "the address space is gone")
         for line in text.splitlines():
-            span, permissions, *_ = line.split(None, 2)
+            span, permissions, offset, device, inode, *_ = line.split(None, 5)
             start, stop = (int(number, 16) for number in span.split(b"-"))
             if stop > vaddr:
-                return (
-                    start,
-                    stop,
-                    sum(
-                        flag
-                        for flag, letter in ((_READ, b"r"), (_WRITE, b"w"), (_EXECUTE, b"x"))
-                        if letter in permissions
-                    ),
-                )
-        return 0, 0, 0
+                letters = ((_READ, b"r"), (_WRITE, b"w"), (_EXECUTE, b"x"), (_SHARED, b"s"))
+                flags = sum(flag for flag, letter in letters if letter in permissions)
+                major, minor = (int(number, 16) for number in device.split(b":"))
+                return _Area(start, stop, flags, int(offset, 16), os.makedev(major, minor), int(inode))
+        return _NOTHING

@@ -7,13 +7,46 @@ the addresses does: whoever takes memory away says so before (io/keeping.py), an
 """
 
 import bisect
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import weakref
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from vfioemu.core.pages import Pages
+from vfioemu.core.effects import Buffer
+from vfioemu.core.pages import Holder, Pages
 
 if TYPE_CHECKING:
-    from vfioemu.io.memory import ClientSpace, Window
+    from vfioemu.io.memory import ClientSpace
+    from vfioemu.io.mm import SharedObject
+
+K = TypeVar("K")
+FileId = tuple[int, int]
+"""Which file: st_dev and st_ino."""
+
+
+class Memory(Protocol):
+    """Memory that is mapped here: a window, or what is kept of something that went."""
+
+    @property
+    def local(self) -> int:
+        """Where, if C may access it; else 0."""
+
+    @property
+    def vaddr(self) -> int:
+        """How its addresses are counted: from here."""
+
+    @property
+    def file(self) -> FileId | None:
+        """Of which file."""
+
+    @property
+    def offset(self) -> int:
+        """Where in the file."""
+
+    def read(self, at: int, size: int) -> bytes:
+        """Bytes at one of its addresses; EFAULT."""
+
+    def write(self, at: int, data: Buffer) -> None:
+        """Change them; EFAULT."""
 
 
 class Piece:
@@ -23,13 +56,14 @@ class Piece:
         start, end: which part: offsets in the pages.
         space, vaddr: where it is, if nobody maps it here.
         window: what maps it here.
-        at: where in the window's own addresses, as Window.vaddr counts.
+        at: where in that, as its `vaddr` counts.
+        shared: what it is a shared mapping of, if it is reached by address and that is known.
     """
 
-    __slots__ = ("at", "end", "space", "start", "vaddr", "window")
+    __slots__ = ("at", "end", "shared", "space", "start", "vaddr", "window")
 
     def __init__(
-        self, start: int, end: int, space: "ClientSpace", vaddr: int, window: "Window | None", at: int
+        self, start: int, end: int, space: "ClientSpace", vaddr: int, window: Memory | None, at: int
     ) -> None:
         self.start = start
         self.end = end
@@ -37,11 +71,63 @@ class Piece:
         self.vaddr = vaddr
         self.window = window
         self.at = at
+        self.shared: SharedObject | None = None
+
+    def in_file(self, file: FileId) -> int | None:
+        """Where in that file it begins, if it is of it."""
+        if self.window is None or self.window.file != file:
+            return None
+        return self.window.offset + self.at - self.window.vaddr
 
     def cut(self, start: int, end: int) -> "Piece":
         """The part of it from `start` up to `end`."""
         skipped = start - self.start
-        return Piece(start, end, self.space, self.vaddr + skipped, self.window, self.at + skipped)
+        part = Piece(start, end, self.space, self.vaddr + skipped, self.window, self.at + skipped)
+        if self.shared is not None:
+            part.shared = self.shared
+        return part
+
+
+class Pinned:
+    """All pages that hardware holds of the clients of a daemon: those that are reached by address, and those of each file.
+
+    Args:
+        remark: tells whoever watches of what happens to them.
+    """
+
+    def __init__(self, remark: "Callable[[ClientSpace, str, str], None] | None" = None) -> None:
+        self.spaces: weakref.WeakSet[ClientSpace] = weakref.WeakSet()
+        self.remark = remark or _say_nothing
+        self.by_address: dict[ClientSpace, set[ClientPages]] = {}
+        self.by_file: dict[FileId, set[ClientPages]] = {}
+
+    def add(self, pages: "ClientPages") -> None:
+        """Pages are pinned, or have moved."""
+        for piece in pages.pieces:
+            if piece.window is None:
+                self.by_address.setdefault(piece.space, set()).add(pages)
+            elif piece.window.file is not None:
+                self.by_file.setdefault(piece.window.file, set()).add(pages)
+
+    def drop(self, pages: "ClientPages") -> None:
+        """Pages are pinned no more, or about to move."""
+        for piece in pages.pieces:
+            if piece.window is None:
+                _discard(self.by_address, piece.space, pages)
+            elif piece.window.file is not None:
+                _discard(self.by_file, piece.window.file, pages)
+
+
+def _say_nothing(space: "ClientSpace", about: str, text: str) -> None:
+    del space, about, text
+
+
+def _discard(index: "dict[K, set[ClientPages]]", key: "K", pages: "ClientPages") -> None:
+    found = index.get(key)
+    if found is not None:
+        found.discard(pages)
+        if not found:
+            del index[key]
 
 
 class ClientPages(Pages):
@@ -51,11 +137,15 @@ class ClientPages(Pages):
         space: whose.
         vaddr: where they are now.
         size: bytes.
+        holder: the mapping that holds them.
     """
 
-    __slots__ = ("_starts", "pieces")
+    __slots__ = ("_lost", "_pinned", "_starts", "holder", "pieces")
 
-    def __init__(self, space: "ClientSpace", vaddr: int, size: int) -> None:
+    def __init__(self, space: "ClientSpace", vaddr: int, size: int, holder: Holder) -> None:
+        self.holder = holder
+        self._lost = False
+        self._pinned = space.pinned
         self.pieces: list[Piece] = []
         at = vaddr
         for window in space.windows_in(vaddr, size):
@@ -68,26 +158,93 @@ class ClientPages(Pages):
         if at < vaddr + size:
             self._append(Piece(at - vaddr, size, space, at, None, 0))
         self._starts = [piece.start for piece in self.pieces]
+        self._pinned.add(self)
 
     def _append(self, piece: Piece) -> None:
+        """Add a piece; if it is reached by address, one for each object that is shared there."""
+        bound = piece.space.bound
+        while piece.window is None and bound is not None:
+            found = bound.shared_at(piece.vaddr)
+            if found is None:
+                break
+            stop, shared = found
+            part = piece.cut(piece.start, min(piece.end, piece.start + stop - piece.vaddr))
+            part.shared = shared
+            self.pieces.append(part)
+            if part.end == piece.end:
+                return
+            piece = piece.cut(part.end, piece.end)
         self.pieces.append(piece)
+
+    def look_elsewhere(self, offset: int, leaving: tuple[int, int] = (0, 0)) -> bool:
+        """The piece at `offset` is not where it was: whether another process, or its own, has the same object mapped.
+
+        Args:
+            offset: in the pages.
+            leaving: these addresses of its process will not do.
+        """
+        piece = self.pieces[bisect.bisect_right(self._starts, offset) - 1]
+        shared = piece.shared
+        if shared is None or piece.window is not None:
+            return False
+        start = piece.vaddr + shared.shift
+        for space in list(self._pinned.spaces):
+            if space.bound is None or not space.bound.alive():
+                continue
+            own = space is piece.space
+            where = space.bound.find(shared, start, piece.end - piece.start, leaving if own else (0, 0))
+            if where is not None and not (own and where == piece.vaddr):
+                place = Piece(piece.start, piece.end, space, where, None, 0)
+                place.shared = shared._replace(shift=start - where)
+                self.replace(place)
+                return True
+        return False
+
+    def lost(self, offset: int, why: str) -> None:
+        """Hardware would still have what is at `offset`: say once that we have not."""
+        if not self._lost:
+            self._lost = True
+            piece = self.pieces[bisect.bisect_right(self._starts, offset) - 1]
+            self._pinned.remark(
+                piece.space, "lost", f"{self.holder}: {why}; devices would still have what was pinned there"
+            )
 
     def host(self) -> int | None:
         """Where one window has all of it."""
         piece = self.pieces[0]
-        if len(self.pieces) > 1 or piece.window is None:
+        if len(self.pieces) > 1 or piece.window is None or not piece.window.local:
             return None
         return piece.window.local + piece.at - piece.window.vaddr
 
     def readdress(self, space: object, vaddr: int) -> None:
         """Where its owner has gone, what is not mapped here is looked for where it is said to be."""
+        self._pinned.drop(self)
         for piece in self.pieces:
             if piece.window is None and piece.space.gone():
                 piece.space = space  # type: ignore[assignment]  # all spaces of a daemon are clients'
                 piece.vaddr = vaddr + piece.start
+        self._pinned.add(self)
+
+    def replace(self, piece: Piece) -> None:
+        """Put a piece in the place of what is there; the holder has to be told that something `moved`."""
+        self._pinned.drop(self)
+        before: list[Piece] = []
+        after: list[Piece] = []
+        for old in self.pieces:
+            if old.end <= piece.start or old.start >= piece.end:
+                (before if old.start < piece.start else after).append(old)
+                continue
+            if old.start < piece.start:
+                before.append(old.cut(old.start, min(old.end, piece.start)))
+            if old.end > piece.end:
+                after.append(old.cut(max(old.start, piece.end), old.end))
+        self.pieces = [*before, piece, *after]
+        self._starts = [each.start for each in self.pieces]
+        self._pinned.add(self)
 
     def release(self) -> None:
         """Whatever is kept for it goes."""
+        self._pinned.drop(self)
         self.pieces.clear()
         self._starts.clear()
 

@@ -23,7 +23,9 @@ from vfioemu.io.effects import Runner
 from vfioemu.io.fds import Graveyard, socket_cookie
 from vfioemu.io.limits import Access, Limits
 from vfioemu.io.listen import accept
+from vfioemu.io.memory import ClientSpace
 from vfioemu.io.mm import BoundMemory
+from vfioemu.io.pages import Pinned
 from vfioemu.io.process import peer_of
 from vfioemu.io.session import Service, Session
 from vfioemu.io.sharing import is_local, is_shmem
@@ -85,6 +87,7 @@ class Server:
         self.sessions: dict[int, Session] = {}
         self._nursery = nursery
         self._graveyard = Graveyard(nursery)
+        self.pinned = Pinned(self.remark)
         self.rounds = Rounds()
         self.hardware = Share(self.rounds)
         self.accounts = Accounts(self.limits, self.rounds, several=len(access.uids) > 1)
@@ -256,7 +259,7 @@ class Server:
             raise IoctlError(errno.EPERM, "a service connection needs a session")
         bound = self._bind(connection) if self.access.memory is m.MemoryMode.PROCESS_VM else None
         self._serial += 1
-        session = Session(self._serial, account, connection.uid, bound)
+        session = Session(self._serial, account, connection.uid, bound, self.pinned)
         session.set_limits(hello.arg3, ipc_lock=bool(hello.flags & m.F_IPC_LOCK))
         self.sessions[session.id] = session
         if self.tracer is not None:
@@ -307,6 +310,15 @@ class Server:
             ask_timeout_ms=int(limits.ask_timeout * 1000),
             accounts=self.access.accounts,
         )
+
+    def remark(self, space: ClientSpace, kind: str, text: str, level: int = logging.WARNING) -> None:
+        """Something happens that no call shows: it is counted and traced each time, and logged once for each process."""
+        self.counters.remarks[kind] = self.counters.remarks.get(kind, 0) + 1
+        if self.tracer is not None:
+            self.tracer.remark(space.pid, kind, text)
+        if kind not in space.remarked:
+            space.remarked.add(kind)
+            log.log(level, "pid=%d: %s", space.pid, text)
 
     # --- files ---
 

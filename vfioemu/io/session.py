@@ -12,6 +12,7 @@ from vfioemu.io.accounts import Account
 from vfioemu.io.connection import Connection
 from vfioemu.io.memory import ClientSpace
 from vfioemu.io.mm import BoundMemory
+from vfioemu.io.pages import Pinned
 from vfioemu.io.throttle import Throttle
 from vfioemu.wire import messages as m
 
@@ -72,13 +73,15 @@ class Session:
         "uid",
     )
 
-    def __init__(self, number: int, account: Account, uid: int, bound: BoundMemory | None) -> None:
+    def __init__(
+        self, number: int, account: Account, uid: int, bound: BoundMemory | None, pinned: Pinned | None = None
+    ) -> None:
         self.id = secrets.randbits(63) + 1
         self.number = number
         self.account = account
         self.pid = pid = account.pid
         self.uid = uid
-        self.space = ClientSpace(self, bound)
+        self.space = ClientSpace(self, bound, pinned)
         self.space.quotas = account.quotas
         self.caller = Caller(space=self.space, pid=pid)
         self.tokens: dict[int, Token] = {}

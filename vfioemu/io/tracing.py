@@ -329,6 +329,10 @@ class Tracer:
         name = self._names.pop(pid, "")
         self._put(e.Disconnected(t=_now(), pid=pid, comm=name, mappings=self._dropped.pop(pid, 0)))
 
+    def remark(self, pid: int, kind: str, text: str) -> None:
+        """Something that no call shows."""
+        self._happened(e.Remark(t=_now(), pid=pid, about=kind, text=text))
+
     # --- what devices do ---
 
     def _happened(self, event: e.AnyEvent) -> None:

@@ -36,6 +36,7 @@ from vfioemu.core.effects import (
 )
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.file import POLLIN, POLLOUT, POLLPRI, File
+from vfioemu.core.pages import Holder
 from vfioemu.testing import files
 from vfioemu.testing.files import (
     EVENTFD_MAX,
@@ -124,8 +125,9 @@ class Process(AddressSpace):
         """Where memory allocated with ``shared=True`` is in this process."""
         return self.memory.window(vaddr, size)
 
-    def pages(self, vaddr: int, size: int) -> MemoryPages:
+    def pages(self, vaddr: int, size: int, holder: Holder) -> MemoryPages:
         """The allocations that are there."""
+        del holder
         return MemoryPages(self.memory, vaddr, size)
 
     def perform(self, effect: Effect, task: Task[Any]) -> object:

@@ -132,6 +132,20 @@ class Disconnected(Event, frozen=True, kw_only=True, tag="disconnected"):
     mappings: int = 0
 
 
+class Remark(Event, frozen=True, kw_only=True, tag="remark"):
+    """Something happens that no call shows, and that its program may not know.
+
+    Attributes:
+        pid: whose doing it is.
+        about: what kind of thing: "discarded", "unmapped", "not kept", "memlock", "lost".
+        text: what, in words.
+    """
+
+    pid: int
+    about: str
+    text: str
+
+
 class Lost(Event, frozen=True, kw_only=True, tag="lost"):
     """The reader was too slow: so many events are missing here."""
 
@@ -139,7 +153,7 @@ class Lost(Event, frozen=True, kw_only=True, tag="lost"):
 
 
 AnyEvent: TypeAlias = (
-    Ioctl | Transfer | Mmap | Open | Close | Dirtied | State | Interrupt | Disconnected | Lost
+    Ioctl | Transfer | Mmap | Open | Close | Dirtied | State | Interrupt | Disconnected | Remark | Lost
 )
 
 CALLS: Final = (Ioctl, Transfer, Mmap, Open, Close)

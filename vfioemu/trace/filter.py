@@ -48,6 +48,7 @@ CALLS: Final = (
     "dirtied",
     "state",
     "interrupt",
+    "remark",
     "disconnected",
 )
 _NAMES: Final = {
@@ -94,6 +95,8 @@ def classes(event: e.AnyEvent) -> frozenset[str]:
             return frozenset({"file"})
         case e.Dirtied():
             return frozenset({"device", "dirty"})
+        case e.Remark():
+            return frozenset({"device", "dma"})
         case e.State():
             return frozenset({"device", "migration"})
         case e.Interrupt():

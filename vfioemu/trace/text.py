@@ -105,6 +105,8 @@ class Printer:
             case e.Disconnected():
                 who = f"{event.pid} ({names.comment(event.comm)})" if event.comm else str(event.pid)
                 return f"+++ client {who} disconnected, {event.mappings} mappings dropped +++"
+            case e.Remark():
+                return f"--- pid {event.pid}: {names.comment(event.text)} ---"
             case e.Lost():
                 return f"--- {event.count} events lost: the reader was too slow ---"
 

@@ -39,6 +39,9 @@ class Type(enum.IntEnum):
     ATTR_READ = 20
     ATTR_WRITE = 21
     ATTR_MMAP = 22
+    MEM_LEAVES = 23
+    MEM_RETURNS = 24
+    MEM_HOLE = 25
     REPLY = 32
     READ_USER = 64
     WRITE_USER = 65
@@ -73,6 +76,17 @@ class Flag(enum.IntFlag, boundary=enum.KEEP):
     """REPLY: the write is about the client's own machine."""
 
 
+class Leaving(enum.IntEnum):
+    """MEM_LEAVES: how memory leaves its address."""
+
+    UNMAPPED = 0
+    """Nothing is there afterwards, or something else."""
+    DISCARDED = 1
+    """New pages are there: MADV_DONTNEED."""
+    MOVED = 2
+    """It is somewhere else afterwards."""
+
+
 class MemoryMode(enum.IntEnum):
     """How the daemon reaches its clients' memory."""
 
@@ -102,6 +116,9 @@ MEM_UNSHARE: Final = int(Type.MEM_UNSHARE)
 ATTR_READ: Final = int(Type.ATTR_READ)
 ATTR_WRITE: Final = int(Type.ATTR_WRITE)
 ATTR_MMAP: Final = int(Type.ATTR_MMAP)
+MEM_LEAVES: Final = int(Type.MEM_LEAVES)
+MEM_RETURNS: Final = int(Type.MEM_RETURNS)
+MEM_HOLE: Final = int(Type.MEM_HOLE)
 REPLY: Final = int(Type.REPLY)
 READ_USER: Final = int(Type.READ_USER)
 WRITE_USER: Final = int(Type.WRITE_USER)

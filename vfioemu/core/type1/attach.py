@@ -86,7 +86,7 @@ def _replay(iommu: Iommu, domain: Domain) -> Steps[None]:
             if iommu.map.end(dma.iova, dma.size) == 0:
                 continue  # 6.12: `while (iova < dma->iova + dma->size)` does not begin for a mapping up to 2^64
             if not dma.iommu_mapped:
-                charged.append((dma, (yield from pin_whole(iommu.accounting, dma, dma.size))))
+                charged.append((dma, (yield from pin_whole(iommu, dma, dma.size))))
             if dma.iova + dma.size - 1 > domain.spec.last:  # iommu_map()
                 raise IoctlError(
                     iommu.profile.beyond_width_errno, f"{dma} needs more than {domain.spec.address_bits} bits"

@@ -109,7 +109,7 @@ def _add(iommu: Iommu, caller: Caller, request: IommuType1DmaMap, prot: int) -> 
     made = False
     try:
         if iommu.domains:  # without hardware user memory is not looked at before a device pins it
-            yield from pin_whole(iommu.accounting, dma, request.size)
+            yield from pin_whole(iommu, dma, request.size)
             dma.iommu_mapped = True
         iommu.map.grow(dma, request.size)
         if iommu.dirty_page_tracking:

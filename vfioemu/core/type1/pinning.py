@@ -7,12 +7,36 @@ from collections.abc import Iterable
 from vfioemu.core.effects import PinUser, Steps
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.iova_map import PROT_WRITE, Dma
-from vfioemu.core.limits import PAGE_SHIFT, Accounting
+from vfioemu.core.limits import PAGE_SHIFT
+from vfioemu.core.locks import Lock
 from vfioemu.core.pin_counts import runs
-from vfioemu.core.type1.state import pages
+from vfioemu.core.type1.state import Iommu, pages
 
 
-def pin_whole(accounting: Accounting, dma: Dma, size: int) -> Steps[int]:
+class Mapped:
+    """A mapping as what holds pinned pages."""
+
+    __slots__ = ("_dma", "_iommu")
+
+    def __init__(self, iommu: Iommu, dma: Dma) -> None:
+        self._iommu = iommu
+        self._dma = dma
+
+    def __str__(self) -> str:
+        return str(self._dma)
+
+    @property
+    def lock(self) -> Lock:
+        """The container's."""
+        return self._iommu.lock
+
+    def moved(self) -> None:
+        """DMA through the C index has to find them anew."""
+        if self._dma.indexed:
+            self._iommu.expose_anew(self._dma)
+
+
+def pin_whole(iommu: Iommu, dma: Dma, size: int) -> Steps[int]:
     """Pin the first `size` bytes of a mapping and charge them: vfio_pin_pages_remote() until all is pinned.
 
     From then on hardware reaches `dma.pages`, wherever they are.
@@ -26,6 +50,7 @@ def pin_whole(accounting: Accounting, dma: Dma, size: int) -> Steps[int]:
     Raises:
         IoctlError: EFAULT when a page is not there or not writable, ENOMEM beyond the limit; nothing is charged.
     """
+    accounting = iommu.accounting
     npages = pages(size)
     pinned = [
         ((start - dma.iova) >> PAGE_SHIFT, bits)
@@ -39,7 +64,7 @@ def pin_whole(accounting: Accounting, dma: Dma, size: int) -> Steps[int]:
     if present < ask:
         raise IoctlError(errno.EFAULT, f"page {present} of {dma} cannot be pinned")
     accounting.charge(dma, cost)
-    dma.pages = dma.space.pages(dma.vaddr, size)
+    dma.pages = dma.space.pages(dma.vaddr, size, Mapped(iommu, dma))
     return cost
 
 

@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file dma.c
+ * Which memory was mapped for DMA, and what the daemon is told of it. What was
+ * unmapped for DMA since is not known here: then the daemon has nothing to
+ * keep.
+ */
+#include "dma.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+
+#include "call.h"
+#include "lock.h"
+#include "maps.h"
+#include "session.h"
+#include "sys.h"
+
+#define SPANS 1024
+#define PAGE  4096ul
+
+struct span {
+	uintptr_t start, end;
+};
+
+/** Wiped by a fork: a child's memory is mapped by nobody. */
+struct spans {
+	vfe_lock lock;
+	unsigned int count;
+	struct span list[SPANS]; /* ascending, with gaps between them */
+};
+
+static struct spans *spans;
+_Atomic uintptr_t vfe_dma_low = UINTPTR_MAX, vfe_dma_high;
+atomic_bool vfe_dma_seen;
+
+bool vfe_dma_init(void)
+{
+	spans = vfe_wiped_memory(sizeof(*spans));
+	return spans;
+}
+
+static int64_t tell(uint16_t type, const uint64_t arg[4], int fd)
+{
+	struct vfe_call call = {
+		.msg = { .type = type,
+			 .arg = { arg[0], arg[1], arg[2], arg[3] } },
+		.token = -1,
+		.out_fd = fd,
+		.in_fd = -1,
+	};
+	int saved = errno;
+	int64_t result = vfe_call(&call);
+
+	errno = saved;
+	return result;
+}
+
+static int64_t tell_hole(int fd, uint64_t offset, uint64_t size,
+			 uint64_t address, bool undo)
+{
+	return tell(VFIOEMU_MEM_HOLE,
+		    (const uint64_t[4]){ offset, size, address, undo }, fd);
+}
+
+static bool seen(void)
+{
+	return VFE_RARE(
+		atomic_load_explicit(&vfe_dma_seen, memory_order_relaxed));
+}
+
+/* --- the spans --- */
+
+static void drop(unsigned int at, unsigned int count)
+{
+	for (unsigned int i = at; i + count < spans->count; i++)
+		spans->list[i] = spans->list[i + count];
+	spans->count -= count;
+}
+
+/* Without room for another one, two neighbours become one: too much is told. */
+static void make_room(void)
+{
+	unsigned int best = 0;
+
+	for (unsigned int i = 0; i + 1 < spans->count; i++)
+		if (spans->list[i + 1].start - spans->list[i].end <
+		    spans->list[best + 1].start - spans->list[best].end)
+			best = i;
+	spans->list[best].end = spans->list[best + 1].end;
+	drop(best + 1, 1);
+}
+
+static void add(uintptr_t start, uintptr_t end)
+{
+	unsigned int at = 0, last;
+
+	if (spans->count == SPANS)
+		make_room();
+	while (at < spans->count && spans->list[at].end < start)
+		at++;
+	for (last = at; last < spans->count && spans->list[last].start <= end;
+	     last++) {
+		if (spans->list[last].start < start)
+			start = spans->list[last].start;
+		if (spans->list[last].end > end)
+			end = spans->list[last].end;
+	}
+	if (last > at) {
+		drop(at + 1, last - at - 1);
+	} else {
+		for (unsigned int i = spans->count; i > at; i--)
+			spans->list[i] = spans->list[i - 1];
+		spans->count++;
+	}
+	spans->list[at] = (struct span){ start, end };
+}
+
+/* It means something else from now on. */
+static void take_out(uintptr_t start, uintptr_t end)
+{
+	for (unsigned int i = 0; i < spans->count;) {
+		struct span *span = &spans->list[i];
+		struct span old = *span;
+
+		if (old.end <= start || old.start >= end) {
+			i++;
+			continue;
+		}
+		drop(i, 1);
+		if (old.start < start)
+			add(old.start, start);
+		if (old.end > end)
+			add(end, old.end);
+		i = 0;
+	}
+}
+
+static bool overlaps(uintptr_t start, uintptr_t end)
+{
+	for (unsigned int i = 0; i < spans->count; i++)
+		if (spans->list[i].start < end && spans->list[i].end > start)
+			return true;
+	return false;
+}
+
+static uint64_t enter(void)
+{
+	uint64_t mask = vfe_signals_block();
+
+	vfe_lock_take(&spans->lock);
+	return mask;
+}
+
+static void leave(uint64_t mask)
+{
+	vfe_lock_release(&spans->lock);
+	vfe_signals_restore(mask);
+}
+
+void vfe_dma_mapped(uint64_t address, uint64_t size)
+{
+	uintptr_t low = atomic_load(&vfe_dma_low), end;
+	uintptr_t high = atomic_load(&vfe_dma_high);
+	uint64_t mask;
+
+	if (!size || __builtin_add_overflow(address, size, &end) ||
+	    !vfe_session_is_ours())
+		return;
+	mask = enter();
+	add(address, end);
+	leave(mask);
+	while (address < low &&
+	       !atomic_compare_exchange_weak(&vfe_dma_low, &low, address))
+		;
+	while (end > high &&
+	       !atomic_compare_exchange_weak(&vfe_dma_high, &high, end))
+		;
+	atomic_store(&vfe_dma_seen, true);
+}
+
+/* --- what goes --- */
+
+bool vfe_dma_leaves(uintptr_t address, size_t size, enum vfioemu_leaving how)
+{
+	uintptr_t start = address & ~(PAGE - 1), end;
+	bool known;
+	uint64_t mask;
+
+	/* What is no page, or too much, the kernel refuses. */
+	if (start != address || !size ||
+	    __builtin_add_overflow(address, size, &end) || end > -PAGE ||
+	    !vfe_session_is_ours())
+		return false;
+	end = (end + PAGE - 1) & ~(PAGE - 1);
+	mask = enter();
+	known = overlaps(start, end);
+	if (known)
+		take_out(start, end);
+	leave(mask);
+	return known &&
+	       tell(VFIOEMU_MEM_LEAVES,
+		    (const uint64_t[4]){ start, end - start, (uint64_t)how },
+		    -1) > 0;
+}
+
+void vfe_dma_returns(uintptr_t address, size_t size, uintptr_t to)
+{
+	size = (size + PAGE - 1) & ~(PAGE - 1);
+	tell(VFIOEMU_MEM_RETURNS, (const uint64_t[4]){ address, size, to }, -1);
+	vfe_dma_mapped(to, size);
+}
+
+/* A shared mapping loses nothing by it: its pages are the file's. */
+bool vfe_dma_discards(uintptr_t address, size_t size)
+{
+	uintptr_t end;
+	struct vfe_area area;
+	bool left = false;
+	int maps;
+
+	if (!vfe_dma_touches((void *)address, size) || address & (PAGE - 1) ||
+	    __builtin_add_overflow(address, size, &end))
+		return false;
+	maps = vfe_maps_open();
+	if (maps < 0)
+		return vfe_dma_leaves(address, size, VFIOEMU_DISCARDED);
+	while (address < end && vfe_maps_find(maps, address, &area) &&
+	       area.start < end) {
+		uintptr_t from = area.start > address ? area.start : address;
+		uintptr_t to = area.end < end ? area.end : end;
+
+		if (!area.of_file)
+			left |= vfe_dma_leaves(from, to - from,
+					       VFIOEMU_DISCARDED);
+		address = to;
+	}
+	vfe_sys1(SYS_close, maps);
+	return left;
+}
+
+void vfe_dma_removes(uintptr_t address, size_t size, bool undo)
+{
+	uintptr_t end;
+	struct vfe_area area;
+	int maps;
+
+	if (!seen() || address & (PAGE - 1) ||
+	    __builtin_add_overflow(address, size, &end))
+		return;
+	maps = vfe_maps_open();
+	if (maps < 0)
+		return;
+	while (address < end && vfe_maps_find(maps, address, &area) &&
+	       area.start < end) {
+		uintptr_t from = area.start > address ? area.start : address;
+		uintptr_t to = area.end < end ? area.end : end;
+
+		if (area.of_file)
+			tell_hole(vfe_maps_fd(&area),
+				  area.offset + from - area.start, to - from,
+				  from, undo);
+		address = to;
+	}
+	vfe_sys1(SYS_close, maps);
+}
+
+bool vfe_dma_hole(int fd, uint64_t offset, uint64_t size, bool undo)
+{
+	uint64_t end;
+
+	if (!seen() || fd < 0 || !size ||
+	    __builtin_add_overflow(offset, size, &end) || end > INT64_MAX)
+		return false;
+	/* Parts of pages are zeroed, and stay. */
+	offset = (offset + PAGE - 1) & ~(PAGE - 1);
+	end &= ~(PAGE - 1);
+	return offset < end && tell_hole(fd, offset, end - offset, 0, undo) > 0;
+}
+
+bool vfe_dma_truncates(int fd, uint64_t size, bool undo)
+{
+	struct statx file;
+
+	/* Pages in the midst of which the file ends stay. */
+	return seen() && size <= INT64_MAX &&
+	       !vfe_sys5(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_SIZE, &file) &&
+	       (undo || size < file.stx_size) &&
+	       vfe_dma_hole(fd, size, (INT64_MAX & ~(PAGE - 1)) - size, undo);
+}

@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A device behind an IOMMU has the pages that were mapped, whatever the program
+ * does to its addresses and files. Its bytes are compared at each step: what
+ * it reads is what is in its pages, and what it writes is seen where those are.
+ */
+#include "client.h"
+
+#include <fcntl.h>
+#include <linux/falloc.h>
+
+#define IOVA 0x100000ull
+#define SIZE (16 * PAGE)
+#define READ (1ull << 63)
+
+static struct client client;
+
+/* The device writes a byte to a page: true if it could. */
+static bool device_writes(unsigned int page, int byte)
+{
+	uint64_t command[3] = { IOVA + page * PAGE, 1, (uint64_t)byte };
+
+	return pwrite(client.device, command, sizeof(command), CONFIG) ==
+	       sizeof(command);
+}
+
+/* What the device reads there; -1 if it cannot. */
+static int device_reads(unsigned int page)
+{
+	uint64_t command[3] = { IOVA + page * PAGE, READ | 1, 0 };
+
+	if (pwrite(client.device, command, sizeof(command), CONFIG) !=
+		    sizeof(command) ||
+	    pread(client.device, command, sizeof(command), CONFIG) !=
+		    sizeof(command))
+		return -1;
+	return (int)command[2];
+}
+
+static int file_of(const char *folder)
+{
+	char path[512];
+	int fd;
+
+	if (!strcmp(folder, "memfd"))
+		return memfd_create("ram", MFD_CLOEXEC);
+	if (!strcmp(folder, "sealed")) {
+		fd = memfd_create("ram", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+		return fd;
+	}
+	snprintf(path, sizeof(path), "%s/ram", folder);
+	fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	CHECK(fd >= 0 && !unlink(path));
+	return fd;
+}
+
+/* Memory with the number of each page in it, mapped for DMA. */
+static unsigned char *mapped(int fd)
+{
+	unsigned char *memory =
+		mmap(NULL, SIZE, PROT_READ | PROT_WRITE,
+		     fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED, fd, 0);
+
+	CHECK(memory != MAP_FAILED);
+	for (unsigned int i = 0; i < SIZE / PAGE; i++)
+		memory[i * PAGE] = (unsigned char)(i + 1);
+	CHECK(!map_dma(client.container, memory, IOVA, SIZE));
+	return memory;
+}
+
+static void unmapped(void)
+{
+	CHECK(!unmap_dma(client.container, IOVA, SIZE));
+}
+
+/* The device has its pages still: all of them, apart from the program's. */
+static void has(unsigned int first, unsigned int count)
+{
+	for (unsigned int i = first; i < first + count; i++) {
+		CHECK(device_reads(i) == (int)(i + 1));
+		CHECK(device_writes(i, 0x80 + (int)i));
+		CHECK(device_reads(i) == (int)(0x80 + i));
+		CHECK(device_writes(i, (int)i + 1));
+	}
+}
+
+/* The device and the program see the same pages. */
+static void same(unsigned char *memory, unsigned int first, unsigned int count)
+{
+	for (unsigned int i = first; i < first + count; i++) {
+		CHECK(device_writes(i, 0xd0 + (int)i));
+		CHECK(memory[i * PAGE] == 0xd0 + i);
+		memory[i * PAGE] = (unsigned char)(i + 1);
+		CHECK(device_reads(i) == (int)(i + 1));
+	}
+}
+
+/* What both kinds of memory have in common. */
+static void addresses(int fd)
+{
+	unsigned char *memory = mapped(fd), *other, *moved;
+
+	same(memory, 0, 16);
+	/* Rights are the program's own affair, once it is mapped. */
+	CHECK(!mprotect(memory, 2 * PAGE, PROT_NONE));
+	CHECK(!mprotect(memory + 2 * PAGE, PAGE, PROT_READ));
+	has(0, 3);
+	CHECK(device_writes(1, 0x77));
+	CHECK(!mprotect(memory, SIZE, PROT_READ | PROT_WRITE));
+	CHECK(memory[PAGE] == 0x77);
+	memory[PAGE] = 2;
+	same(memory, 0, 16);
+
+	/* The middle is replaced: the ends are as they were. */
+	other = mmap(memory + 4 * PAGE, 2 * PAGE, PROT_READ | PROT_WRITE,
+		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+	CHECK(other == memory + 4 * PAGE);
+	has(4, 2);
+	CHECK(!other[0] && !other[PAGE]);
+	same(memory, 0, 4);
+	same(memory, 6, 10);
+
+	/* Moved: the device goes with the pages; what was there before does
+	 * not. */
+	other = pages(1);
+	other[0] = 0x55;
+	moved = mremap(memory + 8 * PAGE, PAGE, PAGE,
+		       MREMAP_MAYMOVE | MREMAP_FIXED, other);
+	CHECK(moved == other && moved[0] == 9);
+	CHECK(device_writes(8, 0x99));
+	CHECK(moved[0] == 0x99);
+	moved[0] = 9;
+	CHECK(device_reads(8) == 9);
+
+	/* A call that fails has changed nothing. */
+	REFUSED(munmap(memory + 1, PAGE), EINVAL);
+	REFUSED((int)(intptr_t)mremap(memory + 10 * PAGE, PAGE, PAGE,
+				      MREMAP_FIXED, memory),
+		EINVAL);
+	CHECK(mmap(memory + 10 * PAGE, PAGE, PROT_READ, MAP_SHARED | MAP_FIXED,
+		   -1, 0) == MAP_FAILED);
+	same(memory, 9, 7);
+
+	CHECK(!munmap(memory + 12 * PAGE, 4 * PAGE));
+	has(12, 4);
+	CHECK(!munmap(memory, 12 * PAGE) && !munmap(moved, PAGE));
+	has(0, 16);
+	unmapped();
+	CHECK(device_reads(0) == -1 && !device_writes(0, 1));
+}
+
+/* A balloon: the program gets new pages, the device keeps its own. */
+static void discarded(void)
+{
+	unsigned char *memory = mapped(-1);
+
+	CHECK(!madvise(memory + 2 * PAGE, 2 * PAGE, MADV_DONTNEED));
+	CHECK(!memory[2 * PAGE] && !memory[3 * PAGE]);
+	has(2, 2);
+	CHECK(!memory[2 * PAGE] && !memory[3 * PAGE]);
+	same(memory, 0, 2);
+	same(memory, 4, 12);
+	REFUSED(madvise(memory + 5, PAGE, MADV_DONTNEED), EINVAL);
+	same(memory, 4, 12);
+	/* By number, as allocators do it. */
+	CHECK(!syscall(SYS_madvise, memory + 6 * PAGE, PAGE, MADV_DONTNEED));
+	has(6, 1);
+	unmapped();
+	/* Mapped anew, the two are one again. */
+	for (unsigned int i = 0; i < SIZE / PAGE; i++)
+		memory[i * PAGE] = (unsigned char)(i + 1);
+	CHECK(!map_dma(client.container, memory, IOVA, SIZE));
+	same(memory, 0, 16);
+	unmapped();
+	CHECK(!munmap(memory, SIZE));
+}
+
+/* The same in a file, by each way that there is. */
+static void holes(const char *folder)
+{
+	int fd = file_of(folder);
+	bool sealed = !strcmp(folder, "sealed");
+	unsigned char *memory;
+	pid_t pid;
+
+	CHECK(!ftruncate(fd, SIZE));
+	if (sealed)
+		CHECK(!fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK));
+	memory = mapped(fd);
+	CHECK(!madvise(memory, SIZE, MADV_DONTNEED)); /* is nothing here */
+	same(memory, 0, 16);
+	CHECK(!fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, PAGE,
+			 2 * PAGE));
+	CHECK(!memory[PAGE] && !memory[2 * PAGE]);
+	has(1, 2);
+	CHECK(!memory[PAGE] && !memory[2 * PAGE]);
+	same(memory, 0, 1);
+	same(memory, 3, 13);
+
+	CHECK(!madvise(memory + 4 * PAGE, PAGE, MADV_REMOVE));
+	has(4, 1);
+	CHECK(!memory[4 * PAGE]);
+
+	/* A child does it: the file is the same. */
+	pid = fork();
+	CHECK(pid >= 0);
+	if (!pid)
+		_exit(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+				6 * PAGE, PAGE)
+			      ? 1
+			      : 0);
+	CHECK(wait_for(pid) == 0);
+	CHECK(!memory[6 * PAGE]);
+	has(6, 1);
+
+	/* What fails has changed nothing. */
+	REFUSED(fallocate(fd, FALLOC_FL_PUNCH_HOLE, 8 * PAGE, PAGE),
+		EOPNOTSUPP);
+	if (sealed)
+		REFUSED(ftruncate(fd, 8 * PAGE), EPERM);
+	REFUSED(ftruncate(fd, -1), EINVAL);
+	same(memory, 8, 8);
+
+	if (!sealed) {
+		CHECK(!ftruncate(fd, 12 * PAGE));
+		has(12, 4);
+		same(memory, 8, 4);
+		CHECK(!ftruncate(fd, SIZE));
+		CHECK(!memory[12 * PAGE]);
+		has(12, 4);
+	}
+	unmapped();
+	CHECK(!munmap(memory, SIZE) && !close(fd));
+}
+
+/* Two mappings of the same pages stay one to the device. */
+static void twice(void)
+{
+	unsigned char *memory = mapped(-1);
+	const uint64_t second = IOVA + SIZE;
+
+	CHECK(!map_dma(client.container, memory + PAGE, second, PAGE));
+	CHECK(!madvise(memory, 4 * PAGE, MADV_DONTNEED));
+	CHECK(device_writes(16, 0x66)); /* by the second */
+	CHECK(device_reads(1) == 0x66);
+	CHECK(!unmap_dma(client.container, second, PAGE));
+	unmapped();
+	CHECK(!munmap(memory, SIZE));
+}
+
+/* What a child maps and takes along goes, unless somebody else has it too. */
+static void mapper_ends(void)
+{
+	unsigned char *memory = mmap(NULL, SIZE, PROT_READ | PROT_WRITE,
+				     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	int fd = memfd_create("ram", MFD_CLOEXEC);
+	unsigned char *file;
+	pid_t pid;
+
+	CHECK(memory != MAP_FAILED && !ftruncate(fd, PAGE));
+	file = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	pid = fork();
+	CHECK(pid >= 0);
+	if (!pid) {
+		memory[0] = 1;
+		file[0] = 17;
+		CHECK(!map_dma(client.container, memory, IOVA, SIZE));
+		CHECK(!map_dma(client.container, file, IOVA + SIZE, PAGE));
+		_exit(0);
+	}
+	CHECK(wait_for(pid) == 0);
+	CHECK(device_reads(16) == 17 && device_writes(16, 0x33));
+	CHECK(file[0] == 0x33);
+	CHECK(!unmap_dma(client.container, IOVA + SIZE, PAGE));
+	/* Nobody has an fd of this: it takes a daemon that can look for it. */
+	if (device_writes(0, 0x44))
+		CHECK(memory[0] == 0x44);
+	unmapped();
+	CHECK(!munmap(memory, SIZE) && !munmap(file, PAGE) && !close(fd));
+}
+
+int main(int argc, char **argv)
+{
+	CHECK(argc > 3);
+	client = set_up(argv);
+	addresses(-1);
+	int fd = file_of("memfd");
+	CHECK(!ftruncate(fd, SIZE));
+	addresses(fd);
+	CHECK(!close(fd));
+	discarded();
+	holes("memfd");
+	holes("sealed");
+	holes(argv[3]);
+	twice();
+	mapper_ends();
+	tear_down(&client);
+	puts("ok");
+	return 0;
+}

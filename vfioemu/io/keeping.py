@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: MIT
+"""Keeping for hardware what a client takes away: munmap(), MAP_FIXED, MADV_DONTNEED, mremap(), holes in files.
+
+An IOMMU holds pages. Their addresses may come to mean something else, and their file may get new pages in their place: the device
+goes on with the old ones, which the program cannot see any more. So a copy, made here before they go, is as good as they are, if
+nobody writes in between: DMA does not, for it waits for the container's lock, and whoever takes memory away while others write
+to it does not know what he does on any machine. The client says what goes before it goes (protocol/wire.md section 7), and
+afterwards, if it has not gone, or only moved.
+"""
+
+import mmap
+import os
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from vfioemu.core.effects import Buffer, PagesRead, PagesWrite, Steps, locked
+from vfioemu.core.errors import IoctlError
+from vfioemu.core.locks import Lock
+from vfioemu.core.slices import Slices
+from vfioemu.io.mm import PAGE
+from vfioemu.io.pages import ClientPages, FileId, Piece
+
+if TYPE_CHECKING:
+    from vfioemu.io.limits import Limits
+    from vfioemu.io.memory import ClientSpace, Ledger
+
+_STEP: Final = 1 << 18
+_WORK_SHIFT: Final = 11
+"""Bytes of a copy that are a unit of work."""
+_JOURNAL: Final = 4096
+"""Writes that are remembered one by one."""
+_OUTSTANDING: Final = 256
+"""Parts that may be about to go at the same time, in several threads."""
+
+
+class Kept:
+    """What is kept: as large as the part that goes, with as much memory as there are pages in it.
+
+    Args:
+        size: bytes.
+        ledger: who pays.
+    """
+
+    __slots__ = ("__weakref__", "_map", "file", "journal", "local", "offset", "vaddr")
+
+    def __init__(self, size: int, ledger: "Ledger") -> None:
+        self._map = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.local = self.vaddr = self.offset = 0
+        self.file: FileId | None = None
+        self.journal: list[tuple[int, int]] | None = []
+        ledger.add(1, size)
+        weakref.finalize(self, ledger.add, -1, -size)
+
+    def read(self, at: int, size: int) -> bytes:
+        """Bytes at an offset."""
+        return self._map[at : at + size]
+
+    def write(self, at: int, data: Buffer) -> None:
+        """Change them, and remember where, in case that they have to be given back."""
+        view = memoryview(data).cast("B")
+        self._map[at : at + len(view)] = view
+        if self.journal is not None:
+            self.journal.append((at, len(view)))
+            if len(self.journal) > _JOURNAL:
+                self.journal = [(0, len(self._map))]
+
+    def fill(self, at: int, data: bytes) -> None:
+        """Copy in what was there; zeros cost nothing."""
+        if data.count(0) != len(data):
+            self._map[at : at + len(data)] = data
+
+
+class Left(NamedTuple):
+    """A part of pinned pages that is about to go.
+
+    Attributes:
+        file: of which file; None: from an address.
+        at: where in the file, or the address.
+        pages: of which pages.
+        old: where it was.
+        new: where it is kept.
+    """
+
+    file: FileId | None
+    at: int
+    pages: "weakref.ref[ClientPages]"
+    old: Piece
+    new: Piece
+
+
+def leaves(space: "ClientSpace", vaddr: int, size: int, ledger: "Ledger", limits: "Limits") -> Steps[int]:
+    """[vaddr, vaddr+size) is about to mean something else: keep what hardware holds there.
+
+    Returns:
+        How many bytes are kept.
+
+    Raises:
+        IoctlError: ENOSPC: more than the process may have.
+    """
+    end = vaddr + size
+    found = {
+        pages
+        for pages in space.pinned.by_address.get(space, ())
+        if any(piece.vaddr < end and piece.vaddr + _size(piece) > vaddr for piece in pages.pieces)
+    }
+    return (
+        yield from _keep(
+            space, found, lambda: _at_address(found, space, vaddr, end), None, -1, ledger, limits
+        )
+    )
+
+
+def hole(
+    space: "ClientSpace",
+    file: FileId,
+    offset: int,
+    size: int,
+    fd: int,
+    ledger: "Ledger",
+    limits: "Limits",
+) -> Steps[int]:
+    """The pages of a file in [offset, offset+size) are about to be given up: keep those that hardware holds, whosever.
+
+    Args:
+        space: who says so.
+        file: which.
+        offset: where.
+        size: bytes.
+        fd: the file; -1: what is there is read through the mappings.
+        ledger: who pays.
+        limits: how much.
+
+    Returns:
+        How many bytes are kept.
+
+    Raises:
+        IoctlError: ENOSPC.
+    """
+    found = set(space.pinned.by_file.get(file, ()))
+    return (
+        yield from _keep(
+            space, found, lambda: _in_file(found, file, offset, offset + size), file, fd, ledger, limits
+        )
+    )
+
+
+def _keep(
+    space: "ClientSpace",
+    found: set[ClientPages],
+    parts_now: "Callable[[], list[Part]]",
+    file: FileId | None,
+    fd: int,
+    ledger: "Ledger",
+    limits: "Limits",
+) -> Steps[int]:
+    _forget(space)
+    if not found:
+        return 0
+    with _locks(found) as locks:
+        for lock in locks.wanted:
+            yield from locked(lock)
+            locks.taken.append(lock)
+        parts = parts_now()
+        if file is None and parts:
+            _leave_shared(parts)
+            parts = parts_now()
+        if not parts:
+            return 0
+        low = parts[0][0]
+        size = max(at + _size(piece) for at, _, piece in parts) - low
+        ledger.refuse(size, limits)
+        kept = Kept(size, ledger)
+        total = yield from _copy(parts, kept, low, fd)
+        for at, pages, old in parts:
+            new = Piece(old.start, old.end, old.space, old.vaddr, kept, at - low)
+            pages.replace(new)
+            pages.holder.moved()
+            space.left.append(Left(file, at, weakref.ref(pages), old, new))
+        return total
+
+
+def _leave_shared(parts: "list[Part]") -> None:
+    """What is shared with somebody, or mapped once more, is reached there: a copy would not be the same to them."""
+    first, last = parts[0][0], max(at + _size(piece) for at, _, piece in parts)
+    for _, pages, piece in parts:
+        if piece.shared is None:
+            continue
+        old = next(each for each in pages.pieces if each.start <= piece.start < each.end)
+        if (old.start, old.end) != (piece.start, piece.end):
+            pages.replace(piece)
+        if pages.look_elsewhere(piece.start, (first, last)):
+            pages.holder.moved()
+
+
+def returns(space: "ClientSpace", vaddr: int, size: int, to: int) -> Steps[int]:
+    """What has left [vaddr, vaddr+size) is at `to`: it has only moved, or has not gone at all.
+
+    Returns:
+        How many bytes that devices wrote in between are there as well now.
+    """
+    total = 0
+    for left in [left for left in space.left if left.file is None and vaddr <= left.at < vaddr + size]:
+        end = min(left.old.end, left.old.start + vaddr + size - left.at)
+        place = Piece(left.old.start, end, space, to + left.at - vaddr, None, 0)
+        total += yield from _give_back(space, left, place)
+    return total
+
+
+def filled(space: "ClientSpace", file: FileId, offset: int, size: int) -> Steps[int]:
+    """The hole has not been made; returns as `returns`."""
+    total = 0
+    for left in [left for left in space.left if left.file == file and offset <= left.at < offset + size]:
+        total += yield from _give_back(space, left, left.old)
+    return total
+
+
+def _give_back(space: "ClientSpace", left: Left, place: Piece) -> Steps[int]:
+    space.left.remove(left)
+    pages = left.pages()
+    if pages is None:
+        return 0
+    total = 0
+    yield from locked(pages.holder.lock)
+    try:
+        if left.new not in pages.pieces:
+            return 0
+        kept = left.new.window
+        assert isinstance(kept, Kept)
+        pages.replace(place)
+        pages.holder.moved()
+        for at, count in kept.journal or ():
+            first = max(at, left.new.at)
+            last = min(at + count, left.new.at + _size(place))
+            if first < last:
+                yield PagesWrite(pages, place.start + first - left.new.at, kept.read(first, last - first))
+                total += last - first
+    finally:
+        pages.holder.lock.release()
+    return total
+
+
+class _Locks:
+    def __init__(self, wanted: list[Lock]) -> None:
+        self.wanted = wanted
+        self.taken: list[Lock] = []
+
+
+@contextmanager
+def _locks(found: Iterable[ClientPages]) -> Iterator[_Locks]:
+    """The locks of all containers, in an order of their own: nobody else takes two."""
+    locks = _Locks(sorted({pages.holder.lock for pages in found}, key=id))
+    try:
+        yield locks
+    finally:
+        for lock in locks.taken:
+            lock.release()
+
+
+def _size(piece: Piece) -> int:
+    return piece.end - piece.start
+
+
+Part = tuple[int, ClientPages, Piece]
+"""Where a piece is, in the address space or in the file; of what; the piece."""
+
+
+def _at_address(found: Iterable[ClientPages], space: "ClientSpace", vaddr: int, end: int) -> list[Part]:
+    parts: list[Part] = []
+    for pages in found:
+        for piece in pages.pieces:
+            first, last = max(vaddr, piece.vaddr), min(end, piece.vaddr + _size(piece))
+            if piece.window is None and piece.space is space and first < last:
+                start = piece.start + first - piece.vaddr
+                parts.append((first, pages, piece.cut(start, start + last - first)))
+    return sorted(parts, key=lambda part: part[0])
+
+
+def _in_file(found: Iterable[ClientPages], file: FileId, offset: int, end: int) -> list[Part]:
+    parts: list[Part] = []
+    for pages in found:
+        for piece in pages.pieces:
+            at = piece.in_file(file)
+            if at is not None and max(offset, at) < (last := min(end, at + _size(piece))):
+                first = max(offset, at)
+                start = piece.start + first - at
+                parts.append((first, pages, piece.cut(start, start + last - first)))
+    return sorted(parts, key=lambda part: part[0])
+
+
+def _copy(parts: list[Part], kept: Kept, low: int, fd: int = -1) -> Steps[int]:
+    """Copy what is in the parts, each address once; returns how many bytes that is."""
+    slices = Slices()
+    done = low
+    total = 0
+    for at, pages, piece in parts:
+        position = max(at, done)
+        end = at + _size(piece)
+        while position < end:
+            count = min(_STEP, end - position)
+            offset = piece.start + position - at
+            data = os.pread(fd, count, position) if fd >= 0 else (yield from _read(pages, offset, count))
+            kept.fill(position - low, data)
+            position += count
+            total += count
+            if slices.done(count >> _WORK_SHIFT):
+                yield from slices.breathe()
+        done = max(done, end)
+    return total
+
+
+def _read(pages: ClientPages, offset: int, size: int) -> Steps[bytes]:
+    """What can be read; zeros for pages that are not there."""
+    try:
+        data: bytes = yield PagesRead(pages, offset, size)
+    except IoctlError:
+        if size <= PAGE:
+            return bytes(size)
+    else:
+        return data
+    whole = bytearray(size)
+    for at in range(0, size, PAGE):
+        whole[at : at + PAGE] = yield from _read(pages, offset + at, min(PAGE, size - at))
+    return bytes(whole)
+
+
+def _forget(space: "ClientSpace") -> None:
+    """Calls that are over long since have said by now if something came back."""
+    while len(space.left) > _OUTSTANDING:
+        kept = space.left.pop(0).new.window
+        if isinstance(kept, Kept):
+            kept.journal = None

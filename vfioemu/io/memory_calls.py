@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: MIT
+"""What a client says of its memory: shared, taken back, about to go, gone, come back (protocol/wire.md section 7)."""
+
+import errno
+import fcntl
+import logging
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from vfioemu.core.effects import Steps
+from vfioemu.core.errors import IoctlError
+from vfioemu.io import keeping
+from vfioemu.io.call import Call
+from vfioemu.io.connection import PeerError
+from vfioemu.io.mm import TOP
+from vfioemu.wire import messages as m
+
+if TYPE_CHECKING:
+    from vfioemu.io.pages import FileId
+    from vfioemu.io.server import Server
+    from vfioemu.io.session import Session
+
+CALLS: Final = frozenset({m.MEM_SHARE, m.MEM_UNSHARE, m.MEM_LEAVES, m.MEM_RETURNS, m.MEM_HOLE})
+_WITH_FD: Final = frozenset({m.MEM_SHARE, m.MEM_HOLE})
+DISCARDED: Final = "discarded"
+UNMAPPED: Final = "unmapped"
+NOT_KEPT: Final = "not kept"
+
+Args = tuple[int, int, int, int]
+
+
+class MemoryCalls:
+    """Serves them for one connection.
+
+    Args:
+        server: whose clients.
+        session: of the client.
+        call: what performs effects for the connection.
+    """
+
+    __slots__ = ("_call", "_server", "_session")
+
+    def __init__(self, server: "Server", session: "Session", call: Call) -> None:
+        self._server = server
+        self._session = session
+        self._call = call
+
+    async def serve(self, type: int, seq: int, args: Args, fd: int) -> int:
+        """Answer one; IoctlError, OSError, PeerError for an fd where none belongs."""
+        session = self._session
+        if fd >= 0 and type not in _WITH_FD:
+            await self._server.bury_for(fd, session)
+            raise PeerError("an fd where none belongs")
+        if type == m.MEM_SHARE:
+            await self._share(args, fd)
+            return 0
+        if type == m.MEM_UNSHARE:
+            session.space.unshare(args[0], args[1])
+            return 0
+        if type == m.MEM_HOLE:
+            return await self._hole(seq, args, fd)
+        vaddr, size = _range(args)
+        if type == m.MEM_RETURNS:
+            if args[2] + size > TOP:
+                raise IoctlError(errno.EINVAL, f"{size:#x} bytes return to {args[2]:#x}")
+            return await self._run(seq, lambda: keeping.returns(session.space, vaddr, size, args[2]))
+        return await self._leaves(seq, vaddr, size, args[2])
+
+    async def _run(self, seq: int, make: Callable[[], Steps[int]]) -> int:
+        self._call.begin(seq, 0, None, writable=False)
+        try:
+            result: Any = await self._call.run(make)
+        finally:
+            self._call.end()
+        return int(result)
+
+    async def _share(self, args: Args, fd: int) -> None:
+        if fd < 0:
+            raise IoctlError(errno.EBADF, "MEM_SHARE without an fd")
+        session = self._session
+        try:
+            if not await self._server.can_be_mapped(fd, session):
+                raise IoctlError(errno.EPERM, "a file system that might make us wait")
+            session.space.share(args[0], args[1], fd, args[2], self._server.limits, session.account)
+        except (IoctlError, OSError):
+            await self._server.bury_for(fd, session)
+            raise
+        except trio.Cancelled:
+            self._server.bury(fd, session.account)
+            raise
+        os.close(fd)  # a memfd
+
+    async def _leaves(self, seq: int, vaddr: int, size: int, how: int) -> int:
+        session, server = self._session, self._server
+        where = f"{size:#x} bytes at {vaddr:#x}"
+        try:
+            kept = await self._run(
+                seq, lambda: keeping.leaves(session.space, vaddr, size, session.account, server.limits)
+            )
+        except IoctlError as error:
+            server.remark(
+                session.space, NOT_KEPT, f"{where} go, and {error.why}: devices lose what they had there"
+            )
+            raise
+        if kept and how == m.Leaving.DISCARDED:
+            server.remark(
+                session.space,
+                DISCARDED,
+                f"{where} discarded while mapped for DMA: devices keep the old pages, the program gets new ones",
+            )
+        elif kept and how == m.Leaving.UNMAPPED:
+            server.remark(
+                session.space,
+                UNMAPPED,
+                f"{where} unmapped while mapped for DMA: devices go on with the pages that were there",
+                logging.DEBUG,
+            )
+        return kept
+
+    async def _hole(self, seq: int, args: Args, fd: int) -> int:
+        """MEM_HOLE: arg = offset, size, vaddr (without an fd: of a window of the client's), 1 if it was not made after all."""
+        session, server = self._session, self._server
+        offset, size = _range(args)
+        try:
+            file = self._window_file(args[2]) if fd < 0 else _file_of(fd)
+            if args[3]:
+                return await self._run(seq, lambda: keeping.filled(session.space, file, offset, size))
+            kept = await self._run(
+                seq,
+                lambda: keeping.hole(session.space, file, offset, size, fd, session.account, server.limits),
+            )
+        except IoctlError as error:
+            if error.errno == errno.ENOSPC:
+                server.remark(session.space, NOT_KEPT, f"a hole at {offset:#x} of a file, and {error.why}")
+            raise
+        finally:
+            if fd >= 0:
+                await server.bury_for(fd, session)
+        if kept:
+            server.remark(
+                session.space,
+                DISCARDED,
+                f"{kept:#x} bytes from {offset:#x} of a file discarded while mapped for DMA: "
+                f"devices keep the old pages, the program gets new ones",
+            )
+        return kept
+
+    def _window_file(self, vaddr: int) -> "FileId":
+        window = self._session.space.hold(vaddr, 1)
+        if window is None:
+            raise IoctlError(errno.EINVAL, f"nothing is shared at {vaddr:#x}")
+        return window.file
+
+
+def _range(args: Args) -> tuple[int, int]:
+    start, size = args[0], args[1]
+    if not size or start + size > TOP:
+        raise IoctlError(errno.EINVAL, f"{size:#x} bytes at {start:#x}")
+    return start, size
+
+
+def _file_of(fd: int) -> "FileId":
+    """Which file that is, of whoever may make holes in it."""
+    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+        raise IoctlError(errno.EBADF, "the file is not open for writing")
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
