@@ -139,7 +139,7 @@ static int give_fd(struct vfe_connection *connection,
 		return VFE_LOST;
 	}
 	if (fd >= 0) {
-		vfe_fd_appears(fd);
+		vfe_fd_is_ours(fd);
 		given->fds[given->count++] = fd;
 	}
 	answer->arg[0] = (uint64_t)(int64_t)(fd >= 0 ? fd : -EMFILE);

@@ -37,9 +37,16 @@ void vfe_fd_appears(int fd)
 	if ((unsigned int)fd >= VFE_FDS)
 		return;
 	uint32_t word = atomic_load(&vfe_fds[fd]);
-	while (!atomic_compare_exchange_weak(&vfe_fds[fd], &word,
-					     (word & ~VFE_NOT) + VFE_STEP))
+	while (!atomic_compare_exchange_weak(
+		&vfe_fds[fd], &word, (word & ~(VFE_NOT | VFE_SEEN)) + VFE_STEP))
 		;
+}
+
+void vfe_fd_is_ours(int fd)
+{
+	vfe_fd_appears(fd);
+	if ((unsigned int)fd < VFE_FDS)
+		atomic_fetch_or(&vfe_fds[fd], VFE_SEEN);
 }
 
 void vfe_fd_internal(int fd)
@@ -136,14 +143,16 @@ static bool has_name(int fd)
 }
 
 /* What the kernel says that `file->fd` is. */
-static bool ask(struct vfe_file *file)
+static bool ask(struct vfe_file *file, bool *forbidden)
 {
 	struct sockaddr_un name;
 	int size = sizeof(name) - 1;
 	uint8_t id[16];
+	long error = vfe_sys3(SYS_getpeername, file->fd, &name, &size);
 
-	if (vfe_sys3(SYS_getpeername, file->fd, &name, &size) < 0 ||
-	    name.sun_family != AF_UNIX || size > (int)sizeof(name) - 1 ||
+	*forbidden = VFE_RARE(error < 0) && vfe_forbidden("getpeername", error);
+	if (error < 0 || name.sun_family != AF_UNIX ||
+	    size > (int)sizeof(name) - 1 ||
 	    size < (int)offsetof(struct sockaddr_un, sun_path) + 2 ||
 	    name.sun_path[0])
 		return false;
@@ -155,8 +164,28 @@ static bool ask(struct vfe_file *file)
 	return true;
 }
 
+static bool is_socket(int fd)
+{
+	struct stat status;
+	long error = vfe_sys2(SYS_fstat, fd, &status);
+
+	return error == 0 ? S_ISSOCK(status.st_mode) : error != -EBADF;
+}
+
+/* Nobody says what it is. If it was emulated once, and is a socket still, it is
+ * a file that nothing can be done with, rather than a socket. */
+static bool find_blindly(uint32_t word, struct vfe_file *file)
+{
+	if (!(word & VFE_SEEN) || !is_socket(file->fd))
+		return false;
+	file->kind = VFE_DEVICE;
+	file->serial = 0;
+	return true;
+}
+
 bool vfe_find(int fd, struct vfe_file *file)
 {
+	bool forbidden;
 	uint32_t word = 0;
 	bool known = (unsigned int)fd < VFE_FDS;
 
@@ -173,8 +202,14 @@ bool vfe_find(int fd, struct vfe_file *file)
 			return true;
 		}
 	}
-	if (ask(file))
+	if (ask(file, &forbidden)) {
+		if (known && VFE_RARE(!(word & VFE_SEEN)))
+			atomic_compare_exchange_strong(&vfe_fds[fd], &word,
+						       word | VFE_SEEN);
 		return true;
+	}
+	if (VFE_RARE(forbidden))
+		return find_blindly(word, file);
 	if (VFE_RARE(vfe_is_attribute(fd))) {
 		file->kind = VFE_ATTRIBUTE;
 		file->serial = 0;

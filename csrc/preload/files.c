@@ -68,7 +68,7 @@ int vfe_open(const char *node, int flags)
 		return (int)vfe_result(result);
 	if (call.in_fd < 0)
 		return (int)vfe_result(-EMFILE);
-	vfe_fd_appears(call.in_fd);
+	vfe_fd_is_ours(call.in_fd);
 	if (!(flags & O_CLOEXEC))
 		vfe_sys3(SYS_fcntl, call.in_fd, F_SETFD, 0);
 	if (flags & (O_NONBLOCK | O_APPEND)) /* for F_GETFL: nothing waits */

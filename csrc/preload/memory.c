@@ -3,15 +3,19 @@
  * @file memory.c
  * Our own memory at addresses that the daemon names. A plain access could
  * raise SIGSEGV; /proc/self/mem would ignore protections. So the kernel copies:
- * process_vm_readv() on ourselves, or where that is refused (seccomp) a pipe.
+ * process_vm_readv() on ourselves, or where that is refused (seccomp) a pipe,
+ * or where there is none either, we do it, page by page, after having asked.
  */
 #include <errno.h>
+#include <signal.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
 
 #include "maps.h"
 #include "preload.h"
 #include "sys.h"
+#include "text.h"
 
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ  22
@@ -20,6 +24,44 @@
 
 #define PAGE 4096ul
 
+/*
+ * Whether what can be read, within a page, can be written to: rt_sigprocmask()
+ * writes what our mask is. Inside, if there is room; else also to what is
+ * beside it, which gets back what it had.
+ */
+static bool can_be_written(const char *to, size_t size)
+{
+	uintptr_t at = ((uintptr_t)to + 7) & ~7ul;
+	uint64_t saved;
+	long error;
+
+	if (at + sizeof(saved) > (uintptr_t)to + size)
+		at = (uintptr_t)to & ~7ul;
+	memcpy(&saved, (const void *)at, sizeof(saved));
+	error = vfe_sys4(SYS_rt_sigprocmask, SIG_BLOCK, NULL, at,
+			 sizeof(saved));
+	if (!error)
+		memcpy((void *)at, &saved, sizeof(saved));
+	return !error;
+}
+
+static int copy_by_hand(char *ours, char *theirs, size_t size, bool out)
+{
+	while (size) {
+		size_t part = PAGE - ((uintptr_t)theirs & (PAGE - 1));
+
+		part = part < size ? part : size;
+		if (!vfe_is_readable((uintptr_t)theirs) ||
+		    (out && !can_be_written(theirs, part)))
+			return -EFAULT;
+		memcpy(out ? theirs : ours, out ? ours : theirs, part);
+		ours += part;
+		theirs += part;
+		size -= part;
+	}
+	return 0;
+}
+
 /* Through a pipe, a page at a time, which it always has room for. */
 static int copy_by_pipe(char *to, const char *from, size_t size)
 {
@@ -27,7 +69,7 @@ static int copy_by_pipe(char *to, const char *from, size_t size)
 	int error = 0;
 
 	if (vfe_sys2(SYS_pipe2, ends, O_CLOEXEC) < 0)
-		return -EFAULT;
+		return -ENOSYS;
 	while (size && !error) {
 		size_t part = size < PAGE ? size : PAGE;
 
@@ -43,6 +85,14 @@ static int copy_by_pipe(char *to, const char *from, size_t size)
 	return error;
 }
 
+static int otherwise(char *ours, char *theirs, size_t size, bool out)
+{
+	int error = out ? copy_by_pipe(theirs, ours, size)
+			: copy_by_pipe(ours, theirs, size);
+
+	return error == -ENOSYS ? copy_by_hand(ours, theirs, size, out) : error;
+}
+
 static int copy(long call, char *ours, const char *theirs, size_t size)
 {
 	bool out = call == SYS_process_vm_writev;
@@ -55,9 +105,8 @@ static int copy(long call, char *ours, const char *theirs, size_t size)
 				     VFE_ARG(&remote), 1, 0);
 
 		if (done < 0 && done != -EFAULT) /* refused, by whomever */
-			return out ? copy_by_pipe((char *)(uintptr_t)theirs,
-						  ours, size)
-				   : copy_by_pipe(ours, theirs, size);
+			return otherwise(ours, (char *)(uintptr_t)theirs, size,
+					 out);
 		if (done <= 0)
 			return -EFAULT;
 		ours += done;

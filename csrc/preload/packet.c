@@ -47,6 +47,8 @@ int vfe_send(struct vfe_connection *connection, struct vfioemu_msg *msg,
 	while (result == -EINTR);
 	if (result == -EFAULT || (result == -EBADF && fd >= 0))
 		return (int)result;
+	if (VFE_RARE(result < 0))
+		vfe_forbidden("sendmsg", result);
 	return result < 0 ? VFE_LOST : 0;
 }
 
@@ -67,8 +69,10 @@ int vfe_receive(struct vfe_connection *connection)
 		size = vfe_sys3(SYS_recvmsg, atomic_load(&connection->fd),
 				&packet, MSG_CMSG_CLOEXEC);
 	while (size == -EINTR);
-	if (size < 0)
+	if (VFE_RARE(size < 0)) {
+		vfe_forbidden("recvmsg", size);
 		return VFE_LOST;
+	}
 	if (packet.msg_controllen >= CMSG_LEN(sizeof(int)) &&
 	    control.header.cmsg_level == SOL_SOCKET &&
 	    control.header.cmsg_type == SCM_RIGHTS)

@@ -109,6 +109,10 @@ VFE_HIDDEN void vfe_say(const char *format, ...)
 			vfe_say(__VA_ARGS__);         \
 	} while (0)
 
+/** Whether a call of ours was forbidden, as by a seccomp filter; then it is
+ * said once, if VFIOEMU_DEBUG asks for anything. */
+VFE_HIDDEN bool vfe_forbidden(const char *call, long result);
+
 /* --- which fds are emulated (fds.c) --- */
 
 enum vfe_kind {
@@ -131,7 +135,8 @@ struct vfe_file {
 #define VFE_FDS	     (1u << 18)
 #define VFE_NOT	     1u /* no emulated fd: nothing else is looked at */
 #define VFE_INTERNAL 2u /* a connection of ours, if it is there: hidden */
-#define VFE_STEP     4u /* counts what an emulated fd may have come by */
+#define VFE_SEEN     4u /* emulated when it was looked at: if it cannot be */
+#define VFE_STEP     8u /* counts what an emulated fd may have come by */
 
 /** One word for each fd; 0 is "not known". See fds.c. */
 VFE_HIDDEN extern _Atomic uint32_t vfe_fds[VFE_FDS];
@@ -155,6 +160,8 @@ static inline bool vfe_emulated(int fd, struct vfe_file *file)
 
 /** A file that may be emulated has come to be at `fd`. */
 VFE_HIDDEN void vfe_fd_appears(int fd);
+/** One that is emulated has. */
+VFE_HIDDEN void vfe_fd_is_ours(int fd);
 
 /** fstat() of a file as from vfe_emulated(); `status` may be any address. */
 VFE_HIDDEN int vfe_fstat(const struct vfe_file *file, void *status);

@@ -3,6 +3,7 @@
  * @file say.c
  * Messages on stderr: one write() each, from anywhere, without libc.
  */
+#include <errno.h>
 #include <stdarg.h>
 
 #include "preload.h"
@@ -89,4 +90,18 @@ void vfe_say(const char *format, ...)
 	va_end(args);
 	line.text[line.size++] = '\n';
 	vfe_sys3(SYS_write, 2, line.text, line.size);
+}
+
+bool vfe_forbidden(const char *call, long result)
+{
+	static atomic_bool said;
+
+	if (result != -EPERM && result != -EACCES && result != -ENOSYS)
+		return false;
+	if (vfe.debug && !atomic_exchange(&said, true))
+		vfe_say("%s() is forbidden (%d), by a seccomp filter perhaps: "
+			"calls on emulated files fail with EIO; "
+			"docs/preload.md says which system calls they need",
+			call, (int)result);
+	return true;
 }

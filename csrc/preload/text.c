@@ -76,7 +76,7 @@ static uintptr_t constant_until(uintptr_t address)
 	return 0;
 }
 
-static bool is_there(uintptr_t address)
+bool vfe_is_readable(uintptr_t address)
 {
 	address &= ~7ul;
 	if (!address) /* NULL is no set, and no fault */
@@ -93,7 +93,7 @@ bool vfe_text_more(struct vfe_text *text)
 	text->known = constant_until(address);
 	if (text->known)
 		return true;
-	if ((address ^ frame) >= PAGE && !is_there(address))
+	if ((address ^ frame) >= PAGE && !vfe_is_readable(address))
 		return false;
 	text->known = (address | (PAGE - 1)) + 1;
 	return true;

@@ -31,6 +31,9 @@ static inline int vfe_peek(struct vfe_text *text)
 	return (unsigned char)*text->at;
 }
 
+/** Whether a byte of the program's can be read, and with it its page. */
+VFE_HIDDEN bool vfe_is_readable(uintptr_t address);
+
 /**
  * Copy a name with its NUL: how long it is without, or a negative errno, which
  * is the kernel's for it: EFAULT, or ENAMETOOLONG if it has VFE_PATH_MAX bytes
