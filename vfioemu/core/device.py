@@ -235,7 +235,7 @@ class Device:
             self.lock.release()
 
     def work(self, now: float) -> Steps[float | None]:
-        """Let the device do what it does by itself, if its migration state lets it run at all.
+        """Let the device do what it does by itself, if its migration state lets it do DMA.
 
         Returns:
             When to call again, in monotonic seconds, or None: not before it calls its `on_wake`.
@@ -245,11 +245,12 @@ class Device:
     def _work(self, now: float) -> Steps[float | None]:
         return (yield from finish(self.model.work(now)))
 
-    def active(self, steps: Steps[T]) -> Steps[T | None]:
+    def active(self, steps: Steps[T], *, dma: bool = True) -> Steps[T | None]:
         """Run `steps` unless the device is stopped or closed; see `Host.active`."""
         yield from locked(self._activity)
         try:
-            if not self.open_count or not self.migration.runs:
+            allowed = self.migration.may_dma if dma else self.migration.runs
+            if not self.open_count or not allowed:
                 steps.close()
                 return None
             return (yield from steps)

@@ -71,7 +71,9 @@ NEXT_HOP: Final[Mapping[int, Mapping[int, int]]] = {
 
 SAVING_STATES: Final = frozenset({STOP_COPY, PRE_COPY, PRE_COPY_P2P})
 RUNNING_STATES: Final = frozenset({RUNNING, RUNNING_P2P, PRE_COPY, PRE_COPY_P2P})
-"""States in which the device may do DMA by itself."""
+"""States in which the device runs."""
+P2P_STATES: Final = frozenset({RUNNING_P2P, PRE_COPY_P2P})
+"""Those of them in which it begins no DMA to other devices; all others may still reach it."""
 
 DEFAULT_CHUNK: Final = 1 << 20
 
@@ -333,8 +335,13 @@ class Migration:
 
     @property
     def runs(self) -> bool:
-        """Whether the device may do DMA."""
+        """Whether the device is not stopped."""
         return self.state in RUNNING_STATES
+
+    @property
+    def may_dma(self) -> bool:
+        """Whether it may do DMA: one that cannot tell what goes to other devices does none in the P2P states."""
+        return self.runs and (self._model.tells_p2p or self.state not in P2P_STATES)
 
     def set_state(self, target: int) -> Steps[DataFile | None]:
         """Go to `target`, arc by arc; a file for the caller if the last arc begins a session.

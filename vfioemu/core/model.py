@@ -142,8 +142,13 @@ class Host(Protocol):
     def signal_irq(self, index: int, subindex: int) -> Steps[bool]:
         """Raise an interrupt; False when no eventfd is set for it."""
 
-    def active(self, steps: Steps[T]) -> Steps[T | None]:
-        """Run `steps` as the device's own activity, as `work` is run; None if the migration state forbids that."""
+    def active(self, steps: Steps[T], *, dma: bool = True) -> Steps[T | None]:
+        """Run `steps` as the device's own activity, as `work` is run; None if the migration state forbids that.
+
+        Args:
+            steps: what to do.
+            dma: it is DMA, which a device that cannot tell DMA to other devices apart does not do in the P2P states.
+        """
 
     def wake(self) -> None:
         """Ask for `work` to be called soon: something that it waits for has changed."""
@@ -168,6 +173,8 @@ class DeviceModel:
         BUS: where a device of this model is unless somebody says otherwise: "pci", or "mdev" for a mediated device.
         pieces_below: accesses to regions with an index below this are made as the kernel's mdev samples make them: in
             naturally aligned pieces of 4, 2 and 1 bytes, wherever they are; any failure is EFAULT.
+        tells_p2p: it tells DMA to other devices from all other DMA, and begins none in the P2P states by itself, or it
+            never does DMA. Without that, the core lets it do no DMA at all in those states.
         awake: it has full power; while it has not, `wake_up` is called before every ioctl, read and write.
         OPTIONS: option names and what they mean, for people.
     """
@@ -185,6 +192,7 @@ class DeviceModel:
     keeps_migration_state: bool = False
     pieces_below: int = 0
     has_dma_logging: bool = False
+    tells_p2p: bool = False
     awake: bool = True
 
     def __init__(self, options: Mapping[str, object]) -> None:
@@ -244,7 +252,7 @@ class DeviceModel:
     def work(self, now: float) -> MaybeSteps[float | None]:
         """Do what the device does by itself and is due at `now` (monotonic seconds).
 
-        Called only while the migration state lets the device run. Do a bounded amount and return.
+        Called only while the migration state lets the device do DMA. Do a bounded amount and return.
 
         Returns:
             When to be called again (`now` for at once), or None: not before `host.wake()`.

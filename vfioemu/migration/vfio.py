@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 import trio
 
 from vfioemu import client
+from vfioemu.migration import configspace
 from vfioemu.migration.background import background
 from vfioemu.migration.cpus import Cpus, Workload
 from vfioemu.migration.guest import Guest
@@ -74,9 +75,14 @@ class VfioDevice:
         self._engine = False
         self._state = u.VFIO_DEVICE_STATE_RUNNING
         self._data: client.DataFd | None = None
+        self._config = configspace.ConfigSpace(file)
+        self._sent_config = False
+        self._end: bytes | None = None
+        """Of a state that is taken in: what may be config space; None before there is any."""
 
     async def open(self) -> None:
         """Find out what it can do."""
+        await whole(self._config.open())
         if await self._file.probe(u.VFIO_DEVICE_FEATURE_MIGRATION):
             self.migration = await self._file.migration_flags()
         self.logging = await self._file.probe(u.VFIO_DEVICE_FEATURE_DMA_LOGGING_START)
@@ -113,9 +119,12 @@ class VfioDevice:
         return await whole(self._file.get_state())
 
     async def set_state(self, state: int) -> None:
-        """MIG_DEVICE_STATE."""
+        """MIG_DEVICE_STATE; a device that has taken in its state gets its config space, before it uses any of it."""
+        if self._end is not None and state != u.VFIO_DEVICE_STATE_RESUMING:
+            await self._finish_state()
         data = await whole(self._file.set_state(state))
         self._state = state
+        self._sent_config = False
         if data is not None:
             self._close_data()
             self._data = data
@@ -126,19 +135,38 @@ class VfioDevice:
         """DEVICE_RESET."""
         await whole(self._file.reset())
         self._state = u.VFIO_DEVICE_STATE_RUNNING
+        self._end = None
         self._close_data()
 
     async def read_state(self, size: int) -> bytes | None:
-        """Read the saving fd; None for ENOMSG."""
+        """Read the saving fd, and at its end config space, in one piece; None for ENOMSG."""
         try:
-            return await whole(self._need_data().read(size))
+            data = b"" if self._sent_config else await whole(self._need_data().read(size))
         except OSError as error:
             if error.errno == errno.ENOMSG:
                 return None
             raise
+        if data or self._state != u.VFIO_DEVICE_STATE_STOP_COPY:
+            return data
+        if self._sent_config:
+            return b""
+        self._sent_config = True
+        return await whole(self._config.save())
 
     async def write_state(self, data: bytes | bytearray) -> None:
-        """Write all of it to the resuming fd."""
+        """Write it to the resuming fd, but for a piece that may be config space, until another one follows."""
+        await self._write(self._end or b"")
+        self._end = bytes(data) if configspace.is_end(data) else b""
+        if not self._end:
+            await self._write(data)
+
+    async def _finish_state(self) -> None:
+        end, self._end = self._end or b"", None
+        own, config = configspace.split(end)
+        await self._write(own)
+        await whole(self._config.restore(config))
+
+    async def _write(self, data: bytes | bytearray) -> None:
         done = 0
         while done < len(data):
             done += await whole(self._need_data().write(memoryview(data)[done:]))

@@ -37,7 +37,7 @@ offset  register      r/w   meaning
                             5 copy ARG2 bytes (at most 1 MiB) from ARG0 to ARG1; 6 raise vector ARG0;
                             with bit 8 set, IRQ_VECTOR is raised when it is done
 0x0a0   RESULT        r     of the last COMMAND: pages, bytes of 5, or a negative errno (EBUSY: stopped by migration, EIO:
-                            no bus master)
+                            no bus master; EINPROGRESS: 3 and 5 are put off in the P2P states, and go on afterwards)
 0x0a8   IRQ_VECTOR    rw    which vector the device raises, 0 to 7; of MSI, n modulo the vectors that are enabled
 0x0b0   IRQ_STATUS    rw1c  bit n: vector n has been raised since it was cleared; while a bit is set, INTx is asserted
 0x0b8   DOORBELL      w     writing n: COMMAND 3 with ARG0 = n, and IRQ_VECTOR when it is done
@@ -49,7 +49,7 @@ offset  register      r/w   meaning
 0x128   PINNED        r     pins held now
 0x130   IRQS          r     interrupts raised
 0x138   LAST_IOVA     r     of the last write
-0x140   ACTIVE        r     1 while RUN is set and the migration state lets the device run
+0x140   ACTIVE        r     1 while RUN is set and the migration state lets the device do DMA
 ======  ============  ====  ===========================================================================================
 """
 
@@ -145,6 +145,8 @@ COMMAND_INTERRUPT: Final = 1 << 8
 """Beside a command: raise IRQ_VECTOR when it is done."""
 MAX_COPY: Final = 1 << 20
 """How many bytes command 5 copies at once; more is -EINVAL."""
+MAX_PUT_OFF: Final = 64
+"""How many commands wait in the P2P states, RESULT being -EINPROGRESS; more are -EBUSY."""
 CONTROL_RUN: Final = 1
 
 STAMP_MAGIC: Final = b"VFE-DMA\0"

@@ -2,17 +2,28 @@
 """The commands of a dma-engine: what its driver has it do at once."""
 
 import errno
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 from vfioemu.core.effects import Steps
 from vfioemu.core.errors import IoctlError
+from vfioemu.core.migration import P2P_STATES
 from vfioemu.core.model import Host
 from vfioemu.devices.dma_engine.activity import Activity
 from vfioemu.devices.dma_engine.registers import Registers
-from vfioemu.uapi.dma_engine import AREA_END, MAX_COPY, MAX_WRITE, MSIX_VECTORS, Command
+from vfioemu.uapi.dma_engine import (
+    AREA_END,
+    COMMAND_INTERRUPT,
+    MAX_COPY,
+    MAX_PUT_OFF,
+    MAX_WRITE,
+    MSIX_VECTORS,
+    Command,
+)
 
 _U64: Final = (1 << 64) - 1
+_DMA: Final = frozenset({Command.WRITE, Command.COPY})
 
 
 class Commands:
@@ -24,6 +35,10 @@ class Commands:
         activity: its DMA.
         may_dma: whether it is a bus master, or need not be one.
         interrupt: raises a vector.
+        done: raises IRQ_VECTOR.
+
+    Attributes:
+        put_off: what is to be done when the device may do DMA again: commands with their arguments.
     """
 
     def __init__(
@@ -33,34 +48,66 @@ class Commands:
         activity: Activity,
         may_dma: Callable[[], bool],
         interrupt: Callable[[int], Steps[None]],
+        done: Callable[[], Steps[None]],
     ) -> None:
         self._host = host
         self._registers = registers
         self._activity = activity
         self._may_dma = may_dma
         self._interrupt = interrupt
+        self._done = done
+        self._within_work = False
+        self.put_off: deque[tuple[int, int, int, int]] = deque()
 
     def execute(self, command: int, arguments: tuple[int, int, int]) -> Steps[int]:
-        """What RESULT is afterwards: how much was done, or a negative errno."""
+        """What RESULT is afterwards: how much was done, or a negative errno.
+
+        In the P2P states DMA is put off, since nobody knows which of it would go to another device: -EINPROGRESS.
+        """
+        if command & ~COMMAND_INTERRUPT in _DMA and self._host().migration_state in P2P_STATES:
+            if len(self.put_off) >= MAX_PUT_OFF:
+                return -errno.EBUSY
+            self.put_off.append((command, *arguments))
+            return -errno.EINPROGRESS
+        return (yield from self._run(command, *arguments))
+
+    def go_on(self) -> Steps[int | None]:
+        """Within the device's `work`, do the first of what was put off: as `execute`; None if there is nothing."""
+        if not self.put_off:
+            return None
+        command = self.put_off.popleft()
+        self._within_work = True
         try:
-            return (yield from self._execute(command, *arguments))
+            return (yield from self._run(*command))
+        finally:
+            self._within_work = False
+
+    def _run(self, command: int, arg0: int, arg1: int, arg2: int) -> Steps[int]:
+        try:
+            result = yield from self._execute(command & ~COMMAND_INTERRUPT, arg0, arg1, arg2)
         except IoctlError as error:
-            return -error.errno
+            result = -error.errno
+        if command & COMMAND_INTERRUPT:
+            if self._within_work:
+                yield from self._done()
+            else:
+                yield from self._host().active(self._done(), dma=False)
+        return result
 
     def _execute(self, command: int, arg0: int, arg1: int, arg2: int) -> Steps[int]:
         if command == Command.WRITE:
             return (yield from self._write(arg0))
         if command == Command.PIN:
-            yield from self._active(self._activity.begin_to_pin())
+            yield from self._active(self._activity.begin_to_pin(), dma=False)
             return (yield from self._host().pin(arg0, _int32(arg1), arg2 & 0xFFFFFFFF))
         if command == Command.UNPIN:
             return (yield from self._host().unpin(arg0, min(arg1, (1 << 63) - 1)))
         if command == Command.UNPIN_ALL:
-            return (yield from self._active(self._unpin_all()))
+            return (yield from self._active(self._unpin_all(), dma=False))
         if command == Command.COPY:
             return (yield from self._copy(arg0, arg1, arg2))
         if command == Command.INTERRUPT and arg0 < MSIX_VECTORS:
-            return (yield from self._active(self._raise(arg0)))
+            return (yield from self._active(self._raise(arg0), dma=False))
         raise IoctlError(errno.EINVAL, f"no command {command:#x} with {arg0:#x}")
 
     def _write(self, count: int) -> Steps[int]:
@@ -90,9 +137,11 @@ class Commands:
         if not self._may_dma():
             raise IoctlError(errno.EIO, "the function is no bus master")
 
-    def _active(self, steps: Steps[int]) -> Steps[int]:
+    def _active(self, steps: Steps[int], *, dma: bool = True) -> Steps[int]:
         """Do something that excludes `work`; EBUSY while the device is stopped."""
-        result = yield from self._host().active(steps)
+        if self._within_work:
+            return (yield from steps)
+        result = yield from self._host().active(steps, dma=dma)
         if result is None:
             raise IoctlError(errno.EBUSY, "the device is stopped")
         return result

@@ -11,6 +11,7 @@ from vfioemu.core.dma_logging import DirtySink, LogRange
 from vfioemu.core.effects import Steps
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.migration import (
+    P2P_STATES,
     PRE_COPY,
     PRE_COPY_P2P,
     RESUMING,
@@ -25,47 +26,30 @@ from vfioemu.core.model import MaybeSteps
 from vfioemu.devices.dma_engine import log
 from vfioemu.devices.dma_engine.activity import Activity
 from vfioemu.devices.dma_engine.commands import Commands
+from vfioemu.devices.dma_engine.function import describe
 from vfioemu.devices.dma_engine.journal import Journal
-from vfioemu.devices.dma_engine.migrate import LIMIT, EngineResuming, EngineSaving, State, stop_size
+from vfioemu.devices.dma_engine.memory import BIG_BAR, BarMemory
+from vfioemu.devices.dma_engine.migrate import (
+    LIMIT,
+    EngineResuming,
+    EngineSaving,
+    State,
+    refuse_shape,
+    shape,
+    stop_size,
+)
 from vfioemu.devices.dma_engine.options import Options
 from vfioemu.devices.dma_engine.registers import Registers
 from vfioemu.devices.dma_engine.vectors import Vectors
 from vfioemu.devices.dma_engine.writer import Writer
-from vfioemu.devices.pci import Bar, Function, Msi, MsiX, PciFunction, PowerManagement, names
+from vfioemu.devices.pci import PciFunction, names
 from vfioemu.kernel.dma import Op
 from vfioemu.kernel.log import DirtyLog
 from vfioemu.uapi import dma_engine as u
 from vfioemu.uapi.dma_engine import Command, Register
 
-BIG_BAR: Final = 4
 _U64: Final = (1 << 64) - 1
 _PRECOPYING: Final = frozenset({PRE_COPY, PRE_COPY_P2P})
-_PAGE: Final = 4096
-
-
-def _function(big_bar: int) -> Function:
-    bars = {
-        0: Bar(u.BAR_SIZE, areas=((u.RING_OFFSET, u.BAR_SIZE - u.RING_OFFSET),)),
-        2: Bar(
-            _PAGE, areas=()
-        ),  # QEMU without KVM asks for the dirty bitmap of mapped BARs in pieces around a table
-    }
-    if big_bar:
-        bars[BIG_BAR] = Bar(big_bar, kind="mem64", prefetchable=True, memory=True)
-    return Function(
-        vendor=u.VENDOR_ID,
-        device=u.DEVICE_ID,
-        revision=1,
-        class_code=0x088000,
-        subsystem=(u.VENDOR_ID, 1),
-        interrupt_pin=1,
-        bars=bars,
-        capabilities=(
-            PowerManagement(),
-            Msi(u.MSI_VECTORS, is_64bit=True),
-            MsiX(u.MSIX_VECTORS, table_bar=2, table_offset=0, pba_bar=2, pba_offset=0x800),
-        ),
-    )
 
 
 class DmaEngine(PciFunction):
@@ -75,7 +59,7 @@ class DmaEngine(PciFunction):
 
     def __init__(self, options: Mapping[str, object]) -> None:
         self.options = Options.parse(options)
-        super().__init__(options, _function(self.options.big_bar))
+        super().__init__(options, describe(self.options.big_bar))
         self.migration_flags = self.options.migration
         self.has_dma_logging = self.options.logging
         self.registers = Registers(self.options.pins, self.options.pin_modes)
@@ -85,8 +69,14 @@ class DmaEngine(PciFunction):
         self.vectors = Vectors(self.interrupt, self.set_intx)
         self.activity = Activity(self, self.options, self.registers, self.writer, self.journal)
         self.log: DirtyLog | None = None
+        self.memory = BarMemory(self.options.big_bar, self.bar_memory)
         self._commands = Commands(
-            lambda: self.host, self.registers, self.activity, lambda: self.may_dma, self._raise
+            lambda: self.host,
+            self.registers,
+            self.activity,
+            lambda: self.may_dma,
+            self._raise,
+            self.raise_vector,
         )
         self._registers_answer = False
         self._result = 0
@@ -128,23 +118,13 @@ class DmaEngine(PciFunction):
         self.writer.device_id = default if self.options.id is None else self.options.id
         self.activity.reset()
         self.vectors.reset()
-        self._clear_memory()
+        self.memory.clear()
+        self._commands.put_off.clear()
         self._result = 0
         self._running = True
         self._saving = None
         self._resuming = None
         yield from self.host.unpin_range(0, _U64 + 1)
-
-    def _clear_memory(self) -> None:
-        for bar, offset, size in self._memory_areas():
-            self.bar_memory(bar).write(offset, bytes(size))
-
-    def _memory_areas(self) -> Sequence[tuple[int, int, int]]:
-        """(BAR, offset, size) of what is memory and not registers."""
-        areas = [(0, u.RING_OFFSET, u.BAR_SIZE - u.RING_OFFSET)]
-        if self.options.big_bar:
-            areas.append((BIG_BAR, 0, self.options.big_bar))
-        return areas
 
     def dma_unmap(self, iova: int, size: int) -> Steps[None]:
         """Give back what is pinned there."""
@@ -152,8 +132,12 @@ class DmaEngine(PciFunction):
         return self.host.unpin_range(iova, size)
 
     def work(self, now: float) -> Steps[float | None]:
-        """Do the writes that are due; says when the next ones are."""
-        return self.activity.work(now)
+        """Do what was put off, or the writes that are due; says when the next ones are."""
+        result = yield from self._commands.go_on()
+        if result is not None:
+            self._result = result
+            return now
+        return (yield from self.activity.work(now))
 
     def inspect(self, what: str, arguments: Mapping[str, object]) -> object:
         """``registers``: their values by name. ``writes``: the journal, see `Journal.tell`."""
@@ -287,12 +271,10 @@ class DmaEngine(PciFunction):
         elif register == Register.RATE or (register == Register.CONTROL and not was_running):
             self.activity.pace.restart()
         if was_running and not self.registers[Register.CONTROL]:
-            yield from self.host.active(self.activity.release())
+            yield from self.host.active(self.activity.release(), dma=False)
 
     def _execute(self, command: int, arguments: tuple[int, int, int]) -> Steps[None]:
-        self._result = yield from self._commands.execute(command & ~u.COMMAND_INTERRUPT, arguments)
-        if command & u.COMMAND_INTERRUPT:
-            yield from self.host.active(self.raise_vector())
+        self._result = yield from self._commands.execute(command, arguments)
 
     # --- DMA logging ---
 
@@ -337,7 +319,7 @@ class DmaEngine(PciFunction):
             stream = self._resuming = EngineResuming(LIMIT + 2 * self.options.big_bar)
         elif current == RESUMING:
             yield from self._load()
-        was_running, self._running = self._running, target in RUNNING_STATES
+        was_running, self._running = self._running, target in RUNNING_STATES - P2P_STATES
         if self._running and not was_running:
             self.activity.pace.restart()
             self.host.wake()
@@ -347,9 +329,20 @@ class DmaEngine(PciFunction):
         return EngineSaving(self.registers, self._state, self.options.type, precopy=precopy)
 
     def _state(self) -> State:
-        memory = [(bar, at, self.bar_memory(bar).read(at, size)) for bar, at, size in self._memory_areas()]
-        numbers = (*self.writer.dump(), self.vectors.status)
-        return State(self.registers.dump(), numbers, self.save_pci(), memory)
+        numbers = (
+            *self.writer.dump(),
+            self.vectors.status,
+            int(self.interrupts.line),
+            self.interrupts.messages.pending,
+        )
+        return State(
+            shape(self.function),
+            self.registers.dump(),
+            numbers,
+            self.save_pci() if self.options.config else b"",
+            list(self.memory.chunks()),
+            list(self._commands.put_off),
+        )
 
     def _load(self) -> Steps[None]:
         """Take over what was written; a device that cannot is lost until it is reset."""
@@ -358,27 +351,40 @@ class DmaEngine(PciFunction):
             return
         try:
             state = resuming.state(self.options.type)
-            self._check_memory(state)
+            *counters, status, line, pending = state.numbers
+            self._check(state, line, pending)
             self.registers.load(state.registers)
-            self.vectors.load(state.numbers[-1])
+            self.vectors.load(status)
         except IoctlError as error:
             raise StateLost(errno.EINVAL, error.why) from error
-        yield from self.load_pci(state.pci)
-        self.writer.load(state.numbers[:-1])
-        self._clear_memory()
-        for bar, offset, data in state.memory:
-            self.bar_memory(bar).write(offset, data)
+        if state.pci:
+            yield from self.load_pci(state.pci)
+        else:
+            yield from self.interrupts.set_line(bool(line))
+        self.interrupts.messages.pending = pending
+        yield from self.interrupts.deliver()
+        self.writer.load(tuple(counters))
+        self.memory.load(state.memory)
+        self._commands.put_off.extend(state.put_off)
 
-    def _check_memory(self, state: State) -> None:
-        areas = {bar: (offset, offset + size) for bar, offset, size in self._memory_areas()}
-        for bar, offset, data in state.memory:
-            start, end = areas.get(bar, (0, 0))
-            if not start <= offset <= end - len(data):
-                raise IoctlError(errno.EINVAL, f"{len(data)} bytes of memory at {offset:#x} of BAR {bar}")
+    def _check(self, state: State, line: int, pending: int) -> None:
+        """Refuse the state of a device of another shape, whatever is in it, and what no device can have saved."""
+        refuse_shape(state.shape, shape(self.function))
+        if bool(state.pci) != self.options.config:
+            has = "has" if state.pci else "has not"
+            raise IoctlError(errno.EINVAL, f"the state {has} config space: option config must be the same")
+        self.memory.check(state.memory, errno.EINVAL)
+        if line > 1 or pending >> u.MSIX_VECTORS or len(state.put_off) > u.MAX_PUT_OFF:
+            raise IoctlError(
+                errno.EINVAL,
+                f"INTx {line}, pending {pending:#x}, {len(state.put_off)} commands that were put off",
+            )
 
     def stop_copy_size(self) -> int:
-        """What comes when the device has stopped, at most; what pre-copy has not told yet comes on top."""
-        return stop_size(self.pci_state_size, [size for _, _, size in self._memory_areas()])
+        """What comes when the device has stopped, as it is now; what pre-copy has not told yet comes on top."""
+        config = self.pci_state_size if self.options.config else 0
+        chunks = (len(data) for _, _, data in self.memory.chunks())
+        return stop_size(len(shape(self.function)), config, chunks, len(self._commands.put_off))
 
 
 _BY_OFFSET: Final[Mapping[int, Register]] = {int(register): register for register in Register}

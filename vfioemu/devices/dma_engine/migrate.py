@@ -5,7 +5,7 @@
 offset  size  field
 ======  ====  ====================================================================
 0       4     magic, ``VFED``
-4       2     version, 2
+4       2     version, 3
 6       2     kind, see below
 8       2     type of the device, which must be that of the destination
 10      2     reserved, 0
@@ -18,9 +18,11 @@ offset  size  field
 kind  contents
 ====  ================================================================================================================
 1     64-bit numbers: the registers, while the device runs; again whenever they have changed since
-2     the registers, then counters and generator; the last record
-3     config space, as the PCI layer has it; once
+2     the registers, counters and generator, IRQ_STATUS, the level of INTx, pending bits of MSI-X; the last record
+3     config space, as the PCI layer has it; once, from a device with the option `config`, which must be the destination's
 4     memory of a BAR: 32 bits which BAR, 32 bits 0, 64 bits where in it, then bytes; what is in no record is zeros
+5     what the function is: vendor, device, and of six BARs kind and size; once, and the destination's must be the same
+6     a command that was put off in a P2P state: the command, and three arguments
 ====  ================================================================================================================
 
 The record of registers that counts is the last one; pre-copy only warms up the other side, and finds out early what the
@@ -30,7 +32,7 @@ other side refuses.
 import errno
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -38,31 +40,35 @@ from vfioemu.core.errors import IoctlError
 from vfioemu.core.migration import ResumingStream, SavingStream
 from vfioemu.devices.dma_engine.registers import STATE, Registers
 from vfioemu.devices.dma_engine.writer import COUNTERS
+from vfioemu.devices.pci import Function
+from vfioemu.devices.pci.registers import BAR_COUNT
 
 LIMIT: Final = 1 << 20
 """How much a resuming device takes besides the memory of its BARs: more is ENOMEM."""
-NUMBERS: Final = COUNTERS + 1
-"""What the last record has behind the registers: the writer's numbers, and IRQ_STATUS."""
-MEMORY_CHUNK: Final = 16 << 10
+NUMBERS: Final = COUNTERS + 3
+"""What the last record has behind the registers: the writer's numbers, IRQ_STATUS, the level of INTx, pending bits."""
 _HEADER: Final = struct.Struct("<4sHHHHI")
 _MEMORY: Final = struct.Struct("<IIQ")
 _CRC: Final = struct.Struct("<I")
+_IDENTITY: Final = struct.Struct("<HH")
+_BAR_SHAPE: Final = struct.Struct("<8sQ")
 _MAGIC: Final = b"VFED"
-_VERSION: Final = 2
+_VERSION: Final = 3
 _REGISTERS: Final = 1
 _FINAL: Final = 2
 _PCI: Final = 3
 _BAR: Final = 4
-_LENGTHS: Final = {_REGISTERS: 8 * len(STATE), _FINAL: 8 * (len(STATE) + NUMBERS)}
+_SHAPE: Final = 5
+_PUT_OFF: Final = 6
+_COMMAND: Final = struct.Struct("<4Q")
+_LENGTHS: Final = {
+    _REGISTERS: 8 * len(STATE),
+    _FINAL: 8 * (len(STATE) + NUMBERS),
+    _PUT_OFF: _COMMAND.size,
+}
 OVERHEAD: Final = _HEADER.size + _CRC.size
 REGISTERS_SIZE: Final = OVERHEAD + _LENGTHS[_REGISTERS]
 FINAL_SIZE: Final = OVERHEAD + _LENGTHS[_FINAL]
-
-
-def stop_size(pci: int, memory: Sequence[int]) -> int:
-    """How long a stream is that begins when the device has stopped, at most: with no memory of zeros."""
-    chunks = sum(size + -(-size // MEMORY_CHUNK) * (OVERHEAD + _MEMORY.size) for size in memory)
-    return OVERHEAD + pci + chunks + FINAL_SIZE
 
 
 @dataclass(slots=True)
@@ -70,28 +76,65 @@ class State:
     """A device that stands still.
 
     Attributes:
+        shape: what the function is; see `shape`.
         registers: as Registers.dump() gives them.
-        numbers: the writer's, and IRQ_STATUS.
-        pci: of the PCI layer.
+        numbers: the writer's, IRQ_STATUS, the level of INTx, pending bits.
+        pci: of the PCI layer; nothing unless config space travels.
         memory: (BAR, where in it, bytes).
+        put_off: commands with their arguments.
     """
 
+    shape: bytes = b""
     registers: tuple[int, ...] = ()
     numbers: tuple[int, ...] = ()
     pci: bytes = b""
     memory: list[tuple[int, int, bytes]] = field(default_factory=list)
+    put_off: list[tuple[int, int, int, int]] = field(default_factory=list)
 
     def build(self, device_type: int) -> bytes:
         """What follows pre-copy."""
         numbers = self.registers + self.numbers
-        parts = [_record(_PCI, device_type, self.pci)]
+        parts = [_record(_SHAPE, device_type, self.shape)]
+        if self.pci:
+            parts.append(_record(_PCI, device_type, self.pci))
         for bar, offset, data in self.memory:
-            for at in range(0, len(data), MEMORY_CHUNK):
-                chunk = data[at : at + MEMORY_CHUNK]
-                if any(chunk):
-                    parts.append(_record(_BAR, device_type, _MEMORY.pack(bar, 0, offset + at) + chunk))
+            parts.append(_record(_BAR, device_type, _MEMORY.pack(bar, 0, offset) + data))
+        parts += (_record(_PUT_OFF, device_type, _COMMAND.pack(*command)) for command in self.put_off)
         parts.append(_record(_FINAL, device_type, struct.pack(f"<{len(numbers)}Q", *numbers)))
         return b"".join(parts)
+
+
+def stop_size(shape: int, pci: int, memory: Iterable[int], put_off: int) -> int:
+    """How long what `State.build` gives is, for parts of those sizes, and so many commands."""
+    config = OVERHEAD + pci if pci else 0
+    chunks = sum(OVERHEAD + _MEMORY.size + size for size in memory)
+    return OVERHEAD + shape + config + chunks + put_off * (OVERHEAD + _COMMAND.size) + FINAL_SIZE
+
+
+def shape(function: Function) -> bytes:
+    """What a function is, as far as its state depends on it."""
+    bars = (function.bars.get(index) for index in range(BAR_COUNT))
+    parts = [_BAR_SHAPE.pack(bar.kind.encode(), bar.size) if bar else bytes(_BAR_SHAPE.size) for bar in bars]
+    return _IDENTITY.pack(function.vendor, function.device) + b"".join(parts)
+
+
+def refuse_shape(saved: bytes, own: bytes) -> None:
+    """EINVAL for the state of another function."""
+    if saved == own:
+        return
+    if len(saved) != len(own) or saved[: _IDENTITY.size] != own[: _IDENTITY.size]:
+        raise IoctlError(
+            errno.EINVAL, f"the state of another function: {saved[:32].hex()}, not {own[:32].hex()}"
+        )
+    for index in range(BAR_COUNT):
+        at = _IDENTITY.size + index * _BAR_SHAPE.size
+        there, here = (_BAR_SHAPE.unpack_from(one, at) for one in (saved, own))
+        if there != here:
+            raise IoctlError(errno.EINVAL, f"BAR {index}: {_tell(*there)} in the state, {_tell(*here)} here")
+
+
+def _tell(kind: bytes, size: int) -> str:
+    return f"{size:#x} bytes ({kind.rstrip(bytes(1)).decode(errors='replace')})" if size else "none"
 
 
 def _record(kind: int, device_type: int, body: bytes) -> bytes:
@@ -100,7 +143,7 @@ def _record(kind: int, device_type: int, body: bytes) -> bytes:
 
 
 def parse(data: bytes, device_type: int) -> State:
-    """Read a whole stream: any number of records, and exactly one last one, with one of config space among them.
+    """Read a whole stream: any number of records, exactly one last one, and one that says what the function is.
 
     Raises:
         IoctlError: EINVAL for anything else.
@@ -111,6 +154,8 @@ def parse(data: bytes, device_type: int) -> State:
         kind, body, at = _parse_record(data, at, device_type)
         if kind == _PCI and not state.pci:
             state.pci = body
+        elif kind == _SHAPE and not state.shape:
+            state.shape = body
         elif kind == _BAR and len(body) > _MEMORY.size:
             bar, reserved, offset = _MEMORY.unpack_from(body)
             if reserved:
@@ -118,11 +163,13 @@ def parse(data: bytes, device_type: int) -> State:
             state.memory.append((bar, offset, body[_MEMORY.size :]))
         elif len(body) != _LENGTHS.get(kind):
             raise IoctlError(errno.EINVAL, f"a record of kind {kind} with {len(body)} bytes before {at}")
+        if kind == _PUT_OFF:
+            state.put_off.append(_COMMAND.unpack(body))
         if kind == _FINAL:
             break
-    if at != len(data) or not state.pci:
+    if at != len(data) or not state.shape:
         raise IoctlError(
-            errno.EINVAL, f"{len(data) - at} bytes after the last record, {len(state.pci)} of config space"
+            errno.EINVAL, f"{len(data) - at} bytes after the last record, {len(state.shape)} of the function"
         )
     numbers = struct.unpack(f"<{len(body) // 8}Q", body)
     state.registers, state.numbers = numbers[: len(STATE)], numbers[len(STATE) :]

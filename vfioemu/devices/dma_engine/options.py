@@ -37,6 +37,7 @@ class Options:
         big_bar: the size of BAR 4; 0 is none.
         fail_logging: the errno of DMA_LOGGING_START; 0 for a device that logs.
         bus_master: DMA needs COMMAND's bus master bit; None is as the device's name says.
+        config: config space is part of its migration state.
     """
 
     HELP: ClassVar[Mapping[str, str]] = {
@@ -53,6 +54,7 @@ class Options:
         "journal": "whether it notes what it wrote last to each page, for the control command inspect (default false)",
         "big-bar": "size of BAR 4, memory behind a 64-bit prefetchable BAR: a power of two up to 64 MiB (default: none)",
         "fail-logging-start": "the errno with which DMA_LOGGING_START fails, as in ENOMEM (default: none)",
+        "config": "whether config space travels with its state (default false: who migrates it restores that)",
         "bus-master": "whether DMA needs the bus master bit of COMMAND (default: if the device's name is a PCI address)",
     }
 
@@ -68,6 +70,7 @@ class Options:
     big_bar: int
     fail_logging: int
     bus_master: bool | None
+    config: bool
 
     @classmethod
     def parse(cls, options: Mapping[str, object]) -> Self:
@@ -95,6 +98,7 @@ class Options:
             big_bar=_bar_size(options),
             fail_logging=_errno(options, "fail-logging-start"),
             bus_master=_bool(options, "bus-master", default=False) if "bus-master" in options else None,
+            config=_bool(options, "config", default=False),
         )
 
     @property

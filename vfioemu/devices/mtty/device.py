@@ -57,6 +57,7 @@ class Mtty(DeviceModel):
     moves_position = True
     migration_flags = c.VFIO_MIGRATION_STOP_COPY | c.VFIO_MIGRATION_P2P | c.VFIO_MIGRATION_PRE_COPY
     keeps_migration_state = True
+    tells_p2p = True  # it does no DMA
     has_dma_logging = True
     pieces_below = 1 << 24  # of every region, those included that do not exist
 

@@ -6,11 +6,16 @@ real kernel, which zaps the mappings and refuses the fault. Here the memfd is cu
 put aside, and whoever touches a mapping gets SIGBUS. We ourselves never map it, so that nobody can do that to us.
 """
 
+import ctypes
 import errno
 import os
+from collections.abc import Iterator
 from typing import Final
 
 _PAGE: Final = 4096
+_PUNCH_HOLE: Final = 0x01 | 0x02
+"""FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE."""
+_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class SharedBar:
@@ -49,10 +54,25 @@ class SharedBar:
         os.pwrite(self._aside if self.revoked else self.fd, data[: max(0, self.size - offset)], offset)
 
     def clear(self) -> None:
-        """All of it is zero again."""
+        """All of it is zero again, and costs nothing. Whoever touches a mapping meanwhile notices nothing else."""
         fd = self._aside if self.revoked else self.fd
-        os.truncate(fd, 0)
-        os.truncate(fd, self.size)
+        if _libc.fallocate64(fd, _PUNCH_HOLE, ctypes.c_int64(0), ctypes.c_int64(self.size)):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+    def written(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """Which parts (offset, size) of a range something has been stored to; all others are zero."""
+        fd = self._aside if self.revoked else self.fd
+        at, end = offset, offset + size
+        while at < end:
+            try:
+                start = os.lseek(fd, at, os.SEEK_DATA)
+                at = min(os.lseek(fd, start, os.SEEK_HOLE), end)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # no data behind that
+                    return
+                raise
+            if start < at:
+                yield start, at - start
 
     def revoke(self) -> None:
         """From now on an access to a mapping is a SIGBUS; not so if we have no fd left to put the contents aside."""

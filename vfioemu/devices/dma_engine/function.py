@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: MIT
+"""What a dma-engine is as a PCI function."""
+
+from typing import Final
+
+from vfioemu.devices.dma_engine.memory import BIG_BAR
+from vfioemu.devices.pci import Bar, Function, Msi, MsiX, PowerManagement
+from vfioemu.uapi import dma_engine as u
+
+_PAGE: Final = 4096
+
+
+def describe(big_bar: int) -> Function:
+    """The function; `big_bar` is the size of BAR 4, or 0."""
+    bars = {
+        0: Bar(u.BAR_SIZE, areas=((u.RING_OFFSET, u.BAR_SIZE - u.RING_OFFSET),)),
+        2: Bar(
+            _PAGE, areas=()
+        ),  # QEMU without KVM asks for the dirty bitmap of mapped BARs in pieces around a table
+    }
+    if big_bar:
+        bars[BIG_BAR] = Bar(big_bar, kind="mem64", prefetchable=True, memory=True)
+    return Function(
+        vendor=u.VENDOR_ID,
+        device=u.DEVICE_ID,
+        revision=1,
+        class_code=0x088000,
+        subsystem=(u.VENDOR_ID, 1),
+        interrupt_pin=1,
+        bars=bars,
+        capabilities=(
+            PowerManagement(),
+            Msi(u.MSI_VECTORS, is_64bit=True),
+            MsiX(u.MSIX_VECTORS, table_bar=2, table_offset=0, pba_bar=2, pba_offset=0x800),
+        ),
+    )
