@@ -131,6 +131,11 @@ class Machine(RuleBasedStateMachine):
         getattr(self.slow, method)(theirs, first, count, dst_bit)
         assert room == before[:odd] + theirs + before[odd + size :]
 
+    @rule(data=st.data())
+    def first_marked(self, data):
+        first, _ = self._range(data)
+        assert self.fast.first_marked(first) == self.slow.first_marked(first)
+
     @rule(data=st.data(), dst_bit=st.integers(0, 130), up=st.integers(-5, 12))
     def harvest_scaled(self, data, dst_bit, up):
         first, count = self._range(data)

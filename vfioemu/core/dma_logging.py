@@ -37,6 +37,10 @@ _WINDOW_PAGES: Final = PAGE // 8
 _HOLES_MAX: Final = 1024
 """How many missing pages of the bitmap one call of `set_each` looks behind: 128 GiB of what is logged, or more."""
 
+_LOAD: Final = 1 << 20
+_RECORD: Final = 128
+"""Bytes that a model's report may gather before it is delivered, and what a record of it counts as."""
+
 _report_locks: "weakref.WeakKeyDictionary[AddressSpace, Lock]" = weakref.WeakKeyDictionary()
 """Reports of one process exclude one another: two that OR into one bitmap must not lose each other's bits."""
 
@@ -118,20 +122,13 @@ def report(device: "Device", caller: Caller, arg: int) -> Steps[None]:
         raise IoctlError(errno.EINVAL, f"page_size {asked.page_size:#x} {what}")
     if asked.iova + asked.length > _U64:
         raise IoctlError(errno.EOVERFLOW, f"iova {asked.iova:#x} + length {asked.length:#x} passes 2^64 - 1")
-    sink = DirtySink(asked.iova, asked.length, asked.page_size)
+    sink = DirtySink(asked.iova, asked.length, asked.page_size, caller.space, asked.bitmap)
     yield from locked(device.lock)
     try:
         yield from finish(device.model.log_report(asked.iova, asked.length, sink))
     finally:
         device.lock.release()
-    if sink.empty:
-        return
-    lock = _report_locks.setdefault(caller.space, Lock("DMA logging reports of one process"))
-    yield from locked(lock)
-    try:
-        yield from sink.write_out(caller.space, asked.bitmap)
-    finally:
-        lock.release()
+    yield from sink.deliver()
 
 
 class DirtySink:
@@ -143,17 +140,20 @@ class DirtySink:
         page_size: a power of two, at least 4096; it need not be the one that the device logs with.
     """
 
-    def __init__(self, iova: int, length: int, page_size: int) -> None:
+    def __init__(self, iova: int, length: int, page_size: int, space: AddressSpace, address: int) -> None:
         self.iova = iova
         self.length = length
         self.page_size = page_size
+        self._space = space
+        self._window = _Window(self, space, address)
+        self._size = 0
         self._records: list[tuple[int, int, int]] = []
         self._planes: list[tuple[int, bytes | bytearray]] = []
 
     @property
-    def empty(self) -> bool:
-        """Nothing was reported."""
-        return not self._records and not self._planes
+    def loaded(self) -> bool:
+        """So much has gathered that a model had better `deliver` it before it goes on."""
+        return self._size >= _LOAD
 
     def set(self, iova: int, length: int) -> None:
         """[iova, iova+length) is dirty: every bit that it touches is set (iova_bitmap_set()); none if it is empty."""
@@ -166,22 +166,34 @@ class DirtySink:
         """
         if length:  # the kernel's arithmetic makes nearly 2^64 bytes of none
             self._records.append((iova, length, unit))
+            self._size += _RECORD
 
     def merge(self, offset: int, bits: bytes | bytearray) -> None:
         """Many bits at once: `bits` belong at byte `offset` of the bitmap. Not copied: leave them alone."""
         self._planes.append((offset, bits))
+        self._size += len(bits)
 
-    def write_out(self, space: AddressSpace, address: int) -> Steps[None]:
-        """OR everything into memory at `address`, as far as it is there and writable."""
-        window = _Window(self, space, address)
-        for iova, length, unit in self._records:
-            if unit:
-                yield from window.set_each(iova, length, unit)
-            else:
-                yield from window.set(iova, length)
-        for offset, bits in self._planes:
-            yield from window.merge(offset, bits)
-        yield from window.flush()
+    def deliver(self) -> Steps[None]:
+        """OR what has gathered into the caller's memory, as far as it is there and writable."""
+        records, self._records = self._records, []
+        planes, self._planes = self._planes, []
+        self._size = 0
+        if not records and not planes:
+            return
+        window = self._window
+        lock = _report_locks.setdefault(self._space, Lock("DMA logging reports of one process"))
+        yield from locked(lock)
+        try:
+            for iova, length, unit in records:
+                if unit:
+                    yield from window.set_each(iova, length, unit)
+                else:
+                    yield from window.set(iova, length)
+            for offset, bits in planes:
+                yield from window.merge(offset, bits)
+            yield from window.unpin()
+        finally:
+            lock.release()
 
 
 class _Window:
@@ -261,6 +273,11 @@ class _Window:
                 if error.errno != errno.EFAULT:
                     raise
 
+    def unpin(self) -> Steps[None]:
+        """Be done with what is pinned: what comes later pins it again."""
+        yield from self.flush()
+        self._npages = 0
+
     def _covers(self, iova: int, length: int) -> bool:
         """iova_bitmap_mapped_range()."""
         if not self._npages:
@@ -280,8 +297,7 @@ class _Window:
 
     def _pin(self, index: int) -> Steps[bool]:
         """iova_bitmap_get(): pin what is there from byte `index` of the bitmap on, up to 512 pages."""
-        yield from self.flush()
-        self._npages = 0
+        yield from self.unpin()
         address = (self._address + index) & _U64
         page = address - address % PAGE
         if page == self._hole:

@@ -163,7 +163,8 @@ class ControlServer:
         except (msgspec.MsgspecError, RecursionError) as error:
             return d.Refusal(error=d.Why(kind="BadRequest", desc=str(error)))
         # Whatever was closed before this was asked is gone.
-        self._server.tokens.reap()
+        while self._server.tokens.reap():
+            pass
         try:
             try:
                 arguments, command = self._commands[request.execute]

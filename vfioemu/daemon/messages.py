@@ -100,7 +100,12 @@ class CallCount(msgspec.Struct, frozen=True):
 
 
 class Stats(msgspec.Struct, frozen=True):
-    """Counters and gauges."""
+    """Counters and gauges.
+
+    Attributes:
+        longest_round: the most CPU time that went by between two looks at who wants something, in seconds.
+        client_fds: fds of the daemon that exist for clients, of `max_client_fds`.
+    """
 
     calls: list[CallCount]
     refused_peers: int
@@ -113,6 +118,9 @@ class Stats(msgspec.Struct, frozen=True):
     totals: dict[str, int]
     listeners: int = 0
     remarks: dict[str, int] = {}
+    longest_round: float = 0.0
+    client_fds: int = 0
+    max_client_fds: int = 0
 
 
 class Listing(msgspec.Struct, frozen=True):

@@ -57,6 +57,9 @@ def stats(machine: Machine, server: Server) -> d.Stats:
         totals=dict(totals),
         remarks=dict(server.counters.remarks),
         listeners=0 if server.tracer is None else server.tracer.listeners,
+        longest_round=server.rounds.longest,
+        client_fds=server.accounts.fds,
+        max_client_fds=server.accounts.max_fds,
     )
 
 
@@ -90,6 +93,14 @@ class _Collector(Collector):
         yield CounterMetricFamily("vfioemu_internal_errors", "Bugs met.", now.internal_errors)
         yield GaugeMetricFamily("vfioemu_sessions", "Clients.", now.sessions)
         yield GaugeMetricFamily("vfioemu_connections", "Connections.", now.connections)
+        yield GaugeMetricFamily(
+            "vfioemu_client_fds", "The daemon's fds that exist for clients.", now.client_fds
+        )
+        yield GaugeMetricFamily(
+            "vfioemu_longest_round_seconds",
+            "The most CPU time between two looks at who wants something, since the daemon began.",
+            now.longest_round,
+        )
         yield GaugeMetricFamily("vfioemu_locked_pages", "Pages accounted as locked.", now.locked_pages)
         files = GaugeMetricFamily("vfioemu_files", "Open emulated files, by kind.", labels=["kind"])
         for kind, count in sorted(now.files.items()):

@@ -93,7 +93,8 @@ class Channel:
         kind, flags, seq, serial, a0, a1, a2, a3 = m.HEADER.unpack_from(packet)
         data = bytearray(packet[m.HEADER_SIZE : size]) if size > m.HEADER_SIZE else None
         # Everything that was closed before this call was sent is released now.
-        server.tokens.reap()
+        while server.tokens.reap():
+            await session.account.share.breathe()
         if session.releases:
             await session.settled()
         fd = self._connection.take_fd() if flags & m.F_FD else -1

@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from vfioemu.io.session import Session
 
 
+_PIN_SLICE: Final = 1024
+"""Pages that are looked at in one go."""
+
 log: Final = logging.getLogger(__name__)
 
 
@@ -181,7 +184,8 @@ class Runner:
         space = effect.space
         if not isinstance(space, ClientSpace):
             return False, 0
-        self._moved(effect.npages << 12)
+        if effect.npages > _PIN_SLICE and space.bound is not None:
+            return True, None
         count = space.pin_now(effect.vaddr, effect.npages, write=effect.write)
         return count is None, count
 
@@ -308,6 +312,23 @@ class Runner:
         except IoctlError as error:
             raise reach.lost(pages, piece, error) from None
 
+    async def _pin_later(self, effect: PinUser) -> int:
+        """Look at pages slice by slice where looking means to read them, else ask."""
+        space = effect.space
+        assert isinstance(space, ClientSpace)
+        done = 0
+        while space.bound is not None and done < effect.npages:
+            most = min(_PIN_SLICE, effect.npages - done)
+            present = space.pin_now(effect.vaddr + (done << 12), most, write=effect.write) or 0
+            done += present
+            if present < most:
+                return done
+            await self._breathe_later(effect)
+        if done:
+            return done
+        asked: int = await self._dma_later(effect)
+        return asked
+
     async def _dma_later(self, effect: "PinUser | DmaRead | DmaWrite", *, pinned: bool = False) -> Any:
         space = effect.space
         assert isinstance(space, ClientSpace)
@@ -371,7 +392,7 @@ class Runner:
         RevokeFd: _caller_later,
         Watch: _caller_later,
         Abandoned: _caller_later,
-        PinUser: _dma_later,
+        PinUser: _pin_later,
         DmaRead: _dma_later,
         DmaWrite: _dma_later,
         PagesRead: _pages_read_later,

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from vfioemu.io.session import Session
 
 _BATCH: Final = 64
+_MOST: Final = 16
+"""Batches of hang-ups that are processed in one go."""
 _ONCE: Final = select.EPOLLIN | select.EPOLLONESHOT
 _NEWS: Final = select.EPOLLIN | select.EPOLLET
 _HANG_UP: Final = select.EPOLLHUP | select.EPOLLERR
@@ -194,11 +196,17 @@ class TokenTable:
         if self._watched.pop(fd, None) is not None:
             self.epoll.unregister(fd)
 
-    def reap(self) -> None:
-        """Process every hang-up that is pending now, and what there is to read from watched fds."""
+    def reap(self) -> bool:
+        """Process the hang-ups that are pending now, and what there is to read from watched fds.
+
+        Returns:
+            Whether there are so many that others had better be served before the rest: call it again then.
+        """
         seen: list[int] = []
         taken: list[Token] = []
-        while events := self.epoll.poll(0, _BATCH):
+        left = _MOST
+        while left and (events := self.epoll.poll(0, _BATCH)):
+            left -= 1
             for fd, what in events:
                 token = self._by_fd.get(fd)
                 if token is not None:
@@ -226,6 +234,7 @@ class TokenTable:
         for fd in seen:
             if fd in self._watched_input:
                 self.epoll.modify(fd, _ONCE)
+        return not left
 
     def _hang_up(self, token: Token) -> None:
         """The last copy of the client's end is closed."""

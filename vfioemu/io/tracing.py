@@ -316,7 +316,8 @@ class Tracer:
 
     async def disconnected(self, session: "Session") -> None:
         """A session has ended. Its process closes its files in the same moment if it is dead, and we wait for that."""
-        self._server.tokens.reap()
+        while self._server.tokens.reap():
+            pass
         pid = session.pid
         if any(other.pid == pid for other in self._server.sessions.values()):
             return

@@ -142,6 +142,13 @@ class DirtyBitmap:
         _check_room(data, src_bit, count)
         return bool(lib.vfe_clear_bits(self._bitmap, first, count, ffi.from_buffer(data), src_bit))
 
+    def first_marked(self, page: int) -> int:
+        """The first page from `page` on that is marked; nbits without one. Clean memory is not looked at."""
+        cursor = ffi.new("uint64_t *", page)
+        run = ffi.new("struct vfe_run[1]")
+        found = lib.vfe_runs(self._bitmap, cursor, run, 1)
+        return int(run[0].first) if found else self._nbits
+
     def count(self) -> int:
         """How many pages are marked."""
         return int(lib.vfe_count(self._bitmap))

@@ -86,6 +86,11 @@ class DirtyBitmap:
         """The bits that stand for pages, without the residue."""
         return self.bits & ones(self.size)
 
+    def first_marked(self, page: int) -> int:
+        """The lowest bit from there on."""
+        bits = self.pages() >> page
+        return page + (bits & -bits).bit_length() - 1 if bits else self.size
+
     def count(self) -> int:
         """How many pages."""
         return self.pages().bit_count()

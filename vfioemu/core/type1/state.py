@@ -284,16 +284,25 @@ class Iommu:
     def gauges(self) -> dict[str, int]:
         """What is held, in the kernel's own units, for statistics and for the checks of fuzzers."""
         shift = self.pgshift
-        bitmaps = [dirty_bitmap_bytes(dma.size >> shift) + 8 for dma in self.map if dma.bitmap is not None]
+        size = locked = pins = references = bitmaps = bitmap_bytes = 0
+        for dma in self.map:  # once: there may be 65535, and everybody waits
+            size += dma.size
+            locked += dma.locked
+            if dma.pins:
+                pins += len(dma.pins)
+                references += dma.pins.references
+            if dma.bitmap is not None:
+                bitmaps += 1
+                bitmap_bytes += dirty_bitmap_bytes(dma.size >> shift) + 8
         return {
             "mappings": len(self.map),
-            "mapped_bytes": sum(dma.size for dma in self.map),
+            "mapped_bytes": size,
             "dma_avail": self.dma_avail,
-            "pins": sum(len(dma.pins) for dma in self.map),
-            "pin_references": sum(dma.pins.references for dma in self.map),
-            "locked_pages": sum(dma.locked for dma in self.map),
-            "bitmaps": len(bitmaps),
-            "bitmap_bytes": sum(bitmaps),
+            "pins": pins,
+            "pin_references": references,
+            "locked_pages": locked,
+            "bitmaps": bitmaps,
+            "bitmap_bytes": bitmap_bytes,
             "vaddr_invalid": self.vaddr_invalid_count,
             "devices": len(self.devices),
         }

@@ -293,13 +293,13 @@ class DmaEngine(PciFunction):
         """Forget it."""
         self.log = None
 
-    def log_report(self, iova: int, length: int, sink: DirtySink) -> None:
+    def log_report(self, iova: int, length: int, sink: DirtySink) -> Steps[None]:
         """Report and forget."""
         if self.log is None:
             raise IoctlError(
                 errno.EINVAL, f"iova {iova:#x}: the device does not log, DMA_LOGGING_START comes first"
             )
-        log.report(self.log, iova, length, sink)
+        return log.report(self.log, iova, length, sink)
 
     # --- migration ---
 

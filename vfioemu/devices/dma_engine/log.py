@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from vfioemu.core.dma_logging import DirtySink, LogRange
+from vfioemu.core.effects import Steps
 from vfioemu.core.errors import IoctlError
+from vfioemu.core.slices import Slices
 from vfioemu.kernel.bitmap import DirtyBitmap, buffer_runs
 from vfioemu.kernel.log import DirtyLog
 
@@ -17,6 +19,8 @@ MIN_PAGE_SIZE: Final = 4 << 10
 MAX_PAGE_SIZE: Final = 2 << 20
 MAX_PAGES: Final = 1 << 33
 """What can be logged in all: 32 TiB in 4 KiB pages."""
+_PIECE: Final = 1 << 15
+"""Pages that are reported at a time: a chunk of the C kernel's."""
 
 
 def start(page_size: int, ranges: Sequence[LogRange]) -> DirtyLog:
@@ -38,15 +42,24 @@ def start(page_size: int, ranges: Sequence[LogRange]) -> DirtyLog:
         raise IoctlError(errno.ENOMEM, "no memory for the bitmaps of a dirty log") from error
 
 
-def report(log: DirtyLog, iova: int, length: int, sink: DirtySink) -> None:
-    """Move the marks of the pages that [iova, iova+length) touches into `sink`."""
+def report(log: DirtyLog, iova: int, length: int, sink: DirtySink) -> Steps[None]:
+    """Move the marks of the pages that [iova, iova+length) touches into `sink`: where there are some, piece by piece."""
     end = iova + length
+    slices = Slices()
     for start_, size, bitmap in log.ranges:
         low, high = max(iova, start_), min(end, start_ + size)
-        if low < high:
-            first = (low - start_) >> log.pgshift
-            last = (high - 1 - start_) >> log.pgshift
-            _report_range(log, start_, bitmap, (first, last - first + 1), sink)
+        if low >= high:
+            continue
+        first = (low - start_) >> log.pgshift
+        last = (high - 1 - start_) >> log.pgshift
+        while (first := bitmap.first_marked(first)) <= last:
+            count = min(_PIECE - first % _PIECE, last + 1 - first)
+            _report_range(log, start_, bitmap, (first, count), sink)
+            first += count
+            if sink.loaded:
+                yield from sink.deliver()
+            if slices.done(_PIECE // 64):
+                yield from slices.breathe()
 
 
 def _report_range(
