@@ -77,6 +77,9 @@ def machine_entries(dma_entry_limit: int, real_drivers: Iterable[str]) -> Entrie
     for module in ("mdev", "vfio", "vfio_iommu_type1", "vfio_pci"):
         yield f"sys/module/{module}", Directory()
         yield f"sys/module/{module}/refcnt", text("0")
+        yield f"sys/module/{module}/initstate", text("live")  # so modprobe does not load the machine's
+    # No kernel has it, but driverctl looks there before it calls modprobe, which finds no module in a container.
+    yield "sys/module/vfio-pci", Link("sys/module/vfio_pci")
     yield "sys/module/vfio_pci/drivers", Directory()
     yield "sys/module/vfio_pci/drivers/pci:vfio-pci", Link(f"{DRIVERS}/{function_files.DRIVER}")
     yield "sys/module/vfio/parameters", Directory()
@@ -89,6 +92,9 @@ def machine_entries(dma_entry_limit: int, real_drivers: Iterable[str]) -> Entrie
     yield PARENT.rpartition("/")[0], Directory()
     yield PARENT, Directory()
     yield f"{PARENT}/uevent", text(mode=0o644)
+    yield f"{PARENT}/subsystem", Link("sys/class/vfioemu")
+    yield "sys/class/vfioemu", Directory()
+    yield "sys/class/vfioemu/vfioemu", Link(PARENT)
     yield f"{PARENT}/mdev_supported_types", Directory()
     yield "sys/class/mdev_bus/vfioemu", Link(PARENT)
     yield "dev/vfio/vfio", Node(0o666)
