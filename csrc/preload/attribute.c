@@ -92,6 +92,19 @@ ssize_t vfe_attribute_read(int fd, void *data, size_t size, off_t offset)
 	return vfe_result(result);
 }
 
+void vfe_attribute_opened(int fd, const char *real)
+{
+	const char *name = strrchr(real, '/');
+	int saved = errno;
+	char byte;
+
+	vfe_fd_appears(fd);
+	/* What libc reads by itself is the file's: a read renews that. */
+	if (name && !strcmp(name, "/config") && vfe_is_attribute(fd))
+		vfe_attribute_read(fd, &byte, 1, 0);
+	errno = saved;
+}
+
 /* The system's own file of that name: it is about a device of the machine. */
 static int64_t write_elsewhere(const char *path, const char *data, size_t size)
 {

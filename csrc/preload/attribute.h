@@ -24,6 +24,9 @@ static inline bool vfe_is_live(const struct stat *status)
 /** Whether an fd is one. */
 VFE_HIDDEN bool vfe_is_attribute(int fd);
 
+/** A file of the tree, which may be one, has been opened. */
+VFE_HIDDEN void vfe_attribute_opened(int fd, const char *real);
+
 /* As libc's functions, for an fd that is one. */
 VFE_HIDDEN ssize_t vfe_attribute_read(int fd, void *data, size_t size,
 				      off_t offset);

@@ -5,6 +5,7 @@
  */
 #include <stdarg.h>
 
+#include "attribute.h"
 #include "path.h"
 #include "sys.h"
 
@@ -35,7 +36,7 @@ static __attribute__((noinline)) bool open_ours(int dirfd, const char *path,
 	*fd = flags < 0 ? (int)vfe_result(flags)
 			: by_system_call(AT_FDCWD, out, flags, mode);
 	if (*fd >= 0)
-		vfe_fd_appears(*fd); /* it may be live: attribute.h */
+		vfe_attribute_opened(*fd, out);
 	return true;
 }
 

@@ -90,7 +90,7 @@ def test_nothing_calls_what_the_library_exports(code):
     exported = allowed()
     guilty = {}
     for name, text in code.items():
-        if name in ("libc_syscall.c", "next.h"):  # syscall() hands on to them; declarations
+        if name.startswith("libc_syscall") or name == "next.h":  # syscall() hands on to them; declarations
             continue
         # In a file of exported functions, macros define them by name.
         named = {match[1] for match in BY_MACRO.findall(text)}

@@ -136,19 +136,6 @@ for fd in os.open(NODE, os.O_RDWR), os.open(DEVICE + "/config", os.O_RDWR), os.o
         script = f"chown 31:32 {NODE}; stat -c %u:%g {NODE}; find /dev/vfio -uid 31; ls -ln {NODE} | cut -d' ' -f3,4"
         assert connected.output("sh", "-c", script).splitlines() == ["31:32", NODE, "31 32"]
 
-    def test_a_mode_that_takes_our_own_rights_away_counts(self, connected):
-        if os.geteuid() == 0:
-            pytest.skip("root may open everything")
-        code = """
-os.chmod(NODE, 0)
-try:
-    os.open(NODE, os.O_RDWR)
-except OSError as error:
-    print(errno.errorcode[error.errno])
-os.chmod(NODE, 0o600)
-"""
-        assert said(connected, code) == ["EACCES"]
-
 
 REFUSED = [
     ("unlink", ["{file}"], "EPERM"),

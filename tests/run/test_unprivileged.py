@@ -68,6 +68,35 @@ class TestOrdinaryUser:
         assert done.stdout == '{"ok": true}\n', done.stderr
         assert done.stderr.count(ASKED) == 1
 
+    def test_the_owner_of_the_machine_does_what_root_does(self, python):
+        """Nodes change hands, functions their driver, registers their bits; a mode that forbids it is obeyed."""
+        script = """
+            chown 107:64055 /dev/vfio/$VFIOEMU_GROUP && chmod 660 /dev/vfio/$VFIOEMU_GROUP && stat -c '%u:%g %a' /dev/vfio/$VFIOEMU_GROUP
+            cd $VFIOEMU_SYSFSDEV && stat -c %a config reset ../../drivers_probe 2>/dev/null
+            printf '\\007\\000' | dd of=config bs=1 seek=4 conv=notrunc status=none && od -An -tx1 -j4 -N2 config
+            cd / && echo $VFIOEMU_BDF >/sys/bus/pci/drivers/vfio-pci/unbind && ls /dev/vfio
+            echo $VFIOEMU_BDF >/sys/bus/pci/drivers_probe && ls /dev/vfio
+            rm /sys/bus/pci/drivers/vfio-pci/bind 2>&1 | grep -o 'Operation not permitted'
+            chmod 0 /dev/vfio/$VFIOEMU_GROUP; (exec 3<>/dev/vfio/$VFIOEMU_GROUP) 2>&1 | grep -o 'Permission denied'
+            env -i /bin/ls /dev/vfio
+        """
+        line = [python, "-P", "-m", "vfioemu.cli.main", "run", "--device=e1000e", "--", "sh", "-c", script]
+        done = as_user(NOBODY, *line)
+        assert done.stdout.split("\n") == [
+            "107:64055 660",
+            "644",
+            "200",
+            " 07 00",
+            "vfio",
+            "1",
+            "vfio",
+            "Operation not permitted",
+            "Permission denied",
+            "1",
+            "vfio",
+            "",
+        ], done.stderr
+
     @pytest.mark.slow
     def test_without_falling_back_it_is_refused(self, python):
         line = [python, "-P", "-m", "vfioemu.cli.main", "run", DEVICE, "--memory=process_vm", "--", python]

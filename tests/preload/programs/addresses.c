@@ -585,6 +585,8 @@ static void pass_on(const char *what, void *memory, int fd)
 	TRY("posix_spawnp", posix_spawnp(B, "/nonexistent", NULL, NULL, B, B),
 	    "B");
 	CALL(fdopen, fd, B);
+	CALL(fflush, B);
+	CALL(fclose, B);
 	CALL(fileno, B);
 	CALL(fileno_unlocked, B);
 }

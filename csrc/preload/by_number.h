@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file by_number.h
+ * System calls that a program makes by number (libc_syscall.c).
+ */
+#ifndef VFE_BY_NUMBER_H
+#define VFE_BY_NUMBER_H
+
+#include "preload.h"
+
+/** Those that change files, tell of file systems and execute programs: whether
+ * `number` is one of them. */
+VFE_HIDDEN bool vfe_change_call(long number, const long a[6], long *result);
+
+#endif
