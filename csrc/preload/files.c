@@ -273,6 +273,11 @@ void *vfe_mmap(const struct vfe_file *file, void *address, size_t size,
 		call.wants_fd = true;
 		result = vfe_call(&call);
 	}
+	if (VFE_RARE(!result && call.in_more))
+		vfe_say("region %u of the device at fd %d holds registers, but "
+			"a mapping of it is only memory: what is stored there "
+			"reaches none of them; pread() and pwrite() do",
+			(unsigned int)((uint64_t)offset >> 40), file->fd);
 	if (result >= 0) {
 		result = call.in_fd < 0 ? -ENFILE
 					: vfe_hold_map(file, address, size,

@@ -144,7 +144,14 @@ class DeviceFile(File):
     def mmap(self, caller: Caller, offset: int, size: int, prot: int, shared: bool) -> Steps[Mapped]:
         """Map a region: EINVAL."""
         del caller
-        return regions.mmap(self.device.regions, offset, size, prot, shared)
+        mapped = yield from regions.mmap(self.device.regions, offset, size, prot, shared)
+        index, start = regions.place(offset)
+        if not self.device.model.maps_registers(index, start, size):
+            return mapped
+        remark = (
+            f"region {index} of {self.label} is mapped: what is stored there reaches none of its registers"
+        )
+        return mapped._replace(remark=remark)
 
     def release(self) -> Steps[None]:
         """vfio_device_fops_release()."""

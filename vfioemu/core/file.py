@@ -25,10 +25,12 @@ class Mapped(NamedTuple):
     Attributes:
         fd: of this process; it stays its owner's.
         start: where in it the wanted part begins, a multiple of the page size.
+        remark: what whoever maps it should know, because hardware is different.
     """
 
     fd: int
     start: int = 0
+    remark: str = ""
 
 
 class File:

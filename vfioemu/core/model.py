@@ -315,6 +315,11 @@ class DeviceModel:
         del index, offset, size, prot
         return None
 
+    def maps_registers(self, index: int, offset: int, size: int) -> bool:
+        """Whether that part of a region, if it is mapped, would be registers in hardware, and is memory here."""
+        del index, offset, size
+        return False
+
     # --- interrupts ---
 
     def set_irqs(self, request: IrqRequest) -> MaybeSteps[int | None]:

@@ -175,12 +175,17 @@ def _before_fault(model: "RegionSource", index: int, offset: int, size: int, at:
     return total
 
 
+def place(position: int) -> tuple[int, int]:
+    """Which region an offset of a device fd is in, and where in it."""
+    return position >> OFFSET_SHIFT, position & _OFFSET_MASK
+
+
 def mmap(model: "RegionSource", position: int, size: int, prot: int, shared: bool) -> Steps[Mapped]:
     """mmap() of a device fd: EINVAL for what cannot be mapped.
 
     Kernel: vfio_pci_core_mmap(): MAP_SHARED only, and inside the region rounded up to pages.
     """
-    index, offset = position >> OFFSET_SHIFT, position & _OFFSET_MASK
+    index, offset = place(position)
     region = _region(model, index)
     if not shared or not region.flags & c.VFIO_REGION_INFO_FLAG_MMAP:
         raise IoctlError(errno.EINVAL, f"region {index} cannot be mapped like this")

@@ -5,6 +5,7 @@ The usual call costs one recvmsg, one poll of the hang-ups, the handler, and one
 """
 
 import errno
+import logging
 import os
 from typing import TYPE_CHECKING, Final
 
@@ -116,6 +117,7 @@ class Channel:
         caller = session.caller
         why = ""
         shown_from = 0
+        remark = ""
         start = call.start
         tracer = server.tracer
         record = None
@@ -150,6 +152,7 @@ class Channel:
                 # The device's own may be gone before a full connection takes it.
                 result = _duplicate(mapped.fd)
                 shown_from = mapped.start
+                remark = mapped.remark if mapped.remark and session.tell_once(file.label) else ""
         except IoctlError as error:
             result = -error.errno
             why = error.why
@@ -164,9 +167,11 @@ class Channel:
         if kind == m.MMAP and result >= 0:
             self._finish(token)
             try:
-                await self._reply(seq, 0, shown_from, fd=result)
+                await self._reply(seq, 0, shown_from, bool(remark), fd=result)
             finally:
                 os.close(result)
+            if remark:
+                server.remark(session.space, "registers", remark, logging.INFO)
             return
         reply_flags = 0
         if token.drain:

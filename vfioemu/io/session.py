@@ -55,6 +55,7 @@ class Session:
         tokens: those that it proved, by serial.
         releases: releases of files it held that wait for a lock; its calls wait for them.
         talk: bounds what is logged about its refused calls.
+        told: of which devices it was told that a mapping hides registers.
     """
 
     __slots__ = (
@@ -70,6 +71,7 @@ class Session:
         "space",
         "talk",
         "tokens",
+        "told",
         "uid",
     )
 
@@ -89,10 +91,18 @@ class Session:
         self.service: Service | None = None
         self.releases = 0
         self.talk = Throttle()
+        self.told: set[str] = set()
         self._settled: trio.Event | None = None
 
     def __str__(self) -> str:
         return f"pid={self.pid} uid={self.uid}"
+
+    def tell_once(self, device: str) -> bool:
+        """Whether it has not been told yet that a mapping of that device hides registers; now it is."""
+        if device in self.told:
+            return False
+        self.told.add(device)
+        return True
 
     def set_limits(self, memlock: int, *, ipc_lock: bool) -> None:
         """RLIMIT_MEMLOCK and CAP_IPC_LOCK as the client says they are."""

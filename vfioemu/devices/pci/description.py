@@ -62,6 +62,11 @@ class Bar:
         """Its size in whole pages."""
         return -(-self.size // _PAGE) * _PAGE
 
+    def has_registers(self, offset: int, size: int) -> bool:
+        """Whether that part, if it is mapped, hides registers of the model; `areas` are what it says is none."""
+        registers = self.size if self.registers is None else self.registers
+        return not self.memory and self.areas is None and size > 0 and offset < registers
+
     def maps(self, offset: int, size: int) -> bool:
         """Whether that part may be mapped, if any of it may."""
         areas = ((0, self.mapped_size),) if self.areas is None else self.areas

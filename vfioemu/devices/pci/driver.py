@@ -340,6 +340,11 @@ class VfioPci(DeviceModel):
             return None
         return self.map_bar(index, offset, size, prot)
 
+    def maps_registers(self, index: int, offset: int, size: int) -> bool:
+        """Registers behind a mapping are the model's no more."""
+        bar = self.function.bars.get(index)
+        return bar is not None and bar.has_registers(offset, size)
+
     # --- ioctls and features ---
 
     def set_irqs(self, request: IrqRequest) -> Steps[int]:
