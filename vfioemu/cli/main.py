@@ -19,6 +19,7 @@ from vfioemu.cli.errors import FAILED, INTERNAL, USAGE, report
 
 COMMANDS: Final = {
     "conformance": "Hold our answers against a real kernel's.",
+    "device": "Have a device report an error, or ask for itself.",
     "devices": "List the device models, or the options of one.",
     "decode": "Bytes of an ioctl's argument as text, and the other way.",
     "demo": "Two daemons, and a guest that moves between them.",

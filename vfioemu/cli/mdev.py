@@ -2,6 +2,8 @@
 """`vfioemu mdev`: mediated devices of a running daemon, with mdevctl's verbs."""
 
 import json
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +68,18 @@ def start(
 @runtime_dir_option
 @click.option("-u", "--uuid", required=True, help="Which.")
 def stop(runtime_dir: Path | None, instance: str, uuid: str) -> None:
-    """Remove a device that nobody has open."""
-    ask(runtime_dir, instance, "mdev-stop", uuid=uuid)
+    """Remove a device. Who has it open is asked for it (REQ) every ten seconds, and waited for.
+
+    Ctrl-C ends the waiting, not the removal: the device goes as soon as it is closed.
+    """
+    found = ask(runtime_dir, instance, "mdev-list")
+    if any(entry["open"] for entry in found if entry["name"] == uuid.lower()):
+        print("its user has it open, and is asked to give it back: waiting", file=sys.stderr)
+    try:
+        ask(runtime_dir, instance, "mdev-stop", uuid=uuid)
+    except KeyboardInterrupt:
+        print("it goes as soon as it is closed", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 def _option(text: str) -> tuple[str, Any]:

@@ -72,6 +72,7 @@ class Device:
         self.pins = HeldPins()
         self.lock = Lock(f"device {spec.symbol}")
         self.on_wake: list[Callable[[], None]] = []
+        self.on_closed: list[Callable[[], None]] = []
         self.all_devices: Callable[[], Iterable[Device]] = lambda: (self,)
         self.observer: Observer | None = None
         self._open_lock = Lock(f"opening of device {spec.symbol}")
@@ -179,6 +180,26 @@ class Device:
             self._open_lock.release()
         if last:
             yield from self.group.device_closed(self)
+            yield from finish(self.model.closed())
+            for call in self.on_closed:
+                call()
+
+    def reset_if_closed(self) -> Steps[None]:
+        """A reset by the bus, unless somebody has opened the device meanwhile."""
+        yield from locked(self._open_lock)
+        try:
+            if not self.open_count:
+                yield from self.reset_by_bus()
+        finally:
+            self._open_lock.release()
+
+    def raise_error(self) -> Steps[bool]:
+        """An error of the device, as its hardware reports it; False if nobody hears it."""
+        return (yield from finish(self.model.raise_error()))
+
+    def request_removal(self) -> Steps[bool]:
+        """Ask whoever has it open to give it back; False if nobody hears it."""
+        return (yield from finish(self.model.request_removal()))
 
     def _last_close(self) -> Steps[None]:
         """vfio_df_device_last_close(), with what drivers do in close_device() to the things that are kept here."""

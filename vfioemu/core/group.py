@@ -201,6 +201,8 @@ class GroupFile(File):
         device = self._find((yield from _read_name(arg)))
         yield from locked(group.lock)
         try:
+            if device not in group.devices:
+                raise IoctlError(errno.ENODEV, f"device {device.symbol} is being removed")
             file = yield from device.open()
         finally:
             group.lock.release()

@@ -8,7 +8,7 @@ from dataclasses import replace
 from vfioemu.core.caller import Caller
 from vfioemu.core.container import Container, ContainerFile
 from vfioemu.core.device import Device
-from vfioemu.core.effects import Steps
+from vfioemu.core.effects import Steps, locked
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.file import File
 from vfioemu.core.group import Group
@@ -132,6 +132,26 @@ class Machine:
         group.devices.remove(device)
         if not group.devices:
             del self.groups[group.number]
+
+    def withdraw(self, device: Device) -> None:
+        """Let nobody open a device any more; those who have it open keep it. Kernel: vfio_device_group_unregister()."""
+        device.group.devices.remove(device)
+
+    def take_away(self, device: Device) -> Steps[None]:
+        """Take a device away that was withdrawn and closed, with the last one its group, out of its container too.
+
+        Kernel: vfio_device_remove_group().
+        """
+        group = device.group
+        yield from locked(group.lock)
+        try:
+            if not group.devices and group.container is not None:
+                yield from group.container.detach(group)
+        finally:
+            group.lock.release()
+        del self.devices[device.symbol]
+        if not group.devices:
+            self.groups.pop(group.number, None)
 
     def observe(self, observer: Observer | None) -> None:
         """Tell `observer` what all devices do from now on; None: nobody."""

@@ -175,6 +175,7 @@ class DeviceModel:
             naturally aligned pieces of 4, 2 and 1 bytes, wherever they are; any failure is EFAULT.
         tells_p2p: it tells DMA to other devices from all other DMA, and begins none in the P2P states by itself, or it
             never does DMA. Without that, the core lets it do no DMA at all in those states.
+        needs_reset: it was used since it was last reset, and could not be reset when it was closed; a reset of its bus can.
         awake: it has full power; while it has not, `wake_up` is called before every ioctl, read and write.
         OPTIONS: option names and what they mean, for people.
     """
@@ -193,6 +194,7 @@ class DeviceModel:
     pieces_below: int = 0
     has_dma_logging: bool = False
     tells_p2p: bool = False
+    needs_reset: bool = False
     awake: bool = True
 
     def __init__(self, options: Mapping[str, object]) -> None:
@@ -244,6 +246,18 @@ class DeviceModel:
     def close_device(self) -> MaybeSteps[None]:
         """The last close: stop everything. Pins, interrupts, logging and data fds are taken back by the core."""
         return None
+
+    def closed(self) -> MaybeSteps[None]:
+        """The last close is over: other devices of the machine may be looked at, and are not held up."""
+        return None
+
+    def raise_error(self) -> MaybeSteps[bool]:
+        """Tell user space of an error that the device cannot get over by itself; False if nobody hears it."""
+        return False
+
+    def request_removal(self) -> MaybeSteps[bool]:
+        """Ask user space to give the device back (vfio_device_ops.request); False if nobody hears it."""
+        return False
 
     def reset(self) -> MaybeSteps[None]:
         """VFIO_DEVICE_RESET; the migration state is RUNNING again, sessions are ended by the core."""

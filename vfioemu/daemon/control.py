@@ -13,15 +13,18 @@ from typing import Any, Final
 import msgspec
 import trio
 
+from vfioemu.core.device import Device
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.machine import Machine
 from vfioemu.daemon import messages as d
 from vfioemu.daemon import statistics
+from vfioemu.daemon.removal import Removals
 from vfioemu.daemon.sysfs import sysfsdev
 from vfioemu.daemon.tracing import encoder, send_events
 from vfioemu.daemon.tree import MAX_MDEVS, Tree
 from vfioemu.daemon.workers import Workers
 from vfioemu.devices.registry import options, summary
+from vfioemu.io.effects import Runner
 from vfioemu.io.listen import accept
 from vfioemu.io.server import Server
 from vfioemu.io.tracing import Sink, Tracer
@@ -82,10 +85,13 @@ class ControlServer:
         self._tree = tree
         self._tracer = tracer
         self._sink: Sink | None = None
+        self._event: trio.Event | None = None
         self._nursery = nursery
         self._connections = 0
         self._mdevs: dict[str, str] = {}
+        self._removals = Removals(machine, server, nursery)
         self._commands: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {
+            "device-raise": (d.DeviceRaise, self._device_raise),
             "clients": (d.NoArguments, self._clients),
             "inspect": (d.Inspect, self._inspect),
             "list": (d.NoArguments, self._list),
@@ -132,6 +138,8 @@ class ControlServer:
                         if line.strip():
                             answer = self._answer(line)
                             sink, self._sink = self._sink, None
+                            if not await self._waited_for(answer, stream, buffer):
+                                return
                             await self._send(stream, answer)
                             if sink is not None:
                                 await send_events(sink, stream)
@@ -150,6 +158,25 @@ class ControlServer:
             self._connections -= 1
             if sink is not None:
                 self._tracer.remove(sink)
+
+    async def _waited_for(
+        self, answer: d.Answer | d.Refusal, stream: trio.SocketStream, buffer: bytearray
+    ) -> bool:
+        """Wait until an answer is true, if it is not yet; False if who asked has hung up. What it sends meanwhile is kept."""
+        event, self._event = self._event, None
+        if event is None:
+            return True
+        async with trio.open_nursery() as nursery:
+
+            async def listen() -> None:
+                while len(buffer) <= MAX_LINE and (part := await stream.receive_some()):
+                    buffer.extend(part)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(listen)
+            await event.wait()
+            nursery.cancel_scope.cancel()
+        return event.is_set()
 
     async def _send(self, stream: trio.SocketStream, message: object) -> None:
         """Send a line. Who does not read it for too long may be dead, with the other end lying in what we have not read."""
@@ -224,15 +251,26 @@ class ControlServer:
             for symbol, device in self._machine.devices.items()
         ]
 
-    def _inspect(self, arguments: d.Inspect) -> object:
+    def _device(self, name: str) -> Device:
+        """By its symbol or its name."""
         devices = self._machine.devices
-        device = devices.get(arguments.device) or next(
-            (device for device in devices.values() if device.name == arguments.device), None
-        )
+        device = devices.get(name) or next((one for one in devices.values() if one.name == name), None)
         if device is None:
-            raise Refused(
-                "DeviceNotFound", f"no device {arguments.device!r}; there are {', '.join(sorted(devices))}"
-            )
+            raise Refused("DeviceNotFound", f"no device {name!r}; there are {', '.join(sorted(devices))}")
+        return device
+
+    def _device_raise(self, arguments: d.DeviceRaise) -> dict[str, bool]:
+        device = self._device(arguments.device)
+        runner = Runner(self._server.counters)
+        steps = device.raise_error if arguments.what == "error" else device.request_removal
+        waiting = runner.start(steps)
+        if waiting is not None:  # a model that does more than to signal
+            self._nursery.start_soon(runner.finish, waiting)
+            return {"heard": False}
+        return {"heard": runner.result}
+
+    def _inspect(self, arguments: d.Inspect) -> object:
+        device = self._device(arguments.device)
         try:
             return device.model.inspect(arguments.what, arguments.arguments)
         except KeyError:
@@ -299,23 +337,37 @@ class ControlServer:
         return next(entry for entry in self._devices() if entry.symbol == name)
 
     def _mdev_stop(self, arguments: d.MdevStop) -> dict[str, str]:
+        """Take it away, or begin to: then the answer comes when it has been closed."""
+        device = self._mdev(arguments.uuid)
+        if device in device.group.devices:
+            try:
+                self._delete(device)
+                return {"uuid": device.symbol}
+            except IoctlError:
+                pass  # somebody has it open, or its group is in a container
+        self._event = self._removals.begin(device, lambda: self._mdev_gone(device))
+        return {"uuid": device.symbol}
+
+    def _mdev(self, text: str) -> Device:
         try:
-            name = _spelled(arguments.uuid)
+            name = _spelled(text)
         except ValueError:
-            name = arguments.uuid
+            name = text
         device = self._machine.devices.get(name)
         if name not in self._mdevs or device is None:
-            raise Refused("DeviceNotFound", f"no mediated device {arguments.uuid!r} was started")
-        try:
-            self._machine.remove_device(name)
-        except IoctlError as error:
-            kind = "DeviceBusy" if error.errno == errno.EBUSY else "Refused"
-            raise Refused(kind, error.why) from None
-        del self._mdevs[name]
-        self._workers.remove(name)
+            raise Refused("DeviceNotFound", f"no mediated device {text!r} was started")
+        return device
+
+    def _delete(self, device: Device) -> None:
+        """At once; EBUSY."""
+        self._machine.remove_device(device.symbol)
+        self._mdev_gone(device)
+
+    def _mdev_gone(self, device: Device) -> None:
+        del self._mdevs[device.symbol]
+        self._workers.remove(device.symbol)
         self._tree.remove(device)
         self._tree.show_available(MAX_MDEVS - len(self._mdevs))
-        return {"uuid": name}
 
     # --- the same, by files in /sys: attributes.Mdevs ---
 
@@ -328,12 +380,14 @@ class ControlServer:
             raise IoctlError(number.get(error.kind, errno.EINVAL), str(error)) from None
 
     def delete(self, name: str) -> None:
-        """A device's `remove` was written to: IoctlError ENODEV, EBUSY."""
+        """A device's `remove` was written to: IoctlError ENODEV; EBUSY, where the kernel would wait until it is closed."""
         try:
-            self._mdev_stop(d.MdevStop(uuid=name))
+            device = self._mdev(name)
         except Refused as error:
-            number = errno.ENODEV if error.kind == "DeviceNotFound" else errno.EBUSY
-            raise IoctlError(number, str(error)) from None
+            raise IoctlError(errno.ENODEV, str(error)) from None
+        if device not in device.group.devices:
+            raise IoctlError(errno.EBUSY, f"device {name} is being removed")
+        self._delete(device)
 
     def _trace(self, arguments: d.Trace) -> dict[str, list[str]]:
         """From now on events are kept for the connection that asked, which carries nothing else any more."""

@@ -6,7 +6,7 @@
 {"return": {...}, "id": 1}   or   {"error": {"class": "...", "desc": "..."}, "id": 1}
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -167,6 +167,13 @@ class MdevStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     type: str
     uuid: str | None = None
     options: dict[str, Any] = {}
+
+
+class DeviceRaise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`device-raise`: have a device raise the interrupt that tells of an error, or the one that asks for the device."""
+
+    device: str
+    what: Literal["error", "request"]
 
 
 class MdevStop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

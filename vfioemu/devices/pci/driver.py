@@ -181,9 +181,14 @@ class VfioPci(DeviceModel):
         if self.can_reset:
             yield from finish(self.reset_function())
             yield from self.interrupts.set_line(False)
+        self.needs_reset = not self.can_reset
         for memory in self._memory.values():
             memory.close()
         self._memory.clear()
+
+    def closed(self) -> Steps[None]:
+        """The rest of vfio_pci_core_disable()."""
+        return hotreset.after_close(self.host.name, self.host.all_devices())
 
     def reset(self) -> Steps[None]:
         """vfio_pci_ioctl_reset(): back in D0, config space as it was, registers as at the beginning."""
@@ -193,6 +198,7 @@ class VfioPci(DeviceModel):
     def try_reset_function(self) -> Steps[None]:
         """pci_try_reset_function(): what config space held is restored afterwards."""
         yield from finish(self.reset_function())
+        self.needs_reset = False
         self.interrupts.messages.clear()
         yield from self.interrupts.set_line(False)
 

@@ -2,7 +2,7 @@
 """`edu`: QEMU's educational device, as docs/specs/edu of QEMU describes it and as vfio-pci shows it.
 
 BAR 0 has registers of 32 bits (from 0x80 on also of 64), and a DMA buffer that only DMA reaches. The function has no reset
-of its own, so registers keep their values when it is closed.
+of its own, so registers keep their values when it is closed; on another bus than the root's, that is reset then.
 
 ====== ======================================================================================================
 0x00   identification: 0x010000ed
@@ -86,12 +86,17 @@ class Edu(PciFunction):
             raise ValueError(f"dma-delay: 0 to 3600 seconds, not {delay!r}")
         self._mask = mask
         self._delay = float(delay)
+        self._due: float | None = None
+        self.reset_function()
+
+    def reset_function(self) -> None:
+        """As after power on."""
         self._liveness = 0
         self._factorial = 0
         self._status = 0
         self._irq_status = 0
         self._dma = dict.fromkeys(_DMA_REGISTERS, 0)
-        self._due: float | None = None
+        self._due = None
         self.buffer = bytearray(BUFFER_SIZE)
 
     def function_closed(self) -> None:

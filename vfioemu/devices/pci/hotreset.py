@@ -74,6 +74,18 @@ def reset(own: str, devices: "Iterable[Device]", arg: int) -> Steps[int]:
     return 0
 
 
+def after_close(own: str, devices: "Iterable[Device]") -> Steps[None]:
+    """vfio_pci_dev_set_try_reset(): the bus is reset when its last function was closed, if one could not be reset by itself."""
+    here = names.parse(own)
+    if here is None or not here.bus:
+        return
+    hit = [device for _, device in _on_bus(own, devices)]
+    if any(device.open_count for device in hit) or not any(device.model.needs_reset for device in hit):
+        return
+    for device in hit:
+        yield from device.reset_if_closed()
+
+
 def _on_bus(own: str, devices: "Iterable[Device]") -> "list[tuple[names.Address, Device]]":
     """The functions of our bus, by slot: ENOTTY for what has no PCI address, ENODEV on the root bus."""
     here = names.parse(own)

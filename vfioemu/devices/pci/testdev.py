@@ -39,6 +39,10 @@ class PciTestdev(PciFunction):
         self._current: tuple[int, int] | None = None
         self._counts: dict[tuple[int, int], int] = {}
 
+    def reset_function(self) -> None:
+        """No test is chosen; counts are kept until it is."""
+        self._current = None
+
     def read_bar(self, bar: int, offset: int, size: int) -> bytes:
         """Byte by byte: the chosen test's header, whichever BAR it was chosen by."""
         del bar
