@@ -311,3 +311,19 @@ int vfe_hold_renumber(int fd)
 	vfe_signals_restore(mask);
 	return error;
 }
+
+bool vfe_hold_is_in(uintptr_t start, uintptr_t end)
+{
+	uint64_t mask;
+	bool found;
+
+	if (start >= atomic_load(&vfe_held_high) ||
+	    end <= atomic_load(&vfe_held_low))
+		return false;
+	mask = vfe_signals_block();
+	vfe_lock_take(lock);
+	found = overlapping(start, end);
+	vfe_lock_release(lock);
+	vfe_signals_restore(mask);
+	return found;
+}

@@ -24,6 +24,9 @@ VFE_HIDDEN int64_t vfe_hold_map(const struct vfe_file *file, void *address,
 				size_t size, int prot, int flags, int fd,
 				uint64_t start);
 
+/** Whether an emulated file is mapped in [start, end). */
+VFE_HIDDEN bool vfe_hold_is_in(uintptr_t start, uintptr_t end);
+
 /** Mappings lie in [low, high). */
 VFE_HIDDEN extern _Atomic uintptr_t vfe_held_low, vfe_held_high;
 

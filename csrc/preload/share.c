@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "call.h"
+#include "holds.h"
 #include "lock.h"
 #include "maps.h"
 #include "session.h"
@@ -39,11 +40,12 @@ bool vfe_share_init(void)
 	return windows;
 }
 
-static int64_t tell(uint16_t type, uintptr_t start, uintptr_t end,
-		    uint64_t offset, int fd)
+static int64_t tell(uint16_t type, const struct vfe_area *area, int fd)
 {
 	struct vfe_call call = {
-		.msg = { .type = type, .arg = { start, end - start, offset } },
+		.msg = { .type = type,
+			 .arg = { area->start, area->end - area->start,
+				  area->offset, area->inode } },
 		.token = -1,
 		.out_fd = fd,
 		.in_fd = -1,
@@ -78,7 +80,10 @@ static void withdraw(uintptr_t start, uintptr_t end)
 	struct window *window;
 
 	while ((window = overlapping(start, end))) {
-		tell(VFIOEMU_MEM_UNSHARE, window->start, window->end, 0, -1);
+		const struct vfe_area area = { .start = window->start,
+					       .end = window->end };
+
+		tell(VFIOEMU_MEM_UNSHARE, &area, -1);
 		vfe_debug(VFE_DEBUG_SHIM, "0x%lx is not shared any more",
 			  (unsigned long)window->start);
 		forget(window);
@@ -122,38 +127,50 @@ static bool is_shared(int maps, const struct vfe_area *area, int fd)
 {
 	/* What another thread did before it could find it shows now. */
 	return vfe_maps_still(maps, area) &&
-	       !tell(VFIOEMU_MEM_SHARE, area->start, area->end, area->offset,
-		     fd);
+	       !tell(fd < 0 ? VFIOEMU_MEM_REGION : VFIOEMU_MEM_SHARE, area, fd);
 }
 
-static void offer(int maps, const struct vfe_area *area,
-		  const struct vfe_session *session)
+/* A device's memory, if there is any, needs no fd: the daemon knows its file.
+ */
+static bool share_area(int maps, const struct vfe_area *area, bool regions)
 {
-	struct window *window;
-	int fd = -1, own = -1;
+	int fd, own = -1;
+	bool shared;
 
-	withdraw(area->start, area->end);
-	window = place();
-	if (window)
-		fd = vfe_maps_fd(area);
-	if (window && fd < 0)
-		fd = own = vfe_maps_reopen(area);
+	if (regions && is_shared(maps, area, -1))
+		return true;
+	fd = vfe_maps_fd(area);
 	if (fd < 0)
-		return;
-	publish(window, area);
-	if (is_shared(maps, area, fd)) {
-		window->session = atomic_load(&session->id);
-		vfe_debug(VFE_DEBUG_SHIM, "0x%lx, 0x%lx bytes are shared",
-			  (unsigned long)area->start,
-			  (unsigned long)(area->end - area->start));
-		/* The number may have come to mean another file. */
-		if (!vfe_maps_is_fd(fd, area))
-			withdraw(area->start, area->end);
-	} else {
-		forget(window);
+		fd = own = vfe_maps_reopen(area);
+	/* The number may have come to mean another file: looked at twice. */
+	shared = fd >= 0 && is_shared(maps, area, fd);
+	if (shared && !vfe_maps_is_fd(fd, area)) {
+		withdraw(area->start, area->end);
+		shared = false;
 	}
 	if (own >= 0)
 		vfe_sys1(SYS_close, own);
+	return shared;
+}
+
+static void offer(int maps, const struct vfe_area *area,
+		  const struct vfe_session *session, bool regions)
+{
+	struct window *window;
+
+	withdraw(area->start, area->end);
+	window = place();
+	if (!window)
+		return;
+	publish(window, area);
+	if (!share_area(maps, area, regions)) {
+		forget(window);
+		return;
+	}
+	window->session = atomic_load(&session->id);
+	vfe_debug(VFE_DEBUG_SHIM, "0x%lx, 0x%lx bytes are shared",
+		  (unsigned long)area->start,
+		  (unsigned long)(area->end - area->start));
 }
 
 /* Those of a session that is over are shared with nobody. */
@@ -167,7 +184,7 @@ static void keep_up(const struct vfe_session *session)
 }
 
 static void share(uint64_t address, uint64_t end,
-		  const struct vfe_session *session)
+		  const struct vfe_session *session, bool regions)
 {
 	struct window *window = overlapping(address, end);
 	struct vfe_area area;
@@ -183,7 +200,7 @@ static void share(uint64_t address, uint64_t end,
 		    area.end <= address)
 			break;
 		if (area.shared && area.inode)
-			offer(maps, &area, session);
+			offer(maps, &area, session, regions);
 		address = area.end;
 	}
 	vfe_sys1(SYS_close, maps);
@@ -193,16 +210,18 @@ void vfe_share(uint64_t address, uint64_t size)
 {
 	struct vfe_session *session;
 	uint64_t end, mask;
+	bool regions;
 
 	if (!size || __builtin_add_overflow(address, size, &end))
 		return;
 	session = vfe_session_here();
 	if (!session)
 		return;
+	regions = vfe_hold_is_in(address, end); /* has a lock before ours */
 	mask = vfe_signals_block();
 	vfe_lock_take(&windows->lock);
 	keep_up(session);
-	share(address, end, session);
+	share(address, end, session, regions);
 	vfe_lock_release(&windows->lock);
 	vfe_signals_restore(mask);
 }

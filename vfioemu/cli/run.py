@@ -82,6 +82,7 @@ class Wanted:
 @click.option(
     "--memory", metavar="MODE", default="auto", help="How memory is reached: auto, ask, process_vm."
 )
+@click.option("--memlock", metavar="LIMIT", help="Account locked memory: off, client (ulimit -l), or bytes.")
 @click.option(
     "--trace", is_flag=False, flag_value="-", metavar="[FILE]", help="Write every call, to stderr by default."
 )
@@ -95,6 +96,7 @@ def command(
     connect: str | None,
     instance: str | None,
     memory: str,
+    memlock: str | None,
     trace: str | None,
     trace_format: str | None,
     trace_filter: tuple[str, ...],
@@ -102,7 +104,7 @@ def command(
 ) -> int:
     """Run a program, unmodified, with emulated VFIO devices."""
     library = _library()
-    named = {"profile": profile, "trace": trace, "trace-format": trace_format}
+    named = {"profile": profile, "memlock": memlock, "trace": trace, "trace-format": trace_format}
     wanted = Wanted(
         machine=[
             *([f"--machine={machine}"] if machine else []),

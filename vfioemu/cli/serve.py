@@ -14,10 +14,11 @@ import trio
 from vfioemu.cli.background import LOG, leave_terminal, start
 from vfioemu.cli.errors import USAGE, CommandError
 from vfioemu.cli.machine_options import device_option, machine_of
+from vfioemu.cli.memlock import memlock_option
 from vfioemu.cli.tracing import trace_options
 from vfioemu.cli.where import new_directory, runtime_dir_option
 from vfioemu.core.profile import PROFILES
-from vfioemu.core.spec import MachineSpec
+from vfioemu.core.spec import MachineSpec, Memlock
 from vfioemu.daemon.arguments import Wish
 from vfioemu.daemon.runtime_dir import SOCKET, StartError
 from vfioemu.daemon.serve import Options, Ready, serve
@@ -83,6 +84,7 @@ def _watched(exit_with_parent: bool, fd: int | None) -> int:
     show_default=True,
     help="How client memory is reached; all but ask only for a daemon that is yours alone.",
 )
+@memlock_option
 @click.option("--allow-uid", multiple=True, type=click.IntRange(0), help="Who may connect besides you.")
 @click.option(
     "--ask-timeout",
@@ -109,6 +111,7 @@ def command(
     private: bool,
     ready_fd: int | None,
     memory: str,
+    memlock: Memlock | None,
     allow_uid: tuple[int, ...],
     ask_timeout: float,
     exit_with_parent: bool,
@@ -122,6 +125,8 @@ def command(
     spec = machine_of(machine_file, devices)
     if profile is not None:
         spec = replace(spec, profile=profile)
+    if memlock is not None:
+        spec = replace(spec, memlock=memlock)
     options = Options(
         runtime_dir=None if private else new_directory(runtime_dir, instance),
         memory=MemoryMode.ASK if memory == "ask" else MemoryMode.PROCESS_VM,

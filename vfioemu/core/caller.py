@@ -31,6 +31,14 @@ class AddressSpace:
         """RLIMIT_MEMLOCK in bytes as it is now; None where accounting is off."""
         return None
 
+    def reserved(self, vaddr: int, size: int) -> int:
+        """How many bytes of a range are mappings of devices' memory: there is no struct page, so nothing is charged."""
+        del vaddr, size
+        return 0
+
+    def beyond_memlock(self, npages: int, limit: int) -> None:
+        """It would have `npages` locked, and `limit` bytes are what it may: Linux would refuse, and we do not."""
+
     def gone(self) -> bool:
         """Whether its last user has exited (mmget_not_zero() fails): there is nothing left to pin."""
         return False

@@ -53,7 +53,7 @@ class Accounting:
     Pages are counted in every mode, so that gauges tell the truth; the mode says what they are held against.
 
     Args:
-        mode: ``"off"``: nothing; ``"client"``: the client's RLIMIT_MEMLOCK unless it has CAP_IPC_LOCK; a number: so
+        mode: ``"off"``: nothing, but whose memory it is gets to know; ``"client"``: the client's RLIMIT_MEMLOCK unless it has CAP_IPC_LOCK; a number: so
             many bytes for each address space, whatever its capabilities.
     """
 
@@ -87,6 +87,10 @@ class Accounting:
                 raise IoctlError(errno.ENOMEM, f"RLIMIT_MEMLOCK: {npages} pages more, room for {room}")
         dma.space.locked_pages += npages
         dma.locked += npages
+        if npages > 0 and self.mode == "off" and not dma.ipc_lock:
+            limit = dma.space.memlock_limit()
+            if limit is not None and dma.space.locked_pages > limit >> PAGE_SHIFT:
+                dma.space.beyond_memlock(dma.space.locked_pages, limit)
 
     def move(self, dma: "Dma", space: AddressSpace, ipc_lock: bool) -> None:
         """Charge a mapping's pages to another address space, and free the old one of them; ENOMEM.

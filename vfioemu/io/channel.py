@@ -151,6 +151,7 @@ class Channel:
                 mapped: Mapped = call.result
                 # The device's own may be gone before a full connection takes it.
                 result = _duplicate(mapped.fd)
+                session.space.region_mapped(result)
                 shown_from = mapped.start
                 remark = mapped.remark if mapped.remark and session.tell_once(file.label) else ""
         except IoctlError as error:

@@ -29,6 +29,7 @@ _CALLS: Final = {
     m.MEM_LEAVES: "mem_leaves",
     m.MEM_RETURNS: "mem_returns",
     m.MEM_HOLE: "mem_hole",
+    m.MEM_REGION: "mem_region",
 }
 
 

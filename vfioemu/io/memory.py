@@ -10,6 +10,7 @@ import ctypes
 import errno
 import mmap
 import os
+import resource
 import weakref
 from typing import TYPE_CHECKING, Final
 
@@ -96,15 +97,17 @@ class Window:
         vaddr, end: where the client has it.
         local: where we have it.
         file, offset: what of which file it is.
+        reserved: it is a device's memory.
     """
 
-    __slots__ = ("__weakref__", "_fd", "end", "file", "local", "offset", "vaddr")
+    __slots__ = ("__weakref__", "_fd", "end", "file", "local", "offset", "reserved", "vaddr")
 
     def __init__(
         self, vaddr: int, size: int, fd: int, offset: int, ledger: Ledger, *, guarded: bool = False
     ) -> None:
         self.vaddr = vaddr
         self.end = vaddr + size
+        self.reserved = False
         self._fd = -1
         self.offset = offset
         status = os.fstat(fd)
@@ -162,6 +165,7 @@ class ClientSpace(AddressSpace):
         bound: the memory itself, in process_vm mode.
         memlock: RLIMIT_MEMLOCK, as the client says; None for RLIM_INFINITY.
         pinned: what hardware holds, of this client and of all others.
+        regions: files of devices' memory that it was given, by inode.
         pid: of its process, for whoever reads of it.
         remarked: which kinds of remarks have been logged of it.
         left: what is kept of memory that is about to go, and may yet come back.
@@ -175,6 +179,7 @@ class ClientSpace(AddressSpace):
         "memlock",
         "pid",
         "pinned",
+        "regions",
         "remarked",
         "session",
         "shared",
@@ -193,12 +198,29 @@ class ClientSpace(AddressSpace):
         self.pinned: Pinned = Pinned() if pinned is None else pinned
         self.pinned.spaces.add(self)
         self.left: list[Left] = []
+        self.regions: dict[int, int] = {}
         self._starts: list[int] | None = None
         self._windows: list[Window] = []
 
     def memlock_limit(self) -> int | None:
         """RLIMIT_MEMLOCK in bytes; None for no limit."""
         return self.memlock
+
+    def beyond_memlock(self, npages: int, limit: int) -> None:
+        """Linux would have refused: it is said once, if that is so now, too."""
+        if "memlock" in self.remarked:
+            return
+        try:
+            now = resource.prlimit(self.pid, resource.RLIMIT_MEMLOCK)[0]
+        except (OSError, ValueError):
+            now = limit  # what it said of itself
+        if now != resource.RLIM_INFINITY and npages << 12 > now:
+            self.pinned.remark(
+                self,
+                "memlock",
+                f"{npages << 12} bytes are locked, and RLIMIT_MEMLOCK (ulimit -l) is {now}: ENOMEM from Linux, "
+                f"without CAP_IPC_LOCK (--memlock client refuses as well)",
+            )
 
     def gone(self) -> bool:
         """Whether its process has exited or become another program, as far as can be seen from here."""
@@ -208,7 +230,46 @@ class ClientSpace(AddressSpace):
 
     # --- windows ---
 
-    def share(self, vaddr: int, size: int, fd: int, offset: int, limits: Limits, ledger: Ledger) -> None:
+    def share_region(
+        self, vaddr: int, size: int, inode: int, offset: int, limits: Limits, ledger: Ledger
+    ) -> None:
+        """The same for memory of a device, of which the client has a mapping from us.
+
+        Raises:
+            IoctlError: ENOENT: it has not; and as `share`.
+        """
+        fd = self.regions.get(inode)
+        if fd is None:
+            raise IoctlError(errno.ENOENT, f"the process has not mapped any region with inode {inode}")
+        self.share(vaddr, size, fd, offset, limits, ledger, region=True)
+
+    def region_mapped(self, fd: int) -> None:
+        """The client is given this file to map: a device's memory."""
+        inode = os.fstat(fd).st_ino
+        if inode not in self.regions:
+            self.regions[inode] = os.dup(fd)
+            weakref.finalize(self, os.close, self.regions[inode])
+
+    def reserved(self, vaddr: int, size: int) -> int:
+        """How many bytes of a range are mappings of devices' memory."""
+        end = vaddr + size
+        return sum(
+            min(window.end, end) - max(window.vaddr, vaddr)
+            for window in self.windows_in(vaddr, size)
+            if window.reserved
+        )
+
+    def share(
+        self,
+        vaddr: int,
+        size: int,
+        fd: int,
+        offset: int,
+        limits: Limits,
+        ledger: Ledger,
+        *,
+        region: bool = False,
+    ) -> None:
         """Map [offset, offset+size) of `fd`, which the client has mapped at `vaddr`; it counts for `ledger`.
 
         Raises:
@@ -230,7 +291,9 @@ class ClientSpace(AddressSpace):
         ledger.refuse(size, limits)
         if guarded and (why := ledger.no_fd()):
             raise IoctlError(errno.ENOSPC, why)
-        self._windows.insert(at, Window(vaddr, size, fd, offset, ledger, guarded=guarded))
+        window = Window(vaddr, size, fd, offset, ledger, guarded=guarded)
+        window.reserved = region
+        self._windows.insert(at, window)
         starts.insert(at, vaddr)
         self._starts = starts
         self.shared += size

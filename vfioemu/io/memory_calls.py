@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from vfioemu.io.server import Server
     from vfioemu.io.session import Session
 
-CALLS: Final = frozenset({m.MEM_SHARE, m.MEM_UNSHARE, m.MEM_LEAVES, m.MEM_RETURNS, m.MEM_HOLE})
+CALLS: Final = frozenset({m.MEM_SHARE, m.MEM_UNSHARE, m.MEM_LEAVES, m.MEM_RETURNS, m.MEM_HOLE, m.MEM_REGION})
 _WITH_FD: Final = frozenset({m.MEM_SHARE, m.MEM_HOLE})
 DISCARDED: Final = "discarded"
 UNMAPPED: Final = "unmapped"
@@ -59,6 +59,10 @@ class MemoryCalls:
             return 0
         if type == m.MEM_UNSHARE:
             session.space.unshare(args[0], args[1])
+            return 0
+        if type == m.MEM_REGION:
+            limits = self._server.limits
+            session.space.share_region(args[0], args[1], args[3], args[2], limits, session.account)
             return 0
         if type == m.MEM_HOLE:
             return await self._hole(seq, args, fd)

@@ -42,6 +42,7 @@ class Type(enum.IntEnum):
     MEM_LEAVES = 23
     MEM_RETURNS = 24
     MEM_HOLE = 25
+    MEM_REGION = 26
     REPLY = 32
     READ_USER = 64
     WRITE_USER = 65
@@ -119,6 +120,7 @@ ATTR_MMAP: Final = int(Type.ATTR_MMAP)
 MEM_LEAVES: Final = int(Type.MEM_LEAVES)
 MEM_RETURNS: Final = int(Type.MEM_RETURNS)
 MEM_HOLE: Final = int(Type.MEM_HOLE)
+MEM_REGION: Final = int(Type.MEM_REGION)
 REPLY: Final = int(Type.REPLY)
 READ_USER: Final = int(Type.READ_USER)
 WRITE_USER: Final = int(Type.WRITE_USER)

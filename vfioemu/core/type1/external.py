@@ -15,7 +15,7 @@ from vfioemu.core.errors import IoctlError
 from vfioemu.core.iova_map import PROT_READ, PROT_WRITE, Dma
 from vfioemu.core.limits import PAGE_MASK, PAGE_SIZE, U64_MAX
 from vfioemu.core.type1 import batches
-from vfioemu.core.type1.state import Iommu, PinningDevice
+from vfioemu.core.type1.state import Iommu, PinningDevice, pages
 from vfioemu.kernel.dma import DmaBatch
 
 if TYPE_CHECKING:
@@ -115,7 +115,8 @@ def _pin_run(iommu: Iommu, iova: int, npages: int, prot: int) -> Steps[int]:
     vaddr = (dma.vaddr + iova - dma.iova) & U64_MAX & PAGE_MASK
     present: int = yield PinUser(dma.space, vaddr, run, bool(dma.prot & PROT_WRITE))
     count = min(present, run)
-    room = None if iommu.domains else iommu.accounting.room(dma.space, dma.ipc_lock)
+    charged = _charged(iommu, dma, iova, count) == count
+    room = iommu.accounting.room(dma.space, dma.ipc_lock) if charged else None
     if room is not None and room < count:
         _pin_fresh(iommu, dma, iova, room)
         raise _PinFailedError(room, errno.ENOMEM, f"RLIMIT_MEMLOCK: {count} pages more, room for {room}")
@@ -134,12 +135,19 @@ def _pin_fresh(iommu: Iommu, dma: Dma, iova: int, npages: int) -> None:
     if not npages:
         return
     dma.pins.add(iova, npages)
-    if not iommu.domains:  # else the mapping has been charged as a whole
-        iommu.accounting.charge(dma, npages)
+    iommu.accounting.charge(dma, _charged(iommu, dma, iova, npages))
     if dma.bitmap is not None and dma.iova <= iova:
         shift = iommu.pgshift
         first, last = (iova - dma.iova) >> shift, (iova - dma.iova + (npages - 1) * PAGE_SIZE) >> shift
         dma.bitmap.mark_range(first, last - first + 1)
+
+
+def _charged(iommu: Iommu, dma: Dma, iova: int, npages: int) -> int:
+    """How many of the pages count as locked: none of a device's memory, and none of a mapping that counts as a whole."""
+    if iommu.domains:
+        return 0
+    size = npages * PAGE_SIZE
+    return npages - pages(dma.space.reserved((dma.vaddr + iova - dma.iova) & U64_MAX & PAGE_MASK, size))
 
 
 def unpin_pages(iommu: Iommu, device: PinningDevice, iova: int, npages: int) -> Steps[None]:
@@ -163,8 +171,8 @@ def _unpin(iommu: Iommu, iova: int, npages: int) -> None:
         within = 1 if iommu.map.tangled else max(1, (dma.iova + dma.size - iova) // PAGE_SIZE)
         run = min(npages, within)
         gone = sum(gone for _, _, gone in dma.pins.take(iova, run))
-        if not iommu.domains:
-            iommu.accounting.charge(dma, -gone)
+        if gone:
+            iommu.accounting.charge(dma, -min(gone, _charged(iommu, dma, iova, run)))
         iova = (iova + run * PAGE_SIZE) & U64_MAX
         npages -= run
 

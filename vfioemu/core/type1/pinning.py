@@ -57,9 +57,10 @@ def pin_whole(iommu: Iommu, dma: Dma, size: int) -> Steps[int]:
         for start, bits in dma.pins.within(dma.iova, dma.iova + size - 1)
         if not (start - dma.iova) & ((1 << PAGE_SHIFT) - 1)
     ]
-    cost = npages - sum(bits.bit_count() for _, bits in pinned)
+    free = pages(dma.space.reserved(dma.vaddr, size))  # of devices: `rsvd`
+    cost = max(0, npages - free - sum(bits.bit_count() for _, bits in pinned))
     room = accounting.room(dma.space, dma.ipc_lock)
-    ask = npages if room is None or cost <= room else _nth_unpinned(pinned, room) + 1
+    ask = npages if room is None or cost <= room or free else _nth_unpinned(pinned, room) + 1
     present: int = yield PinUser(dma.space, dma.vaddr, ask, bool(dma.prot & PROT_WRITE))
     if present < ask:
         raise IoctlError(errno.EFAULT, f"page {present} of {dma} cannot be pinned")
