@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -71,6 +72,9 @@ class Surroundings:
         os.environ["TMPDIR"] = os.fspath(self.temporary)
         os.environ["XDG_RUNTIME_DIR"] = os.fspath(self.runtime)
         tempfile.tempdir = None
+        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+            if signal.getsignal(number) is signal.SIG_IGN:  # `make test &` of a script; nohup
+                signal.signal(number, signal.SIG_DFL)
 
     def leave(self) -> list[str]:
         """Remove the places; what should not have been there, a line each."""

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """A first client: map memory, let a device write into it, and ask which pages are dirty.
 
-vfioemu serve --machine docs/examples/machine.toml --runtime-dir /tmp/try &
-python docs/examples/first_calls.py /tmp/try/vfio.sock
+vfioemu serve --machine docs/examples/machine.toml --runtime-dir build/try --background
+python docs/examples/first_calls.py build/try/vfio.sock
+vfioemu stop --runtime-dir build/try
 """
 
 import errno

@@ -81,7 +81,9 @@ def test_status_is_what_happened_wherever_stderr_goes(name, place):
 @pytest.mark.parametrize("name", ["run", "conformance"])
 def test_who_does_more_than_to_print_goes_on_without(name, place):
     line, status = ENDS[name]
-    assert run(command(*line), out=place) == (status, "")
+    lost = {"closed": "Bad file descriptor", "full": "No space left on device"}
+    said = f"vfioemu: error: the output is not complete: {lost[place]}\n" if place in lost else ""
+    assert run(command(*line), out=place) == (status, "" if name == "run" else said)
 
 
 @pytest.mark.parametrize("name", PRINTERS)

@@ -12,7 +12,6 @@ from vfioemu.cli.errors import USAGE, CommandError, report
 from vfioemu.cli.guest_options import address, guest_options, guest_spec, socket_path
 from vfioemu.cli.hints import daemon_failed
 from vfioemu.cli.signals import Signals, name_of
-from vfioemu.cli.sturdy import lost_output, make_sturdy
 from vfioemu.cli.values import DURATION
 from vfioemu.migration import events
 from vfioemu.migration.address import AddressError, Listener
@@ -55,7 +54,6 @@ def command(ctx: click.Context, /, uri: str, **options: Any) -> int:
     the next one is waited for.
     """
     signals = Signals()
-    make_sturdy()
     quiet = bool(ctx.find_root().params.get("quiet"))
     if options["ready_fd"] is not None:
         _check_fd(options["ready_fd"])
@@ -67,9 +65,6 @@ def command(ctx: click.Context, /, uri: str, **options: Any) -> int:
         raise CommandError(str(error), exit_code=USAGE) from None
     except OSError as error:
         raise daemon_failed(daemon, error) from None
-    finally:
-        if lost_output() is not None:
-            report(f"the output is not complete: {lost_output()}")
     return code
 
 

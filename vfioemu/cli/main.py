@@ -203,7 +203,11 @@ def _failed(error: BaseException) -> int:
 
 def _with_output(status: int, lost: OSError | None) -> int:
     """The exit status, given what became of standard output."""
-    if lost is None or not output.was_wanted():
+    if lost is None:
+        return status
+    if not output.was_wanted():
+        if lost.errno != errno.EPIPE:  # somebody who has read enough, as `head` does
+            report(f"the output is not complete: {lost.strerror}")
         return status
     if lost.errno != errno.EPIPE:
         report(f"cannot write to standard output: {lost.strerror}")

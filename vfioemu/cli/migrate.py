@@ -14,7 +14,6 @@ from vfioemu.cli.errors import FAILED, CommandError, report
 from vfioemu.cli.guest_options import address, guest_options, guest_spec, socket_path
 from vfioemu.cli.hints import daemon_failed
 from vfioemu.cli.signals import Signals, name_of
-from vfioemu.cli.sturdy import lost_output, make_sturdy
 from vfioemu.cli.values import DURATION, RATE
 from vfioemu.migration.address import Address
 from vfioemu.migration.background import background
@@ -55,6 +54,12 @@ _HINTS = {
     help="How long it may stand still before the destination has all of it; then it runs on here. [default: 5 s, 10"
     " times --downtime, and 2 s for each GiB to compare]",
 )
+@click.option(
+    "--wait",
+    type=DURATION,
+    default="0",
+    help="How long to wait until `vfioemu incoming` listens. [default: not]",
+)
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Compare all pages and devices.")
 @click.option(
     "--warm-up", type=DURATION, default="500ms", show_default=True, help="Let the guest run before."
@@ -67,7 +72,6 @@ def command(ctx: click.Context, /, uri: str, **options: Any) -> int:
     The guest is built on the daemon of --runtime-dir and runs while it moves. Ctrl-C cancels: the guest runs on here.
     """
     signals = Signals()
-    make_sturdy()
     quiet = bool(ctx.find_root().params.get("quiet"))
     spec, target, daemon = guest_spec(options), address(uri, options), socket_path(options)
     limits = Limits(
@@ -93,7 +97,7 @@ def command(ctx: click.Context, /, uri: str, **options: Any) -> int:
                         limits,
                         verify=options["verify"],
                         tell=display.show,
-                        patience=Patience(stopped=options["stop_timeout"]),
+                        patience=Patience(stopped=options["stop_timeout"], listen=options["wait"]),
                         alive=ALIVE,
                     )
                     migration.source = source
@@ -108,8 +112,6 @@ def command(ctx: click.Context, /, uri: str, **options: Any) -> int:
         failed = error
     signals.settle()
     result = migration.source.result if migration.source is not None else None
-    if lost_output() is not None:
-        report(f"the output is not complete: {lost_output()}")
     if result is None and migration.ended_by is not None:
         raise CommandError(
             f"{name_of(migration.ended_by)} before the migration began", exit_code=128 + migration.ended_by

@@ -21,12 +21,15 @@ class _Raw(io.FileIO):
     def __init__(self, fd: int, *, strict: bool, error: OSError | None) -> None:
         super().__init__(fd, "w", closefd=False)
         self.strict = strict
-        self.lost = error
+        self.lost: OSError | None = None
+        self._closed = error
         self._told = False
 
     def write(self, data: Any) -> int:
         """Write, or lose, all of it; the error is raised once, if somebody wants to know."""
         left = memoryview(data).cast("B")
+        if left:
+            self.lost = self.lost or self._closed
         size = len(left)
         while left and self.lost is None:
             try:
@@ -76,7 +79,7 @@ def _steady(fd: int, old: TextIO | None, error: OSError | None, *, strict: bool)
     return io.TextIOWrapper(
         io.BufferedWriter(raw),
         encoding=old.encoding if old is not None else "utf-8",
-        errors=(old.errors if old is not None else None) or "backslashreplace",
+        errors="backslashreplace",  # names of files and devices may be anything
         line_buffering=fd == _STDERR or raw.isatty() or bool(old is not None and old.line_buffering),
         write_through=os.environ.get("PYTHONUNBUFFERED", "") != "",
     )

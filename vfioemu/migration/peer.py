@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The destination, as the source sees it: a connection on which one talks, and is told at any time that it is over."""
 
+import socket
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import trio
 
@@ -15,6 +16,7 @@ from vfioemu.migration.stream import FrameType, Run, StreamError
 from vfioemu.migration.transport import Channel
 from vfioemu.printable import printable
 
+_RETRY: Final = 0.05
 _Frame: TypeAlias = tuple[FrameType, bytes]
 
 
@@ -43,9 +45,11 @@ class Peer:
         """Bytes sent so far."""
         return self._channel.sent if self._channel is not None else 0
 
-    async def connect(self, nursery: trio.Nursery, patience: float) -> None:
+    async def connect(
+        self, nursery: trio.Nursery, patience: float, until_somebody_listens: float = 0
+    ) -> None:
         """Connect, greet, and listen in the background from then on."""
-        sock = await self._address.connect(patience)
+        sock = await self._connected(patience, trio.current_time() + until_somebody_listens)
         channel = self._channel = Channel(sock)
         with trio.move_on_after(patience) as waited:
             await channel.greet()
@@ -55,6 +59,15 @@ class Peer:
         self._address.check(sock)  # it has spoken, so somebody has it
         send, self._frames = trio.open_memory_channel[_Frame](16)
         nursery.start_soon(self._listen, channel, send)
+
+    async def _connected(self, patience: float, last: float) -> socket.socket:
+        while True:
+            try:
+                return await self._address.connect(patience)
+            except StreamError:
+                if trio.current_time() >= last:
+                    raise
+            await trio.sleep(_RETRY)
 
     async def send(self, kind: FrameType, body: bytes | Message, bulk: bytes = b"") -> None:
         """Send a small frame."""

@@ -65,6 +65,7 @@ class Patience:
     """How long the source waits for the destination, in seconds.
 
     Attributes:
+        listen: until somebody listens.
         connect: for a connection.
         answer: for the answer to HELLO and SETUP.
         stopped: from the stop of the guest until everything is loaded and compared, whatever the destination does
@@ -73,6 +74,7 @@ class Patience:
         resolve: for an answer to that question, before it is in doubt.
     """
 
+    listen: float = 0.0
     connect: float = 10.0
     answer: float = 30.0
     stopped: float | None = None

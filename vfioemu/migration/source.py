@@ -247,7 +247,7 @@ class Source:
 
     async def _connect(self, nursery: trio.Nursery) -> None:
         peer, patience = self._peer, self._patience
-        await peer.connect(nursery, patience.connect)
+        await peer.connect(nursery, patience.connect, patience.listen)
         hello = Hello(token=self._token, guest=self.guest.name, verify=self._verify)
         await peer.send(FrameType.HELLO, hello)
         await peer.expect(FrameType.WELCOME, patience=patience.answer)
