@@ -16,7 +16,7 @@ MAP = """
 import fcntl, mmap, os, struct, sys
 group, name, *regions = sys.argv[1:]
 container = os.open("/dev/vfio/vfio", os.O_RDWR)
-file = os.open(f"/dev/vfio/{group}", os.O_RDWR)
+file = os.open("/dev/vfio/" + group, os.O_RDWR)
 fcntl.ioctl(file, 0x3B68, struct.pack("i", container))
 fcntl.ioctl(container, 0x3B66, 3)
 for _ in range(2):
