@@ -228,9 +228,21 @@ void vfe_hold_cut(const struct vfe_remap *remap, const void *address,
 		cut((uintptr_t)address, end_of((uintptr_t)address, size));
 }
 
+int vfe_hold_refuses(const struct vfe_remap *remap, const void *from,
+		     size_t old_size, size_t size, int flags)
+{
+	uintptr_t start = (uintptr_t)from;
+
+	if (!remap->locked || start & (PAGE - 1) ||
+	    !overlapping(start, start + 1))
+		return 0;
+	if (flags & MREMAP_DONTUNMAP)
+		return -EINVAL;
+	return end_of(start, size) > end_of(start, old_size) ? -EFAULT : 0;
+}
+
 void vfe_hold_moved(const struct vfe_remap *remap, const void *from,
-		    size_t old_size, const void *address, size_t size,
-		    bool stays)
+		    size_t old_size, const void *address, size_t size)
 {
 	uintptr_t start = (uintptr_t)from, to = (uintptr_t)address;
 	struct area *area;
@@ -243,8 +255,7 @@ void vfe_hold_moved(const struct vfe_remap *remap, const void *from,
 	if (hold)
 		hold->areas++; /* while its pieces are cut and added */
 	/* What was at the new place is gone, but for what lies there now. */
-	if (!stays)
-		cut(start, end_of(start, old_size));
+	cut(start, end_of(start, old_size));
 	cut(to, end_of(to, size));
 	if (hold) {
 		add(to, end_of(to, size), hold);

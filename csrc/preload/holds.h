@@ -43,10 +43,14 @@ VFE_HIDDEN void vfe_hold_begin_slow(struct vfe_remap *remap, uintptr_t address,
 /** It was: forget what is there. */
 VFE_HIDDEN void vfe_hold_cut(const struct vfe_remap *remap, const void *address,
 			     size_t size);
-/** What was at `from` is at `address` now, or there as well. */
+/** What the kernel says to an mremap() of a device's mapping: it does not grow
+ * (VM_DONTEXPAND), and leaves nothing where it was. 0, or a negative errno. */
+VFE_HIDDEN int vfe_hold_refuses(const struct vfe_remap *remap, const void *from,
+				size_t old_size, size_t size, int flags);
+/** What was at `from` is at `address` now. */
 VFE_HIDDEN void vfe_hold_moved(const struct vfe_remap *remap, const void *from,
 			       size_t old_size, const void *address,
-			       size_t size, bool stays);
+			       size_t size);
 VFE_HIDDEN void vfe_hold_end_slow(struct vfe_remap *remap);
 
 static inline void vfe_hold_begin(struct vfe_remap *remap, const void *memory,

@@ -111,6 +111,7 @@ VFE_EXPORT void *mremap(void *address, size_t size, size_t new_size, int flags,
 	void *new_address = NULL, *result;
 	struct vfe_remap remap = { 0 };
 	bool kept, replaced = false;
+	int refused;
 
 	if (flags & MREMAP_FIXED) {
 		va_list args;
@@ -126,17 +127,17 @@ VFE_EXPORT void *mremap(void *address, size_t size, size_t new_size, int flags,
 		vfe_hold_begin(&remap, new_address, new_size);
 		goes(new_address, new_size);
 	}
-	/* An old size of 0 maps shared pages a second time. */
 	vfe_hold_begin(&remap, address, size ? size : 1);
 	goes(address, size);
-	result = VFE_NEXT(mremap, SYS_mremap, address, size, new_size, flags,
-			  new_address);
+	refused = vfe_hold_refuses(&remap, address, size, new_size, flags);
+	result = refused ? (void *)vfe_result(refused)
+			 : VFE_NEXT(mremap, SYS_mremap, address, size, new_size,
+				    flags, new_address);
 	goes(address, size);
 	if (flags & MREMAP_FIXED)
 		goes(new_address, new_size);
 	if (result != MAP_FAILED)
-		vfe_hold_moved(&remap, address, size, result, new_size,
-			       !size || flags & MREMAP_DONTUNMAP);
+		vfe_hold_moved(&remap, address, size, result, new_size);
 	vfe_hold_end(&remap);
 	if (VFE_RARE(replaced) && result == MAP_FAILED)
 		vfe_dma_returns((uintptr_t)new_address, new_size,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The support matrix: ``python -m vfioemu.conformance.support > protocol/support.md``.
 
-Nothing in it is claimed by hand. The names are those that the C compiler found in <linux/vfio.h>; what is exact is counted in the
+Nothing in parts 1 and 2 is claimed by hand. The names are those that the C compiler found in <linux/vfio.h>; what is exact is counted in the
 golden traces; what else there is, a live machine has been asked.
 """
 
@@ -16,6 +16,7 @@ from typing import Final
 
 from vfioemu.conformance.evidence import Evidence, collect
 from vfioemu.conformance.probes import live_names, machine_spec
+from vfioemu.conformance.unrecorded import section
 from vfioemu.uapi import structs
 from vfioemu.uapi.features import FEATURES
 from vfioemu.uapi.flags import PREFIXES, Extension, c_name
@@ -60,7 +61,7 @@ INTRO: Final = """\
 Made by `python -m vfioemu.conformance.support`; do not edit. A test holds this file to it.
 
 Part 1 goes through every name of `<linux/vfio.h>` (of Linux 6.12 and, where it says so, 7.2; the lists in `uapi/` come from the C
-compiler). Part 2 says how calls are answered.
+compiler). Part 2 says how calls are answered, part 3 what no recorded call shows.
 
 ## 1. Every name
 
@@ -208,6 +209,7 @@ def page(found: Mapping[str, Claim]) -> str:
         parts.append(f"### {title}\n")
         parts.append(table(("name", "since", "status", "why"), rows))
     parts.append(matrix())
+    parts.append(section())
     return "\n".join(parts)
 
 

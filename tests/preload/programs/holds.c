@@ -135,7 +135,7 @@ static void by_mremap(void)
 	char *place =
 		mmap(NULL, SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	/* Shrunk, moved, and mapped a second time. */
+	/* Shrunk, and moved. */
 	CHECK(mremap(memory, SIZE, 3 * PAGE, 0) == memory);
 	is_held();
 	moved = mremap(memory, 3 * PAGE, 3 * PAGE,
@@ -144,12 +144,20 @@ static void by_mremap(void)
 	is_held();
 	CHECK(!munmap(memory, SIZE)); /* where it was */
 	is_held();
-	copy = mremap(moved, 0, PAGE, MREMAP_MAYMOVE);
-	CHECK(copy != MAP_FAILED && copy != moved);
-	CHECK(!munmap(moved, SIZE));
+	/* It does not grow, nor is it mapped a second time. */
+	REFUSED((long)mremap(moved, 3 * PAGE, SIZE, MREMAP_MAYMOVE), EFAULT);
+	REFUSED((long)mremap(moved, 0, PAGE, MREMAP_MAYMOVE), EFAULT);
+	REFUSED((long)mremap(moved, PAGE, PAGE,
+			     MREMAP_MAYMOVE | MREMAP_DONTUNMAP),
+		EINVAL);
+	REFUSED((long)mremap(moved, PAGE, PAGE, MREMAP_FIXED, memory), EINVAL);
 	is_held();
-	copy[0] = 1;
-	REFUSED((long)mremap(copy, PAGE, PAGE, MREMAP_FIXED, place), EINVAL);
+	moved[0] = 1;
+	/* A page of it is moved away. */
+	copy = mremap(moved + PAGE, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED,
+		      memory);
+	CHECK(copy == memory);
+	CHECK(!munmap(moved, 3 * PAGE));
 	is_held();
 	CHECK(!syscall(SYS_munmap, copy, PAGE));
 	is_free();
