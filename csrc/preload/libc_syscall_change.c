@@ -67,6 +67,11 @@ bool vfe_change_call(long number, const long a[6], long *result)
 	case SYS_fstatfs:
 		*result = fstatfs64((int)a[0], (struct statfs64 *)a[1]);
 		return true;
+	case SYS_copy_file_range:
+		*result = copy_file_range((int)a[0], (off64_t *)a[1], (int)a[2],
+					  (off64_t *)a[3], (size_t)a[4],
+					  (unsigned int)a[5]);
+		return true;
 	case SYS_execve:
 		*result =
 			execve(path, (char *const *)a[1], (char *const *)a[2]);

@@ -123,6 +123,7 @@ int __fxstatat64(int version, int dirfd, const char *path,
 	X(splice)          \
 	X(sendfile)        \
 	X(sendfile64)      \
+	X(copy_file_range) \
 	X(epoll_ctl)       \
 	X(fdopen)          \
 	X(fileno)          \

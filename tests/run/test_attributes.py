@@ -280,6 +280,47 @@ print(load("/sys/kernel/iommu_groups/31/type"), store("/sys/kernel/iommu_groups/
     assert found[4] == "55aa" or found[4] == "EIO"
 
 
+def test_copies_are_made_by_reading_and_writing(machine, tmp_path):
+    script = f"""
+        cp {DEVICE}/config {tmp_path}/config && stat -c %s {tmp_path}/config
+        echo other >{tmp_path}/name && cp {tmp_path}/name {DEVICE}/driver_override && cat {DEVICE}/driver_override
+    """
+    assert machine.output("sh", "-c", script).split() == ["4096", "other"]
+    code = """
+live, plain = os.open(DEVICE + "/config", os.O_RDWR), os.open("/proc/version", os.O_RDONLY)
+for pair in (live, live), (plain, live):
+    try: os.copy_file_range(*pair, 4)
+    except OSError as error: print(errno.errorcode[error.errno])
+"""
+    assert said(machine, code) == ["EXDEV", "EXDEV"]
+
+
+def test_events_are_asked_for_and_change_nothing(machine):
+    code = """
+for path in DEVICE, "/sys/class/vfio/31", "/sys/class/misc/vfio", "/sys/class/mdev_bus/vfioemu":
+    before = load(path + "/uevent")
+    print(store(path + "/uevent", "change"), store(path + "/uevent", "add 11111111-2222-4333-8444-555555555555\\n"), store(path + "/uevent", "nonsense"), load(path + "/uevent") == before)
+"""
+    assert said(machine, code) == ["6 41 EINVAL True"] * 4
+
+
+def test_no_file_of_the_tree_can_be_written_past_the_daemon(machine):
+    """What is writable is live: else a program would leave its words in it."""
+    code = """
+import stat
+root = os.environ["VFIOEMU_ROOT"]
+for folder, _, names in os.walk(root):
+    for name in names:
+        path = os.path.join(folder, name)
+        mode = os.lstat(path).st_mode
+        if stat.S_ISREG(mode) and mode & 0o222 and path.startswith(root + "/sys"):
+            real = os.popen(f"LD_PRELOAD= stat -c %a {path}").read().strip()
+            assert len(real) == 4 and int(real, 8) & 0o1000, (path, real)
+print("all")
+"""
+    assert said(machine, code) == ["all"]
+
+
 class TestMdevs:
     def test_made_and_removed(self, machine):
         script = f"""

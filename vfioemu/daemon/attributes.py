@@ -27,6 +27,8 @@ from vfioemu.devices.pci.driver import VfioPci
 _PAGE: Final = 4096
 _SHORTEST: Final = 64
 """What users without rights read of a config space."""
+_ACTIONS: Final = ("add", "remove", "change", "move", "online", "offline", "bind", "unbind")
+"""What an event can be asked for by `uevent`; nobody is sent any, as that is the kernel's to do."""
 _GROUP_TYPES: Final = ("identity", "DMA", "DMA-FQ", "auto")
 
 
@@ -161,7 +163,10 @@ class Attributes:
             return len(data)
         data = data[:_PAGE]
         text = data.decode("utf-8", "surrogateescape")
-        if function is not None:
+        if name == "uevent":
+            if text.partition(" ")[0].strip() not in _ACTIONS:
+                raise IoctlError(errno.EINVAL, f"uevent: {text.strip()!r} is none of {', '.join(_ACTIONS)}")
+        elif function is not None:
             yield from self._write_function(function, path, name, text)
         elif directory.startswith(sysfs.PCI_BUS):
             if not self._write_bus(directory, name, text):

@@ -78,6 +78,7 @@ def uevent(device: Device, config: bytes, *, bound: bool) -> File:
         f"PCI_SLOT_NAME={device.name}",
         f"MODALIAS={_modalias(config)}",
         mode=0o644,
+        live=True,
     )
 
 

@@ -91,7 +91,7 @@ def machine_entries(dma_entry_limit: int, real_drivers: Iterable[str]) -> Entrie
     yield from _class_device("misc", "vfio", f"{_MISC_MAJOR}:{_VFIO_MINOR}", "vfio/vfio")
     yield PARENT.rpartition("/")[0], Directory()
     yield PARENT, Directory()
-    yield f"{PARENT}/uevent", text(mode=0o644)
+    yield f"{PARENT}/uevent", text(mode=0o644, live=True)
     yield f"{PARENT}/subsystem", Link("sys/class/vfioemu")
     yield "sys/class/vfioemu", Directory()
     yield "sys/class/vfioemu/vfioemu", Link(PARENT)
@@ -180,7 +180,7 @@ def _class_device(kind: str, name: str, number: str, node: str) -> Entries:
     yield f"sys/devices/virtual/{kind}", Directory(merged=kind == "misc")
     yield path, Directory()
     yield f"{path}/dev", text(number)
-    yield f"{path}/uevent", text(f"MAJOR={major}", f"MINOR={minor}", f"DEVNAME={node}", mode=0o644)
+    yield f"{path}/uevent", text(f"MAJOR={major}", f"MINOR={minor}", f"DEVNAME={node}", mode=0o644, live=True)
     yield f"{path}/subsystem", Link(f"sys/class/{kind}")
     yield f"sys/dev/char/{number}", Link(path)
     yield f"sys/class/{kind}/{name}", Link(path)
@@ -225,7 +225,7 @@ def device_entries(
         yield from function_files.entries(path, device, config, placed, bound=bound)
     elif bus == "mdev":
         yield f"{path}/mdev_type", Link(type_path(device.spec.model))
-        yield f"{path}/uevent", text("DRIVER=vfio_mdev", "MODALIAS=mdev:vfio_mdev", mode=0o644)
+        yield f"{path}/uevent", text("DRIVER=vfio_mdev", "MODALIAS=mdev:vfio_mdev", mode=0o644, live=True)
         yield f"{path}/remove", text(mode=0o200, live=True)
         yield f"{type_path(device.spec.model)}/devices/{device.name}", Link(path)
     if unit is not None:

@@ -560,6 +560,8 @@ static void pass_on(const char *what, void *memory, int fd)
 	CALL(splice, open("/dev/zero", O_RDONLY), NULL, fd, B, 4, 0);
 	CALL(sendfile, fd, fd, B, 4);
 	CALL(sendfile64, fd, fd, B, 4);
+	CALL(copy_file_range, fd, B, fd, NULL, 4, 0);
+	CALL(copy_file_range, fd, NULL, fd, B, 4, 0);
 	CALL(epoll_ctl, epoll_create1(0), EPOLL_CTL_ADD, fd, B);
 	CALL(epoll_ctl, -1, EPOLL_CTL_ADD, fd, B);
 	TRY("aio_read", (aio_read(B), 0), "B");
