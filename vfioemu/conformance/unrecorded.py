@@ -8,14 +8,13 @@ from vfioemu.uapi.support import table
 _INTRO: Final = """\
 ## 3. Read, and not recorded
 
-No recorded call shows the following. It was read where the last column says (Linux 6.12.107 and later of that series, unless it says
-otherwise), and is held by tests of our own only.
+No recorded call shows the following. It was read where the last column says (Debian's Linux 6.12.117, unless it says otherwise), and is held by tests of our own only.
 """
 
 ROWS: Final[tuple[tuple[str, str], ...]] = (
     (
         "accesses to BARs are cut by 8, 4, 2 and 1 bytes (ports: 8 are two of 4), reads of the ROM by 4 at most",
-        "vfio_pci_core_do_io_rw(), io-64-nonatomic-lo-hi.h; 6.12.16 and later, 7.2 as well",
+        "vfio_pci_core_do_io_rw(), io-64-nonatomic-lo-hi.h; 7.2 as well",
     ),
     (
         "`VFIO_DEVICE_IOEVENTFD` of 8 bytes: taken by 6.12, EINVAL in 7.2 (no profile for 7.3, which takes it again)",

@@ -44,6 +44,8 @@ class BarAccess:
     def __init__(self, function: Function, owner: Owner, messages: Messages) -> None:
         self._bars = function.bars
         self._owner = owner
+        self._read = owner.read_bar
+        self._write = owner.write_bar
         self._messages = messages
         msix = function.msix
         self._table = (msix.table_bar, msix.table_offset, msix.table_size) if msix else (-1, 0, 0)
@@ -102,7 +104,7 @@ class BarAccess:
                     out += bytes((bar.beyond,)) * count
                 else:
                     for at, part in _instructions(bar, offset, count):
-                        out += yield from finish(self._owner.read_bar(index, at, part))
+                        out += yield from finish(self._read(index, at, part))
             offset += count
             size -= count
         if index == self._pba[0] and self._messages.pending:
@@ -125,7 +127,7 @@ class BarAccess:
         if _beyond(bar, offset):
             return
         for at, part in _instructions(bar, offset, len(data)):
-            yield from finish(self._owner.write_bar(index, at, data[at - offset : at - offset + part]))
+            yield from finish(self._write(index, at, data[at - offset : at - offset + part]))
 
 
 def _instructions(bar: Bar, offset: int, size: int) -> tuple[tuple[int, int], ...]:
