@@ -400,6 +400,26 @@ def _clients() -> Iterator[Case]:
         command="printf 'info pci\\nquit\\n' | qemu-system-x86_64 -nodefaults -display none -m 64 -S -monitor stdio -device vfio-pci,sysfsdev={sysfsdev} -device vfio-pci,sysfsdev={sysfsdev1}",
         says=(r"4348:3253",),
     )
+    for memory in ("ask", "process_vm"):
+        for ram, options in (
+            ("private", "-m 64"),
+            ("memfd", "-m 64 -object memory-backend-memfd,id=r,size=64M -machine memory-backend=r"),
+        ):
+            yield Case(
+                name=f"QEMU 7.2 runs its firmware, {ram} RAM, {memory}, in a PID namespace, ulimit -l 64",
+                kind=Kind.USES,
+                options=(
+                    f"--memory={memory}",
+                    "--device=dma-engine,type=2",
+                    "--device=mtty",
+                    "--trace=trace",
+                ),
+                command=f"ulimit -l 64; (sleep 2; printf 'info pci\\nquit\\n') | unshare -pf qemu-system-x86_64 -nodefaults "
+                f"-display none {options} -monitor stdio -device vfio-pci,sysfsdev={{sysfsdev}} "
+                "-device vfio-pci,sysfsdev={sysfsdev1}; "
+                "grep -c 'VFIO_IOMMU_MAP_DMA.* = 0$' trace | sed 's/^/mapped: /'; ! grep 'MAP_DMA.*= -1' trace",
+                says=(r"1afe:0d01", r"4348:3253", r"mapped: [1-9]\d"),
+            )
     yield Case(
         name="DPDK: testpmd probes, maps and resets",
         kind=Kind.USES,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vfioemu.io.limits import Limits
     from vfioemu.io.memory import ClientSpace, Ledger
 
+_NORESERVE: Final = 0x4000  # mmap.MAP_NORESERVE, of Python 3.12
 _STEP: Final = 1 << 18
 _WORK_SHIFT: Final = 11
 """Bytes of a copy that are a unit of work."""
@@ -46,12 +47,14 @@ class Kept:
     __slots__ = ("__weakref__", "_map", "file", "journal", "local", "offset", "vaddr")
 
     def __init__(self, size: int, ledger: "Ledger") -> None:
-        self._map = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._map = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE)
         self.local = self.vaddr = self.offset = 0
         self.file: FileId | None = None
         self.journal: list[tuple[int, int]] | None = []
         ledger.add(1, size)
         weakref.finalize(self, ledger.add, -1, -size)
+        ledger.add_kept(size)
+        weakref.finalize(self, ledger.add_kept, -size)
 
     def read(self, at: int, size: int) -> bytes:
         """Bytes at an offset."""
@@ -171,6 +174,8 @@ def _keep(
         low = parts[0][0]
         size = max(at + _size(piece) for at, _, piece in parts) - low
         ledger.refuse(size, limits)
+        if space.bound is None:
+            ledger.refuse_kept(size, limits)
         kept = Kept(size, ledger)
         total = yield from _copy(parts, kept, low, fd)
         for at, pages, old in parts:

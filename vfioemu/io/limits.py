@@ -18,6 +18,9 @@ class Limits:
         max_shared: bytes of shared memory windows of a process; address space, not memory.
         max_all_windows: windows of all processes; together with what else is mapped, fewer than vm.max_map_count.
         max_all_shared: bytes of all windows; half of the address space.
+        max_kept: bytes of memory that a process took away from its devices and that is kept for them; as many as it likes
+            of a process whose daemon this is alone.
+        max_all_kept: of all processes.
         max_mappings: mappings (MAP_DMA) of a process; so many containers as full as dma_entry_limit lets them be.
         max_all_mappings: of all processes.
         max_pins: areas of 16 MiB in which devices have pinned pages, for a process; some hundred bytes each.
@@ -39,6 +42,8 @@ class Limits:
     max_shared: int = 1 << 44
     max_all_windows: int = 32768
     max_all_shared: int = 1 << 46
+    max_kept: int = 1 << 28
+    max_all_kept: int = 1 << 30
     max_mappings: int = 8 * 65535
     max_all_mappings: int = 16 * 65535
     max_pins: int = 1 << 17

@@ -45,12 +45,26 @@ class Ledger:
     raise an exception; so nobody may use them up.
     """
 
-    __slots__ = ("size", "total", "windows")
+    __slots__ = ("kept", "size", "total", "windows")
 
     def __init__(self, total: "Ledger | None" = None) -> None:
         self.total = total
         self.windows = 0
         self.size = 0
+        self.kept = 0
+
+    def refuse_kept(self, size: int, limits: Limits) -> None:
+        """ENOSPC if no more may be kept of what the process takes away."""
+        if self.kept + size > limits.max_kept:
+            raise IoctlError(errno.ENOSPC, f"{self.kept:#x} bytes are kept for the process already")
+        if self.total is not None and self.total.kept + size > limits.max_all_kept:
+            raise IoctlError(errno.ENOSPC, f"{self.total.kept:#x} bytes are kept for all processes already")
+
+    def add_kept(self, size: int) -> None:
+        """So much more is kept, or less."""
+        self.kept += size
+        if self.total is not None:
+            self.total.add_kept(size)
 
     def refuse(self, size: int, limits: Limits) -> None:
         """ENOSPC if there is no room for another window."""

@@ -318,7 +318,7 @@ class Server:
             self.tracer.remark(space.pid, kind, text)
         if kind not in space.remarked:
             space.remarked.add(kind)
-            log.log(logging.DEBUG if kind == "memlock" else level, "pid=%d: %s", space.pid, text)
+            log.log(logging.DEBUG if kind in ("memlock", "lost") else level, "pid=%d: %s", space.pid, text)
 
     # --- files ---
 

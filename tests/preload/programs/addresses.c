@@ -547,6 +547,7 @@ static void use(const char *what, void *memory, int fd)
 	     MAP_SHARED | MAP_FIXED, fd, 0);
 	CALL(munmap, (char *)((uintptr_t)B | 1), PAGE);
 	CALL(mprotect, (char *)((uintptr_t)B | 1), PAGE, PROT_READ);
+	CALL(madvise, (char *)((uintptr_t)B | 1), PAGE, MADV_DONTNEED);
 	CALL(mremap, (char *)((uintptr_t)B | 1), PAGE, PAGE, 0);
 }
 
