@@ -191,6 +191,11 @@ void *vfe_attribute_mmap(int fd, void *address, size_t size, int prot,
 	};
 
 	result = vfe_call(&call);
+	if (VFE_RARE(!result && call.in_more))
+		vfe_say("/%s holds registers, but a mapping of it is only "
+			"memory: what is stored there reaches none of them; "
+			"pread() and pwrite() on the VFIO device's fd do",
+			path + (*path == '/'));
 	if (result >= 0)
 		result = call.in_fd < 0
 				 ? -ENFILE

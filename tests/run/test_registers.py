@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.run.helpers import Runner
-from vfioemu.devices.dma_engine import device as dma_engine
+from vfioemu.devices.dma_engine.device import DmaEngine
 from vfioemu.devices.pci.description import Bar
 from vfioemu.devices.registry import load_models
 
@@ -64,7 +64,7 @@ def test_each_device_is_told_of_and_each_process():
 
 
 def test_parts_that_a_model_names_are_memory():
-    ring = dma_engine._function(0).bars[0]
+    ring = DmaEngine({}).function.bars[0]
     [(offset, size)] = ring.areas
 
     assert ring.maps(offset, size)
@@ -81,3 +81,15 @@ def test_the_page_says_of_each_model_what_is_behind_it():
     rows = "\n".join(line.split("|")[1] for line in section.splitlines() if line.startswith("|"))
 
     assert set(re.findall(r"`([\w-]+)`", rows)) == set(load_models())
+
+
+def test_who_maps_a_resource_file_is_told_too():
+    run = Runner("--device", "nvme,name=1234:00:03.0")
+    code = (
+        "import mmap, os, sys\nfile = os.open(sys.argv[1], os.O_RDWR)\nfor _ in 'ab': mmap.mmap(file, 4096)"
+    )
+    done = run(sys.executable, "-c", code, "/sys/bus/pci/devices/{bdf}/resource0")
+
+    assert done.returncode == 0, done.stderr
+    [line] = done.stderr.splitlines()
+    assert "resource0 holds registers" in line

@@ -146,12 +146,8 @@ class DeviceFile(File):
         del caller
         mapped = yield from regions.mmap(self.device.regions, offset, size, prot, shared)
         index, start = regions.place(offset)
-        if not self.device.model.maps_registers(index, start, size):
-            return mapped
-        remark = (
-            f"region {index} of {self.label} is mapped: what is stored there reaches none of its registers"
-        )
-        return mapped._replace(remark=remark)
+        hides = self.device.model.maps_registers(index, start, size)
+        return mapped._replace(hides=(self.label, index)) if hides else mapped
 
     def release(self) -> Steps[None]:
         """vfio_device_fops_release()."""

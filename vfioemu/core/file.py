@@ -25,12 +25,12 @@ class Mapped(NamedTuple):
     Attributes:
         fd: of this process; it stays its owner's.
         start: where in it the wanted part begins, a multiple of the page size.
-        remark: what whoever maps it should know, because hardware is different.
+        hides: the device and the region of it whose registers, in hardware, would be there.
     """
 
     fd: int
     start: int = 0
-    remark: str = ""
+    hides: tuple[str, int] | None = None
 
 
 class File:

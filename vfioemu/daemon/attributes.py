@@ -134,7 +134,9 @@ class Attributes:
         mapped = yield from finish(model.map_bar(int(digits), offset, size, 3))
         if mapped is None:
             raise IoctlError(errno.EINVAL, f"/{path} cannot be mapped")
-        return mapped if isinstance(mapped, Mapped) else Mapped(mapped, offset)
+        whole = mapped if isinstance(mapped, Mapped) else Mapped(mapped, offset)
+        hides = model.maps_registers(int(digits), offset, size)
+        return whole._replace(hides=(function.device.symbol, int(digits))) if hides else whole
 
     # --- writing ---
 

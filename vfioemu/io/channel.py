@@ -117,7 +117,7 @@ class Channel:
         caller = session.caller
         why = ""
         shown_from = 0
-        remark = ""
+        remark = False
         start = call.start
         tracer = server.tracer
         record = None
@@ -153,7 +153,7 @@ class Channel:
                 result = _duplicate(mapped.fd)
                 session.space.region_mapped(result)
                 shown_from = mapped.start
-                remark = mapped.remark if mapped.remark and session.tell_once(file.label) else ""
+                remark = self._remark_on(mapped)
         except IoctlError as error:
             result = -error.errno
             why = error.why
@@ -168,11 +168,9 @@ class Channel:
         if kind == m.MMAP and result >= 0:
             self._finish(token)
             try:
-                await self._reply(seq, 0, shown_from, bool(remark), fd=result)
+                await self._reply(seq, 0, shown_from, remark, fd=result)
             finally:
                 os.close(result)
-            if remark:
-                server.remark(session.space, "registers", remark, logging.INFO)
             return
         reply_flags = 0
         if token.drain:
@@ -191,6 +189,16 @@ class Channel:
         self._token = None
         self._call.end()
         self._server.tokens.put(token, self._session)
+
+    def _remark_on(self, mapped: Mapped) -> bool:
+        """Whether the client is to tell of a mapping that hides registers: once for each device."""
+        session = self._session
+        if mapped.hides is None or not session.tell_once(mapped.hides[0]):
+            return False
+        device, region = mapped.hides
+        text = f"region {region} of {device} is mapped: what is stored there reaches none of its registers"
+        self._server.remark(session.space, "registers", text, logging.INFO)
+        return True
 
     async def _prove(self, serial: int, fd: int) -> Token | None:
         """Recognise the fd that came with a call as a token, by its cookie; the fd is closed."""
@@ -301,7 +309,7 @@ class Channel:
                 mapped: Mapped = await call.run(attributes.mmap, uid, path, offset, size)
                 fd = _duplicate(mapped.fd)
                 try:
-                    await self._reply(seq, 0, mapped.start, fd=fd)
+                    await self._reply(seq, 0, mapped.start, self._remark_on(mapped), fd=fd)
                 finally:
                     os.close(fd)
         finally:
