@@ -27,6 +27,8 @@ def command(runtime_dir: Path | None, instance: str, as_json: bool, prometheus: 
         print(f"{entry['call']:{width}} {entry['errno'] or 'ok':10} {entry['count']}")
     for name in ("sessions", "connections", "locked_pages", "refused_peers", "internal_errors"):
         print(f"{name.replace('_', ' ')}: {now[name]}")
+    print(f"fds for clients: {now['client_fds']} of {now['max_client_fds']}")
+    print(f"longest round: {now['longest_round'] * 1000:.1f} ms")
     for kind, count in sorted(now["files"].items()):
         print(f"open {kind} files: {count}")
     for name, value in sorted(now["totals"].items()):
