@@ -20,7 +20,9 @@ IOVAS = st.builds(
     st.sampled_from([0, 0, 0, 5]),
 )
 COUNTS = st.integers(1, 12) | st.just(AREA + 3)
-STEPS = st.lists(st.tuples(st.sampled_from(["add", "add", "take", "range"]), IOVAS, COUNTS), max_size=25)
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["add", "add", "take", "range", "drop"]), IOVAS, COUNTS), max_size=25
+)
 
 
 def pages(iova, npages):
@@ -45,8 +47,11 @@ def test_any_sequence_counts_as_a_counter_does(steps):
         else:
             last = iova + npages * PAGE
             expected = Counter({page: n for page, n in model.items() if iova <= page <= last})
-            runs = list(counts.take_range(iova, last))
-            assert Counter(page for start, count in runs for page in pages(start, count)) == expected
+            if what == "drop":
+                counts.drop(iova, last)
+            else:
+                runs = list(counts.take_range(iova, last))
+                assert Counter(page for start, count in runs for page in pages(start, count)) == expected
             model -= expected
         assert counts.references == model.total()
         assert len(counts) == len(model)
@@ -83,3 +88,13 @@ def test_a_million_pins_in_a_row_cost_little():
 
     assert len(counts) == 1 << 20
     assert size < 1 << 19  # half a byte for each; a dictionary takes some 100
+
+
+def test_some_are_as_many_as_asked_for():
+    counts = PinCounts()
+    counts.add(3 * PAGE, 2)
+    counts.add(9 * PAGE, 3)
+
+    assert counts.take_some(4) == [(3 * PAGE, 2), (9 * PAGE, 2)]
+    assert counts.take_some(4) == [(11 * PAGE, 1)]
+    assert counts.take_some(4) == []

@@ -117,6 +117,30 @@ class PinCounts:
                 for iova, npages, _ in self._take(key, mask):
                     yield iova, npages
 
+    def take_some(self, most: int) -> list[tuple[int, int]]:
+        """Unpin at most `most` pages of some area, each once: the runs; none if nothing is pinned."""
+        for key, planes in self._areas.items():
+            mask, left = 0, most
+            for bit, count in runs(_any(planes)):
+                count = min(count, left)
+                mask |= (1 << count) - 1 << bit
+                left -= count
+                if not left:
+                    break
+            return [(iova, npages) for iova, npages, _ in self._take(key, mask)]
+        return []
+
+    def drop(self, first: int, last: int) -> None:
+        """Forget all in [first, last], at once: an area costs no more than a page of it."""
+        for key in self._keys_between(first, last):
+            if first <= key and key + _FIELD <= last:
+                planes = self._areas.pop(key)
+                self.references -= sum(plane.bit_count() << k for k, plane in enumerate(planes))
+                self._quota.give(len(planes))
+            else:
+                for _ in self.take_range(max(first, key), min(last, key + _FIELD)):
+                    pass
+
     def within(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         """The areas with pins in [first, last], ascending: (IOVA of bit 0, bits of what is pinned there)."""
         for key in self._keys_between(first, last):

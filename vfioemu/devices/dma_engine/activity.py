@@ -7,6 +7,7 @@ from typing import Final, Protocol
 from vfioemu.core.effects import Steps
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.model import Host
+from vfioemu.core.slices import Slices
 from vfioemu.devices.dma_engine.journal import Journal
 from vfioemu.devices.dma_engine.options import Options
 from vfioemu.devices.dma_engine.pace import Pace
@@ -18,6 +19,8 @@ from vfioemu.kernel.log import DirtyLog
 from vfioemu.uapi.dma_engine import MAX_BATCH, PinMode, Register
 
 _PAGE_MASK: Final = ~(PAGE - 1)
+_WORK: Final = 16
+"""Of a write, in slices."""
 MAX_AT_ONCE: Final = 256
 """Writes in one call of `work`, which holds up everybody else: what is due beyond waits for the next."""
 
@@ -108,11 +111,14 @@ class Activity:
     def _write(self, count: int) -> Steps[int]:
         registers, writer = self._registers, self._writer
         before = writer.writes
+        slices = Slices()
         while count > 0:
             size = min(count, registers[Register.BATCH])
             if registers[Register.PIN_MODE] == PinMode.WINDOW:
                 size = min(size, registers[Register.PIN_PAGES])
             count -= size
+            if slices.done(size * _WORK):
+                yield from slices.breathe()
             if not self._owner.may_dma:
                 writer.failed += size
                 continue

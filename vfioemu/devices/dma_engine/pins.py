@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 from vfioemu.core.effects import Steps
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.model import Host
+from vfioemu.core.pin_counts import PinCounts
 from vfioemu.devices.dma_engine.registers import PAGE
 from vfioemu.kernel.bitmap import DirtyBitmap
 
@@ -18,6 +19,7 @@ T = TypeVar("T")
 
 PROT_WRITE: Final = 2
 MAX_RUN: Final = 512
+RECENT: Final = 1 << 16
 _CHUNK_SHIFT: Final = 24
 _CHUNK: Final = 1 << _CHUNK_SHIFT
 
@@ -57,18 +59,24 @@ class UsedPages:
 class HeldPages:
     """The pages that the device has pinned because it writes to them, oldest first. Each is pinned once.
 
+    They may be millions. So only of the last 65536 it is known in which order they came.
+
     A mapping that is being removed must not be pinned anew by a device that was just told to let go of it: UNMAP_DMA
     would never come to its end. So what the device is busy with (`during`) leaves a range alone that was given back
     meanwhile; until the device begins something new, whoever is unmapping has asked for the container's lock.
     """
 
     def __init__(self) -> None:
-        self._pages: dict[int, None] = {}
+        self._old = PinCounts()
+        self._recent: dict[int, None] = {}
         self._leaving: list[tuple[int, int]] = []
         self._busy = False
 
     def __len__(self) -> int:
-        return len(self._pages)
+        return self._old.references + len(self._recent)
+
+    def __contains__(self, page: int) -> bool:
+        return page in self._recent or self._old.count(page) > 0
 
     def during(self, steps: Steps[T]) -> Steps[T]:
         """Run `steps`, in which pages are acquired. Never two at a time."""
@@ -81,15 +89,16 @@ class HeldPages:
 
     def clear(self) -> None:
         """All pins are gone."""
-        self._pages.clear()
+        self._old.clear()
+        self._recent.clear()
 
     def acquire(self, host: Host, pages: Iterable[int]) -> Steps[list[int]]:
         """Pin those of `pages` that are not pinned; returns those that may be written, in their order."""
         pages = list(pages)
-        for first, count in _runs(sorted({page for page in pages if page not in self._pages})):
+        for first, count in _runs(sorted({page for page in pages if page not in self})):
             if not self._is_leaving(first, count):
                 yield from self._pin(host, first, count)
-        return [page for page in pages if page in self._pages]
+        return [page for page in pages if page in self]
 
     def acquire_used(self, host: Host, used: UsedPages) -> Steps[None]:
         """Pin all of `used` that can be pinned; what is being unmapped now stays there."""
@@ -103,25 +112,24 @@ class HeldPages:
 
     def trim(self, host: Host, most: int) -> Steps[None]:
         """Give the oldest back until `most` are left."""
-        excess = len(self._pages) - most
-        if excess > 0:
-            oldest = [page for page, _ in zip(self._pages, range(excess), strict=False)]
-            for page in oldest:
-                del self._pages[page]
-            for first, count in _runs(sorted(oldest)):
+        while (excess := len(self) - most) > 0:
+            taken = self._old.take_some(excess)
+            if not taken:
+                oldest = [page for page, _ in zip(self._recent, range(excess), strict=False)]
+                for page in oldest:
+                    del self._recent[page]
+                taken = list(_runs(sorted(oldest)))
+            for first, count in taken:
                 yield from host.unpin(first, count)
 
     def forget(self, iova: int, size: int) -> None:
         """The pins in the range are gone: it is being unmapped."""
-        last = iova + size - 1
+        first, last = iova - iova % PAGE, iova + size - 1
         if self._busy:
             self._leaving.append((iova, last))
-        if size // PAGE < len(self._pages):
-            for page in range(iova - iova % PAGE, last + 1, PAGE):
-                self._pages.pop(page, None)
-        else:
-            for page in [page for page in self._pages if iova <= page <= last]:
-                del self._pages[page]
+        for page in [page for page in self._recent if first <= page <= last]:
+            del self._recent[page]
+        self._old.drop(first, last)
 
     def _is_leaving(self, first: int, count: int) -> bool:
         return any(first <= last and iova < first + count * PAGE for iova, last in self._leaving)
@@ -136,7 +144,11 @@ class HeldPages:
                     yield from self._pin(host, first + i * PAGE, 1)
             return
         for i in range(count):
-            self._pages[first + i * PAGE] = None
+            self._recent[first + i * PAGE] = None
+        while len(self._recent) > RECENT:
+            page = next(iter(self._recent))
+            del self._recent[page]
+            self._old.add(page, 1)
 
 
 def _runs(pages: list[int]) -> Iterator[tuple[int, int]]:
