@@ -125,7 +125,7 @@ def test_nothing_to_replay_is_a_failure(tmp_path):
 def test_machine_that_lacks_the_devices_fails_its_scenarios(tmp_path):
     machine = tmp_path / "machine.toml"
     machine.write_text(
-        '[[group]]\nnumber = 1\n[[group.device]]\nsymbol = "x"\nname = "x"\nmodel = "oracle"\n'
+        '[[group]]\nnumber = 1\n[[group.device]]\nsymbol = "x"\nname = "00000000-0000-4000-8000-000000000001"\nmodel = "oracle"\n'
     )
 
     done = conformance("--machine", machine, LINUX_6_12 / "vaddr.jsonl")

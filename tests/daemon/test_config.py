@@ -4,7 +4,9 @@
 import pytest
 
 from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
+from vfioemu.daemon.arguments import DeviceError, parse_device, with_devices
 from vfioemu.daemon.config import ConfigError, load_machine, parse_machine
+from vfioemu.devices.registry import load_models, options
 
 FULL = """
 profile = "linux-7.2"
@@ -16,7 +18,7 @@ number = 12
 viable = false
 [[group.device]]
 symbol = "a"
-name = "n"
+name = "00000000-0000-4000-8000-000000000001"
 model = "oracle"
 [group.device.options]
 variant = "basic"
@@ -45,7 +47,15 @@ def test_full_file():
                 ),
             ),
         ),
-        devices=(DeviceSpec(symbol="a", name="n", group=12, model="oracle", options={"variant": "basic"}),),
+        devices=(
+            DeviceSpec(
+                symbol="a",
+                name="00000000-0000-4000-8000-000000000001",
+                group=12,
+                model="oracle",
+                options={"variant": "basic"},
+            ),
+        ),
     )
 
 
@@ -53,43 +63,96 @@ def test_empty_file_is_an_empty_machine():
     assert parse_machine("") == MachineSpec()
 
 
+UUID = "abcdef00-0000-4000-8000-000000000001"
+OTHER = "abcdef00-0000-4000-8000-000000000002"
+GROUP = "[[group]]\nnumber = 1\n"
+IOMMU = GROUP + "[group.iommu]\n"
+
+
+def device(name, symbol="d", model="mtty", more=""):
+    return f'[[group.device]]\nsymbol = "{symbol}"\nname = "{name}"\nmodel = "{model}"\n{more}'
+
+
 @pytest.mark.parametrize(
-    ("text", "where", "why"),
+    ("text", "line", "key", "why"),
     [
-        ("x\ny = 1", "", "line 1"),
-        ("profil = 'x'", "profil", "no such key"),
-        ("profile = 5", "profile", "expected str"),
-        ("profile = 'linux-1.0'", "", "linux-1.0"),
-        ("quirks = 'other'", "quirks", "other"),
-        ("memlock = 'some'", "memlock", "some"),
-        ("memlock = -1", "", "-1"),
-        ("dma-entry-limit = -1", "", "-1"),
-        ("memlock = " + "9" * 5000, "", "digits"),
-        ("memlock = " + "[" * 5000, "", "recursion"),
-        ("[[group]]\nnumber = -1", "group[0]", "-1"),
-        ("[[group]]\nnumber = 2147483648", "group[0]", "2147483648"),
-        ("[[group]]", "group[0].number", "missing"),
-        ("[[group]]\nnumber = 'x'", "group[0].number", "expected int"),
-        ("[[group]]\nnumber = 1\n[[group]]\nnumber = 1", "", "same number"),
-        ("[[group]]\nnumber = 1\n[group.iommu]\naddress_bits = 1", "group[0].iommu.address_bits", "no such"),
-        ("[[group]]\nnumber = 1\n[group.iommu]\naddress-bits = 1", "group[0].iommu", "address_bits"),
-        ("[[group]]\nnumber = 1\n[group.iommu]\nreserved = [[2, 1]]", "group[0].iommu", "reserved"),
-        ("[[group]]\nnumber = 1\n[[group.device]]\nname = 'n'", "group[0].device[0].symbol", "missing"),
+        ("x\ny = 1", 1, "", "expected"),
+        ("profil = 'x'", 1, "profil", "no such key; did you mean profile?"),
+        ("profile = 5", 1, "profile", "expected a string"),
+        ("profile = 'linux-6.21'", 1, "profile", "did you mean linux-6.12? (linux-6.12, linux-7.2)"),
+        ("quirks = 'none'", 1, "quirks", "expected one of clean, recorded"),
+        ("memlock = 'some'", 1, "memlock", "some"),
+        ("memlock = -1", 1, "memlock", "-1"),
+        ("dma-entry-limit = -1", 1, "dma-entry-limit", "-1"),
+        ("manual-clear = 'on'", 1, "manual-clear", "as-posted"),
+        ("memlock = " + "9" * 5000, None, "", "digits"),
+        ("[group]\nnumber = 1", 1, "group", "write [[group]] for [group]"),
+        (GROUP + "[group.device]\nname = 'x'", 3, "group[0].device", "write [[group.device]]"),
+        ("[[group]]\nnumber = -1", 2, "group[0].number", "-1"),
+        ("[[group]]\nnumber = 2147483648", 2, "group[0].number", "2147483648"),
+        ("[[group]]", 1, "group[0].number", "missing"),
+        ("[[group]]\nnumber = 'x'", 2, "group[0].number", "expected an integer"),
+        (GROUP + GROUP, 4, "group[1].number", "same number"),
+        (IOMMU + "address_bits = 1", 4, "group[0].iommu.address_bits", "did you mean address-bits?"),
+        (IOMMU + "address-bits = 1", 4, "group[0].iommu.address-bits", "address-bits"),
+        (IOMMU + "reserved = [[2, 1]]", 4, "group[0].iommu.reserved", "reserved"),
+        (GROUP + "[[group.device]]\nname = 'n'", 3, "group[0].device[0].symbol", "missing"),
+        (
+            GROUP + device("not-a-uuid"),
+            5,
+            "group[0].device[0].name",
+            "neither a PCI address (0000:00:01.0) nor a UUID",
+        ),
+        (IOMMU + device("00:10.0"), 6, "group[0].device[0].name", "did you mean '0000:00:10.0'?"),
+        (IOMMU + device("0000:00:20.0"), 6, "group[0].device[0].name", "neither"),
+        (IOMMU + device("0000:00:10.8"), 6, "group[0].device[0].name", "neither"),
+        (GROUP + device("0" * 32), 5, "group[0].device[0].name", "did you mean '00000000-0000-0000-0000-0"),
+        (GROUP + device(UUID) + device(UUID.upper(), "e"), 9, "group[0].device[1].name", "same name"),
+        (GROUP + device(UUID) + device(OTHER), 8, "group[0].device[1].symbol", "same symbol"),
+        (GROUP + device(UUID, model="mty"), 6, "group[0].device[0].model", "did you mean mtty?"),
+        (
+            GROUP + device(UUID, more="[group.device.options]\nport = 1"),
+            8,
+            "group[0].device[0].options.port",
+            "no such option of mtty; did you mean ports?",
+        ),
     ],
 )
-def test_wrong_file_is_told_with_its_key(tmp_path, text, where, why):
+def test_wrong_file_is_told_with_line_key_and_choices(tmp_path, text, line, key, why):
     path = tmp_path / "m.toml"
     path.write_text(text)
     with pytest.raises(ConfigError) as refused:
-        load_machine(path)
-    assert refused.value.where == where
+        load_machine(path, load_models())
+    assert (refused.value.line, refused.value.key) == (line, key), refused.value
     assert why in refused.value.why
-    assert str(refused.value).startswith(f"{path}: ")
+    assert str(refused.value).startswith(f"{path}:")
+
+
+def test_names_are_spelled_as_sysfs_spells_them(tmp_path):
+    path = tmp_path / "m.toml"
+    path.write_text(GROUP + device(UUID.upper()))
+    (found,) = load_machine(path).devices
+    assert found.name == UUID
+    (wished,) = with_devices(
+        MachineSpec(), [parse_device(f"mtty,name={UUID.upper()}")], load_models()
+    ).devices
+    assert wished.name == UUID
+    with pytest.raises(DeviceError, match=r"did you mean '0000:00:05\.0'"):
+        with_devices(MachineSpec(), [parse_device("edu,name=00:05.0")], load_models())
+
+
+def test_option_means_the_same_in_a_file_and_on_a_command_line(tmp_path):
+    path = tmp_path / "m.toml"
+    path.write_text(GROUP + device(UUID, more='[group.device.options]\nmigration = "v1"'))
+    (one,) = load_machine(path, load_models()).devices
+    (other,) = with_devices(MachineSpec(), [parse_device("mtty,migration=v1")], load_models()).devices
+    assert one.options == other.options == {"migration": "v1"}
+    assert "migration" in options(load_models()["mtty"])
 
 
 def test_missing_and_unreadable_files(tmp_path):
     with pytest.raises(ConfigError, match="No such file"):
         load_machine(tmp_path / "none.toml")
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigError, match="utf-8"):
+    with pytest.raises(ConfigError, match="UTF-8"):
         load_machine(tmp_path / "binary")

@@ -20,7 +20,7 @@ from vfioemu.testing.daemon import DaemonProcess, daemon_process
 
 PATIENCE: Final = 120.0
 """Seconds for anything that takes a few on a machine of its own."""
-_APPEND: Final = "console=ttyS0 quiet loglevel=1 panic=-1 no_timer_check mitigations=off"
+_APPEND: Final = "console=ttyS0 noecho quiet loglevel=1 panic=-1 no_timer_check mitigations=off"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

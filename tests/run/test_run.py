@@ -164,7 +164,7 @@ class TestRefusals:
             (
                 ["--device=oracle,variant=basic,bus=pci,name=1234", "--", "true"],
                 2,
-                ["1234 is not a PCI address"],
+                ["name='1234' is neither a PCI address"],
             ),
             (["--device=oracle,variant=wrong", "--", "true"], 2, ["wrong"]),
             (["--device=,x=1", "--", "true"], 2, ["begins with no model"]),

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Options that say what is emulated: a machine file, devices, or both."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -12,6 +13,8 @@ from vfioemu.core.spec import MachineSpec
 from vfioemu.daemon.arguments import DeviceError, Wish, parse_device, with_devices
 from vfioemu.daemon.config import ConfigError, load_machine
 from vfioemu.devices.registry import load_models
+
+log: Final = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -49,7 +52,9 @@ def machine_of(machine_file: Path | None, devices: tuple[Wish, ...]) -> MachineS
             USAGE,
         )
     try:
-        spec = MachineSpec() if machine_file is None else load_machine(machine_file)
+        spec = MachineSpec() if machine_file is None else load_machine(machine_file, load_models())
+        if machine_file is not None and not spec.devices and not devices:
+            log.warning("%s: no [[group]] with a [[group.device]]: a machine without devices", machine_file)
         return with_devices(spec, devices, load_models())
     except ConfigError as error:
         raise CommandError(str(error), exit_code=USAGE) from None

@@ -20,6 +20,7 @@ from typing import Final
 from vfioemu.core.model import Factory
 from vfioemu.core.spec import GROUP_MAX, DeviceSpec, GroupSpec, IommuSpec, MachineSpec
 from vfioemu.daemon import real
+from vfioemu.daemon.names import checked_name
 from vfioemu.daemon.sysfs import bus_of
 from vfioemu.devices.registry import default_bus
 from vfioemu.devices.registry import options as options_of
@@ -123,14 +124,17 @@ def with_devices(spec: MachineSpec, wishes: Sequence[Wish], models: Mapping[str,
         factory = models[wish.model]
         options = options_of(factory)
         for key in wish.options:
-            if key not in options:
-                known = [*options, *COMMON]
+            if key not in options and key != "migration":  # every model that migrates has that
+                known = [*options, *COMMON, "migration"]
                 raise unknown(f"option of {wish.model}:", key, known, f"vfioemu devices {wish.model}")
         if wish.name is None:
             bus = wish.bus or default_bus(factory)
             name = _free_name(bus, {device.name for device in devices})
         else:
-            name = wish.name
+            try:
+                name = checked_name(wish.name)
+            except ValueError as error:
+                raise DeviceError(f"device {wish.model}: name={error}") from None
             bus = bus_of(name)
             if bus not in _BUSES or wish.bus not in (None, bus):
                 kind = "a PCI address (1000:00:01.0)" if wish.bus == "pci" else "a UUID"

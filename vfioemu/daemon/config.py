@@ -23,23 +23,21 @@ model = "dma-engine"
 
 import os
 import re
-import tomllib
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from vfioemu.core.model import Factory
+from vfioemu.core.profile import PROFILES
 from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec, Quirks
+from vfioemu.daemon.names import checked_name
+from vfioemu.devices.registry import options as options_of
+from vfioemu.tomlfile import KeyPath, TomlError, TomlFile, guess, parse, read
 
-
-class ConfigError(Exception):
-    """A file that cannot be used: which, where in it, and why."""
-
-    def __init__(self, path: str | os.PathLike[str], where: str, why: str) -> None:
-        self.path = os.fspath(path)
-        self.where = where
-        self.why = why
-        super().__init__(f"{self.path}: {where}: {why}" if where else f"{self.path}: {why}")
+ConfigError: TypeAlias = TomlError
+_FIELDS: Final = re.compile(r"\b(address_bits|dma_entry_limit|isolated_msi|manual_clear)\b")
+"""Names of ours in messages, which are written with dashes in files."""
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
@@ -77,82 +75,120 @@ class _Machine(_Table, frozen=True):
     group: list[_Group] = []
 
 
-def load_machine(path: str | os.PathLike[str]) -> MachineSpec:
+def load_machine(path: str | os.PathLike[str], models: Mapping[str, Factory] | None = None) -> MachineSpec:
     """Read a machine file.
+
+    Args:
+        path: the file.
+        models: the models that there are, if devices and their options shall be held against them.
 
     Raises:
         ConfigError: it cannot be read, or says something that no machine can be.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(path, "", getattr(error, "strerror", None) or str(error)) from None
-    return parse_machine(text, path)
+    return _machine_of(read(path), models)
 
 
 def parse_machine(text: str, path: str | os.PathLike[str] = "machine") -> MachineSpec:
     """`load_machine` for a text; `path` is for messages."""
-    try:
-        machine = msgspec.convert(tomllib.loads(text), _Machine)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(path, "", str(error)) from None
-    except msgspec.ValidationError as error:
-        raise ConfigError(path, *_explain(str(error))) from None
-    except (ValueError, RecursionError) as error:
-        # A number of thousands of digits, arrays of arrays of arrays.
-        raise ConfigError(path, "", str(error)) from None
-    groups = []
-    devices = []
-    for index, group in enumerate(machine.group):
-        where = f"group[{index}]"
-        try:
-            iommu = None
-            if group.iommu is not None:
-                where += ".iommu"
-                iommu = IommuSpec(
-                    address_bits=group.iommu.address_bits,
-                    pgsizes=group.iommu.pgsizes,
-                    reserved=tuple(group.iommu.reserved),
-                    coherent=group.iommu.coherent,
-                    isolated_msi=group.iommu.isolated_msi,
-                )
-            groups.append(GroupSpec(number=group.number, iommu=iommu, viable=group.viable))
-        except ValueError as error:
-            raise ConfigError(path, where, str(error)) from None
-        devices += [
-            DeviceSpec(
-                symbol=device.symbol,
-                name=device.name,
-                group=group.number,
-                model=device.model,
-                options=device.options,
+    return _machine_of(parse(text, path), None)
+
+
+def _machine_of(file: TomlFile, models: Mapping[str, Factory] | None) -> MachineSpec:
+    if isinstance(file.data.get("group"), dict):
+        raise file.error(("group",), "there may be several: write [[group]] for [group]")
+    for index, table in enumerate(file.value(("group",)) or ()):
+        if isinstance(table, dict) and isinstance(table.get("device"), dict):
+            raise file.error(
+                ("group", index, "device"), "there may be several: write [[group.device]] for [group.device]"
             )
-            for device in group.device
-        ]
-    if isinstance(machine.memlock, str) and machine.memlock not in ("off", "client"):
-        raise ConfigError(path, "memlock", f'expected "off", "client" or bytes, got {machine.memlock!r}')
+    machine = file.convert(_Machine)
+    groups: list[GroupSpec] = []
+    devices: list[DeviceSpec] = []
+    for index, group in enumerate(machine.group):
+        at: KeyPath = ("group", index)
+        if any(other.number == group.number for other in groups):
+            raise file.error((*at, "number"), f"two groups have the same number, {group.number}")
+        groups.append(_group_of(file, at, group))
+        for position, device in enumerate(group.device):
+            devices.append(_device_of(file, (*at, "device", position), group, device, devices, models))
+    _check_machine(file, machine)
     try:
         return MachineSpec(
             groups=tuple(groups),
             devices=tuple(devices),
             profile=machine.profile,
             quirks=machine.quirks,
-            memlock=machine.memlock,  # type: ignore[arg-type]  # narrowed above, which mypy cannot see for str
+            memlock=machine.memlock,  # type: ignore[arg-type]  # checked above, which mypy cannot see for str
             dma_entry_limit=machine.dma_entry_limit,
             manual_clear=machine.manual_clear,
         )
     except ValueError as error:
-        raise ConfigError(path, "", str(error)) from None
+        raise _because(file, (), error) from None
 
 
-def _explain(message: str) -> tuple[str, str]:
-    """Turn msgspec's message into (where in the file, what is wrong there)."""
-    what, _, where = message.partition(" - at ")
-    key = where.strip("`").removeprefix("$").removeprefix(".")
-    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", what)
-    if unknown:
-        return f"{key}.{unknown[1]}".lstrip("."), "no such key"
-    missing = re.fullmatch(r"Object missing required field `(.*)`", what)
-    if missing:
-        return f"{key}.{missing[1]}".lstrip("."), "is missing"
-    return key, what[:1].lower() + what[1:].replace("`", "")
+def _check_machine(file: TomlFile, machine: _Machine) -> None:
+    if machine.profile not in PROFILES:
+        raise file.error(("profile",), f"there is no {machine.profile!r}{guess(machine.profile, PROFILES)}")
+    if isinstance(machine.memlock, str) and machine.memlock not in ("off", "client"):
+        raise file.error(("memlock",), f'expected "off", "client" or bytes, got {machine.memlock!r}')
+
+
+def _group_of(file: TomlFile, at: KeyPath, group: _Group) -> GroupSpec:
+    iommu = None
+    if group.iommu is not None:
+        try:
+            iommu = IommuSpec(
+                address_bits=group.iommu.address_bits,
+                pgsizes=group.iommu.pgsizes,
+                reserved=tuple(group.iommu.reserved),
+                coherent=group.iommu.coherent,
+                isolated_msi=group.iommu.isolated_msi,
+            )
+        except ValueError as error:
+            raise _because(file, (*at, "iommu"), error) from None
+    try:
+        return GroupSpec(number=group.number, iommu=iommu, viable=group.viable)
+    except ValueError as error:
+        raise _because(file, (*at, "number"), error) from None
+
+
+def _device_of(
+    file: TomlFile,
+    at: KeyPath,
+    group: _Group,
+    device: _Device,
+    others: list[DeviceSpec],
+    models: Mapping[str, Factory] | None,
+) -> DeviceSpec:
+    for key in ("symbol", "name"):
+        value = getattr(device, key)
+        if any(getattr(other, key) == value for other in others):
+            raise file.error((*at, key), f"two devices have the same {key}, {value!r}")
+    try:
+        name = checked_name(device.name)
+    except ValueError as error:
+        raise file.error((*at, "name"), str(error)) from None
+    if any(other.name == name for other in others):
+        raise file.error((*at, "name"), f"two devices have the same name, {name!r}")
+    if models is not None:
+        _check_model(file, at, device, models)
+    return DeviceSpec(
+        symbol=device.symbol, name=name, group=group.number, model=device.model, options=device.options
+    )
+
+
+def _check_model(file: TomlFile, at: KeyPath, device: _Device, models: Mapping[str, Factory]) -> None:
+    if device.model not in models:
+        raise file.error((*at, "model"), f"there is no model {device.model!r}{guess(device.model, models)}")
+    known = {*options_of(models[device.model]), "migration"}
+    for key in device.options:
+        if key not in known:
+            why = f"no such option of {device.model}{guess(key, known)}"
+            raise file.error((*at, "options", key), why)
+
+
+def _because(file: TomlFile, at: KeyPath, error: ValueError) -> TomlError:
+    """An error of the core's, which knows its own names; the line of the key that it names, if it names one."""
+    why = _FIELDS.sub(lambda match: match[1].replace("_", "-"), str(error))
+    named = [word for word in re.findall(r"[a-z-]+", why) if file.value((*at, word)) is not None]
+    return file.error((*at, *named[:1]), why)

@@ -68,7 +68,10 @@ def _first_line(thing: object) -> str:
 
 def options(factory: Factory) -> Mapping[str, str]:
     """What a model can be told, and what that means."""
-    return dict(getattr(factory, "OPTIONS", {}))
+    own = dict(getattr(factory, "OPTIONS", {}))
+    if getattr(factory, "migration_flags", 0):
+        own.setdefault("migration", "by which protocol it migrates: v2 (default), v1, none")
+    return own
 
 
 def default_bus(factory: Factory) -> str:

@@ -45,19 +45,27 @@ static unsigned long irq_of(const char *tty)
 
 static unsigned long long interrupts(unsigned long irq)
 {
-	char line[512];
-	unsigned long found;
+	char line[4096]; /* a column for each CPU */
 	unsigned long long count = 0;
 	FILE *file = fopen("/proc/interrupts", "r");
 
 	if (!file)
 		fail("/proc/interrupts: %s", strerror(errno));
-	while (fgets(line, sizeof(line), file))
-		if (sscanf(line, " %lu: %llu", &found, &count) == 2 &&
-		    found == irq)
-			break;
-		else
-			count = 0;
+	while (fgets(line, sizeof(line), file)) {
+		char *at, *end;
+
+		if (strtoul(line, &at, 10) != irq || *at != ':')
+			continue;
+		for (at++;; at = end) { /* the first word that is no number is
+					   the chip */
+			unsigned long long one = strtoull(at, &end, 10);
+
+			if (end == at)
+				break;
+			count += one;
+		}
+		break;
+	}
 	fclose(file);
 	return count;
 }
@@ -118,6 +126,8 @@ int main(int argc, char **argv)
 	unsigned long irq = irq_of(argv[1]);
 	int fd = open_port(argv[1]);
 	unsigned long long before = interrupts(irq);
+	int progress = getenv("PROGRESS") != NULL;
+	size_t told = 0;
 
 	while (received < total) {
 		/* Never more on the way than the driver's buffers hold. */
@@ -133,7 +143,13 @@ int main(int argc, char **argv)
 			received += take(fd, received);
 		if (room && ready.revents & POLLOUT)
 			sent += give(fd, sent, total);
+		if (progress && received - told >= total / 64 + 1) {
+			fprintf(stderr, "\r%zu of %zu bytes", received, total);
+			told = received;
+		}
 	}
+	if (progress)
+		fprintf(stderr, "\r\033[K");
 	printf("ok bytes=%zu irq=%lu interrupts=%llu\n", received, irq,
 	       interrupts(irq) - before);
 	return 0;
