@@ -6,8 +6,10 @@ that begin a forged line of the log, marks that turn the direction of writing, o
 as Python writes it in a string, and the length is limited.
 """
 
-from typing import Final
+import logging
+from typing import Any, Final
 
+_RECORD: Final = 4096
 LIMIT: Final = 400
 """Characters of a peer's text in one line of output, if nobody says otherwise."""
 
@@ -23,6 +25,34 @@ def printable(text: str | bytes, limit: int = LIMIT) -> str:
         character if character.isprintable() else _escape(character) for character in text[: limit + 1]
     )
     return shown if len(shown) <= limit else f"{shown[:limit]}... ({len(text)} characters)"
+
+
+def printable_json(line: bytes) -> bytes:
+    """The same JSON with what is not ASCII, or is DEL, escaped: control characters beyond ASCII are valid in it as they are."""
+    if line.isascii():
+        return line.replace(b"\x7f", b"\\u007f")
+    return "".join(
+        character if " " <= character <= "~" else _json_escape(character)
+        for character in line.decode("utf-8", "replace")
+    ).encode("ascii")
+
+
+def _json_escape(character: str) -> str:
+    units = character.encode("utf-16-be")
+    return "".join(f"\\u{units[n]:02x}{units[n + 1]:02x}" for n in range(0, len(units), 2))
+
+
+class Lines(logging.Formatter):
+    """Formats log records so that each is one line, whatever is in it, and what follows of a traceback is indented."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """One line."""
+        record.message = printable(record.message, _RECORD)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:
+        """A traceback: no line of it looks like a record."""
+        return "\n".join(f"  {printable(line, _RECORD)}" for line in super().formatException(ei).split("\n"))
 
 
 def _escape(character: str) -> str:

@@ -22,8 +22,20 @@ static void put(struct line *line, char c)
 
 static void put_string(struct line *line, const char *text)
 {
-	for (text = text ? text : "(null)"; *text; text++)
-		put(line, *text);
+	for (text = text ? text : "(null)"; *text; text++) {
+		unsigned char c = (unsigned char)*text;
+
+		/* Names that are shown must not command a terminal, nor turn
+		 * the direction of writing: UTF-8 can do both. */
+		if (c >= ' ' && c < 0x7f) {
+			put(line, *text);
+			continue;
+		}
+		put(line, '\\');
+		put(line, 'x');
+		put(line, "0123456789abcdef"[c >> 4]);
+		put(line, "0123456789abcdef"[c & 15]);
+	}
 }
 
 static void put_number(struct line *line, uint64_t number, unsigned int base)

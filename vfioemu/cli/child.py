@@ -50,6 +50,13 @@ def run(program: Program, environment: Mapping[str, str], ended: Callable[[int, 
     Raises:
         CommandError: it cannot be executed.
     """
+    try:
+        signal.sigtimedwait((), 0)
+    except OSError as error:  # a program that is not waited for would be left alone
+        raise CommandError(
+            f"the system refuses rt_sigtimedwait: {error.strerror}",
+            "a filter of system calls (seccomp), or a container, may forbid it",
+        ) from None
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
     return _wait(_start(program, environment, mask), ended)
 

@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +14,7 @@ import click
 
 import vfioemu.demo
 from vfioemu import starting
-from vfioemu.cli.errors import CommandError
+from vfioemu.cli.errors import cannot_start
 from vfioemu.cli.values import DURATION, RATE
 
 FILES = Path(vfioemu.demo.__file__).parent
@@ -104,7 +105,7 @@ def _daemon(trace: Path | None) -> Iterator[Path]:
     )  # Ctrl-C is for `migrate`, which has to find it alive
     with _ended(process):
         if not path:
-            raise CommandError("`vfioemu serve` did not start", "what it says is above")
+            cannot_start("`vfioemu serve`", process.wait())
         yield Path(path)
 
 
@@ -130,7 +131,8 @@ def _incoming(uri: str, directory: Path) -> Iterator[tuple[subprocess.Popen[str]
         said = pipe.readline().strip()
         if not said:
             output, _ = process.communicate()
-            raise CommandError(f"`vfioemu incoming` did not start: {output.strip()}")
+            sys.stderr.write(output)
+            cannot_start("`vfioemu incoming`", process.returncode)
         yield process, said
 
 

@@ -15,6 +15,7 @@ import msgspec
 from vfioemu.cli.values import duration, size
 from vfioemu.migration import events
 from vfioemu.migration.events import Told
+from vfioemu.printable import printable_json
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -85,7 +86,7 @@ class JsonDisplay:
 
     def show(self, event: Told) -> None:
         """One event."""
-        print(msgspec.json.encode(event).decode(), flush=True)
+        print(printable_json(msgspec.json.encode(event)).decode(), flush=True)
 
 
 class TextDisplay:

@@ -16,6 +16,8 @@ import click
 
 from vfioemu.cli import output
 from vfioemu.cli.errors import FAILED, INTERNAL, USAGE, report
+from vfioemu.printable import Lines
+from vfioemu.world import refusal
 
 COMMANDS: Final = {
     "conformance": "Hold our answers against a real kernel's.",
@@ -121,7 +123,9 @@ def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 def cli(verbose: int, quiet: bool) -> None:
     """Emulate the Linux VFIO kernel interface in user space, and migrate guests through it."""
     level = logging.WARNING if quiet else (logging.DEBUG if verbose > 1 else logging.INFO)
-    logging.basicConfig(level=level, format="vfioemu: %(levelname)s: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Lines("vfioemu: %(levelname)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 def main() -> None:
@@ -184,11 +188,8 @@ def _failed(error: BaseException) -> int:
     """Say what went wrong: in the world, in what somebody else has installed, or here."""
     if output.is_ours(error):
         return 0
-    if isinstance(error, MemoryError):
-        report("there is not enough memory")
-        return FAILED
-    if isinstance(error, OSError) and error.errno is not None:
-        report(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror))
+    if (told := refusal(error)) is not None:
+        report(told.what, told.hint)
         logging.getLogger(__name__).debug("from", exc_info=error)
         return FAILED
     from vfioemu.devices.registry import BrokenModel

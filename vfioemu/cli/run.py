@@ -17,7 +17,7 @@ import click
 
 from vfioemu import trust
 from vfioemu.cli import child, program
-from vfioemu.cli.errors import MISSING, USAGE, CommandError
+from vfioemu.cli.errors import MISSING, USAGE, CommandError, cannot_start
 from vfioemu.cli.where import answer, connected, directory
 from vfioemu.daemon.runtime_dir import ROOT, SOCKET
 from vfioemu.starting import start_daemon
@@ -186,7 +186,7 @@ def _daemon(arguments: Sequence[str]) -> Iterator[tuple["subprocess.Popen[bytes]
         start_new_session=True,  # ^C is for the program
     )
     if not path:
-        raise SystemExit(process.wait())  # it has said why
+        cannot_start("the daemon", process.wait())
     directory = Path(path).parent
     try:
         yield process, directory

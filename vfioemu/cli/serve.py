@@ -12,7 +12,7 @@ import click
 import trio
 
 from vfioemu.cli.background import LOG, leave_terminal, start
-from vfioemu.cli.errors import USAGE, CommandError
+from vfioemu.cli.errors import USAGE, CommandError, cannot_start
 from vfioemu.cli.machine_options import device_option, machine_of
 from vfioemu.cli.memlock import memlock_option
 from vfioemu.cli.tracing import trace_options
@@ -156,7 +156,7 @@ def command(
         )
     )
     if not path:
-        return number
+        cannot_start("the daemon", number)
     _say_what_next(Path(path).parent, number, named=bool(runtime_dir or private), instance=instance)
     return 0
 

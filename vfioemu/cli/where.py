@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Which daemon a command is about."""
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -73,7 +74,9 @@ def connected(directory: Path, timeout: float | None = None, who: Trusted | None
     except OSError as error:
         raise CommandError(
             f"cannot connect to {path}: {error.strerror or error}",
-            "is the daemon running? `vfioemu serve` starts one",
+            "is the daemon running? `vfioemu serve` starts one"
+            if error.errno in (errno.ENOENT, errno.ECONNREFUSED)
+            else "",
         ) from None
 
 

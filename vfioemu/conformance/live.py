@@ -5,6 +5,7 @@ The daemon runs in a process of its own, and each scenario in a process that end
 are forked from the runner. Steps follow one another without a pause.
 """
 
+import contextlib
 import logging
 import os
 import pickle
@@ -27,10 +28,13 @@ from vfioemu.daemon.runtime_dir import CONTROL, SOCKET
 from vfioemu.daemon.serve import Options, Ready, serve
 from vfioemu.starting import become_a_worker, lifeline
 from vfioemu.wire.messages import MemoryMode
+from vfioemu.world import Refusal, RefusedError, end_of, refusal
 
 SCENARIO_TIMEOUT: Final = 60.0
 LEAVE_TIMEOUT: Final = 5.0
 """How long a daemon may take to notice that a client has died."""
+_REFUSED: Final = b"\0"
+"""Begins what a daemon says that cannot start; in the place of its socket's path."""
 HOLDINGS: Final = ("containers", "files", "locked_pages", "sessions")
 """What is empty or 0 in a daemon's `stats` when nobody has anything open."""
 
@@ -68,21 +72,36 @@ class LiveRunner:
         life = lifeline()
         options = Options(memory=self._memory, until=life)
 
+        spare = os.dup(writer)  # the daemon closes its own when it has told us that it is ready
+
         def emulate() -> None:
             os.setsid()  # ^C is for the runner
             if not logging.getLogger().isEnabledFor(logging.DEBUG):
                 logging.disable(logging.INFO)  # a line for each refused call, of which traces are full
-            trio.run(serve, self._spec, options, Ready(fd=writer))
+            try:
+                trio.run(serve, self._spec, options, Ready(fd=writer))
+            except Exception as error:
+                told = refusal(error)
+                if told is None:
+                    raise
+                with contextlib.suppress(OSError):  # who waited has been told that we are ready
+                    os.write(spare, _REFUSED + "\0".join(told).encode("utf-8", "surrogateescape"))
 
         self._daemon = _fork(emulate, reader)
         os.close(writer)
+        os.close(spare)
         os.close(life)
         with open(reader, "rb") as pipe:
-            path = os.fsdecode(pipe.read().rstrip(b"\n"))
-        if not path:
+            said = pipe.readline()
+        if said.startswith(_REFUSED):
             self._reap()
-            raise DiedError("the daemon did not start")
-        self._runtime_dir = Path(path).parent
+            what, hint = said.removeprefix(_REFUSED).decode("utf-8", "surrogateescape").split("\0")
+            raise RefusedError(Refusal(what, hint))
+        if not said:
+            _, status = os.waitpid(self._daemon, 0)
+            self._daemon = 0
+            raise RefusedError(end_of("the daemon", os.waitstatus_to_exitcode(status)))
+        self._runtime_dir = Path(os.fsdecode(said.rstrip(b"\n"))).parent
 
     def _forget(self) -> None:
         """Remove what a daemon has left that was killed."""
@@ -101,6 +120,7 @@ class LiveRunner:
 
         Raises:
             DiedError: the process, or the daemon, did not survive it.
+            RefusedError: the system refuses what it needs.
         """
         if not self._daemon or self._reap(os.WNOHANG):
             self._forget()
@@ -110,9 +130,16 @@ class LiveRunner:
 
         def replay() -> None:
             become_a_worker(ours)
-            differences = trio.run(self._replay, scenario, environment)
+            answer: list[Difference] | Refusal
+            try:
+                answer = trio.run(self._replay, scenario, environment)
+            except Exception as error:
+                told = refusal(error)
+                if told is None:
+                    raise
+                answer = told
             with open(writer, "wb") as pipe:
-                pickle.dump(differences, pipe)
+                pickle.dump(answer, pipe)
 
         child = _fork(replay, reader)
         os.close(writer)
@@ -121,7 +148,9 @@ class LiveRunner:
         _, status = os.waitpid(child, 0)
         if status or not answer:
             raise DiedError(f"{scenario.id}: its process ended with status {status:#x}")
-        differences: list[Difference] = pickle.loads(answer)
+        differences: list[Difference] | Refusal = pickle.loads(answer)
+        if isinstance(differences, Refusal):
+            raise RefusedError(differences)
         if left := trio.run(self._left):
             end = len(scenario.steps)
             differences.append(Difference(end, {"op": "exit"}, {"left": []}, {"left": left}))

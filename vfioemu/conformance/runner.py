@@ -19,6 +19,7 @@ from vfioemu.conformance.replay import Difference
 from vfioemu.conformance.trace import Environment, Scenario, Traces
 from vfioemu.core.spec import MachineSpec
 from vfioemu.starting import become_a_worker
+from vfioemu.world import Refusal, RefusedError, refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,11 @@ def plan(files: Iterable[Traces], options: Options) -> list[Job]:
 
 
 def run(jobs: Sequence[Job], options: Options) -> Iterator[Outcome]:
-    """Run all jobs; outcomes come in the order of the jobs within each worker's share."""
+    """Run all jobs; outcomes come in the order of the jobs within each worker's share.
+
+    Raises:
+        RefusedError: the system refuses a worker what it needs.
+    """
     workers = min(options.jobs, len(jobs))
     if workers <= 1:
         yield from _run_share(jobs, options)
@@ -113,9 +118,12 @@ def run(jobs: Sequence[Job], options: Options) -> Iterator[Outcome]:
             done = 0
             while done < count:
                 try:
-                    yield receiver.recv()
+                    outcome = receiver.recv()
                 except EOFError:
                     break
+                if isinstance(outcome, Refusal):
+                    raise RefusedError(outcome)
+                yield outcome
                 done += 1
             process.join()
             for job in shares[receivers.index((receiver, process, count))][0][done:]:
@@ -130,8 +138,14 @@ def _work(
     jobs: Sequence[Job], options: Options, sender: "multiprocessing.connection.Connection", parent: int
 ) -> None:
     become_a_worker(parent)
-    for outcome in _run_share(jobs, options):
-        sender.send(outcome)
+    try:
+        for outcome in _run_share(jobs, options):
+            sender.send(outcome)
+    except Exception as error:
+        told = refusal(error)
+        if told is None:
+            raise
+        sender.send(told)
     sender.close()
 
 
@@ -156,5 +170,9 @@ def _runner(spec: MachineSpec, options: Options, stack: ExitStack) -> Runner:
 def _run_one(runner: Runner, job: Job) -> Outcome:
     try:
         return Outcome(job.scenario.id, tuple(runner.run(job.scenario, job.environment)))
-    except Exception:  # noqa: BLE001 - the boundary: a bug of ours fails its scenario, the others still run
+    except Exception as error:  # noqa: BLE001 - the boundary: a bug of ours fails its scenario, the others still run
+        if (
+            told := refusal(error)
+        ) is not None:  # nothing is wrong with our answers, and the others would fare no better
+            raise RefusedError(told) from None
         return Outcome(job.scenario.id, crash=traceback.format_exc())

@@ -25,12 +25,8 @@ ROOT: Final = "root"
 _SUN_PATH: Final = 108
 
 
-class StartError(Exception):
+class StartError(private.PlaceError):
     """A daemon cannot start here, or none of ours has; the text says why, `hint` what to do."""
-
-    def __init__(self, why: str, hint: str = "") -> None:
-        super().__init__(why)
-        self.hint = hint
 
 
 def default_runtime_dir(instance: str = "default") -> Path:

@@ -29,6 +29,7 @@ from vfioemu.io.server import Server
 from vfioemu.io.tracing import Tracer
 from vfioemu.trace.options import TraceOptions
 from vfioemu.wire.messages import MemoryMode
+from vfioemu.world import refusal
 
 log: Final = logging.getLogger(__name__)
 
@@ -85,6 +86,24 @@ def raise_file_limit() -> int:
     return soft
 
 
+def _check_system() -> None:
+    """What a daemon cannot do without is asked for now, and not in the midst of a client's call, which could not say why.
+
+    Raises:
+        StartError: the system refuses it.
+    """
+    try:
+        os.close(os.memfd_create("vfioemu", os.MFD_CLOEXEC))
+        os.close(os.eventfd(0))
+        for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM):
+            end.close()
+    except OSError as error:
+        told = refusal(error)
+        if told is None:
+            raise
+        raise rd.StartError(told.what, told.hint) from None
+
+
 @contextlib.asynccontextmanager
 async def running(
     spec: MachineSpec,
@@ -113,6 +132,7 @@ async def running(
     """
     if isinstance(memory, str):
         memory = MemoryMode[memory.upper()]
+    _check_system()
     machine = Machine(spec, load_models())
     access = Access(
         uids=uids | {os.getuid()}, memory=memory, fallback=fallback, accounts=spec.memlock == "client"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Taking connections: of clients, and of whoever commands the daemon."""
 
+import errno
 import logging
 import socket
 from typing import Final
@@ -12,6 +13,8 @@ from vfioemu.io.connection import UCRED
 log: Final = logging.getLogger(__name__)
 
 _PAUSE: Final = 0.1
+_FORBIDDEN: Final = frozenset({errno.EPERM, errno.EACCES, errno.ENOSYS})
+"""What a filter of system calls says."""
 
 
 async def accept(listener: socket.socket) -> tuple[socket.socket, int, int]:
@@ -19,6 +22,9 @@ async def accept(listener: socket.socket) -> tuple[socket.socket, int, int]:
 
     *Failures* are logged, and the next connection is waited for: ECONNABORTED, or EMFILE and its kin, where those who
     have fds are given the time to finish.
+
+    Raises:
+        OSError: no connection can ever be taken, as accept() is forbidden.
     """
     while True:
         await trio.lowlevel.wait_readable(listener)
@@ -27,6 +33,8 @@ async def accept(listener: socket.socket) -> tuple[socket.socket, int, int]:
         except BlockingIOError:
             continue
         except OSError as error:
+            if error.errno in _FORBIDDEN:
+                raise
             log.warning("accept: %s", error.strerror)
             await trio.sleep(_PAUSE)
             continue

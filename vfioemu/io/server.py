@@ -33,6 +33,7 @@ from vfioemu.io.throttle import Throttle
 from vfioemu.io.tokens import Token, TokenTable
 from vfioemu.io.turns import Rounds, Share
 from vfioemu.kernel import procmem
+from vfioemu.printable import printable
 from vfioemu.wire import messages as m
 
 if TYPE_CHECKING:
@@ -424,12 +425,12 @@ class Server:
     def refused(self, session: Session, what: str, error: str, why: str) -> None:
         """Log a refused call of a client."""
         if session.talk.allows():
-            log.info("%s: %s: %s: %s%s", session, what, error, why, session.talk.left_out())
+            log.info("%s: %s: %s: %s%s", session, what, error, printable(why), session.talk.left_out())
 
     def _log(self, pid: int, uid: int, what: str) -> None:
         """Log what became of a connection."""
         if self._talk.allows():
-            log.warning("pid=%d uid=%d: %s%s", pid, uid, what, self._talk.left_out())
+            log.warning("pid=%d uid=%d: %s%s", pid, uid, printable(what), self._talk.left_out())
 
     # --- end ---
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from vfioemu.printable import printable_json
 from vfioemu.schema import json_schema
 from vfioemu.uapi.kinds import FdKind
 
@@ -164,7 +165,7 @@ _DECODER: Final = msgspec.json.Decoder(AnyEvent)
 
 def encode(event: AnyEvent) -> bytes:
     """One line of JSON, without its end."""
-    return _ENCODER.encode(event)
+    return printable_json(_ENCODER.encode(event))
 
 
 def decode(line: bytes | str) -> AnyEvent:

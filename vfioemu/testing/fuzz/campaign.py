@@ -13,6 +13,7 @@ from typing import cast
 
 from vfioemu.starting import become_a_worker
 from vfioemu.testing.fuzz.run import Run
+from vfioemu.world import Refusal, RefusedError, refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +57,19 @@ def run_one(seed: int) -> Summary:
         Run(seed, summary.calls).play()
     except AssertionError as error:
         summary.failures.append(Failure(seed, f"{error}\n{_place(error)}"))
-    except Exception:  # noqa: BLE001 - a crash of the core is a finding, and the other seeds are still to be run
+    except Exception as error:  # noqa: BLE001 - a crash of the core is a finding; the other seeds are still to be run
+        if (told := refusal(error)) is not None:
+            raise RefusedError(told) from None
         summary.failures.append(Failure(seed, traceback.format_exc()))
     return summary
 
 
 def campaign(first_seed: int, seconds: float, jobs: int = 1) -> Iterator[Summary]:
-    """Run seeds from `first_seed` on until the time is over; yields what each run found."""
+    """Run seeds from `first_seed` on until the time is over; yields what each run found.
+
+    Raises:
+        RefusedError: the system refuses what a run needs.
+    """
     end = time.monotonic() + seconds
     if jobs == 1:
         yield from _share(first_seed, 1, end)
@@ -84,9 +91,13 @@ def campaign(first_seed: int, seconds: float, jobs: int = 1) -> Iterator[Summary
             for ready in wait(receivers):
                 receiver = cast("Connection", ready)
                 try:
-                    yield receiver.recv()
+                    found = receiver.recv()
                 except EOFError:
                     receivers.remove(receiver)
+                    continue
+                if isinstance(found, Refusal):
+                    raise RefusedError(found)
+                yield found
         for number, process in enumerate(processes):
             process.join()
             if process.exitcode:
@@ -109,8 +120,11 @@ def _share(first_seed: int, step: int, end: float) -> Iterator[Summary]:
 
 def _work(first_seed: int, step: int, end: float, sender: Connection, parent: int) -> None:
     become_a_worker(parent)
-    for summary in _share(first_seed, step, end):
-        sender.send(summary)
+    try:
+        for summary in _share(first_seed, step, end):
+            sender.send(summary)
+    except RefusedError as error:
+        sender.send(error.told)
     sender.close()
 
 
