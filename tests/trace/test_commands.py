@@ -50,9 +50,15 @@ def vfioemu(*arguments, text=""):
     """Run a command in this process: status, what it prints, and what it complains about."""
     out, errors = io.StringIO(), io.StringIO()
     stdin = io.TextIOWrapper(io.BytesIO(text.encode()))
+    ends = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors), mock.patch("sys.stdin", stdin):
         with mock.patch("sys.argv", ["vfioemu", *map(str, arguments)]), pytest.raises(SystemExit) as ended:
             main()
+    for (
+        number,
+        handler,
+    ) in ends.items():  # main() ignores them in the end, and so would all that later tests start
+        signal.signal(number, handler)
     return ended.value.code, out.getvalue(), errors.getvalue()
 
 
