@@ -242,6 +242,16 @@ print(sorted(os.listdir("/sys/bus/pci/drivers")) == sorted({{*{drivers!r}, "vfio
         assert said(machine, code) == ["True", "/sys/bus/pci/drivers_probe"]
 
 
+def test_what_is_about_the_machine_is_handed_on(machine):
+    """To its own file, with the program's own rights: there is no such function there, if there is a bus at all."""
+    code = """
+print(store("/sys/bus/pci/drivers_probe", "ffff:ff:1f.7"), os.path.exists("/dev/vfio/31"))
+"""
+    answer, there = said(machine, code)[0].split()
+    assert answer in ("ENODEV", "EACCES", "EPERM", "EROFS", "ENOENT")
+    assert there == "True"
+
+
 def test_other_files_of_a_function(machine):
     code = """
 print(store(DEVICE + "/reset", "1"), store(DEVICE + "/reset", "2"), store(DEVICE + "/power/control", "auto\\n"), load(DEVICE + "/power/control"), store(DEVICE + "/power/control", "x"))

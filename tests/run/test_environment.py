@@ -79,6 +79,18 @@ def test_every_way_to_execute(connected, how):
     assert connected.output(sys.executable, "-c", EXECUTE, how, shutil.which("stat")) == "600\n"
 
 
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("sudo"),
+    reason="needs sudo, and to be root, whom sudo is not setuid for",
+)
+@pytest.mark.parametrize("options", ["", "-E"])
+def test_sudo_of_root(connected, options):
+    """It takes LD_PRELOAD out whatever it is told, and all else but for -E."""
+    if subprocess.run(["sudo", "-n", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("sudo does nothing for us here")
+    assert connected.output("sh", "-c", f"sudo -n {options} {SEE}") == "600\n"
+
+
 def test_who_does_not_want_it_says_so(connected):
     """An empty variable is a decision; the real /dev/vfio may be there or not."""
     for name in ("LD_PRELOAD", "VFIOEMU_SOCKET"):
