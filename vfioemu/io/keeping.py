@@ -69,6 +69,21 @@ class Kept:
             if len(self.journal) > _JOURNAL:
                 self.journal = [(0, len(self._map))]
 
+    def take_written(self, start: int, end: int) -> list[tuple[int, int]]:
+        """What was written in [start, end), as (first, last), and forget it: other pages may be of the same memory."""
+        written = []
+        left = []
+        for at, count in self.journal or ():
+            first, last = max(at, start), min(at + count, end)
+            if first >= last:
+                left.append((at, count))
+                continue
+            written.append((first, last))
+            left += [(a, b - a) for a, b in ((at, first), (last, at + count)) if a < b]
+        if self.journal is not None:
+            self.journal = left
+        return written
+
     def fill(self, at: int, data: bytes) -> None:
         """Copy in what was there; zeros cost nothing."""
         if data.count(0) != len(data):
@@ -235,12 +250,9 @@ def _give_back(space: "ClientSpace", left: Left, place: Piece) -> Steps[int]:
         assert isinstance(kept, Kept)
         pages.replace(place)
         pages.holder.moved()
-        for at, count in kept.journal or ():
-            first = max(at, left.new.at)
-            last = min(at + count, left.new.at + _size(place))
-            if first < last:
-                yield PagesWrite(pages, place.start + first - left.new.at, kept.read(first, last - first))
-                total += last - first
+        for first, last in kept.take_written(left.new.at, left.new.at + _size(place)):
+            yield PagesWrite(pages, place.start + first - left.new.at, kept.read(first, last - first))
+            total += last - first
     finally:
         pages.holder.lock.release()
     return total

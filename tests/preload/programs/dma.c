@@ -2,6 +2,8 @@
 /* DMA into every kind of memory, and memory that changes under a mapping. */
 #include "client.h"
 
+#include <linux/falloc.h>
+
 #define NPAGES 64
 #define IOVA   (1024 * PAGE)
 
@@ -88,6 +90,38 @@ static void kinds(const struct client *client, const char *folder)
 		      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	CHECK(memory != MAP_FAILED);
 	map_and_use(client, memory, size);
+}
+
+/*
+ * vfio_dma_rw() goes to an address: to what is there now, if the process may do
+ * it there itself. The memory that was there when it was mapped does not
+ * matter.
+ */
+static void by_address(const struct client *client)
+{
+	int fd = sized(memfd_create("first", MFD_ALLOW_SEALING), 4 * PAGE);
+	unsigned char *memory, *file;
+
+	CHECK(!fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK));
+	memory = map_file(fd, 4 * PAGE, MAP_SHARED);
+	file = map_file(fd, 4 * PAGE, MAP_SHARED);
+	CHECK(!map_dma(client->container, memory, IOVA, 4 * PAGE));
+	CHECK(!dma_fill(client->device, IOVA, 1, 0x21) && file[0] == 0x21);
+	CHECK(mmap(memory, PAGE, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == memory);
+	CHECK(!dma_fill(client->device, IOVA, 1, 0x22));
+	CHECK(memory[0] == 0x22 && file[0] == 0x21);
+	CHECK(!mprotect(memory + PAGE, PAGE, PROT_READ));
+	CHECK(dma_fill(client->device, IOVA + PAGE, 1, 0x23) == -EFAULT);
+	CHECK(!munmap(memory + 2 * PAGE, PAGE));
+	CHECK(dma_fill(client->device, IOVA + 2 * PAGE, 1, 0x24) == -EFAULT);
+	CHECK(!fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			 3 * PAGE, PAGE));
+	CHECK(!dma_fill(client->device, IOVA + 3 * PAGE, 1, 0x25));
+	CHECK(file[3 * PAGE] == 0x25);
+	CHECK(!unmap_dma(client->container, IOVA, 4 * PAGE));
+	CHECK(!munmap(memory, 4 * PAGE) && !munmap(file, 4 * PAGE));
+	close(fd);
 }
 
 /* Pins keep what was there; a device that comes later finds what is there. */
@@ -216,6 +250,7 @@ int main(int argc, char **argv)
 
 	CHECK(argc > 3);
 	kinds(&client, argv[3]);
+	by_address(&client);
 	replaced(&client);
 	parts(&client);
 	dirty(&client);
