@@ -19,6 +19,7 @@ from vfioemu.daemon import runtime_dir as rd
 from vfioemu.daemon.attributes import Attributes
 from vfioemu.daemon.control import ControlServer
 from vfioemu.daemon.functions import Functions
+from vfioemu.daemon.garbage import collected_in_parts
 from vfioemu.daemon.tracing import tracing
 from vfioemu.daemon.tree import Tree
 from vfioemu.daemon.workers import Workers
@@ -192,7 +193,7 @@ async def serve(spec: MachineSpec, options: Options, ready: "Ready | None" = Non
     ends = [signal.SIGTERM, signal.SIGINT]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         ends.append(signal.SIGHUP)
-    with trio.open_signal_receiver(*ends) as signals:
+    with collected_in_parts(), trio.open_signal_receiver(*ends) as signals:
         async with running(
             spec,
             options.runtime_dir,
