@@ -78,6 +78,7 @@ class Device:
         self._open_lock = Lock(f"opening of device {spec.symbol}")
         self._activity = Lock(f"activity of device {spec.symbol}")
         self.migration = Migration(model, spec.symbol, self._activity)
+        self.migration.on_dma = self.wake
         if protocol in ("v1", "v2") and not model.migration_flags:
             raise ValueError(f"device {spec.symbol}: migration {protocol!r} of a model that does not migrate")
         self._protocol: MigrationProtocol = protocol or "v2"

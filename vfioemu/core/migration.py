@@ -322,12 +322,14 @@ class Migration:
 
     Attributes:
         on_state: gets the old and the new state, whenever it changes.
+        on_dma: called when the device may do DMA again.
     """
 
     def __init__(self, model: "DeviceModel", device_name: str, activity: Lock) -> None:
         self.state: int = RUNNING
         self.session: Session | None = None
         self.on_state: Callable[[int, int], None] | None = None
+        self.on_dma: Callable[[], None] | None = None
         self._model = model
         self._device_name = device_name
         self._activity = activity
@@ -416,7 +418,10 @@ class Migration:
             self._activity.release()
 
     def _enter(self, state: int) -> None:
+        could = self.may_dma
         old, self.state = self.state, state
+        if self.on_dma is not None and self.may_dma and not could:
+            self.on_dma()
         if self.on_state is not None and old != state:
             self.on_state(old, state)
 
