@@ -12,7 +12,7 @@ import pytest
 
 from tests.run.helpers import HERE, PATIENCE, preloaded
 from tests.users import STRANGER, Listener, as_user, need_two_users
-from vfioemu import asking, client, preload, trust
+from vfioemu import asking, client, preload, starting, trust
 from vfioemu.testing.daemon import daemon_process, machine_of
 
 ROOT = HERE.parents[1]
@@ -287,6 +287,21 @@ class TestNamespaces:
         overflow = Path("/proc/sys/kernel/overflowuid").read_text().strip()
         for before in (["unshare", "-U"], ["unshare", "-Ur"]):
             assert self.checked(squat.path, before, {"VFIOEMU_UID": overflow}) == "trusted\n"
+
+
+def test_no_link_is_preloaded_that_others_could_replace(common):
+    """`--connect` to a daemon in a directory that has become anybody's."""
+    (common / "wide").mkdir()
+    with daemon_process(machine_of([4]), folder=common / "wide") as daemon:
+        (common / "wide").chmod(0o777)
+        code = "import os; print(os.environ['LD_PRELOAD'])"
+        line = starting.command("run", "--connect", daemon.directory, "--", sys.executable, "-c", code)
+        done = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        assert done.stdout.split(":")[0].strip() == os.fspath(preload.library()), done.stderr
+        (common / "wide").chmod(0o755)
+        done = subprocess.run(line, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        link = daemon.directory / preload.NAME
+        assert done.stdout.split(":")[0].strip() == os.fspath(link), done.stderr
 
 
 def test_the_link_that_is_preloaded_is_in_nobody_elses_reach(run):

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import click
 
-from vfioemu import trust
+from vfioemu import private, trust
 from vfioemu.cli import child, program
 from vfioemu.cli.errors import MISSING, USAGE, CommandError, cannot_start
 from vfioemu.cli.where import answer, connected, directory
@@ -297,6 +297,15 @@ def _preloaded(environment: Mapping[str, str]) -> list[str]:
     return [word for word in re.split("[ :]", environment.get("LD_PRELOAD", "")) if word]
 
 
+def _is_safe(link: Path) -> bool:
+    """Whether nobody else can have the program load something of his in its place, now or later."""
+    try:
+        private.check_way(link)
+    except (OSError, private.PlaceError):
+        return False
+    return True
+
+
 def _loadable(library: Path, directory: Path) -> str:
     """The library's path: of a link beside the daemon's socket, by which it finds that in any environment.
 
@@ -305,7 +314,7 @@ def _loadable(library: Path, directory: Path) -> str:
     link = directory / library.name
     with contextlib.suppress(OSError):  # it is there already, or the daemon is another user's
         link.symlink_to(library)
-    path = os.fspath(link if link.resolve() == library.resolve() else library)
+    path = os.fspath(link if link.resolve() == library.resolve() and _is_safe(link) else library)
     if re.search("[ :]", path):
         raise CommandError(
             f"LD_PRELOAD cannot name {path}: a blank or a colon in it separates two libraries",
