@@ -181,6 +181,15 @@ void vfe_dma_mapped(uint64_t address, uint64_t size)
 
 /* --- what goes --- */
 
+static bool is_known(uintptr_t start, uintptr_t end)
+{
+	uint64_t mask = enter();
+	bool known = overlaps(start, end);
+
+	leave(mask);
+	return known;
+}
+
 bool vfe_dma_leaves(uintptr_t address, size_t size, enum vfioemu_leaving how)
 {
 	uintptr_t start = address & ~(PAGE - 1), end;
@@ -220,7 +229,8 @@ bool vfe_dma_discards(uintptr_t address, size_t size)
 	int maps;
 
 	if (!vfe_dma_touches((void *)address, size) || address & (PAGE - 1) ||
-	    __builtin_add_overflow(address, size, &end))
+	    __builtin_add_overflow(address, size, &end) ||
+	    !vfe_session_is_ours() || !is_known(address, end))
 		return false;
 	maps = vfe_maps_open();
 	if (maps < 0)
