@@ -37,19 +37,18 @@ def test_no_signal_after_the_end_changes_the_exit_status(number):
         assert (code, err) == (0, "")
 
 
-@pytest.mark.parametrize("number", ENDS)
-def test_signal_that_ends_a_guest_that_stays_is_no_failure(number):
+def test_signal_that_ends_a_guest_that_stays_is_no_failure():
     with place() as it:
         incoming, uri = it.incoming("--stay", "--json")
         assert finish(it.migrate(uri))[0] == 0
         wait_for(incoming, "alive")
-        incoming.send_signal(number)
+        incoming.send_signal(signal.SIGINT)
         code, out, err = finish(incoming)
         assert (code, err) == (0, "")
         assert json_events(out)[-1].outcome == "completed"
 
 
-@pytest.mark.parametrize("number", ENDS)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_guest_that_is_being_built_can_be_interrupted(number):
     with place() as it:
         options = ["--ram", "1GiB", "--runtime-dir", it.base / "a"]

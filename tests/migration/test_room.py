@@ -7,11 +7,13 @@ import resource
 import pytest
 import trio
 
-from tests.migration.lab import guest
+from tests.migration.lab import Dma, guest, machine
 from vfioemu.cli.hints import daemon_failed
+from vfioemu.daemon.runtime_dir import StartError
+from vfioemu.daemon.serve import running
 from vfioemu.migration.guestspec import GuestSpec, MemorySpec
-from vfioemu.migration.room import available, require_room
 from vfioemu.migration.vfio import BuildError, Step, open_guest
+from vfioemu.room import available, require_room
 
 GIB = 1 << 30
 NO_LIMIT = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
@@ -36,18 +38,18 @@ def root(tmp_path, monkeypatch):
 
 def told(root, size):
     with pytest.raises(OSError, match=r".") as error:
-        require_room(size, size, root)
+        require_room("the guest", size, largest=size, root=root)
     return error.value.errno, error.value.strerror
 
 
 def test_free_memory_and_swap_are_the_limit(root):
     base, _ = root
-    require_room(5 * GIB - (1 << 20), GIB, base)
+    require_room("the guest", 5 * GIB, root=base)
     assert told(base, 64 << 40) == (
         errno.ENOMEM,
         "the guest needs 64.0 TiB, and there are 5.0 GiB (MemAvailable and SwapFree of /proc/meminfo)",
     )
-    assert told(base, 5 * GIB)[0] == errno.ENOMEM  # bitmaps take something, too
+    assert told(base, 5 * GIB + 1)[0] == errno.ENOMEM
 
 
 @pytest.mark.parametrize(
@@ -95,16 +97,16 @@ def test_limits_of_the_process_count(root, monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda which: limits.get(which, NO_LIMIT))
     assert told(base, 2 * GIB) == (
         errno.EFBIG,
-        "a block has 2.0 GiB, and a file may have 1.0 GiB here (ulimit -f)",
+        "the guest needs 2.0 GiB in one file, and a file may have 1.0 GiB (ulimit -f)",
     )
     with pytest.raises(OSError, match=r"there are 1\.0 GiB \(address space, ulimit -v\)"):
-        require_room(2 * GIB, GIB // 2, base)
+        require_room("the guest", 2 * GIB, largest=GIB // 2, root=base)
 
 
 def test_machine_that_tells_nothing_refuses_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda which: NO_LIMIT)
     assert list(available(tmp_path)) == []
-    require_room(64 << 40, 64 << 40, tmp_path)
+    require_room("the guest", 64 << 40, largest=64 << 40, root=tmp_path)
 
 
 async def test_many_blocks_are_summed_up_and_nothing_of_them_is_made():
@@ -136,6 +138,21 @@ async def test_building_tells_how_far_it_is_and_is_cancelled_between_two_steps()
     assert seen == [(8 << 20, 128 << 20), (16 << 20, 128 << 20)]
     for memory in memories:
         memory.abandon()
+
+
+async def test_machine_with_more_devices_or_device_memory_than_there_is_does_not_start(monkeypatch):
+    monkeypatch.setattr("vfioemu.room.available", lambda root: [(GIB, "a test")])
+    few = [Dma(options={"type": 1})]
+    large = [Dma(options={"type": 1, "big-bar": 64 << 20}) for _ in range(20)]
+    async with running(machine(*few)):
+        pass
+    with pytest.raises(StartError, match=r"the machine needs 1\.[23] GiB, and there are 1\.0 GiB \(a test\)"):
+        async with running(machine(*large)):
+            pytest.fail("it has started")
+    many = [Dma(options={"type": 1}) for _ in range(1500)]
+    with pytest.raises(StartError, match=r"the machine needs 1\.[4-9] GiB, and there are"):
+        async with running(machine(*many)):
+            pytest.fail("it has started")
 
 
 @pytest.mark.parametrize(

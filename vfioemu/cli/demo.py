@@ -6,20 +6,20 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any
 
 import click
 
 import vfioemu.demo
 from vfioemu import starting
-from vfioemu.cli.errors import cannot_start
-from vfioemu.cli.values import DURATION, RATE
+from vfioemu.cli.errors import CommandError, cannot_start
+from vfioemu.cli.signals import NUMBERS, name_of
+from vfioemu.cli.values import DURATION, RATE, exact_rate
 
 FILES = Path(vfioemu.demo.__file__).parent
-START_SECONDS = 30
-_ENDS: Final = (signal.SIGTERM, signal.SIGHUP)
 
 
 @click.command(name="demo")
@@ -40,59 +40,91 @@ def command(bandwidth: int, downtime: float, tcp: bool, trace: Path | None) -> i
     tracked by its container.
     """
     with contextlib.ExitStack() as stack:
-        _end_by_signals()
-        a, b = (stack.enter_context(_daemon(trace and Path(f"{trace}.{side}"))) for side in ("a", "b"))
+        signals = _Signals()
+        a = stack.enter_context(_daemon(trace and Path(f"{trace}.a")))
+        signals.check()
+        b = stack.enter_context(_daemon(trace and Path(f"{trace}.b")))
+        signals.check()
         print(f" daemon a: {a}\n daemon b: {b}", flush=True)
         uri = "tcp:127.0.0.1:0" if tcp else f"unix:{b.parent}/migration.sock"
-        incoming, uri = stack.enter_context(_incoming(uri, b.parent))
+        output = stack.enter_context(tempfile.TemporaryFile())
+        incoming, uri = stack.enter_context(_incoming(uri, b.parent, output, signals))
         print(f" vfioemu incoming {uri}, on daemon b", flush=True)
         insecure = ["--insecure"] if tcp else []  # the peer's uid is checked all the same
-        limits = [
-            *insecure,
-            "--bandwidth",
-            f"{bandwidth / (1 << 20):g}MiB/s",
-            "--downtime",
-            f"{downtime * 1000:g}ms",
-        ]
+        limits = [*insecure, "--bandwidth", exact_rate(bandwidth), "--downtime", f"{downtime * 1000:g}ms"]
         print(f" vfioemu migrate {uri} {' '.join(limits)}, on daemon a", flush=True)
-        code = _migrate(
+        signals.check()
+        migrate = subprocess.Popen(
             starting.command(
                 "migrate", uri, "--guest", FILES / "guest.toml", "--runtime-dir", a.parent, *limits
-            )
+            ),
+            stdin=subprocess.DEVNULL,
+            process_group=0,
+            preexec_fn=starting.dying_with_us(),
         )
-        if code:
-            return code
-        output, _ = incoming.communicate(timeout=START_SECONDS)
-        print(" and what the destination says:")
-        print(output.rstrip(), flush=True)
-        return incoming.returncode
+        signals.pass_on_to(migrate)
+        code = _status(migrate)
+        if not code:
+            signals.pass_on_to(incoming)
+            code = _status(incoming)
+            print(" and what the destination says:")
+            print(_read(output), flush=True)
+        signals.settle()
+        return code
 
 
-def _end_by_signals() -> None:
-    """SIGTERM, and SIGHUP of a terminal that is closed, end the demo by way of its clean-up."""
+class _Signals:
+    """SIGINT, SIGTERM and SIGHUP: for whoever works, who ends truly by them; before, they end the demo at its next step.
 
-    def end(number: int, _: object) -> None:
-        for late in _ENDS:
-            signal.signal(late, signal.SIG_IGN)
-        raise SystemExit(128 + number)
+    Those who work are in process groups of their own, so that Ctrl-C comes to each of them once, and by way of us. Nothing
+    is raised where a signal happens to come: what starts a process would swallow it.
+    """
 
-    for number in _ENDS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-            signal.signal(number, end)
+    def __init__(self) -> None:
+        self._worker: subprocess.Popen[bytes] | None = None
+        self._caught = [
+            number
+            for number in NUMBERS
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN  # nohup
+        ]
+        self._ended_by: int | None = None
+        for number in self._caught:
+            signal.signal(number, self._handle)
+
+    def check(self) -> None:
+        """End here if a signal has come."""
+        if self._ended_by is not None:
+            self.settle()
+            number = self._ended_by
+            raise CommandError(f"{name_of(number)} before the migration began", exit_code=128 + number)
+
+    def pass_on_to(self, worker: "subprocess.Popen[bytes]") -> None:
+        """Send a process what is sent to us from now on, and what was sent meanwhile."""
+        self._worker = worker
+        if self._ended_by is not None:
+            worker.send_signal(self._ended_by)
+            self._ended_by = None
+
+    def settle(self) -> None:
+        """How it ends is known, and nothing is left but the clean-up."""
+        for number in self._caught:
+            signal.signal(number, signal.SIG_IGN)
+
+    def _handle(self, number: int, _: object) -> None:
+        if self._worker is None:
+            self._ended_by = number
+        else:
+            self._worker.send_signal(number)  # does nothing if it has ended
 
 
-def _migrate(line: Sequence[str]) -> int:
-    """Run `migrate` in the foreground; its exit status. Ctrl-C is for it, and it cancels; we clean up behind it."""
-    process = subprocess.Popen(line, preexec_fn=starting.dying_with_us())
-    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        code = process.wait()
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
-        signal.signal(signal.SIGINT, interrupt)
+def _status(process: "subprocess.Popen[bytes]") -> int:
+    code = process.wait()
     return code if code >= 0 else 128 - code
+
+
+def _read(output: IO[bytes]) -> str:
+    output.seek(0)
+    return output.read().decode(errors="replace").rstrip()
 
 
 @contextlib.contextmanager
@@ -110,8 +142,10 @@ def _daemon(trace: Path | None) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _incoming(uri: str, directory: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The destination; its process and where it listens."""
+def _incoming(
+    uri: str, directory: Path, output: IO[bytes], signals: "_Signals"
+) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
+    """The destination; its process and where it listens. What it prints is kept: `migrate` has the terminal."""
     read, write = os.pipe()
     where: list[str | Path] = ["--guest", FILES / "guest.toml", "--runtime-dir", directory]
     if uri.startswith("tcp:"):
@@ -120,9 +154,8 @@ def _incoming(uri: str, directory: Path) -> Iterator[tuple[subprocess.Popen[str]
         starting.command("incoming", uri, *where, "--ready-fd", str(write)),
         pass_fds=[write],
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=output,
         stderr=subprocess.STDOUT,
-        text=True,
         process_group=0,
         preexec_fn=starting.dying_with_us(),
     )
@@ -130,9 +163,10 @@ def _incoming(uri: str, directory: Path) -> Iterator[tuple[subprocess.Popen[str]
     with _ended(process), open(read, encoding="utf-8") as pipe:
         said = pipe.readline().strip()
         if not said:
-            output, _ = process.communicate()
-            sys.stderr.write(output)
-            cannot_start("`vfioemu incoming`", process.returncode)
+            code = process.wait()
+            signals.check()
+            print(_read(output), file=sys.stderr)
+            cannot_start("`vfioemu incoming`", code)
         yield process, said
 
 
@@ -145,5 +179,3 @@ def _ended(process: "subprocess.Popen[Any]") -> Iterator[None]:
         if process.poll() is None:
             process.terminate()
         process.wait()
-        if process.stdout is not None:
-            process.stdout.close()

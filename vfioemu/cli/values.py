@@ -53,8 +53,8 @@ DURATION: Final = _Duration()
 
 def size(count: float) -> str:
     """Bytes, for people: ``64.0 MiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024 or unit == "GiB":
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(count) < 1024 or unit == "TiB":
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     raise AssertionError("unreachable")
@@ -63,3 +63,11 @@ def size(count: float) -> str:
 def duration(seconds: float) -> str:
     """Seconds, for people: ``281 ms``, ``1.50 s``."""
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def exact_rate(count: int) -> str:
+    """Bytes per second as one would type them: ``64MiB/s``, ``1B/s``."""
+    for shift, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+        if count and not count % (1 << shift):
+            return f"{count >> shift}{unit}/s"
+    return f"{count}B/s"

@@ -7,7 +7,7 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -15,6 +15,7 @@ from typing import Final
 import trio
 
 from vfioemu.core.machine import Machine, MachineSpec
+from vfioemu.core.model import Factory
 from vfioemu.daemon import runtime_dir as rd
 from vfioemu.daemon.attributes import Attributes
 from vfioemu.daemon.control import ControlServer
@@ -28,11 +29,14 @@ from vfioemu.io.effects import Runner
 from vfioemu.io.limits import Access, Limits
 from vfioemu.io.server import Server
 from vfioemu.io.tracing import Tracer
+from vfioemu.room import require_room
 from vfioemu.trace.options import TraceOptions
 from vfioemu.wire.messages import MemoryMode
 from vfioemu.world import refusal
 
 log: Final = logging.getLogger(__name__)
+PER_DEVICE: Final = 1 << 20
+"""Bytes that a device takes besides its memory: the log of its DMA above all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +109,18 @@ def _check_system() -> None:
         raise rd.StartError(told.what, told.hint) from None
 
 
+def _require_room(spec: MachineSpec, models: Mapping[str, Factory]) -> None:
+    """Refuse a machine whose devices need more memory than there is, before the first is made."""
+    size = 0
+    for device in spec.devices:
+        memory = getattr(models.get(device.model), "memory_size", None)
+        size += PER_DEVICE + (memory(device.options) if memory is not None else 0)
+    try:
+        require_room("the machine", size)
+    except OSError as error:
+        raise rd.StartError(str(error.strerror), "fewer devices, or less memory behind their BARs") from None
+
+
 @contextlib.asynccontextmanager
 async def running(
     spec: MachineSpec,
@@ -134,7 +150,9 @@ async def running(
     if isinstance(memory, str):
         memory = MemoryMode[memory.upper()]
     _check_system()
-    machine = Machine(spec, load_models())
+    models = load_models()
+    _require_room(spec, models)
+    machine = Machine(spec, models)
     access = Access(
         uids=uids | {os.getuid()}, memory=memory, fallback=fallback, accounts=spec.memlock == "client"
     )

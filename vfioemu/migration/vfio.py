@@ -23,7 +23,7 @@ from vfioemu.migration.guestspec import ContainerSpec, DeviceSpec, GuestSpec, Pr
 from vfioemu.migration.messages import DeviceLedger
 from vfioemu.migration.plan import PAGE
 from vfioemu.migration.ram import RamBlock, filling
-from vfioemu.migration.room import require_room
+from vfioemu.room import require_room
 from vfioemu.uapi import constants as u
 from vfioemu.uapi import dma_engine as dma
 from vfioemu.uapi.structs import IommuType1InfoCapMigration
@@ -33,6 +33,8 @@ T = TypeVar("T")
 UNKNOWN_STATE: Final = 100 << 30
 """QEMU's VFIO_MIG_STOP_COPY_SIZE: a device that cannot tell its size must not make the downtime look short."""
 
+BITS_PER_PAGE: Final = 4
+"""Of the bitmaps that this process has for each page."""
 _PRE_COPY: Final = (u.VFIO_DEVICE_STATE_PRE_COPY, u.VFIO_DEVICE_STATE_PRE_COPY_P2P)
 
 _LEDGER: Final = (
@@ -347,7 +349,8 @@ async def open_guest(
     """
     sizes = [block.npages * PAGE for block in spec.memory]
     with _about(Step.ROOM, spec.name):
-        require_room(sum(sizes), max(sizes))
+        bitmaps = sum(sizes) // PAGE * BITS_PER_PAGE // 8
+        require_room("the guest", sum(sizes) + bitmaps, largest=max(sizes))
     memories: list[client.Memory] = []
     containers: list[VfioContainer] = []
     connection = client.connect(daemon)

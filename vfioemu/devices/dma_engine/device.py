@@ -57,6 +57,12 @@ class DmaEngine(PciFunction):
 
     OPTIONS: ClassVar[Mapping[str, str]] = {**Options.HELP, **PciFunction.OPTIONS}
 
+    @staticmethod
+    def memory_size(options: Mapping[str, object]) -> int:
+        """Bytes of memory behind its BARs, for who looks whether there is room; what is no option of ours has none."""
+        size = options.get("big-bar", 0)
+        return size if isinstance(size, int) else 0
+
     def __init__(self, options: Mapping[str, object]) -> None:
         self.options = Options.parse(options)
         super().__init__(options, describe(self.options.big_bar))

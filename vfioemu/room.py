@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Whether this machine has room for so much guest RAM, looked at before any of it is allocated.
+"""Whether this machine has room for so much memory, looked at before any of it is allocated.
 
-A guest's RAM is a memfd: neither mapping nor sizing it fails, whatever its size; filling it ends in the OOM killer, and
-the OOM killer takes whom it likes. So what the kernel says of its memory is asked first.
+Guest RAM and the memory of devices are memfds and pages that are touched later: neither mapping nor sizing them fails, whatever
+their size; filling them ends in the OOM killer, and the OOM killer takes whom it likes. So what the kernel says of its
+memory is asked first.
 """
 
 import errno
@@ -12,29 +13,27 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path("/")
-_PER_PAGE: Final = 4
-"""Bits of bitmaps for each page, of both sides."""
 
 
-def require_room(size: int, largest: int, root: Path = ROOT) -> None:
+def require_room(what: str, size: int, *, largest: int = 0, root: Path = ROOT) -> None:
     """Refuse with OSError what does not fit.
 
     Args:
-        size: bytes of RAM of the guest.
-        largest: bytes of its largest block.
+        what: needs it, for the message.
+        size: bytes in all.
+        largest: bytes of the largest file that will hold some of it.
         root: where /proc and /sys are.
     """
     file_limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if file_limit != resource.RLIM_INFINITY and largest > file_limit:
         raise OSError(
             errno.EFBIG,
-            f"a block has {_size(largest)}, and a file may have {_size(file_limit)} here (ulimit -f)",
+            f"{what} needs {_size(largest)} in one file, and a file may have {_size(file_limit)} (ulimit -f)",
         )
-    need = size + size // 4096 * _PER_PAGE // 8
-    for have, what in sorted(available(root)):
-        if need > have:
+    for have, whose in sorted(available(root)):
+        if size > have:
             raise OSError(
-                errno.ENOMEM, f"the guest needs {_size(need)}, and there are {_size(max(0, have))} ({what})"
+                errno.ENOMEM, f"{what} needs {_size(size)}, and there are {_size(max(0, have))} ({whose})"
             )
 
 
