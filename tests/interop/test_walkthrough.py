@@ -34,9 +34,11 @@ def any_qemu():
 class Terminal:
     """A program on a terminal."""
 
-    def __init__(self, line):
+    def __init__(self, line, environment):
         self.fd, theirs = os.openpty()
-        self.process = subprocess.Popen(line, stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT)
+        self.process = subprocess.Popen(
+            line, stdin=theirs, stdout=theirs, stderr=theirs, cwd=ROOT, env=environment
+        )
         os.close(theirs)
         self.text = ""
 
@@ -45,13 +47,19 @@ class Terminal:
         while not (found := re.search(pattern, self.text)):
             ready, _, _ = select.select([self.fd], [], [], SECONDS)
             assert ready, f"no {pattern!r} in {self.text!r}"
-            self.text += os.read(self.fd, 65536).decode(errors="replace")
+            try:
+                self.text += os.read(self.fd, 65536).decode(errors="replace")
+            except OSError:  # EIO: everybody has closed it
+                pytest.fail(f"it has ended: {self.text}")
         before, self.text = self.text[: found.end()], self.text[found.end() :]
         return before
 
     def close(self):
-        self.process.kill()
-        self.process.wait()
+        os.write(self.fd, b"\x01x")  # Ctrl-A X ends QEMU, as README says
+        try:
+            self.process.wait(60)
+        finally:
+            self.process.kill()
         os.close(self.fd)
 
 
@@ -64,7 +72,7 @@ def test_guest_shows_what_is_typed_and_what_readme_promises():
     files = {"build/guest/vmlinuz": os.fspath(image.kernel), "build/guest/initrd": os.fspath(image.initrd)}
     options = [files.get(word, word) for word in options]
     run = words[words.index("run") : words.index("--") + 1]
-    terminal = Terminal(command(*run, *program.argv, *options))
+    terminal = Terminal(command(*run, *program.argv, *options), {**os.environ, **program.environment})
     try:
         terminal.until(r"guest# ")
         typed = [

@@ -184,7 +184,7 @@ async def test_the_order_of_a_text_trace(tmp_path):
     refused = at('open("/dev/vfio/99") = -1 ENOENT')
     assert lines[refused].endswith("/* there is no /dev/vfio/99 */")
     assert at("close(", "<container>) = 0") > refused
-    assert any("1 mappings dropped */" in line for line in lines)
+    assert any("1 mapping dropped */" in line for line in lines)
 
 
 async def test_what_a_sink_cannot_take_is_counted():

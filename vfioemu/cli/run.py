@@ -80,13 +80,17 @@ class Wanted:
 @click.option("--connect", metavar="DIR|SOCKET", help="Use a daemon that runs already.")
 @click.option("--instance", metavar="NAME", help="The same, by its name.")
 @click.option(
-    "--memory", metavar="MODE", default="auto", help="How memory is reached: auto, ask, process_vm."
+    "--memory",
+    type=click.Choice(["auto", "ask", "process_vm"]),
+    default="auto",
+    show_default=True,
+    help="How memory is reached.",
 )
 @click.option("--memlock", metavar="LIMIT", help="Account locked memory: off, client (ulimit -l), or bytes.")
 @click.option(
     "--trace", is_flag=False, flag_value="-", metavar="[FILE]", help="Write every call, to stderr by default."
 )
-@click.option("--trace-format", metavar="FORMAT", help="text or json.")
+@click.option("--trace-format", type=click.Choice(["text", "json"]), help="How it is written.")
 @click.option("--trace-filter", multiple=True, metavar="EXPR", help="What of it; see `vfioemu trace`.")
 @click.argument("command_line", nargs=-1, required=True, type=click.UNPROCESSED, metavar="[--] CMD [ARGS]...")
 def command(

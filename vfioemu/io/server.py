@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 log: Final = logging.getLogger(__name__)
 
+_NORMAL: Final = ("ENOTTY", "ENOMSG")
+"""How a kernel says that it has no such feature, and a device that it has nothing to add: no program takes it for a fault."""
+
 
 class Opener(Protocol):
     """What opens device nodes: a Machine."""
@@ -425,7 +428,8 @@ class Server:
     def refused(self, session: Session, what: str, error: str, why: str) -> None:
         """Log a refused call of a client."""
         if session.talk.allows():
-            log.info("%s: %s: %s: %s%s", session, what, error, printable(why), session.talk.left_out())
+            level = logging.DEBUG if error in _NORMAL else logging.INFO
+            log.log(level, "%s: %s: %s: %s%s", session, what, error, printable(why), session.talk.left_out())
 
     def _log(self, pid: int, uid: int, what: str) -> None:
         """Log what became of a connection."""

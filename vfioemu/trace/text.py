@@ -87,7 +87,7 @@ class Printer:
                 result = "" if event.errno else f"?{_label(event)}"
                 return f"open({quoted(event.path)}){self._end(event, result)}"
             case e.Close():
-                left = f" /* {event.mappings} mappings dropped */" if event.mappings else ""
+                left = f" /* {_dropped(event.mappings)} */" if event.mappings else ""
                 return f"close({self._file(event)}){self._end(event)}{left}"
             case e.Dirtied():
                 how = f" ({names.comment(event.how)})" if event.how else ""
@@ -104,7 +104,7 @@ class Printer:
                 return f"--- {names.comment(event.device)} interrupt {index}[{event.vector}]{deaf} ---"
             case e.Disconnected():
                 who = f"{event.pid} ({names.comment(event.comm)})" if event.comm else str(event.pid)
-                return f"+++ client {who} disconnected, {event.mappings} mappings dropped +++"
+                return f"+++ client {who} disconnected, {_dropped(event.mappings)} +++"
             case e.Remark():
                 return f"--- pid {event.pid}: {names.comment(event.text)} ---"
             case e.Lost():
@@ -337,3 +337,7 @@ def _is_bitmap(tree: Mapping[str, Any]) -> bool:
             for pair in tree["ranges"]
         )
     )
+
+
+def _dropped(mappings: int) -> str:
+    return f"{mappings} mapping{'' if mappings == 1 else 's'} dropped"
