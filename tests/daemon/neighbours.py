@@ -10,18 +10,20 @@ from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
 from vfioemu.io import accounts
 
 BIG_BAR = 1 << 20
-HOSTILE, HARDWARE, OTHER = 10, 2, 11
+UUID = "00000000-0000-4000-8000-00000000000"
+HOSTILE, HARDWARE, OTHER, ORACLE = 10, 2, 11, 12
 MACHINE = MachineSpec(
     groups=tuple(
         GroupSpec(number=n, iommu=IommuSpec(address_bits=48) if n == HARDWARE else None)
-        for n in (HOSTILE, HARDWARE, OTHER)
+        for n in (HOSTILE, HARDWARE, OTHER, ORACLE)
     ),
     devices=tuple(
-        DeviceSpec(symbol=f"d{n}", name=name, group=n, model="dma-engine", options=options)
-        for n, name, options in (
-            (HOSTILE, "00000000-0000-4000-8000-000000000001", {"type": 1, "big-bar": BIG_BAR}),
-            (HARDWARE, "0000:00:10.0", {"type": 2, "logging": True}),
-            (OTHER, "00000000-0000-4000-8000-000000000002", {"type": 1}),
+        DeviceSpec(symbol=f"d{n}", name=name, group=n, model=model, options=options)
+        for n, name, model, options in (
+            (HOSTILE, UUID + "1", "dma-engine", {"type": 1, "big-bar": BIG_BAR}),
+            (HARDWARE, "0000:00:10.0", "dma-engine", {"type": 2, "logging": True}),
+            (OTHER, UUID + "2", "dma-engine", {"type": 1}),
+            (ORACLE, UUID + "3", "oracle", {"variant": "migspc"}),
         )
     ),
 )

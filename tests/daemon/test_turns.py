@@ -6,11 +6,12 @@ the daemon gave way, on any machine.
 """
 
 import contextlib
+import struct
 
 import pytest
 import trio
 
-from tests.daemon.neighbours import BIG_BAR, HOSTILE, MACHINE, World
+from tests.daemon.neighbours import BIG_BAR, HOSTILE, MACHINE, ORACLE, World
 from vfioemu import client
 from vfioemu.core import slices
 from vfioemu.daemon.serve import running
@@ -20,6 +21,7 @@ from vfioemu.uapi.dma_engine import Register
 
 PAGE = 4096
 MANY = 3000
+SLICE_OF_EFFECTS = effects.SLICE
 FEW = 3
 """Calls of a bystander that show that others were served: more than what is under way when a long call begins and ends."""
 
@@ -86,15 +88,37 @@ async def unpin_all(session, container, device):
 CALLS = [start_tracking, stop_tracking, unmap_all, read_a_bar, unpin_all]
 
 
-async def during(world, call):
+async def during(world, call, group=HOSTILE):
     """How many calls the bystander made while that one lasted."""
-    async with world.connect(2) as session, world.guest(session, HOSTILE) as (container, device):
+    async with world.connect(2) as session, world.guest(session, group) as (container, device):
         steps = call(session, container, device)
         await anext(steps)
         before = world.calls
         with contextlib.suppress(StopAsyncIteration):
             await anext(steps)
     return world.calls - before
+
+
+async def read_state_in_small_pieces(session, container, device):
+    """The oracle hands out 64 bytes at a time; in this mode of memory nothing of that has to be waited for."""
+    await device.pwrite(struct.pack("<8Q", 8, 1 << 18, 96, 64, 0, 0, 0, 0), 0)
+    with await device.set_state(c.VFIO_DEVICE_STATE_STOP_COPY) as data:
+        memory = client.Memory(1 << 18)
+        yield
+        assert await data.read_at(memory.address, memory.size) == memory.size
+
+
+@pytest.mark.parametrize("slice", [effects.SLICE, 1 << 30])
+async def test_many_small_effects_are_a_long_call_too(tmp_path, monkeypatch, slice):
+    monkeypatch.setattr(effects, "SLICE", slice)
+    async with running(MACHINE, tmp_path / "run", memory="process_vm") as daemon:
+        async with trio.open_nursery() as nursery:
+            world = World(daemon, monkeypatch)
+            await nursery.start(world.bystander)
+            calls = await during(world, read_state_in_small_pieces, ORACLE)
+            nursery.cancel_scope.cancel()
+
+    assert (calls >= FEW) == (slice == SLICE_OF_EFFECTS)
 
 
 @pytest.mark.parametrize("call", CALLS)

@@ -12,8 +12,8 @@ import gc
 from collections.abc import Iterator
 from typing import Final
 
-MUCH: Final = 50_000
-"""Objects, beyond those of the start, that one collection may look at again: some ten milliseconds."""
+MUCH: Final = 10_000
+"""Objects, beyond those of the start, that one collection may look at again: some milliseconds."""
 
 
 class _Collector:

@@ -110,6 +110,7 @@ class Server:
         listener.setblocking(False)
         while True:
             sock, pid, uid = await accept(listener)
+            self.tokens.reap()  # what somebody has just closed is there for the next
             account = self.accounts.find(pid, uid)
             if why := self._refusal(uid, account):
                 sock.close()
