@@ -107,6 +107,15 @@ static FILE *no_stream(void)
 FOPEN(fopen)
 FOPEN(fopen64)
 
+/* A stream that is there cannot become one on a device: vfe_stream() makes its
+ * own. It is closed, as by any freopen() that fails. */
+static FILE *refuse_node(FILE *file)
+{
+	vfe.next.freopen("", "r", file);
+	errno = EINVAL;
+	return NULL;
+}
+
 #define FREOPEN(name)                                                          \
 	VFE_EXPORT FILE *name(const char *restrict path,                       \
 			      const char *restrict mode, FILE *restrict file)  \
@@ -114,6 +123,8 @@ FOPEN(fopen64)
 		struct vfe_place place;                                        \
                                                                                \
 		if (vfe_moved(AT_FDCWD, path, &place)) {                       \
+			if (place.what == VFE_PATH_NODE && vfe.next.freopen)   \
+				return refuse_node(file);                      \
 			path = place.real;                                     \
 			mode = tree_mode(path, mode);                          \
 			if (!mode) /* the old stream is closed all the same */ \

@@ -56,6 +56,12 @@ static void streams(int device, int container)
 	errno = 0;
 	CHECK(!fdopen(dup(container), "?") && errno == EINVAL);
 
+	file = fopen("/dev/null", "r");
+	fd = fileno(file);
+	errno = 0;
+	CHECK(!freopen("/dev/vfio/vfio", "r+", file) && errno == EINVAL);
+	REFUSED(fcntl(fd, F_GETFD), EBADF);
+
 	/* libc's own streams know nothing of us. */
 	CHECK(dup2(device, 0) == 0 && dup2(container, 9) == 9);
 	for (int i = 0; i < 3; i++) {
