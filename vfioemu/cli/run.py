@@ -27,6 +27,8 @@ log: Final = logging.getLogger(__name__)
 _TOKEN: Final = re.compile(r"\{(sysfsdev|bdf|group|uuid)(0|[1-9][0-9]*)?\}")
 _LONGEST_END: Final = 10.0
 _LONGEST_ANSWER: Final = 60.0
+_LAST_WORDS: Final = 2.0
+"""Seconds for a daemon that does not answer to end, and to say why itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,12 @@ def _run_private(wanted: Wanted, command_line: tuple[str, ...], library: Path) -
     program.find(command_line, library)  # before anything is started
     user = trust.own()
     with _daemon([*wanted.machine, *wanted.manner, f"--memory={wanted.memory}"]) as (process, directory):
-        where = Where(directory, user, _devices(directory, user))
+        try:
+            where = Where(directory, user, _devices(directory, user))
+        except CommandError:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it lives: the error is ours to tell
+                cannot_start("the daemon", process.wait(_LAST_WORDS))
+            raise
         found = program.find(_replace(command_line, where.devices), library)
 
         def ended(pid: int, status: int) -> None:
