@@ -60,9 +60,8 @@ async def test_guest_with_a_device_that_is_too_large_is_told_what_it_would_reall
         device.running = False
         async with destination(npages=4096, cpus=1) as (address, _, _):
             result = await Source(guest, address, Limits(downtime=0.05, max_rounds=4)).migrate()
-    first = result.engine.rounds[0].bandwidth
     assert result.code == 3, result.finish
-    assert first > 0
-    for later in result.engine.rounds[1:]:
-        assert later.bandwidth > first / 4 or later.bandwidth == 0.0
-    assert result.engine.bandwidth > first / 4
+    bulk = result.engine.rounds[0]
+    assert bulk.ram_bytes > 16 * MIB
+    # It was some hundred times less when idle windows counted: a slow machine is not that slow.
+    assert result.engine.bandwidth > bulk.ram_bytes / bulk.seconds / 50
