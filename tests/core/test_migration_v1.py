@@ -134,10 +134,10 @@ class Client:
         self.map = None
         if mapped:
             file = self.bench.process.fds[self.bench.fd].what
-            fd, _ = self.bench.run(
+            mapped = self.bench.run(
                 file.mmap(self.bench.process.caller, BASE + DATA_OFFSET, DATA_SIZE, 3, shared=True)
             )
-            self.map = mmap.mmap(fd, DATA_SIZE)
+            self.map = mmap.mmap(mapped.fd, DATA_SIZE)
 
     def read(self, offset, size):
         return int.from_bytes(self.bench.pread(size, BASE + offset), "little")

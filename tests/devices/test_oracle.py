@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vfioemu.core import migration
 from vfioemu.devices.oracle import Oracle
 from vfioemu.devices.oracle.dirty_log import PageRuns
+from vfioemu.devices.oracle.migrate import stream_bytes
 from vfioemu.testing.bench import GUEST, Bench
 from vfioemu.uapi import constants as c
 
@@ -177,3 +179,80 @@ def test_a_report_to_nowhere_comes_back(bench):
             == 0
         )
         command(bench, LOG_DIRTY, 0, size)
+
+
+STOP_COPY, RESUMING = c.VFIO_DEVICE_STATE_STOP_COPY, c.VFIO_DEVICE_STATE_RESUMING
+STATE = c.VFIO_DEVICE_FEATURE_SET | c.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE
+
+
+def data_fd(bench, state):
+    return struct.unpack("<Ii", bench.feature(STATE, struct.pack("<Ii", state, -1))[1])[1]
+
+
+def test_a_large_state_is_read_in_large_pieces(bench):
+    size = 16 << 20
+    command(bench, SIZES, size, 96, 64)
+    fd = data_fd(bench, STOP_COPY)
+    buffer = bench.process.memory.allocate(size)
+    before = bench.process.fallible
+
+    assert bench.process.read(fd, buffer, size).ret == size
+
+    assert bench.process.fallible - before == 16
+    assert bench.process.memory.peek(buffer, size) == stream_bytes(0, size)
+    assert bench.process.read(fd, buffer, size).ret == 0
+
+
+def test_a_large_state_is_written_in_large_pieces(bench):
+    size = 1 << 20
+    command(bench, SIZES, size, 96, 64)
+    fd = data_fd(bench, RESUMING)
+    buffer = bench.process.memory.allocate(size)
+    bench.process.memory.poke(buffer, stream_bytes(0, size))
+    before = bench.process.fallible
+
+    assert bench.process.write(fd, buffer, size).ret == size
+
+    assert bench.process.fallible - before == 1
+    assert bench.feature(STATE, struct.pack("<Ii", c.VFIO_DEVICE_STATE_STOP, -1))[0].ret == 0
+
+
+@pytest.mark.parametrize("offset", [0, 10, 63])
+@pytest.mark.parametrize("hole", [0, 1, 5])
+def test_where_memory_ends_a_read_stops_as_the_driver_does(monkeypatch, offset, hole):
+    seen = []
+    for at_once in (64, migration.DEFAULT_CHUNK):
+        monkeypatch.setattr(migration, "DEFAULT_CHUNK", at_once)
+        bench = Bench(Oracle({"variant": "migspc"}))
+        command(bench, SIZES, 40000, 96, 64)
+        fd = data_fd(bench, STOP_COPY)
+        buffer = bench.process.memory.allocate(8 * PAGE)
+        bench.process.memory.protect(buffer + hole * PAGE, PAGE, "none")
+        refused = bench.process.read(fd, buffer + offset, 30000)
+        bench.process.memory.protect(buffer + hole * PAGE, PAGE, "rw")
+        written = bench.process.memory.peek(buffer, 8 * PAGE)
+        assert bench.process.read(fd, buffer, 8 * PAGE).ret > 0  # what comes next tells how much was consumed
+        seen.append((refused, written, bench.process.memory.peek(buffer, 8 * PAGE)))
+
+    assert seen[0] == seen[1]
+    assert seen[0][0].err == "EFAULT"
+
+
+@pytest.mark.parametrize(
+    ("size", "hole", "error"),
+    [(0x100040, None, "ENOMEM"), (0x100000, 3, "EFAULT"), (0x101000, 255, "EFAULT")],
+)
+def test_a_write_that_is_refused_has_taken_what_the_driver_takes(monkeypatch, size, hole, error):
+    seen = []
+    for at_once in (64, migration.DEFAULT_CHUNK):
+        monkeypatch.setattr(migration, "DEFAULT_CHUNK", at_once)
+        bench = Bench(Oracle({"variant": "migspc"}))
+        fd = data_fd(bench, RESUMING)
+        buffer = bench.process.memory.allocate(0x102000)
+        if hole is not None:
+            bench.process.memory.protect(buffer + hole * PAGE, PAGE, "none")
+        refused = bench.process.write(fd, buffer + 10, size)
+        seen.append((refused, vars(bench.device.migration.session.stream)))
+
+    assert seen[0] == seen[1]
+    assert seen[0][0].err == error

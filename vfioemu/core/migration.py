@@ -76,6 +76,7 @@ P2P_STATES: Final = frozenset({RUNNING_P2P, PRE_COPY_P2P})
 """Those of them in which it begins no DMA to other devices; all others may still reach it."""
 
 DEFAULT_CHUNK: Final = 1 << 20
+"""How much is copied in one go."""
 
 
 class StateLost(IoctlError):
@@ -89,8 +90,8 @@ class SavingStream:
     when its arc into STOP_COPY is made.
 
     Attributes:
-        chunk: how many bytes are copied to the caller at a time; what was copied stays consumed if a later chunk
-            cannot be written.
+        chunk: how many bytes the driver copies to the caller at a time; what was copied stays consumed if a later chunk
+            cannot be written. More are copied at once where that makes no difference.
         returns_flags: the driver leaves the flags of PRECOPY_INFO as the caller has them, until the caller promises to
             take them for an output. All drivers of the kernel do.
     """
@@ -202,8 +203,15 @@ class DataFile(File):
         yield from locked(self.session.lock)
         try:
             self.session.refuse_ended()
-            while data := stream.peek(min(left, stream.chunk)):
-                yield from write_user(addr + done, data)
+            step = max(stream.chunk, DEFAULT_CHUNK)
+            while data := stream.peek(min(left, step)):
+                try:
+                    yield from write_user(addr + done, data)
+                except IoctlError as error:
+                    if error.errno != errno.EFAULT or len(data) <= stream.chunk:
+                        raise
+                    step = stream.chunk  # it stops in a piece of the driver's: those before are consumed
+                    continue
                 stream.advance(len(data))
                 done += len(data)
                 left -= len(data)
@@ -230,10 +238,18 @@ class DataFile(File):
         try:
             stream.before_write(left)
             self.session.refuse_ended()
+            step = max(stream.chunk, DEFAULT_CHUNK)
             while left:
-                n = min(left, stream.chunk)
-                stream.reserve(n)
-                stream.append((yield from read_user(addr + done, n)))
+                n = min(left, step)
+                try:
+                    stream.reserve(n)
+                    data = yield from read_user(addr + done, n)
+                except IoctlError as error:
+                    if error.errno not in (errno.EFAULT, errno.ENOMEM) or n <= stream.chunk:
+                        raise
+                    step = stream.chunk  # as above
+                    continue
+                stream.append(data)
                 done += n
                 left -= n
         finally:
