@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: MIT
 """What is kept of memory that a client takes away from its devices: how much, for how long, and what comes back."""
 
+import errno
 import gc
 import mmap
 import os
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vfioemu.core.effects import Breathe, Locked, PagesRead, PagesWrite
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.locks import Lock
+from vfioemu.core.quota import UNBOUNDED, Quota, Quotas
 from vfioemu.io import keeping, reach
 from vfioemu.io.limits import Limits
 from vfioemu.io.memory import ClientSpace, Ledger
-from vfioemu.io.pages import Pinned
+from vfioemu.io.pages import Piece, Pinned
 
 PAGE = 4096
 VADDR = 0x7000_0000_0000
@@ -22,11 +26,14 @@ VADDR = 0x7000_0000_0000
 class Holder:
     def __init__(self, lock=None):
         self.lock = lock or Lock("container")
-        self.times = 0
+        self.dirty = []
 
     def moved(self):
         assert self.lock.held
-        self.times += 1
+
+    def written(self, offset, size):
+        assert self.lock.held
+        self.dirty.append((offset, size))
 
 
 class Client:
@@ -130,6 +137,7 @@ def test_what_has_not_gone_is_given_back_with_what_was_written_in_between(client
 
     assert client.returns(0, 4, 0) == len(b"device")
 
+    assert pages.holder.dirty == [(PAGE + 5, len(b"device"))]
     assert client.memory[PAGE + 5 : PAGE + 11] == b"device"
     assert client.memory[:PAGE] == b"p" * PAGE
     client.write(pages, 0, b"as before")
@@ -189,7 +197,7 @@ def test_a_hole_is_kept_for_all_who_have_the_file_and_filled_if_it_was_not_made(
         first, second = one.pin(0, 8), two.pin(0, 4)
         assert first.host() is not None
 
-        kept = one.run(keeping.hole(one.space, file, 5 * PAGE, 2 * PAGE, fd, one.ledger, one.limits))
+        kept = one.run(keeping.hole(one.space, file, 5 * PAGE, 2 * PAGE, one.ledger, one.limits))
         with mmap.mmap(fd, 8 * PAGE) as view:
             assert kept == 2 * PAGE
             assert first.host() is None  # not for C any more, as a whole
@@ -203,3 +211,76 @@ def test_a_hole_is_kept_for_all_who_have_the_file_and_filled_if_it_was_not_made(
             assert view[5 * PAGE : 5 * PAGE + 6] == b"again!"
     finally:
         os.close(fd)
+
+
+def test_two_threads_that_say_that_the_same_has_come_back_get_it_once(client):
+    """The second one's call is answered while the first one's waits for a container."""
+    pages = client.pin(0, 1)
+    client.pin(0, 1, Holder(Lock("another container")))
+    client.leaves(0, 1)
+    client.write(pages, 0, b"device")
+    first = keeping.returns(client.space, VADDR, PAGE, VADDR)
+    waits = next(first)
+    assert isinstance(waits, Locked)
+
+    assert client.returns(0, 1, 0) == 0
+    assert waits.lock.acquire(lambda: None)
+    assert client.run(first) == len(b"device")
+
+    assert client.memory[:6] == b"device"
+
+
+def test_pieces_count_as_mappings_for_as_long_as_there_are_any(client):
+    """A page that goes cuts every mapping of it in three: without an end, of as many mappings as there are."""
+    quota = Quota("mappings", 10)
+    client.space.quotas = Quotas(mappings=quota, pins=UNBOUNDED, bitmaps=UNBOUNDED)
+    several = [client.pin(0, 8) for _ in range(3)]
+
+    client.leaves(1, 1)
+    assert quota.used == 6
+    with pytest.raises(IoctlError) as refused:
+        client.leaves(3, 1)
+    assert refused.value.errno == errno.ENOMEM
+    assert not any(pages.holder.lock.held for pages in several)
+    for pages in several:
+        pages.release()
+    assert quota.used == 0
+
+
+def test_a_mapping_of_many_windows_counts_as_many(client):
+    quota = Quota("mappings", 3)
+    client.space.quotas = Quotas(mappings=quota, pins=UNBOUNDED, bitmaps=UNBOUNDED)
+    fd = os.memfd_create("ram", os.MFD_CLOEXEC)
+    os.truncate(fd, PAGE)
+    try:
+        for page in (1, 3):
+            client.space.share(VADDR + page * PAGE, PAGE, fd, 0, client.limits, client.ledger)
+    finally:
+        os.close(fd)
+
+    client.pin(0, 4).release()  # three pieces more than one
+    with pytest.raises(IoctlError) as refused:
+        client.pin(0, 5)
+    assert refused.value.errno == errno.ENOMEM
+    assert quota.used == 0
+
+
+PLACES = st.lists(st.integers(0, 63), min_size=0, max_size=16, unique=True).filter(lambda n: len(n) % 2 == 0)
+
+
+@given(rounds=st.lists(PLACES, max_size=6))
+def test_pieces_that_are_replaced_are_where_they_were_put_and_the_others_as_before(rounds):
+    space = ClientSpace(None, None)
+    pages = space.pages(0, 64, Holder())
+    expected = list(range(64))
+    for number, bounds in enumerate(rounds, 1):
+        bounds.sort()
+        spans = list(zip(bounds[::2], bounds[1::2], strict=True))
+        pages.replace(*(Piece(a, b, space, number * 1000 + a, None, 0) for a, b in spans))
+        for a, b in spans:
+            expected[a:b] = range(number * 1000 + a, number * 1000 + b)
+
+    found = [at - p.start + p.vaddr for p in pages.pieces for at in range(p.start, p.end)]
+    assert found == expected
+    assert next(pages.parts(7, 50)).vaddr == expected[7]
+    assert space.quotas.mappings.used == len(pages.pieces) - 1

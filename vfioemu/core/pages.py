@@ -21,6 +21,9 @@ class Holder(Protocol):
     def moved(self) -> None:
         """They are at another place in this process by now, or at none."""
 
+    def written(self, offset: int, size: int) -> None:
+        """What a device wrote there, and was marked for, has come to be where programs see it only now: it is dirty anew."""
+
 
 class Pages(Protocol):
     """The pinned pages of one mapping. `AddressSpace.pages` makes them, and each driver has its own.

@@ -9,7 +9,6 @@ afterwards, if it has not gone, or only moved.
 """
 
 import mmap
-import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from vfioemu.core.effects import Buffer, PagesRead, PagesWrite, Steps, locked
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.locks import Lock
-from vfioemu.core.slices import Slices
+from vfioemu.core.slices import MAPPING, Slices
 from vfioemu.io.mm import PAGE
 from vfioemu.io.pages import ClientPages, FileId, Piece
 
@@ -115,18 +114,18 @@ def leaves(space: "ClientSpace", vaddr: int, size: int, ledger: "Ledger", limits
         How many bytes are kept.
 
     Raises:
-        IoctlError: ENOSPC: more than the process may have.
+        IoctlError: ENOSPC, ENOMEM: more than the process may have.
     """
     end = vaddr + size
-    found = {
-        pages
-        for pages in space.pinned.by_address.get(space, ())
-        if any(piece.vaddr < end and piece.vaddr + _size(piece) > vaddr for piece in pages.pieces)
-    }
+    slices = Slices()
+    found = set()
+    for pages in list(space.pinned.by_address.get(space, ())):
+        if any(piece.vaddr < end and piece.vaddr + _size(piece) > vaddr for piece in pages.pieces):
+            found.add(pages)
+        if slices.done(len(pages.pieces)):
+            yield from slices.breathe()
     return (
-        yield from _keep(
-            space, found, lambda: _at_address(found, space, vaddr, end), None, -1, ledger, limits
-        )
+        yield from _keep(space, found, lambda: _at_address(found, space, vaddr, end), None, ledger, limits)
     )
 
 
@@ -135,7 +134,6 @@ def hole(
     file: FileId,
     offset: int,
     size: int,
-    fd: int,
     ledger: "Ledger",
     limits: "Limits",
 ) -> Steps[int]:
@@ -146,7 +144,6 @@ def hole(
         file: which.
         offset: where.
         size: bytes.
-        fd: the file; -1: what is there is read through the mappings.
         ledger: who pays.
         limits: how much.
 
@@ -154,12 +151,12 @@ def hole(
         How many bytes are kept.
 
     Raises:
-        IoctlError: ENOSPC.
+        IoctlError: ENOSPC, ENOMEM.
     """
     found = set(space.pinned.by_file.get(file, ()))
     return (
         yield from _keep(
-            space, found, lambda: _in_file(found, file, offset, offset + size), file, fd, ledger, limits
+            space, found, lambda: _in_file(found, file, offset, offset + size), file, ledger, limits
         )
     )
 
@@ -167,9 +164,8 @@ def hole(
 def _keep(
     space: "ClientSpace",
     found: set[ClientPages],
-    parts_now: "Callable[[], list[Part]]",
+    parts_now: "Callable[[], Steps[list[Part]]]",
     file: FileId | None,
-    fd: int,
     ledger: "Ledger",
     limits: "Limits",
 ) -> Steps[int]:
@@ -180,10 +176,10 @@ def _keep(
         for lock in locks.wanted:
             yield from locked(lock)
             locks.taken.append(lock)
-        parts = parts_now()
+        parts = yield from parts_now()
         if file is None and parts:
-            _leave_shared(parts)
-            parts = parts_now()
+            yield from _leave_shared(parts)
+            parts = yield from parts_now()
         if not parts:
             return 0
         low = parts[0][0]
@@ -192,21 +188,30 @@ def _keep(
         if space.bound is None:
             ledger.refuse_kept(size, limits)
         kept = Kept(size, ledger)
-        total = yield from _copy(parts, kept, low, fd)
+        total = yield from _copy(parts, kept, low)
+        places: dict[ClientPages, list[Left]] = {}
         for at, pages, old in parts:
             new = Piece(old.start, old.end, old.space, old.vaddr, kept, at - low)
-            pages.replace(new)
+            places.setdefault(pages, []).append(Left(file, at, weakref.ref(pages), old, new))
+        slices = Slices()
+        for pages, lefts in places.items():
+            pages.replace(*sorted((left.new for left in lefts), key=lambda piece: piece.start))
             pages.holder.moved()
-            space.left.append(Left(file, at, weakref.ref(pages), old, new))
+            space.left += lefts
+            if slices.done(MAPPING + len(pages.pieces)):
+                yield from slices.breathe()
         return total
 
 
-def _leave_shared(parts: "list[Part]") -> None:
+def _leave_shared(parts: "list[Part]") -> Steps[None]:
     """What is shared with somebody, or mapped once more, is reached there: a copy would not be the same to them."""
     first, last = parts[0][0], max(at + _size(piece) for at, _, piece in parts)
+    slices = Slices()
     for _, pages, piece in parts:
         if piece.shared is None:
             continue
+        if slices.done(MAPPING + len(pages.pieces)):
+            yield from slices.breathe()
         old = next(each for each in pages.pieces if each.start <= piece.start < each.end)
         if (old.start, old.end) != (piece.start, piece.end):
             pages.replace(piece)
@@ -221,23 +226,32 @@ def returns(space: "ClientSpace", vaddr: int, size: int, to: int) -> Steps[int]:
         How many bytes that devices wrote in between are there as well now.
     """
     total = 0
-    for left in [left for left in space.left if left.file is None and vaddr <= left.at < vaddr + size]:
+    for left in _take_back(space, None, vaddr, size):
         end = min(left.old.end, left.old.start + vaddr + size - left.at)
         place = Piece(left.old.start, end, space, to + left.at - vaddr, None, 0)
-        total += yield from _give_back(space, left, place)
+        total += yield from _give_back(left, place)
     return total
 
 
 def filled(space: "ClientSpace", file: FileId, offset: int, size: int) -> Steps[int]:
     """The hole has not been made; returns as `returns`."""
     total = 0
-    for left in [left for left in space.left if left.file == file and offset <= left.at < offset + size]:
-        total += yield from _give_back(space, left, left.old)
+    for left in _take_back(space, file, offset, size):
+        total += yield from _give_back(left, left.old)
     return total
 
 
-def _give_back(space: "ClientSpace", left: Left, place: Piece) -> Steps[int]:
-    space.left.remove(left)
+def _take_back(space: "ClientSpace", file: FileId | None, start: int, size: int) -> list[Left]:
+    """What had left there, and is left no more: another call of the client's finds none of it while this one waits."""
+    taken: list[Left] = []
+    others: list[Left] = []
+    for left in space.left:
+        (taken if left.file == file and start <= left.at < start + size else others).append(left)
+    space.left = others
+    return taken
+
+
+def _give_back(left: Left, place: Piece) -> Steps[int]:
     pages = left.pages()
     if pages is None:
         return 0
@@ -251,8 +265,12 @@ def _give_back(space: "ClientSpace", left: Left, place: Piece) -> Steps[int]:
         pages.replace(place)
         pages.holder.moved()
         for first, last in kept.take_written(left.new.at, left.new.at + _size(place)):
-            yield PagesWrite(pages, place.start + first - left.new.at, kept.read(first, last - first))
-            total += last - first
+            for at in range(first, last, _STEP):
+                count = min(_STEP, last - at)
+                offset = place.start + at - left.new.at
+                yield PagesWrite(pages, offset, kept.read(at, count))
+                pages.holder.written(offset, count)  # whoever has copied the page meanwhile has not seen it
+                total += count
     finally:
         pages.holder.lock.release()
     return total
@@ -283,19 +301,25 @@ Part = tuple[int, ClientPages, Piece]
 """Where a piece is, in the address space or in the file; of what; the piece."""
 
 
-def _at_address(found: Iterable[ClientPages], space: "ClientSpace", vaddr: int, end: int) -> list[Part]:
+def _at_address(
+    found: Iterable[ClientPages], space: "ClientSpace", vaddr: int, end: int
+) -> Steps[list[Part]]:
     parts: list[Part] = []
+    slices = Slices()
     for pages in found:
         for piece in pages.pieces:
             first, last = max(vaddr, piece.vaddr), min(end, piece.vaddr + _size(piece))
             if piece.window is None and piece.space is space and first < last:
                 start = piece.start + first - piece.vaddr
                 parts.append((first, pages, piece.cut(start, start + last - first)))
+        if slices.done(len(pages.pieces)):
+            yield from slices.breathe()
     return sorted(parts, key=lambda part: part[0])
 
 
-def _in_file(found: Iterable[ClientPages], file: FileId, offset: int, end: int) -> list[Part]:
+def _in_file(found: Iterable[ClientPages], file: FileId, offset: int, end: int) -> Steps[list[Part]]:
     parts: list[Part] = []
+    slices = Slices()
     for pages in found:
         for piece in pages.pieces:
             at = piece.in_file(file)
@@ -303,10 +327,12 @@ def _in_file(found: Iterable[ClientPages], file: FileId, offset: int, end: int) 
                 first = max(offset, at)
                 start = piece.start + first - at
                 parts.append((first, pages, piece.cut(start, start + last - first)))
+        if slices.done(len(pages.pieces)):
+            yield from slices.breathe()
     return sorted(parts, key=lambda part: part[0])
 
 
-def _copy(parts: list[Part], kept: Kept, low: int, fd: int = -1) -> Steps[int]:
+def _copy(parts: list[Part], kept: Kept, low: int) -> Steps[int]:
     """Copy what is in the parts, each address once; returns how many bytes that is."""
     slices = Slices()
     done = low
@@ -317,8 +343,7 @@ def _copy(parts: list[Part], kept: Kept, low: int, fd: int = -1) -> Steps[int]:
         while position < end:
             count = min(_STEP, end - position)
             offset = piece.start + position - at
-            data = os.pread(fd, count, position) if fd >= 0 else (yield from _read(pages, offset, count))
-            kept.fill(position - low, data)
+            kept.fill(position - low, (yield from _read(pages, offset, count)))
             position += count
             total += count
             if slices.done(count >> _WORK_SHIFT):

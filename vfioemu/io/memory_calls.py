@@ -127,18 +127,20 @@ class MemoryCalls:
     async def _hole(self, seq: int, args: Args, fd: int) -> int:
         """MEM_HOLE: arg = offset, size, vaddr (without an fd: of a window of the client's), 1 if it was not made after all."""
         session, server = self._session, self._server
-        offset, size = _range(args)
         try:
-            file = self._window_file(args[2]) if fd < 0 else _file_of(fd)
+            offset, size = _range(args)
+            file = self._window_file(args[2]) if fd < 0 else await self._file_of(fd)
+            if file is None:
+                return 0
             if args[3]:
                 return await self._run(seq, lambda: keeping.filled(session.space, file, offset, size))
             kept = await self._run(
                 seq,
-                lambda: keeping.hole(session.space, file, offset, size, fd, session.account, server.limits),
+                lambda: keeping.hole(session.space, file, offset, size, session.account, server.limits),
             )
         except IoctlError as error:
-            if error.errno == errno.ENOSPC:
-                server.remark(session.space, NOT_KEPT, f"a hole at {offset:#x} of a file, and {error.why}")
+            if error.errno in (errno.ENOSPC, errno.ENOMEM):
+                server.remark(session.space, NOT_KEPT, f"a hole at {args[0]:#x} of a file, and {error.why}")
             raise
         finally:
             if fd >= 0:
@@ -158,17 +160,22 @@ class MemoryCalls:
             raise IoctlError(errno.EINVAL, f"nothing is shared at {vaddr:#x}")
         return window.file
 
+    async def _file_of(self, fd: int) -> "FileId | None":
+        """Which file that is, of whoever may make holes in it; None if hardware holds nothing of it.
+
+        What cannot be shared is held by nobody, and is not looked at further: on FUSE, fstat() waits for its owner.
+        """
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise IoctlError(errno.EBADF, "the file is not open for writing")
+        session = self._session
+        if not session.space.pinned.by_file or not await self._server.can_be_mapped(fd, session):
+            return None
+        status = os.fstat(fd)
+        return status.st_dev, status.st_ino
+
 
 def _range(args: Args) -> tuple[int, int]:
     start, size = args[0], args[1]
     if not size or start + size > TOP:
         raise IoctlError(errno.EINVAL, f"{size:#x} bytes at {start:#x}")
     return start, size
-
-
-def _file_of(fd: int) -> "FileId":
-    """Which file that is, of whoever may make holes in it."""
-    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
-        raise IoctlError(errno.EBADF, "the file is not open for writing")
-    status = os.fstat(fd)
-    return status.st_dev, status.st_ino

@@ -133,14 +133,20 @@ def _discard(index: "dict[K, set[ClientPages]]", key: "K", pages: "ClientPages")
 class ClientPages(Pages):
     """Pinned pages of a client.
 
+    They are in one piece, or in as many as there are windows, shared mappings and parts that have gone. A piece costs about
+    as much as a mapping, and counts as one (protocol/wire.md section 10).
+
     Args:
         space: whose.
         vaddr: where they are now.
         size: bytes.
         holder: the mapping that holds them.
+
+    Raises:
+        IoctlError: ENOMEM: too many pieces.
     """
 
-    __slots__ = ("_lost", "_pinned", "_starts", "holder", "pieces")
+    __slots__ = ("_lost", "_pinned", "_quota", "_starts", "holder", "pieces")
 
     def __init__(self, space: "ClientSpace", vaddr: int, size: int, holder: Holder) -> None:
         self.holder = holder
@@ -157,6 +163,8 @@ class ClientPages(Pages):
             at = end
         if at < vaddr + size:
             self._append(Piece(at - vaddr, size, space, at, None, 0))
+        self._quota = space.quotas.mappings
+        self._quota.take(len(self.pieces) - 1)  # the first is the mapping itself
         self._starts = [piece.start for piece in self.pieces]
         self._pinned.add(self)
 
@@ -225,36 +233,52 @@ class ClientPages(Pages):
                 piece.vaddr = vaddr + piece.start
         self._pinned.add(self)
 
-    def replace(self, piece: Piece) -> None:
-        """Put a piece in the place of what is there; the holder has to be told that something `moved`."""
-        self._pinned.drop(self)
-        before: list[Piece] = []
-        after: list[Piece] = []
+    def replace(self, *places: Piece) -> None:
+        """Put pieces in the place of what is there; the holder has to be told that something `moved`.
+
+        Args:
+            places: ascending, and apart from each other.
+
+        Raises:
+            IoctlError: ENOMEM: too many pieces; nothing is replaced.
+        """
+        merged: list[Piece] = []
+        number = 0
         for old in self.pieces:
-            if old.end <= piece.start or old.start >= piece.end:
-                (before if old.start < piece.start else after).append(old)
-                continue
-            if old.start < piece.start:
-                before.append(old.cut(old.start, min(old.end, piece.start)))
-            if old.end > piece.end:
-                after.append(old.cut(max(old.start, piece.end), old.end))
-        self.pieces = [*before, piece, *after]
-        self._starts = [each.start for each in self.pieces]
+            at = old.start
+            while number < len(places) and (place := places[number]).start < old.end:
+                if at < place.start:
+                    merged.append(old.cut(at, place.start))
+                if place.start >= old.start:
+                    merged.append(place)
+                at = place.end
+                if at > old.end:
+                    break  # it goes on in the next
+                number += 1
+            if at < old.end:
+                merged.append(old if at == old.start else old.cut(at, old.end))
+        if (more := len(merged) - len(self.pieces)) > 0:
+            self._quota.take(more)
+        else:
+            self._quota.give(-more)
+        self._pinned.drop(self)
+        self.pieces = merged
+        self._starts = [each.start for each in merged]
         self._pinned.add(self)
 
     def release(self) -> None:
         """Whatever is kept for it goes."""
         self._pinned.drop(self)
+        if self.pieces:
+            self._quota.give(len(self.pieces) - 1)
         self.pieces.clear()
         self._starts.clear()
 
     def parts(self, offset: int, size: int) -> Iterator[Piece]:
         """The pieces of [offset, offset+size), cut to it."""
         end = offset + size
-        number = bisect.bisect_right(self._starts, offset) - 1
-        while offset < end:
-            piece = self.pieces[number]
+        while offset < end:  # whoever reaches one may replace it before he asks for the next
+            piece = self.pieces[bisect.bisect_right(self._starts, offset) - 1]
             stop = min(end, piece.end)
             yield piece.cut(offset, stop)
             offset = stop
-            number += 1

@@ -35,6 +35,10 @@ class Mapped:
         if self._dma.indexed:
             self._iommu.expose_anew(self._dma)
 
+    def written(self, offset: int, size: int) -> None:
+        """The bitmap has it again; a device's own log is its own, and cannot be told."""
+        self._iommu.mark(self._dma, offset, size)
+
 
 def pin_whole(iommu: Iommu, dma: Dma, size: int) -> Steps[int]:
     """Pin the first `size` bytes of a mapping and charge them: vfio_pin_pages_remote() until all is pinned.
