@@ -175,9 +175,9 @@ void *vfe_attribute_mmap(int fd, void *address, size_t size, int prot,
 {
 	char real[VFE_PATH_MAX];
 	int64_t result = name_of(fd, real, O_WRONLY);
-	const char *path = vfe_path_virtual(real);
+	const char *path = result ? NULL : vfe_path_virtual(real);
 
-	if (result || !path)
+	if (!path)
 		return (void *)vfe_result(result == -EBADF ? -EACCES : -ENODEV);
 	struct vfe_call call = {
 		.msg = { .type = VFIOEMU_ATTR_MMAP,

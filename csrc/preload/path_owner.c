@@ -30,6 +30,8 @@ static int change_mode(const char *real, mode_t mode, int flags)
 		mode_t ours = S_ISVTX | (vfe_is_live(&status) ? S_ISGID : 0);
 
 		mode = (mode & ~ours) | (status.st_mode & ours);
+		if (vfe_path_is_write_only(&status)) /* we read it */
+			mode |= S_IRUSR;
 		if (S_ISDIR(status.st_mode))
 			mode |= S_IRWXU;
 	}

@@ -31,11 +31,12 @@ static struct {
 	_Atomic uint64_t device, inode, owner_and_mode;
 } good;
 
+/* More than 32 bits is too much, however much it is. */
 static uint64_t number(const char **text)
 {
 	uint64_t value = 0;
 
-	while (**text >= '0' && **text <= '9' && value < UINT32_MAX)
+	while (**text >= '0' && **text <= '9' && value <= UINT32_MAX)
 		value = 10 * value + (uint64_t)(*(*text)++ - '0');
 	return value;
 }
@@ -59,14 +60,16 @@ void vfe_trust_init(const char *named, uid_t own)
 		return;
 	}
 	const char *text = named;
+	uint64_t uid = number(&text);
 
-	trusted.uid = (uid_t)number(&text);
+	trusted.uid = (uid_t)uid;
 	trusted.exact = !*text;
 	if (text != named && *text == ':') {
 		text++;
 		trusted.namespace = number(&text);
 	}
-	if (text == named || *text || strlen(named) >= sizeof(trusted.name)) {
+	if (text == named || *text || uid >= UINT32_MAX ||
+	    strlen(named) >= sizeof(trusted.name)) {
 		vfe_say("VFIOEMU_UID=%s is no UID, nor UID:NAMESPACE: no daemon "
 			"is trusted",
 			named);

@@ -385,3 +385,17 @@ os.waitpid(pid, 0)
 print(os.path.exists("/dev/vfio/31"))
 """
     assert said(machine, code)[-1] == "True"
+
+
+def test_whoever_changes_the_mode_of_a_write_only_file_can_still_write_it_with_stdio(machine):
+    """Its file has to stay readable for the library, which reads what libc has written."""
+    (mode,) = said(
+        machine,
+        """
+os.chmod(DEVICE + "/reset", 0o200)
+print(oct(os.stat(DEVICE + "/reset").st_mode & 0o7777))
+""",
+    )
+    assert mode == "0o200"
+    (real,) = Path(machine.options[-1], "root").glob(f"sys/devices/*/{BDF}/reset")
+    assert real.stat().st_mode & 0o777 == 0o600

@@ -62,7 +62,11 @@ class TestLibrary:
         assert done.stderr.count("VFIOEMU_SOCKET") == 1  # said once
 
     @pytest.mark.parametrize(
-        "named", [None, str(STRANGER + 1), "", "0x0", "-1", "1 ", "root", "0:", "0:x", "9" * 60]
+        "named",
+        [
+            *(None, str(STRANGER + 1), str(STRANGER + (1 << 32)), "4294967295", "", "0x0"),
+            *("-1", "1 ", "root", "0:", "0:x", "9" * 60),
+        ],
     )
     def test_nor_does_he_whoever_else_is_named(self, squat, named):
         environment = preloaded(squat.directory)

@@ -25,8 +25,6 @@ from vfioemu.devices.pci import registers as r
 from vfioemu.devices.pci.driver import VfioPci
 
 _PAGE: Final = 4096
-_SHORTEST: Final = 64
-"""What users without rights read of a config space."""
 _ACTIONS: Final = ("add", "remove", "change", "move", "online", "offline", "bind", "unbind")
 """What an event can be asked for by `uevent`; nobody is sent any, as that is the kernel's to do."""
 _GROUP_TYPES: Final = ("identity", "DMA", "DMA-FQ", "auto")
