@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Devices that report errors and ask for themselves, and those that are taken away while somebody has them open."""
 
+import errno
+import json
 import os
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -15,6 +18,7 @@ import trio.testing
 
 from tests.daemon.helpers import MACHINE
 from vfioemu import client, daemon
+from vfioemu.core.errors import IoctlError
 from vfioemu.uapi import constants as c
 
 VFIOEMU = str(Path(sys.executable).with_name("vfioemu"))
@@ -191,6 +195,42 @@ async def test_who_stops_waiting_does_not_stop_the_removal(server, session, ctl)
     opened.close()
     while await ctl.call("mdev-list"):
         await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_who_hangs_up_with_an_unread_answer_is_no_bug_of_ours(server, session, ctl):
+    """Its end is a reset then, and is seen while the answer is waited for."""
+    opened = await open_mdev(session, ctl)
+    await opened.listen(REQ)
+    with socket.socket(socket.AF_UNIX) as stopper:
+        stopper.connect(str(server.control_path))
+        stopper.sendall(
+            json.dumps({"execute": "mdev-stop", "arguments": {"uuid": opened.uuid}}).encode() + b"\n"
+        )
+        await opened.until_heard()
+    opened.close()
+    while await ctl.call("mdev-list"):
+        await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_a_model_that_fails_to_ask_is_waited_for_all_the_same(
+    server, session, ctl, monkeypatch, caplog
+):
+    monkeypatch.setattr("vfioemu.daemon.removal.AGAIN", 0.01)
+    opened = await open_mdev(session, ctl)
+
+    def fails():
+        raise IoctlError(errno.EIO, "no such wire")
+
+    model = server.machine.devices[opened.uuid].model
+    monkeypatch.setattr(model, "request_removal", fails)
+    with pytest.raises(client.ControlError, match="no such wire"):
+        await ctl.call("device-raise", device=opened.uuid, what="request")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_stop, server, opened.uuid)
+        while "no such wire" not in caplog.text:
+            await trio.lowlevel.checkpoint()
+        opened.close()
+    assert await ctl.call("mdev-list") == []
 
 
 async def test_a_client_that_dies_gives_it_back(server, ctl):

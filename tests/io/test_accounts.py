@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: MIT
 """What limits are held against: a process, its user, and all."""
 
+import errno
+import gc
+import os
+
 import pytest
 
 from vfioemu.core.errors import IoctlError
 from vfioemu.io.accounts import FEW, Accounts
 from vfioemu.io.limits import Limits
+from vfioemu.io.memory import ClientSpace
 from vfioemu.io.turns import Rounds
 
 ROOM = 1000
@@ -88,3 +93,24 @@ def test_what_is_left_of_a_process_still_counts():
         accounts.of(2, 1).quotas.pins.take(1)
     quotas.pins.give(10)
     accounts.of(2, 1).quotas.pins.take(10)
+
+
+def test_a_devices_memory_that_a_client_has_mapped_counts_once_and_is_given_back():
+    account = everybody().of(1, 1)
+    first, second = (os.memfd_create("bar", os.MFD_CLOEXEC) for _ in range(2))
+    try:
+        space = ClientSpace(None, None)
+        for _ in range(2):
+            space.region_mapped(first, account)
+        assert account.fds == 1
+        why = fill(account._all, account)
+        with pytest.raises(IoctlError) as refused:
+            space.region_mapped(second, account)
+        assert (refused.value.errno, refused.value.why) == (errno.EMFILE, why)
+        before = account.fds
+        del space, refused
+        gc.collect()
+        assert account.fds == before - 1
+    finally:
+        os.close(first)
+        os.close(second)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The control socket: commands about the machine while it runs."""
 
+import contextlib
 import errno
 import logging
 import os
@@ -169,8 +170,9 @@ class ControlServer:
         async with trio.open_nursery() as nursery:
 
             async def listen() -> None:
-                while len(buffer) <= MAX_LINE and (part := await stream.receive_some()):
-                    buffer.extend(part)
+                with contextlib.suppress(trio.BrokenResourceError):  # it has not even read what we sent
+                    while len(buffer) <= MAX_LINE and (part := await stream.receive_some()):
+                        buffer.extend(part)
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(listen)
@@ -263,9 +265,19 @@ class ControlServer:
         device = self._device(arguments.device)
         runner = Runner(self._server.counters)
         steps = device.raise_error if arguments.what == "error" else device.request_removal
-        waiting = runner.start(steps)
+        try:
+            waiting = runner.start(steps)
+        except IoctlError as error:
+            raise Refused("DeviceFailed", f"device {device.symbol}: {error}") from None
         if waiting is not None:  # a model that does more than to signal
-            self._nursery.start_soon(runner.finish, waiting)
+
+            async def finish() -> None:
+                try:
+                    await runner.finish(waiting)
+                except IoctlError as error:
+                    log.warning("device %s: %s", device.symbol, error)
+
+            self._nursery.start_soon(finish)
             return {"heard": False}
         return {"heard": runner.result}
 

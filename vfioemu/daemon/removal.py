@@ -12,6 +12,7 @@ from typing import Final
 import trio
 
 from vfioemu.core.device import Device
+from vfioemu.core.errors import IoctlError
 from vfioemu.core.machine import Machine
 from vfioemu.io.effects import Runner
 from vfioemu.io.server import Server
@@ -55,8 +56,7 @@ class Removals:
             closed = trio.Event()
             device.on_closed.append(closed.set)
             try:
-                heard = await runner.run(device.request_removal)
-                self._tell(device, count, heard=heard)
+                await self._ask(runner, device, count)
                 count += 1
                 with trio.move_on_after(AGAIN):
                     await closed.wait()
@@ -66,6 +66,12 @@ class Removals:
         del self._going[device.symbol]
         gone()
         event.set()
+
+    async def _ask(self, runner: Runner, device: Device, count: int) -> None:
+        try:
+            self._tell(device, count, heard=await runner.run(device.request_removal))
+        except IoctlError as error:  # of its model: it goes when it is closed
+            log.warning("device %s: its user cannot be asked to give it back: %s", device.symbol, error)
 
     def _tell(self, device: Device, count: int, *, heard: bool) -> None:
         if heard and count % _TOLD == 0:

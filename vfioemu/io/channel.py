@@ -19,7 +19,7 @@ from vfioemu.io import memory_calls
 from vfioemu.io.call import Call
 from vfioemu.io.connection import Connection, Gone, PeerError, packet
 from vfioemu.io.counters import call_name, errno_name
-from vfioemu.io.fds import socket_cookie
+from vfioemu.io.fds import duplicate, socket_cookie
 from vfioemu.io.tokens import Token
 from vfioemu.wire import messages as m
 
@@ -149,9 +149,9 @@ class Channel:
             result: int = call.result if effect is None else await call.finish(effect)
             if kind == m.MMAP:
                 mapped: Mapped = call.result
+                session.space.region_mapped(mapped.fd, session.account)
                 # The device's own may be gone before a full connection takes it.
-                result = _duplicate(mapped.fd)
-                session.space.region_mapped(result)
+                result = duplicate(mapped.fd)
                 shown_from = mapped.start
                 remark = self._remark_on(mapped)
         except IoctlError as error:
@@ -307,7 +307,7 @@ class Channel:
                 await self._reply(seq, done or 0, flags=m.F_ELSEWHERE if done is None else 0)
             else:
                 mapped: Mapped = await call.run(attributes.mmap, uid, path, offset, size)
-                fd = _duplicate(mapped.fd)
+                fd = duplicate(mapped.fd)
                 try:
                     await self._reply(seq, 0, mapped.start, self._remark_on(mapped), fd=fd)
                 finally:
@@ -349,10 +349,3 @@ def _negative(caller: Caller, addr: int, size: int, offset: int) -> Steps[int]:
     del caller, addr, size
     yield from ()
     raise IoctlError(errno.EINVAL, f"offset {offset - (1 << 64)}")
-
-
-def _duplicate(fd: int) -> int:
-    try:
-        return os.dup(fd)
-    except OSError as error:
-        raise IoctlError(error.errno or errno.EMFILE, "the daemon has no fd left") from error

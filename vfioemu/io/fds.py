@@ -8,6 +8,7 @@ a worker thread.
 
 import contextlib
 import ctypes
+import errno
 import logging
 import os
 import socket
@@ -15,6 +16,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import trio
+
+from vfioemu.core.errors import IoctlError
 
 if TYPE_CHECKING:
     from vfioemu.io.accounts import Account
@@ -48,6 +51,14 @@ def is_eventfd(fd: int) -> bool:
     Names of the kernel's own begin without a slash, which no path does, so they cannot be forged.
     """
     return os.readlink(f"/proc/self/fd/{fd}") == "anon_inode:[eventfd]"
+
+
+def duplicate(fd: int) -> int:
+    """A copy of one of our own, for a client; IoctlError EMFILE, ENFILE."""
+    try:
+        return os.dup(fd)
+    except OSError as error:
+        raise IoctlError(error.errno or errno.EMFILE, "the daemon has no fd left") from error
 
 
 class Graveyard:

@@ -18,6 +18,7 @@ from vfioemu.core.caller import AddressSpace
 from vfioemu.core.effects import Buffer
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.pages import Holder
+from vfioemu.io.fds import duplicate
 from vfioemu.io.limits import Limits
 from vfioemu.io.mm import PAGE, TOP, BoundMemory
 from vfioemu.io.pages import ClientPages, FileId, Piece, Pinned
@@ -257,12 +258,16 @@ class ClientSpace(AddressSpace):
             raise IoctlError(errno.ENOENT, f"the process has not mapped any region with inode {inode}")
         self.share(vaddr, size, fd, offset, limits, ledger, region=True)
 
-    def region_mapped(self, fd: int) -> None:
-        """The client is given this file to map: a device's memory."""
+    def region_mapped(self, fd: int, ledger: Ledger) -> None:
+        """The client is given this file to map: a device's memory. It counts for `ledger`; EMFILE."""
         inode = os.fstat(fd).st_ino
-        if inode not in self.regions:
-            self.regions[inode] = os.dup(fd)
-            weakref.finalize(self, os.close, self.regions[inode])
+        if inode in self.regions:
+            return
+        if why := ledger.no_fd():
+            raise IoctlError(errno.EMFILE, why)
+        self.regions[inode] = copy = duplicate(fd)
+        ledger.add_fds(1)
+        weakref.finalize(self, _close, copy, ledger)
 
     def reserved(self, vaddr: int, size: int) -> int:
         """How many bytes of a range are mappings of devices' memory."""
