@@ -9,7 +9,7 @@ from vfioemu import client, daemon
 from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
 from vfioemu.migration import configspace
 from vfioemu.migration.guestspec import DeviceSpec as GuestDevice
-from vfioemu.migration.vfio import VfioDevice
+from vfioemu.migration.vfio_device import VfioDevice
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.dma_engine import Register
 

@@ -11,8 +11,9 @@ from tests.migration.lab import Dma, guest, machine
 from vfioemu.cli.hints import daemon_failed
 from vfioemu.daemon.runtime_dir import StartError
 from vfioemu.daemon.serve import running
+from vfioemu.migration.building import BuildError, Step
 from vfioemu.migration.guestspec import GuestSpec, MemorySpec
-from vfioemu.migration.vfio import BuildError, Step, open_guest
+from vfioemu.migration.vfio import open_guest
 from vfioemu.room import available, require_room
 
 GIB = 1 << 30

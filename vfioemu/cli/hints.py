@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from vfioemu.cli.errors import FAILED, CommandError
-from vfioemu.migration.vfio import BuildError, Step
+from vfioemu.migration.building import BuildError, Step
 from vfioemu.printable import printable
 
 _GONE: Final = (errno.EPIPE, errno.ECONNRESET, errno.EIO)
