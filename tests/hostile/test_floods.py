@@ -13,7 +13,7 @@ from tests.hostile.helpers import HOSTILE_GROUP, PAGE, Raw, settles, start_victi
 from vfioemu import client
 from vfioemu.core.errors import IoctlError
 from vfioemu.io.limits import Limits
-from vfioemu.io.memory import Ledger
+from vfioemu.io.windows import Ledger
 from vfioemu.kernel import bitmap
 from vfioemu.uapi import constants as c
 from vfioemu.wire import messages as m

@@ -16,8 +16,9 @@ from vfioemu.core.locks import Lock
 from vfioemu.core.quota import UNBOUNDED, Quota, Quotas
 from vfioemu.io import keeping, reach
 from vfioemu.io.limits import Limits
-from vfioemu.io.memory import ClientSpace, Ledger
+from vfioemu.io.memory import ClientSpace
 from vfioemu.io.pages import Piece, Pinned
+from vfioemu.io.windows import Ledger
 
 PAGE = 4096
 VADDR = 0x7000_0000_0000

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from vfioemu.core.errors import IoctlError
 from vfioemu.io.limits import Limits
-from vfioemu.io.memory import ClientSpace, Ledger
+from vfioemu.io.memory import ClientSpace
 from vfioemu.io.sharing import needs_guard
+from vfioemu.io.windows import Ledger
 
 PAGE = 4096
 PAGES = 8

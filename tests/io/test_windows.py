@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfioemu.io.limits import Limits
-from vfioemu.io.memory import ClientSpace, Ledger
+from vfioemu.io.memory import ClientSpace
+from vfioemu.io.windows import Ledger
 
 PAGE = 4096
 PAGES = 16

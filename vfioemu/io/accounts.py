@@ -15,8 +15,8 @@ import trio
 
 from vfioemu.core.quota import Quotas
 from vfioemu.io.limits import Limits
-from vfioemu.io.memory import Ledger
 from vfioemu.io.turns import Rounds, Share
+from vfioemu.io.windows import Ledger
 
 FEW: Final = 64
 """Who has as many fds of ours, or fewer, gets one as long as there is any."""

@@ -23,7 +23,8 @@ from vfioemu.io.pages import ClientPages, FileId, Piece
 
 if TYPE_CHECKING:
     from vfioemu.io.limits import Limits
-    from vfioemu.io.memory import ClientSpace, Ledger
+    from vfioemu.io.memory import ClientSpace
+    from vfioemu.io.windows import Ledger
 
 _NORESERVE: Final = 0x4000  # mmap.MAP_NORESERVE, of Python 3.12
 _STEP: Final = 1 << 18

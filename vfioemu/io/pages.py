@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What an IOMMU holds of a client's memory: by what is behind the addresses where that can be had, else by address.
 
-A window (io/memory.py) is the memory itself, and is kept here whatever the client does to its addresses. All other memory is
+A window (io/windows.py) is the memory itself, and is kept here whatever the client does to its addresses. All other memory is
 reached in the client's address space. It does not matter then what the client may do there itself by now, but what becomes of
 the addresses does: whoever takes memory away says so before (io/keeping.py), and what nobody has said is found out too late.
 """

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: MIT
+"""Windows: memory of a file that a client has mapped, and that is mapped here too; and how much of it there may be.
+
+Where the file may shrink under us (io/sharing.py), accesses are guarded, and one beyond its end is an EFAULT.
+"""
+
+import ctypes
+import errno
+import mmap
+import os
+import weakref
+from typing import Final
+
+from vfioemu.core.effects import Buffer
+from vfioemu.core.errors import IoctlError
+from vfioemu.io.limits import Limits
+from vfioemu.io.mm import PAGE
+from vfioemu.io.pages import FileId
+from vfioemu.kernel import guard
+from vfioemu.kernel.procmem import address_of
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_mmap: Final = _libc.mmap
+_mmap.restype = ctypes.c_void_p
+_mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64)
+_munmap: Final = _libc.munmap
+_munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_FAILED: Final = ctypes.c_void_p(-1).value
+
+
+class Ledger:
+    """How many windows there are of how many bytes: of a process, or of all.
+
+    The kernel limits mappings (vm.max_map_count) and address space for all of us, and who runs out of them cannot even
+    raise an exception; so nobody may use them up.
+    """
+
+    __slots__ = ("kept", "size", "total", "windows")
+
+    def __init__(self, total: "Ledger | None" = None) -> None:
+        self.total = total
+        self.windows = 0
+        self.size = 0
+        self.kept = 0
+
+    def refuse_kept(self, size: int, limits: Limits) -> None:
+        """ENOSPC if no more may be kept of what the process takes away."""
+        if self.kept + size > limits.max_kept:
+            raise IoctlError(errno.ENOSPC, f"{self.kept:#x} bytes are kept for the process already")
+        if self.total is not None and self.total.kept + size > limits.max_all_kept:
+            raise IoctlError(errno.ENOSPC, f"{self.total.kept:#x} bytes are kept for all processes already")
+
+    def add_kept(self, size: int) -> None:
+        """So much more is kept, or less."""
+        self.kept += size
+        if self.total is not None:
+            self.total.add_kept(size)
+
+    def refuse(self, size: int, limits: Limits) -> None:
+        """ENOSPC if there is no room for another window."""
+        if self.windows >= limits.max_windows or self.size + size > limits.max_shared:
+            raise IoctlError(
+                errno.ENOSPC, f"the process shares {self.windows} windows of {self.size:#x} bytes already"
+            )
+        if (total := self.total) is not None and (
+            total.windows >= limits.max_all_windows or total.size + size > limits.max_all_shared
+        ):
+            raise IoctlError(
+                errno.ENOSPC, f"all share {total.windows} windows of {total.size:#x} bytes already"
+            )
+
+    def add(self, windows: int, size: int) -> None:
+        """Count a window, or take it back."""
+        self.windows += windows
+        self.size += size
+        if self.total is not None:
+            self.total.add(windows, size)
+
+    def add_fds(self, number: int) -> None:
+        """So many more fds of ours, or fewer, exist for it."""
+
+    def no_fd(self) -> str:
+        """Why it gets no further fd of ours; empty if it does."""
+        return ""
+
+
+def close_counted(fd: int, ledger: Ledger) -> None:
+    """Close an fd of ours that counted for somebody."""
+    os.close(fd)
+    ledger.add_fds(-1)
+
+
+def _unmap(address: int, size: int, ledger: Ledger) -> None:
+    _munmap(address, size)
+    ledger.add(-1, -size)
+
+
+class Window:
+    """Memory of a client that is mapped here too, for as long as this object lives.
+
+    Attributes:
+        vaddr, end: where the client has it.
+        local: where we have it.
+        file, offset: what of which file it is.
+        reserved: it is a device's memory.
+    """
+
+    __slots__ = ("__weakref__", "_fd", "end", "file", "local", "offset", "reserved", "vaddr")
+
+    def __init__(
+        self, vaddr: int, size: int, fd: int, offset: int, ledger: Ledger, *, guarded: bool = False
+    ) -> None:
+        self.vaddr = vaddr
+        self.end = vaddr + size
+        self.reserved = False
+        self._fd = -1
+        self.offset = offset
+        status = os.fstat(fd)
+        self.file: FileId = status.st_dev, status.st_ino
+        if guarded:
+            guard.install()
+        local = _mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, offset)
+        if local == _FAILED:
+            error = ctypes.get_errno()
+            raise IoctlError(error, f"mapping {size:#x} bytes of shared memory: {os.strerror(error)}")
+        self.local: int = local
+        ledger.add(1, size)
+        weakref.finalize(self, _unmap, local, size, ledger)
+        if guarded:
+            self._fd = os.dup(fd)
+            ledger.add_fds(1)
+            weakref.finalize(self, close_counted, self._fd, ledger)
+
+    def read(self, vaddr: int, size: int) -> bytes:
+        """Read for a device: EFAULT where the file has come to end."""
+        local = self.local + vaddr - self.vaddr
+        if self._fd < 0:
+            return ctypes.string_at(local, size)
+        data = guard.read(local, size)
+        if data is None:
+            raise IoctlError(
+                errno.EFAULT, f"the file behind {size:#x} bytes at {vaddr:#x} has become shorter"
+            )
+        return data
+
+    def write(self, vaddr: int, data: Buffer) -> None:
+        """Write for a device, as far as possible: EFAULT as in `read`."""
+        local = self.local + vaddr - self.vaddr
+        size = memoryview(data).nbytes
+        if self._fd < 0:
+            source, keep = address_of(data)
+            ctypes.memmove(local, source, size)
+            del keep
+        elif (done := guard.write(local, data)) < size:
+            raise IoctlError(errno.EFAULT, f"the file behind {vaddr + done:#x} has become shorter")
+
+    def present(self, vaddr: int, npages: int) -> int:
+        """How many leading pages the file has now."""
+        if self._fd < 0:
+            return npages
+        start = vaddr - self.vaddr + self.offset
+        return max(min((os.fstat(self._fd).st_size - start + PAGE - 1) // PAGE, npages), 0)
