@@ -24,15 +24,13 @@ from vfioemu.io.fds import Graveyard, socket_cookie
 from vfioemu.io.limits import Access, Limits
 from vfioemu.io.listen import accept
 from vfioemu.io.memory import ClientSpace
-from vfioemu.io.mm import BoundMemory
 from vfioemu.io.pages import Pinned
-from vfioemu.io.process import peer_of
+from vfioemu.io.reception import Reception
 from vfioemu.io.session import Service, Session
 from vfioemu.io.sharing import is_local, is_shmem
 from vfioemu.io.throttle import Throttle
 from vfioemu.io.tokens import Token, TokenTable
 from vfioemu.io.turns import Rounds, Share
-from vfioemu.kernel import procmem
 from vfioemu.printable import printable
 from vfioemu.wire import messages as m
 
@@ -88,17 +86,16 @@ class Server:
         self.daemon_id = secrets.token_bytes(16)
         self.tokens = TokenTable(self.daemon_id, self._released)
         self.counters = Counters()
-        self.sessions: dict[int, Session] = {}
         self._nursery = nursery
         self._graveyard = Graveyard(nursery)
         self.pinned = Pinned(self.remark)
+        self._reception = Reception(access, self.limits, self.daemon_id, self.pinned)
+        self.sessions = self._reception.sessions
         self.rounds = Rounds()
         self.hardware = Share(self.rounds)
         self.accounts = Accounts(self.limits, self.rounds, several=len(access.uids) > 1)
         trio.lowlevel.add_instrument(self.rounds)
         self._connections: set[Connection] = set()
-        self._serial = 0
-        self._fell_back = False
         self._talk = Throttle()
         self.tracer: Tracer | None = None  # somebody listens
         self.attributes: Attributes | None = None
@@ -213,10 +210,12 @@ class Server:
         if hello.type != m.HELLO or hello.arg0 != m.MAGIC:
             raise PeerError(f"message type {hello.type}, magic {hello.arg0:#x} where HELLO is due")
         try:
-            session = self._join(connection, account, hello)
+            session = self._reception.join(connection, account, hello)
         except IoctlError as error:
             connection.send_nowait(m.encode(m.REPLY, hello.seq, args=(-error.errno, m.VERSION, 0, 0)))
             raise PeerError(error.why) from None
+        if not hello.arg2 and self.tracer is not None:
+            self.tracer.connected(session, connection)
         service = bool(hello.flags & m.F_SERVICE)
         if service:
             session.service = serves = Service(connection)
@@ -227,94 +226,15 @@ class Server:
             session.channels.append(connection)
         header = m.encode(m.REPLY, hello.seq, args=(0, m.VERSION, session.id, session.number))
         try:
-            if not connection.send_nowait(header, self._greeting(session).encode()):
+            if not connection.send_nowait(header, self._reception.greeting(session).encode()):
                 connection.end("does not read")  # pragma: no cover - an empty socket has room
         except Gone:
             pass  # who takes care of the connection from here on sees that it is over
         return session, service
 
-    def _join(self, connection: Connection, account: Account, hello: m.Message) -> Session:
-        """The session that HELLO names, or a new one.
-
-        Raises:
-            IoctlError: EPERM, EMFILE, EPROTONOSUPPORT as in protocol/wire.md section 3.
-        """
-        if connection.uid not in self.access.uids:
-            raise IoctlError(errno.EPERM, f"uid {connection.uid} is not allowed here")
-        if connection.pid != account.pid:
-            raise IoctlError(
-                errno.EPERM, f"HELLO comes from pid {connection.pid}, pid {account.pid} connected"
-            )
-        lowest, highest = hello.arg1 & 0xFFFFFFFF, hello.arg1 >> 32
-        if not lowest <= m.VERSION <= highest:
-            raise IoctlError(
-                errno.EPROTONOSUPPORT, f"speaks versions {lowest} to {highest}, we speak {m.VERSION}"
-            )
-        if hello.arg2:
-            session = self.sessions.get(hello.arg2)
-            if session is None or (session.pid, session.uid) != (connection.pid, connection.uid):
-                raise IoctlError(errno.EPERM, "not a session of this process")
-            if hello.flags & m.F_SERVICE:
-                if session.service is not None:
-                    raise IoctlError(errno.EMFILE, "the session has a service connection")
-            elif len(session.channels) >= self.limits.max_channels:
-                raise IoctlError(errno.EMFILE, f"the session has {self.limits.max_channels} connections")
-            return session
-        if hello.flags & m.F_SERVICE:
-            raise IoctlError(errno.EPERM, "a service connection needs a session")
-        bound = self._bind(connection) if self.access.memory is m.MemoryMode.PROCESS_VM else None
-        self._serial += 1
-        session = Session(self._serial, account, connection.uid, bound, self.pinned)
-        session.set_limits(hello.arg3, ipc_lock=bool(hello.flags & m.F_IPC_LOCK))
-        self.sessions[session.id] = session
-        if self.tracer is not None:
-            self.tracer.connected(session, connection)
-        return session
-
-    def _bind(self, connection: Connection) -> BoundMemory | None:
-        """The memory of a process in process_vm mode; None if it has to be asked after all.
-
-        The system may refuse: another uid, a process that is not dumpable, Yama, a seccomp filter. And /proc may be
-        of another PID namespace, in which it has another number or none.
-
-        Raises:
-            IoctlError: EPERM, and to ask is not what the daemon was told.
-        """
-        try:
-            procmem.probe(connection.pid)
-            with peer_of(connection.sock, connection.pid) as peer:
-                number = peer.number()
-                bound = BoundMemory(number)
-                if peer.number() == number:  # it has lived all the while, so the number was its own
-                    return bound
-            why = "it has ended"
-        except OSError as error:
-            why = f"its memory cannot be reached: {error.strerror}"
-        if not self.access.fallback:
-            raise IoctlError(errno.EPERM, why)
-        if not self._fell_back:
-            self._fell_back = True
-            log.warning("pid=%d uid=%d: %s; it is asked instead", connection.pid, connection.uid, why)
-        return None
-
     def _service_gone(self, session: Session, connection: Connection) -> None:
         connection.end("", quiet=True)
         self._leave(connection, session.account, session)
-
-    def _greeting(self, session: Session) -> m.Greeting:
-        limits = self.limits
-        return m.Greeting(
-            version=m.VERSION,
-            memory_mode=m.MemoryMode.ASK if session.space.bound is None else m.MemoryMode.PROCESS_VM,
-            daemon_id=self.daemon_id,
-            max_data=m.MAX_DATA,
-            max_channels=limits.max_channels,
-            max_tokens=limits.max_tokens,
-            max_windows=limits.max_windows,
-            max_shared=limits.max_shared,
-            ask_timeout_ms=int(limits.ask_timeout * 1000),
-            accounts=self.access.accounts,
-        )
 
     def remark(self, space: ClientSpace, kind: str, text: str, level: int = logging.WARNING) -> None:
         """Something happens that no call shows: it is counted and traced each time, and logged once for each process."""
