@@ -288,13 +288,52 @@ bool vfe_dma_hole(int fd, uint64_t offset, uint64_t size, bool undo)
 	return offset < end && tell_hole(fd, offset, end - offset, 0, undo) > 0;
 }
 
+/* Private mappings of a file lose their own copies of pages, too, where it ends
+ * (but not where it has a hole). */
+static bool copies_go(const struct statx *file, uint64_t first, bool undo)
+{
+	uint64_t address = atomic_load(&vfe_dma_low);
+	struct vfe_area area;
+	bool left = false;
+	int maps = vfe_maps_open();
+
+	if (maps < 0)
+		return false;
+	while (vfe_maps_find(maps, address, &area) &&
+	       area.start < atomic_load(&vfe_dma_high)) {
+		uint64_t from = area.start;
+
+		address = area.end;
+		if (area.of_file || area.inode != file->stx_ino ||
+		    area.major != file->stx_dev_major ||
+		    area.minor != file->stx_dev_minor)
+			continue;
+		if (first > area.offset)
+			from += first - area.offset;
+		if (from >= area.end)
+			continue;
+		if (undo)
+			vfe_dma_returns(from, area.end - from, from);
+		else
+			left |= vfe_dma_leaves(from, area.end - from,
+					       VFIOEMU_DISCARDED);
+	}
+	vfe_sys1(SYS_close, maps);
+	return left;
+}
+
 bool vfe_dma_truncates(int fd, uint64_t size, bool undo)
 {
+	const uint64_t most = INT64_MAX & ~(PAGE - 1);
 	struct statx file;
+	bool kept;
 
+	if (!seen() || size > most ||
+	    vfe_sys5(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_SIZE | STATX_INO,
+		     &file) ||
+	    (!undo && size >= file.stx_size))
+		return false;
 	/* Pages in the midst of which the file ends stay. */
-	return seen() && size <= INT64_MAX &&
-	       !vfe_sys5(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_SIZE, &file) &&
-	       (undo || size < file.stx_size) &&
-	       vfe_dma_hole(fd, size, (INT64_MAX & ~(PAGE - 1)) - size, undo);
+	kept = vfe_dma_hole(fd, size, most - size, undo);
+	return copies_go(&file, (size + PAGE - 1) & ~(PAGE - 1), undo) || kept;
 }

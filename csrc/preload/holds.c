@@ -31,6 +31,7 @@ struct hold {
 struct area {
 	uintptr_t start, end; /* both 0: free */
 	struct hold *hold;
+	bool stays; /* a fork does not inherit it: MADV_DONTFORK */
 };
 
 static struct hold holds[HOLDS];
@@ -107,7 +108,7 @@ static void let_go(struct hold *hold)
 }
 
 /* A piece more; false if there is no room: then nothing lets its hold go. */
-static bool add(uintptr_t start, uintptr_t end, struct hold *hold)
+static bool add(uintptr_t start, uintptr_t end, struct hold *hold, bool stays)
 {
 	uintptr_t low = atomic_load(&vfe_held_low);
 	uintptr_t high = atomic_load(&vfe_held_high);
@@ -120,7 +121,7 @@ static bool add(uintptr_t start, uintptr_t end, struct hold *hold)
 	if (i == used)
 		used++;
 	hold->areas++;
-	areas[i] = (struct area){ start, end, hold };
+	areas[i] = (struct area){ start, end, hold, stays };
 	if (start < low)
 		atomic_store(&vfe_held_low, start);
 	if (end > high)
@@ -155,7 +156,8 @@ static void cut(uintptr_t start, uintptr_t end)
 			continue;
 		if (area->start < start) {
 			/* Without room for the rest we hold for too long. */
-			if (behind > end && !add(end, behind, area->hold))
+			if (behind > end &&
+			    !add(end, behind, area->hold, area->stays))
 				continue;
 			area->end = start;
 		} else if (behind > end) {
@@ -188,7 +190,7 @@ int64_t vfe_hold_map(const struct vfe_file *file, void *address, size_t size,
 		if (flags & MAP_FIXED)
 			cut(from, to);
 		hold = hold_of(file);
-		if (!hold || !add(from, to, hold))
+		if (!hold || !add(from, to, hold, false))
 			vfe_debug(VFE_DEBUG_SHIM,
 				  "the mapping at 0x%lx does not hold fd %d",
 				  (unsigned long)from, file->fd);
@@ -247,18 +249,20 @@ void vfe_hold_moved(const struct vfe_remap *remap, const void *from,
 	uintptr_t start = (uintptr_t)from, to = (uintptr_t)address;
 	struct area *area;
 	struct hold *hold;
+	bool stays;
 
 	if (!remap->locked)
 		return;
 	area = overlapping(start, start + 1);
 	hold = area ? area->hold : NULL;
+	stays = area && area->stays;
 	if (hold)
 		hold->areas++; /* while its pieces are cut and added */
 	/* What was at the new place is gone, but for what lies there now. */
 	cut(start, end_of(start, old_size));
 	cut(to, end_of(to, size));
 	if (hold) {
-		add(to, end_of(to, size), hold);
+		add(to, end_of(to, size), hold, stays);
 		let_go(hold);
 	}
 }
@@ -268,6 +272,57 @@ void vfe_hold_end_slow(struct vfe_remap *remap)
 	remap->locked = false;
 	vfe_lock_release(lock);
 	vfe_signals_restore(remap->mask);
+}
+
+/* Cut in two what lies across `at`; without room it stays whole. */
+static bool split(uintptr_t at)
+{
+	struct area *area = overlapping(at - 1, at);
+
+	if (!area || area->end <= at)
+		return true;
+	if (!add(at, area->end, area->hold, area->stays))
+		return false;
+	area->end = at;
+	return true;
+}
+
+int vfe_hold_advise_slow(uintptr_t address, size_t size, int advice)
+{
+	uintptr_t end = end_of(address, size);
+	int error = 0;
+	uint64_t mask;
+
+	if (!size || address & (PAGE - 1) || !vfe_session_is_ours())
+		return 0;
+	mask = vfe_signals_block();
+	vfe_lock_take(lock);
+	if (overlapping(address, end)) {
+		if (advice == MADV_DONTNEED || advice == MADV_FREE ||
+		    advice == MADV_DOFORK || advice == MADV_DODUMP)
+			error = -EINVAL;
+		else if (advice == MADV_REMOVE)
+			error = -ENODEV;
+		else if (advice == MADV_DONTFORK && split(address) &&
+			 split(end))
+			for (unsigned int i = 0; i < used; i++)
+				if (areas[i].start >= address &&
+				    areas[i].end <= end)
+					areas[i].stays = true;
+	}
+	vfe_lock_release(lock);
+	vfe_signals_restore(mask);
+	return error;
+}
+
+void vfe_holds_forked(void)
+{
+	for (unsigned int i = 0; i < used; i++) {
+		if (!areas[i].end || !areas[i].stays)
+			continue;
+		areas[i].start = areas[i].end = 0;
+		let_go(areas[i].hold);
+	}
 }
 
 /* --- numbers --- */

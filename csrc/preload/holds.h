@@ -52,6 +52,26 @@ VFE_HIDDEN void vfe_hold_moved(const struct vfe_remap *remap, const void *from,
 			       size_t old_size, const void *address,
 			       size_t size);
 VFE_HIDDEN void vfe_hold_end_slow(struct vfe_remap *remap);
+/** See vfe_hold_advise(); out of line. */
+VFE_HIDDEN int vfe_hold_advise_slow(uintptr_t address, size_t size, int advice);
+/** This is the child of a fork: what was not to be inherited has not been. */
+VFE_HIDDEN void vfe_holds_forked(void);
+
+/** What the kernel says to a madvise() of a device's mapping, whose memory
+ * (VM_IO, VM_PFNMAP) is not the program's to give up. 0, or a negative errno.
+ */
+static inline int vfe_hold_advise(const void *memory, size_t size, int advice)
+{
+	uintptr_t address = (uintptr_t)memory;
+
+	return VFE_RARE(address < atomic_load_explicit(&vfe_held_high,
+						       memory_order_relaxed) &&
+			address + size >
+				atomic_load_explicit(&vfe_held_low,
+						     memory_order_relaxed))
+		       ? vfe_hold_advise_slow(address, size, advice)
+		       : 0;
+}
 
 static inline void vfe_hold_begin(struct vfe_remap *remap, const void *memory,
 				  size_t size)

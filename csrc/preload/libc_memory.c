@@ -91,16 +91,32 @@ VFE_EXPORT int munmap(void *address, size_t size)
 	return result;
 }
 
+static bool takes(int prot)
+{
+	return (prot & (PROT_READ | PROT_WRITE)) != (PROT_READ | PROT_WRITE);
+}
+
 VFE_EXPORT int mprotect(void *address, size_t size, int prot)
 {
-	bool taken =
-		(prot & (PROT_READ | PROT_WRITE)) != (PROT_READ | PROT_WRITE);
 	int result;
 
-	if (taken)
+	if (takes(prot))
 		goes(address, size);
 	result = VFE_NEXT(mprotect, SYS_mprotect, address, size, prot);
-	if (taken)
+	if (takes(prot))
+		goes(address, size);
+	return result;
+}
+
+VFE_EXPORT int pkey_mprotect(void *address, size_t size, int prot, int key)
+{
+	int result;
+
+	if (takes(prot))
+		goes(address, size);
+	result = VFE_NEXT(pkey_mprotect, SYS_pkey_mprotect, address, size, prot,
+			  key);
+	if (takes(prot))
 		goes(address, size);
 	return result;
 }
@@ -163,8 +179,10 @@ VFE_EXPORT int madvise(void *address, size_t size, int advice)
 			advice == MADV_DONTNEED_LOCKED ||
 			advice == GUARD_INSTALL;
 	bool kept = discards && vfe_dma_discards((uintptr_t)address, size);
-	int result;
+	int result = vfe_hold_advise(address, size, advice);
 
+	if (VFE_RARE(result))
+		return (int)vfe_result(result);
 	if (advice == MADV_REMOVE)
 		vfe_dma_removes((uintptr_t)address, size, false);
 	result = VFE_NEXT(madvise, SYS_madvise, address, size, advice);

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <linux/openat2.h>
 #include <stdarg.h>
+#include <sys/shm.h>
 
 #include "by_number.h"
 #include "fds.h"
@@ -88,6 +89,9 @@ const unsigned char vfe_wanted[VFE_NUMBERS] = {
 	[SYS_execve] = 1,
 	[SYS_execveat] = 1,
 	[SYS_madvise] = 1,
+	[SYS_pkey_mprotect] = 1,
+	[SYS_shmat] = 1,
+	[SYS_shmdt] = 1,
 	[SYS_fallocate] = 1,
 };
 
@@ -361,6 +365,16 @@ static bool memory_call(long number, const long a[6], long *result)
 		return true;
 	case SYS_mprotect:
 		*result = mprotect(address, (size_t)a[1], (int)a[2]);
+		return true;
+	case SYS_pkey_mprotect:
+		*result = pkey_mprotect(address, (size_t)a[1], (int)a[2],
+					(int)a[3]);
+		return true;
+	case SYS_shmat:
+		*result = (long)shmat((int)a[0], (const void *)a[1], (int)a[2]);
+		return true;
+	case SYS_shmdt:
+		*result = shmdt(address);
 		return true;
 	default:
 		return false;

@@ -20,6 +20,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/sendfile.h>
+#include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
@@ -76,6 +77,9 @@ int __fxstatat64(int version, int dirfd, const char *path,
 	X(mremap)          \
 	X(mprotect)        \
 	X(madvise)         \
+	X(pkey_mprotect)   \
+	X(shmat)           \
+	X(shmdt)           \
 	X(fallocate)       \
 	X(fallocate64)     \
 	X(read)            \

@@ -113,6 +113,7 @@ static void forked(void)
 	if (pid && pid != (int)vfe_sys0(SYS_getpid)) /* nobody has wiped it */
 		memset(process, 0, sizeof(*process));
 	vfe_session_is_ours();
+	vfe_holds_forked();
 }
 
 void vfe_session_init(void)

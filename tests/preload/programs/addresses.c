@@ -20,6 +20,7 @@
 #include <spawn.h>
 #include <sys/epoll.h>
 #include <sys/sendfile.h>
+#include <sys/shm.h>
 #include <sys/statfs.h>
 #include <sys/statvfs.h>
 #include <sys/time.h>
@@ -549,6 +550,9 @@ static void use(const char *what, void *memory, int fd)
 	CALL(mprotect, (char *)((uintptr_t)B | 1), PAGE, PROT_READ);
 	CALL(madvise, (char *)((uintptr_t)B | 1), PAGE, MADV_DONTNEED);
 	CALL(mremap, (char *)((uintptr_t)B | 1), PAGE, PAGE, 0);
+	CALL(pkey_mprotect, (char *)((uintptr_t)B | 1), PAGE, PROT_READ, 0);
+	CALL(shmdt, (char *)((uintptr_t)B | 1));
+	CALL(shmat, -1, (char *)((uintptr_t)B | 1), SHM_REMAP);
 }
 
 /* What hands a file on, and what libc itself looks into. */

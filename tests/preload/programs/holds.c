@@ -250,6 +250,55 @@ static void not_by_a_child(void)
 	is_free();
 }
 
+/* Nor does a child hold what it does not inherit. QEMU marks BARs so. */
+static void not_by_inheriting(void)
+{
+	for (int part = 0; part < 2; part++) {
+		char *memory = mapped();
+		size_t size = part ? 2 * PAGE : SIZE;
+		int ends[2];
+		char byte;
+		pid_t child;
+
+		CHECK(!pipe(ends));
+		CHECK(!madvise(memory, size, MADV_DONTFORK));
+		child = fork();
+		if (!child) {
+			close(ends[1]);
+			CHECK(!read(ends[0], &byte, 1)); /* until it is told */
+			_exit(0);
+		}
+		is_held();
+		CHECK(!munmap(memory, SIZE));
+		if (part)
+			is_held();
+		else
+			is_freed();
+		close(ends[0]);
+		close(ends[1]);
+		CHECK(waitpid(child, NULL, 0) == child);
+		is_freed();
+	}
+}
+
+/* The memory of a device is not the program's to give up. */
+static void advised(void)
+{
+	char *memory = mapped();
+
+	memory[PAGE] = 7;
+	REFUSED(madvise(memory, SIZE, MADV_DONTNEED), EINVAL);
+	REFUSED(madvise(memory, SIZE, MADV_FREE), EINVAL);
+	REFUSED(madvise(memory, PAGE, MADV_DODUMP), EINVAL);
+	REFUSED(madvise(memory, PAGE, MADV_DOFORK), EINVAL);
+	REFUSED(madvise(memory, SIZE, MADV_REMOVE), ENODEV);
+	CHECK(!madvise(memory, SIZE, MADV_DONTDUMP));
+	CHECK(!madvise(memory, SIZE, MADV_RANDOM));
+	CHECK(memory[PAGE] == 7);
+	CHECK(!munmap(memory, SIZE));
+	is_free();
+}
+
 /* The reference is no fd that the program could close, find or overwrite. */
 static void not_by_close(void)
 {
@@ -331,6 +380,8 @@ int main(int argc, char **argv)
 	by_a_child("kill");
 	by_a_child("grandchild");
 	not_by_a_child();
+	not_by_inheriting();
+	advised();
 	not_by_close();
 	many();
 	two_files();

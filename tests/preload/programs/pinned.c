@@ -8,6 +8,7 @@
 
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <sys/shm.h>
 
 #define IOVA 0x100000ull
 #define SIZE (16 * PAGE)
@@ -233,6 +234,96 @@ static void holes(const char *folder)
 	CHECK(!munmap(memory, SIZE) && !close(fd));
 }
 
+/* Of a private mapping the copies of pages go, too, where the file ends, and
+ * stay where it has a hole. */
+static void copies(const char *folder)
+{
+	int fd = file_of(folder);
+	bool sealed = !strcmp(folder, "sealed");
+	unsigned char *memory;
+
+	CHECK(!ftruncate(fd, SIZE));
+	if (sealed)
+		CHECK(!fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK));
+	memory = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+	CHECK(memory != MAP_FAILED);
+	for (unsigned int i = 0; i < SIZE / PAGE; i++)
+		memory[i * PAGE] = (unsigned char)(i + 1);
+	CHECK(!map_dma(client.container, memory, IOVA, SIZE));
+	same(memory, 0, 16);
+	CHECK(!fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, PAGE,
+			 2 * PAGE));
+	same(memory, 0, 16);
+	if (sealed) {
+		REFUSED(ftruncate(fd, 8 * PAGE), EPERM);
+		same(memory, 0, 16);
+	} else {
+		CHECK(!ftruncate(fd, 8 * PAGE + 1));
+		has(9, 7);
+		same(memory, 0, 9);
+		CHECK(!ftruncate(fd, SIZE));
+		CHECK(!memory[9 * PAGE]);
+		has(9, 7);
+		CHECK(!memory[9 * PAGE]);
+	}
+	unmapped();
+	CHECK(!munmap(memory, SIZE) && !close(fd));
+}
+
+/* Segments of System V. What is mapped next may lie where they were. */
+static void attached(void)
+{
+	unsigned char *memory, *other;
+
+	for (int i = 0; i < 2; i++) {
+		int id = shmget(IPC_PRIVATE, SIZE, IPC_CREAT | 0600);
+		int fd = memfd_create("ram", MFD_CLOEXEC);
+
+		memory = shmat(id, NULL, 0);
+		CHECK(memory != (void *)-1 && !shmctl(id, IPC_RMID, NULL));
+		for (unsigned int page = 0; page < SIZE / PAGE; page++)
+			memory[page * PAGE] = (unsigned char)(page + 1);
+		CHECK(!map_dma(client.container, memory, IOVA, SIZE));
+		same(memory, 0, 16);
+		REFUSED(shmdt(memory + PAGE), EINVAL);
+		same(memory, 0, 16);
+		CHECK(!munmap(memory + 4 * PAGE, PAGE));
+		CHECK(!(i ? syscall(SYS_shmdt, memory) : shmdt(memory)));
+		has(0, 16);
+		unmapped();
+		CHECK(!ftruncate(fd, SIZE));
+		other = mmap(memory, SIZE, PROT_READ | PROT_WRITE,
+			     MAP_SHARED | MAP_FIXED_NOREPLACE, fd, 0);
+		CHECK(other == memory);
+		for (unsigned int page = 0; page < SIZE / PAGE; page++)
+			other[page * PAGE] = (unsigned char)(page + 1);
+		CHECK(!map_dma(client.container, other, IOVA, SIZE));
+		same(other, 0, 16);
+		unmapped();
+		CHECK(!munmap(other, SIZE) && !close(fd));
+	}
+}
+
+/* A segment in the place of what was mapped. */
+static void replaced_by_a_segment(void)
+{
+	int id = shmget(IPC_PRIVATE, 4 * PAGE, IPC_CREAT | 0600);
+	unsigned char *memory = mapped(-1);
+
+	CHECK(shmat(id, memory + 2 * PAGE, 0) == (void *)-1);
+	same(memory, 0, 16);
+	CHECK(shmat(id, memory + 2 * PAGE + 5, SHM_REMAP | SHM_RND) ==
+	      memory + 2 * PAGE);
+	CHECK(!shmctl(id, IPC_RMID, NULL));
+	CHECK(!memory[2 * PAGE]);
+	has(2, 4);
+	CHECK(!memory[2 * PAGE]);
+	same(memory, 0, 2);
+	same(memory, 6, 10);
+	unmapped();
+	CHECK(!munmap(memory, SIZE));
+}
+
 /* Two mappings of the same pages stay one to the device. */
 static void twice(void)
 {
@@ -292,6 +383,11 @@ int main(int argc, char **argv)
 	holes("memfd");
 	holes("sealed");
 	holes(argv[3]);
+	copies("memfd");
+	copies("sealed");
+	copies(argv[3]);
+	attached();
+	replaced_by_a_segment();
 	twice();
 	mapper_ends();
 	tear_down(&client);
