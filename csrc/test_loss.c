@@ -398,7 +398,7 @@ static bool run_controls(double seconds)
 int main(int argc, char **argv)
 {
 	uint64_t marks = argc > 1 ? strtoull(argv[1], NULL, 0) : 1000000;
-	double seconds = argc > 2 ? strtod(argv[2], NULL) : 60;
+	double seconds = argc > 2 ? strtod(argv[2], NULL) : 200;
 
 	if (run_all(marks)) {
 		printf("FAIL: pages were lost\n");
