@@ -10,15 +10,22 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TOOLS = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+@pytest.fixture
+def tools(tmp_path):
+    """An environment with the venv's programs; pip asks rustc for its version, and rustup makes a folder at home."""
+    home = tmp_path / "home"
+    home.mkdir()
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(home)}
 
 
 @pytest.mark.full
-def test_the_wheel_has_every_file_of_the_package_and_nothing_else(tmp_path):
+def test_the_wheel_has_every_file_of_the_package_and_nothing_else(tmp_path, tools):
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
          "--wheel-dir", tmp_path, ROOT],
-        check=True, env=TOOLS,
+        check=True, env=tools,
     )  # fmt: skip
     (wheel,) = tmp_path.glob("*.whl")
     contents = zipfile.ZipFile(wheel).namelist()
@@ -34,12 +41,12 @@ def test_the_wheel_has_every_file_of_the_package_and_nothing_else(tmp_path):
 
 
 @pytest.mark.full
-def test_the_wheel_works_outside_the_tree(tmp_path):
+def test_the_wheel_works_outside_the_tree(tmp_path, tools):
     """Import the installed extension, with the packages of this environment but not its vfioemu."""
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation",
          "--target", tmp_path / "site", ROOT],
-        check=True, env=TOOLS,
+        check=True, env=tools,
     )  # fmt: skip
     program = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); "
@@ -51,3 +58,25 @@ def test_the_wheel_works_outside_the_tree(tmp_path):
     ).stdout
 
     assert printed.split() == [str(tmp_path / "site" / "vfioemu" / "_kernel.abi3.so"), "8"]
+
+
+@pytest.mark.full
+def test_an_editable_install_works_when_what_built_it_is_gone(tmp_path, tools):
+    """From another directory, by a pip that builds in an environment of its own."""
+    tree, site = tmp_path / "tree", tmp_path / "site"
+    subprocess.run(["git", "clone", "--quiet", ROOT, tree], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, "--editable", tree],
+        check=True, env=tools, cwd=tmp_path,
+    )  # fmt: skip
+    program = (
+        f"import site; site.addsitedir({str(site)!r}); import sys; sys.path.reverse(); "
+        "import vfioemu._kernel as k, vfioemu.preload as p; print(k.__file__, p.library())"
+    )
+
+    printed = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True, text=True
+    ).stdout
+
+    inside = tree / "vfioemu"
+    assert printed.split() == [str(inside / "_kernel.abi3.so"), str(inside / "libvfioemu-preload.so")]
