@@ -488,7 +488,7 @@ static void dma_setup(struct bench *bench)
 			.last = (i + 1) * DMA_PAGES * PAGE_SIZE - 1,
 			.host = bench->ram + i * DMA_PAGES * PAGE_SIZE,
 			.bitmap = vfe_bitmap_create(DMA_PAGES, VFE_ISA_BEST),
-			.prot = VFE_PROT_WRITE,
+			.prot = VFE_PROT_READ | VFE_PROT_WRITE,
 		};
 
 		bench->bitmaps[i] = mapping.bitmap;

@@ -239,7 +239,7 @@ static void state_init(struct state *state, const struct shape *shape,
 		.last = (shape->npages << PAGE_SHIFT) - 1,
 		.host = (char *)state->data,
 		.bitmap = state->bitmap,
-		.prot = VFE_PROT_WRITE,
+		.prot = VFE_PROT_READ | VFE_PROT_WRITE,
 	};
 
 	memset(state->data, 0, memory);

@@ -20,6 +20,7 @@ from vfioemu.io.call import Call
 from vfioemu.io.connection import Connection, Gone, PeerError, packet
 from vfioemu.io.counters import call_name, errno_name
 from vfioemu.io.fds import duplicate, socket_cookie
+from vfioemu.io.regions import keep_region
 from vfioemu.io.tokens import Token
 from vfioemu.wire import messages as m
 
@@ -149,7 +150,7 @@ class Channel:
             result: int = call.result if effect is None else await call.finish(effect)
             if kind == m.MMAP:
                 mapped: Mapped = call.result
-                session.space.region_mapped(mapped.fd, session.account)
+                keep_region(mapped.fd, session.account, token.regions, session.space.regions)
                 # The device's own may be gone before a full connection takes it.
                 result = duplicate(mapped.fd)
                 shown_from = mapped.start

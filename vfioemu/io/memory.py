@@ -12,12 +12,12 @@ from vfioemu.core.caller import AddressSpace
 from vfioemu.core.effects import Buffer
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.pages import Holder
-from vfioemu.io.fds import duplicate
 from vfioemu.io.limits import Limits
 from vfioemu.io.mm import PAGE, TOP, BoundMemory
 from vfioemu.io.pages import ClientPages, Piece, Pinned
+from vfioemu.io.regions import RegionFile
 from vfioemu.io.sharing import needs_guard
-from vfioemu.io.windows import Ledger, Window, close_counted
+from vfioemu.io.windows import Ledger, Window
 
 if TYPE_CHECKING:
     from vfioemu.io.keeping import Left
@@ -32,7 +32,7 @@ class ClientSpace(AddressSpace):
         bound: the memory itself, in process_vm mode.
         memlock: RLIMIT_MEMLOCK, as the client says; None for RLIM_INFINITY.
         pinned: what hardware holds, of this client and of all others.
-        regions: files of devices' memory that it was given, by inode.
+        regions: files of devices' memory that it was given, by inode, while it has the devices.
         pid: of its process, for whoever reads of it.
         remarked: which kinds of remarks have been logged of it.
         left: what is kept of memory that is about to go, and may yet come back.
@@ -65,7 +65,7 @@ class ClientSpace(AddressSpace):
         self.pinned: Pinned = Pinned() if pinned is None else pinned
         self.pinned.spaces.add(self)
         self.left: list[Left] = []
-        self.regions: dict[int, int] = {}
+        self.regions: weakref.WeakValueDictionary[int, RegionFile] = weakref.WeakValueDictionary()
         self._starts: list[int] | None = None
         self._windows: list[Window] = []
 
@@ -105,21 +105,10 @@ class ClientSpace(AddressSpace):
         Raises:
             IoctlError: ENOENT: it has not; and as `share`.
         """
-        fd = self.regions.get(inode)
-        if fd is None:
+        file = self.regions.get(inode)
+        if file is None:
             raise IoctlError(errno.ENOENT, f"the process has not mapped any region with inode {inode}")
-        self.share(vaddr, size, fd, offset, limits, ledger, region=True)
-
-    def region_mapped(self, fd: int, ledger: Ledger) -> None:
-        """The client is given this file to map: a device's memory. It counts for `ledger`; EMFILE."""
-        inode = os.fstat(fd).st_ino
-        if inode in self.regions:
-            return
-        if why := ledger.no_fd():
-            raise IoctlError(errno.EMFILE, why)
-        self.regions[inode] = copy = duplicate(fd)
-        ledger.add_fds(1)
-        weakref.finalize(self, close_counted, copy, ledger)
+        self.share(vaddr, size, file.fd, offset, limits, ledger, region=True)
 
     def reserved(self, vaddr: int, size: int) -> int:
         """How many bytes of a range are mappings of devices' memory."""

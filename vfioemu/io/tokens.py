@@ -25,6 +25,7 @@ from vfioemu.wire.names import TokenName
 
 if TYPE_CHECKING:
     from vfioemu.io.accounts import Account
+    from vfioemu.io.regions import RegionFile
     from vfioemu.io.session import Session
 
 _BATCH: Final = 64
@@ -53,6 +54,7 @@ class Token:
         readable: an unread packet lies in the client's end.
         drain: that packet is to go, with the next reply on this token.
         account: whose process it was made for.
+        regions: what of the device's memory was given to be mapped, by inode.
     """
 
     __slots__ = (
@@ -63,6 +65,7 @@ class Token:
         "file",
         "hung",
         "readable",
+        "regions",
         "serial",
         "sessions",
         "users",
@@ -81,6 +84,7 @@ class Token:
         self.hung = False
         self.readable = False
         self.drain = False
+        self.regions: dict[int, RegionFile] = {}
 
     def __str__(self) -> str:
         return f"{self.file.kind}#{self.serial}"
@@ -260,6 +264,7 @@ class TokenTable:
         token.fd = -1
         token.account.files -= 1
         token.account.add_fds(-1)
+        token.regions.clear()
         token.forget()
 
     # --- poll() ---
