@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: MIT
 """How we start ourselves: commands in processes of their own, which take no code from the current directory and end with us."""
 
+import contextlib
 import ctypes
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 _PR_SET_PDEATHSIG: Final = 1
@@ -50,6 +51,16 @@ def dying_with_us(number: signal.Signals = signal.SIGTERM) -> Callable[[], None]
     return call
 
 
+@contextlib.contextmanager
+def held_interrupts() -> Iterator[None]:
+    """Hold ^C back while a process is forked: in it, hooks of Python's run before any line of ours could take it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def become_a_worker(parent: int) -> None:
     """What a forked process calls first that works for another: ^C is for that one, with which this one ends.
 
@@ -57,6 +68,7 @@ def become_a_worker(parent: int) -> None:
         parent: its pid.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # held_interrupts()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(128 + signal.SIGKILL)

@@ -95,12 +95,15 @@ def test_who_only_prints_has_failed(name):
     assert run(line, out="a pipe that nobody reads") == (128 + signal.SIGPIPE, "")
 
 
-def ours(pid):
-    """Whether the interpreter has come to our code, or further: our package takes back what Python does at SIGINT."""
-    sets = dict(line.split(":") for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    ignored, caught = (int(sets[name], 16) for name in ("SigIgn", "SigCgt"))
-    begun = ignored >> (signal.SIGPIPE - 1) & 1 and not caught >> (signal.SIGINT - 1) & 1
-    return begun or Path(f"/proc/{pid}/task/{pid}/children").read_text() != ""
+OURS = """
+import os, sys
+sys.argv[0] = "vfioemu"
+import vfioemu.cli  # takes back what Python does at SIGINT
+os.close(int(sys.argv.pop(1)))
+from vfioemu.cli.main import main
+main()
+"""
+"""`vfioemu`, which tells by closing an fd that the interpreter has come to our code."""
 
 
 @pytest.mark.parametrize(
@@ -113,16 +116,19 @@ def ours(pid):
 def test_interrupt_ends_a_command_with_one_line(tmp_path, line):
     """The terminal's: for the whole process group. At moments from the first line of ours to deep in the work."""
     for moment in (0, 0.05, 0.2, 0.5, 1.5):
+        begun, theirs = os.pipe()
         process = subprocess.Popen(
-            command(*line),
+            [sys.executable, "-P", "-c", OURS, str(theirs), *map(str, line)],
             cwd=tmp_path,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
             process_group=0,
+            pass_fds=[theirs],
         )
-        while process.poll() is None and not ours(process.pid):
-            pass
+        os.close(theirs)
+        with open(begun, "rb") as pipe:
+            pipe.read()
         time.sleep(moment)
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=100)

@@ -101,18 +101,20 @@ async def _receive(
         if not arrival.confirmed:
             destination.narrator.warn("the source has not confirmed that it knows")
 
-    async with background() as nursery:
+    try:
+        async with background() as nursery:
 
-        def end(number: int) -> None:
-            ended_by.append(number)
-            nursery.cancel_scope.cancel()
-            if len(ended_by) > 2:
-                report(f"{name_of(number)} again: ended while the guest was being started")
-                os._exit(128 + number)
+            def end(number: int) -> None:
+                ended_by.append(number)
+                nursery.cancel_scope.cancel()
+                if len(ended_by) > 2:
+                    report(f"{name_of(number)} again: ended while the guest was being started")
+                    os._exit(128 + number)
 
-        nursery.start_soon(signals.watch, end)
-        await receive()
-    signals.settle()
+            nursery.start_soon(signals.watch, end)
+            await receive()
+    finally:
+        signals.settle()  # while trio still hears of signals: later it complains of them
     _tell_end(destination, code)
     if code == FAILED:
         raise CommandError(

@@ -83,34 +83,36 @@ def command(ctx: click.Context, /, uri: str, **options: Any) -> int:
     migration = _Migration(signals)
 
     async def run() -> None:
-        async with background() as nursery:
-            migration.end_all = nursery.cancel_scope
-            nursery.start_soon(signals.watch, migration.interrupt)
-            async with open_guest(
-                daemon, spec, running=True, progress=None if quiet or options["json"] else Building()
-            ) as guest:
-                await trio.sleep(options["warm_up"])
-                with make_display(json=options["json"], quiet=quiet) as display:
-                    source = Source(
-                        guest,
-                        target,
-                        limits,
-                        verify=options["verify"],
-                        tell=display.show,
-                        patience=Patience(stopped=options["stop_timeout"], listen=options["wait"]),
-                        alive=ALIVE,
-                    )
-                    migration.source = source
-                    result = await source.migrate()
-                if options["stay"] and result.finish.source_runs:
-                    await migration.another.wait()
+        try:
+            async with background() as nursery:
+                migration.end_all = nursery.cancel_scope
+                nursery.start_soon(signals.watch, migration.interrupt)
+                async with open_guest(
+                    daemon, spec, running=True, progress=None if quiet or options["json"] else Building()
+                ) as guest:
+                    await trio.sleep(options["warm_up"])
+                    with make_display(json=options["json"], quiet=quiet) as display:
+                        source = Source(
+                            guest,
+                            target,
+                            limits,
+                            verify=options["verify"],
+                            tell=display.show,
+                            patience=Patience(stopped=options["stop_timeout"], listen=options["wait"]),
+                            alive=ALIVE,
+                        )
+                        migration.source = source
+                        result = await source.migrate()
+                    if options["stay"] and result.finish.source_runs:
+                        await migration.another.wait()
+        finally:
+            signals.settle()  # while trio still hears of signals: later it complains of them
 
     failed: OSError | None = None
     try:
         trio.run(run)
     except OSError as error:
         failed = error
-    signals.settle()
     result = migration.source.result if migration.source is not None else None
     if result is None and migration.ended_by is not None:
         raise CommandError(

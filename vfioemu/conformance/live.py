@@ -26,7 +26,7 @@ from vfioemu.conformance.trace import Environment, Scenario
 from vfioemu.core.spec import MachineSpec
 from vfioemu.daemon.runtime_dir import CONTROL, SOCKET
 from vfioemu.daemon.serve import Options, Ready, serve
-from vfioemu.starting import become_a_worker, lifeline
+from vfioemu.starting import become_a_worker, held_interrupts, lifeline
 from vfioemu.wire.messages import MemoryMode
 from vfioemu.world import Refusal, RefusedError, end_of, refusal
 
@@ -185,7 +185,8 @@ def _fork(main: Callable[[], object], *unused: int) -> int:
     """Run `main` in a new process, which closes the fds `unused` first; returns its pid."""
     sys.stdout.flush()
     sys.stderr.flush()
-    child = os.fork()
+    with held_interrupts():
+        child = os.fork()
     if child:
         return child
     _end(main, unused)

@@ -18,7 +18,7 @@ from vfioemu.conformance.machine import machine_for
 from vfioemu.conformance.replay import Difference
 from vfioemu.conformance.trace import Environment, Scenario, Traces
 from vfioemu.core.spec import MachineSpec
-from vfioemu.starting import become_a_worker
+from vfioemu.starting import become_a_worker, held_interrupts
 from vfioemu.world import Refusal, RefusedError, refusal
 
 
@@ -110,7 +110,8 @@ def run(jobs: Sequence[Job], options: Options) -> Iterator[Outcome]:
     for share in shares:
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(target=_work, args=(*share, sender, os.getpid()), daemon=True)
-        process.start()
+        with held_interrupts():
+            process.start()
         sender.close()
         receivers.append((receiver, process, len(share[0])))
     try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import cast
 
-from vfioemu.starting import become_a_worker
+from vfioemu.starting import become_a_worker, held_interrupts
 from vfioemu.testing.fuzz.run import Run
 from vfioemu.world import Refusal, RefusedError, refusal
 
@@ -82,7 +82,8 @@ def campaign(first_seed: int, seconds: float, jobs: int = 1) -> Iterator[Summary
         process = context.Process(
             target=_work, args=(first_seed + number, jobs, end, sender, os.getpid()), daemon=True
         )
-        process.start()
+        with held_interrupts():
+            process.start()
         sender.close()
         receivers.append(receiver)
         processes.append(process)
