@@ -60,6 +60,7 @@ def test_what_is_unmapped_is_forgotten_wherever_it_is_kept(monkeypatch):
     assert [page for page in range(8) if page * PAGE in held] == [0, 1, 6, 7]
 
 
+@pytest.mark.slow
 def test_half_a_million_pages_cost_little():
     held, host = HeldPages(), Host()
     tracemalloc.start()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.blocks import NOT_HERE, PAGES, ROOT, blocks
+from tests.sample import sampled
 
 ALL = blocks()
 HERE = [block for block in ALL if not block.why_not]
@@ -65,7 +66,7 @@ def on_a_terminal(line, cwd, environment):
     return printed.decode().replace("\r\n", "\n")
 
 
-@pytest.mark.parametrize("page", sorted({block.page for block in HERE}))
+@pytest.mark.parametrize("page", sampled(sorted({block.page for block in HERE}), 2))
 def test_page_works_as_it_is_pasted(shell, page):
     """From its top to its end, in one shell, as people do who read it."""
     steps = [step for block in HERE if block.page == page for step in block.steps]

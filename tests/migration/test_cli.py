@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.sample import sampled
 from vfioemu.migration import events
 
 MACHINE = """
@@ -188,7 +189,7 @@ def test_hidden_page_exits_with_5_and_names_the_lost_write(tracker):
         assert "verified 4095/4096 pages" in out
 
 
-@pytest.mark.parametrize("number", ENDS)
+@pytest.mark.parametrize("number", sampled(ENDS))
 def test_signal_cancels_with_4_and_the_next_migration_succeeds(number):
     with place() as it:
         incoming, uri = it.incoming("--run-for", "100ms")
@@ -275,7 +276,7 @@ def test_daemon_that_dies_under_the_destination_leaves_the_source_running():
         assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("number", ENDS)
+@pytest.mark.parametrize("number", sampled(ENDS))
 def test_incoming_that_is_interrupted_ends_with_4_and_removes_its_socket(number):
     with place() as it:
         incoming, uri = it.incoming()
@@ -286,7 +287,7 @@ def test_incoming_that_is_interrupted_ends_with_4_and_removes_its_socket(number)
         assert not Path(uri.removeprefix("unix:")).exists()
 
 
-@pytest.mark.parametrize("number", ENDS)
+@pytest.mark.parametrize("number", sampled(ENDS))
 def test_signal_before_the_migration_begins_ends_the_program(number):
     with place() as it:
         source = it.migrate(f"unix:{it.base}/m", "--warm-up", "1min")

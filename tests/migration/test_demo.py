@@ -60,6 +60,7 @@ def test_signal_before_there_is_a_migration_ends_all():
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_signals_after_the_migration_do_not_change_how_it_ended():
     with demo("--bandwidth", "0") as it:
         until(it.stdout, "verified 65536/65536 pages")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.migration.test_cli import ENDS, argv, finish, json_events, place, wait_for
+from tests.sample import sampled
 
 
 def bombard(process, number, seconds=30):
@@ -22,7 +23,7 @@ def bombard(process, number, seconds=30):
         time.sleep(0.0005)
 
 
-@pytest.mark.parametrize("number", ENDS)
+@pytest.mark.parametrize("number", sampled(ENDS))
 def test_no_signal_after_the_end_changes_the_exit_status(number):
     with place() as it:
         incoming, uri = it.incoming("--run-for", "100ms", "--json")
@@ -48,7 +49,7 @@ def test_signal_that_ends_a_guest_that_stays_is_no_failure():
         assert json_events(out)[-1].outcome == "completed"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", sampled([signal.SIGINT, signal.SIGHUP]))
 def test_guest_that_is_being_built_can_be_interrupted(number):
     with place() as it:
         options = ["--ram", "1GiB", "--runtime-dir", it.base / "a"]
@@ -95,7 +96,7 @@ def links(pid):
     return found
 
 
-@pytest.mark.parametrize("side", ["source", "destination"])
+@pytest.mark.parametrize("side", sampled(["source", "destination"]))
 def test_reader_that_leaves_changes_nothing(side):
     """`migrate --json | head -2`: the guest arrives, and both sides say so in their exit status."""
     with place() as it:
@@ -110,7 +111,7 @@ def test_reader_that_leaves_changes_nothing(side):
         assert (left.wait(60), left.stderr.read()) == (0, "")
 
 
-@pytest.mark.parametrize("json", [["--json"], []])
+@pytest.mark.parametrize("json", sampled([["--json"], []]))
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_full_disk_under_the_output_changes_nothing(stream, json):
     with place() as it:

@@ -69,6 +69,7 @@ async def test_a_hostile_daemon_for_long(hostile, tmp_path, many_fds, seed):
     assert (result.returncode, result.stdout) == (0, b"ok\n"), result.stderr.decode()
 
 
+@pytest.mark.slow
 async def test_a_fork_leaves_behind_what_is_not_yet_a_connection(programs, tmp_path):
     path = tmp_path / "rogue.sock"
     result = await attack(programs("forks", sanitize="address,undefined"), path, Slow(path, 0))
@@ -83,6 +84,7 @@ async def test_nothing_is_taken_from_what_has_come_to_the_number(programs, tmp_p
     assert (result.returncode, result.stdout) == (0, b"ok\n"), result.stderr.decode()
 
 
+@pytest.mark.slow
 async def test_fds_that_nobody_asked_for_are_not_left_to_the_program(programs, tmp_path, many_fds):
     """One was: with a reply that asks for a proof. The program then read from it, as it had no call to make."""
     path = tmp_path / "rogue.sock"

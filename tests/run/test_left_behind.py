@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.sample import sampled
 from vfioemu.starting import command
 
 ROOT = Path(__file__).parents[2]
@@ -110,7 +111,7 @@ def check(name, number, moment):
                 os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("name", STARTERS)
+@pytest.mark.parametrize("name", sampled(STARTERS, 2))
 def test_nothing_is_left_of_one_that_is_killed(name):
     """As soon as its daemon may be there, and a moment that is another for each."""
     dice = random.Random(name)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.sample import sampled
 from vfioemu.starting import command
 
 ROOT = Path(__file__).parents[2]
@@ -106,6 +107,7 @@ main()
 """`vfioemu`, which tells by closing an fd that the interpreter has come to our code."""
 
 
+@pytest.mark.parametrize("moments", sampled([[0, 0.5], [0.05, 0.2, 1.5]]))
 @pytest.mark.parametrize(
     "line",
     [
@@ -113,9 +115,9 @@ main()
         ["fuzz", "--engine=walk", "-j2"],
     ],
 )
-def test_interrupt_ends_a_command_with_one_line(tmp_path, line):
+def test_interrupt_ends_a_command_with_one_line(tmp_path, line, moments):
     """The terminal's: for the whole process group. At moments from the first line of ours to deep in the work."""
-    for moment in (0, 0.05, 0.2, 0.5, 1.5):
+    for moment in moments:
         begun, theirs = os.pipe()
         process = subprocess.Popen(
             [sys.executable, "-P", "-c", OURS, str(theirs), *map(str, line)],

@@ -62,6 +62,7 @@ def session(folder, *arguments):
     return done, found, list(temporary.iterdir())
 
 
+@pytest.mark.slow
 def test_interactive_shells_and_daemons_of_tests_leave_nothing(folder):
     chosen = [
         "tests/run/test_life.py",
