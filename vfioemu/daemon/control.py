@@ -2,11 +2,9 @@
 """The control socket: commands about the machine while it runs."""
 
 import contextlib
-import errno
 import logging
 import os
 import socket
-import uuid
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
@@ -19,12 +17,10 @@ from vfioemu.core.errors import IoctlError
 from vfioemu.core.machine import Machine
 from vfioemu.daemon import messages as d
 from vfioemu.daemon import statistics
-from vfioemu.daemon.removal import Removals
+from vfioemu.daemon.mediated import MediatedDevices, Refused
 from vfioemu.daemon.sysfs import sysfsdev
 from vfioemu.daemon.tracing import encoder, send_events
-from vfioemu.daemon.tree import MAX_MDEVS, Tree
-from vfioemu.daemon.workers import Workers
-from vfioemu.devices.registry import options, summary
+from vfioemu.daemon.tree import Tree
 from vfioemu.io.effects import Runner
 from vfioemu.io.listen import accept
 from vfioemu.io.server import Server
@@ -38,14 +34,6 @@ MAX_LINE: Final = 1 << 20
 MAX_CONNECTIONS: Final = 64
 
 
-class Refused(Exception):
-    """A command cannot be done: class for programs, text for people."""
-
-    def __init__(self, kind: str, why: str) -> None:
-        super().__init__(why)
-        self.kind = kind
-
-
 def package_version() -> str:
     """Of this package."""
     try:
@@ -54,18 +42,13 @@ def package_version() -> str:
         return "0"
 
 
-def _spelled(text: str) -> str:
-    """A UUID as its device is called, however it is written; ValueError if it is none."""
-    return str(uuid.UUID(text))
-
-
 class ControlServer:
     """Serves the control socket.
 
     Args:
         machine: what commands are about.
         server: whose clients are counted.
-        workers: are told of devices that come and go.
+        mdevs: are started and stopped.
         tree: shows them.
         tracer: what connections can listen to.
         nursery: for connections.
@@ -75,22 +58,20 @@ class ControlServer:
         self,
         machine: Machine,
         server: Server,
-        workers: Workers,
+        mdevs: MediatedDevices,
         tree: Tree,
         tracer: Tracer,
         nursery: trio.Nursery,
     ) -> None:
         self._machine = machine
         self._server = server
-        self._workers = workers
         self._tree = tree
         self._tracer = tracer
         self._sink: Sink | None = None
         self._event: trio.Event | None = None
         self._nursery = nursery
         self._connections = 0
-        self._mdevs: dict[str, str] = {}
-        self._removals = Removals(machine, server, nursery)
+        self._mdevs = mdevs
         self._commands: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {
             "device-raise": (d.DeviceRaise, self._device_raise),
             "clients": (d.NoArguments, self._clients),
@@ -313,93 +294,19 @@ class ControlServer:
         return dict(self._machine.parameters)
 
     def _mdev_types(self, _: d.NoArguments) -> list[d.MdevType]:
-        return [
-            d.MdevType(
-                id=name,
-                description=summary(self._machine.models[name]),
-                options=dict(options(self._machine.models[name])),
-                available=MAX_MDEVS - len(self._mdevs),
-            )
-            for name in sorted(self._machine.models)
-        ]
+        return self._mdevs.types()
 
     def _mdev_list(self, _: d.NoArguments) -> list[d.DeviceEntry]:
         return [entry for entry in self._devices() if entry.mdev]
 
     def _mdev_start(self, arguments: d.MdevStart) -> d.DeviceEntry:
-        if len(self._mdevs) >= MAX_MDEVS:
-            raise Refused("TooManyDevices", f"{MAX_MDEVS} mediated devices exist")
-        try:
-            name = _spelled(arguments.uuid) if arguments.uuid else str(uuid.uuid4())
-        except ValueError:
-            raise Refused("BadArguments", f"{arguments.uuid!r} is no UUID") from None
-        if any(device.name == name for device in self._machine.devices.values()):
-            raise Refused("DeviceExists", f"there is a device {name} already")
-        if arguments.type not in self._machine.models:
-            known = ", ".join(sorted(self._machine.models))
-            raise Refused("TypeNotFound", f"no type {arguments.type!r}; there are {known}")
-        try:
-            device = self._machine.add_mdev(name, name, arguments.type, arguments.options)
-        except ValueError as error:
-            raise Refused("BadArguments", str(error)) from None
-        self._mdevs[name] = arguments.type
-        self._workers.add(device)
-        self._tree.add(device)
-        self._tree.show_available(MAX_MDEVS - len(self._mdevs))
+        name = self._mdevs.start(arguments.type, arguments.uuid, arguments.options)
         return next(entry for entry in self._devices() if entry.symbol == name)
 
     def _mdev_stop(self, arguments: d.MdevStop) -> dict[str, str]:
         """Take it away, or begin to: then the answer comes when it has been closed."""
-        device = self._mdev(arguments.uuid)
-        if device in device.group.devices:
-            try:
-                self._delete(device)
-                return {"uuid": device.symbol}
-            except IoctlError:
-                pass  # somebody has it open, or its group is in a container
-        self._event = self._removals.begin(device, lambda: self._mdev_gone(device))
-        return {"uuid": device.symbol}
-
-    def _mdev(self, text: str) -> Device:
-        try:
-            name = _spelled(text)
-        except ValueError:
-            name = text
-        device = self._machine.devices.get(name)
-        if name not in self._mdevs or device is None:
-            raise Refused("DeviceNotFound", f"no mediated device {text!r} was started")
-        return device
-
-    def _delete(self, device: Device) -> None:
-        """At once; EBUSY."""
-        self._machine.remove_device(device.symbol)
-        self._mdev_gone(device)
-
-    def _mdev_gone(self, device: Device) -> None:
-        del self._mdevs[device.symbol]
-        self._workers.remove(device.symbol)
-        self._tree.remove(device)
-        self._tree.show_available(MAX_MDEVS - len(self._mdevs))
-
-    # --- the same, by files in /sys: attributes.Mdevs ---
-
-    def create(self, name: str, model: str) -> None:
-        """A UUID was written to a type's `create`: IoctlError EEXIST, EUSERS."""
-        try:
-            self._mdev_start(d.MdevStart(type=model, uuid=name))
-        except Refused as error:
-            number = {"DeviceExists": errno.EEXIST, "TooManyDevices": errno.EUSERS}
-            raise IoctlError(number.get(error.kind, errno.EINVAL), str(error)) from None
-
-    def delete(self, name: str) -> None:
-        """A device's `remove` was written to: IoctlError ENODEV; EBUSY, where the kernel would wait until it is closed."""
-        try:
-            device = self._mdev(name)
-        except Refused as error:
-            raise IoctlError(errno.ENODEV, str(error)) from None
-        if device not in device.group.devices:
-            raise IoctlError(errno.EBUSY, f"device {name} is being removed")
-        self._delete(device)
+        name, self._event = self._mdevs.stop(arguments.uuid)
+        return {"uuid": name}
 
     def _trace(self, arguments: d.Trace) -> dict[str, list[str]]:
         """From now on events are kept for the connection that asked, which carries nothing else any more."""

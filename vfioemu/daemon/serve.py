@@ -21,6 +21,8 @@ from vfioemu.daemon.attributes import Attributes
 from vfioemu.daemon.control import ControlServer
 from vfioemu.daemon.functions import Functions
 from vfioemu.daemon.garbage import collected_in_parts
+from vfioemu.daemon.mediated import MediatedDevices
+from vfioemu.daemon.removal import Removals
 from vfioemu.daemon.tracing import tracing
 from vfioemu.daemon.tree import Tree
 from vfioemu.daemon.workers import Workers
@@ -177,9 +179,11 @@ async def running(
                     runner = Runner(server.counters)
                     tree = stack.enter_context(Tree(machine, directory, runner, shared=bool(uids)))
                     workers = Workers(machine, server, services)
-                    control = ControlServer(machine, server, workers, tree, tracer, services)
+                    removals = Removals(machine, server, services)
+                    mdevs = MediatedDevices(machine, workers, tree, removals)
+                    control = ControlServer(machine, server, mdevs, tree, tracer, services)
                     functions = Functions(machine, tree, workers.add, workers.remove)
-                    server.attributes = Attributes(machine, tree, functions, control)
+                    server.attributes = Attributes(machine, tree, functions, mdevs)
                     services.start_soon(server.listen, listener)
                     services.start_soon(server.watch_hangups)
                     services.start_soon(control.listen, controller)

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: MIT
+"""Mediated devices that come and go while the daemon runs: by commands, and by files in /sys."""
+
+import errno
+import uuid
+from collections.abc import Mapping
+
+import trio
+
+from vfioemu.core.device import Device
+from vfioemu.core.errors import IoctlError
+from vfioemu.core.machine import Machine
+from vfioemu.daemon import messages as d
+from vfioemu.daemon.removal import Removals
+from vfioemu.daemon.tree import MAX_MDEVS, Tree
+from vfioemu.daemon.workers import Workers
+from vfioemu.devices.registry import options, summary
+
+
+class Refused(Exception):
+    """A command cannot be done: class for programs, text for people."""
+
+    def __init__(self, kind: str, why: str) -> None:
+        super().__init__(why)
+        self.kind = kind
+
+
+_ERRNOS = {"DeviceExists": errno.EEXIST, "TooManyDevices": errno.EUSERS}
+
+
+def _spelled(text: str) -> str:
+    """A UUID as its device is called, however it is written; ValueError if it is none."""
+    return str(uuid.UUID(text))
+
+
+class MediatedDevices:
+    """Those that were made since the daemon started; those of the machine file are no less than any other device.
+
+    Args:
+        machine: where they are.
+        workers: are told of them.
+        tree: shows them.
+        removals: take away what is open.
+    """
+
+    def __init__(self, machine: Machine, workers: Workers, tree: Tree, removals: Removals) -> None:
+        self._machine = machine
+        self._workers = workers
+        self._tree = tree
+        self._removals = removals
+        self._names: set[str] = set()
+
+    def __contains__(self, symbol: str) -> bool:
+        return symbol in self._names
+
+    def types(self) -> list[d.MdevType]:
+        """What they can be made of."""
+        models = self._machine.models
+        return [
+            d.MdevType(
+                id=name,
+                description=summary(models[name]),
+                options=dict(options(models[name])),
+                available=MAX_MDEVS - len(self._names),
+            )
+            for name in sorted(models)
+        ]
+
+    def start(self, model: str, text: str | None, settings: Mapping[str, object]) -> str:
+        """Make one: its name, which is a UUID.
+
+        Args:
+            model: of which type.
+            text: its UUID, however it is spelled; None for any.
+            settings: its options.
+
+        Raises:
+            Refused: it cannot be made.
+        """
+        if len(self._names) >= MAX_MDEVS:
+            raise Refused("TooManyDevices", f"{MAX_MDEVS} mediated devices exist")
+        try:
+            name = _spelled(text) if text else str(uuid.uuid4())
+        except ValueError:
+            raise Refused("BadArguments", f"{text!r} is no UUID") from None
+        if any(device.name == name for device in self._machine.devices.values()):
+            raise Refused("DeviceExists", f"there is a device {name} already")
+        if model not in self._machine.models:
+            known = ", ".join(sorted(self._machine.models))
+            raise Refused("TypeNotFound", f"no type {model!r}; there are {known}")
+        try:
+            device = self._machine.add_mdev(name, name, model, settings)
+        except ValueError as error:
+            raise Refused("BadArguments", str(error)) from None
+        self._names.add(name)
+        self._workers.add(device)
+        self._tree.add(device)
+        self._tree.show_available(MAX_MDEVS - len(self._names))
+        return name
+
+    def stop(self, text: str) -> tuple[str, trio.Event | None]:
+        """Take one away: its name, and what to wait for if somebody has it open, or its group is in a container.
+
+        Raises:
+            Refused: there is none of that name.
+        """
+        device = self._find(text)
+        if device in device.group.devices:
+            try:
+                self._remove(device)
+            except IoctlError:
+                pass
+            else:
+                return device.symbol, None
+        return device.symbol, self._removals.begin(device, lambda: self._gone(device))
+
+    # --- the same, by files in /sys: attributes.Mdevs ---
+
+    def create(self, name: str, model: str) -> None:
+        """A UUID was written to a type's `create`: IoctlError EEXIST, EUSERS."""
+        try:
+            self.start(model, name, {})
+        except Refused as error:
+            raise IoctlError(_ERRNOS.get(error.kind, errno.EINVAL), str(error)) from None
+
+    def delete(self, name: str) -> None:
+        """A device's `remove` was written to: IoctlError ENODEV; EBUSY, where the kernel would wait until it is closed."""
+        try:
+            device = self._find(name)
+        except Refused as error:
+            raise IoctlError(errno.ENODEV, str(error)) from None
+        if device not in device.group.devices:
+            raise IoctlError(errno.EBUSY, f"device {name} is being removed")
+        self._remove(device)
+
+    def _find(self, text: str) -> Device:
+        try:
+            name = _spelled(text)
+        except ValueError:
+            name = text
+        device = self._machine.devices.get(name)
+        if name not in self._names or device is None:
+            raise Refused("DeviceNotFound", f"no mediated device {text!r} was started")
+        return device
+
+    def _remove(self, device: Device) -> None:
+        """At once; EBUSY."""
+        self._machine.remove_device(device.symbol)
+        self._gone(device)
+
+    def _gone(self, device: Device) -> None:
+        self._names.remove(device.symbol)
+        self._workers.remove(device.symbol)
+        self._tree.remove(device)
+        self._tree.show_available(MAX_MDEVS - len(self._names))
