@@ -4,13 +4,14 @@
 import errno
 import gc
 import os
+from weakref import WeakValueDictionary
 
 import pytest
 
 from vfioemu.core.errors import IoctlError
 from vfioemu.io.accounts import FEW, Accounts
 from vfioemu.io.limits import Limits
-from vfioemu.io.memory import ClientSpace
+from vfioemu.io.regions import keep_region
 from vfioemu.io.turns import Rounds
 
 ROOM = 1000
@@ -99,16 +100,19 @@ def test_a_devices_memory_that_a_client_has_mapped_counts_once_and_is_given_back
     account = everybody().of(1, 1)
     first, second = (os.memfd_create("bar", os.MFD_CLOEXEC) for _ in range(2))
     try:
-        space = ClientSpace(None, None)
-        for _ in range(2):
-            space.region_mapped(first, account)
+        token, other, space = {}, {}, WeakValueDictionary()
+        for holder in (token, token, other):
+            keep_region(first, account, holder, space)
+        assert account.fds == 1
+        token.clear()
+        gc.collect()
         assert account.fds == 1
         why = fill(account._all, account)
         with pytest.raises(IoctlError) as refused:
-            space.region_mapped(second, account)
+            keep_region(second, account, token, space)
         assert (refused.value.errno, refused.value.why) == (errno.EMFILE, why)
         before = account.fds
-        del space, refused
+        other.clear()  # no file of the device is left
         gc.collect()
         assert account.fds == before - 1
     finally:
