@@ -17,13 +17,24 @@
 
 bool vfe_is_attribute(int fd)
 {
-	char real[VFE_PATH_MAX];
 	struct stat status;
 
-	return vfe.root_size && !vfe_sys2(SYS_fstat, fd, &status) &&
-	       vfe_is_live(&status) && vfe_path_of_fd(fd, real) &&
-	       vfe_path_virtual(real);
+	if (!vfe.root_size || vfe_sys2(SYS_fstat, fd, &status) ||
+	    !vfe_is_live(&status))
+		return false;
+	char *real = vfe_scratch_take();
+	bool found = real && vfe_path_of_fd(fd, real) && vfe_path_virtual(real);
+
+	vfe_scratch_drop(real);
+	return found;
 }
+
+/* What a call needs room for, in scratch.h's. */
+struct room {
+	char real[VFE_PATH_MAX];
+	char copy[MOST_WRITTEN];
+};
+_Static_assert(sizeof(struct room) <= VFE_SCRATCH_SIZE, "one piece");
 
 /* The name of the file behind an fd that can be used so: 0, -EBADF if it was
  * not opened for that, -ENODEV if it is gone. */
@@ -57,9 +68,9 @@ static void end(int fd, off_t offset, off_t start, int64_t done)
 		vfe_sys3(SYS_lseek, fd, start + done, SEEK_SET);
 }
 
-ssize_t vfe_attribute_read(int fd, void *data, size_t size, off_t offset)
+static int64_t read_by(char *real, int fd, void *data, size_t size,
+		       off_t offset)
 {
-	char real[VFE_PATH_MAX];
 	int64_t result = name_of(fd, real, O_WRONLY);
 	off_t start = begin(fd, offset);
 
@@ -69,7 +80,7 @@ ssize_t vfe_attribute_read(int fd, void *data, size_t size, off_t offset)
 	if (!result && is_deleted(real))
 		result = -ENODEV;
 	if (result || !size)
-		return vfe_result(result);
+		return result;
 	if (size > MOST_READ)
 		size = MOST_READ;
 	const char *path = vfe_path_virtual(real);
@@ -89,6 +100,16 @@ ssize_t vfe_attribute_read(int fd, void *data, size_t size, off_t offset)
 	if (result > (int64_t)size)
 		result = -EIO;
 	end(fd, offset, start, result);
+	return result;
+}
+
+ssize_t vfe_attribute_read(int fd, void *data, size_t size, off_t offset)
+{
+	struct room *room = vfe_scratch_take();
+	int64_t result =
+		room ? read_by(room->real, fd, data, size, offset) : -ENOMEM;
+
+	vfe_scratch_drop(room);
 	return vfe_result(result);
 }
 
@@ -118,11 +139,10 @@ static int64_t write_elsewhere(const char *path, const char *data, size_t size)
 	return result;
 }
 
-/* `data` is ours. */
-static int64_t hand_on(const char *path, const char *data, size_t size,
-		       off_t offset)
+/* `data` is ours; `message` has room for a path and it. */
+static int64_t ask(char *message, const char *path, const char *data,
+		   size_t size, off_t offset)
 {
-	char message[VFE_PATH_MAX + MOST_WRITTEN];
 	size_t length = strlen(path) + 1;
 	struct vfe_call call = {
 		.msg = { .type = VFIOEMU_ATTR_WRITE,
@@ -143,30 +163,51 @@ static int64_t hand_on(const char *path, const char *data, size_t size,
 	return result > (int64_t)size ? -EIO : result;
 }
 
-ssize_t vfe_attribute_write(int fd, const void *data, size_t size, off_t offset)
+static int64_t hand_on(const char *path, const char *data, size_t size,
+		       off_t offset)
 {
-	char real[VFE_PATH_MAX], copy[MOST_WRITTEN];
-	int64_t result = name_of(fd, real, O_RDONLY);
+	char *message = vfe_scratch_take();
+	int64_t result =
+		message ? ask(message, path, data, size, offset) : -ENOMEM;
+
+	vfe_scratch_drop(message);
+	return result;
+}
+
+static int64_t write_by(struct room *room, int fd, const void *data,
+			size_t size, off_t offset)
+{
+	int64_t result = name_of(fd, room->real, O_RDONLY);
 	off_t start = begin(fd, offset);
 
 	if (!result && start < 0)
 		result = offset < 0 && offset != VFE_AT_POSITION ? -EINVAL
 								 : start;
-	if (!result && is_deleted(real))
+	if (!result && is_deleted(room->real))
 		result = -ENODEV;
 	if (result || !size)
-		return vfe_result(result);
-	if (size > sizeof(copy))
-		size = sizeof(copy);
-	result = vfe_copy_in(copy, data, size);
+		return result;
+	if (size > sizeof(room->copy))
+		size = sizeof(room->copy);
+	result = vfe_copy_in(room->copy, data, size);
 	if (result)
-		return vfe_result(result);
-	const char *path = vfe_path_virtual(real);
+		return result;
+	const char *path = vfe_path_virtual(room->real);
 
-	result = hand_on(path, copy, size, start);
+	result = hand_on(path, room->copy, size, start);
 	/* The position of a file of text says what libc has written to it. */
 	if (vfe_path_is_binary(path))
 		end(fd, offset, start, result);
+	return result;
+}
+
+ssize_t vfe_attribute_write(int fd, const void *data, size_t size, off_t offset)
+{
+	struct room *room = vfe_scratch_take();
+	int64_t result =
+		room ? write_by(room, fd, data, size, offset) : -ENOMEM;
+
+	vfe_scratch_drop(room);
 	return vfe_result(result);
 }
 
@@ -215,29 +256,36 @@ static long reopen(const char *real)
 	return vfe_sys4(SYS_openat, AT_FDCWD, real, O_RDONLY | O_CLOEXEC, 0);
 }
 
-int vfe_attribute_commit(int fd)
+static int64_t commit(struct room *room, int fd)
 {
-	char real[VFE_PATH_MAX], copy[MOST_WRITTEN];
 	long flags = vfe_sys2(SYS_fcntl, fd, F_GETFL);
 	long size = vfe_sys3(SYS_lseek, fd, 0, SEEK_CUR);
 
 	/* Otherwise the position is also moved by reading. */
 	if (flags < 0 || (flags & O_ACCMODE) != O_WRONLY || size <= 0 ||
-	    name_of(fd, real, O_RDONLY) ||
-	    vfe_path_is_binary(vfe_path_virtual(real)))
+	    name_of(fd, room->real, O_RDONLY) ||
+	    vfe_path_is_binary(vfe_path_virtual(room->real)))
 		return 0;
-	if (size > (long)sizeof(copy))
-		size = sizeof(copy);
-	long own = reopen(real);
+	if (size > (long)sizeof(room->copy))
+		size = sizeof(room->copy);
+	long own = reopen(room->real);
 
 	if (own < 0)
-		return (int)vfe_result(own);
-	size = vfe_sys4(SYS_pread64, own, copy, size, 0);
+		return own;
+	size = vfe_sys4(SYS_pread64, own, room->copy, size, 0);
 	vfe_sys1(SYS_close, own);
 	vfe_sys3(SYS_lseek, fd, 0, SEEK_SET);
 	if (size <= 0)
-		return (int)vfe_result(size ? size : -EIO);
-	int64_t result = hand_on(vfe_path_virtual(real), copy, (size_t)size, 0);
+		return size ? size : -EIO;
+	return hand_on(vfe_path_virtual(room->real), room->copy, (size_t)size,
+		       0);
+}
 
+int vfe_attribute_commit(int fd)
+{
+	struct room *room = vfe_scratch_take();
+	int64_t result = room ? commit(room, fd) : -ENOMEM;
+
+	vfe_scratch_drop(room);
 	return result < 0 ? (int)vfe_result(result) : 0;
 }

@@ -20,19 +20,18 @@
 
 #define MOST_ENTRIES 8192 /* of an environment that we copy to the stack */
 #define ADDED	     4
+#define MOST_TEXT    (2 * PATH_MAX) /* of an LD_PRELOAD that we change */
 
 #define PRELOAD "LD_PRELOAD="
 
 /* An environment, and what it lacks. */
 struct lacking {
-	long count;   /* its entries; -1: it is to stay as it is */
-	long preload; /* which of them is LD_PRELOAD; -1: none */
-	size_t nadded;
-	const char *added[ADDED];
-	char library[sizeof(PRELOAD) + 2 * PATH_MAX];
-	char socket[sizeof("VFIOEMU_SOCKET=") + sizeof(vfe.socket)];
-	char root[sizeof("VFIOEMU_ROOT=") + VFE_PATH_MAX];
-	char uid[sizeof("VFIOEMU_UID=") + 64];
+	long count;		/* its entries; -1: it is to stay as it is */
+	long preload;		/* which of them is LD_PRELOAD; -1: none */
+	const char *library;	/* what that has to name */
+	const char *instead_of; /* where it names this now */
+	bool socket, root, uid;
+	size_t size; /* of the text of what is added */
 };
 
 /* Whether the string at `text`, which may not be there, begins with `name`. */
@@ -44,27 +43,23 @@ static bool begins(const char *text, const char *name)
 	return true;
 }
 
-/* Put the link's target in its place: false if LD_PRELOAD does not name it. */
-static bool replace(char *out, size_t room, const char *entry, const char *link,
-		    const char *instead)
+/* Whether the daemon is found by the library's place. */
+static bool is_beside_us(void)
 {
-	const char *at = strstr(entry, link);
-	size_t before = at ? (size_t)(at - entry) : 0;
+	struct vfe_daemon_place *place = vfe_scratch_take();
+	bool found = place && vfe_place_find(place) &&
+		     !strcmp(place->socket, vfe.socket);
 
-	if (!at || strlen(entry) + strlen(instead) >= room)
-		return false;
-	memcpy(out, entry, before);
-	strcpy(out + before, instead);
-	strcat(out, at + strlen(link));
-	return true;
+	vfe_scratch_drop(place);
+	return found;
 }
+_Static_assert(sizeof(struct vfe_daemon_place) <= VFE_SCRATCH_SIZE,
+	       "one piece");
 
-static void add(struct lacking *lacking, char *buffer, const char *name,
-		const char *value)
+/* What is added for a variable. */
+static size_t added(const char *name, const char *value)
 {
-	strcpy(buffer, name);
-	strcat(buffer, value);
-	lacking->added[lacking->nadded++] = buffer;
+	return strlen(name) + strlen(value) + 1;
 }
 
 /* Look at an environment, any of which may not be there. */
@@ -93,36 +88,69 @@ static void look_at(struct lacking *lacking, char *const *environment)
 	}
 	const char *instead = vfe_place_instead();
 
-	if (lacking->preload < 0)
-		add(lacking, lacking->library, PRELOAD,
-		    instead ? instead : library);
-	else if (!instead)
-		return; /* as usual: it finds its daemon, or is not ours */
-	else if (replace(lacking->library, sizeof(lacking->library),
-			 environment[lacking->preload], library, instead))
-		lacking->added[lacking->nadded++] = lacking->library;
-	else
-		return;
-	lacking->count = count;
-	struct vfe_daemon_place place;
+	lacking->library = instead ? instead : library;
+	lacking->size = added(PRELOAD, lacking->library);
+	if (lacking->preload >= 0) {
+		const char *entry = environment[lacking->preload];
 
-	if (!instead && vfe_place_find(&place) &&
-	    !strcmp(place.socket, vfe.socket))
+		if (!instead) /* it finds its daemon, or is not ours */
+			return;
+		lacking->instead_of = strstr(entry, library);
+		lacking->size += strlen(entry);
+		if (!lacking->instead_of || lacking->size >= MOST_TEXT)
+			return;
+	}
+	lacking->count = count;
+	if (!instead && is_beside_us())
 		return;
-	if (!has_socket)
-		add(lacking, lacking->socket, "VFIOEMU_SOCKET=", vfe.socket);
-	if (vfe.root_size && !has_root)
-		add(lacking, lacking->root, "VFIOEMU_ROOT=", vfe.root);
-	if (vfe_trust_named() && !has_uid)
-		add(lacking, lacking->uid, "VFIOEMU_UID=", vfe_trust_named());
+	lacking->socket = !has_socket;
+	lacking->root = vfe.root_size && !has_root;
+	lacking->uid = vfe_trust_named() && !has_uid;
+	if (lacking->socket)
+		lacking->size += added("VFIOEMU_SOCKET=", vfe.socket);
+	if (lacking->root)
+		lacking->size += added("VFIOEMU_ROOT=", vfe.root);
+	if (lacking->uid)
+		lacking->size += added("VFIOEMU_UID=", vfe_trust_named());
 }
 
-/* `out` has room for all. */
-static void complete(char **out, char *const *environment,
+/* One more entry, whose text comes to where the last one's ended. */
+static char **add(char **out, char **text, const char *name, const char *value)
+{
+	*out = *text;
+	*text = stpcpy(stpcpy(*text, name), value) + 1;
+	return out + 1;
+}
+
+/* LD_PRELOAD with another name in the place of one that it has. */
+static char **replace(char **out, char **text, const char *entry,
+		      const struct lacking *lacking)
+{
+	size_t before = (size_t)(lacking->instead_of - entry);
+
+	*out = memcpy(*text, entry, before);
+	*text = stpcpy(*text + before, lacking->library);
+	*text = stpcpy(*text,
+		       lacking->instead_of + strlen(vfe_place_library())) +
+		1;
+	return out + 1;
+}
+
+/* `out` and `text` have room for all. */
+static void complete(char **out, char *text, char *const *environment,
 		     const struct lacking *lacking)
 {
-	for (size_t i = 0; i < lacking->nadded; i++)
-		*out++ = (char *)(uintptr_t)lacking->added[i];
+	if (lacking->preload >= 0)
+		out = replace(out, &text, environment[lacking->preload],
+			      lacking);
+	else
+		out = add(out, &text, PRELOAD, lacking->library);
+	if (lacking->socket)
+		out = add(out, &text, "VFIOEMU_SOCKET=", vfe.socket);
+	if (lacking->root)
+		out = add(out, &text, "VFIOEMU_ROOT=", vfe.root);
+	if (lacking->uid)
+		out = add(out, &text, "VFIOEMU_UID=", vfe_trust_named());
 	for (long i = 0; i < lacking->count; i++)
 		if (i != lacking->preload)
 			*out++ = environment[i];
@@ -130,16 +158,16 @@ static void complete(char **out, char *const *environment,
 }
 
 /* The environment that the program gets: on the stack, as a child of vfork()
- * has its parent's heap. */
-#define COMPLETED(environment)                                               \
-	struct lacking lacking;                                              \
-	vfe_init();                                                          \
-	look_at(&lacking, environment);                                      \
-	if (VFE_RARE(lacking.count >= 0)) {                                  \
-		char **longer = alloca(((size_t)lacking.count + ADDED + 1) * \
-				       sizeof(*longer));                     \
-		complete(longer, environment, &lacking);                     \
-		environment = longer;                                        \
+ * has its parent's heap, and no larger than it has to be. */
+#define COMPLETED(environment)                                                 \
+	struct lacking lacking;                                                \
+	vfe_init();                                                            \
+	look_at(&lacking, environment);                                        \
+	if (VFE_RARE(lacking.count >= 0)) {                                    \
+		char **longer = alloca(((size_t)lacking.count + ADDED + 1) *   \
+				       sizeof(*longer));                       \
+		complete(longer, alloca(lacking.size), environment, &lacking); \
+		environment = longer;                                          \
 	}
 
 static int not_there(void)

@@ -15,10 +15,9 @@ static int by_system_call(int dirfd, const char *path, int flags, mode_t mode)
 }
 
 /* Open what a path of ours stands for: a new fd or -1 in `*fd`. */
-static __attribute__((noinline)) bool open_ours(int dirfd, const char *path,
-						int flags, mode_t mode, int *fd)
+static bool open_place(char *out, int dirfd, const char *path, int flags,
+		       mode_t mode, int *fd)
 {
-	char out[VFE_PATH_MAX];
 	enum vfe_path what = vfe_path_resolve(dirfd, path, out);
 	bool as_file = flags & O_PATH || (flags & O_DIRECTORY && vfe.root_size);
 
@@ -38,6 +37,16 @@ static __attribute__((noinline)) bool open_ours(int dirfd, const char *path,
 	if (*fd >= 0)
 		vfe_attribute_opened(*fd, out);
 	return true;
+}
+
+static __attribute__((noinline)) bool open_ours(int dirfd, const char *path,
+						int flags, mode_t mode, int *fd)
+{
+	char *out = vfe_scratch_take();
+	bool ours = out && open_place(out, dirfd, path, flags, mode, fd);
+
+	vfe_scratch_drop(out);
+	return ours;
 }
 
 /* The mode is taken even where none was given; then it does not matter. */

@@ -11,8 +11,6 @@
 #include "text.h"
 #include "trust.h"
 
-#define FD_NAME "/proc/self/fd/"
-
 static bool is_end(char c)
 {
 	return !c || c == '/';
@@ -54,48 +52,18 @@ void vfe_path_strip(char *result)
 		memmove(result, path, strlen(path) + 1);
 }
 
-/* What /proc/self/fd has of an fd: how long it is, or a negative errno. */
-static long fd_name(int fd, char *out, size_t room)
-{
-	char name[sizeof(FD_NAME) + 10] = FD_NAME;
-	char digits[10];
-	size_t count = 0;
-	size_t at = sizeof(FD_NAME) - 1;
-
-	if (fd < 0)
-		return -EBADF;
-	do {
-		digits[count++] = (char)('0' + fd % 10);
-		fd /= 10;
-	} while (fd);
-	while (count)
-		name[at++] = digits[--count];
-	name[at] = 0;
-	long size = vfe_sys4(SYS_readlinkat, AT_FDCWD, name, out, room - 1);
-
-	if (size > 0)
-		out[size] = 0;
-	return size;
-}
-
-bool vfe_path_of_fd(int fd, char *out)
-{
-	return fd_name(fd, out, VFE_PATH_MAX) > 0 && *out == '/';
-}
-
-bool vfe_socket_name(int fd, char *out, size_t room)
-{
-	return fd_name(fd, out, room) > 0 && *out == 's';
-}
-
 /* --- a path without "..", from the root --- */
 
+/* In scratch.h's room, as much of it as there is. */
 struct walk {
-	char path[VFE_PATH_MAX]; /* "" is the root */
+	char path[VFE_PATH_MAX];  /* "" is the root */
+	char name[VFE_PATH_MAX];  /* what was asked for */
+	char other[VFE_PATH_MAX]; /* for a moment */
 	size_t size;
 	bool fits;
 	bool moved; /* the real system would not come to the same place */
 };
+_Static_assert(sizeof(struct walk) <= VFE_SCRATCH_SIZE, "one piece");
 
 static void append(struct walk *walk, const char *name, size_t size)
 {
@@ -164,9 +132,9 @@ static __attribute__((noinline)) bool canonical(const char *path, char *out)
 }
 
 /* "..": the parent of where the path leads so far. */
-static __attribute__((noinline)) void go_up(struct walk *walk)
+static void go_up(struct walk *walk)
 {
-	char target[VFE_PATH_MAX];
+	char *target = walk->other;
 
 	walk->moved |= may_be_ours(walk->path);
 	if (walk->size) {
@@ -216,8 +184,7 @@ static enum vfe_path real_system(const struct walk *walk, char *out)
  * The tree does not have `walk`: does the directory that would hold it leave
  * what it lacks to the real system? `out` is scratch, and the real path.
  */
-static __attribute__((noinline)) enum vfe_path look_behind(struct walk *walk,
-							   char *out)
+static enum vfe_path look_behind(struct walk *walk, char *out)
 {
 	struct stat status;
 	size_t size = walk->size;
@@ -235,7 +202,7 @@ static __attribute__((noinline)) enum vfe_path look_behind(struct walk *walk,
 	}
 	/* A link of ours may lead to a directory that others share. */
 	if (look(walk->path, &status, AT_SYMLINK_NOFOLLOW) && size) {
-		char rest[VFE_PATH_MAX];
+		char *rest = walk->other;
 		size_t left = walk->size - size;
 
 		memcpy(rest, walk->path + size, left + 1);
@@ -306,21 +273,20 @@ static bool is_directory_name(const char *path, size_t size)
 	return !size || path[size - 1] == '/';
 }
 
-__attribute__((noinline)) enum vfe_path
-vfe_path_resolve(int dirfd, const char *name, char *out)
+static enum vfe_path resolve(struct walk *walk, int dirfd, const char *name,
+			     char *out)
 {
-	struct walk walk;
-	char path[VFE_PATH_MAX];
+	char *path = walk->name;
 	long size = vfe_text_copy(path, name);
 
 	/* What is wrong with the name is said by whom it is handed on to. */
-	if (size <= 0 || !begin(&walk, dirfd, path))
+	if (size <= 0 || !begin(walk, dirfd, path))
 		return VFE_PATH_OTHER;
-	follow(&walk, path);
-	if (!walk.fits)
+	follow(walk, path);
+	if (!walk->fits)
 		return VFE_PATH_OTHER;
 	bool slash = is_directory_name(path, (size_t)size);
-	enum vfe_path what = place(&walk, slash, out);
+	enum vfe_path what = place(walk, slash, out);
 
 	if (what == VFE_PATH_TREE && slash && strlen(out) + 1 < VFE_PATH_MAX)
 		strcat(out, "/");
@@ -329,46 +295,31 @@ vfe_path_resolve(int dirfd, const char *name, char *out)
 	return what;
 }
 
+__attribute__((noinline)) enum vfe_path
+vfe_path_resolve(int dirfd, const char *name, char *out)
+{
+	struct walk *walk = vfe_scratch_take();
+	enum vfe_path what =
+		walk ? resolve(walk, dirfd, name, out) : VFE_PATH_OTHER;
+
+	vfe_scratch_drop(walk);
+	return what;
+}
+
+bool vfe_moved_to(int dirfd, const char *path, struct vfe_place **out)
+{
+	struct vfe_place *place = vfe_place_room(out);
+
+	if (!place)
+		return false;
+	place->what = vfe_path_resolve(dirfd, path, place->real);
+	return place->what == VFE_PATH_TREE ||
+	       (place->what == VFE_PATH_NODE && vfe_path_stand_in(place->real));
+}
+
 enum vfe_path vfe_path_find(int dirfd, const char *path, char *out)
 {
 	return vfe_path_concerns(dirfd, path)
 		       ? vfe_path_resolve(dirfd, path, out)
 		       : VFE_PATH_OTHER;
-}
-
-/* The directory that would hold it is there. */
-static bool has_parent(const char *real)
-{
-	char parent[VFE_PATH_MAX];
-	struct stat status;
-
-	strcpy(parent, real);
-	*strrchr(parent, '/') = 0;
-	return !look(parent, &status, 0) && S_ISDIR(status.st_mode);
-}
-
-int vfe_path_flags(const char *real, int flags)
-{
-	const char *path = vfe_path_virtual(real);
-	bool writes = (flags & O_ACCMODE) != O_RDONLY;
-	struct stat status;
-
-	if (!path || flags & O_PATH)
-		return flags;
-	if (!writes && !(flags & (O_CREAT | O_TRUNC)))
-		return look(real, &status, 0) ||
-				       !vfe_path_is_write_only(&status)
-			       ? flags
-			       : -EACCES;
-	if (look(real, &status, 0)) /* nobody can make files there */
-		return flags & O_CREAT && has_parent(real) ? -EACCES : flags;
-	if ((flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL))
-		return flags;
-	/* kernfs_fop_open(): not even root */
-	if (writes && S_ISREG(status.st_mode) && !(status.st_mode & 0222))
-		return -EACCES;
-	if ((flags & O_ACCMODE) != O_WRONLY && vfe_path_is_write_only(&status))
-		return -EACCES;
-	/* What is written is for the daemon, and replaces what the file has. */
-	return flags & ~(O_TRUNC | O_APPEND);
 }

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "preload.h"
+#include "scratch.h"
 
 /** What a path turned out to be, and what to use in its place. */
 struct vfe_place {
@@ -51,18 +52,36 @@ static inline bool vfe_concerns(int dirfd, const char *path)
 	return vfe_init() && vfe.active && vfe_path_concerns(dirfd, path);
 }
 
+/** A place, in room of scratch.h's once there is one. */
+#define VFE_PLACE(name) \
+	__attribute__((cleanup(vfe_place_forget))) struct vfe_place *name = NULL
+
+static inline void vfe_place_forget(struct vfe_place **place)
+{
+	if (*place)
+		vfe_scratch_drop(*place);
+}
+
+/** Its room: NULL if there is none. */
+static inline struct vfe_place *vfe_place_room(struct vfe_place **place)
+{
+	if (!*place)
+		*place = vfe_scratch_take();
+	return *place;
+}
+
+/** vfe_moved() after vfe_concerns(). */
+VFE_HIDDEN bool vfe_moved_to(int dirfd, const char *path,
+			     struct vfe_place **place);
+
 /**
  * Whether the call goes on elsewhere: then `place` says where. A node counts
  * as what stands for it in the tree.
  */
 static inline bool vfe_moved(int dirfd, const char *path,
-			     struct vfe_place *place)
+			     struct vfe_place **place)
 {
-	if (!vfe_concerns(dirfd, path))
-		return false;
-	place->what = vfe_path_resolve(dirfd, path, place->real);
-	return place->what == VFE_PATH_TREE ||
-	       (place->what == VFE_PATH_NODE && vfe_path_stand_in(place->real));
+	return vfe_concerns(dirfd, path) && vfe_moved_to(dirfd, path, place);
 }
 
 /** Whether `real` is in the tree: then the rest, as a program knows it. */
@@ -119,7 +138,7 @@ VFE_HIDDEN bool vfe_path_is_binary(const char *path);
 /** The same for what fstat() has said of an fd: true if it is in the tree. */
 VFE_HIDDEN bool vfe_path_dress_fd(int fd, struct stat *status);
 /** The real name of what an fd of ours or of the tree stands for. */
-VFE_HIDDEN bool vfe_path_behind_fd(int fd, char *out);
+VFE_HIDDEN bool vfe_path_behind_fd(int fd, struct vfe_place **place);
 /** Whether the caller is to the emulated machine what root is to a real one:
  * root, and whose daemon it is. */
 VFE_HIDDEN bool vfe_path_is_master(void);

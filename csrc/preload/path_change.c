@@ -52,9 +52,12 @@ static int refuse_creation(const char *real)
 	if (error != -ENOENT)
 		return (int)vfe_result(error);
 	/* The directory that would hold it. */
-	char parent[VFE_PATH_MAX];
+	VFE_PLACE(place);
+	char *parent = vfe_place_room(&place) ? place->real : NULL;
 	size_t size = strlen(real);
 
+	if (!parent)
+		return (int)vfe_result(-ENOMEM);
 	memcpy(parent, real, size + 1);
 	while (size && parent[size - 1] == '/')
 		size--;
@@ -68,11 +71,11 @@ static int refuse_creation(const char *real)
 
 /* A path of ours, to be changed: if it leads out of the tree after all, the
  * call goes on with the name of where it leads. */
-static bool is_refused(int dirfd, const char *path, struct vfe_place *place,
+static bool is_refused(int dirfd, const char *path, struct vfe_place **place,
 		       bool *moved)
 {
 	*moved = vfe_moved(dirfd, path, place);
-	return *moved && vfe_path_virtual(place->real);
+	return *moved && vfe_path_virtual((*place)->real);
 }
 
 /* --- removal --- */
@@ -80,13 +83,13 @@ static bool is_refused(int dirfd, const char *path, struct vfe_place *place,
 #define REMOVE(name, number, flags)                                            \
 	VFE_EXPORT int name(const char *path)                                  \
 	{                                                                      \
-		struct vfe_place place;                                        \
+		VFE_PLACE(place);                                              \
 		bool moved;                                                    \
                                                                                \
 		if (is_refused(AT_FDCWD, path, &place, &moved))                \
-			return refuse_removal(place.real, flags);              \
+			return refuse_removal(place->real, flags);             \
 		if (moved)                                                     \
-			path = place.real;                                     \
+			path = place->real;                                    \
 		return vfe.next.name ? vfe.next.name(path)                     \
 				     : (int)vfe_result(vfe_sys3(SYS_unlinkat,  \
 								AT_FDCWD,      \
@@ -98,63 +101,60 @@ REMOVE(rmdir, SYS_unlinkat, AT_REMOVEDIR)
 
 VFE_EXPORT int unlinkat(int dirfd, const char *path, int flags)
 {
-	struct vfe_place place;
+	VFE_PLACE(place);
 	bool moved;
 
 	if (is_refused(dirfd, path, &place, &moved))
-		return refuse_removal(place.real, flags);
+		return refuse_removal(place->real, flags);
 	if (moved) {
 		dirfd = AT_FDCWD;
-		path = place.real;
+		path = place->real;
 	}
 	return VFE_NEXT(unlinkat, SYS_unlinkat, dirfd, path, flags);
 }
 
 VFE_EXPORT int remove(const char *path)
 {
-	struct vfe_place place;
+	VFE_PLACE(place);
 	struct stat status;
 	bool moved;
 	long error;
 
 	if (is_refused(AT_FDCWD, path, &place, &moved)) {
-		bool directory = is_there(place.real, &status, &error) &&
+		bool directory = is_there(place->real, &status, &error) &&
 				 S_ISDIR(status.st_mode);
 
-		return refuse_removal(place.real, directory ? AT_REMOVEDIR : 0);
+		return refuse_removal(place->real,
+				      directory ? AT_REMOVEDIR : 0);
 	}
 	if (moved)
-		path = place.real;
+		path = place->real;
 	return vfe.next.remove ? vfe.next.remove(path)
 			       : (int)vfe_result(-ENOSYS);
 }
 
 /* --- two names --- */
 
-struct two {
-	struct vfe_place from, to;
-	bool from_moved, to_moved;
-};
-
 /* Whether a name of ours is among them: then `*result` says what comes of it.
  */
-static __attribute__((noinline)) bool refuse_two(int from_dirfd,
-						 const char **from,
-						 int to_dirfd, const char **to,
-						 struct two *two, int *result)
+static bool refuse_two(int from_dirfd, const char **from,
+		       struct vfe_place **from_place, int to_dirfd,
+		       const char **to, struct vfe_place **to_place,
+		       int *result)
 {
-	bool ours = is_refused(from_dirfd, *from, &two->from, &two->from_moved);
-	bool theirs = is_refused(to_dirfd, *to, &two->to, &two->to_moved);
+	bool from_moved, to_moved;
+	bool ours = is_refused(from_dirfd, *from, from_place, &from_moved);
+	bool theirs = is_refused(to_dirfd, *to, to_place, &to_moved);
 	struct stat status;
 	long error;
 
-	if (two->from_moved)
-		*from = two->from.real;
-	if (two->to_moved)
-		*to = two->to.real;
+	if (from_moved)
+		*from = (*from_place)->real;
+	if (to_moved)
+		*to = (*to_place)->real;
 	if (!ours && !theirs)
 		return false;
-	error = ours ? (is_there(two->from.real, &status, &error) ? 0 : error)
+	error = ours ? (is_there(*from, &status, &error) ? 0 : error)
 		     : vfe_sys4(SYS_newfstatat, from_dirfd, *from, &status,
 				AT_SYMLINK_NOFOLLOW);
 	if (error)
@@ -164,30 +164,18 @@ static __attribute__((noinline)) bool refuse_two(int from_dirfd,
 	return true;
 }
 
-static bool concerns_two(int from_dirfd, const char *from, int to_dirfd,
-			 const char *to)
-{
-	return vfe_concerns(from_dirfd, from) || vfe_concerns(to_dirfd, to);
-}
-
-#define TWO(name, arguments, from_dirfd, to_dirfd, system_call, hand_on) \
-	static __attribute__((noinline)) int slow_##name arguments       \
-	{                                                                \
-		struct two two;                                          \
-		int result;                                              \
-                                                                         \
-		if (refuse_two(from_dirfd, &from, to_dirfd, &to, &two,   \
-			       &result))                                 \
-			return result;                                   \
-		return vfe.next.name ? vfe.next.name hand_on             \
-				     : (int)vfe_result(system_call);     \
-	}                                                                \
-	VFE_EXPORT int name arguments                                    \
-	{                                                                \
-		if (concerns_two(from_dirfd, from, to_dirfd, to))        \
-			return slow_##name hand_on;                      \
-		return vfe.next.name ? vfe.next.name hand_on             \
-				     : (int)vfe_result(system_call);     \
+#define TWO(name, arguments, from_dirfd, to_dirfd, system_call, hand_on)      \
+	VFE_EXPORT int name arguments                                         \
+	{                                                                     \
+		VFE_PLACE(from_place);                                        \
+		VFE_PLACE(to_place);                                          \
+		int result;                                                   \
+                                                                              \
+		if (refuse_two(from_dirfd, &from, &from_place, to_dirfd, &to, \
+			       &to_place, &result))                           \
+			return result;                                        \
+		return vfe.next.name ? vfe.next.name hand_on                  \
+				     : (int)vfe_result(system_call);          \
 	}
 
 TWO(rename, (const char *from, const char *to), AT_FDCWD, AT_FDCWD,
@@ -212,13 +200,13 @@ TWO(linkat,
 #define MAKE(name, arguments, dirfd, moved_dirfd, system_call, hand_on) \
 	VFE_EXPORT int name arguments                                   \
 	{                                                               \
-		struct vfe_place place;                                 \
+		VFE_PLACE(place);                                       \
 		bool moved;                                             \
                                                                         \
 		if (is_refused(dirfd, path, &place, &moved))            \
-			return refuse_creation(place.real);             \
+			return refuse_creation(place->real);            \
 		if (moved) {                                            \
-			path = place.real;                              \
+			path = place->real;                             \
 			moved_dirfd;                                    \
 		}                                                       \
 		return vfe.next.name ? vfe.next.name hand_on            \
@@ -292,13 +280,13 @@ static int cut(const char *path, off_t size, __typeof__(truncate) *next)
 #define TRUNCATE(name)                                          \
 	VFE_EXPORT int name(const char *path, off_t size)       \
 	{                                                       \
-		struct vfe_place place;                         \
+		VFE_PLACE(place);                               \
 		bool moved;                                     \
                                                                 \
 		if (is_refused(AT_FDCWD, path, &place, &moved)) \
-			return check_length(place.real, size);  \
+			return check_length(place->real, size); \
 		if (moved)                                      \
-			path = place.real;                      \
+			path = place->real;                     \
 		return cut(path, size, vfe.next.name);          \
 	}
 
@@ -319,12 +307,12 @@ static int is_writable(int fd, off_t size, const char *real)
 #define FTRUNCATE(name)                                              \
 	VFE_EXPORT int name(int fd, off_t size)                      \
 	{                                                            \
-		char real[VFE_PATH_MAX];                             \
+		VFE_PLACE(place);                                    \
 		bool kept;                                           \
 		int result;                                          \
                                                                      \
-		if (vfe_path_behind_fd(fd, real))                    \
-			return is_writable(fd, size, real);          \
+		if (vfe_path_behind_fd(fd, &place))                  \
+			return is_writable(fd, size, place->real);   \
 		kept = vfe_dma_truncates(fd, (uint64_t)size, false); \
 		result = VFE_NEXT(name, SYS_ftruncate, fd, size);    \
 		if (VFE_RARE(kept) && result)                        \

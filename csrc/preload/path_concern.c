@@ -115,12 +115,14 @@ static bool downwards_concerns(struct vfe_text path)
 
 static bool cwd_matters(void)
 {
-	char name[VFE_PATH_MAX];
+	char *name = vfe_scratch_take();
+	bool matters = !name || vfe_sys2(SYS_getcwd, name, VFE_PATH_MAX) <= 0 ||
+		       vfe_path_virtual(name) || !name[1] ||
+		       vfe_path_is_below(name, "/dev") ||
+		       vfe_path_is_below(name, "/sys");
 
-	return vfe_sys2(SYS_getcwd, name, sizeof(name)) <= 0 ||
-	       vfe_path_virtual(name) || !name[1] ||
-	       vfe_path_is_below(name, "/dev") ||
-	       vfe_path_is_below(name, "/sys");
+	vfe_scratch_drop(name);
+	return matters;
 }
 
 static __attribute__((noinline)) int look_at_cwd(void)

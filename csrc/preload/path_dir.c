@@ -68,14 +68,14 @@ static void merge(DIR *first)
 
 DIR *vfe_open_directory(const char *path)
 {
-	struct vfe_place place;
+	VFE_PLACE(place);
 	bool moved = vfe_moved(AT_FDCWD, path, &place);
 
 	if (!vfe.next.opendir) {
 		errno = ENOSYS;
 		return NULL;
 	}
-	DIR *first = vfe.next.opendir(moved ? place.real : path);
+	DIR *first = vfe.next.opendir(moved ? place->real : path);
 
 	if (first && moved)
 		merge(first);
@@ -329,12 +329,12 @@ SCANDIR(scandir64, dirent64)
 		int (*filter)(const struct type *),                         \
 		int (*compare)(const struct type **, const struct type **)) \
 	{                                                                   \
-		struct vfe_place place;                                     \
+		VFE_PLACE(place);                                           \
                                                                             \
 		if (vfe_moved(dirfd, path, &place)) {                       \
-			const char *shown = vfe_path_virtual(place.real);   \
+			const char *shown = vfe_path_virtual(place->real);  \
                                                                             \
-			return scan(shown ? shown : place.real,             \
+			return scan(shown ? shown : place->real,            \
 				    (struct dirent ***)out,                 \
 				    (filter_fn *)(void (*)(void))filter,    \
 				    (compare_fn *)(void (*)(void))compare); \

@@ -120,12 +120,12 @@ static FILE *refuse_node(FILE *file)
 	VFE_EXPORT FILE *name(const char *restrict path,                       \
 			      const char *restrict mode, FILE *restrict file)  \
 	{                                                                      \
-		struct vfe_place place;                                        \
+		VFE_PLACE(place);                                              \
                                                                                \
 		if (vfe_moved(AT_FDCWD, path, &place)) {                       \
-			if (place.what == VFE_PATH_NODE && vfe.next.freopen)   \
+			if (place->what == VFE_PATH_NODE && vfe.next.freopen)  \
 				return refuse_node(file);                      \
-			path = place.real;                                     \
+			path = place->real;                                    \
 			mode = tree_mode(path, mode);                          \
 			if (!mode) /* the old stream is closed all the same */ \
 				path = "", mode = "r";                         \

@@ -21,11 +21,11 @@ static ssize_t read_link(int dirfd, const char *path, char *out, size_t size)
 static __attribute__((noinline)) bool
 moved_link(int dirfd, const char *path, char *out, size_t size, ssize_t *result)
 {
-	struct vfe_place place;
+	VFE_PLACE(place);
 
 	if (!vfe_moved(dirfd, path, &place))
 		return false;
-	*result = read_link(AT_FDCWD, place.real, out, size);
+	*result = read_link(AT_FDCWD, place->real, out, size);
 	return true;
 }
 
@@ -86,29 +86,36 @@ static bool name_emulated(const char *path, char *text)
 	return true;
 }
 
+/* What to show in place of `text`; NULL: what is there. */
+static const char *name_behind(int dirfd, const char *path, char *text)
+{
+	long whole =
+		vfe_sys4(SYS_readlinkat, dirfd, path, text, VFE_PATH_MAX - 1);
+
+	if (whole <= 0)
+		return NULL;
+	text[whole] = 0;
+	return name_emulated(path, text) ? text : vfe_path_virtual(text);
+}
+
 /* /proc/self/fd/N: what emulated files and those of the tree are. */
 static __attribute__((noinline)) ssize_t show_link(int dirfd, const char *path,
 						   char *out, size_t size,
 						   ssize_t result)
 {
-	char text[VFE_PATH_MAX];
-	long whole =
-		vfe_sys4(SYS_readlinkat, dirfd, path, text, sizeof(text) - 1);
-	const char *shown = text;
+	char *text = vfe_scratch_take();
+	const char *shown = text ? name_behind(dirfd, path, text) : NULL;
 
-	if (whole <= 0)
-		return result;
-	text[whole] = 0;
-	if (!name_emulated(path, text))
-		shown = vfe_path_virtual(text);
-	if (!shown)
-		return result;
-	size_t length = strlen(shown);
+	if (shown) {
+		size_t length = strlen(shown);
 
-	if (length < size)
-		size = length;
-	return vfe_copy_out(out, shown, size) ? vfe_result(-EFAULT)
-					      : (ssize_t)size;
+		if (length < size)
+			size = length;
+		result = vfe_copy_out(out, shown, size) ? vfe_result(-EFAULT)
+							: (ssize_t)size;
+	}
+	vfe_scratch_drop(text);
+	return result;
 }
 
 static ssize_t shown(int dirfd, const char *path, char *out, size_t size,
@@ -164,10 +171,10 @@ static char *stripped(char *result)
 
 static char *real_path(const char *path, char *resolved)
 {
-	struct vfe_place place;
+	VFE_PLACE(place);
 
 	if (vfe_moved(AT_FDCWD, path, &place))
-		path = place.real;
+		path = place->real;
 	return vfe.next.realpath ? stripped(vfe.next.realpath(path, resolved))
 				 : not_there();
 }
@@ -180,10 +187,10 @@ VFE_EXPORT char *realpath(const char *restrict path, char *restrict resolved)
 VFE_EXPORT char *__realpath_chk(const char *restrict path,
 				char *restrict resolved, size_t room)
 {
-	struct vfe_place place;
+	VFE_PLACE(place);
 
 	if (vfe_moved(AT_FDCWD, path, &place))
-		path = place.real;
+		path = place->real;
 	return vfe.next.__realpath_chk
 		       ? stripped(vfe.next.__realpath_chk(path, resolved, room))
 		       : not_there();
@@ -198,10 +205,10 @@ VFE_EXPORT char *canonicalize_file_name(const char *path)
 
 VFE_EXPORT int chdir(const char *path)
 {
-	struct vfe_place place;
+	VFE_PLACE(place);
 
 	if (vfe_moved(AT_FDCWD, path, &place))
-		path = place.real;
+		path = place->real;
 	vfe_path_moved();
 	int result = VFE_NEXT(chdir, SYS_chdir, path);
 

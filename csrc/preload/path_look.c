@@ -91,13 +91,14 @@ static bool owner_name(ino_t inode, char *out)
 
 static void take_owner(struct stat *status)
 {
-	char name[VFE_PATH_MAX];
+	char *name = vfe_scratch_take();
 	char text[OWNER_TEXT + 1];
 	long size = -ENAMETOOLONG;
 
-	if (owner_name(status->st_ino, name))
+	if (name && owner_name(status->st_ino, name))
 		size = vfe_sys4(SYS_readlinkat, AT_FDCWD, name, text,
 				OWNER_TEXT);
+	vfe_scratch_drop(name);
 	if (size <= 0)
 		return;
 	text[size] = 0;
@@ -107,15 +108,16 @@ static void take_owner(struct stat *status)
 		take_number(end + 1, &status->st_gid);
 }
 
-int vfe_path_give(const char *real, int flags, uid_t uid, gid_t gid)
+static long give(const char *real, int flags, uid_t uid, gid_t gid, char *name,
+		 char *fresh)
 {
-	char name[VFE_PATH_MAX], fresh[VFE_PATH_MAX + 24];
 	char text[OWNER_TEXT];
 	struct stat status;
-	long error = vfe_sys4(SYS_newfstatat, AT_FDCWD, real, &status, flags);
+	long error;
 
+	error = vfe_sys4(SYS_newfstatat, AT_FDCWD, real, &status, flags);
 	if (error)
-		return (int)error;
+		return error;
 	if (!vfe_path_is_master())
 		return -EPERM;
 	if (!owner_name(status.st_ino, name))
@@ -131,9 +133,19 @@ int vfe_path_give(const char *real, int flags, uid_t uid, gid_t gid)
 	*at++ = '.';
 	*put_number(at, (uint64_t)vfe_sys0(SYS_gettid)) = 0;
 	error = vfe_sys3(SYS_symlinkat, text, AT_FDCWD, fresh);
-	if (!error)
-		error = vfe_sys5(SYS_renameat2, AT_FDCWD, fresh, AT_FDCWD, name,
-				 0);
+	return error ? error
+		     : vfe_sys5(SYS_renameat2, AT_FDCWD, fresh, AT_FDCWD, name,
+				0);
+}
+
+int vfe_path_give(const char *real, int flags, uid_t uid, gid_t gid)
+{
+	char *names = vfe_scratch_take();
+	long error =
+		names ? give(real, flags, uid, gid, names, names + VFE_PATH_MAX)
+		      : -ENOMEM;
+
+	vfe_scratch_drop(names);
 	return (int)error;
 }
 
@@ -145,23 +157,32 @@ static bool has_node(const char *real)
 	return !look(real, &status);
 }
 
-int vfe_path_may_open(const char *node, int flags)
+static bool is_closed(char *real, int flags)
 {
-	char real[VFE_PATH_MAX];
 	int access = flags & O_ACCMODE;
 	int mode = access == O_RDONLY	? R_OK
 		   : access == O_WRONLY ? W_OK
 					: R_OK | W_OK;
 
-	if (!vfe.root_size || strlen(node) >= sizeof(real))
-		return 0;
-	strcpy(real, node);
 	return vfe_path_stand_in(real) &&
-			       vfe_sys4(SYS_faccessat2, AT_FDCWD, real, mode,
-					AT_EACCESS) == -EACCES &&
-			       has_node(real)
-		       ? -EACCES
-		       : 0;
+	       vfe_sys4(SYS_faccessat2, AT_FDCWD, real, mode, AT_EACCESS) ==
+		       -EACCES &&
+	       has_node(real);
+}
+
+int vfe_path_may_open(const char *node, int flags)
+{
+	if (!vfe.root_size || strlen(node) >= VFE_PATH_MAX)
+		return 0;
+	char *real = vfe_scratch_take();
+
+	if (!real)
+		return -ENOMEM;
+	strcpy(real, node);
+	bool closed = is_closed(real, flags);
+
+	vfe_scratch_drop(real);
+	return closed ? -EACCES : 0;
 }
 
 bool vfe_path_is_master(void)
@@ -242,21 +263,26 @@ void vfe_path_dress(const char *real, struct stat *status)
 
 bool vfe_path_dress_fd(int fd, struct stat *status)
 {
-	char real[VFE_PATH_MAX];
-
-	if (!may_be_in_tree(status) || !vfe_path_of_fd(fd, real) ||
-	    !vfe_path_virtual(real))
+	if (!may_be_in_tree(status))
 		return false;
-	vfe_path_dress(real, status);
-	return true;
+	char *real = vfe_scratch_take();
+	bool found = real && vfe_path_of_fd(fd, real) && vfe_path_virtual(real);
+
+	if (found)
+		vfe_path_dress(real, status);
+	vfe_scratch_drop(real);
+	return found;
 }
 
-bool vfe_path_behind_fd(int fd, char *out)
+bool vfe_path_behind_fd(int fd, struct vfe_place **place)
 {
 	struct vfe_file file;
+	char *out;
 
-	if (!vfe_init() || !vfe.active || !vfe.root_size)
+	if (!vfe_init() || !vfe.active || !vfe.root_size ||
+	    !vfe_place_room(place))
 		return false;
+	out = (*place)->real;
 	if (!vfe_emulated(fd, &file) || file.kind == VFE_ATTRIBUTE)
 		return vfe_path_of_fd(fd, out) && vfe_path_virtual(out);
 	strcpy(out, "/dev/vfio/vfio");

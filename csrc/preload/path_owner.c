@@ -41,10 +41,10 @@ static int change_mode(const char *real, mode_t mode, int flags)
 
 VFE_EXPORT int chmod(const char *path, mode_t mode)
 {
-	struct vfe_place place;
+	VFE_PLACE(place);
 
 	if (vfe_moved(AT_FDCWD, path, &place))
-		return change_mode(place.real, mode, 0);
+		return change_mode(place->real, mode, 0);
 	return vfe.next.chmod ? vfe.next.chmod(path, mode)
 			      : (int)vfe_result(vfe_sys3(SYS_fchmodat, AT_FDCWD,
 							 path, mode));
@@ -52,20 +52,20 @@ VFE_EXPORT int chmod(const char *path, mode_t mode)
 
 VFE_EXPORT int lchmod(const char *path, mode_t mode)
 {
-	struct vfe_place place;
+	VFE_PLACE(place);
 
 	if (vfe_moved(AT_FDCWD, path, &place))
-		return change_mode(place.real, mode, AT_SYMLINK_NOFOLLOW);
+		return change_mode(place->real, mode, AT_SYMLINK_NOFOLLOW);
 	return vfe.next.lchmod ? vfe.next.lchmod(path, mode)
 			       : (int)vfe_result(-ENOSYS);
 }
 
 VFE_EXPORT int fchmodat(int dirfd, const char *path, mode_t mode, int flags)
 {
-	struct vfe_place place;
+	VFE_PLACE(place);
 
 	if (!(flags & ~AT_SYMLINK_NOFOLLOW) && vfe_moved(dirfd, path, &place))
-		return change_mode(place.real, mode, flags);
+		return change_mode(place->real, mode, flags);
 	return vfe.next.fchmodat ? vfe.next.fchmodat(dirfd, path, mode, flags)
 				 : (int)vfe_result(vfe_sys3(SYS_fchmodat, dirfd,
 							    path, mode));
@@ -73,10 +73,10 @@ VFE_EXPORT int fchmodat(int dirfd, const char *path, mode_t mode, int flags)
 
 VFE_EXPORT int fchmod(int fd, mode_t mode)
 {
-	char real[VFE_PATH_MAX];
+	VFE_PLACE(place);
 
-	if (vfe_path_behind_fd(fd, real))
-		return change_mode(real, mode, 0);
+	if (vfe_path_behind_fd(fd, &place))
+		return change_mode(place->real, mode, 0);
 	return VFE_NEXT(fchmod, SYS_fchmod, fd, mode);
 }
 
@@ -93,10 +93,10 @@ static int give(const char *real, uid_t uid, gid_t gid, int flags)
 #define CHOWN(name, flags)                                                     \
 	VFE_EXPORT int name(const char *path, uid_t uid, gid_t gid)            \
 	{                                                                      \
-		struct vfe_place place;                                        \
+		VFE_PLACE(place);                                              \
                                                                                \
 		if (vfe_moved(AT_FDCWD, path, &place))                         \
-			return give(place.real, uid, gid, flags);              \
+			return give(place->real, uid, gid, flags);             \
 		return vfe.next.name                                           \
 			       ? vfe.next.name(path, uid, gid)                 \
 			       : (int)vfe_result(vfe_sys5(SYS_fchownat,        \
@@ -109,22 +109,22 @@ CHOWN(lchown, AT_SYMLINK_NOFOLLOW)
 
 VFE_EXPORT int fchown(int fd, uid_t uid, gid_t gid)
 {
-	char real[VFE_PATH_MAX];
+	VFE_PLACE(place);
 
-	if (vfe_path_behind_fd(fd, real))
-		return give(real, uid, gid, 0);
+	if (vfe_path_behind_fd(fd, &place))
+		return give(place->real, uid, gid, 0);
 	return VFE_NEXT(fchown, SYS_fchown, fd, uid, gid);
 }
 
 VFE_EXPORT int fchownat(int dirfd, const char *path, uid_t uid, gid_t gid,
 			int flags)
 {
-	struct vfe_place place;
+	VFE_PLACE(place);
 
 	if (vfe_moved(dirfd, path, &place))
-		return give(place.real, uid, gid, flags & AT_SYMLINK_NOFOLLOW);
-	if (flags & AT_EMPTY_PATH && vfe_path_behind_fd(dirfd, place.real))
-		return give(place.real, uid, gid, 0);
+		return give(place->real, uid, gid, flags & AT_SYMLINK_NOFOLLOW);
+	if (flags & AT_EMPTY_PATH && vfe_path_behind_fd(dirfd, &place))
+		return give(place->real, uid, gid, 0);
 	return VFE_NEXT(fchownat, SYS_fchownat, dirfd, path, uid, gid, flags);
 }
 
@@ -138,10 +138,10 @@ static int not_there(void)
 #define TIMES(name, type)                                         \
 	VFE_EXPORT int name(const char *path, type)               \
 	{                                                         \
-		struct vfe_place place;                           \
+		VFE_PLACE(place);                                 \
                                                                   \
 		if (vfe_moved(AT_FDCWD, path, &place))            \
-			path = place.real;                        \
+			path = place->real;                       \
 		return vfe.next.name ? vfe.next.name(path, times) \
 				     : not_there();               \
 	}
@@ -153,11 +153,11 @@ TIMES(lutimes, const struct timeval times[2])
 VFE_EXPORT int utimensat(int dirfd, const char *path,
 			 const struct timespec times[2], int flags)
 {
-	struct vfe_place place;
+	VFE_PLACE(place);
 
 	if (vfe_moved(dirfd, path, &place)) {
 		dirfd = AT_FDCWD;
-		path = place.real;
+		path = place->real;
 	}
 	return VFE_NEXT(utimensat, SYS_utimensat, dirfd, path, times, flags);
 }
@@ -165,11 +165,11 @@ VFE_EXPORT int utimensat(int dirfd, const char *path,
 VFE_EXPORT int futimesat(int dirfd, const char *path,
 			 const struct timeval times[2])
 {
-	struct vfe_place place;
+	VFE_PLACE(place);
 
 	if (vfe_moved(dirfd, path, &place)) {
 		dirfd = AT_FDCWD;
-		path = place.real;
+		path = place->real;
 	}
 	return vfe.next.futimesat ? vfe.next.futimesat(dirfd, path, times)
 				  : not_there();

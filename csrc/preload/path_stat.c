@@ -22,16 +22,17 @@ static int by_system_call(int dirfd, const char *path, void *status, int flags)
 static __attribute__((noinline)) bool
 moved_stat(int dirfd, const char *path, int flags, void *status, int *result)
 {
-	struct vfe_place place;
+	VFE_PLACE(place);
 	struct stat found;
 
 	if (!vfe_moved(dirfd, path, &place))
 		return false;
-	*result = by_system_call(AT_FDCWD, place.real, &found, flags);
-	if (*result)
-		return true;
-	vfe_path_dress(place.real, &found);
-	*result = (int)vfe_result(vfe_copy_out(status, &found, sizeof(found)));
+	*result = by_system_call(AT_FDCWD, place->real, &found, flags);
+	if (!*result) {
+		vfe_path_dress(place->real, &found);
+		*result = (int)vfe_result(
+			vfe_copy_out(status, &found, sizeof(found)));
+	}
 	return true;
 }
 
@@ -174,11 +175,11 @@ static int by_rights(int dirfd, const char *path, int mode, int flags)
 static __attribute__((noinline)) bool
 moved_access(int dirfd, const char *path, int mode, int flags, int *result)
 {
-	struct vfe_place place;
+	VFE_PLACE(place);
 
 	if (!vfe_moved(dirfd, path, &place))
 		return false;
-	*result = by_rights(AT_FDCWD, place.real, mode, flags);
+	*result = by_rights(AT_FDCWD, place->real, mode, flags);
 	return true;
 }
 

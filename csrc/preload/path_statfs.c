@@ -54,11 +54,11 @@ static int of_path(const char *real, struct statfs *status)
 static bool of_fd(int fd, struct statfs *status, int *error)
 {
 	struct vfe_file file;
-	char real[VFE_PATH_MAX];
+	VFE_PLACE(place);
 
 	*error = 0;
-	if (vfe_path_behind_fd(fd, real)) {
-		*error = of_path(real, status);
+	if (vfe_path_behind_fd(fd, &place)) {
+		*error = of_path(place->real, status);
 		return true;
 	}
 	if (!vfe_emulated(fd, &file) || file.kind == VFE_ATTRIBUTE)
@@ -79,16 +79,16 @@ static int told(int error, const struct statfs *status, void *out)
 	return (int)vfe_result(error);
 }
 
-#define STATFS(name, type)                                                 \
-	VFE_EXPORT int name(const char *path, struct type *out)            \
-	{                                                                  \
-		struct vfe_place place;                                    \
-		struct statfs status;                                      \
-                                                                           \
-		if (vfe_moved(AT_FDCWD, path, &place))                     \
-			return told(of_path(place.real, &status), &status, \
-				    out);                                  \
-		return VFE_NEXT(name, SYS_statfs, path, out);              \
+#define STATFS(name, type)                                                  \
+	VFE_EXPORT int name(const char *path, struct type *out)             \
+	{                                                                   \
+		VFE_PLACE(place);                                           \
+		struct statfs status;                                       \
+                                                                            \
+		if (vfe_moved(AT_FDCWD, path, &place))                      \
+			return told(of_path(place->real, &status), &status, \
+				    out);                                   \
+		return VFE_NEXT(name, SYS_statfs, path, out);               \
 	}
 
 STATFS(statfs, statfs)
@@ -136,12 +136,12 @@ static int told_as_vfs(int error, const struct statfs *status, void *out)
 	VFE_EXPORT int name(const char *restrict path,                    \
 			    struct type *restrict out)                    \
 	{                                                                 \
-		struct vfe_place place;                                   \
+		VFE_PLACE(place);                                         \
 		struct statfs status;                                     \
 		int error;                                                \
                                                                           \
 		if (vfe_moved(AT_FDCWD, path, &place))                    \
-			error = of_path(place.real, &status);             \
+			error = of_path(place->real, &status);            \
 		else if (vfe.next.name)                                   \
 			return vfe.next.name(path, out);                  \
 		else                                                      \

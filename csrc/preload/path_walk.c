@@ -181,7 +181,7 @@ static int travel(const char *path, struct tour *tour)
 
 static bool is_ours(const char *path, int flags)
 {
-	struct vfe_place place;
+	VFE_PLACE(place);
 
 	return !(flags & FTW_CHDIR) && vfe_moved(AT_FDCWD, path, &place);
 }

@@ -13,10 +13,10 @@
 	VFE_EXPORT ssize_t name(const char *path, const char *key,     \
 				void *value, size_t size)              \
 	{                                                              \
-		struct vfe_place place;                                \
+		VFE_PLACE(place);                                      \
                                                                        \
 		if (vfe_moved(AT_FDCWD, path, &place))                 \
-			path = place.real;                             \
+			path = place->real;                            \
 		return VFE_NEXT(name, number, path, key, value, size); \
 	}
 
@@ -26,10 +26,10 @@ GETXATTR(lgetxattr, SYS_lgetxattr)
 #define LISTXATTR(name, number)                                            \
 	VFE_EXPORT ssize_t name(const char *path, char *list, size_t size) \
 	{                                                                  \
-		struct vfe_place place;                                    \
+		VFE_PLACE(place);                                          \
                                                                            \
 		if (vfe_moved(AT_FDCWD, path, &place))                     \
-			path = place.real;                                 \
+			path = place->real;                                \
 		return VFE_NEXT(name, number, path, list, size);           \
 	}
 
@@ -53,12 +53,12 @@ static int refuse_change(const char *key)
 	VFE_EXPORT int name(const char *path, const char *key,                \
 			    const void *value, size_t size, int flags)        \
 	{                                                                     \
-		struct vfe_place place;                                       \
+		VFE_PLACE(place);                                             \
                                                                               \
 		if (vfe_moved(AT_FDCWD, path, &place)) {                      \
-			if (vfe_path_virtual(place.real))                     \
+			if (vfe_path_virtual(place->real))                    \
 				return refuse_change(key);                    \
-			path = place.real;                                    \
+			path = place->real;                                   \
 		}                                                             \
 		return VFE_NEXT(name, number, path, key, value, size, flags); \
 	}
@@ -69,12 +69,12 @@ SETXATTR(lsetxattr, SYS_lsetxattr)
 #define REMOVEXATTR(name, number)                              \
 	VFE_EXPORT int name(const char *path, const char *key) \
 	{                                                      \
-		struct vfe_place place;                        \
+		VFE_PLACE(place);                              \
                                                                \
 		if (vfe_moved(AT_FDCWD, path, &place)) {       \
-			if (vfe_path_virtual(place.real))      \
+			if (vfe_path_virtual(place->real))     \
 				return refuse_change(key);     \
-			path = place.real;                     \
+			path = place->real;                    \
 		}                                              \
 		return VFE_NEXT(name, number, path, key);      \
 	}
@@ -85,18 +85,18 @@ REMOVEXATTR(lremovexattr, SYS_lremovexattr)
 VFE_EXPORT int fsetxattr(int fd, const char *key, const void *value,
 			 size_t size, int flags)
 {
-	char real[VFE_PATH_MAX];
+	VFE_PLACE(place);
 
-	if (vfe_path_behind_fd(fd, real))
+	if (vfe_path_behind_fd(fd, &place))
 		return refuse_change(key);
 	return VFE_NEXT(fsetxattr, SYS_fsetxattr, fd, key, value, size, flags);
 }
 
 VFE_EXPORT int fremovexattr(int fd, const char *key)
 {
-	char real[VFE_PATH_MAX];
+	VFE_PLACE(place);
 
-	if (vfe_path_behind_fd(fd, real))
+	if (vfe_path_behind_fd(fd, &place))
 		return refuse_change(key);
 	return VFE_NEXT(fremovexattr, SYS_fremovexattr, fd, key);
 }

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <string.h>
 
+#include "scratch.h"
 #include "sys.h"
 
 static char library[PATH_MAX]; /* as it was loaded */
@@ -45,14 +46,20 @@ const char *vfe_place_library(void)
  * them from who is not root. */
 static bool is_usable(void)
 {
-	char directory[PATH_MAX];
+	char *directory = vfe_scratch_take();
 	struct stat status;
 	uid_t uid = (uid_t)vfe_sys0(SYS_geteuid);
 
+	if (!directory)
+		return true;
 	join(directory, library, (size_t)(strrchr(library, '/') - library), "");
-	return !vfe_sys4(SYS_newfstatat, AT_FDCWD, library, &status, 0) &&
-	       !vfe_sys4(SYS_newfstatat, AT_FDCWD, directory, &status, 0) &&
-	       (!uid || status.st_uid == uid || status.st_mode & S_IXOTH);
+	bool usable =
+		!vfe_sys4(SYS_newfstatat, AT_FDCWD, library, &status, 0) &&
+		!vfe_sys4(SYS_newfstatat, AT_FDCWD, directory, &status, 0) &&
+		(!uid || status.st_uid == uid || status.st_mode & S_IXOTH);
+
+	vfe_scratch_drop(directory);
+	return usable;
 }
 
 const char *vfe_place_instead(void)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.run.helpers import HERE, preloaded
+from tests.run.helpers import HERE, compile_c, preloaded
 
 GROUP = "/sys/kernel/iommu_groups/23"
 BDF = "00fe:00:1e.0"
@@ -335,3 +335,9 @@ def test_devices_that_come_and_go_are_seen(daemon, connected):
     assert during.endswith("oracle\n")
     assert before == after
     assert uuid not in before
+
+
+def test_names_need_little_stack(connected, tmp_path):
+    program = compile_c(HERE / "small.c", tmp_path / "small", "-pthread")
+
+    assert connected.output(program, "/dev/vfio/23", DEVICE) == "ok\n"

@@ -33,6 +33,31 @@ static void *interrupt(void *argument)
 	return NULL;
 }
 
+/* What signal-safety(7) has of the functions that change files. */
+static void change_things(void)
+{
+	static const char *const not = "/nowhere/file",
+				 *const other = "/nowhere/other";
+	static const struct timespec times[2];
+	char *const none[] = { NULL };
+
+	CHECK(unlink(not) && rmdir(not) && unlinkat(-1, not, 0) &&
+	      mkdir(not, 0) && mkfifo(not, 0));
+	CHECK(rename(not, other) && link(not, other) && symlink(not, other) &&
+	      mknod(not, 0, 0));
+	CHECK(renameat(-1, not, -1, other) && linkat(-1, not, -1, other, 0) &&
+	      mkdirat(-1, not, 0));
+	CHECK(chmod(not, 0) && chown(not, 0, 0) && lchown(not, 0, 0) &&
+	      fchmodat(-1, not, 0, 0));
+	CHECK(fchownat(-1, not, 0, 0, 0) && truncate(not, 0) &&
+	      utimensat(-1, not, times, 0));
+	CHECK(fchmod(-1, 0) && fchown(-1, 0, 0) && ftruncate(-1, 0) &&
+	      chdir(not) && fchdir(-1));
+	CHECK(execve(not, none, none) && openat(-1, not, O_RDONLY) < 0 &&
+	      creat(not, 0) < 0);
+	CHECK(readlinkat(-1, not, NULL, 1) && faccessat(-1, not, 0, 0));
+}
+
 static void look_around(int number)
 {
 	struct stat status;
@@ -45,6 +70,7 @@ static void look_around(int number)
 	CHECK(!lstat("/proc/self/exe", &status));
 	CHECK(!access("/proc/self/exe", X_OK));
 	CHECK(readlink("/proc/self", name, sizeof(name)) > 0);
+	change_things();
 	caught++;
 }
 

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT */
+/**
+ * @file scratch.c
+ * Room for names: a few pieces that are there from the beginning, and pages of
+ * the system's where all of them are in use. One that a thread held while
+ * another one forked stays in use in the child.
+ */
+#include "scratch.h"
+
+#include <stdatomic.h>
+
+#include "sys.h"
+
+#define PIECES 16
+
+static struct {
+	_Alignas(16) char bytes[VFE_SCRATCH_SIZE];
+} pieces[PIECES];
+static atomic_bool in_use[PIECES];
+
+void *vfe_scratch_take(void)
+{
+	for (size_t i = 0; i < PIECES; i++)
+		if (!atomic_load_explicit(&in_use[i], memory_order_relaxed) &&
+		    !atomic_exchange_explicit(&in_use[i], true,
+					      memory_order_acquire))
+			return &pieces[i];
+	long address =
+		vfe_sys6(SYS_mmap, 0, VFE_SCRATCH_SIZE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	return address < 0 && address > -4096 ? NULL : (void *)address;
+}
+
+void vfe_scratch_drop(void *piece)
+{
+	uintptr_t offset = (uintptr_t)piece - (uintptr_t)pieces;
+
+	if (offset < sizeof(pieces))
+		atomic_store_explicit(&in_use[offset / sizeof(pieces[0])],
+				      false, memory_order_release);
+	else if (piece)
+		vfe_sys2(SYS_munmap, piece, VFE_SCRATCH_SIZE);
+}
