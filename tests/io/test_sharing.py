@@ -2,6 +2,7 @@
 """Files that are mapped here although somebody can truncate them: an access beyond the end is an EFAULT, and no more."""
 
 import contextlib
+import ctypes
 import errno
 import faulthandler
 import os
@@ -16,8 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfioemu.core.errors import IoctlError
+from vfioemu.io import memory
 from vfioemu.io.limits import Limits
 from vfioemu.io.memory import ClientSpace
+from vfioemu.io.pages import Pinned
 from vfioemu.io.sharing import needs_guard
 from vfioemu.io.windows import Ledger
 
@@ -25,6 +28,7 @@ PAGE = 4096
 PAGES = 8
 VADDR = 0x7000_0000_0000
 HUGETLB = os.MFD_HUGETLB
+MEMFD_SECRET = 447
 
 
 @contextlib.contextmanager
@@ -103,6 +107,37 @@ def test_pages_are_counted_as_the_file_is_now():
         assert space.pin_now(VADDR, PAGES, write=True) == 3
         assert space.pin_now(VADDR + 2 * PAGE, 2, write=False) == 1
         assert space.pin_now(VADDR + 4 * PAGE, 2, write=False) == 0
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_it_is_said_once_that_linux_would_not_let_a_device_write_to_a_file_on_a_disk(monkeypatch, on_disk):
+    said = []
+    if on_disk:
+        monkeypatch.setattr(memory, "is_shmem", lambda fd: False)
+    with memfd() as fd:
+        space = ClientSpace(None, None, Pinned(lambda space, about, text: said.append((about, text))))
+        space.share(VADDR, PAGES * PAGE, fd, 0, Limits(), Ledger())
+
+        assert space.pin_now(VADDR, 1, write=False) == 1
+        assert said == []
+        assert space.pin_now(VADDR + PAGE, 2, write=True) == 2
+        assert [about for about, _ in said] == ["file"] * on_disk
+        assert all(
+            "EFAULT from Linux" in text and "0x2000 bytes at 0x700000001000" in text for _, text in said
+        )
+
+
+def test_secret_memory_is_nobodys_else():
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.syscall(MEMFD_SECRET, 0)
+    if fd < 0:
+        pytest.skip(f"no memfd_secret(): {os.strerror(ctypes.get_errno())}")
+    try:
+        os.ftruncate(fd, PAGE)
+        assert refusal(needs_guard, fd, trusted=True) == errno.EPERM
+        assert refusal(needs_guard, fd, trusted=False) == errno.EPERM
+    finally:
+        os.close(fd)
 
 
 def test_a_pool_without_huge_pages_is_an_efault():

@@ -16,7 +16,7 @@ from vfioemu.io.limits import Limits
 from vfioemu.io.mm import PAGE, TOP, BoundMemory
 from vfioemu.io.pages import ClientPages, Piece, Pinned
 from vfioemu.io.regions import RegionFile
-from vfioemu.io.sharing import needs_guard
+from vfioemu.io.sharing import is_shmem, needs_guard
 from vfioemu.io.windows import Ledger, Window
 
 if TYPE_CHECKING:
@@ -89,6 +89,16 @@ class ClientSpace(AddressSpace):
                 f"without CAP_IPC_LOCK (--memlock client refuses as well)",
             )
 
+    def _pinned_on_disk(self, vaddr: int, size: int) -> None:
+        """Linux would have refused (check_vma_flags(), since 6.5): that the file is to be written back may be lost."""
+        if "file" not in self.remarked:
+            self.pinned.remark(
+                self,
+                "file",
+                f"{size:#x} bytes at {vaddr:#x} are mapped for writing, and of a file on a disk (MAP_SHARED): "
+                f"EFAULT from Linux, which lets devices write to private memory, memfds and tmpfs",
+            )
+
     def gone(self) -> bool:
         """Whether its process has exited or become another program, as far as can be seen from here."""
         if self.bound is not None:
@@ -153,6 +163,7 @@ class ClientSpace(AddressSpace):
             raise IoctlError(errno.ENOSPC, why)
         window = Window(vaddr, size, fd, offset, ledger, guarded=guarded)
         window.reserved = region
+        window.on_disk = not region and not is_shmem(fd)
         self._windows.insert(at, window)
         starts.insert(at, vaddr)
         self._starts = starts
@@ -256,6 +267,8 @@ class ClientSpace(AddressSpace):
         start = vaddr & ~(PAGE - 1)
         window = self._covering(start, npages * PAGE)
         if window is not None:
+            if write and window.on_disk:
+                self._pinned_on_disk(start, npages * PAGE)
             return window.present(start, npages)
         if self.bound is not None:
             return self.bound.present(vaddr, npages, write=write)

@@ -29,6 +29,8 @@ _LOCAL: Final = {
     0xF2F52010: "f2fs",
 }
 """File systems (linux/magic.h) whose page faults nobody but the kernel answers."""
+_SECRET: Final = 0x5345434D
+"""memfd_secret()."""
 
 
 class _Statfs(ctypes.Structure):
@@ -50,8 +52,12 @@ def is_shmem(fd: int) -> bool:
 
 def is_local(fd: int) -> bool:
     """Whether the file is on a file system that nobody but the kernel answers for. To ask any other one may wait for ever."""
+    return _magic(fd) in _LOCAL
+
+
+def _magic(fd: int) -> int:
     found = _Statfs()
-    return not _fstatfs(fd, found) and found.type & 0xFFFFFFFF in _LOCAL
+    return 0 if _fstatfs(fd, found) else int(found.type & 0xFFFFFFFF)
 
 
 def needs_guard(fd: int, *, trusted: bool) -> bool:
@@ -74,6 +80,8 @@ def needs_guard(fd: int, *, trusted: bool) -> bool:
         seals = fcntl.fcntl(fd, _F_GET_SEALS)
     except OSError:
         seals = 0  # no memfd, and nothing like it
+        if _magic(fd) == _SECRET:
+            raise IoctlError(errno.EPERM, "secret memory, which no device can have") from None
     if seals & _SEAL_WRITES:
         raise IoctlError(errno.EPERM, "the memfd is sealed against writing")
     # A hole in a file of huge pages can run out of them.

@@ -103,16 +103,17 @@ class Window:
         local: where we have it.
         file, offset: what of which file it is.
         reserved: it is a device's memory.
+        on_disk: the file is written back to somewhere.
     """
 
-    __slots__ = ("__weakref__", "_fd", "end", "file", "local", "offset", "reserved", "vaddr")
+    __slots__ = ("__weakref__", "_fd", "end", "file", "local", "offset", "on_disk", "reserved", "vaddr")
 
     def __init__(
         self, vaddr: int, size: int, fd: int, offset: int, ledger: Ledger, *, guarded: bool = False
     ) -> None:
         self.vaddr = vaddr
         self.end = vaddr + size
-        self.reserved = False
+        self.reserved = self.on_disk = False
         self._fd = -1
         self.offset = offset
         status = os.fstat(fd)

@@ -138,7 +138,7 @@ class Remark(Event, frozen=True, kw_only=True, tag="remark"):
 
     Attributes:
         pid: whose doing it is.
-        about: what kind of thing: "discarded", "unmapped", "not kept", "memlock", "lost".
+        about: what kind of thing: "discarded", "unmapped", "not kept", "memlock", "file", "lost".
         text: what, in words.
     """
 
