@@ -14,6 +14,7 @@ from vfioemu.core.effects import Breathe, Locked, PagesRead, PagesWrite
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.locks import Lock
 from vfioemu.core.quota import UNBOUNDED, Quota, Quotas
+from vfioemu.core.slices import SLICE
 from vfioemu.io import keeping, reach
 from vfioemu.io.limits import Limits
 from vfioemu.io.memory import ClientSpace
@@ -285,3 +286,35 @@ def test_pieces_that_are_replaced_are_where_they_were_put_and_the_others_as_befo
     assert found == expected
     assert next(pages.parts(7, 50)).vaddr == expected[7]
     assert space.quotas.mappings.used == len(pages.pieces) - 1
+
+
+def test_many_pieces_are_replaced_in_slices(client):
+    """The last of the work, when all has been copied: a thousand windows, a mapping upon the other."""
+    client.memory = bytearray(600 * PAGE)
+    fd = os.memfd_create("ram", os.MFD_CLOEXEC)
+    os.truncate(fd, PAGE)
+    try:
+        for page in range(1, 600, 2):
+            client.space.share(VADDR + page * PAGE, PAGE, fd, 0, client.limits, client.ledger)
+    finally:
+        os.close(fd)
+    several = [client.pin(0, 600) for _ in range(10)]
+    breaths = []
+
+    def watched(steps):
+        try:
+            result = None
+            while True:
+                effect = steps.send(result)
+                breaths.append(isinstance(effect, Breathe))
+                result = yield effect
+        except StopIteration as stop:
+            return stop.value
+
+    steps = keeping.leaves(client.space, VADDR, 600 * PAGE, client.ledger, client.limits)
+    client.run(watched(steps))
+
+    replaced = sum(len(pages.pieces) for pages in several)
+    assert replaced == 10 * 600
+    last_read = len(breaths) - 1 - breaths[::-1].index(False)
+    assert sum(breaths[last_read:]) >= replaced // SLICE

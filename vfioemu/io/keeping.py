@@ -30,6 +30,8 @@ _NORESERVE: Final = 0x4000  # mmap.MAP_NORESERVE, of Python 3.12
 _STEP: Final = 1 << 18
 _WORK_SHIFT: Final = 11
 """Bytes of a copy that are a unit of work."""
+_PIECE: Final = 8
+"""Work: something that is done to a piece."""
 _JOURNAL: Final = 4096
 """Writes that are remembered one by one."""
 _OUTSTANDING: Final = 256
@@ -123,7 +125,7 @@ def leaves(space: "ClientSpace", vaddr: int, size: int, ledger: "Ledger", limits
     for pages in list(space.pinned.by_address.get(space, ())):
         if any(piece.vaddr < end and piece.vaddr + _size(piece) > vaddr for piece in pages.pieces):
             found.add(pages)
-        if slices.done(len(pages.pieces)):
+        if slices.done(_PIECE * len(pages.pieces)):
             yield from slices.breathe()
     return (
         yield from _keep(space, found, lambda: _at_address(found, space, vaddr, end), None, ledger, limits)
@@ -191,15 +193,17 @@ def _keep(
         kept = Kept(size, ledger)
         total = yield from _copy(parts, kept, low)
         places: dict[ClientPages, list[Left]] = {}
+        slices = Slices()
         for at, pages, old in parts:
             new = Piece(old.start, old.end, old.space, old.vaddr, kept, at - low)
             places.setdefault(pages, []).append(Left(file, at, weakref.ref(pages), old, new))
-        slices = Slices()
+            if slices.done(_PIECE):
+                yield from slices.breathe()
         for pages, lefts in places.items():
             pages.replace(*sorted((left.new for left in lefts), key=lambda piece: piece.start))
             pages.holder.moved()
             space.left += lefts
-            if slices.done(MAPPING + len(pages.pieces)):
+            if slices.done(MAPPING + _PIECE * len(pages.pieces)):
                 yield from slices.breathe()
         return total
 
@@ -211,7 +215,7 @@ def _leave_shared(parts: "list[Part]") -> Steps[None]:
     for _, pages, piece in parts:
         if piece.shared is None:
             continue
-        if slices.done(MAPPING + len(pages.pieces)):
+        if slices.done(MAPPING + _PIECE * len(pages.pieces)):
             yield from slices.breathe()
         old = next(each for each in pages.pieces if each.start <= piece.start < each.end)
         if (old.start, old.end) != (piece.start, piece.end):
@@ -313,7 +317,7 @@ def _at_address(
             if piece.window is None and piece.space is space and first < last:
                 start = piece.start + first - piece.vaddr
                 parts.append((first, pages, piece.cut(start, start + last - first)))
-        if slices.done(len(pages.pieces)):
+        if slices.done(_PIECE * len(pages.pieces)):
             yield from slices.breathe()
     return sorted(parts, key=lambda part: part[0])
 
@@ -328,7 +332,7 @@ def _in_file(found: Iterable[ClientPages], file: FileId, offset: int, end: int) 
                 first = max(offset, at)
                 start = piece.start + first - at
                 parts.append((first, pages, piece.cut(start, start + last - first)))
-        if slices.done(len(pages.pieces)):
+        if slices.done(_PIECE * len(pages.pieces)):
             yield from slices.breathe()
     return sorted(parts, key=lambda part: part[0])
 
