@@ -218,6 +218,39 @@ async def test_a_signalled_eventfd_writes_to_a_bar(session):
     os.close(fd)
 
 
+async def transfer(device, source, destination, command):
+    for place, value in (
+        (edu.DMA_SOURCE, source),
+        (edu.DMA_DESTINATION, destination),
+        (edu.DMA_LENGTH, PAGE),
+        (edu.DMA_COMMAND, command | edu.DMA_RUN | edu.DMA_IRQ),
+    ):
+        await device.pwrite(struct.pack("<I", value), place)
+    while struct.unpack("<I", await device.pread(4, edu.DMA_COMMAND))[0] & edu.DMA_RUN:
+        pass
+
+
+@pytest.mark.parametrize("shared", [True, False])
+async def test_hardware_keeps_pages_that_a_client_discards(session, server, shared):
+    container, _, device = await open_function(session, "edu")
+    await device.pwrite(b"\x06", CONFIG + 4)
+    with client.Memory(16 * PAGE) as memory, client.Memory(PAGE) as other:
+        if shared:
+            await session.share_memory(memory)
+        await container.map_dma(memory.address, iova=0x10000, size=memory.size)
+        await container.map_dma(other.address, iova=0x80000, size=PAGE)
+        memory.view[:PAGE] = bytes(range(256)) * 16
+
+        await session.discard(memory)
+        await transfer(device, 0x10000, edu.BUFFER, 0)
+        await transfer(device, edu.BUFFER, 0x13000, edu.DMA_TO_MEMORY)
+        await transfer(device, edu.BUFFER, 0x80000, edu.DMA_TO_MEMORY)
+
+        assert other.view[:] == bytes(range(256)) * 16
+        assert memory.view[:] == bytes(16 * PAGE)
+        assert server.server.counters.remarks == {"discarded": 1}
+
+
 async def test_edu_does_dma_and_interrupts_by_msi(session, server):
     container, _, device = await open_function(session, "edu")
     irq = eventfd()
@@ -229,19 +262,8 @@ async def test_edu_does_dma_and_interrupts_by_msi(session, server):
         await set_eventfd(device, c.VFIO_PCI_MSI_IRQ_INDEX, c.VFIO_IRQ_SET_ACTION_TRIGGER, irq)
         await device.pwrite(b"\x06", CONFIG + 4)
 
-        async def transfer(source, destination, command):
-            for place, value in (
-                (edu.DMA_SOURCE, source),
-                (edu.DMA_DESTINATION, destination),
-                (edu.DMA_LENGTH, PAGE),
-                (edu.DMA_COMMAND, command | edu.DMA_RUN | edu.DMA_IRQ),
-            ):
-                await device.pwrite(struct.pack("<I", value), place)
-            while struct.unpack("<I", await device.pread(4, edu.DMA_COMMAND))[0] & edu.DMA_RUN:
-                pass
-
-        await transfer(0x10000, edu.BUFFER, 0)
-        await transfer(edu.BUFFER, 0x13000, edu.DMA_TO_MEMORY)
+        await transfer(device, 0x10000, edu.BUFFER, 0)
+        await transfer(device, edu.BUFFER, 0x13000, edu.DMA_TO_MEMORY)
 
         assert memory.view[3 * PAGE : 4 * PAGE] == memory.view[:PAGE]
         assert count(irq) == 2

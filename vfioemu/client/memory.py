@@ -50,7 +50,7 @@ class Memory:
         procmem.populate(self.address, self.size // mmap.PAGESIZE, writable=True)
 
     def discard(self) -> None:
-        """Give the pages back; the memory reads as zeroes."""
+        """Give the pages back; the memory reads as zeroes. `Session.discard` is for what may be mapped for DMA."""
         self._map.madvise(mmap.MADV_REMOVE)
 
     def close(self) -> None:

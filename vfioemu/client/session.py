@@ -190,6 +190,16 @@ class Session:
         """Tell the daemon that [vaddr, vaddr+size) is a shared mapping of `fd` from `offset`; as `share_memory`."""
         self._check(await self.call(m.MEM_SHARE, 0, vaddr, size, offset, fd=fd))
 
+    async def discard(self, memory: Memory) -> None:
+        """Give the pages of memory back, as a balloon does: it reads as zeroes from now on.
+
+        An IOMMU goes on with the pages that were mapped for DMA, which the program cannot see any more: the daemon keeps
+        them for the devices, as far as its limits go, and says so.
+        """
+        await self.call(m.MEM_HOLE, 0, 0, memory.size, fd=memory.fd)  # where the daemon has mapped it
+        await self.call(m.MEM_LEAVES, 0, memory.address, memory.size, m.Leaving.DISCARDED)  # and where not
+        memory.discard()
+
     async def set_limits(self, *, ipc_lock: bool, memlock: int | None) -> None:
         """Tell the daemon CAP_IPC_LOCK and RLIMIT_MEMLOCK (None for infinity), for its accounting."""
         self._limits = (m.INFINITE if memlock is None else memlock, ipc_lock)
