@@ -50,6 +50,8 @@ class Messages:
         if index == MSI:
             # As many as the guest has allowed, a power of two, share what the function has.
             vector %= 1 << ((self._msi_flags & r.MSI_FLAGS_QSIZE) >> 4)
+        elif vector > self._msix_flags & r.MSIX_FLAGS_QSIZE:
+            return False  # its table has no such entry, and no pending bit for it
         if self._masked(index, vector):
             self._set_pending(index, self._pending(index) | 1 << vector)
             return False
