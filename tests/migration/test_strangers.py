@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -21,7 +22,7 @@ from vfioemu.migration.messages import Problem
 from vfioemu.migration.peers import Peers, find_owner, peer_uid
 from vfioemu.migration.plan import Limits, Reason
 from vfioemu.migration.source import Source
-from vfioemu.migration.stream import FrameType
+from vfioemu.migration.stream import FrameType, StreamError
 from vfioemu.migration.transport import Channel
 
 SOMEBODY = 65534
@@ -227,6 +228,27 @@ async def test_silent_connections_make_room():
         assert receiver.failures == 0
         for sock in silent:
             await sock.aclose()
+
+
+async def test_who_makes_room_in_the_moment_in_which_he_speaks_is_told_so_and_ends_nothing():
+    """His frame has come, and his task is about to go on, when the connection that needs his place is accepted."""
+    destination = Destination(lambda: None, None)
+
+    class Peer:
+        async def greeted(self):
+            pass
+
+        greet = greeted
+
+        async def receive(self):
+            destination._mute.pop(self).cancel()
+            return SimpleNamespace(type=FrameType.QUERY), b""
+
+    peer = Peer()
+    destination._mute[peer] = trio.CancelScope()
+    with pytest.raises(StreamError, match="there are others") as told:
+        await destination._sort(peer, known=True)
+    assert told.value.reason is Reason.PEER_LOST
 
 
 async def answer(address, *sent):

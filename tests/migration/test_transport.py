@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Frames and pages over real sockets."""
 
+import contextlib
+import errno
 import mmap
 import os
 import socket
@@ -156,6 +158,23 @@ async def test_unix_socket_is_private_replaces_a_stale_one_and_is_removed(tmp_pa
         with pytest.raises(AddressError, match="somebody listens"), address.listen():
             pass
     assert not (tmp_path / "m.sock").exists()
+
+
+def test_place_of_somebody_whose_queue_is_full_is_taken(tmp_path, monkeypatch):
+    """To ask him by a connection that waits for room would take as long as he likes."""
+    monkeypatch.chdir(tmp_path)
+    with contextlib.ExitStack() as stack:
+        busy = stack.enter_context(socket.socket(socket.AF_UNIX))
+        busy.bind("m.sock")
+        busy.listen(0)
+        while True:
+            waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
+            waiting.setblocking(False)
+            if waiting.connect_ex("m.sock") == errno.EAGAIN:
+                break
+        with pytest.raises(AddressError, match="somebody listens"), Address.parse("unix:m.sock").listen():
+            pass
+        assert (tmp_path / "m.sock").exists()
 
 
 async def test_nobody_there_is_peer_lost(tmp_path, monkeypatch):

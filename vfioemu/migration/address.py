@@ -229,9 +229,8 @@ def _remove_stale(path: str) -> None:
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
+        probe.setblocking(False)  # somebody whose queue is full is somebody
+        if probe.connect_ex(path) == errno.ECONNREFUSED:
             Path(path).unlink(missing_ok=True)
             return
     raise OSError(errno.EADDRINUSE, "somebody listens there")

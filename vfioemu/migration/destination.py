@@ -199,7 +199,7 @@ class Destination:
         header, body = await channel.receive()
         stage = stream.follow(Stage.NEW, header.type)
         if header.type is FrameType.QUERY:
-            self._mute.pop(channel).deadline = float("inf")
+            self._has_spoken(channel)
             await self._answer_query(channel, stream.decode(body, Handshake).token)
             return None
         hello = stream.decode(body, Hello)
@@ -215,8 +215,15 @@ class Destination:
         if header.type is FrameType.ABORT:
             raise _gave_up(body)
         visit = _Visit(channel, known, hello, stream.decode(body, Setup))
-        self._mute.pop(channel).deadline = float("inf")
+        self._has_spoken(channel)
         return visit
+
+    def _has_spoken(self, channel: Channel) -> None:
+        """It is not silent any more; StreamError if it made room for another one in this very moment."""
+        patience = self._mute.pop(channel, None)
+        if patience is None:
+            raise lost("it was silent for too long, and there are others")
+        patience.deadline = float("inf")
 
     async def _offer(self, visit: _Visit) -> bool:
         """Wait for the shell to be free, for a moment."""
