@@ -73,12 +73,26 @@ VFE_EXPORT ssize_t splice(int in, off64_t *in_at, int out, off64_t *out_at,
 	return vfe.next.splice(in, in_at, out, out_at, size, flags);
 }
 
+/* Whether a file has no positions (FMODE_PREAD): a pipe, a data fd. */
+static bool is_stream(int fd)
+{
+	struct vfe_file file;
+
+	return vfe_emulated(fd, &file)
+		       ? file.kind == VFE_DATA
+		       : vfe_sys3(SYS_lseek, fd, 0, SEEK_CUR) == -ESPIPE;
+}
+
 /* do_sendfile() with one of VFIO's files. */
 static long refused_sendfile(int out, int in, const off64_t *at)
 {
 	if (!is_there(at))
 		return -EFAULT;
-	return is_open(in) && is_open(out) ? -EINVAL : -EBADF;
+	if (!is_open(in))
+		return -EBADF;
+	if (at && is_stream(in))
+		return -ESPIPE;
+	return is_open(out) ? -EINVAL : -EBADF;
 }
 
 #define SENDFILE(name, type)                                              \

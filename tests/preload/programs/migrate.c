@@ -2,6 +2,8 @@
 /* Migration v2: states, and data fds with read, write and poll. */
 #include "client.h"
 
+#include <sys/sendfile.h>
+
 /* Of Linux 6.2, which older headers lack. */
 #ifndef VFIO_MIG_GET_PRECOPY_INFO
 #define VFIO_DEVICE_STATE_PRE_COPY 6
@@ -81,6 +83,8 @@ int main(int argc, char **argv)
 	CHECK(size >= 70000);
 	REFUSED(read(fd, stream + size, 1), ENOMSG);
 	REFUSED(pread(fd, stream, 1, 0), ESPIPE);
+	REFUSED(sendfile(fd, fd, &(off_t){ 0 }, 1), ESPIPE);
+	REFUSED(sendfile(1, fd, NULL, 1), EINVAL);
 	REFUSED(write(fd, "x", 1), EBADF);
 	/* The rest comes on the same fd. */
 	CHECK(set_state(client.device, VFIO_DEVICE_STATE_STOP_COPY) == -1);

@@ -155,6 +155,9 @@ static void kernel_side(int fd, int file)
 	REFUSED(sendfile(ends[1], fd, NULL, 4), EINVAL);
 	REFUSED(sendfile(ends[1], fd, &at, 4), EINVAL);
 	REFUSED(sendfile64(fd, file, &at, 4), EINVAL);
+	REFUSED(sendfile(fd, ends[0], &at, 4), ESPIPE);
+	REFUSED(sendfile(fd, 999, &at, 4), EBADF);
+	REFUSED(sendfile(999, fd, &at, 4), EBADF);
 	REFUSED(syscall(SYS_sendfile, fd, file, NULL, 4), EINVAL);
 	REFUSED(copy_file_range(fd, NULL, file, NULL, 4, 0), EINVAL);
 	REFUSED(lseek(fd, 0, SEEK_SET), ESPIPE);
