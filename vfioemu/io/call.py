@@ -33,7 +33,7 @@ from vfioemu.core.file import File
 from vfioemu.io.connection import Connection, Gone
 from vfioemu.io.effects import Runner
 from vfioemu.io.eventfd import ClientEventFd
-from vfioemu.io.fds import is_eventfd, socket_cookie
+from vfioemu.io.fds import duplicate, is_eventfd, socket_cookie
 from vfioemu.io.holders import is_abandoned
 from vfioemu.io.pages import Piece
 from vfioemu.io.watch import EventFdWatcher
@@ -335,7 +335,7 @@ class Call(Runner):
         if not isinstance(effect.eventfd, ClientEventFd):
             raise AssertionError("an eventfd of another driver")
         clients = {session.pid for session in self._server.sessions.values()}
-        copy = os.dup(effect.eventfd.fileno())
+        copy = duplicate(effect.eventfd.fileno())
         answers: list[bool] = []
 
         def look() -> None:
@@ -344,8 +344,12 @@ class Call(Runner):
             finally:
                 os.close(copy)
 
-        with trio.move_on_after(self._server.limits.ask_timeout):
-            await trio.to_thread.run_sync(look, abandon_on_cancel=True)
+        deadline = trio.current_time() + self._server.limits.ask_timeout
+        with trio.CancelScope(deadline=deadline, shield=True):  # a handler is never abandoned
+            try:
+                await trio.to_thread.run_sync(look, abandon_on_cancel=True)
+            except RuntimeError:  # the system has no thread for us now
+                os.close(copy)
         return answers == [True]
 
     async def _revoke_fd(self, effect: RevokeFd) -> None:

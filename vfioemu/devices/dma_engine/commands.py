@@ -4,7 +4,8 @@
 import errno
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from contextlib import suppress
+from typing import Final, Protocol
 
 from vfioemu.core.effects import Steps
 from vfioemu.core.errors import IoctlError
@@ -56,7 +57,6 @@ class Commands:
         self._may_dma = may_dma
         self._interrupt = interrupt
         self._done = done
-        self._within_work = False
         self.put_off: deque[tuple[int, int, int, int]] = deque()
 
     def execute(self, command: int, arguments: tuple[int, int, int]) -> Steps[int]:
@@ -69,62 +69,59 @@ class Commands:
                 return -errno.EBUSY
             self.put_off.append((command, *arguments))
             return -errno.EINPROGRESS
-        return (yield from self._run(command, *arguments))
+        return (yield from self._run(self._active, command, *arguments))
 
     def go_on(self) -> Steps[int | None]:
         """Within the device's `work`, do the first of what was put off: as `execute`; None if there is nothing."""
         if not self.put_off:
             return None
-        command = self.put_off.popleft()
-        self._within_work = True
-        try:
-            return (yield from self._run(*command))
-        finally:
-            self._within_work = False
+        return (yield from self._run(_at_once, *self.put_off.popleft()))
 
-    def _run(self, command: int, arg0: int, arg1: int, arg2: int) -> Steps[int]:
+    def _run(self, active: "_Active", command: int, arg0: int, arg1: int, arg2: int) -> Steps[int]:
         try:
-            result = yield from self._execute(command & ~COMMAND_INTERRUPT, arg0, arg1, arg2)
+            result = yield from self._execute(active, command & ~COMMAND_INTERRUPT, arg0, arg1, arg2)
         except IoctlError as error:
             result = -error.errno
         if command & COMMAND_INTERRUPT:
-            if self._within_work:
-                yield from self._done()
-            else:
-                yield from self._host().active(self._done(), dma=False)
+            with suppress(IoctlError):  # stopped by now
+                yield from active(self._tell(), dma=False)
         return result
 
-    def _execute(self, command: int, arg0: int, arg1: int, arg2: int) -> Steps[int]:
+    def _execute(self, active: "_Active", command: int, arg0: int, arg1: int, arg2: int) -> Steps[int]:
         if command == Command.WRITE:
-            return (yield from self._write(arg0))
+            return (yield from self._write(active, arg0))
         if command == Command.PIN:
-            yield from self._active(self._activity.begin_to_pin(), dma=False)
+            yield from active(self._activity.begin_to_pin(), dma=False)
             return (yield from self._host().pin(arg0, _int32(arg1), arg2 & 0xFFFFFFFF))
         if command == Command.UNPIN:
             return (yield from self._host().unpin(arg0, min(arg1, (1 << 63) - 1)))
         if command == Command.UNPIN_ALL:
-            return (yield from self._active(self._unpin_all(), dma=False))
+            return (yield from active(self._unpin_all(), dma=False))
         if command == Command.COPY:
-            return (yield from self._copy(arg0, arg1, arg2))
+            return (yield from self._copy(active, arg0, arg1, arg2))
         if command == Command.INTERRUPT and arg0 < MSIX_VECTORS:
-            return (yield from self._active(self._raise(arg0), dma=False))
+            return (yield from active(self._raise(arg0), dma=False))
         raise IoctlError(errno.EINVAL, f"no command {command:#x} with {arg0:#x}")
 
-    def _write(self, count: int) -> Steps[int]:
+    def _write(self, active: "_Active", count: int) -> Steps[int]:
         if count > MAX_WRITE:
             raise IoctlError(errno.EINVAL, f"{count} writes at once, at most {MAX_WRITE}")
         self._registers.refuse_idle()
         self._check_master()
-        return (yield from self._active(self._activity.write(count)))
+        return (yield from active(self._activity.write(count)))
 
-    def _copy(self, source: int, target: int, size: int) -> Steps[int]:
+    def _copy(self, active: "_Active", source: int, target: int, size: int) -> Steps[int]:
         if size > MAX_COPY or max(source, target) + size > AREA_END:
             raise IoctlError(errno.EINVAL, f"a copy of {size:#x} bytes from {source:#x} to {target:#x}")
         self._check_master()
-        return (yield from self._active(self._activity.copy(source, target, size)))
+        return (yield from active(self._activity.copy(source, target, size)))
 
     def _raise(self, vector: int) -> Steps[int]:
         yield from self._interrupt(vector)
+        return 1
+
+    def _tell(self) -> Steps[int]:
+        yield from self._done()
         return 1
 
     def _unpin_all(self) -> Steps[int]:
@@ -139,12 +136,23 @@ class Commands:
 
     def _active(self, steps: Steps[int], *, dma: bool = True) -> Steps[int]:
         """Do something that excludes `work`; EBUSY while the device is stopped."""
-        if self._within_work:
-            return (yield from steps)
         result = yield from self._host().active(steps, dma=dma)
         if result is None:
             raise IoctlError(errno.EBUSY, "the device is stopped")
         return result
+
+
+class _Active(Protocol):
+    """How a command does what only one may do at a time."""
+
+    def __call__(self, steps: Steps[int], *, dma: bool = True) -> Steps[int]:
+        """Do it."""
+
+
+def _at_once(steps: Steps[int], *, dma: bool = True) -> Steps[int]:
+    """Within `work`, which excludes all else; a command that a client gives meanwhile is not within it."""
+    del dma
+    return (yield from steps)
 
 
 def _int32(word: int) -> int:
