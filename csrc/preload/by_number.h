@@ -12,4 +12,7 @@
  * `number` is one of them. */
 VFE_HIDDEN bool vfe_change_call(long number, const long a[6], long *result);
 
+/** The same of what lies at a path. */
+VFE_HIDDEN bool vfe_path_call(long number, const long a[6], long *result);
+
 #endif

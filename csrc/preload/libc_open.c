@@ -19,6 +19,10 @@ static bool open_place(char *out, int dirfd, const char *path, int flags,
 		       mode_t mode, int *fd)
 {
 	enum vfe_path what = vfe_path_resolve(dirfd, path, out);
+
+	if (what == VFE_PATH_OTHER && !(flags & O_NOFOLLOW) &&
+	    vfe_path_reopens(path, out))
+		what = VFE_PATH_NODE;
 	bool as_file = flags & O_PATH || (flags & O_DIRECTORY && vfe.root_size);
 
 	if (what == VFE_PATH_NODE && !as_file) {

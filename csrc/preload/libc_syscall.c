@@ -75,6 +75,8 @@ const unsigned char vfe_wanted[VFE_NUMBERS] = {
 	[SYS_sendfile] = 1,
 	[SYS_copy_file_range] = 1,
 	[SYS_epoll_ctl] = 1,
+	[SYS_inotify_add_watch] = 1,
+	[SYS_name_to_handle_at] = 1,
 	[SYS_statfs] = 1,
 	[SYS_fstatfs] = 1,
 	[SYS_fchmodat] = 1,
@@ -287,54 +289,6 @@ static bool fd_call(long number, const long a[6], long *result)
 	}
 }
 
-/* What lies at a path. */
-static bool path_call(long number, const long a[6], long *result)
-{
-	const char *path = (const char *)a[0], *at = (const char *)a[1];
-	void *out = (void *)a[2];
-
-	switch (number) {
-#ifdef SYS_open
-	case SYS_stat:
-		*result = stat(path, (struct stat *)a[1]);
-		return true;
-	case SYS_lstat:
-		*result = lstat(path, (struct stat *)a[1]);
-		return true;
-	case SYS_access:
-		*result = access(path, (int)a[1]);
-		return true;
-	case SYS_readlink:
-		*result = readlink(path, (char *)a[1], (size_t)a[2]);
-		return true;
-#endif
-	case SYS_newfstatat:
-		*result = fstatat((int)a[0], at, out, (int)a[3]);
-		return true;
-	case SYS_statx:
-		*result = statx((int)a[0], at, (int)a[2], (unsigned int)a[3],
-				(struct statx *)a[4]);
-		return true;
-	case SYS_faccessat:
-		*result = faccessat((int)a[0], at, (int)a[2], 0);
-		return true;
-	case SYS_faccessat2:
-		*result = faccessat((int)a[0], at, (int)a[2], (int)a[3]);
-		return true;
-	case SYS_readlinkat:
-		*result = readlinkat((int)a[0], at, out, (size_t)a[3]);
-		return true;
-	case SYS_chdir:
-		*result = chdir(path);
-		return true;
-	case SYS_fchdir:
-		*result = fchdir((int)a[0]);
-		return true;
-	default:
-		return false;
-	}
-}
-
 static bool memory_call(long number, const long a[6], long *result)
 {
 	void *address = (void *)a[0];
@@ -393,7 +347,7 @@ long vfe_by_number(long number, ...)
 		a[i] = va_arg(args, long);
 	va_end(args);
 	if (file_call(number, a, &result) || fd_call(number, a, &result) ||
-	    path_call(number, a, &result) ||
+	    vfe_path_call(number, a, &result) ||
 	    vfe_change_call(number, a, &result) ||
 	    memory_call(number, a, &result))
 		return result;

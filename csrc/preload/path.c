@@ -244,8 +244,10 @@ static enum vfe_path place(struct walk *walk, bool slash, char *out)
 	return VFE_PATH_TREE;
 }
 
-static bool begin(struct walk *walk, int dirfd, const char *path)
+static bool begin(struct walk *walk, int dirfd, const char *path,
+		  const char **rest)
 {
+	*rest = path = vfe_path_through(path, &dirfd);
 	walk->size = 0;
 	walk->path[0] = 0;
 	walk->fits = true;
@@ -277,12 +279,13 @@ static enum vfe_path resolve(struct walk *walk, int dirfd, const char *name,
 			     char *out)
 {
 	char *path = walk->name;
+	const char *rest;
 	long size = vfe_text_copy(path, name);
 
 	/* What is wrong with the name is said by whom it is handed on to. */
-	if (size <= 0 || !begin(walk, dirfd, path))
+	if (size <= 0 || !begin(walk, dirfd, path, &rest))
 		return VFE_PATH_OTHER;
-	follow(walk, path);
+	follow(walk, rest);
 	if (!walk->fits)
 		return VFE_PATH_OTHER;
 	bool slash = is_directory_name(path, (size_t)size);

@@ -92,6 +92,13 @@ VFE_HIDDEN void vfe_path_strip(char *result);
 
 /** The name of an open directory: false if it has none that fits. */
 VFE_HIDDEN bool vfe_path_of_fd(int fd, char *out);
+/** Where a path goes on behind a link of this process's in /proc that it begins
+ * with: "/proc/self/fd/N/rest" to "rest" and N; else all of it. */
+VFE_HIDDEN const char *vfe_path_through(const char *path, int *dirfd);
+/** Which fd a path is such a link of; -1: of none. */
+VFE_HIDDEN int vfe_path_link_fd(const char *name);
+/** Whether to open a path is to open the node again that an fd is of. */
+VFE_HIDDEN bool vfe_path_reopens(const char *name, char *out);
 /** What /proc says of a socket: "socket:[INODE]". */
 VFE_HIDDEN bool vfe_socket_name(int fd, char *out, size_t room);
 

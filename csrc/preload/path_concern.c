@@ -63,10 +63,36 @@ static bool stays(struct vfe_text *path)
 	return !byte || byte == '.';
 }
 
-/* What the tree may have in /dev. */
+/* What the tree may have in /dev, and the fds. */
 static bool is_device(struct vfe_text *path)
 {
-	return take(path, "vfio") || take(path, "iommu");
+	return take(path, "vfio") || take(path, "iommu") || take(path, "fd");
+}
+
+/* Digits, as a whole name. */
+static bool take_number(struct vfe_text *path)
+{
+	struct vfe_text rest = *path;
+
+	while (vfe_peek(&rest) >= '0' && vfe_peek(&rest) <= '9')
+		rest.at++;
+	if (rest.at == path->at || !is_end(&rest))
+		return false;
+	*path = rest;
+	return true;
+}
+
+/* Of /proc: links that lead where an fd, or the process, is (path_fd.c). */
+static bool is_link_of_process(struct vfe_text path)
+{
+	if (!take(&path, "proc"))
+		return false;
+	skip_slashes(&path);
+	if (!take(&path, "self") && !take(&path, "thread-self") &&
+	    !take_number(&path))
+		return false;
+	skip_slashes(&path);
+	return take(&path, "fd") || take(&path, "cwd") || take(&path, "root");
 }
 
 /* An absolute path that may lead into the tree. */
@@ -81,6 +107,8 @@ static bool absolute_concerns(struct vfe_text path)
 			return false;
 		skip_slashes(&path);
 		return stays(&path) || is_device(&path);
+	case 'p':
+		return is_link_of_process(path);
 	default:
 		return stays(&path);
 	}

@@ -42,10 +42,12 @@ static void merge(DIR *first)
 	struct stat status;
 	int fd = vfe.next.dirfd ? vfe.next.dirfd(first) : -1;
 
-	if (vfe_sys2(SYS_fstat, fd, &status) || !(status.st_mode & S_ISVTX) ||
-	    !vfe_path_of_fd(fd, name) || !vfe_path_virtual(name))
+	if (vfe_sys2(SYS_fstat, fd, &status) || !vfe_path_of_fd(fd, name))
 		return;
-	vfe_path_strip(name);
+	if (vfe_path_virtual(name) && status.st_mode & S_ISVTX)
+		vfe_path_strip(name);
+	else if (strcmp(name, "/dev") || !vfe_path_stand_in(name))
+		return; /* /dev is the system's, and has what the tree has */
 	int saved = errno;
 	DIR *second = vfe.next.opendir(name);
 
@@ -77,7 +79,7 @@ DIR *vfe_open_directory(const char *path)
 	}
 	DIR *first = vfe.next.opendir(moved ? place->real : path);
 
-	if (first && moved)
+	if (first && (moved || vfe_concerns(AT_FDCWD, path)))
 		merge(first);
 	return first;
 }

@@ -167,16 +167,16 @@ static int glob_lstat(const char *restrict path, struct stat *restrict status)
 	return vfe_stat(path, status, AT_SYMLINK_NOFOLLOW);
 }
 
-static bool is_ours(const char *pattern, int flags)
+/* Whatever the pattern is, as a wildcard may lead to us. */
+static bool may_be_ours(int flags)
 {
-	return vfe_init() && vfe.active && !(flags & GLOB_ALTDIRFUNC) &&
-	       vfe_path_concerns(AT_FDCWD, pattern);
+	return vfe_init() && vfe.active && !(flags & GLOB_ALTDIRFUNC);
 }
 
 static int find_all(const char *pattern, int flags,
 		    int (*failed)(const char *, int), glob_t *found)
 {
-	bool ours = found && is_ours(pattern, flags);
+	bool ours = found && may_be_ours(flags);
 
 	if (!vfe.next.glob)
 		return GLOB_ABORTED;

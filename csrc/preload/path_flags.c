@@ -37,6 +37,9 @@ int vfe_path_flags(const char *real, int flags)
 
 	if (!path || flags & O_PATH)
 		return flags;
+	if ((flags & O_TMPFILE) == O_TMPFILE && path[1] == 's' &&
+	    !look(real, &status) && S_ISDIR(status.st_mode))
+		return -EOPNOTSUPP; /* kernfs has none */
 	if (!writes && !(flags & (O_CREAT | O_TRUNC)))
 		return look(real, &status) || !vfe_path_is_write_only(&status)
 			       ? flags

@@ -251,6 +251,8 @@ void vfe_path_dress(const char *real, struct stat *status)
 		status->st_mode &= ~(mode_t)S_ISVTX;
 	if (strncmp(path, "/sys", 4) || (path[4] && path[4] != '/'))
 		return;
+	if (!path[4] || !path[5])
+		status->st_mode &= ~(mode_t)0222; /* sysfs_init() */
 	status->st_dev = sysfs_device();
 	status->st_ino |= OUR_INODES;
 	status->st_blocks = 0;

@@ -51,6 +51,27 @@ static __attribute__((noinline)) bool empty_stat(int fd, const char *path,
 	return true;
 }
 
+/* "/proc/self/fd/N", where that is followed. */
+static __attribute__((noinline)) bool link_stat(const char *path, void *status,
+						int *result)
+{
+	struct vfe_file file;
+	struct stat filled;
+	int fd = vfe_path_link_fd(path);
+
+	if (fd < 0)
+		return false;
+	if (vfe_emulated(fd, &file)) {
+		*result = vfe_fstat(&file, status);
+		return true;
+	}
+	if (vfe_sys2(SYS_fstat, fd, &filled) || !vfe_path_dress_fd(fd, &filled))
+		return false;
+	*result =
+		(int)vfe_result(vfe_copy_out(status, &filled, sizeof(filled)));
+	return true;
+}
+
 /* An emulated fd by the name "", or what a path of ours stands for. */
 static bool is_ours(int dirfd, const char *path, int flags, void *status,
 		    int *result)
@@ -66,7 +87,9 @@ static bool is_ours(int dirfd, const char *path, int flags, void *status,
 	    empty_stat(dirfd, path, status, result))
 		return true;
 	return vfe_concerns(dirfd, path) &&
-	       moved_stat(dirfd, path, flags, status, result);
+	       (moved_stat(dirfd, path, flags, status, result) ||
+		(!(flags & AT_SYMLINK_NOFOLLOW) &&
+		 link_stat(path, status, result)));
 }
 
 int vfe_stat(const char *path, struct stat *status, int flags)
@@ -121,6 +144,10 @@ STAT(__fxstatat64,
 
 /* --- statx() --- */
 
+#define KNOWN_FLAGS                                              \
+	(AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT | \
+	 AT_STATX_SYNC_TYPE)
+
 static struct statx_timestamp stamp(struct timespec time)
 {
 	return (struct statx_timestamp){ .tv_sec = time.tv_sec,
@@ -154,11 +181,14 @@ static int fill_statx(struct statx *out, const struct stat *status)
 VFE_EXPORT int statx(int dirfd, const char *path, int flags, unsigned int mask,
 		     struct statx *out)
 {
+	bool valid = !(mask & STATX__RESERVED) && !(flags & ~KNOWN_FLAGS) &&
+		     (flags & AT_STATX_SYNC_TYPE) != AT_STATX_SYNC_TYPE;
 	int understood = AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT;
 	struct stat status;
 	int result;
 
-	if (is_ours(dirfd, path, flags & understood, &status, &result)) {
+	if (valid &&
+	    is_ours(dirfd, path, flags & understood, &status, &result)) {
 		return result ? result : fill_statx(out, &status);
 	}
 	return VFE_NEXT(statx, SYS_statx, dirfd, path, flags, mask, out);
