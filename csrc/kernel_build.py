@@ -74,6 +74,8 @@ DECLARATIONS = """
     int vfe_guard_install(void);
     size_t vfe_guarded_copy(void *to, const void *from, size_t size, const void *shared);
 
+    int vfe_unmap(void *start, size_t size);
+
     uint64_t vfe_zero_pages(const void *memory, size_t page_size, uint64_t first, uint64_t npages, void *out,
                             enum vfe_isa isa);
     void vfe_page_sums(const void *memory, size_t page_size, uint64_t first, uint64_t npages, uint64_t *sums);
@@ -86,7 +88,7 @@ def builder() -> FFI:
     ffi.cdef(DECLARATIONS)
     ffi.set_source(
         "vfioemu._kernel",
-        '#include "vfe_bitmap.h"\n#include "vfe_dma.h"\n#include "vfe_guard.h"\n#include "vfe_index.h"\n#include "vfe_log.h"\n#include "vfe_pages.h"\n',
+        '#include "vfe_bitmap.h"\n#include "vfe_dma.h"\n#include "vfe_guard.h"\n#include "vfe_index.h"\n#include "vfe_log.h"\n#include "vfe_pages.h"\n#include "vfe_unmap.h"\n',
         py_limited_api=True,
     )
     return ffi

@@ -10,7 +10,7 @@ from vfioemu.core.errors import IoctlError
 from vfioemu.core.machine import Machine
 from vfioemu.core.model import DeviceModel
 from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
-from vfioemu.core.type1 import windows
+from vfioemu.core.type1 import manual_clear, windows
 from vfioemu.testing.holdings import holdings
 from vfioemu.testing.process import Process
 from vfioemu.uapi import constants as c
@@ -32,6 +32,7 @@ def size_of_windows(request):
         if request.param == "in windows":
             patch.setattr(windows, "WINDOW", 64)
             patch.setattr(windows, "_WORDS", 1)
+            patch.setattr(manual_clear, "WINDOW", 64)
             patch.setattr(windows, "is_large", bool)
             patch.setattr(slices, "SLICE", 1)
         yield

@@ -7,6 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vfioemu.core.effects import read_user
+from vfioemu.core.type1 import manual_clear
+
 PAGE = 4096
 EXTENSION = 11
 DIRTY_PAGES = 0x3B75
@@ -165,6 +168,35 @@ def test_a_bitmap_that_cannot_be_read_is_efault_and_nothing_is_cleared(rig, vari
 
     assert client.ioctl(client.container, DIRTY_PAGES, payload) == "EFAULT"
     assert client.look(0, 8) == 1
+
+
+def test_nor_is_anything_if_only_its_end_cannot_be_read(rig, variant):
+    """It is read in windows, which are 64 pages here or all of it."""
+    client = tracked(rig, variant, groups="p")
+    client.pin(0, 1)
+    client.unpin(0, 1)
+    end = client.memory.allocate(PAGE) + PAGE
+    assert client.memory.accessible(end, 1, write=False) == 0
+    client.memory.poke(end - 8, b"\xff" * 8)
+    payload = struct.pack("<IIQQQQQ", 48, CLEAR[variant], 0, 128 * PAGE, PAGE, 16, end - 8)
+
+    assert client.ioctl(client.container, DIRTY_PAGES, payload) == "EFAULT"
+    assert client.look(0, 8) == 1
+
+
+def test_a_large_bitmap_is_never_read_in_one_go(rig, variant, monkeypatch):
+    client = tracked(rig, variant)
+    sizes = []
+    monkeypatch.setattr(manual_clear, "WINDOW", 1 << 10)
+    monkeypatch.setattr(
+        manual_clear, "read_user", lambda addr, size: sizes.append(size) or read_user(addr, size)
+    )
+    npages = (1 << 12) + 64
+    at = client.memory.allocate(PAGE)
+    payload = struct.pack("<IIQQQQQ", 48, CLEAR[variant], 0, npages * PAGE, PAGE, npages // 8, at)
+
+    assert client.ioctl(client.container, DIRTY_PAGES, payload) == 0
+    assert sizes == [128, 128, 128, 128, 8] * 2
 
 
 def test_the_range_is_first_looked_at_by_those_who_look(rig, variant):

@@ -37,3 +37,11 @@ def test_what_lasts_is_left_out_while_there_is_much_of_it():
         gc.collect()
         assert forgotten() is None  # there is little again, so all was looked at
     assert gc.get_freeze_count() == 0
+
+
+def test_full_collections_are_small_as_long_as_it_lasts():
+    before = gc.get_threshold()
+    with collected_in_parts():
+        young, middle, old = gc.get_threshold()
+        assert young * middle * old < 50_000
+    assert gc.get_threshold() == before

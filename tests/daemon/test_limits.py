@@ -3,16 +3,20 @@
 
 import contextlib
 import errno
+import mmap
+import os
 
 import pytest
 import trio
 
-from tests.daemon.neighbours import MACHINE, OTHER, World
+from tests.daemon.neighbours import HOSTILE, MACHINE, OTHER, World
 from vfioemu.daemon.serve import running
 from vfioemu.io.accounts import FEW
 from vfioemu.io.limits import Limits
 
 FDS = 400
+PAGE = 4096
+BAR_4 = 4 << 40
 
 
 @pytest.fixture
@@ -73,3 +77,24 @@ async def test_connections_count_too(world):
         assert FDS // 2 < refused < FDS
         async with world.connect(3) as modest:
             (await modest.open_container()).close()
+
+
+async def test_so_do_the_files_of_memory_that_sessions_have_mapped(world):
+    """Each session may tell where it has mapped a region, for which its file is kept: an fd of each for each."""
+    async with contextlib.AsyncExitStack() as stack:
+        first = await stack.enter_async_context(world.connect(2))
+        container, device = await stack.enter_async_context(world.guest(first, HOSTILE))
+        before = world.server.accounts.fds
+        os.close((await device.mmap_fd(PAGE, mmap.PROT_READ, PAGE))[0])
+        assert world.server.accounts.fds == before + 1
+        os.close((await device.mmap_fd(PAGE, mmap.PROT_READ, PAGE))[0])  # the session has it
+        assert world.server.accounts.fds == before + 1
+
+        world.server.accounts.max_fds = before + 1
+        with pytest.raises(OSError, match="Too many open files"):
+            await device.mmap_fd(PAGE, mmap.PROT_READ, BAR_4)
+        assert world.server.accounts.fds == before + 1
+        world.server.accounts.max_fds = FDS
+        assert await container.check_extension(1) == 1
+    while world.server.accounts.fds > FEW:
+        await trio.lowlevel.checkpoint()

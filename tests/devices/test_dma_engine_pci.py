@@ -688,3 +688,9 @@ def test_registers_answer_while_memory_is_decoded(rig):
     assert rig.bench.pwrite(bytes(8), Register.SEED).err == "EIO"
     rig.bench.pwrite(b"\x02\0", COMMAND)
     assert rig.get("seed") == 7
+
+
+def test_a_large_write_is_taken_from_the_caller_in_pieces(rig):
+    """Others are served in between, and the daemon never holds all of it."""
+    size = 64 << 20
+    assert 0 < rig(big_bar=size).model.next_piece(4, 0, size) <= 1 << 20

@@ -165,17 +165,27 @@ def test_what_can_be_mapped(bench, place, size, answer):
     assert bench.process.mmap(bench.fd, size, "rw", place).err == answer
 
 
+def put_aside(shared):
+    while shared.move(shown=False):
+        pass
+
+
+def show(shared):
+    while shared.move(shown=True):
+        pass
+
+
 def test_pages_go_away_and_come_back():
     shared = SharedBar(2 * PAGE, b"hello")
     with mmap.mmap(shared.fd, 2 * PAGE) as mapped:
         assert mapped[:5] == b"hello"
         mapped[PAGE : PAGE + 2] = b"hi"
 
-        shared.revoke()
+        put_aside(shared)
         assert os.fstat(shared.fd).st_size == 0
         assert shared.read(PAGE, 2) == b"hi"
         shared.write(0, b"J")
-        shared.restore()
+        show(shared)
 
         assert mapped[:5] == b"Jello"
         assert mapped[PAGE : PAGE + 2] == b"hi"
@@ -185,8 +195,8 @@ def test_whoever_maps_a_bar_can_spoil_its_contents_only():
     shared = SharedBar(1 << 30, b"x")
     shared.write(1 << 29, b"y")
     shared.write((1 << 30) - 1, b"zz")
-    for change in (shared.revoke, shared.restore):
-        change()
+    for change in (put_aside, show):
+        change(shared)
         assert shared.read(0, 2) == b"x\0"
         assert shared.read(1 << 29, 1) == b"y"
         assert shared.read((1 << 30) - 1, 5) == b"z\0\0\0\0"
@@ -195,13 +205,38 @@ def test_whoever_maps_a_bar_can_spoil_its_contents_only():
     assert shared.read(0, 1) == b"\0"
     os.truncate(shared.fd, 1 << 40)
     os.pwrite(shared.fd, b"far", 1 << 39)
-    shared.revoke()
+    put_aside(shared)
     os.truncate(shared.fd, PAGE)
-    shared.restore()
+    show(shared)
     assert os.fstat(shared.fd).st_size == 1 << 30
     shared.write(0, b"again")
     shared.clear()
     assert shared.read(0, 5) == bytes(5)
+
+
+@pytest.mark.parametrize("turns", [(16, 16), (3, 3, 16, 16), (7, 2, 4, 8, 16)])
+def test_pages_of_a_large_bar_go_step_by_step_and_nothing_is_lost_on_the_way(turns):
+    """Others are served meanwhile: they may access it, and have it go the other way."""
+    places = [at << 20 for at in range(0, 64, 3)]
+    shared = SharedBar(64 << 20)
+    expected = {}
+    for number, place in enumerate(places):
+        expected[place] = b"%04d" % number
+        shared.write(place - 2 if place else 0, expected[place])
+    for turn, steps in enumerate(turns):
+        for step in range(steps):
+            more = shared.move(shown=bool(turn % 2))
+            place = places[(5 * step + turn) % len(places)]
+            expected[place] = b"%02d%02d" % (turn, step)
+            shared.write(place - 2 if place else 0, expected[place])  # some lie across a border
+            for at, data in expected.items():
+                assert shared.read(at - 2 if at else 0, 4) == data
+            size = os.fstat(shared.fd).st_size
+            assert size % (4 << 20) == 0
+            assert shared.revoked == (not size)
+    assert not more
+    assert os.fstat(shared.fd).st_size == (0 if len(turns) % 2 else 64 << 20)
+    assert sum(size for _, size in shared.written(0, 64 << 20)) <= 2 * PAGE * len(places)
 
 
 def test_a_mapping_ends_with_memory_decoding(bench):

@@ -4,14 +4,18 @@
 import ctypes
 import fcntl
 import os
+import threading
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vfioemu.io import unmapping
 from vfioemu.io.limits import Limits
 from vfioemu.io.memory import ClientSpace
 from vfioemu.io.windows import Ledger
+from vfioemu.kernel.unmap import unmap
 
 PAGE = 4096
 PAGES = 16
@@ -86,3 +90,59 @@ def test_the_place_can_be_shared_again(space):
 
     assert space.window(16 * PAGE, PAGE) is None
     assert ctypes.string_at(space.window(17 * PAGE, PAGE), 8) == bytes([1]) * 8
+
+
+async def test_a_window_goes_where_nobody_waits_for_it_and_counts_until_then(space, monkeypatch):
+    """It may be the last reference to GiBs of memory, which the kernel frees then and there."""
+    may_go = threading.Event()
+    where = []
+
+    def slow(address, size):
+        where.append((threading.get_ident(), size))
+        may_go.wait()
+        unmap(address, size)
+
+    monkeypatch.setattr(unmapping, "unmap", slow)
+    ledger = Ledger(Ledger())
+    share(space, 0, 2, ledger)
+    share(space, 4, 1, ledger)
+
+    space.unshare(0, 32 * PAGE)  # does not wait
+    assert (ledger.windows, ledger.total.size) == (2, 3 * PAGE)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ledger.settled)
+        may_go.set()
+    assert (ledger.windows, ledger.total.size) == (0, 0)
+    assert [size for _, size in where] == [2 * PAGE, PAGE]
+    assert all(thread != threading.get_ident() for thread, _ in where)
+
+
+async def test_the_fd_of_a_window_goes_after_it_in_the_same_thread(space, monkeypatch):
+    class Account(Ledger):
+        fds = 0
+
+        def add_fds(self, number):
+            self.fds += number
+
+    closed = []
+
+    def close(fd):
+        closed.append(threading.get_ident())
+        os.close(fd)
+
+    ledger = Account()
+    fd = os.memfd_create("windows", os.MFD_CLOEXEC)
+    try:
+        os.truncate(fd, PAGE)
+        # It can be truncated, so it is guarded, which takes an fd.
+        space.share(16 * PAGE, PAGE, fd, 0, Limits(), ledger)
+    finally:
+        os.close(fd)
+    assert ledger.fds == 1
+    monkeypatch.setattr(unmapping, "close", close)
+
+    space.unshare(16 * PAGE, PAGE)
+    await ledger.settled()
+    assert (ledger.fds, ledger.windows) == (0, 0)
+    assert len(closed) == 1
+    assert closed[0] != threading.get_ident()

@@ -156,7 +156,7 @@ class Attributes:
         directory, _, name = path.rpartition("/")
         function = self._functions.at(directory) or self._functions.at(directory.removesuffix("/power"))
         if function is not None and name == "config":
-            return self._write_config(function, offset, data)
+            return (yield from self._write_config(function, offset, data))
         if function is not None and name.startswith("resource"):
             index = self._ports(function, name, offset, len(data))
             yield from finish(function.device.model.write_region(index, offset, data))
@@ -175,7 +175,7 @@ class Attributes:
             self._write_other(path, directory, name, text)
         return len(data)
 
-    def _write_config(self, function: Function, offset: int, data: bytes) -> int:
+    def _write_config(self, function: Function, offset: int, data: bytes) -> Steps[int]:
         """pci_write_config(): what the hardware lets be written."""
         config = self._tree.config(function.device)
         data = data[: max(0, len(config) - offset)]
@@ -183,7 +183,7 @@ class Attributes:
         if isinstance(model, VfioPci):
             model.hardware.write(offset, len(data), int.from_bytes(data, "little"))
             if offset <= r.COMMAND + 1 or offset >= r.HEADER_SIZE:
-                model.command_written()
+                yield from model.command_written()
             self._tree.write(f"{function.path}/config", bytes(model.hardware.data))
         return len(data)
 

@@ -16,6 +16,10 @@ MUCH: Final = 10_000
 """Objects, beyond those of the start, that one collection may look at again: some milliseconds."""
 
 
+_OFTEN: Final = 4
+"""Collections of the middle generation for each full one, which looks at what is new since the last: 28,000 objects or so."""
+
+
 class _Collector:
     def __init__(self) -> None:
         gc.collect()
@@ -35,9 +39,12 @@ class _Collector:
 def collected_in_parts() -> Iterator[None]:
     """Have garbage collected like that while the block lasts."""
     collector = _Collector()
+    thresholds = gc.get_threshold()
     gc.callbacks.append(collector)
+    gc.set_threshold(*thresholds[:2], _OFTEN)
     try:
         yield
     finally:
+        gc.set_threshold(*thresholds)
         gc.callbacks.remove(collector)
         gc.unfreeze()

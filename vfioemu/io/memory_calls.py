@@ -86,6 +86,7 @@ class MemoryCalls:
             raise IoctlError(errno.EBADF, "MEM_SHARE without an fd")
         session = self._session
         try:
+            await session.account.settled()  # what it has given back is there again
             if not await self._server.can_be_mapped(fd, session):
                 raise IoctlError(errno.EPERM, "a file system that might make us wait")
             session.space.share(args[0], args[1], fd, args[2], self._server.limits, session.account)

@@ -11,11 +11,14 @@ import os
 import weakref
 from typing import Final
 
+import trio
+
 from vfioemu.core.effects import Buffer
 from vfioemu.core.errors import IoctlError
 from vfioemu.io.limits import Limits
 from vfioemu.io.mm import PAGE
 from vfioemu.io.pages import FileId
+from vfioemu.io.unmapping import unmapping
 from vfioemu.kernel import guard
 from vfioemu.kernel.procmem import address_of
 
@@ -23,8 +26,6 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 _mmap: Final = _libc.mmap
 _mmap.restype = ctypes.c_void_p
 _mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64)
-_munmap: Final = _libc.munmap
-_munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _FAILED: Final = ctypes.c_void_p(-1).value
 
 
@@ -35,13 +36,15 @@ class Ledger:
     raise an exception; so nobody may use them up.
     """
 
-    __slots__ = ("kept", "size", "total", "windows")
+    __slots__ = ("_gone", "kept", "leaving", "size", "total", "windows")
 
     def __init__(self, total: "Ledger | None" = None) -> None:
         self.total = total
         self.windows = 0
+        self.leaving = 0
         self.size = 0
         self.kept = 0
+        self._gone: trio.Event | None = None
 
     def refuse_kept(self, size: int, limits: Limits) -> None:
         """ENOSPC if no more may be kept of what the process takes away."""
@@ -76,6 +79,28 @@ class Ledger:
         if self.total is not None:
             self.total.add(windows, size)
 
+    def unmap(self, address: int, size: int, fd: int) -> None:
+        """A window goes, and its fd if it has one; it counts until it has gone."""
+        self.leaving += 1
+
+        def gone() -> None:
+            self.leaving -= 1
+            self.add(-1, -size)
+            if fd >= 0:
+                self.add_fds(-1)
+            if self._gone is not None:
+                self._gone.set()
+                self._gone = None
+
+        unmapping.unmap(address, size, fd, gone)
+
+    async def settled(self) -> None:
+        """Wait until whatever goes has gone."""
+        while self.leaving:
+            if self._gone is None:
+                self._gone = trio.Event()
+            await self._gone.wait()
+
     def add_fds(self, number: int) -> None:
         """So many more fds of ours, or fewer, exist for it."""
 
@@ -88,11 +113,6 @@ def close_counted(fd: int, ledger: Ledger) -> None:
     """Close an fd of ours that counted for somebody."""
     os.close(fd)
     ledger.add_fds(-1)
-
-
-def _unmap(address: int, size: int, ledger: Ledger) -> None:
-    _munmap(address, size)
-    ledger.add(-1, -size)
 
 
 class Window:
@@ -120,17 +140,19 @@ class Window:
         self.file: FileId = status.st_dev, status.st_ino
         if guarded:
             guard.install()
+            self._fd = os.dup(fd)
         local = _mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, offset)
         if local == _FAILED:
             error = ctypes.get_errno()
+            if guarded:
+                os.close(self._fd)
             raise IoctlError(error, f"mapping {size:#x} bytes of shared memory: {os.strerror(error)}")
         self.local: int = local
         ledger.add(1, size)
-        weakref.finalize(self, _unmap, local, size, ledger)
         if guarded:
-            self._fd = os.dup(fd)
             ledger.add_fds(1)
-            weakref.finalize(self, close_counted, self._fd, ledger)
+        unmapping.begin()
+        weakref.finalize(self, ledger.unmap, local, size, self._fd)
 
     def read(self, vaddr: int, size: int) -> bytes:
         """Read for a device: EFAULT where the file has come to end."""

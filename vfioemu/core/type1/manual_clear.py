@@ -22,13 +22,25 @@ def clear_range(iommu: Iommu, iova: int, size: int, data: int) -> Steps[None]:
     A range may bisect mappings. Bits over holes mean nothing. Pinned pages stay dirty: a mapping that has lost a page
     has all of its pinned pages marked again.
 
+    A bitmap of more than a window is looked at twice and never held: first whether it can be read at all.
+
     Raises:
         IoctlError: EFAULT, before anything is cleared.
 
-    Kernel: vfio_iova_dirty_log_clear().
+    Kernel: vfio_iova_dirty_log_clear(), which has a copy of it.
     """
     shift = iommu.pgshift
-    bits = yield from read_user(data, dirty_bitmap_bytes(size >> shift))
+    windows = [(first, min(WINDOW, (size >> shift) - first)) for first in range(0, size >> shift, WINDOW)]
+    if len(windows) > 1:
+        for first, count in windows:
+            yield from read_user(data + first // 8, dirty_bitmap_bytes(count))
+    for first, count in windows:
+        bits = yield from read_user(data + first // 8, dirty_bitmap_bytes(count))
+        yield from _clear(iommu, iova + (first << shift), count << shift, bits)
+
+
+def _clear(iommu: Iommu, iova: int, size: int, bits: bytes) -> Steps[None]:
+    shift = iommu.pgshift
     slices = Slices()
     for dma in _overlapping(iommu, iova, size):
         if dma.bitmap is None or (iommu.manual_clear.mapped_only and not dma.iommu_mapped):

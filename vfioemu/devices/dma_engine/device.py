@@ -185,10 +185,10 @@ class DmaEngine(PciFunction):
             return self._read_registers(offset, size)
         return super().read_region(index, offset, size)
 
-    def command_written(self) -> None:
+    def command_written(self) -> Steps[None]:
         """Whether the BARs answer has changed, maybe."""
-        super().command_written()
         self._registers_answer = self.memory_enabled
+        yield from super().command_written()
 
     def _read_registers(self, offset: int, size: int) -> bytes:
         word = offset & ~7

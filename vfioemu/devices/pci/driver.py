@@ -9,12 +9,13 @@ import errno
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from vfioemu.core.effects import Steps, read_user
+from vfioemu.core.effects import Breathe, Steps, read_user
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.file import Mapped
 from vfioemu.core.irqs import Irq, IrqRequest, IrqTable, take_eventfd
 from vfioemu.core.model import ABSENT, READ_WRITE, DeviceModel, MaybeSteps, Region, finish
 from vfioemu.core.profile import Profile
+from vfioemu.core.regions import PIECE
 from vfioemu.devices.pci import dmabuf, hotreset, names
 from vfioemu.devices.pci import registers as r
 from vfioemu.devices.pci.bars import BarAccess
@@ -165,7 +166,7 @@ class VfioPci(DeviceModel):
         if self.can_reset:
             yield from finish(self.reset_function())
         self.config = VirtualConfig(self.hardware, self.function, self)
-        self.command_written()
+        yield from self.command_written()
         yield from finish(self.function_opened())
 
     def close_device(self) -> Steps[None]:
@@ -227,7 +228,7 @@ class VfioPci(DeviceModel):
         self._set_power(state)
         if before == r.D3HOT and not state and not power.no_soft_reset:
             yield from self.try_reset_function()
-        self.command_written()
+        yield from self.command_written()
 
     def _set_power(self, state: int) -> None:
         cap = self.hardware.caps.get(r.CAP_ID_PM)
@@ -252,14 +253,14 @@ class VfioPci(DeviceModel):
         """See virtual.Driver."""
         return self.interrupts.msi_qmax
 
-    def command_written(self) -> None:
+    def command_written(self) -> Steps[None]:
         """Mappings work while memory is decoded: vfio_pci_zap_and_down_write_memory_lock(), vfio_pci_vmf_insert_pfn()."""
-        enabled = self.memory_enabled and not self._low_power.engaged
-        for memory in self._memory.values():
-            if enabled:
-                memory.restore()
-            else:
-                memory.revoke()
+        for memory in list(self._memory.values()):
+            while self._adjust(memory):  # which may have to go the other way by now
+                yield Breathe()
+
+    def _adjust(self, memory: SharedBar) -> bool:
+        return memory.move(shown=self.memory_enabled and not self._low_power.engaged)
 
     def set_virtual_intx_disable(self, disabled: bool) -> Steps[None]:
         """See virtual.Driver. It comes with every write to COMMAND, which may have made the function a bus master."""
@@ -281,7 +282,8 @@ class VfioPci(DeviceModel):
             except OSError as error:
                 raise IoctlError(errno.ENOMEM, f"memory of BAR {bar}: {error.strerror}") from error
             self._memory[bar] = memory
-            self.command_written()
+            while self._adjust(memory):
+                pass
         return memory
 
     def clip_access(self, index: int, offset: int, size: int, *, write: bool) -> int:
@@ -301,7 +303,8 @@ class VfioPci(DeviceModel):
         return min(size, region.size - offset)
 
     def next_piece(self, index: int, offset: int, left: int) -> int:
-        """How much of a write is one access."""
+        """How much of a write is one access, and no more than what is taken from the caller at once."""
+        left = min(left, PIECE)
         return self.config.piece(offset, left) if index == _CONFIG else self.bars.piece(index, offset, left)
 
     def unit(self, index: int, offset: int, left: int) -> int:

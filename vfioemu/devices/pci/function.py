@@ -148,7 +148,7 @@ class PciFunction(VfioPci):
             StateLost: EINVAL for anything but the state of such a function; nothing has been changed.
         """
         line = state.load(data, self.hardware, self.config)
-        self.command_written()
+        yield from self.command_written()
         yield from self.interrupts.set_line(line)
 
 

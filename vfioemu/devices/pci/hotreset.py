@@ -9,7 +9,7 @@ import errno
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from vfioemu.core.effects import Steps, TakeFd, read_user, write_user
+from vfioemu.core.effects import Breathe, Steps, TakeFd, read_user, write_user
 from vfioemu.core.errors import IoctlError, header_why
 from vfioemu.core.file import File
 from vfioemu.core.group import GroupFile
@@ -71,6 +71,7 @@ def reset(own: str, devices: "Iterable[Device]", arg: int) -> Steps[int]:
             )
     for _, device in hit:
         yield from device.reset_by_bus()
+        yield Breathe()
     return 0
 
 
@@ -84,6 +85,7 @@ def after_close(own: str, devices: "Iterable[Device]") -> Steps[None]:
         return
     for device in hit:
         yield from device.reset_if_closed()
+        yield Breathe()
 
 
 def _on_bus(own: str, devices: "Iterable[Device]") -> "list[tuple[names.Address, Device]]":

@@ -3,7 +3,8 @@
 
 While the function does not decode memory (COMMAND, D3hot, a low power state) an access to a mapping is a SIGBUS on a
 real kernel, which zaps the mappings and refuses the fault. Here the memfd is cut to nothing meanwhile: its contents are
-put aside, and whoever touches a mapping gets SIGBUS. We ourselves never map it, so that nobody can do that to us.
+put aside, from the end on, and whoever touches a mapping gets SIGBUS. We ourselves never map it, so that nobody can do that
+to us.
 """
 
 import ctypes
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 from typing import Final
 
 _PAGE: Final = 4096
+_STEP: Final = 4 << 20
+"""Bytes that are put aside, or back, in one go: some milliseconds."""
 _PUNCH_HOLE: Final = 0x01 | 0x02
 """FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE."""
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -36,63 +39,89 @@ class SharedBar:
     def __init__(self, size: int, contents: bytes = b"") -> None:
         self.size = -(-size // _PAGE) * _PAGE
         self.fd = self._aside = -1
+        self._shown = self.size
         self.fd = os.memfd_create("vfioemu-bar", os.MFD_CLOEXEC)
         os.truncate(self.fd, self.size)
         os.pwrite(self.fd, contents[: self.size], 0)
 
     @property
     def revoked(self) -> bool:
-        """An access to a mapping is a SIGBUS now."""
-        return self._aside >= 0
+        """An access to any mapping is a SIGBUS now."""
+        return not self._shown
 
     def read(self, offset: int, size: int) -> bytes:
         """What user space has put there."""
-        return os.pread(self._aside if self.revoked else self.fd, size, offset).ljust(size, b"\0")
+        return b"".join(
+            os.pread(fd, count, at).ljust(count, b"\0") for fd, at, count in self._parts(offset, size)
+        )
 
     def write(self, offset: int, data: bytes) -> None:
         """Put something there for user space to see."""
-        os.pwrite(self._aside if self.revoked else self.fd, data[: max(0, self.size - offset)], offset)
+        for fd, at, count in self._parts(offset, min(len(data), max(0, self.size - offset))):
+            os.pwrite(fd, data[at - offset : at - offset + count], at)
 
     def clear(self) -> None:
         """All of it is zero again, and costs nothing. Whoever touches a mapping meanwhile notices nothing else."""
-        fd = self._aside if self.revoked else self.fd
-        if _libc.fallocate64(fd, _PUNCH_HOLE, ctypes.c_int64(0), ctypes.c_int64(self.size)):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        for fd, at, count in self._parts(0, self.size):
+            if _libc.fallocate64(fd, _PUNCH_HOLE, ctypes.c_int64(at), ctypes.c_int64(count)):
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
     def written(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
         """Which parts (offset, size) of a range something has been stored to; all others are zero."""
-        fd = self._aside if self.revoked else self.fd
-        at, end = offset, offset + size
-        while at < end:
+        for fd, at, count in self._parts(offset, size):
+            yield from _data(fd, at, at + count)
+
+    def move(self, *, shown: bool) -> bool:
+        """Let mappings work, with the contents that they had, or have an access to them be a SIGBUS from now on.
+
+        It takes as many calls as there is much in them; meanwhile mappings of the first part work, and others are served.
+        Without an fd to put the contents aside, mappings go on working.
+
+        Returns:
+            Whether there is more to do.
+        """
+        if self.fd < 0:
+            return False  # it was closed in between
+        return self._show() if shown else self._put_aside()
+
+    def _show(self) -> bool:
+        if self._aside < 0:
+            return False
+        start, _ = next(_data(self._aside, self._shown, self.size), (self.size, 0))
+        end = min(start // _STEP * _STEP + _STEP, self.size)
+        os.truncate(self.fd, end)
+        for at, count in _data(self._aside, start, end):
+            _copy(self._aside, self.fd, at, at + count)
+        self._shown = end
+        if end < self.size:
+            return True
+        os.close(self._aside)
+        self._aside = -1
+        return False
+
+    def _put_aside(self) -> bool:
+        if self.revoked:
+            return False
+        if self._aside < 0:
             try:
-                start = os.lseek(fd, at, os.SEEK_DATA)
-                at = min(os.lseek(fd, start, os.SEEK_HOLE), end)
-            except OSError as error:
-                if error.errno == errno.ENXIO:  # no data behind that
-                    return
-                raise
-            if start < at:
-                yield start, at - start
+                self._aside = os.memfd_create("vfioemu-bar-aside", os.MFD_CLOEXEC)
+            except OSError:
+                return False
+        if next(_data(self.fd, 0, self._shown), None) is None:
+            start = 0
+        else:
+            start = max(self._shown - 1, 0) // _STEP * _STEP
+            for at, count in _data(self.fd, start, self._shown):
+                _copy(self.fd, self._aside, at, at + count)
+        os.truncate(self.fd, start)
+        self._shown = start
+        return start > 0
 
-    def revoke(self) -> None:
-        """From now on an access to a mapping is a SIGBUS; not so if we have no fd left to put the contents aside."""
-        if self.revoked:
-            return
-        try:
-            aside = os.memfd_create("vfioemu-bar-aside", os.MFD_CLOEXEC)
-        except OSError:
-            return
-        _copy(self.fd, aside, self.size)
-        self._aside = aside
-        os.truncate(self.fd, 0)
-
-    def restore(self) -> None:
-        """Mappings work again, with the contents that they had."""
-        if self.revoked:
-            os.truncate(self.fd, self.size)
-            _copy(self._aside, self.fd, self.size)
-            os.close(self._aside)
-            self._aside = -1
+    def _parts(self, offset: int, size: int) -> list[tuple[int, int, int]]:
+        """Where a range is: fd, offset, size."""
+        ends = min(max(self._shown, offset), offset + size)
+        parts = ((self.fd, offset, ends - offset), (self._aside, ends, offset + size - ends))
+        return [(fd if fd >= 0 else self.fd, at, count) for fd, at, count in parts if count]
 
     def close(self) -> None:
         """Give it back. Pages that are mapped stay with those who map them."""
@@ -105,19 +134,23 @@ class SharedBar:
         self.close()
 
 
-def _copy(source: int, target: int, size: int) -> None:
-    """Copy what has been written; holes cost nothing. Whoever has the fd may change its size meanwhile."""
-    at = 0
-    while at < size:
+def _data(fd: int, at: int, end: int) -> Iterator[tuple[int, int]]:
+    """The parts (offset, size) of a range of a file that are no holes."""
+    while at < end:
         try:
-            at = os.lseek(source, at, os.SEEK_DATA)
-            end = min(os.lseek(source, at, os.SEEK_HOLE), size)
+            start = os.lseek(fd, at, os.SEEK_DATA)
+            at = min(os.lseek(fd, start, os.SEEK_HOLE), end)
         except OSError as error:
             if error.errno == errno.ENXIO:  # no data behind that
                 return
             raise
-        os.lseek(target, at, os.SEEK_SET)
-        while at < end and (sent := os.sendfile(target, source, at, end - at)):
-            at += sent
-        if at < end:
-            return
+        if start < at:
+            yield start, at - start
+
+
+def _copy(source: int, target: int, at: int, end: int) -> None:
+    """Copy a part of a file. Whoever has the fd may change its size meanwhile."""
+    os.lseek(source, at, os.SEEK_SET)
+    os.lseek(target, at, os.SEEK_SET)
+    while at < end and (sent := os.sendfile(target, source, None, end - at)):
+        at += sent

@@ -22,7 +22,7 @@ class Owner(Protocol):
     def set_power_state(self, state: int) -> Steps[None]:
         """Put the function into D0 or D3hot."""
 
-    def command_written(self) -> None:
+    def command_written(self) -> Steps[None]:
         """Whether mappings work may have changed."""
 
 
@@ -52,12 +52,12 @@ class LowPower:
         self.engaged = True
         self._wakeup = wakeup
         yield from self._suspend()
-        self._owner.command_written()
+        yield from self._owner.command_written()
 
     def leave(self) -> Steps[None]:
         """LOW_POWER_EXIT; nothing if it was not entered."""
         self._end()
-        self._owner.command_written()
+        yield from self._owner.command_written()
         yield from self._resume_intx()
 
     def use(self) -> Steps[None]:

@@ -35,7 +35,7 @@ class Driver(Protocol):
     def msi_qmax(self) -> int:
         """log2 of the MSI vectors that SET_IRQS has enabled, 0 before."""
 
-    def command_written(self) -> None:
+    def command_written(self) -> Steps[None]:
         """Decoding may have been turned on or off."""
 
     def set_virtual_intx_disable(self, disabled: bool) -> Steps[None]:
@@ -254,7 +254,7 @@ class VirtualConfig:
             # A piece of one byte has no upper byte, but the bits that matter are in the lower one.
             self._change_copy(r.COMMAND, 2, _MEMORY_OR_IO, value)
         if r.COMMAND <= position <= r.COMMAND + 1:
-            self._driver.command_written()
+            yield from self._driver.command_written()
             disabled = bool(self._copied(r.COMMAND, 2) & r.COMMAND_INTX_DISABLE)
             yield from self._driver.set_virtual_intx_disable(disabled)
         if _is_bar(position):
