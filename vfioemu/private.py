@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shlex
 import shutil
 import stat
 import tempfile
@@ -57,7 +58,7 @@ def check_way(directory: Path) -> None:
             who = "everybody" if above.st_mode & stat.S_IWOTH else f"the group {above.st_gid}"
             raise PlaceError(
                 f"{parent} can be written by {who}: {entry.name} in it could be replaced",
-                f"chmod go-w {parent}",
+                f"chmod go-w {shlex.quote(os.fspath(parent))}",
             )
         if status.st_uid not in ({0, os.getuid()} if shared else trusted):
             raise PlaceError(f"{entry} belongs to uid {status.st_uid}")
@@ -124,13 +125,32 @@ def make_base(base: Path) -> None:
             raise PlaceError(f"{base} belongs to uid {status.st_uid}")
         if status.st_mode & 0o022:
             raise PlaceError(
-                f"{base} is open to others (mode {stat.S_IMODE(status.st_mode):04o})", f"chmod 700 {base}"
+                f"{base} is open to others (mode {stat.S_IMODE(status.st_mode):04o})",
+                f"chmod 700 {shlex.quote(os.fspath(base))}",
             )
         if stat.S_IMODE(status.st_mode) != 0o700:
             os.fchmod(fd, 0o700)
     finally:
         os.close(fd)
     check_way(base)
+
+
+def remove_tree(directory: Path) -> None:
+    """Remove a directory of our own with all that is in it, as far as that is possible; nothing if it is not there.
+
+    shutil.rmtree() has an fd open for each level, and leaves everything where the limit of open files is too near.
+    Nobody else can put a link in the way of the paths that are taken then: check_way().
+    """
+    shutil.rmtree(directory, ignore_errors=True)
+    if not os.path.lexists(directory):
+        return
+    for parent, folders, files in os.walk(directory, topdown=False):
+        for name in [*folders, *files]:
+            path = os.path.join(parent, name)
+            with contextlib.suppress(OSError):
+                (os.unlink if name in files or os.path.islink(path) else os.rmdir)(path)
+    with contextlib.suppress(OSError):
+        os.rmdir(directory)
 
 
 @contextlib.contextmanager
@@ -152,7 +172,7 @@ def private_directory(name: str = "run", *, keep: bool = False) -> Iterator[Path
             with contextlib.suppress(OSError):
                 (directory / _OWNER).unlink()
         else:
-            shutil.rmtree(directory, ignore_errors=True)
+            remove_tree(directory)
         os.close(lock)
 
 
@@ -190,7 +210,7 @@ def _make_in(base: Path, name: str) -> tuple[Path, int]:
             os.close(lock)
             raise
     except BaseException:
-        shutil.rmtree(directory, ignore_errors=True)
+        remove_tree(directory)
         raise
     return directory, lock
 
@@ -207,7 +227,7 @@ def _sweep(base: Path) -> None:
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(directory, ignore_errors=True)
+            remove_tree(directory)
         except OSError:
             pass  # somebody uses it
         finally:

@@ -144,7 +144,7 @@ def read(path: str | os.PathLike[str]) -> TomlFile:
             data = file.read(_MAX_SIZE + 1)
         if len(data) > _MAX_SIZE:
             raise TomlError(path, None, "", f"is longer than {_MAX_SIZE} bytes")
-        return TomlFile(path, data.decode("utf-8"))
+        return TomlFile(path, data.decode("utf-8-sig"))
     except OSError as error:
         raise TomlError(path, None, "", error.strerror or str(error)) from None
     except UnicodeDecodeError as error:

@@ -122,6 +122,13 @@ def test_nothing_to_replay_is_a_failure(tmp_path):
     assert (done.stdout, done.returncode) == ("0 passed, 0 failed\n", 1)
 
 
+def test_a_folder_without_traces_is_named(tmp_path):
+    done = conformance(tmp_path)
+
+    assert done.returncode == 2
+    assert f"{tmp_path}: no trace file (*.jsonl) is in it" in done.stderr
+
+
 def test_machine_that_lacks_the_devices_fails_its_scenarios(tmp_path):
     machine = tmp_path / "machine.toml"
     machine.write_text(

@@ -58,7 +58,7 @@ def test_first_start_without_a_word_about_directories(environment):
         assert out == "1\nvfio\n"
         again = vfioemu(environment, "serve", "--instance", INSTANCE, "--device=mtty", status=1)
         assert f"(pid {pid})" in again
-        assert "vfioemu stop --runtime-dir" in again
+        assert f"vfioemu stop --instance {INSTANCE}`" in again
     finally:
         vfioemu(environment, "stop", "--instance", INSTANCE)
     assert select.select([ended], [], [], 0)[0], "it ends before `stop` does"

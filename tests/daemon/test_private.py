@@ -2,6 +2,7 @@
 """Directories of our own: nobody else makes them for us, changes the way to them, or takes over their names."""
 
 import os
+import resource
 import signal
 import stat
 from pathlib import Path
@@ -22,6 +23,29 @@ def places(common, monkeypatch):
         private, "bases", lambda: iter([common / name / f"vfioemu-{os.getuid()}" for name in ("a", "b", "c")])
     )
     return common
+
+
+@pytest.mark.parametrize("free", [1, 2, 4])
+def test_a_deep_tree_is_removed_with_few_fds(common, free):
+    """Who has too few of them fails, and shall leave nothing all the same."""
+    tree = common / "tree"
+    deepest = tree.joinpath(*"abcdefgh")
+    deepest.mkdir(parents=True)
+    (deepest / "file").touch()
+    (common / "kept").mkdir()
+    (common / "kept" / "file").touch()
+    (tree / "a" / "folder").symlink_to(common / "kept")
+    (tree / "a" / "nowhere").symlink_to("x")
+    child = os.fork()
+    if not child:
+        first = os.dup(0)  # the lowest that is free
+        os.closerange(first, 1024)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (first + free, first + free))
+        private.remove_tree(tree)
+        os._exit(os.path.lexists(tree))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert (common / "kept" / "file").exists()
+    private.remove_tree(tree)  # nothing is there
 
 
 def bases_of(common):

@@ -132,6 +132,30 @@ def test_default_places(monkeypatch, folder):
     assert rd.default_runtime_dir() == last
 
 
+def test_hints_name_a_daemon_as_it_has_to_be_typed(monkeypatch):
+    monkeypatch.setenv("VFIOEMU_RUNTIME_DIR", "/a")
+    monkeypatch.delenv("VFIOEMU_INSTANCE", raising=False)
+    for directory, words in (
+        ("/a/default", ""),
+        ("/a/x", " --instance x"),
+        ("/a/x y", " --instance 'x y'"),
+        ("/b/x", " --runtime-dir /b/x"),
+        ("/b/it's", """ --runtime-dir '/b/it'"'"'s'"""),
+    ):
+        assert rd.naming(Path(directory)) == words
+        assert rd.how_to_start(Path(directory)).startswith(f"`vfioemu serve{words} --device MODEL ")
+    monkeypatch.setenv("VFIOEMU_INSTANCE", "x")
+    assert rd.naming(Path("/a/x")) == ""
+    assert rd.naming(Path("/a/default")) == " --instance default"
+
+
+def test_a_name_that_is_too_long_leaves_no_directory(folder):
+    path = folder / "new" / ("x" * 120)
+    with pytest.raises(rd.StartError, match="the most is 107"):
+        rd.make_private(path)
+    assert not path.parent.exists()
+
+
 def test_runtime_directory_of_whom_we_were_before_su_is_left_alone(monkeypatch, folder):
     monkeypatch.delenv("VFIOEMU_RUNTIME_DIR", raising=False)
     monkeypatch.setenv("XDG_RUNTIME_DIR", os.fspath(folder))

@@ -155,7 +155,52 @@ def test_usage_and_configuration_errors(folder):
     assert "'none'" in errors
     status, _, errors = run("stats", "--runtime-dir", folder / "nowhere")
     assert status == 1
-    assert "  hint: is the daemon running?" in errors
+    assert f"no daemon runs in {folder}/nowhere: No such file" in errors
+    assert f"  hint: `vfioemu serve --runtime-dir {folder}/nowhere --device MODEL --background`" in errors
+
+
+TWO_SERIAL_PORTS = """[[group]]
+number = 1
+device = [{{symbol = "a", name = "00000000-0000-4000-8000-000000000001", model = "mtty"}}]
+[[group]]
+number = 2
+[[group.device]]
+symbol = "b"
+name = "00000000-0000-4000-8000-000000000002"
+model = "mtty"
+[group.device.options]
+{options}
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("ports = 3", "bad.toml:11: group[1].device[0].options.ports: 1 or 2, not 3"),
+        ('\nmigration = "v3"', "bad.toml:12: group[1].device[0].options.migration: 'v1', 'v2' or 'none'"),
+    ],
+)
+def test_options_that_a_model_refuses_are_told_with_their_line(folder, options, says):
+    (folder / "bad.toml").write_text(TWO_SERIAL_PORTS.format(options=options))
+    status, _, errors = run("serve", "-m", folder / "bad.toml", "--private")
+    assert status == 2
+    assert says in errors
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["serve", "--device"], "serve"),
+        (["-q", "serve", "-d", "mtty", "--runtime-dir"], "serve"),
+        (["mdev", "start", "--type"], "mdev start"),
+        (["mdev", "start"], "mdev start"),
+        (["decode", "--nothing"], "decode"),
+    ],
+)
+def test_hint_names_the_command_that_was_typed(words, command):
+    status, _, errors = run(*words)
+    assert status == 2
+    assert f"  hint: see `vfioemu {command} --help`" in errors
 
 
 def test_version_is_quick_and_without_trio():

@@ -36,6 +36,11 @@ class Cart(msgspec.Struct, forbid_unknown_fields=True):
     wheel: Annotated[list[Wheel], msgspec.Meta(max_length=2)] = []
 
 
+def test_a_byte_order_mark_is_no_fault(tmp_path):
+    (tmp_path / "f").write_bytes(b"\xef\xbb\xbfname = 'a'\n")
+    assert read(tmp_path / "f").data == {"name": "a"}
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -169,10 +169,12 @@ async def test_machine_with_more_devices_or_device_memory_than_there_is_does_not
         (Step.MEMORY, errno.ENOMEM, "ulimit -l"),
         (Step.MEMORY, errno.EPIPE, "the daemon has ended, or its log says why"),
         (Step.DEVICE, errno.EIO, "the daemon has ended, or its log says why"),
+        (Step.GROUP, errno.EMFILE, "ulimit -n"),
         (Step.OTHER, errno.EINVAL, ""),
     ],
 )
 def test_hint_is_that_of_the_step_and_the_errno(step, number, says):
     hint = daemon_failed("/d/vfio.sock", BuildError(step, number, "why", "what")).hint
+    assert ("serve --runtime-dir /d " in hint) == ("running" in says)
     assert says in hint
     assert ("is the daemon running" in hint) == ("running" in says)

@@ -175,6 +175,14 @@ class TestRefusals:
             ([DEVICE, "--", "echo", "{bdf}"], 2, ["has no bdf", "{uuid}"]),
             ([DEVICE, "--", "echo", "{uuid1}"], 2, ["no device 1"]),
             ([DEVICE], 2, ["Missing argument"]),
+            (["--instance=x y", "--", "true"], 1, ["`vfioemu serve --instance 'x y' --device MODEL"]),
+            # what its daemon is told is said of `run`, to which it was given
+            (["--machine=/tmp", "--", "true"], 2, ["is a directory", "see `vfioemu run --help`"]),
+            ([DEVICE, "--profile=linux-5", "--", "true"], 2, ["linux-6.12", "see `vfioemu run --help`"]),
+            ([DEVICE, "--memlock=x", "--", "true"], 2, ["'x' is neither", "see `vfioemu run --help`"]),
+            ([DEVICE, "--trace-filter=x", "--", "true"], 2, ["is no call", "see `vfioemu run --help`"]),
+            ([DEVICE, "--device=mtty,ports=3", "--", "true"], 2, ["device mtty0: ports: 1 or 2, not 3"]),
+            (["--device"], 2, ["requires an argument", "see `vfioemu run --help`"]),
         ],
         ids=lambda value: "-".join(value)[:40] if isinstance(value, list) else str(value),
     )

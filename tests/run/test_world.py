@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from tests.run.helpers import HERE, PATIENCE, compile_c
+from tests.run.helpers import HERE, PATIENCE, compile_c, short_directory
 from vfioemu import starting, world
 from vfioemu.private import PlaceError
 
@@ -158,6 +158,19 @@ class TestLimits:
     def test_few_files(self, command, files):
         done = vfioemu(*command, preexec_fn=limited(resource.RLIMIT_NOFILE, files))
         assert_told(done, "Too many open files")
+
+    @pytest.mark.parametrize("files", [12, 14, 17, 20, 24])
+    def test_few_files_leave_nothing(self, files):
+        """Not even where a daemon has started, and the guest cannot be built on it."""
+        with short_directory() as runtime:
+            done = vfioemu(
+                "demo",
+                preexec_fn=limited(resource.RLIMIT_NOFILE, files),
+                env={"XDG_RUNTIME_DIR": os.fspath(runtime)},
+            )
+            assert_told(done, "Too many open files")
+            assert "ulimit -n" in done.stderr
+            assert list((runtime / "vfioemu").iterdir()) == []
 
     def test_no_processes(self, tmp_path):
         """Root has as many as he likes: this is what fork() says to others."""

@@ -183,7 +183,7 @@ def test_a_table_as_json_in_a_file(server, tmp_path):
         (["-e", "dmaa"], 2, "'dmaa' is no call and none of the classes"),
         (["-Z", "-z"], 2, "together select nothing"),
         (["-X", "pretty"], 2, "raw"),
-        (["--runtime-dir", "/nowhere"], 1, "cannot connect to /nowhere/control.sock"),
+        (["--runtime-dir", "/nowhere"], 1, "no daemon runs in /nowhere"),
     ],
 )
 def test_what_cannot_be_traced(options, status, why):

@@ -67,7 +67,12 @@ def command(
 
 
 def _expand(path: Path) -> list[Path]:
-    return sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    if not path.is_dir():
+        return [path]
+    found = sorted(path.glob("*.jsonl"))
+    if not found:
+        raise CommandError(f"{path}: no trace file (*.jsonl) is in it", exit_code=USAGE)
+    return found
 
 
 def _print_failure(outcome: Outcome, *, quiet: bool) -> None:

@@ -3,17 +3,17 @@
 
 import errno
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 from vfioemu.cli.errors import FAILED, CommandError
+from vfioemu.daemon.runtime_dir import how_to_start
 from vfioemu.migration.building import BuildError, Step
 from vfioemu.printable import printable
 
 _GONE: Final = (errno.EPIPE, errno.ECONNRESET, errno.EIO)
 _LIST: Final = "the daemon's machine file says which groups and devices it has"
 _HINTS: Final[Mapping[tuple[Step, int], str]] = {
-    (Step.CONNECT, errno.ENOENT): "is the daemon running? `vfioemu serve`",
-    (Step.CONNECT, errno.ECONNREFUSED): "is the daemon running? `vfioemu serve`",
     (Step.CONNECT, errno.ENOTDIR): "--runtime-dir names the directory of a daemon",
     (Step.CONNECT, errno.EACCES): "it is another user's daemon; --runtime-dir names one of yours",
     (Step.CONNECT, errno.EPERM): "it is another user's daemon; --runtime-dir names one of yours",
@@ -52,6 +52,10 @@ def daemon_failed(path: str, error: OSError) -> CommandError:
         hint = "the daemon has ended, or its log says why it hung up"
     else:
         hint = _HINTS.get((error.step, number), "")
+    if error.step is Step.CONNECT and number in (errno.ENOENT, errno.ECONNREFUSED):
+        hint = f"is the daemon running? {how_to_start(Path(path).parent)}"
+    if not hint and number == errno.EMFILE:
+        hint = "the limit of open files (ulimit -n) is too low, here or where the daemon was started"
     if error.step is Step.CONNECT:
         return CommandError(f"cannot connect to the daemon at {path}: {why}", hint, FAILED)
     if error.step is Step.ROOM:

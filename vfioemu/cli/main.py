@@ -120,8 +120,12 @@ def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     callback=_show_version,
     help="Print the version.",
 )
-def cli(verbose: int, quiet: bool) -> None:
+@click.option(
+    "--part-of", hidden=True, help="The command that is told of usage errors: it was given the options."
+)
+def cli(verbose: int, quiet: bool, part_of: str | None) -> None:
     """Emulate the Linux VFIO kernel interface in user space, and migrate guests through it."""
+    del part_of
     level = logging.WARNING if quiet else (logging.DEBUG if verbose > 1 else logging.INFO)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Lines("vfioemu: %(levelname)s: %(message)s"))
@@ -168,7 +172,7 @@ def _status() -> int:
 
 
 def _say_usage(error: click.UsageError) -> None:
-    where = error.ctx.command_path if error.ctx is not None else "vfioemu"
+    where = _told(error.ctx)
     message = error.format_message()
     if message.startswith("Usage: "):  # a group without a command
         print(message, file=sys.stderr)
@@ -177,6 +181,22 @@ def _say_usage(error: click.UsageError) -> None:
         report(message, f"it stands before the command: `vfioemu {error.option_name} {command} ...`")
     else:
         report(message, f"see `{where} --help`")
+
+
+def _told(context: click.Context | None) -> str:
+    """The command whose --help is of use: where click does not say, the one that is being executed."""
+    if context is not None:
+        whole = context.find_root().params.get("part_of")
+        return context.command_path if whole is None else f"vfioemu {whole}"
+    path = "vfioemu"
+    command: click.Command = cli
+    for word in sys.argv[1:]:
+        if not isinstance(command, click.Group):
+            break
+        here = click.Context(command)
+        if word in command.list_commands(here) and (found := command.get_command(here, word)):
+            path, command = f"{path} {word}", found
+    return path
 
 
 def _interrupted() -> int:

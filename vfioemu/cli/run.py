@@ -5,7 +5,6 @@ import contextlib
 import logging
 import os
 import re
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from vfioemu import private, trust
 from vfioemu.cli import child, program
 from vfioemu.cli.errors import MISSING, USAGE, CommandError, cannot_start
 from vfioemu.cli.where import answer, connected, directory
-from vfioemu.daemon.runtime_dir import ROOT, SOCKET
+from vfioemu.daemon.runtime_dir import ROOT, SOCKET, how_to_start
 from vfioemu.starting import start_daemon
 
 log: Final = logging.getLogger(__name__)
@@ -191,7 +190,7 @@ def _daemon(arguments: Sequence[str]) -> Iterator[tuple["subprocess.Popen[bytes]
     kept = [word for word in _preloaded(environment) if not program.wants_to_be_first(word)]
     environment["LD_PRELOAD"] = ":".join(kept)
     process, path = start_daemon(
-        [*level, "serve", "--private", *arguments],
+        [*level, "--part-of", "run", "serve", "--private", *arguments],
         stdout=subprocess.DEVNULL,
         env=environment,
         start_new_session=True,  # ^C is for the program
@@ -203,7 +202,7 @@ def _daemon(arguments: Sequence[str]) -> Iterator[tuple["subprocess.Popen[bytes]
         yield process, directory
     finally:
         _end(process)
-        shutil.rmtree(directory, ignore_errors=True)  # if it was killed
+        private.remove_tree(directory)  # if it was killed
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
@@ -237,7 +236,7 @@ def _directory(path: str | None, instance: str | None) -> Path:
     if place.name == SOCKET or place.is_socket():
         place = place.parent
     if not (place / SOCKET).exists():
-        raise CommandError(f"no daemon runs in {place}", "`vfioemu serve --runtime-dir DIR` starts one")
+        raise CommandError(f"no daemon runs in {place}", how_to_start(place))
     return place.resolve()
 
 
@@ -325,10 +324,11 @@ def _loadable(library: Path, directory: Path) -> str:
     link = directory / library.name
     with contextlib.suppress(OSError):  # it is there already, or the daemon is another user's
         link.symlink_to(library)
-    path = os.fspath(link if link.resolve() == library.resolve() and _is_safe(link) else library)
-    if re.search("[ :]", path):
-        raise CommandError(
-            f"LD_PRELOAD cannot name {path}: a blank or a colon in it separates two libraries",
-            "set TMPDIR or XDG_RUNTIME_DIR to a directory without them",
-        )
-    return path
+    paths = [link, library] if link.resolve() == library.resolve() and _is_safe(link) else [library]
+    for path in map(os.fspath, paths):
+        if not re.search("[ :]", path):
+            return path
+    raise CommandError(
+        f"LD_PRELOAD cannot name {paths[0]}: a blank or a colon in it separates two libraries",
+        "let the daemon's directory be one without them: TMPDIR, XDG_RUNTIME_DIR or --runtime-dir says where it is",
+    )

@@ -4,6 +4,7 @@
 import contextlib
 import logging
 import os
+import shlex
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +18,12 @@ from vfioemu.cli.machine_options import device_option, machine_of
 from vfioemu.cli.memlock import memlock_option
 from vfioemu.cli.tracing import trace_options
 from vfioemu.cli.where import new_directory, runtime_dir_option
+from vfioemu.core.machine import OptionsError
 from vfioemu.core.profile import PROFILES
 from vfioemu.core.spec import MachineSpec, Memlock
 from vfioemu.daemon.arguments import Wish
-from vfioemu.daemon.runtime_dir import SOCKET, StartError
+from vfioemu.daemon.config import refused_options
+from vfioemu.daemon.runtime_dir import SOCKET, StartError, naming
 from vfioemu.daemon.serve import Options, Ready, serve
 from vfioemu.io.limits import Limits
 from vfioemu.trace.options import TraceOptions
@@ -167,16 +170,17 @@ def _serve(spec: MachineSpec, options: Options, ready: Ready, machine_file: Path
         return 128 + trio.run(serve, spec, options, ready)
     except StartError as error:
         raise CommandError(str(error), error.hint) from None
+    except OptionsError as error:
+        in_file = None if machine_file is None else refused_options(machine_file, error)
+        raise CommandError(str(in_file or error), exit_code=USAGE) from None
     except ValueError as error:
         raise CommandError(f"{machine_file or 'the machine'}: {error}", exit_code=USAGE) from None
 
 
 def _say_what_next(directory: Path, pid: int, *, named: bool, instance: str) -> None:
     """What can be done with a daemon in the background."""
-    if named:
-        use, end = f"--connect {directory}", f" --runtime-dir {directory}"
-    else:
-        use, end = f"--instance {instance}", "" if instance == "default" else f" --instance {instance}"
+    quoted = shlex.quote(os.fspath(directory) if named else instance)
+    use = f"--connect {quoted}" if named else f"--instance {quoted}"
     print(f"ready: {directory / SOCKET} (pid {pid}, log: {directory / LOG})")
     print(f"  vfioemu run {use} -- PROGRAM   runs a program on it")
-    print(f"  vfioemu stop{end}   ends it")
+    print(f"  vfioemu stop{naming(directory)}   ends it")

@@ -10,7 +10,7 @@ import click
 
 from vfioemu.asking import ControlSocket, Refused
 from vfioemu.cli.errors import USAGE, CommandError
-from vfioemu.daemon.runtime_dir import CONTROL, StartError, default_runtime_dir, own_runtime_dir
+from vfioemu.daemon.runtime_dir import CONTROL, StartError, default_runtime_dir, how_to_start, own_runtime_dir
 from vfioemu.trust import StrangerError, Trusted
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -72,12 +72,11 @@ def connected(directory: Path, timeout: float | None = None, who: Trusted | None
     except StrangerError as error:
         raise CommandError(f"cannot use {path}: {error.strerror}") from None
     except OSError as error:
-        raise CommandError(
-            f"cannot connect to {path}: {error.strerror or error}",
-            "is the daemon running? `vfioemu serve` starts one"
-            if error.errno in (errno.ENOENT, errno.ECONNREFUSED)
-            else "",
-        ) from None
+        if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
+            raise CommandError(
+                f"no daemon runs in {directory}: {error.strerror}", how_to_start(directory)
+            ) from None
+        raise CommandError(f"cannot connect to {path}: {error.strerror or error}") from None
 
 
 def answer(control: ControlSocket, command: str, **arguments: object) -> Any:

@@ -9,7 +9,6 @@ import contextlib
 import logging
 import os
 import pickle
-import shutil
 import signal
 import sys
 import traceback
@@ -26,6 +25,7 @@ from vfioemu.conformance.trace import Environment, Scenario
 from vfioemu.core.spec import MachineSpec
 from vfioemu.daemon.runtime_dir import CONTROL, SOCKET
 from vfioemu.daemon.serve import Options, Ready, serve
+from vfioemu.private import remove_tree
 from vfioemu.starting import become_a_worker, held_interrupts, lifeline
 from vfioemu.wire.messages import MemoryMode
 from vfioemu.world import Refusal, RefusedError, end_of, refusal
@@ -106,7 +106,7 @@ class LiveRunner:
     def _forget(self) -> None:
         """Remove what a daemon has left that was killed."""
         if self._runtime_dir is not None:
-            shutil.rmtree(self._runtime_dir, ignore_errors=True)
+            remove_tree(self._runtime_dir)
             self._runtime_dir = None
 
     def _reap(self, options: int = 0) -> bool:

@@ -24,6 +24,20 @@ CONTAINER_NODE = "/dev/vfio/vfio"
 GROUP_NODES = "/dev/vfio/"
 
 
+class OptionsError(ValueError):
+    """A model refuses the options of a device.
+
+    Attributes:
+        device: which.
+        why: what is wrong with them.
+    """
+
+    def __init__(self, device: DeviceSpec, why: str) -> None:
+        super().__init__(f"device {device.symbol}: {why}")
+        self.device = device
+        self.why = why
+
+
 class Machine:
     """A machine and all that is open on it.
 
@@ -93,8 +107,11 @@ class Machine:
                 f"device {spec.symbol}: model {spec.model!r} is none of {', '.join(sorted(self.models))}"
             )
         options = dict(spec.options)
-        protocol = take_option(options)
-        model = factory(options)
+        try:
+            protocol = take_option(options)
+            model = factory(options)
+        except ValueError as error:
+            raise OptionsError(spec, str(error)) from None
         group = self.groups.get(spec.group)
         if group is None:
             described = {group.number: group for group in self.spec.groups}

@@ -28,6 +28,7 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from vfioemu.core.machine import OptionsError
 from vfioemu.core.model import Factory
 from vfioemu.core.profile import PROFILES
 from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec, Quirks
@@ -93,6 +94,16 @@ def parse_machine(text: str, path: str | os.PathLike[str] = "machine") -> Machin
     return _machine_of(parse(text, path), None)
 
 
+def refused_options(path: str | os.PathLike[str], error: OptionsError) -> ConfigError | None:
+    """What a model refuses, as an error of the file in which its device is; None if that is not in the file."""
+    file = read(path)
+    for index, group in enumerate(file.value(("group",)) or ()):
+        for position, device in enumerate(group.get("device", ())):
+            if device.get("symbol") == error.device.symbol:
+                return _because(file, ("group", index, "device", position, "options"), error.why)
+    return None
+
+
 def _machine_of(file: TomlFile, models: Mapping[str, Factory] | None) -> MachineSpec:
     if isinstance(file.data.get("group"), dict):
         raise file.error(("group",), "there may be several: write [[group]] for [group]")
@@ -123,7 +134,7 @@ def _machine_of(file: TomlFile, models: Mapping[str, Factory] | None) -> Machine
             manual_clear=machine.manual_clear,
         )
     except ValueError as error:
-        raise _because(file, (), error) from None
+        raise _because(file, (), str(error)) from None
 
 
 def _check_machine(file: TomlFile, machine: _Machine) -> None:
@@ -145,11 +156,11 @@ def _group_of(file: TomlFile, at: KeyPath, group: _Group) -> GroupSpec:
                 isolated_msi=group.iommu.isolated_msi,
             )
         except ValueError as error:
-            raise _because(file, (*at, "iommu"), error) from None
+            raise _because(file, (*at, "iommu"), str(error)) from None
     try:
         return GroupSpec(number=group.number, iommu=iommu, viable=group.viable)
     except ValueError as error:
-        raise _because(file, (*at, "number"), error) from None
+        raise _because(file, (*at, "number"), str(error)) from None
 
 
 def _device_of(
@@ -187,8 +198,8 @@ def _check_model(file: TomlFile, at: KeyPath, device: _Device, models: Mapping[s
             raise file.error((*at, "options", key), why)
 
 
-def _because(file: TomlFile, at: KeyPath, error: ValueError) -> TomlError:
+def _because(file: TomlFile, at: KeyPath, why: str) -> TomlError:
     """An error of the core's, which knows its own names; the line of the key that it names, if it names one."""
-    why = _FIELDS.sub(lambda match: match[1].replace("_", "-"), str(error))
+    why = _FIELDS.sub(lambda match: match[1].replace("_", "-"), why)
     named = [word for word in re.findall(r"[a-z-]+", why) if file.value((*at, word)) is not None]
-    return file.error((*at, *named[:1]), why)
+    return file.error((*at, *named[:1]), why.removeprefix(f"{named[0]}: ") if named else why)

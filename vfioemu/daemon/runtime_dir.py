@@ -6,6 +6,7 @@ import errno
 import fcntl
 import logging
 import os
+import shlex
 import socket
 import stat
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from vfioemu import private
+from vfioemu.world import refusal
 
 log: Final = logging.getLogger(__name__)
 
@@ -50,6 +52,20 @@ def default_runtime_dir(instance: str = "default") -> Path:
     return Path(f"/tmp/vfioemu-{os.getuid()}") / instance
 
 
+def naming(directory: Path) -> str:
+    """The options of a command that mean this directory, with a blank before them; "" if it is what they mean by default."""
+    base = default_runtime_dir().parent
+    if directory.parent == base:
+        usual = directory.name == os.environ.get("VFIOEMU_INSTANCE", "default")
+        return "" if usual else f" --instance {shlex.quote(directory.name)}"
+    return f" --runtime-dir {shlex.quote(os.fspath(directory))}"
+
+
+def how_to_start(directory: Path) -> str:
+    """A hint for whoever finds no daemon there."""
+    return f"`vfioemu serve{naming(directory)} --device MODEL --background` starts one"
+
+
 def own_runtime_dir(instance: str) -> Path:
     """Where a daemon of our own is looked for by its instance's name. Whether one runs there is seen by connecting.
 
@@ -63,7 +79,7 @@ def own_runtime_dir(instance: str) -> Path:
         owner = directory.lstat().st_uid
     except OSError as error:
         raise StartError(
-            f"no daemon runs in {directory}: {error.strerror}", "`vfioemu serve` starts one"
+            f"no daemon runs in {directory}: {error.strerror}", how_to_start(directory)
         ) from None
     if owner != os.getuid():
         raise StartError(
@@ -95,6 +111,8 @@ def make_private(directory: Path, *, shared: bool = False) -> None:
     Raises:
         StartError: it is not a directory, not ours, or others may use it.
     """
+    for name in (SOCKET, CONTROL):
+        check_length(directory / name)  # before anything is made that would be left
     try:
         directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
@@ -102,7 +120,7 @@ def make_private(directory: Path, *, shared: bool = False) -> None:
         _check_way(directory)
         status = directory.lstat()
     except OSError as error:
-        raise StartError(f"cannot make {directory}: {error.strerror}") from None
+        raise StartError(f"cannot make {directory}: {error.strerror}", _hint(error)) from None
     if not stat.S_ISDIR(status.st_mode):
         raise StartError(f"{directory} is not a directory")
     if status.st_uid != os.getuid():
@@ -110,7 +128,7 @@ def make_private(directory: Path, *, shared: bool = False) -> None:
     if status.st_mode & (0o066 if shared else 0o077):
         raise StartError(
             f"{directory} is open to others (mode {stat.S_IMODE(status.st_mode):04o})",
-            f"chmod 700 {directory}, or choose another with --runtime-dir",
+            f"chmod 700 {shlex.quote(os.fspath(directory))}, or choose another with --runtime-dir",
         )
     if shared:
         try:
@@ -133,6 +151,12 @@ def _check_way(directory: Path) -> None:
         private.check_way(directory)
     except private.PlaceError as error:
         raise StartError(str(error), error.hint or "choose another with --runtime-dir") from None
+
+
+def _hint(error: OSError) -> str:
+    """Which limit of the system it was."""
+    told = refusal(error)
+    return "" if told is None else told.hint
 
 
 def check_length(path: Path) -> None:
@@ -159,14 +183,14 @@ def occupied(directory: Path) -> Iterator[None]:
     try:
         lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise StartError(f"cannot make {directory / LOCK}: {error.strerror}") from None
+        raise StartError(f"cannot make {directory / LOCK}: {error.strerror}", _hint(error)) from None
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StartError(
                 f"a daemon runs in {directory} already{_who(directory)}",
-                f"`vfioemu stop --runtime-dir {directory}` ends it, or choose another directory with --runtime-dir",
+                f"`vfioemu stop{naming(directory)}` ends it, or choose another directory with --runtime-dir",
             ) from None
         except OSError as error:
             raise StartError(f"cannot lock {directory / LOCK}: {error.strerror}") from None
@@ -174,7 +198,7 @@ def occupied(directory: Path) -> Iterator[None]:
         try:
             _write_pid(pid)
         except OSError as error:
-            raise StartError(f"cannot write {pid}: {error.strerror}") from None
+            raise StartError(f"cannot write {pid}: {error.strerror}", _hint(error)) from None
         try:
             yield
         finally:

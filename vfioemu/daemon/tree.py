@@ -20,7 +20,6 @@ import logging
 import os
 import posixpath
 import re
-import shutil
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -39,6 +38,7 @@ from vfioemu.daemon.runtime_dir import ROOT
 from vfioemu.devices.pci.driver import VfioPci
 from vfioemu.devices.registry import summary
 from vfioemu.io.effects import Runner
+from vfioemu.private import remove_tree
 from vfioemu.uapi import constants as c
 
 MAX_MDEVS: Final = 1024
@@ -93,7 +93,7 @@ class Tree:
         self._live: dict[str, bytes] = {}
 
     def __enter__(self) -> Self:
-        shutil.rmtree(self.root, ignore_errors=True)  # of a daemon that was killed
+        remove_tree(self.root)  # of a daemon that was killed
         with _umask():
             limit = self._machine.parameters["dma_entry_limit"]
             self._make_all(sysfs.machine_entries(limit, real.names(real.BUS / "drivers")))
@@ -105,7 +105,7 @@ class Tree:
         return self
 
     def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.root, ignore_errors=True)
+        remove_tree(self.root)
 
     # --- what changes without a device coming or going ---
 

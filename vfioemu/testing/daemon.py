@@ -7,7 +7,6 @@ socket.
 
 import contextlib
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from vfioemu.asking import ControlSocket, Refused
+from vfioemu.private import remove_tree
 from vfioemu.starting import start_daemon
 
 _STOP: Final = 20.0
@@ -136,7 +136,7 @@ def daemon_process(
         finally:
             status = daemon.stop()
             if path:
-                shutil.rmtree(daemon.directory, ignore_errors=True)  # of one that was killed
+                remove_tree(daemon.directory)  # of one that was killed
         if status != 128 + 15:
             raise RuntimeError(f"the daemon ended with status {status}:\n{daemon.log()}")
 

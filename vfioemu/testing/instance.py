@@ -12,7 +12,6 @@ The daemon starts when it is first needed, and ends, whatever happened, with the
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any, Final, Self
 
 from vfioemu import starting
+from vfioemu.private import remove_tree
 from vfioemu.starting import start_daemon
 from vfioemu.testing.daemon import DaemonProcess
 from vfioemu.trace import events as e
@@ -226,7 +226,7 @@ class Instance:
                     self._hand_in()  # above all the calls of one that had to be killed
         finally:
             if daemon is not None:
-                shutil.rmtree(daemon.directory, ignore_errors=True)  # of one that was killed
+                remove_tree(daemon.directory)  # of one that was killed
                 daemon.close()
             if self.trace.file is not None:
                 self.trace.file.close()
