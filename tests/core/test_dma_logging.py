@@ -7,6 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from vfioemu.core import dma_logging
+from vfioemu.core.effects import Breathe, Locked, ReadUser, WriteUser
 from vfioemu.core.model import DeviceModel
 from vfioemu.testing.bench import Bench
 from vfioemu.testing.scheduler import Scheduler
@@ -89,6 +91,53 @@ def test_start_checks_what_the_core_checks(page_size, ranges, errno):
         assert payload[:16] == struct.pack("<QII", 0x2000, len(ranges), 0xABCD)
     else:
         assert bench.model.ranges is None
+
+
+class Busy(Logger):
+    """Writes something that takes its time."""
+
+    tells_p2p = True
+
+    def work(self, now):
+        yield Breathe()
+        return None
+
+
+def until(steps, memory, wanted):
+    """Drive a handler up to an effect that cannot be performed at once; None: to its end."""
+    result = None
+    try:
+        while True:
+            effect = steps.send(result)
+            result = None
+            if isinstance(effect, ReadUser):
+                result = memory.read(effect.addr, effect.size)
+            elif isinstance(effect, WriteUser):
+                memory.write(effect.addr, bytes(effect.data))
+            elif isinstance(effect, wanted) and (
+                not isinstance(effect, Locked) or not effect.lock.acquire(lambda: None)
+            ):
+                return effect
+    except StopIteration:
+        return None
+
+
+def test_log_begins_when_no_transfer_is_under_way():
+    """What such a one writes after the log has begun is in no log: it was not there when the transfer began."""
+    bench = Bench(Busy())
+    memory = bench.process.memory
+    memory.write(bench.arg, struct.pack("<QIIQ", PAGE, 1, 0, bench.arg + PAGE))
+    memory.write(bench.arg + PAGE, struct.pack("<QQ", 0, PAGE))
+    work = bench.device.work(0.0)
+    assert isinstance(until(work, memory, (Breathe, Locked)), Breathe)
+    begin = dma_logging.start(bench.device, bench.arg)
+
+    assert isinstance(until(begin, memory, Locked), Locked)
+    assert bench.model.ranges is None
+
+    assert until(work, memory, Locked) is None
+    assert until(begin, memory, Locked) is None
+    assert bench.model.ranges == [(0, PAGE - 1)]
 
 
 def test_start_reads_every_range_before_the_driver_is_asked():

@@ -279,6 +279,14 @@ class Device:
         finally:
             self._activity.release()
 
+    def between_activities(self, steps: Steps[T]) -> Steps[T]:
+        """Run `steps` while the device does nothing, whatever its state: nothing that has begun before ends after them."""
+        yield from locked(self._activity)
+        try:
+            return (yield from steps)
+        finally:
+            self._activity.release()
+
     def observe(self, observer: Observer | None) -> None:
         """Tell `observer` what happens here from now on; None: nobody."""
         self.observer = observer

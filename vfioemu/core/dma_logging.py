@@ -80,7 +80,7 @@ def start(device: "Device", arg: int) -> Steps[None]:
     ranges.sort(key=lambda range_: range_.start)
     yield from locked(device.lock)
     try:
-        page_size = yield from finish(device.model.log_start(control.page_size, ranges))
+        page_size = yield from device.between_activities(_begin(device, control.page_size, ranges))
         answer = replace(control, page_size=page_size)
         try:
             yield from write_user(arg, answer.build())
@@ -89,6 +89,11 @@ def start(device: "Device", arg: int) -> Steps[None]:
             raise
     finally:
         device.lock.release()
+
+
+def _begin(device: "Device", page_size: int, ranges: list[LogRange]) -> Steps[int]:
+    """A transfer that is under way does not know of a log that begins: what it writes from now on would be lost."""
+    return (yield from finish(device.model.log_start(page_size, ranges)))
 
 
 def _check_range(asked: DeviceFeatureDmaLoggingRange, page_size: int, earlier: list[LogRange]) -> LogRange:
