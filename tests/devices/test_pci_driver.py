@@ -191,6 +191,17 @@ def test_pages_go_away_and_come_back():
         assert mapped[PAGE : PAGE + 2] == b"hi"
 
 
+def test_memory_that_a_device_still_reaches_by_dma_goes_with_the_last_close():
+    shared = SharedBar(2 * PAGE, b"hello")
+    reached = os.dup(shared.fd)  # as what has pinned it
+
+    shared.close()
+    shared.close()
+
+    assert os.fstat(reached).st_size == 0  # an access is a fault: io/windows.py
+    os.close(reached)
+
+
 def test_whoever_maps_a_bar_can_spoil_its_contents_only():
     shared = SharedBar(1 << 30, b"x")
     shared.write(1 << 29, b"y")

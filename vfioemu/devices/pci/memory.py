@@ -124,7 +124,12 @@ class SharedBar:
         return [(fd if fd >= 0 else self.fd, at, count) for fd, at, count in parts if count]
 
     def close(self) -> None:
-        """Give it back. Pages that are mapped stay with those who map them."""
+        """Give it back. Mappings hold the function open; so who reaches it still is a device, which fails from now on.
+
+        The next who opens the function gets memory of his own, where what that device writes would not be seen.
+        """
+        if self.fd >= 0:
+            os.truncate(self.fd, 0)
         for fd in (self.fd, self._aside):
             if fd >= 0:
                 os.close(fd)
