@@ -27,6 +27,8 @@ FROM_LIBC = {
     "__errno_location", "calloc", "free", "malloc", "realloc", "fopencookie", "qsort", "alphasort", "versionsort",
     # strings of one file; and what programs are executed with
     "strcat", "strstr", "stdout", "environ", "__environ",
+    # a sanitizer's, if the program has one
+    "__tsan_acquire", "__tsan_release",
     # the C runtime's own
     "_ITM_deregisterTMCloneTable", "_ITM_registerTMCloneTable", "__cxa_finalize", "__gmon_start__",
 }  # fmt: skip

@@ -341,3 +341,13 @@ def test_names_need_little_stack(connected, tmp_path):
     program = compile_c(HERE / "small.c", tmp_path / "small", "-pthread")
 
     assert connected.output(program, "/dev/vfio/23", DEVICE) == "ok\n"
+
+
+def test_a_thread_sanitizer_sees_no_race_in_the_library(connected, tmp_path):
+    try:
+        program = compile_c(HERE / "watched.c", tmp_path / "watched", "-fsanitize=thread", "-pthread")
+        subprocess.run([program], check=True, capture_output=True, timeout=60)
+    except subprocess.CalledProcessError:
+        pytest.skip("there is no ThreadSanitizer that runs here")
+
+    assert connected.output(program) == "ok\n"
