@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
 """What a client makes grow has an end, whose errno Linux gives too; what is given back can be had again."""
 
+import errno
 import tracemalloc
 
 import pytest
 
 from vfioemu.core.effects import Breathe, PinUser
+from vfioemu.core.errors import IoctlError
 from vfioemu.core.quota import Quotas
 from vfioemu.core.slices import MAPPING, SLICE
 from vfioemu.core.type1 import windows
@@ -35,6 +37,30 @@ def test_mappings(rig):
     assert [client.map(i * 2 * PAGE) for i in range(3)] == [0, 0, "ENOMEM"]
     assert client.unmap(0, PAGE) == PAGE
     assert client.map(8 * PAGE) == 0
+
+
+def test_pages_that_cannot_be_held_are_not_charged(rig, monkeypatch):
+    """Of a mapping in more pieces than there may be, when the first IOMMU comes into the container."""
+    client = rig("mp", joined=1)
+    for i in range(3):
+        assert client.map(i * 2 * PAGE) == 0
+    pages, held = Process.pages, []
+
+    def refuse(process, vaddr, size, holder):
+        if len(held) == 2:
+            raise IoctlError(errno.ENOMEM, "too many pieces")
+        held.append(vaddr)
+        return pages(process, vaddr, size, holder)
+
+    monkeypatch.setattr(Process, "pages", refuse)
+    client.open_group(1)
+    assert client.set_container(1) == "ENOMEM"
+    assert client.gauges()["locked_pages"] == 0
+
+    monkeypatch.undo()
+    monkeypatch.setitem(Process._effects, PinUser, lambda process, effect: effect.npages)
+    assert client.set_container(1) == 0
+    assert client.gauges()["locked_pages"] == 3
 
 
 def test_pins_of_areas(rig):

@@ -52,7 +52,8 @@ def pin_whole(iommu: Iommu, dma: Dma, size: int) -> Steps[int]:
         How many pages were charged.
 
     Raises:
-        IoctlError: EFAULT when a page is not there or not writable, ENOMEM beyond the limit; nothing is charged.
+        IoctlError: EFAULT when a page is not there or not writable, ENOMEM beyond the limit, or in too many pieces; nothing is
+            charged.
     """
     accounting = iommu.accounting
     npages = pages(size)
@@ -69,7 +70,11 @@ def pin_whole(iommu: Iommu, dma: Dma, size: int) -> Steps[int]:
     if present < ask:
         raise IoctlError(errno.EFAULT, f"page {present} of {dma} cannot be pinned")
     accounting.charge(dma, cost)
-    dma.pages = dma.space.pages(dma.vaddr, size, Mapped(iommu, dma))
+    try:
+        dma.pages = dma.space.pages(dma.vaddr, size, Mapped(iommu, dma))
+    except IoctlError:
+        accounting.charge(dma, -cost)
+        raise
     return cost
 
 
