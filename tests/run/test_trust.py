@@ -13,6 +13,8 @@ import pytest
 from tests.run.helpers import HERE, PATIENCE, preloaded
 from tests.users import STRANGER, Listener, as_user, need_two_users
 from vfioemu import asking, client, preload, starting, trust
+from vfioemu.cli import run, stats, stop
+from vfioemu.cli.errors import CommandError
 from vfioemu.testing.daemon import daemon_process, machine_of
 
 ROOT = HERE.parents[1]
@@ -253,6 +255,25 @@ class TestPython:
             f"control.sock: it is a process of uid {STRANGER} that listens there, not of uid 0" in done.stderr
         )
         assert "is the daemon running" not in done.stderr
+
+    @pytest.mark.parametrize("command", [stop.command, stats.command, run.command], ids=lambda c: c.name)
+    def test_a_daemon_that_is_out_of_reach_is_not_said_to_be_none(self, common, command):
+        need_two_users()
+        directory = common / "closed"
+        directory.mkdir(0o700)
+        (directory / "vfio.sock").touch()
+        words = ["--connect", directory, "true"] if command is run.command else ["--runtime-dir", directory]
+
+        def refused():
+            try:
+                command.main([str(word) for word in words], standalone_mode=False)
+            except CommandError as error:
+                return error.message, error.hint
+            return "", ""
+
+        message, hint = as_user(STRANGER, refused)
+        assert message == f"cannot connect to {directory}/control.sock: Permission denied"
+        assert hint.startswith("it is another user's")
 
 
 class TestNamespaces:

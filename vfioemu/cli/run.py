@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import signal
+import stat
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ import click
 from vfioemu import private, trust
 from vfioemu.cli import child, program
 from vfioemu.cli.errors import MISSING, USAGE, CommandError, cannot_start
-from vfioemu.cli.where import answer, connected, directory
-from vfioemu.daemon.runtime_dir import ROOT, SOCKET, how_to_start
+from vfioemu.cli.where import answer, connected, directory, not_connected
+from vfioemu.daemon.runtime_dir import ROOT, SOCKET
 from vfioemu.starting import start_daemon
 
 log: Final = logging.getLogger(__name__)
@@ -233,10 +234,12 @@ def _tell_of_end(process: "subprocess.Popen[bytes]") -> None:
 def _directory(path: str | None, instance: str | None) -> Path:
     """The runtime directory of a daemon that runs."""
     place = directory(None if path is None else Path(path), instance or "default")
-    if place.name == SOCKET or place.is_socket():
-        place = place.parent
-    if not (place / SOCKET).exists():
-        raise CommandError(f"no daemon runs in {place}", how_to_start(place))
+    try:
+        if place.name == SOCKET or stat.S_ISSOCK(place.stat().st_mode):
+            place = place.parent
+        (place / SOCKET).stat()
+    except OSError as error:
+        raise not_connected(place, error) from None
     return place.resolve()
 
 

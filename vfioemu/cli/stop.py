@@ -13,8 +13,9 @@ import click
 
 from vfioemu import trust
 from vfioemu.cli.errors import CommandError
-from vfioemu.cli.where import directory, runtime_dir_option
+from vfioemu.cli.where import directory, not_connected, runtime_dir_option
 from vfioemu.daemon.runtime_dir import CONTROL
+from vfioemu.trust import StrangerError
 
 _LONGEST_END: Final = 20.0
 
@@ -33,8 +34,10 @@ def command(runtime_dir: Path | None, instance: str) -> None:
             control.connect(os.fspath(path))
             trust.check(control, path)
             pid, _, _ = struct.unpack("3i", control.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        except StrangerError as error:
+            raise CommandError(f"cannot use {path}: {error.strerror}") from None
         except OSError as error:
-            raise CommandError(f"no daemon runs in {place}: {error.strerror or error}") from None
+            raise not_connected(place, error) from None
         if not pid:
             raise CommandError(f"the daemon in {place} runs in another PID namespace: it has no pid here")
         try:

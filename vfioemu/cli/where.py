@@ -20,7 +20,8 @@ def runtime_dir_option(function: F) -> F:
     """Options that name a daemon's directory."""
     function = click.option(
         "--runtime-dir",
-        type=click.Path(path_type=Path),
+        # Whoever a daemon allows passes through its directory (0711), and cannot list it.
+        type=click.Path(path_type=Path, readable=False),
         help="The daemon's directory. [default: $VFIOEMU_RUNTIME_DIR/INSTANCE, ...]",
     )(function)
     return click.option(
@@ -72,11 +73,15 @@ def connected(directory: Path, timeout: float | None = None, who: Trusted | None
     except StrangerError as error:
         raise CommandError(f"cannot use {path}: {error.strerror}") from None
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
-            raise CommandError(
-                f"no daemon runs in {directory}: {error.strerror}", how_to_start(directory)
-            ) from None
-        raise CommandError(f"cannot connect to {path}: {error.strerror or error}") from None
+        raise not_connected(directory, error) from None
+
+
+def not_connected(directory: Path, error: OSError) -> CommandError:
+    """What to say of the daemon of a directory whose control socket cannot be connected to."""
+    if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
+        return CommandError(f"no daemon runs in {directory}: {error.strerror}", how_to_start(directory))
+    hint = "it is another user's; --runtime-dir names one of yours" if error.errno == errno.EACCES else ""
+    return CommandError(f"cannot connect to {directory / CONTROL}: {error.strerror or error}", hint)
 
 
 def answer(control: ControlSocket, command: str, **arguments: object) -> Any:

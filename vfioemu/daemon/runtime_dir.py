@@ -78,6 +78,8 @@ def own_runtime_dir(instance: str) -> Path:
         _check_way(directory)
         owner = directory.lstat().st_uid
     except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise StartError(f"cannot look at {directory}: {error.strerror}") from None
         raise StartError(
             f"no daemon runs in {directory}: {error.strerror}", how_to_start(directory)
         ) from None
