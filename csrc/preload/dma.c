@@ -266,11 +266,17 @@ void vfe_dma_removes(uintptr_t address, size_t size, bool undo)
 		uintptr_t from = area.start > address ? area.start : address;
 		uintptr_t to = area.end < end ? area.end : end;
 
-		if (area.of_file)
-			tell_hole(vfe_maps_fd(&area),
-				  area.offset + from - area.start, to - from,
-				  from, undo);
 		address = to;
+		if (!area.of_file)
+			continue;
+		tell_hole(vfe_maps_fd(&area), area.offset + from - area.start,
+			  to - from, from, undo);
+		/* What is no window, as its fd was closed, is at its address.
+		 */
+		if (undo)
+			vfe_dma_returns(from, to - from, from);
+		else
+			vfe_dma_leaves(from, to - from, VFIOEMU_DISCARDED);
 	}
 	vfe_sys1(SYS_close, maps);
 }

@@ -324,6 +324,31 @@ static void replaced_by_a_segment(void)
 	CHECK(!munmap(memory, SIZE));
 }
 
+/* A file of which there is no fd any more: it may be reached by address only.
+ */
+static void without_an_fd(void)
+{
+	int fd = file_of("memfd");
+	unsigned char *memory;
+
+	CHECK(!ftruncate(fd, SIZE));
+	memory = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	CHECK(memory != MAP_FAILED && !close(fd));
+	for (unsigned int i = 0; i < SIZE / PAGE; i++)
+		memory[i * PAGE] = (unsigned char)(i + 1);
+	CHECK(!map_dma(client.container, memory, IOVA, SIZE));
+	same(memory, 0, 16);
+	REFUSED(madvise(memory + 1, PAGE, MADV_REMOVE), EINVAL);
+	CHECK(!madvise(memory + 4 * PAGE, 2 * PAGE, MADV_REMOVE));
+	has(4, 2);
+	CHECK(!memory[4 * PAGE] && !memory[5 * PAGE]);
+	same(memory, 0, 4);
+	same(memory, 6, 10);
+	CHECK(!munmap(memory, SIZE));
+	has(0, 16);
+	unmapped();
+}
+
 /* Two mappings of the same pages stay one to the device. */
 static void twice(void)
 {
@@ -386,6 +411,7 @@ int main(int argc, char **argv)
 	copies("memfd");
 	copies("sealed");
 	copies(argv[3]);
+	without_an_fd();
 	attached();
 	replaced_by_a_segment();
 	twice();
