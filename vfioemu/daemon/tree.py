@@ -9,9 +9,8 @@ library does is to put `ROOT` before the path. Some conventions between this mod
   ours alone.
 * a file with the sticky bit is *live*: the library asks the daemon (daemon/attributes.py) for what is read from it, and
   hands it what is written. With the set-group-ID bit it cannot be read, though its owner seems to have the right.
-* a character device is a node with number 0:0 (the only one that anybody may make), or a socket or an empty
-  file in its place. The
-  library shows the number that the node's entry below /sys/class tells.
+* a character device is a node with number 0:0 (the only one that anybody may make), or a socket or an empty file in its
+  place. The library shows the number that the node's entry below /sys/class tells.
 * links are relative, so that they lead to what they mean from wherever the tree is.
 """
 

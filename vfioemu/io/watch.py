@@ -3,8 +3,8 @@
 
 In the kernel the device has heard when write() returns. So these eventfds are in the token table's epoll, which is asked
 before each request is dispatched: whatever the client has signalled before a call has had its effect when the call begins.
-That the client has closed its eventfd is not seen (the kernel is told by EPOLLHUP); the watch then lasts until it is taken
-back or the device is closed.
+That the client has closed its eventfd nobody tells us (the kernel is told by EPOLLHUP); the watch then lasts until it is taken
+back, the device is closed, or another eventfd is to take its place: then it is looked who has the old one (holders.py).
 """
 
 from collections.abc import Callable
