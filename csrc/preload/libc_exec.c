@@ -16,6 +16,7 @@
 #include "place.h"
 #include "session.h"
 #include "sys.h"
+#include "text.h"
 #include "trust.h"
 
 #define MOST_ENTRIES 8192 /* of an environment that we copy to the stack */
@@ -34,12 +35,25 @@ struct lacking {
 	size_t size; /* of the text of what is added */
 };
 
-/* Whether the string at `text`, which may not be there, begins with `name`. */
-static bool begins(const char *text, const char *name)
+/* Whether a string, which may not be there, begins with `name`. */
+static bool begins(struct vfe_text text, const char *name)
 {
-	for (char c; *name; text++, name++)
-		if (vfe_copy_in(&c, text, 1) || c != *name)
+	for (; *name; text.at++, name++)
+		if (vfe_peek(&text) != *name)
 			return false;
+	return true;
+}
+
+/* The pointer at `from`, which may not be there. */
+static bool read_pointer(struct vfe_text *text, const char *const *from,
+			 const char **pointer)
+{
+	for (size_t i = 0; i < sizeof(*from); i += sizeof(*from) - 1) {
+		vfe_text_go(text, (const char *)from + i);
+		if (vfe_peek(text) < 0)
+			return false;
+	}
+	*pointer = *from;
 	return true;
 }
 
@@ -67,24 +81,29 @@ static void look_at(struct lacking *lacking, char *const *environment)
 {
 	bool has_socket = false, has_root = false, has_uid = false;
 	const char *library = vfe_place_library();
+	struct vfe_text entries = vfe_text(NULL), text = vfe_text(NULL);
 	long count = 0;
 
 	*lacking = (struct lacking){ .count = -1, .preload = -1 };
 	if (!vfe.active || !library)
 		return;
 	for (; environment; count++) {
-		char *entry;
+		const char *entry;
 
 		if (count == MOST_ENTRIES ||
-		    vfe_copy_in(&entry, environment + count, sizeof(entry)))
+		    !read_pointer(&entries,
+				  (const char *const *)environment + count,
+				  &entry))
 			return;
 		if (!entry)
 			break;
-		if (begins(entry, PRELOAD))
+		vfe_text_go(&text, entry);
+		vfe_peek(&text); /* asks once for all of them */
+		if (begins(text, PRELOAD))
 			lacking->preload = count;
-		has_socket |= begins(entry, "VFIOEMU_SOCKET=");
-		has_root |= begins(entry, "VFIOEMU_ROOT=");
-		has_uid |= begins(entry, "VFIOEMU_UID=");
+		has_socket |= begins(text, "VFIOEMU_SOCKET=");
+		has_root |= begins(text, "VFIOEMU_ROOT=");
+		has_uid |= begins(text, "VFIOEMU_UID=");
 	}
 	const char *instead = vfe_place_instead();
 

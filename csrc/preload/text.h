@@ -31,6 +31,14 @@ static inline int vfe_peek(struct vfe_text *text)
 	return (unsigned char)*text->at;
 }
 
+/** Go on with another name: what is known of a page stays known. */
+static inline void vfe_text_go(struct vfe_text *text, const void *name)
+{
+	if (((uintptr_t)name ^ (text->known - 1)) >= 4096)
+		text->known = 0;
+	text->at = (const char *)name;
+}
+
 /** Whether a byte of the program's can be read, and with it its page. */
 VFE_HIDDEN bool vfe_is_readable(uintptr_t address);
 
