@@ -24,7 +24,7 @@ def count(files) -> int:
 
 @pytest.mark.parametrize("memory", ["ask", "process_vm"])
 @pytest.mark.parametrize(
-    ("families", "of"), [(HAND_WRITTEN, 6), (RANDOM, 40)], ids=["hand-written", "random"]
+    ("families", "of"), [(HAND_WRITTEN, 15), (RANDOM, 60)], ids=["hand-written", "random"]
 )
 def test_a_sample_passes_through_a_daemon(memory, families, of, tmp_path):
     present = [family for family in families if (LINUX_6_12 / f"{family}.jsonl").exists()]
@@ -32,7 +32,7 @@ def test_a_sample_passes_through_a_daemon(memory, families, of, tmp_path):
 
     done = conformance("--socket", "--memory", memory, "-j", 1, *files)
 
-    assert count(files) > 40
+    assert count(files) > 20
     assert (done.stdout.splitlines()[-1], done.returncode) == (f"{count(files)} passed, 0 failed", 0), (
         done.stdout
     )

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.sample import sampled
+
 VFIOEMU = [sys.executable, "-P", "-m", "vfioemu.cli.main"]
 INSTANCE = f"test-{os.getpid()}"
 
@@ -23,7 +25,7 @@ def folder():
         yield Path(name)
 
 
-@pytest.fixture(params=["a runtime directory", "none", "one that is gone", "HOME"])
+@pytest.fixture(params=sampled(["a runtime directory", "none", "one that is gone", "HOME"], 2))
 def environment(request, folder):
     """What a login may give; nothing of ours has been in any of these places."""
     found = {"PATH": "/usr/bin:/bin"}

@@ -49,6 +49,7 @@ def check(program, marks):
         assert all(int(line["lost"]) for line in wrong)
 
 
+@pytest.mark.slow  # csrc/test_loss.c itself is among the C tests of `make test`
 def test_a_few_hundred_thousand_marks(program):
     check(program, 200_000)
 

@@ -264,7 +264,7 @@ def test_daemon_that_dies_under_the_destination_leaves_the_source_running():
     with place() as it:
         daemon, _ = it.ready("-q", "serve", "-m", it.base / "b.toml", "--runtime-dir", it.base / "b2")
         incoming, uri = it.incoming(daemon="b2")
-        source = it.migrate(uri, "--json", "--bandwidth", "2MiB/s")
+        source = it.migrate(uri, "--json", "--bandwidth", "2MiB/s", "--downtime", "30s")
         wait_for(source, "progress")
         daemon.kill()
         code, out, err = finish(source)

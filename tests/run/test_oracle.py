@@ -7,6 +7,7 @@ import pytest
 
 from tests.run import oracle
 from tests.run.helpers import HERE, compile_c
+from tests.sample import sampled
 from vfioemu.conformance.machine import machine_file
 
 SAMPLE = 11
@@ -46,7 +47,7 @@ def everything(kernel="linux-6.12"):
     return machines
 
 
-@pytest.mark.parametrize("memory", ["process_vm", "ask"])
+@pytest.mark.parametrize("memory", sampled(["process_vm", "ask"]))
 def test_a_sample_is_recorded_as_on_linux(run, probe, tmp_path, memory):
     for scenarios in everything().values():
         assert record(run, probe, tmp_path, scenarios[::SAMPLE], f"--memory={memory}") == []

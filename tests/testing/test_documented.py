@@ -67,6 +67,7 @@ def test_example_passes(tmp_path, name):
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 def test_planted_bug_of_a_client_is_found(tmp_path):
     wrong = FILES["guestmap.py"].replace("last + 1)", "last)")
     assert wrong != FILES["guestmap.py"]
