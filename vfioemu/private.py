@@ -21,6 +21,8 @@ from typing import Final
 
 _OWNER: Final = ".owner"
 """Held by a lock for as long as somebody uses the directory that it is in."""
+_NEW: Final = f"{_OWNER}.new"
+"""What that is called until it is locked."""
 _UNLOCKED: Final = 60.0
 """Seconds after which a directory without that file has been left by somebody who was killed."""
 _LONGEST_BASE: Final = 70
@@ -201,7 +203,7 @@ def _make_in(base: Path, name: str) -> tuple[Path, int]:
     try:
         directory.chmod(0o700)  # the umask may have taken something away
         # Locked before it has its name: whoever sweeps takes an unlocked one for left.
-        new = directory / f"{_OWNER}.new"
+        new = directory / _NEW
         lock = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -223,6 +225,7 @@ def _sweep(base: Path) -> None:
         except OSError:
             with contextlib.suppress(OSError):
                 if time.time() - directory.lstat().st_mtime > _UNLOCKED:
+                    (directory / _NEW).unlink(missing_ok=True)
                     directory.rmdir()  # if it is empty
             continue
         try:

@@ -95,6 +95,22 @@ def test_one_is_removed_whose_owner_was_killed_and_others_are_left(places):
     os.close(writer)
 
 
+@pytest.mark.parametrize("inside", [[], [".owner.new"]])
+def test_one_goes_whose_owner_was_killed_while_he_made_it(places, inside):
+    """Before it had its lock. One that is young may be in the making."""
+    with private.private_directory() as directory:
+        base = directory.parent
+    old, young = base / ".run-old", base / ".run-young"
+    for made in (old, young):
+        made.mkdir(0o700)
+        for name in inside:
+            (made / name).touch()
+    os.utime(old, (0, 0))
+    with private.private_directory():
+        assert not old.exists()
+        assert young.exists()
+
+
 def test_one_that_is_kept_is_kept(places):
     with private.private_directory("kept", keep=True) as directory:
         (directory / "file").write_text("x")
