@@ -116,11 +116,19 @@ def _everyday() -> Iterator[Case]:
         name="busybox", command="busybox ls -l /dev/null; busybox seq 3; busybox sh -c 'echo $((1 << 40))'"
     )
 
+    yield Case(
+        name="shells: coprocesses, process substitution, small limits",
+        command="mkdir -p vfio/sys/dev; cd vfio; for i in 1 2 3 4; do echo \"all: ; @echo $i\" >m$i; done; make -s -j4 -f m3; exec {a}>x {b}<x; echo hi >&$a; read -u $b l; echo $l; coproc C { cat; }; echo yo >&${C[1]}; read l <&${C[0]}; echo $l; diff <(seq 3) <(seq 4); zsh -fc 'coproc cat; print -p hi; read -p l; echo $l; cat =(echo tmp)'; (ulimit -n 20; ls / | wc -l); (ulimit -v 300000; perl -e 'print 1'); (ulimit -s 256; find /sys/class/net | wc -l); unshare -m sh -c 'mount -t tmpfs x /proc; mount -t tmpfs x /dev/shm; ls / | wc -l; cat /etc/passwd | wc -l'; setpriv --reuid 65534 --clear-groups cat /sys/class/net/lo/operstate",
+    )
+
 
 def _languages() -> Iterator[Case]:
     yield Case(
         name="python3",
         command='python3 -c \'import os, json, subprocess, multiprocessing as m, tempfile; print(sorted(os.listdir("/"))[:3]); print(subprocess.run(["echo", "x"], capture_output=True)); print(m.get_context("fork").Pool(2).map(abs, [-1, -2])); tempfile.TemporaryFile().write(b"x"); print(os.path.exists("/nowhere"))\'',
+    )
+    yield Case(
+        name="python3: asyncio, start methods, sendfile, names", command=f"python3 {SOURCES}/lively.py"
     )
     yield Case(
         name="python3 -m venv, compileall",
@@ -162,6 +170,11 @@ def _builds() -> Iterator[Case]:
     yield Case(
         name="g++, clang",
         command='printf \'#include <iostream>\\n#include <filesystem>\\nint main() { std::cout << std::filesystem::exists("/nowhere") << std::filesystem::is_directory("/usr") << std::endl; }\' >a.cc; g++ -std=c++17 a.cc -o a && ./a; clang++ -std=c++17 a.cc -o b && ./b',
+    )
+    yield Case(
+        name="C++: std::filesystem in threads",
+        prepare=f"g++ -std=c++17 -O1 {SOURCES}/walk.cc -o walk -pthread",
+        command="./walk",
     )
     yield Case(
         name="make -j2",
@@ -346,6 +359,21 @@ def _clients() -> Iterator[Case]:
         prepare=f"gcc -O2 -Wall -Werror {SOURCES}/vfio_open.c -o v",
         command="./v {group} {sysfsdev}",
         says=(r"region 0: size 0x20000", r"irq 0: "),
+    )
+    yield Case(
+        name="C: names with little stack, also with LD_BIND_NOW and fakeroot",
+        kind=Kind.USES,
+        options=E1000E,
+        prepare='gcc -O1 -pthread "$SOURCES"/../../run/small.c -o small',
+        command="./small /dev/vfio/{group} {sysfsdev} && LD_BIND_NOW=1 ./small /dev/vfio/{group} {sysfsdev} && fakeroot ./small /dev/vfio/{group} {sysfsdev} | wc -l",
+        says=(r"ok\nok\n1",),
+    )
+    yield Case(
+        name="wildcards, find and /proc/self/fd",
+        kind=Kind.USES,
+        options=E1000E,
+        command="echo /d*/vf*/[0-9]*; ls /dev | grep -c vfio; find /dev -maxdepth 1 -name 'vf*'; exec 3</sys/bus; cat /proc/self/fd/3/pci/devices/{bdf}/vendor; ls /dev/fd/3/cpu | head -1; python3 -c 'import glob; print(glob.glob(\"/d*/vfio/vfi*\"))'",
+        says=(r"(?m)^/dev/vfio/\d+$", r"(?m)^1$", r"(?m)^/dev/vfio$", r"0x8086", r"\['/dev/vfio/vfio'\]"),
     )
     yield Case(
         name="C: map BARs, DMA maps, correctness of map and unmap",
