@@ -7,12 +7,16 @@ import os
 from weakref import WeakValueDictionary
 
 import pytest
+import trio
+import trio.testing
 
+from tests.io.fake import Raw, serving
 from vfioemu.core.errors import IoctlError
 from vfioemu.io.accounts import FEW, Accounts
 from vfioemu.io.limits import Limits
 from vfioemu.io.regions import keep_region
 from vfioemu.io.turns import Rounds
+from vfioemu.wire.messages import MemoryMode
 
 ROOM = 1000
 
@@ -118,3 +122,14 @@ def test_a_devices_memory_that_a_client_has_mapped_counts_once_and_is_given_back
     finally:
         os.close(first)
         os.close(second)
+
+
+@pytest.mark.parametrize(("memory", "fds"), [(MemoryMode.ASK, 1), (MemoryMode.PROCESS_VM, 3)])
+async def test_a_session_counts_with_all_that_it_takes(memory, fds):
+    """Its connection, and where memory is reached through /proc, the two files there."""
+    async with serving(memory=memory) as served:
+        async with Raw(served.path):
+            assert served.server.accounts.fds == fds
+        while served.server.accounts.fds:
+            gc.collect()
+            await trio.testing.wait_all_tasks_blocked()

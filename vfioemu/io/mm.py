@@ -68,6 +68,8 @@ class BoundMemory:
     """
 
     __slots__ = ("__weakref__", "_maps", "_mem", "_query")
+    FDS: Final = 2
+    """How many of ours it takes."""
 
     def __init__(self, pid: int) -> None:
         self._mem = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)

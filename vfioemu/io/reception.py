@@ -3,6 +3,7 @@
 
 import errno
 import logging
+import weakref
 from typing import Final
 
 from vfioemu.core.errors import IoctlError
@@ -71,6 +72,9 @@ class Reception:
         if hello.flags & m.F_SERVICE:
             raise IoctlError(errno.EPERM, "a service connection needs a session")
         bound = self._bind(connection) if self._access.memory is m.MemoryMode.PROCESS_VM else None
+        if bound is not None:
+            account.add_fds(bound.FDS)
+            weakref.finalize(bound, account.add_fds, -bound.FDS)
         self._serial += 1
         session = Session(self._serial, account, connection.uid, bound, self._pinned)
         session.set_limits(hello.arg3, ipc_lock=bool(hello.flags & m.F_IPC_LOCK))
