@@ -35,6 +35,18 @@ while len(seen) < int(sys.argv[1]):
 sys.exit(5)
 """
 
+LATE = """
+import os, signal, sys, time
+fork = os.fork
+def late():
+    print("about to fork", flush=True)
+    while signal.SIGINT not in signal.sigpending(): time.sleep(0.01)
+    return fork()
+os.fork = late
+from vfioemu.cli.main import main
+main()
+"""
+
 
 def daemon_of(process, program):
     """The private daemon of a started `vfioemu run`."""
@@ -185,13 +197,15 @@ class TestSignals:
 
 
 class Terminal:
-    """An interactive shell on a terminal of its own."""
+    """A program on a terminal of its own, which is its session's: by default an interactive shell."""
 
-    def __init__(self, environment):
+    def __init__(self, environment, line=("bash", "--norc", "--noprofile", "-i")):
         self.output = ""
         self.pid, self.fd = pty.fork()
         if not self.pid:
-            os.execvpe("bash", ["bash", "--norc", "--noprofile", "-i"], environment)  # pragma: no cover
+            for number in (signal.SIGHUP, signal.SIGINT):  # whatever whoever tests had them do
+                signal.signal(number, signal.SIG_DFL)
+            os.execvpe(line[0], line, environment)  # pragma: no cover
 
     def type(self, text):
         os.write(self.fd, text.encode())
@@ -205,10 +219,37 @@ class Terminal:
         self.output = self.output[match.end() :]
         return match
 
-    def close(self):
-        end(self.pid)
-        os.waitpid(self.pid, 0)
+    def hang_up(self):
+        """Take the terminal away."""
         os.close(self.fd)
+        self.fd = -1
+
+    def status(self):
+        """Wait for the end: as subprocess tells it."""
+        ended = os.pidfd_open(self.pid)
+        try:
+            assert select.select([ended], [], [], SOON)[0], "it does not end"
+        finally:
+            os.close(ended)
+        pid, self.pid = self.pid, 0
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    def close(self):
+        if self.pid:
+            end(self.pid)
+            os.waitpid(self.pid, 0)
+        if self.fd >= 0:
+            os.close(self.fd)
+
+
+@contextlib.contextmanager
+def on_a_terminal(line):
+    """A program as leader of a session with a terminal, as terminal emulators start it."""
+    shown = Terminal(dict(os.environ), line)
+    try:
+        yield shown
+    finally:
+        shown.close()
 
 
 @pytest.fixture
@@ -262,6 +303,22 @@ class TestTerminal:
         terminal.expect("exit\r\n")
         terminal.type("echo status $?\n")
         terminal.expect("status 6")
+
+    def test_one_that_goes_is_told_to_the_program_where_there_is_no_shell(self, connected):
+        """As where a terminal emulator or ssh runs us: the kernel tells the leader of the session alone."""
+        with on_a_terminal(connected.line(sys.executable, "-c", SHOW)) as shown:
+            program = os.pidfd_open(int(shown.expect(r"vfio.sock (\d+)")[1]))
+            shown.hang_up()
+            assert shown.status() == -signal.SIGHUP
+            assert select.select([program], [], [], 0)[0]
+            os.close(program)
+
+    def test_an_interrupt_before_the_program_is_there_is_for_it(self, connected):
+        line = connected.line("sleep", "600")
+        with on_a_terminal([sys.executable, "-c", LATE, *line[line.index("run") :]]) as shown:
+            shown.expect("about to fork")
+            shown.type("\x03")
+            assert shown.status() == -signal.SIGINT
 
 
 def _foreground(fd):

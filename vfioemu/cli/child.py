@@ -74,12 +74,19 @@ def _start(program: Program, environment: Mapping[str, str], mask: Iterable[int]
             for name in _PYTHONS:
                 if hasattr(signal, name):
                     signal.signal(getattr(signal, name), signal.SIG_DFL)
+            for caught in _FORWARDED:  # as execve() will do: until then one would be an exception here
+                if callable(signal.getsignal(caught)):
+                    signal.signal(caught, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             os.execve(program.path, program.arguments, environment)
         except OSError as error:
             os.write(theirs, str(error.errno).encode())
         finally:
             os._exit(CANNOT_RUN)
+    # What the terminal has sent before there was a child is not in its own queue.
+    for early in signal.sigpending() & frozenset(_FORWARDED):
+        if signal.sigtimedwait([early], 0):
+            os.kill(pid, early)
     os.close(theirs)
     with os.fdopen(failed, "rb") as pipe:
         number = pipe.read()
@@ -95,7 +102,7 @@ def _wait(pid: int, ended: Callable[[int, int], None]) -> int:
         info = signal.sigwaitinfo(_WATCHED)
         if info.si_signo != signal.SIGCHLD:
             # From the kernel (the terminal): the whole group has it. From the program: it was for its group too.
-            if info.si_code <= 0 and info.si_pid != pid:
+            if info.si_pid != pid if info.si_code <= 0 else _is_for_us_alone(info.si_signo):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, info.si_signo)
             continue
@@ -118,6 +125,14 @@ def _wait(pid: int, ended: Callable[[int, int], None]) -> int:
                 _stop_too(pid)
         if result is not None:
             return result
+
+
+def _is_for_us_alone(number: int) -> bool:
+    """Of what the kernel sends: that its terminal is gone is told to the leader of a session only, who is to end.
+
+    That is us where a terminal, ssh or tmux runs us without a shell.
+    """
+    return number in (signal.SIGHUP, signal.SIGCONT) and os.getsid(0) == os.getpid()
 
 
 def _stop_too(pid: int) -> None:
