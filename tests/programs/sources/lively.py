@@ -59,7 +59,7 @@ def main():
         b"/sys/class/net/lo/",
         b"/dev/null/",
         b"/sys/class/../../etc/passwd",
-        b"/../sys/class",
+        b"/../sys/class/net",
         b"",
         b"\n",
     ]
