@@ -19,6 +19,7 @@
 #include <linux/openat2.h>
 #include <spawn.h>
 #include <sys/epoll.h>
+#include <sys/inotify.h>
 #include <sys/sendfile.h>
 #include <sys/shm.h>
 #include <sys/statfs.h>
@@ -168,8 +169,10 @@ static void look_at_path(const char *P)
 	struct stat s;
 	struct stat64 s64;
 	struct statx x;
+	struct file_handle handle;
 	struct statfs fs;
 	struct statfs64 fs64;
+	int mount;
 	struct statvfs vfs;
 	struct statvfs64 vfs64;
 	char text[PAGE];
@@ -204,6 +207,10 @@ static void look_at_path(const char *P)
 	CALL(lgetxattr, P, "user.a", text, 16);
 	CALL(listxattr, P, text, 16);
 	CALL(llistxattr, P, text, 16);
+	handle.handle_bytes = 0;
+	CALL(inotify_add_watch, -1, P, IN_MODIFY);
+	CALL(name_to_handle_at, -1, P, &handle, &mount, 0);
+	CALL(pathconf, P, _PC_NAME_MAX);
 	CALL(statfs, P, &fs);
 	CALL(statfs64, P, &fs64);
 	CALL(statvfs, P, &vfs);
