@@ -144,7 +144,14 @@ def test_mdev_and_stats_commands(folder):
 
 
 def test_usage_and_configuration_errors(folder):
-    for words in (["serve"], ["nothing"], ["serve", "-m", folder / "none.toml"], ["serve", "--memory", "x"]):
+    both = ["serve", "--private", "--runtime-dir", folder, "-d", "mtty"]
+    for words in (
+        both,
+        ["serve"],
+        ["nothing"],
+        ["serve", "-m", folder / "none.toml"],
+        ["serve", "--memory", "x"],
+    ):
         status, out, errors = run(*words)
         assert status == 2, words
         assert out == ""

@@ -182,6 +182,7 @@ class TestRefusals:
             ([DEVICE, "--memlock=x", "--", "true"], 2, ["'x' is neither", "see `vfioemu run --help`"]),
             ([DEVICE, "--trace-filter=x", "--", "true"], 2, ["is no call", "see `vfioemu run --help`"]),
             ([DEVICE, "--device=mtty,ports=3", "--", "true"], 2, ["device mtty0: ports: 1 or 2, not 3"]),
+            (["--device=MTTY", "--", "true"], 2, ["unknown device 'MTTY'", "did you mean 'mtty'?"]),
             (["--device"], 2, ["requires an argument", "see `vfioemu run --help`"]),
         ],
         ids=lambda value: "-".join(value)[:40] if isinstance(value, list) else str(value),

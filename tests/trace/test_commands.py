@@ -299,6 +299,7 @@ def test_decode(arguments, text, out):
         (["--encode", "--ioctl", "MAP_DMA", "flags"], 2, "not of the form FIELD=VALUE"),
         (["--from-json"], 2, "--from-json takes one FILE"),
         (["--ioctl", "nothing", "00"], 2, "no ioctl 'nothing'"),
+        (["--ioctl", "map_dm", "00"], 2, "did you mean VFIO_IOMMU_MAP_DMA?"),
         (["--kind", "group", "--ioctl", "MAP_DMA", "00"], 2, "on a group fd"),
     ],
 )

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """`vfioemu decode`: bytes at hand as the text of a trace, the other way, and recorded events as text."""
 
+import difflib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import IO, Final
 
 import click
@@ -98,10 +99,18 @@ def _rows(name: str | None, kind: str | None) -> Iterator[Ioctl]:
         where = f" on a {kind} fd" if kind else ""
         raise CommandError(
             f"no ioctl {name!r} with memory behind its argument{where}",
-            f"there are {', '.join(row.name for row in close or known)}",
+            f"{_nearest(name or '', known)}there are {', '.join(row.name for row in close or known)}",
             USAGE,
         )
     return iter(found)
+
+
+def _nearest(name: str, known: Iterable[Ioctl]) -> str:
+    """The most similar name, whether or not the beginning that all have was written."""
+    full = {row.name.removeprefix("VFIO_").removeprefix(f"{row.kind.upper()}_"): row.name for row in known}
+    full |= {row.name: row.name for row in known}
+    close = difflib.get_close_matches(name.upper(), full, 1)
+    return f"did you mean {full[close[0]]}? " if close else ""
 
 
 def _bytes(data: tuple[str, ...]) -> bytes:

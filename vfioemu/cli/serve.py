@@ -125,6 +125,8 @@ def command(
 
     Clients connect to vfio.sock in the runtime directory, commands go to control.sock.
     """
+    if private and runtime_dir is not None:
+        raise click.UsageError("--private makes a directory of its own: it goes without --runtime-dir")
     spec = machine_of(machine_file, devices)
     if profile is not None:
         spec = replace(spec, profile=profile)

@@ -105,7 +105,7 @@ def parse_value(text: str) -> object:
 
 def unknown(what: str, name: str, known: Iterable[str], where: str) -> DeviceError:
     """The error for a name that does not exist, with the most similar one that does."""
-    close = difflib.get_close_matches(name, list(known), 1)
+    close = difflib.get_close_matches(name.lower(), list(known), 1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return DeviceError(f"unknown {what} {name!r}", f"{hint}`{where}` lists all")
 
