@@ -108,7 +108,7 @@ class TestKilled:
     def test_daemon_that_is_seen_to_end_after_its_program_is_told_of(self, caplog):
         """Its sockets close first, so the program may be reaped before it."""
         with subprocess.Popen(
-            ["sh", "-c", "trap 'kill -9 $$' TERM; echo; sleep 60 & wait"], stdout=subprocess.PIPE
+            ["sh", "-c", "trap 'kill $!; kill -9 $$' TERM; echo; sleep 60 & wait"], stdout=subprocess.PIPE
         ) as dies:
             dies.stdout.readline()
             _end(dies)
