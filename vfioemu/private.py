@@ -110,6 +110,16 @@ def bases() -> Iterator[Path]:
             yield Path(place) / name
 
 
+@contextlib.contextmanager
+def any_umask() -> Iterator[None]:
+    """Make directories for ourselves, whatever the umask is: one that takes all from us leaves those that we cannot open."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
 def make_base(base: Path) -> None:
     """Make a directory of our own (0700), or see that the one that is there is.
 
@@ -118,7 +128,7 @@ def make_base(base: Path) -> None:
         OSError: it cannot be made.
     """
     check_way(base.parent)
-    with contextlib.suppress(FileExistsError):
+    with contextlib.suppress(FileExistsError), any_umask():
         base.mkdir(0o700)
     fd = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:

@@ -116,9 +116,10 @@ def make_private(directory: Path, *, shared: bool = False) -> None:
     for name in (SOCKET, CONTROL):
         check_length(directory / name)  # before anything is made that would be left
     try:
-        directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            directory.mkdir(mode=0o700)
+        with private.any_umask():
+            directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                directory.mkdir(mode=0o700)
         _check_way(directory)
         status = directory.lstat()
     except OSError as error:

@@ -132,7 +132,7 @@ class Tree:
         if path in self._live:
             self._live[path] = content
         with contextlib.suppress(OSError):
-            fd = os.open(self.root / path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = _open_to_write(self.root / path)
             try:
                 os.pwrite(fd, content, 0)
                 os.ftruncate(fd, len(content))
@@ -347,3 +347,17 @@ class Tree:
             pass
         except OSError as error:
             log.debug("/%s stays: %s", path, error.strerror)
+
+
+def _open_to_write(file: Path) -> int:
+    """Open a file that is ours, also if its mode, which is what the kernel's has, forbids that to all but root."""
+    flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        return os.open(file, flags)
+    except PermissionError:
+        mode = stat.S_IMODE(file.lstat().st_mode)
+        file.chmod(mode | stat.S_IWUSR)
+        try:
+            return os.open(file, flags)
+        finally:
+            file.chmod(mode)
