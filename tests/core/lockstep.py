@@ -12,7 +12,7 @@ from typing import NamedTuple
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.machine import Machine
 from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
-from vfioemu.devices.pci import PciFunction
+from vfioemu.devices.pci import PciFunction, names
 from vfioemu.devices.registry import load_models
 from vfioemu.testing.holdings import holdings
 from vfioemu.testing.process import Process
@@ -422,8 +422,8 @@ def dma_buf(call: Call, side: Side) -> Allowed | None:
 
 
 def ioeventfd_64(call: Call, side: Side) -> Allowed | None:
-    """One of 8 bytes, of a PCI function; others have none."""
-    if call.name != "VFIO_DEVICE_IOEVENTFD" or not isinstance(side.device(call.on).model, PciFunction):
+    """One of 8 bytes, of a PCI function that is on a bus; mdevs have none, whatever they look like."""
+    if call.name != "VFIO_DEVICE_IOEVENTFD" or names.parse(side.device(call.on).name) is None:
         return None
     argsz, flags = call.words("II")
     return exactly("EINVAL") if argsz >= 32 and flags == c.VFIO_DEVICE_IOEVENTFD_64 else None

@@ -4,7 +4,7 @@
 import struct
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.core.lockstep import PAGE, RULES, TOP, Call, Disagreement, run
@@ -139,8 +139,13 @@ beginnings = st.sampled_from(
 )
 
 
+def ioeventfd(device, flags):
+    return Call("VFIO_DEVICE_IOEVENTFD", device, struct.pack("<IIQQiI", 32, flags, 0, 0, -1, 0))
+
+
 @settings(deadline=None, max_examples=4 * settings().max_examples)
 @given(beginning=beginnings, steps=st.lists(calls, max_size=30))
+@example(beginning=set_up(0, 3, 0, 4, 5), steps=[ioeventfd(device, 8) for device in (0, 4, 5)])
 def test_the_kernels_differ_where_the_rules_say_so_and_nowhere_else(beginning, steps):
     run([*beginning, *steps])
 
