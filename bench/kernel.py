@@ -13,9 +13,9 @@ from typing import Final
 from bench.build import OUT
 from bench.harness import ROUNDS, Row, compare, interleave
 from vfioemu._kernel import ffi
-from vfioemu.kernel.bitmap import DirtyBitmap
-from vfioemu.kernel.dma import DmaBatch, Op
-from vfioemu.kernel.index import PROT_READ, PROT_WRITE, IovaIndex
+from vfioemu.native.bitmap import DirtyBitmap
+from vfioemu.native.dma import DmaBatch, Op
+from vfioemu.native.index import PROT_READ, PROT_WRITE, IovaIndex
 
 CSRC: Final = Path(__file__).parents[1] / "csrc"
 FLAGS: Final = ("-std=gnu11", "-O3", "-pthread")

@@ -36,7 +36,7 @@
  * changed, its bits may have been wiped out by a plain store, and it does it
  * all again when the gate is even. A window lasts as long as a copy of 16 KiB.
  * A harvester that finds another at work exchanges words, and does not wait.
- * (tests/kernel/test_protocol.py visits every interleaving of a small model;
+ * (tests/native/test_protocol.py visits every interleaving of a small model;
  * test_loss.c is the same at full size and speed.)
  *
  * Residue. The kernel shifts its bitmap in place to meet an unaligned user

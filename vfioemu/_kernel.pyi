@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-# The C kernel (csrc/vfe_*.c) through cffi; vfioemu/kernel/ wraps it, nothing else should call it.
+# The C kernel (csrc/vfe_*.c) through cffi; vfioemu/native/ wraps it, nothing else should call it.
 
 from typing import Any
 

@@ -10,7 +10,7 @@ import trio
 
 from vfioemu import client
 from vfioemu.client.channel import Channel
-from vfioemu.kernel import procmem
+from vfioemu.syscalls import procmem
 from vfioemu.wire import messages as m
 
 

@@ -6,8 +6,8 @@ import errno
 import pytest
 
 from vfioemu.core.errors import IoctlError
-from vfioemu.kernel.dma import DmaBatch, Op, Status
-from vfioemu.kernel.log import DirtyLog
+from vfioemu.native.dma import DmaBatch, Op, Status
+from vfioemu.native.log import DirtyLog
 from vfioemu.testing.process import Process
 
 PAGE = 4096

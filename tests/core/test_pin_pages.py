@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfioemu.kernel.dma import DmaBatch, Op, Status
-from vfioemu.kernel.log import DirtyLog
+from vfioemu.native.dma import DmaBatch, Op, Status
+from vfioemu.native.log import DirtyLog
 
 PAGE = 4096
 

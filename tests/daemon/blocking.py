@@ -5,7 +5,7 @@ import array
 import os
 import socket
 
-from vfioemu.kernel.procmem import address_of
+from vfioemu.syscalls.procmem import address_of
 from vfioemu.wire import messages as m
 from vfioemu.wire import names
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.daemon.helpers import CONFIG, dma_read, dma_write, errno_of, protect, set_up
 from vfioemu import client
-from vfioemu.kernel import procmem
+from vfioemu.syscalls import procmem
 from vfioemu.uapi import constants as c
 from vfioemu.uapi import structs as s
 

@@ -18,7 +18,7 @@ from vfioemu import client
 from vfioemu.core import slices
 from vfioemu.daemon.serve import running
 from vfioemu.io import effects, turns
-from vfioemu.kernel.procmem import address_of
+from vfioemu.syscalls.procmem import address_of
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.dma_engine import Register
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vfioemu.core.errors import IoctlError
 from vfioemu.devices.dma_engine import DmaEngine
-from vfioemu.kernel.bitmap import DirtyBitmap
+from vfioemu.native.bitmap import DirtyBitmap
 from vfioemu.testing.bench import GUEST, Bench
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.dma_engine import (

@@ -13,7 +13,7 @@ import trio
 
 from bench.build import program
 from vfioemu import client
-from vfioemu.kernel import procmem
+from vfioemu.syscalls import procmem
 from vfioemu.testing.daemon import device_name, machine_of
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.dma_engine import Register

@@ -23,7 +23,7 @@ from vfioemu.conformance import realmemory
 from vfioemu.core.machine import Machine
 from vfioemu.daemon.config import parse_machine
 from vfioemu.devices.registry import load_models
-from vfioemu.kernel import procmem
+from vfioemu.syscalls import procmem
 from vfioemu.testing.daemon import device_name
 from vfioemu.testing.memory import GUARD
 from vfioemu.testing.process import Process, Result, errno_name

@@ -14,7 +14,7 @@ from vfioemu import client
 from vfioemu.core.errors import IoctlError
 from vfioemu.io.limits import Limits
 from vfioemu.io.windows import Ledger
-from vfioemu.kernel import bitmap
+from vfioemu.native import bitmap
 from vfioemu.uapi import constants as c
 from vfioemu.wire import messages as m
 

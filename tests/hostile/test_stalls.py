@@ -25,7 +25,7 @@ from tests.hostile.helpers import (
 from vfioemu import client
 from vfioemu import daemon as daemons
 from vfioemu.daemon.config import parse_machine
-from vfioemu.kernel import procmem
+from vfioemu.syscalls import procmem
 from vfioemu.testing.daemon import device_name
 from vfioemu.uapi import constants as c
 from vfioemu.uapi import structs as s

@@ -22,7 +22,7 @@ from tests.hostile.helpers import (
     set_register,
 )
 from vfioemu import client
-from vfioemu.kernel import procmem
+from vfioemu.syscalls import procmem
 from vfioemu.testing.daemon import daemon_process
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.dma_engine import Pattern, Register

@@ -14,7 +14,7 @@ from tests.daemon.helpers import protect
 from vfioemu.core.errors import IoctlError
 from vfioemu.io import eventfd
 from vfioemu.io.mm import BoundMemory
-from vfioemu.kernel import procmem
+from vfioemu.syscalls import procmem
 
 PAGE = 4096
 

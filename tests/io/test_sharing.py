@@ -181,7 +181,7 @@ def test_faults_of_others_are_reported_as_ever():
     code = (
         "import ctypes, faulthandler, mmap, os\n"
         "faulthandler.enable()\n"
-        "from vfioemu.kernel import guard\n"
+        "from vfioemu.native import guard\n"
         "guard.install()\n"
         "fd = os.memfd_create('x')\n"
         "os.ftruncate(fd, 4096)\n"

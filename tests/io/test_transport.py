@@ -26,7 +26,7 @@ from vfioemu.core.effects import locked as take
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.file import POLLIN, POLLOUT
 from vfioemu.core.locks import Lock
-from vfioemu.kernel.procmem import address_of
+from vfioemu.syscalls.procmem import address_of
 from vfioemu.uapi.kinds import FdKind
 from vfioemu.wire import messages as m
 

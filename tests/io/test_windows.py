@@ -15,7 +15,7 @@ from vfioemu.io import unmapping
 from vfioemu.io.limits import Limits
 from vfioemu.io.memory import ClientSpace
 from vfioemu.io.windows import Ledger
-from vfioemu.kernel.unmap import unmap
+from vfioemu.syscalls.unmap import unmap
 
 PAGE = 4096
 PAGES = 16

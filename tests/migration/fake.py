@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 import trio
 
 from vfioemu.client import Memory
-from vfioemu.kernel.bitmap import DirtyBitmap
 from vfioemu.migration.cpus import Cpus, Pattern, Workload
 from vfioemu.migration.guest import Guest
 from vfioemu.migration.messages import DeviceLedger
 from vfioemu.migration.plan import PAGE
 from vfioemu.migration.ram import RamBlock, fill
 from vfioemu.migration.vfio import close_memory
+from vfioemu.native.bitmap import DirtyBitmap
 from vfioemu.uapi import constants as u
 from vfioemu.uapi.dma_engine import STAMP_SIZE, Stamp
 

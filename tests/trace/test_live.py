@@ -15,7 +15,7 @@ from vfioemu.daemon.runtime_dir import StartError
 from vfioemu.daemon.tracing import encoder
 from vfioemu.io import tracing
 from vfioemu.io.tracing import Sink
-from vfioemu.kernel import procmem
+from vfioemu.syscalls import procmem
 from vfioemu.trace import calls, text
 from vfioemu.trace import events as e
 from vfioemu.trace.filter import Filter

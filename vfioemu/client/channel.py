@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import trio
 
 from vfioemu import trust
-from vfioemu.kernel import procmem
+from vfioemu.syscalls import procmem
 from vfioemu.wire import messages as m
 
 _ROOM_FOR_FD: Final = socket.CMSG_LEN(4)

@@ -5,7 +5,7 @@ from typing import Final
 
 from vfioemu.client import dirty
 from vfioemu.client.file import File
-from vfioemu.kernel import procmem
+from vfioemu.syscalls import procmem
 from vfioemu.uapi import constants as c
 from vfioemu.uapi import structs as s
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from vfioemu.client.channel import Reply
 from vfioemu.client.mapping import Mapping
-from vfioemu.kernel import procmem
+from vfioemu.syscalls import procmem
 from vfioemu.wire import messages as m
 from vfioemu.wire import names
 

@@ -6,7 +6,7 @@ import mmap
 import os
 from typing import Final, Self
 
-from vfioemu.kernel import procmem
+from vfioemu.syscalls import procmem
 
 _F_ADD_SEALS: Final = 1033
 _SEAL_SHRINK: Final = 2

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from vfioemu.core.group import Group
     from vfioemu.core.spec import DeviceSpec
     from vfioemu.core.type1 import Type1
-    from vfioemu.kernel.dma import DmaBatch
-    from vfioemu.kernel.log import DirtyLog
+    from vfioemu.native.dma import DmaBatch
+    from vfioemu.native.log import DirtyLog
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from vfioemu.core.limits import U64_MAX
 from vfioemu.core.pages import Pages
 from vfioemu.core.pin_counts import PinCounts
 from vfioemu.core.rbtree import Node, Tree
-from vfioemu.kernel.bitmap import DirtyBitmap
+from vfioemu.native.bitmap import DirtyBitmap
 
 PROT_READ = 1
 """IOMMU_READ, and bit for bit VFIO_DMA_MAP_FLAG_READ: the device may read."""

@@ -46,7 +46,7 @@ from vfioemu.core.migration import (
     Session,
 )
 from vfioemu.core.model import DeviceModel, MaybeSteps, Region
-from vfioemu.kernel.shared_pages import SharedPages
+from vfioemu.syscalls.shared_pages import SharedPages
 from vfioemu.uapi import constants as c
 
 if TYPE_CHECKING:

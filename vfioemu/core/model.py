@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from vfioemu.core.device import Device
     from vfioemu.core.dma_logging import DirtySink, LogRange
     from vfioemu.core.profile import Profile
-    from vfioemu.kernel.dma import DmaBatch
-    from vfioemu.kernel.log import DirtyLog
+    from vfioemu.native.dma import DmaBatch
+    from vfioemu.native.log import DirtyLog
 
 T = TypeVar("T")
 

@@ -4,7 +4,7 @@
 from collections.abc import Iterable
 from typing import Final, Protocol
 
-from vfioemu.kernel.dma import DmaBatch, Op, Status
+from vfioemu.native.dma import DmaBatch, Op, Status
 
 _WRITES: Final = {
     Op.WRITE: "dma_rw",

@@ -37,7 +37,7 @@ from vfioemu.io.fds import duplicate, is_eventfd, socket_cookie
 from vfioemu.io.holders import is_abandoned
 from vfioemu.io.pages import Piece
 from vfioemu.io.watch import EventFdWatcher
-from vfioemu.kernel import procmem
+from vfioemu.syscalls import procmem
 from vfioemu.wire import messages as m
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from vfioemu.io.mm import BoundMemory
 from vfioemu.io.pages import Pinned
 from vfioemu.io.process import peer_of
 from vfioemu.io.session import Session
-from vfioemu.kernel import procmem
+from vfioemu.syscalls import procmem
 from vfioemu.wire import messages as m
 
 log: Final = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from typing import Final, NoReturn, TypeAlias
 
 import trio
 
-from vfioemu.kernel.unmap import unmap
+from vfioemu.syscalls.unmap import unmap
 
 log: Final = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from vfioemu.io.limits import Limits
 from vfioemu.io.mm import PAGE
 from vfioemu.io.pages import FileId
 from vfioemu.io.unmapping import unmapping
-from vfioemu.kernel import guard
-from vfioemu.kernel.procmem import address_of
+from vfioemu.native import guard
+from vfioemu.syscalls.procmem import address_of
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _mmap: Final = _libc.mmap

@@ -8,10 +8,10 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Protocol
 
-from vfioemu.kernel.bitmap import DirtyBitmap
-from vfioemu.kernel.pages import page_sums, zero_runs
 from vfioemu.migration.plan import PAGE
 from vfioemu.migration.stream import Run
+from vfioemu.native.bitmap import DirtyBitmap
+from vfioemu.native.pages import page_sums, zero_runs
 
 ZERO_PAGE: Final = bytes(PAGE)
 _SHORT: Final = 16

@@ -18,8 +18,8 @@ from vfioemu.core.migration_v1 import MigrationProtocol
 from vfioemu.core.model import DeviceModel
 from vfioemu.core.profile import LINUX_6_12, Profile
 from vfioemu.core.spec import DeviceSpec
-from vfioemu.kernel.dma import DmaBatch, Op, Status
-from vfioemu.kernel.log import DirtyLog
+from vfioemu.native.dma import DmaBatch, Op, Status
+from vfioemu.native.log import DirtyLog
 from vfioemu.testing.process import Process, Result
 from vfioemu.testing.scheduler import Scheduler
 from vfioemu.uapi.constants import VFIO_DEVICE_FEATURE

@@ -18,12 +18,12 @@ from vfioemu.core.profile import Profile
 from vfioemu.core.spec import Quirks
 from vfioemu.core.type1 import attach, dirty_pages, external, hardware, info, map_dma, unmap_dma
 from vfioemu.core.type1.state import Iommu, PinningDevice
-from vfioemu.kernel.dma import DmaBatch
+from vfioemu.native.dma import DmaBatch
 from vfioemu.uapi.constants import VFIO_TYPE1_IOMMU, VFIO_TYPE1_NESTING_IOMMU, VFIO_TYPE1v2_IOMMU
 
 if TYPE_CHECKING:
     from vfioemu.core.group import Group
-    from vfioemu.kernel.log import DirtyLog
+    from vfioemu.native.log import DirtyLog
 
 __all__ = ["Type1", "check_extension"]
 

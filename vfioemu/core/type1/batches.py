@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Final
 from vfioemu.core.effects import Steps
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.limits import U64_MAX
-from vfioemu.kernel.dma import DmaBatch, Op, Status
+from vfioemu.native.dma import DmaBatch, Op, Status
 
 if TYPE_CHECKING:
-    from vfioemu.kernel.log import DirtyLog
+    from vfioemu.native.log import DirtyLog
 
 LOGGED: Final = frozenset({Op.WRITE, Op.HARDWARE_WRITE})
 """Writes that the device's own log sees."""

@@ -27,7 +27,7 @@ from vfioemu.core.limits import (
 from vfioemu.core.slices import MAPPING, Slices
 from vfioemu.core.type1 import manual_clear, windows
 from vfioemu.core.type1.state import Iommu
-from vfioemu.kernel.bitmap import DirtyBitmap
+from vfioemu.native.bitmap import DirtyBitmap
 from vfioemu.uapi.constants import (
     VFIO_IOMMU_DIRTY_PAGES_FLAG_GET_BITMAP,
     VFIO_IOMMU_DIRTY_PAGES_FLAG_START,

@@ -16,10 +16,10 @@ from vfioemu.core.iova_map import PROT_READ, PROT_WRITE, Dma
 from vfioemu.core.limits import PAGE_MASK, PAGE_SIZE, U64_MAX
 from vfioemu.core.type1 import batches
 from vfioemu.core.type1.state import Iommu, PinningDevice, pages
-from vfioemu.kernel.dma import DmaBatch
+from vfioemu.native.dma import DmaBatch
 
 if TYPE_CHECKING:
-    from vfioemu.kernel.log import DirtyLog
+    from vfioemu.native.log import DirtyLog
 
 
 def register_device(iommu: Iommu, device: PinningDevice) -> Steps[None]:

@@ -18,10 +18,10 @@ from vfioemu.core.iova_map import PROT_READ, PROT_WRITE, Dma
 from vfioemu.core.pages import Pages
 from vfioemu.core.type1 import batches
 from vfioemu.core.type1.state import Iommu
-from vfioemu.kernel.dma import DmaBatch
+from vfioemu.native.dma import DmaBatch
 
 if TYPE_CHECKING:
-    from vfioemu.kernel.log import DirtyLog
+    from vfioemu.native.log import DirtyLog
 
 
 def dma_read(iommu: Iommu, iova: int, size: int) -> Steps[bytes]:

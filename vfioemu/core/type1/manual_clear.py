@@ -13,7 +13,7 @@ from vfioemu.core.limits import dirty_bitmap_bytes
 from vfioemu.core.slices import MAPPING, Slices
 from vfioemu.core.type1.state import Iommu
 from vfioemu.core.type1.windows import WINDOW
-from vfioemu.kernel.bitmap import DirtyBitmap
+from vfioemu.native.bitmap import DirtyBitmap
 
 
 def clear_range(iommu: Iommu, iova: int, size: int, data: int) -> Steps[None]:

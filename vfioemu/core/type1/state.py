@@ -20,7 +20,7 @@ from vfioemu.core.profile import Profile
 from vfioemu.core.slices import MAPPING, Slices
 from vfioemu.core.spec import IommuSpec, Quirks
 from vfioemu.core.type1.owners import Owners
-from vfioemu.kernel.index import IovaIndex
+from vfioemu.native.index import IovaIndex
 
 if TYPE_CHECKING:
     from vfioemu.core.caller import AddressSpace

@@ -12,7 +12,7 @@ from vfioemu.core.bits import set_bits
 from vfioemu.core.effects import Steps, write_user
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.slices import SLICE, Slices
-from vfioemu.kernel.bitmap import DirtyBitmap
+from vfioemu.native.bitmap import DirtyBitmap
 
 WINDOW: Final = 1 << 22
 """Pages in a window: 512 KiB of bits, which is 16 GiB of pages of 4 KiB."""

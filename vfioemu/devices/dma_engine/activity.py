@@ -14,8 +14,8 @@ from vfioemu.devices.dma_engine.pace import Pace
 from vfioemu.devices.dma_engine.pins import HeldPages, UsedPages
 from vfioemu.devices.dma_engine.registers import PAGE, Registers
 from vfioemu.devices.dma_engine.writer import Writer
-from vfioemu.kernel.dma import DmaBatch, Op, Status
-from vfioemu.kernel.log import DirtyLog
+from vfioemu.native.dma import DmaBatch, Op, Status
+from vfioemu.native.log import DirtyLog
 from vfioemu.uapi.dma_engine import MAX_BATCH, PinMode, Register
 
 _PAGE_MASK: Final = ~(PAGE - 1)

@@ -43,8 +43,8 @@ from vfioemu.devices.dma_engine.registers import Registers
 from vfioemu.devices.dma_engine.vectors import Vectors
 from vfioemu.devices.dma_engine.writer import Writer
 from vfioemu.devices.pci import PciFunction, names
-from vfioemu.kernel.dma import Op
-from vfioemu.kernel.log import DirtyLog
+from vfioemu.native.dma import Op
+from vfioemu.native.log import DirtyLog
 from vfioemu.uapi import dma_engine as u
 from vfioemu.uapi.dma_engine import Command, Register
 

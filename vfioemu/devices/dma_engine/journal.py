@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from typing import Final
 
-from vfioemu.kernel.dma import DmaBatch, Op, Status
+from vfioemu.native.dma import DmaBatch, Op, Status
 
 MAX_PAGES: Final = 1 << 18
 """How many pages are remembered: those that were written first are forgotten beyond."""

@@ -12,8 +12,8 @@ from vfioemu.core.dma_logging import DirtySink, LogRange
 from vfioemu.core.effects import Steps
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.slices import Slices
-from vfioemu.kernel.bitmap import DirtyBitmap, buffer_runs
-from vfioemu.kernel.log import DirtyLog
+from vfioemu.native.bitmap import DirtyBitmap, buffer_runs
+from vfioemu.native.log import DirtyLog
 
 MIN_PAGE_SIZE: Final = 4 << 10
 MAX_PAGE_SIZE: Final = 2 << 20

@@ -13,7 +13,7 @@ from vfioemu.core.errors import IoctlError
 from vfioemu.core.model import Host
 from vfioemu.core.pin_counts import PinCounts
 from vfioemu.devices.dma_engine.registers import PAGE
-from vfioemu.kernel.bitmap import DirtyBitmap
+from vfioemu.native.bitmap import DirtyBitmap
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from vfioemu.devices.dma_engine.registers import PAGE, Registers
-from vfioemu.kernel.dma import DmaBatch, Op, Status
+from vfioemu.native.dma import DmaBatch, Op, Status
 from vfioemu.uapi.dma_engine import (
     AREA_END,
     MAX_BATCH,

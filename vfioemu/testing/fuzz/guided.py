@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-INSTRUMENTED: Final = ["vfioemu.core", "vfioemu.devices", "vfioemu.kernel", "vfioemu.uapi"]
+INSTRUMENTED: Final = ["vfioemu.core", "vfioemu.devices", "vfioemu.native", "vfioemu.uapi"]
 
 
 def main(arguments: list[str], prepare: Callable[[], None] | None = None) -> None:

@@ -7,7 +7,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from vfioemu.kernel import pages, twin
+from tests.native import twin
+from vfioemu.native import pages
 
 
 @pytest.mark.parametrize(

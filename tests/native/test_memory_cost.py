@@ -4,8 +4,8 @@
 import gc
 from pathlib import Path
 
-from vfioemu.kernel.bitmap import DirtyBitmap
-from vfioemu.kernel.log import DirtyLog
+from vfioemu.native.bitmap import DirtyBitmap
+from vfioemu.native.log import DirtyLog
 
 TIB = 1 << 28  # pages
 

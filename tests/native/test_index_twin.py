@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from vfioemu.kernel import twin
-from vfioemu.kernel.bitmap import DirtyBitmap
-from vfioemu.kernel.dma import Dma, DmaBatch, Op, Status
-from vfioemu.kernel.index import PROT_READ, PROT_WRITE, IovaIndex
-from vfioemu.kernel.log import DirtyLog
+from tests.native import twin
+from vfioemu.native.bitmap import DirtyBitmap
+from vfioemu.native.dma import Dma, DmaBatch, Op, Status
+from vfioemu.native.index import PROT_READ, PROT_WRITE, IovaIndex
+from vfioemu.native.log import DirtyLog
 
 TOP = 1 << 64
 RAM = 1 << 15

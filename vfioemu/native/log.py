@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vfioemu._kernel import ffi, lib
-from vfioemu.kernel.bitmap import DirtyBitmap
+from vfioemu.native.bitmap import DirtyBitmap
 
 
 class DirtyLog:

@@ -3,8 +3,8 @@
 
 import pytest
 
-from vfioemu.kernel import twin
-from vfioemu.kernel.bitmap import DirtyBitmap
+from tests.native import twin
+from vfioemu.native.bitmap import DirtyBitmap
 
 
 def fast(nbits):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The C kernel once more, slow and obvious: what the fast one is held against (tests/kernel).
+"""The C kernel once more, slow and obvious: what the fast one is held against (tests/native).
 
 A bitmap is one Python integer, as the kernel's is one array of words: a shift shifts, an OR ors, and the residue needs
 no explanation because nothing takes it away. Memory of a mapping is a slice of a bytearray.
@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from vfioemu.kernel.dma import DmaBatch, Op, Status
-from vfioemu.kernel.index import PROT_READ, PROT_WRITE
+from vfioemu.native.dma import DmaBatch, Op, Status
+from vfioemu.native.index import PROT_READ, PROT_WRITE
 
 _U64: Final = (1 << 64) - 1
 
@@ -28,7 +28,7 @@ def runs_of(bits: int) -> list[tuple[int, int]]:
 
 
 class DirtyBitmap:
-    """vfioemu.kernel.bitmap.DirtyBitmap, as the kernel's vfio_iommu_type1.c has it."""
+    """vfioemu.native.bitmap.DirtyBitmap, as the kernel's vfio_iommu_type1.c has it."""
 
     def __init__(self, nbits: int) -> None:
         self.size = nbits
@@ -185,7 +185,7 @@ class Mapping:
 
 
 class DirtyLog:
-    """vfioemu.kernel.log.DirtyLog."""
+    """vfioemu.native.log.DirtyLog."""
 
     def __init__(self, pgshift: int, ranges: Sequence[tuple[int, int]]) -> None:
         self.pgshift = pgshift
@@ -201,7 +201,7 @@ class DirtyLog:
 
 
 class IovaIndex:
-    """vfioemu.kernel.index.IovaIndex."""
+    """vfioemu.native.index.IovaIndex."""
 
     def __init__(self, pgshift: int = 12) -> None:
         self.pgshift = pgshift

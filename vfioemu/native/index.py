@@ -4,9 +4,9 @@
 from typing import Any, Final
 
 from vfioemu._kernel import ffi, lib
-from vfioemu.kernel.bitmap import DirtyBitmap
-from vfioemu.kernel.dma import DmaBatch
-from vfioemu.kernel.log import DirtyLog
+from vfioemu.native.bitmap import DirtyBitmap
+from vfioemu.native.dma import DmaBatch
+from vfioemu.native.log import DirtyLog
 
 PROT_READ: Final = 1
 PROT_WRITE: Final = 2

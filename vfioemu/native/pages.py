@@ -8,7 +8,7 @@ from array import array
 from typing import Final
 
 from vfioemu._kernel import ffi, lib
-from vfioemu.kernel.bitmap import Buffer, Isa, buffer_runs, isa_number
+from vfioemu.native.bitmap import Buffer, Isa, buffer_runs, isa_number
 
 PAGE_SIZE: Final = 4096
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from vfioemu.kernel import twin
-from vfioemu.kernel.bitmap import DirtyBitmap, buffer_runs
+from tests.native import twin
+from vfioemu.native.bitmap import DirtyBitmap, buffer_runs
 
 # Around words, lines of 512 pages, chunks of 32768, and what one word of the second summary covers.
 SIZES = (1, 2, 10, 63, 64, 65, 100, 128, 511, 512, 513, 4096, 32767, 32768, 32769, 65536 + 7, 5 * 32768)

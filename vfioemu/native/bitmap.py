@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The dirty bitmap: one bit per page, marked and harvested at the same time by whoever likes.
 
-The C side (csrc/vfe_bitmap.h) says how; vfioemu/kernel/twin.py says the same in the plainest Python, and a property
+The C side (csrc/vfe_bitmap.h) says how; tests/native/twin.py says the same in the plainest Python, and a property
 test holds one against the other. The rules that a user must keep: a page is written first and marked after, and
 harvests of one bitmap that keep residue do not run at the same time (type1 has the container's lock for that).
 

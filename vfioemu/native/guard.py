@@ -4,7 +4,7 @@
 import os
 
 from vfioemu._kernel import ffi, lib
-from vfioemu.kernel.bitmap import Buffer
+from vfioemu.native.bitmap import Buffer
 
 
 def install() -> None:

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Bindings of the C kernel in csrc/: dirty bitmaps, the IOVA index, batched DMA."""
