@@ -7,8 +7,10 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "call.h"
+#include "holds.h"
 #include "path.h"
 #include "sys.h"
 
@@ -211,6 +213,30 @@ ssize_t vfe_attribute_write(int fd, const void *data, size_t size, off_t offset)
 	return vfe_result(result);
 }
 
+/* Map a file in the place of what may be a device's memory. */
+static long map(int fd, void *address, size_t size, int prot, int flags,
+		uint64_t start)
+{
+	struct vfe_remap remap = { 0 };
+	long result;
+
+	if (flags & MAP_FIXED)
+		vfe_hold_begin(&remap, address, size);
+	result = vfe_sys6(SYS_mmap, VFE_ARG(address), VFE_ARG(size), prot,
+			  flags, fd, (long)start);
+	if (result >= 0)
+		vfe_hold_cut(&remap, address, size);
+	vfe_hold_end(&remap);
+	return result;
+}
+
+/* do_mmap(): what is shared is written to by who may write to the file. */
+static bool may_map(int fd, int prot, int flags)
+{
+	return (flags & MAP_TYPE) == MAP_PRIVATE || !(prot & PROT_WRITE) ||
+	       (vfe_sys2(SYS_fcntl, fd, F_GETFL) & O_ACCMODE) != O_RDONLY;
+}
+
 void *vfe_attribute_mmap(int fd, void *address, size_t size, int prot,
 			 int flags, off_t offset)
 {
@@ -220,6 +246,8 @@ void *vfe_attribute_mmap(int fd, void *address, size_t size, int prot,
 
 	if (!path)
 		return (void *)vfe_result(result == -EBADF ? -EACCES : -ENODEV);
+	if (!may_map(fd, prot, flags))
+		return (void *)vfe_result(-EACCES);
 	struct vfe_call call = {
 		.msg = { .type = VFIOEMU_ATTR_MMAP,
 			 .arg = { (uint64_t)offset, size } },
@@ -238,11 +266,9 @@ void *vfe_attribute_mmap(int fd, void *address, size_t size, int prot,
 			"pread() and pwrite() on the VFIO device's fd do",
 			path + (*path == '/'));
 	if (result >= 0)
-		result = call.in_fd < 0
-				 ? -ENFILE
-				 : vfe_sys6(SYS_mmap, VFE_ARG(address),
-					    VFE_ARG(size), prot, flags,
-					    call.in_fd, (long)call.in_start);
+		result = call.in_fd < 0 ? -ENFILE
+					: map(call.in_fd, address, size, prot,
+					      flags, call.in_start);
 	if (call.in_fd >= 0)
 		vfe_sys1(SYS_close, call.in_fd);
 	return (void *)vfe_result(result);

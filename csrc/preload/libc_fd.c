@@ -73,12 +73,14 @@ VFE_EXPORT int dup3(int from, int to, int flags)
 	return dup_to(from, to, flags);
 }
 
-/* What a socket says of itself, as the file says it. */
+/* What a socket says of itself, as the file says it. A live file of the tree is
+ * no socket, and knows what it was opened for. */
 static int flags_of(int fd, int flags)
 {
 	struct vfe_file file;
 
-	if (flags < 0 || !vfe_emulated(fd, &file) || file.kind == VFE_OTHER)
+	if (flags < 0 || !vfe_emulated(fd, &file) || file.kind == VFE_OTHER ||
+	    file.kind == VFE_ATTRIBUTE)
 		return flags;
 	/* force_o_largefile(), of open() */
 	if (file.kind == VFE_CONTAINER || file.kind == VFE_GROUP)

@@ -18,35 +18,22 @@ static int dressed(int fd, void *status, int result)
 	return result;
 }
 
-#define FSTAT(name, type)                                              \
-	VFE_EXPORT int name(int fd, struct type *status)               \
-	{                                                              \
-		struct vfe_file file;                                  \
-                                                                       \
-		if (vfe_emulated(fd, &file))                           \
-			return vfe_fstat(&file, status);               \
-		if (VFE_RARE(!vfe.next.name))                          \
-			return (int)vfe_result(                        \
-				vfe_sys2(SYS_fstat, fd, status));      \
-		return dressed(fd, status, vfe.next.name(fd, status)); \
+#define FSTAT(name, arguments, hand_on)                            \
+	VFE_EXPORT int name arguments                              \
+	{                                                          \
+		struct vfe_file file;                              \
+                                                                   \
+		if (vfe_emulated(fd, &file))                       \
+			return vfe_fstat(&file, status);           \
+		if (VFE_RARE(!vfe.next.name))                      \
+			return (int)vfe_result(                    \
+				vfe_sys2(SYS_fstat, fd, status));  \
+		return dressed(fd, status, vfe.next.name hand_on); \
 	}
 
-FSTAT(fstat, stat)
-FSTAT(fstat64, stat64)
-
-#define FXSTAT(name, type)                                            \
-	VFE_EXPORT int name(int version, int fd, struct type *status) \
-	{                                                             \
-		struct vfe_file file;                                 \
-                                                                      \
-		if (vfe_emulated(fd, &file))                          \
-			return vfe_fstat(&file, status);              \
-		if (VFE_RARE(!vfe.next.name))                         \
-			return (int)vfe_result(                       \
-				vfe_sys2(SYS_fstat, fd, status));     \
-		return dressed(fd, status,                            \
-			       vfe.next.name(version, fd, status));   \
-	}
-
-FXSTAT(__fxstat, stat)
-FXSTAT(__fxstat64, stat64)
+FSTAT(fstat, (int fd, struct stat *status), (fd, status))
+FSTAT(fstat64, (int fd, struct stat64 *status), (fd, status))
+FSTAT(__fxstat, (int version, int fd, struct stat *status),
+      (version, fd, status))
+FSTAT(__fxstat64, (int version, int fd, struct stat64 *status),
+      (version, fd, status))

@@ -290,6 +290,38 @@ print(load("/sys/kernel/iommu_groups/31/type"), store("/sys/kernel/iommu_groups/
     assert found[4] == "55aa" or found[4] == "EIO"
 
 
+def test_an_fd_says_what_it_was_opened_for(machine):
+    code = """
+for mode in os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_PATH:
+    fd = os.open(DEVICE + "/config", mode)
+    print(fcntl.fcntl(fd, fcntl.F_GETFL) & (os.O_ACCMODE | os.O_PATH) == mode)
+for mode in os.O_RDONLY, os.O_RDWR:
+    memory = os.open(DEVICE + "/resource0", mode)
+    for flags in mmap.MAP_SHARED, mmap.MAP_PRIVATE:
+        try: print(len(mmap.mmap(memory, 4096, flags, mmap.PROT_READ | mmap.PROT_WRITE)))
+        except OSError as error: print(errno.errorcode[error.errno])
+"""
+    assert said(machine, code) == ["True"] * 4 + ["EACCES", "4096", "4096", "4096"]
+
+
+def test_a_mapping_in_the_place_of_a_vfio_mapping_lets_the_device_go(machine):
+    code = """
+import ctypes
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+def map_at(address, flags, fd): return libc.mmap(address, 0x1000, mmap.PROT_READ, mmap.MAP_SHARED | flags, fd, 0)
+def is_held():
+    try: os.close(os.open("/dev/vfio/31", os.O_RDWR))
+    except OSError as error: return errno.errorcode[error.errno]
+device = open_device()
+view = map_at(None, 0, device)
+for fd in device, node, container: os.close(fd)
+print(is_held(), map_at(view, 0x10, os.open(DEVICE + "/resource0", os.O_RDWR)) == view, is_held())
+"""
+    assert said(machine, code) == ["EBUSY True None"]
+
+
 def test_copies_are_made_by_reading_and_writing(machine, tmp_path):
     script = f"""
         cp {DEVICE}/config {tmp_path}/config && stat -c %s {tmp_path}/config
