@@ -156,7 +156,7 @@ static __attribute__((noinline)) void copy_on(const struct vfe_dma *batch,
 }
 
 /*
- * A file under a mapping may have been truncated (io/memory.py): that
+ * A file under a mapping may have been truncated (io/memory/sharing.py): that
  * descriptor is left to the caller, who finds the same and says so. It may
  * have written some of it.
  * @return whether anything was written.

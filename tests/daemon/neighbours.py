@@ -7,7 +7,7 @@ import trio
 
 from vfioemu import client
 from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
-from vfioemu.io import accounts
+from vfioemu.io.base import accounts
 
 BIG_BAR = 1 << 20
 UUID = "00000000-0000-4000-8000-00000000000"

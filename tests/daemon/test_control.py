@@ -12,7 +12,7 @@ import trio
 from tests.daemon.helpers import DEVICES, MACHINE, pin, set_up
 from vfioemu import client, daemon
 from vfioemu.daemon import control as dc
-from vfioemu.io.limits import Limits
+from vfioemu.io.base.limits import Limits
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import trio
 
 from tests.daemon.neighbours import HOSTILE, MACHINE, OTHER, World
 from vfioemu.daemon.serve import running
-from vfioemu.io.accounts import FEW
-from vfioemu.io.limits import Limits
+from vfioemu.io.base.accounts import FEW
+from vfioemu.io.base.limits import Limits
 
 FDS = 400
 PAGE = 4096

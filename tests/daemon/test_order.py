@@ -9,7 +9,7 @@ import trio
 from tests.daemon.blocking import Blocking
 from tests.daemon.helpers import DEVICES, MACHINE, dma_write, pin, set_up
 from vfioemu import client, daemon
-from vfioemu.io.tokens import TokenTable
+from vfioemu.io.shim.tokens import TokenTable
 from vfioemu.uapi import constants as c
 
 TRIES = 5000

@@ -18,8 +18,8 @@ from vfioemu.daemon.arguments import DeviceError, Wish, with_devices
 from vfioemu.daemon.sysfs import bus_of, sysfsdev
 from vfioemu.daemon.tree import Tree
 from vfioemu.devices.registry import load_models
-from vfioemu.io.counters import Counters
-from vfioemu.io.effects import Runner
+from vfioemu.io.driver import Runner
+from vfioemu.io.observe.counters import Counters
 
 UUID = "00000000-0000-4000-8000-000000000007"
 BDF = "00fe:03:0a.1"

@@ -17,14 +17,15 @@ from tests.daemon.neighbours import BIG_BAR, HOSTILE, MACHINE, ORACLE, World
 from vfioemu import client
 from vfioemu.core import slices
 from vfioemu.daemon.serve import running
-from vfioemu.io import effects, turns
+from vfioemu.io import driver
+from vfioemu.io.base import turns
 from vfioemu.syscalls.procmem import address_of
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.dma_engine import Register
 
 PAGE = 4096
 MANY = 3000
-SLICE_OF_EFFECTS = effects.SLICE
+SLICE_OF_EFFECTS = driver.SLICE
 FEW = 3
 """Calls of a bystander that show that others were served: more than what is under way when a long call begins and ends."""
 
@@ -115,9 +116,9 @@ async def read_state_in_small_pieces(session, container, device):
                 await data.read_at(address_of(memory)[0], size)
 
 
-@pytest.mark.parametrize("slice", [effects.SLICE, 1 << 30])
+@pytest.mark.parametrize("slice", [driver.SLICE, 1 << 30])
 async def test_many_small_effects_are_a_long_call_too(tmp_path, monkeypatch, slice):
-    monkeypatch.setattr(effects, "SLICE", slice)
+    monkeypatch.setattr(driver, "SLICE", slice)
     async with running(MACHINE, tmp_path / "run", memory="process_vm") as daemon:
         async with trio.open_nursery() as nursery:
             world = World(daemon, monkeypatch)
@@ -136,7 +137,7 @@ async def test_others_are_served_during_a_long_call(world, call):
 @pytest.mark.parametrize("call", [start_tracking, unmap_all])
 async def test_without_slices_they_would_not(world, monkeypatch, call):
     monkeypatch.setattr(slices, "SLICE", 1 << 30)
-    monkeypatch.setattr(effects, "SLICE", 1 << 30)
+    monkeypatch.setattr(driver, "SLICE", 1 << 30)
 
     assert await during(world, call) < FEW
 

@@ -198,7 +198,7 @@ def test_memory_that_a_device_still_reaches_by_dma_goes_with_the_last_close():
     shared.close()
     shared.close()
 
-    assert os.fstat(reached).st_size == 0  # an access is a fault: io/windows.py
+    assert os.fstat(reached).st_size == 0  # an access is a fault: io/memory/windows.py
     os.close(reached)
 
 

@@ -11,7 +11,7 @@ from tests.hostile.helpers import Raw
 from vfioemu import client
 from vfioemu import daemon as daemons
 from vfioemu.core.spec import MachineSpec
-from vfioemu.io.channel import Channel
+from vfioemu.io.shim.channel import Channel
 from vfioemu.testing.daemon import DaemonProcess
 from vfioemu.wire import messages as m
 

@@ -13,8 +13,8 @@ import trio
 
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.file import File, Mapped
-from vfioemu.io.limits import Access, Limits
-from vfioemu.io.server import Server
+from vfioemu.io.base.limits import Access, Limits
+from vfioemu.io.shim.server import Server
 from vfioemu.uapi.kinds import FdKind
 from vfioemu.wire import messages as m
 

@@ -12,10 +12,10 @@ import trio.testing
 
 from tests.io.fake import Raw, serving
 from vfioemu.core.errors import IoctlError
-from vfioemu.io.accounts import FEW, Accounts
-from vfioemu.io.limits import Limits
-from vfioemu.io.regions import keep_region
-from vfioemu.io.turns import Rounds
+from vfioemu.io.base.accounts import FEW, Accounts
+from vfioemu.io.base.limits import Limits
+from vfioemu.io.base.turns import Rounds
+from vfioemu.io.memory.regions import keep_region
 from vfioemu.wire.messages import MemoryMode
 
 ROOM = 1000

@@ -15,11 +15,12 @@ import pytest
 import trio
 
 from tests.io.fake import FakeFile, FakeMachine, Raw, serving
-from vfioemu.io import fds, sharing
-from vfioemu.io.accounts import Accounts
-from vfioemu.io.fds import Graveyard, socket_cookie
-from vfioemu.io.limits import Limits
-from vfioemu.io.turns import Rounds
+from vfioemu.io.base import fds
+from vfioemu.io.base.accounts import Accounts
+from vfioemu.io.base.fds import Graveyard, socket_cookie
+from vfioemu.io.base.limits import Limits
+from vfioemu.io.base.turns import Rounds
+from vfioemu.io.memory import sharing
 from vfioemu.wire import messages as m
 
 NR_USERFAULTFD = {"x86_64": 323, "aarch64": 282}

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from vfioemu.io.holders import is_abandoned
+from vfioemu.io.base.holders import is_abandoned
 
 
 def test_an_eventfd_is_abandoned_when_the_last_other_process_has_closed_it():

@@ -5,7 +5,7 @@ import errno
 import os
 import socket
 
-from vfioemu.io.listen import accept
+from vfioemu.io.base.listen import accept
 
 
 class Exhausted(socket.socket):

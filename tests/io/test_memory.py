@@ -12,8 +12,8 @@ import pytest
 
 from tests.daemon.helpers import protect
 from vfioemu.core.errors import IoctlError
-from vfioemu.io import eventfd
-from vfioemu.io.mm import BoundMemory
+from vfioemu.io.base import eventfd
+from vfioemu.io.memory.mm import BoundMemory
 from vfioemu.syscalls import procmem
 
 PAGE = 4096

@@ -10,7 +10,7 @@ import trio
 
 from tests.io.fake import Raw, serving
 from vfioemu.core.locks import Lock
-from vfioemu.io import memory_calls
+from vfioemu.io.shim import memory_calls
 from vfioemu.wire import messages as m
 
 PAGE = 4096

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from vfioemu.io import process
+from vfioemu.io.base import process
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120
@@ -82,7 +82,7 @@ class TestNumber:
 import os, socket
 from pathlib import Path
 from tests.io import test_process as t
-from vfioemu.io import process
+from vfioemu.io.base import process
 import pytest
 m = pytest.MonkeyPatch()
 t.WAYS[{WAYS.index(way)}](m)

@@ -11,10 +11,10 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfioemu.io import unmapping
-from vfioemu.io.limits import Limits
-from vfioemu.io.memory import ClientSpace
-from vfioemu.io.windows import Ledger
+from vfioemu.io.base import unmapping
+from vfioemu.io.base.limits import Limits
+from vfioemu.io.memory.space import ClientSpace
+from vfioemu.io.memory.windows import Ledger
 from vfioemu.syscalls.unmap import unmap
 
 PAGE = 4096

@@ -16,7 +16,7 @@ from vfioemu.core.limits import Accounting
 from vfioemu.core.migration_v1 import RegionsWithMigration
 from vfioemu.core.type1 import attach, dirty_pages, external, map_dma, state, unmap_dma
 from vfioemu.devices.oracle.dirty_log import DirtyLog
-from vfioemu.io.connection import Connection
+from vfioemu.io.shim.connection import Connection
 from vfioemu.wire import messages
 
 

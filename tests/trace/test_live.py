@@ -13,8 +13,8 @@ from tests.daemon.helpers import MACHINE, command, dma_write, pin, set_up
 from vfioemu import client, daemon
 from vfioemu.daemon.runtime_dir import StartError
 from vfioemu.daemon.tracing import encoder
-from vfioemu.io import tracing
-from vfioemu.io.tracing import Sink
+from vfioemu.io.observe import tracer
+from vfioemu.io.observe.tracer import Sink
 from vfioemu.syscalls import procmem
 from vfioemu.trace import calls, text
 from vfioemu.trace import events as e
@@ -79,17 +79,17 @@ def check_session(monkeypatch):
 
 
 TRAPS = [
-    (tracing.Tracer, "begin"),
-    (tracing.Tracer, "end"),
-    (tracing.Tracer, "opened"),
-    (tracing.Tracer, "closed"),
-    (tracing.Tracer, "mappings"),
-    (tracing.Tracer, "state"),
-    (tracing.Tracer, "dirtied"),
-    (tracing.Tracer, "interrupt"),
-    (tracing.Record, "__init__"),
-    (tracing.Sink, "put"),
-    (tracing, "tapped"),
+    (tracer.Tracer, "begin"),
+    (tracer.Tracer, "end"),
+    (tracer.Tracer, "opened"),
+    (tracer.Tracer, "closed"),
+    (tracer.Tracer, "mappings"),
+    (tracer.Tracer, "state"),
+    (tracer.Tracer, "dirtied"),
+    (tracer.Tracer, "interrupt"),
+    (tracer.Record, "__init__"),
+    (tracer.Sink, "put"),
+    (tracer, "tapped"),
     (calls, "ioctl"),
     (calls, "transfer"),
     (text.Printer, "line"),
@@ -203,7 +203,7 @@ async def test_what_a_sink_cannot_take_is_counted():
 
 @pytest.mark.usefixtures("check_session")
 async def test_who_does_not_read_loses_events_and_holds_up_nobody(monkeypatch):
-    monkeypatch.setattr(tracing.Sink.__init__, "__defaults__", (8, 4096))
+    monkeypatch.setattr(tracer.Sink.__init__, "__defaults__", (8, 4096))
     async with daemon.running(MACHINE) as running:
         slow = socket.socket(socket.AF_UNIX)
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

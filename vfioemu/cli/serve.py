@@ -25,7 +25,7 @@ from vfioemu.daemon.arguments import Wish
 from vfioemu.daemon.config import refused_options
 from vfioemu.daemon.runtime_dir import SOCKET, StartError, naming
 from vfioemu.daemon.serve import Options, Ready, serve
-from vfioemu.io.limits import Limits
+from vfioemu.io.base.limits import Limits
 from vfioemu.trace.options import TraceOptions
 from vfioemu.wire.messages import MemoryMode
 

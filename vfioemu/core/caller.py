@@ -46,7 +46,7 @@ class AddressSpace:
     def window(self, vaddr: int, size: int) -> int | None:
         """The address *in this process* of memory that we map ourselves for [vaddr, vaddr+size), or None.
 
-        Only memory that the owner handed over (io/windows.py) has a window. It lives until the owner takes it back and
+        Only memory that the owner handed over (io/memory/windows.py) has a window. It lives until the owner takes it back and
         nobody holds it any more.
         """
         del vaddr, size

@@ -21,10 +21,10 @@ from vfioemu.daemon.mediated import MediatedDevices, Refused
 from vfioemu.daemon.sysfs import sysfsdev
 from vfioemu.daemon.tracing import encoder, send_events
 from vfioemu.daemon.tree import Tree
-from vfioemu.io.effects import Runner
-from vfioemu.io.listen import accept
-from vfioemu.io.server import Server
-from vfioemu.io.tracing import Sink, Tracer
+from vfioemu.io.base.listen import accept
+from vfioemu.io.driver import Runner
+from vfioemu.io.observe.tracer import Sink, Tracer
+from vfioemu.io.shim.server import Server
 from vfioemu.trace.filter import Filter
 from vfioemu.wire.messages import VERSION
 

@@ -14,8 +14,8 @@ import trio
 from vfioemu.core.device import Device
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.machine import Machine
-from vfioemu.io.effects import Runner
-from vfioemu.io.server import Server
+from vfioemu.io.driver import Runner
+from vfioemu.io.shim.server import Server
 
 log: Final = logging.getLogger(__name__)
 

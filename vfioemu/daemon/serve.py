@@ -27,10 +27,10 @@ from vfioemu.daemon.tracing import tracing
 from vfioemu.daemon.tree import Tree
 from vfioemu.daemon.workers import Workers
 from vfioemu.devices.registry import load_models
-from vfioemu.io.effects import Runner
-from vfioemu.io.limits import Access, Limits
-from vfioemu.io.server import Server
-from vfioemu.io.tracing import Tracer
+from vfioemu.io.base.limits import Access, Limits
+from vfioemu.io.driver import Runner
+from vfioemu.io.observe.tracer import Tracer
+from vfioemu.io.shim.server import Server
 from vfioemu.room import require_room
 from vfioemu.trace.options import TraceOptions
 from vfioemu.wire.messages import MemoryMode

@@ -11,10 +11,10 @@ from prometheus_client.registry import Collector
 
 from vfioemu.core.machine import Machine
 from vfioemu.daemon import messages as d
-from vfioemu.io.server import Server
+from vfioemu.io.shim.server import Server
 
 if TYPE_CHECKING:
-    from vfioemu.io.session import Session
+    from vfioemu.io.shim.session import Session
 
 
 def clients(sessions: "Iterable[Session]") -> list[d.ClientEntry]:

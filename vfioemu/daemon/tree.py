@@ -36,7 +36,7 @@ from vfioemu.daemon.entries import Directory, Entries, Entry, File, Link, Node
 from vfioemu.daemon.runtime_dir import ROOT
 from vfioemu.devices.pci.driver import VfioPci
 from vfioemu.devices.registry import summary
-from vfioemu.io.effects import Runner
+from vfioemu.io.driver import Runner
 from vfioemu.private import remove_tree
 from vfioemu.uapi import constants as c
 

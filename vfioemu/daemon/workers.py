@@ -11,9 +11,9 @@ from vfioemu.core.device import Device
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.machine import Machine
 from vfioemu.core.model import DeviceModel
-from vfioemu.io.effects import Runner
-from vfioemu.io.server import Server
-from vfioemu.io.turns import CALLS
+from vfioemu.io.base.turns import CALLS
+from vfioemu.io.driver import Runner
+from vfioemu.io.shim.server import Server
 
 log: Final = logging.getLogger(__name__)
 

@@ -15,27 +15,27 @@ from vfioemu.core.caller import Caller
 from vfioemu.core.effects import Steps
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.file import File, Mapped
-from vfioemu.io.accounts import Account, Accounts
-from vfioemu.io.channel import Channel
-from vfioemu.io.connection import Connection, Gone, PeerError, packet
-from vfioemu.io.counters import Counters
-from vfioemu.io.effects import Runner
-from vfioemu.io.fds import Graveyard, socket_cookie
-from vfioemu.io.limits import Access, Limits
-from vfioemu.io.listen import accept
-from vfioemu.io.memory import ClientSpace
-from vfioemu.io.pages import Pinned
-from vfioemu.io.reception import Reception
-from vfioemu.io.session import Service, Session
-from vfioemu.io.sharing import is_local, is_shmem
-from vfioemu.io.throttle import Throttle
-from vfioemu.io.tokens import Token, TokenTable
-from vfioemu.io.turns import Rounds, Share
+from vfioemu.io.base.accounts import Account, Accounts
+from vfioemu.io.base.fds import Graveyard, socket_cookie
+from vfioemu.io.base.limits import Access, Limits
+from vfioemu.io.base.listen import accept
+from vfioemu.io.base.throttle import Throttle
+from vfioemu.io.base.turns import Rounds, Share
+from vfioemu.io.driver import Runner
+from vfioemu.io.memory.pages import Pinned
+from vfioemu.io.memory.sharing import is_local, is_shmem
+from vfioemu.io.memory.space import ClientSpace
+from vfioemu.io.observe.counters import Counters
+from vfioemu.io.shim.channel import Channel
+from vfioemu.io.shim.connection import Connection, Gone, PeerError, packet
+from vfioemu.io.shim.reception import Reception
+from vfioemu.io.shim.session import Service, Session
+from vfioemu.io.shim.tokens import Token, TokenTable
 from vfioemu.printable import printable
 from vfioemu.wire import messages as m
 
 if TYPE_CHECKING:
-    from vfioemu.io.tracing import Tracer
+    from vfioemu.io.observe.tracer import Tracer
 
 log: Final = logging.getLogger(__name__)
 

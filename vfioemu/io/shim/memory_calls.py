@@ -12,16 +12,16 @@ import trio
 
 from vfioemu.core.effects import Steps
 from vfioemu.core.errors import IoctlError
-from vfioemu.io import keeping
-from vfioemu.io.call import Call
-from vfioemu.io.connection import PeerError
-from vfioemu.io.mm import TOP
+from vfioemu.io.memory import keeping
+from vfioemu.io.memory.mm import TOP
+from vfioemu.io.shim.call import Call
+from vfioemu.io.shim.connection import PeerError
 from vfioemu.wire import messages as m
 
 if TYPE_CHECKING:
-    from vfioemu.io.pages import FileId
-    from vfioemu.io.server import Server
-    from vfioemu.io.session import Session
+    from vfioemu.io.memory.pages import FileId
+    from vfioemu.io.shim.server import Server
+    from vfioemu.io.shim.session import Session
 
 CALLS: Final = frozenset({m.MEM_SHARE, m.MEM_UNSHARE, m.MEM_LEAVES, m.MEM_RETURNS, m.MEM_HOLE, m.MEM_REGION})
 _WITH_FD: Final = frozenset({m.MEM_SHARE, m.MEM_HOLE})

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """What an IOMMU holds of a client's memory: by what is behind the addresses where that can be had, else by address.
 
-A window (io/windows.py) is the memory itself, and is kept here whatever the client does to its addresses. All other memory is
+A window (io/memory/windows.py) is the memory itself, and is kept here whatever the client does to its addresses. All other memory is
 reached in the client's address space. It does not matter then what the client may do there itself by now, but what becomes of
-the addresses does: whoever takes memory away says so before (io/keeping.py), and what nobody has said is found out too late.
+the addresses does: whoever takes memory away says so before (io/memory/keeping.py), and what nobody has said is found out too late.
 """
 
 import bisect
@@ -15,8 +15,8 @@ from vfioemu.core.effects import Buffer
 from vfioemu.core.pages import Holder, Pages
 
 if TYPE_CHECKING:
-    from vfioemu.io.memory import ClientSpace
-    from vfioemu.io.mm import SharedObject
+    from vfioemu.io.memory.mm import SharedObject
+    from vfioemu.io.memory.space import ClientSpace
 
 K = TypeVar("K")
 FileId = tuple[int, int]

@@ -18,13 +18,13 @@ from vfioemu.core.effects import Buffer, PagesRead, PagesWrite, Steps, locked
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.locks import Lock
 from vfioemu.core.slices import MAPPING, Slices
-from vfioemu.io.mm import PAGE
-from vfioemu.io.pages import ClientPages, FileId, Piece
+from vfioemu.io.memory.mm import PAGE
+from vfioemu.io.memory.pages import ClientPages, FileId, Piece
 
 if TYPE_CHECKING:
-    from vfioemu.io.limits import Limits
-    from vfioemu.io.memory import ClientSpace
-    from vfioemu.io.windows import Ledger
+    from vfioemu.io.base.limits import Limits
+    from vfioemu.io.memory.space import ClientSpace
+    from vfioemu.io.memory.windows import Ledger
 
 _NORESERVE: Final = 0x4000  # mmap.MAP_NORESERVE, of Python 3.12
 _STEP: Final = 1 << 18

@@ -14,7 +14,7 @@ import stat
 from typing import Final
 
 from vfioemu.core.errors import IoctlError
-from vfioemu.io.mm import PAGE
+from vfioemu.io.memory.mm import PAGE
 
 _F_GET_SEALS: Final = 1034
 _SEAL_SHRINK: Final = 2

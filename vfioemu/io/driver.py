@@ -33,17 +33,17 @@ from vfioemu.core.effects import (
     WriteUser,
 )
 from vfioemu.core.errors import IoctlError
-from vfioemu.io import reach
-from vfioemu.io.connection import Connection, Gone
-from vfioemu.io.counters import Counters
-from vfioemu.io.eventfd import ClientEventFd
-from vfioemu.io.memory import ClientSpace
-from vfioemu.io.pages import Piece
-from vfioemu.io.turns import BYTES_SHIFT, SLICE, Share
+from vfioemu.io.base.eventfd import ClientEventFd
+from vfioemu.io.base.turns import BYTES_SHIFT, SLICE, Share
+from vfioemu.io.memory import reach
+from vfioemu.io.memory.pages import Piece
+from vfioemu.io.memory.space import ClientSpace
+from vfioemu.io.observe.counters import Counters
+from vfioemu.io.shim.connection import Connection, Gone
 
 if TYPE_CHECKING:
     from vfioemu.core.pages import Pages
-    from vfioemu.io.session import Session
+    from vfioemu.io.shim.session import Session
 
 
 _PIN_SLICE: Final = 1024

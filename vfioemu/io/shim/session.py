@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import trio
 
 from vfioemu.core.caller import Caller
-from vfioemu.io.accounts import Account
-from vfioemu.io.connection import Connection
-from vfioemu.io.memory import ClientSpace
-from vfioemu.io.mm import BoundMemory
-from vfioemu.io.pages import Pinned
-from vfioemu.io.throttle import Throttle
+from vfioemu.io.base.accounts import Account
+from vfioemu.io.base.throttle import Throttle
+from vfioemu.io.memory.mm import BoundMemory
+from vfioemu.io.memory.pages import Pinned
+from vfioemu.io.memory.space import ClientSpace
+from vfioemu.io.shim.connection import Connection
 from vfioemu.wire import messages as m
 
 if TYPE_CHECKING:
-    from vfioemu.io.tokens import Token
+    from vfioemu.io.shim.tokens import Token
 
 
 class Service:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The address spaces of clients: windows that they shared (io/windows.py), and the two ways to reach the rest."""
+"""The address spaces of clients: windows that they shared (io/memory/windows.py), and the two ways to reach the rest."""
 
 import bisect
 import errno
@@ -12,16 +12,16 @@ from vfioemu.core.caller import AddressSpace
 from vfioemu.core.effects import Buffer
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.pages import Holder
-from vfioemu.io.limits import Limits
-from vfioemu.io.mm import PAGE, TOP, BoundMemory
-from vfioemu.io.pages import ClientPages, Piece, Pinned
-from vfioemu.io.regions import RegionFile
-from vfioemu.io.sharing import is_shmem, needs_guard
-from vfioemu.io.windows import Ledger, Window
+from vfioemu.io.base.limits import Limits
+from vfioemu.io.memory.mm import PAGE, TOP, BoundMemory
+from vfioemu.io.memory.pages import ClientPages, Piece, Pinned
+from vfioemu.io.memory.regions import RegionFile
+from vfioemu.io.memory.sharing import is_shmem, needs_guard
+from vfioemu.io.memory.windows import Ledger, Window
 
 if TYPE_CHECKING:
-    from vfioemu.io.keeping import Left
-    from vfioemu.io.session import Session
+    from vfioemu.io.memory.keeping import Left
+    from vfioemu.io.shim.session import Session
 
 
 class ClientSpace(AddressSpace):

@@ -30,20 +30,20 @@ from vfioemu.core.effects import (
 )
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.file import File
-from vfioemu.io.connection import Connection, Gone
-from vfioemu.io.effects import Runner
-from vfioemu.io.eventfd import ClientEventFd
-from vfioemu.io.fds import duplicate, is_eventfd, socket_cookie
-from vfioemu.io.holders import is_abandoned
-from vfioemu.io.pages import Piece
-from vfioemu.io.watch import EventFdWatcher
+from vfioemu.io.base.eventfd import ClientEventFd
+from vfioemu.io.base.fds import duplicate, is_eventfd, socket_cookie
+from vfioemu.io.base.holders import is_abandoned
+from vfioemu.io.driver import Runner
+from vfioemu.io.memory.pages import Piece
+from vfioemu.io.shim.connection import Connection, Gone
+from vfioemu.io.shim.watch import EventFdWatcher
 from vfioemu.syscalls import procmem
 from vfioemu.wire import messages as m
 
 if TYPE_CHECKING:
-    from vfioemu.io.server import Server
-    from vfioemu.io.session import Session
-    from vfioemu.io.tokens import Token
+    from vfioemu.io.shim.server import Server
+    from vfioemu.io.shim.session import Session
+    from vfioemu.io.shim.tokens import Token
 
 _LAST_FD: Final = (1 << 31) - 1
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Windows: memory of a file that a client has mapped, and that is mapped here too; and how much of it there may be.
 
-Where the file may shrink under us (io/sharing.py), accesses are guarded, and one beyond its end is an EFAULT.
+Where the file may shrink under us (io/memory/sharing.py), accesses are guarded, and one beyond its end is an EFAULT.
 """
 
 import ctypes
@@ -15,10 +15,10 @@ import trio
 
 from vfioemu.core.effects import Buffer
 from vfioemu.core.errors import IoctlError
-from vfioemu.io.limits import Limits
-from vfioemu.io.mm import PAGE
-from vfioemu.io.pages import FileId
-from vfioemu.io.unmapping import unmapping
+from vfioemu.io.base.limits import Limits
+from vfioemu.io.base.unmapping import unmapping
+from vfioemu.io.memory.mm import PAGE
+from vfioemu.io.memory.pages import FileId
 from vfioemu.native import guard
 from vfioemu.syscalls.procmem import address_of
 

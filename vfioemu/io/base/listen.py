@@ -8,7 +8,7 @@ from typing import Final
 
 import trio
 
-from vfioemu.io.connection import UCRED
+from vfioemu.io.shim.connection import UCRED
 
 log: Final = logging.getLogger(__name__)
 

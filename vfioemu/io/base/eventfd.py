@@ -15,7 +15,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from vfioemu.io.accounts import Account
+    from vfioemu.io.base.accounts import Account
 
 _SYSCALLS: Final = {"x86_64": (206, 208, 209), "aarch64": (0, 4, 2)}
 """io_setup, io_getevents, io_submit."""

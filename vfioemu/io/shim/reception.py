@@ -7,13 +7,13 @@ import weakref
 from typing import Final
 
 from vfioemu.core.errors import IoctlError
-from vfioemu.io.accounts import Account
-from vfioemu.io.connection import Connection
-from vfioemu.io.limits import Access, Limits
-from vfioemu.io.mm import BoundMemory
-from vfioemu.io.pages import Pinned
-from vfioemu.io.process import peer_of
-from vfioemu.io.session import Session
+from vfioemu.io.base.accounts import Account
+from vfioemu.io.base.limits import Access, Limits
+from vfioemu.io.base.process import peer_of
+from vfioemu.io.memory.mm import BoundMemory
+from vfioemu.io.memory.pages import Pinned
+from vfioemu.io.shim.connection import Connection
+from vfioemu.io.shim.session import Session
 from vfioemu.syscalls import procmem
 from vfioemu.wire import messages as m
 

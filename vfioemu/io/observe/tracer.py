@@ -24,7 +24,7 @@ from vfioemu.core.group import GroupFile
 from vfioemu.core.machine import Machine
 from vfioemu.core.regions import OFFSET_SHIFT
 from vfioemu.core.tap import tapped
-from vfioemu.io.process import name_of
+from vfioemu.io.base.process import name_of
 from vfioemu.trace import calls
 from vfioemu.trace import events as e
 from vfioemu.trace.calls import STRING
@@ -35,10 +35,10 @@ from vfioemu.uapi.kinds import FdKind
 from vfioemu.wire import messages as m
 
 if TYPE_CHECKING:
-    from vfioemu.io.connection import Connection
-    from vfioemu.io.server import Server
-    from vfioemu.io.session import Session
-    from vfioemu.io.tokens import Token
+    from vfioemu.io.shim.connection import Connection
+    from vfioemu.io.shim.server import Server
+    from vfioemu.io.shim.session import Session
+    from vfioemu.io.shim.tokens import Token
 
 ROOM: Final = 16 << 20
 """Bytes of lines that wait for one listener."""

@@ -19,14 +19,14 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from vfioemu.core.file import POLLIN, File
-from vfioemu.io.fds import socket_cookie
+from vfioemu.io.base.fds import socket_cookie
 from vfioemu.uapi.kinds import FdKind
 from vfioemu.wire.names import TokenName
 
 if TYPE_CHECKING:
-    from vfioemu.io.accounts import Account
-    from vfioemu.io.regions import RegionFile
-    from vfioemu.io.session import Session
+    from vfioemu.io.base.accounts import Account
+    from vfioemu.io.memory.regions import RegionFile
+    from vfioemu.io.shim.session import Session
 
 _BATCH: Final = 64
 _MOST: Final = 16

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from vfioemu.core.errors import IoctlError
-from vfioemu.io.pages import ClientPages, Piece
+from vfioemu.io.memory.pages import ClientPages, Piece
 
 if TYPE_CHECKING:
     from vfioemu.core.pages import Pages

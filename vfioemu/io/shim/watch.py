@@ -9,8 +9,8 @@ back, the device is closed, or another eventfd is to take its place: then it is 
 
 from collections.abc import Callable
 
-from vfioemu.io.eventfd import ClientEventFd
-from vfioemu.io.tokens import TokenTable
+from vfioemu.io.base.eventfd import ClientEventFd
+from vfioemu.io.shim.tokens import TokenTable
 
 
 class EventFdWatcher:

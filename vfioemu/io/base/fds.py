@@ -20,7 +20,7 @@ import trio
 from vfioemu.core.errors import IoctlError
 
 if TYPE_CHECKING:
-    from vfioemu.io.accounts import Account
+    from vfioemu.io.base.accounts import Account
 
 log: Final = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ from collections.abc import MutableMapping
 from typing import TYPE_CHECKING
 
 from vfioemu.core.errors import IoctlError
-from vfioemu.io.fds import duplicate
-from vfioemu.io.windows import close_counted
+from vfioemu.io.base.fds import duplicate
+from vfioemu.io.memory.windows import close_counted
 
 if TYPE_CHECKING:
-    from vfioemu.io.accounts import Account
+    from vfioemu.io.base.accounts import Account
 
 
 class RegionFile:

@@ -15,18 +15,18 @@ from vfioemu.core.caller import Caller
 from vfioemu.core.effects import Steps
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.file import Mapped
-from vfioemu.io import memory_calls
-from vfioemu.io.call import Call
-from vfioemu.io.connection import Connection, Gone, PeerError, packet
-from vfioemu.io.counters import call_name, errno_name
-from vfioemu.io.fds import duplicate, socket_cookie
-from vfioemu.io.regions import keep_region
-from vfioemu.io.tokens import Token
+from vfioemu.io.base.fds import duplicate, socket_cookie
+from vfioemu.io.memory.regions import keep_region
+from vfioemu.io.observe.counters import call_name, errno_name
+from vfioemu.io.shim import memory_calls
+from vfioemu.io.shim.call import Call
+from vfioemu.io.shim.connection import Connection, Gone, PeerError, packet
+from vfioemu.io.shim.tokens import Token
 from vfioemu.wire import messages as m
 
 if TYPE_CHECKING:
-    from vfioemu.io.server import Server
-    from vfioemu.io.session import Session
+    from vfioemu.io.shim.server import Server
+    from vfioemu.io.shim.session import Session
 
 _FILE_CALLS: Final = frozenset({m.IOCTL, m.READ, m.WRITE, m.PREAD, m.PWRITE, m.MMAP, m.STAT})
 _ATTRIBUTE_CALLS: Final = frozenset({m.ATTR_READ, m.ATTR_WRITE, m.ATTR_MMAP})

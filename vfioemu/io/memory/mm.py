@@ -3,7 +3,7 @@
 
 An open /proc/PID/mem and /proc/PID/maps refer to the mm_struct, not to the pid: after exec or exit they answer with an
 error, and the new program (or another process with the same pid) is never touched. /proc/PID/mem ignores page
-protections, so they are looked up first. Only a private daemon uses this (io/limits.py says why).
+protections, so they are looked up first. Only a private daemon uses this (io/base/limits.py says why).
 """
 
 import errno
@@ -61,7 +61,7 @@ class BoundMemory:
     """DMA memory of a process.
 
     Args:
-        pid: its number in /proc, which need not be that in our PID namespace: io/process.py.
+        pid: its number in /proc, which need not be that in our PID namespace: io/base/process.py.
 
     Raises:
         OSError: the process cannot be opened.
