@@ -207,10 +207,11 @@ bool vfe_dma_leaves(uintptr_t address, size_t size, enum vfioemu_leaving how)
 	if (known)
 		take_out(start, end);
 	leave(mask);
+	/* If it was too much to be kept it has to be known again, too. */
 	return known &&
 	       tell(VFIOEMU_MEM_LEAVES,
 		    (const uint64_t[4]){ start, end - start, (uint64_t)how },
-		    -1) > 0;
+		    -1) != 0;
 }
 
 void vfe_dma_returns(uintptr_t address, size_t size, uintptr_t to)
@@ -220,66 +221,109 @@ void vfe_dma_returns(uintptr_t address, size_t size, uintptr_t to)
 	vfe_dma_mapped(to, size);
 }
 
-/* A shared mapping loses nothing by it: its pages are the file's. */
-bool vfe_dma_discards(uintptr_t address, size_t size)
+/* --- madvise() --- */
+
+/* MADV_DONTNEED and its like. A shared mapping loses nothing by it: its pages
+ * are the file's. Of a huge page no part is given up. */
+static int discard(const struct vfe_area *area, uintptr_t from, uintptr_t to,
+		   int advice)
+{
+	uintptr_t gone = to - to % vfe_maps_page(area);
+	bool kept = !area->of_file && gone > from &&
+		    vfe_dma_leaves(from, gone - from, VFIOEMU_DISCARDED);
+	long error = vfe_sys3(SYS_madvise, from, to - from, advice);
+
+	if (error && kept)
+		vfe_dma_returns(from, gone - from, from);
+	return (int)error;
+}
+
+/* MADV_REMOVE: a hole in whatever file is mapped there. What is no window, as
+ * its fd was closed, is at its address. */
+static int punch(const struct vfe_area *area, uintptr_t from, uintptr_t to)
+{
+	uint64_t page = vfe_maps_page(area);
+	uint64_t offset = area->offset + from - area->start;
+	uint64_t end = offset + (to - from);
+	uintptr_t shift = from - offset; /* what is there where in the file */
+	bool hole, kept;
+	int fd;
+
+	/* Parts of huge pages are zeroed, and stay. */
+	offset = (offset + page - 1) / page * page;
+	end -= end % page;
+	if (!area->of_file || offset >= end)
+		return (int)vfe_sys3(SYS_madvise, from, to - from, MADV_REMOVE);
+	fd = vfe_maps_fd(area);
+	hole = tell_hole(fd, offset, end - offset, offset + shift, false) > 0;
+	kept = vfe_dma_leaves(offset + shift, end - offset, VFIOEMU_DISCARDED);
+	long error = vfe_sys3(SYS_madvise, from, to - from, MADV_REMOVE);
+
+	if (error && hole)
+		tell_hole(fd, offset, end - offset, offset + shift, true);
+	if (error && kept)
+		vfe_dma_returns(offset + shift, end - offset, offset + shift);
+	return (int)error;
+}
+
+/* madvise_walk_vmas(): piece by piece, until one is refused; what was given up
+ * before it is gone. Nothing is at some places: that is said at the end. */
+static int advise_each(int maps, uintptr_t address, uintptr_t end, int advice)
+{
+	struct vfe_area area;
+	int missing = 0;
+
+	while (address < end) {
+		if (!vfe_maps_find(maps, address, &area) || area.start >= end)
+			return -ENOMEM;
+		if (area.start > address) {
+			missing = -ENOMEM;
+			address = area.start;
+		}
+		uintptr_t to = area.end < end ? area.end : end;
+		int error = advice == MADV_REMOVE
+				    ? punch(&area, address, to)
+				    : discard(&area, address, to, advice);
+
+		if (error)
+			return error;
+		address = to;
+	}
+	return missing;
+}
+
+bool vfe_dma_advise_slow(uintptr_t address, size_t size, int advice,
+			 int *result)
 {
 	uintptr_t end;
-	struct vfe_area area;
-	bool left = false;
 	int maps;
 
-	if (!vfe_dma_touches((void *)address, size) || address & (PAGE - 1) ||
-	    __builtin_add_overflow(address, size, &end) ||
-	    !vfe_session_is_ours() || !is_known(address, end))
+	if (advice != MADV_REMOVE && advice != MADV_DONTNEED &&
+	    advice != VFE_DONTNEED_LOCKED && advice != VFE_GUARD_INSTALL)
+		return false;
+	if (address & (PAGE - 1) || __builtin_add_overflow(address, size, &end))
+		return false;
+	end = (end + PAGE - 1) & ~(PAGE - 1);
+	/* A hole concerns whoever has mapped the file, where that may be. */
+	if (advice != MADV_REMOVE &&
+	    (!vfe_session_is_ours() || !is_known(address, end)))
 		return false;
 	maps = vfe_maps_open();
-	if (maps < 0)
-		return vfe_dma_leaves(address, size, VFIOEMU_DISCARDED);
-	while (address < end && vfe_maps_find(maps, address, &area) &&
-	       area.start < end) {
-		uintptr_t from = area.start > address ? area.start : address;
-		uintptr_t to = area.end < end ? area.end : end;
+	if (maps < 0) {
+		/* Nobody can tell what is there: it may all go. */
+		bool kept = vfe_dma_leaves(address, size, VFIOEMU_DISCARDED);
 
-		if (!area.of_file)
-			left |= vfe_dma_leaves(from, to - from,
-					       VFIOEMU_DISCARDED);
-		address = to;
+		*result = (int)vfe_sys3(SYS_madvise, address, size, advice);
+		if (*result && kept)
+			vfe_dma_returns(address, size, address);
+		return true;
 	}
+	*result = advise_each(maps, address, end, advice);
 	vfe_sys1(SYS_close, maps);
-	return left;
+	return true;
 }
 
-void vfe_dma_removes(uintptr_t address, size_t size, bool undo)
-{
-	uintptr_t end;
-	struct vfe_area area;
-	int maps;
-
-	if (!seen() || address & (PAGE - 1) ||
-	    __builtin_add_overflow(address, size, &end))
-		return;
-	maps = vfe_maps_open();
-	if (maps < 0)
-		return;
-	while (address < end && vfe_maps_find(maps, address, &area) &&
-	       area.start < end) {
-		uintptr_t from = area.start > address ? area.start : address;
-		uintptr_t to = area.end < end ? area.end : end;
-
-		address = to;
-		if (!area.of_file)
-			continue;
-		tell_hole(vfe_maps_fd(&area), area.offset + from - area.start,
-			  to - from, from, undo);
-		/* What is no window, as its fd was closed, is at its address.
-		 */
-		if (undo)
-			vfe_dma_returns(from, to - from, from);
-		else
-			vfe_dma_leaves(from, to - from, VFIOEMU_DISCARDED);
-	}
-	vfe_sys1(SYS_close, maps);
-}
+/* --- files --- */
 
 bool vfe_dma_hole(int fd, uint64_t offset, uint64_t size, bool undo)
 {

@@ -25,10 +25,9 @@ VFE_HIDDEN bool vfe_dma_leaves(uintptr_t address, size_t size,
 			       enum vfioemu_leaving how);
 /** It has not gone (`address` again), or it has only moved there. */
 VFE_HIDDEN void vfe_dma_returns(uintptr_t address, size_t size, uintptr_t to);
-/** MADV_DONTNEED and its like; returns whether vfe_dma_leaves() told. */
-VFE_HIDDEN bool vfe_dma_discards(uintptr_t address, size_t size);
-/** MADV_REMOVE: a hole in whatever file is mapped there; `undo`: it failed. */
-VFE_HIDDEN void vfe_dma_removes(uintptr_t address, size_t size, bool undo);
+/** See vfe_dma_advise(); out of line. */
+VFE_HIDDEN bool vfe_dma_advise_slow(uintptr_t address, size_t size, int advice,
+				    int *result);
 /**
  * The pages of a file from `offset` on are about to be given up; `undo`: that
  * failed. @return whether the daemon keeps some of them.
@@ -49,8 +48,20 @@ static inline bool vfe_dma_touches(const void *memory, size_t size)
 }
 
 /**
+ * madvise() that gives up memory which may be mapped for DMA. @return whether
+ * it was made here, with `result` >= 0 or a negative errno.
+ */
+static inline bool vfe_dma_advise(const void *memory, size_t size, int advice,
+				  int *result)
+{
+	return VFE_RARE(atomic_load_explicit(&vfe_dma_seen,
+					     memory_order_relaxed)) &&
+	       vfe_dma_advise_slow((uintptr_t)memory, size, advice, result);
+}
+
+/**
  * The memory is about to be unmapped, replaced or moved.
- * @return whether the daemon keeps some of it: say if it comes back.
+ * @return whether the daemon has been told of some of it: say if it comes back.
  */
 static inline bool vfe_dma_goes(const void *memory, size_t size,
 				enum vfioemu_leaving how)

@@ -298,7 +298,8 @@ int vfe_hold_advise_slow(uintptr_t address, size_t size, int advice)
 	mask = vfe_signals_block();
 	vfe_lock_take(lock);
 	if (overlapping(address, end)) {
-		if (advice == MADV_DONTNEED || advice == MADV_FREE ||
+		if (advice == MADV_DONTNEED || advice == VFE_DONTNEED_LOCKED ||
+		    advice == VFE_GUARD_INSTALL || advice == MADV_FREE ||
 		    advice == MADV_DOFORK || advice == MADV_DODUMP)
 			error = -EINVAL;
 		else if (advice == MADV_REMOVE)

@@ -168,31 +168,13 @@ VFE_EXPORT void *mremap(void *address, size_t size, size_t new_size, int flags,
 	return result;
 }
 
-#ifndef MADV_DONTNEED_LOCKED
-#define MADV_DONTNEED_LOCKED 24
-#endif
-#define GUARD_INSTALL 102 /* Linux 6.13 */
-
 VFE_EXPORT int madvise(void *address, size_t size, int advice)
 {
-	bool discards = advice == MADV_DONTNEED ||
-			advice == MADV_DONTNEED_LOCKED ||
-			advice == GUARD_INSTALL;
-	bool kept = discards && vfe_dma_discards((uintptr_t)address, size);
 	int result = vfe_hold_advise(address, size, advice);
 
-	if (VFE_RARE(result))
+	if (VFE_RARE(result) || vfe_dma_advise(address, size, advice, &result))
 		return (int)vfe_result(result);
-	if (advice == MADV_REMOVE)
-		vfe_dma_removes((uintptr_t)address, size, false);
-	result = VFE_NEXT(madvise, SYS_madvise, address, size, advice);
-	if (!VFE_RARE(result))
-		return result;
-	if (kept)
-		vfe_dma_returns((uintptr_t)address, size, (uintptr_t)address);
-	if (advice == MADV_REMOVE)
-		vfe_dma_removes((uintptr_t)address, size, true);
-	return result;
+	return VFE_NEXT(madvise, SYS_madvise, address, size, advice);
 }
 
 /* Which part of a file a call of fallocate() gives up: its beginning and size.
@@ -200,9 +182,9 @@ VFE_EXPORT int madvise(void *address, size_t size, int advice)
 static bool gives_up(int mode, off_t offset, off_t size, uint64_t part[2])
 {
 	const int shifts = FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE;
+	const int zeroes = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE;
 
-	if (offset < 0 || size <= 0 ||
-	    !(mode & (FALLOC_FL_PUNCH_HOLE | shifts)))
+	if (offset < 0 || size <= 0 || !(mode & (zeroes | shifts)))
 		return false;
 	part[0] = (uint64_t)offset;
 	part[1] =

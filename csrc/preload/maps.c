@@ -25,6 +25,7 @@ struct query {
 #define READ_WRITE_SHARED (0x1 | 0x2 | 0x8)
 #define EXECUTABLE	  0x4
 #define SHARED		  0x8
+#define PAGE		  4096ul
 
 int vfe_maps_open(void)
 {
@@ -94,6 +95,7 @@ static bool line(struct text *text, struct vfe_area *area)
 	area->minor = (uint32_t)number(text, 16, &c);
 	area->inode = number(text, 10, &c);
 	area->of_file = rights[3] == 's' && area->inode;
+	area->page = area->inode ? 0 : PAGE; /* huge ones are a file's */
 	while (c && c != '\n')
 		c = next(text);
 	return true;
@@ -108,6 +110,52 @@ static bool find_in_text(int maps, uint64_t address, struct vfe_area *area)
 		if (area->end > address)
 			return true;
 	return false;
+}
+
+/* A line of /proc/self/smaps behind that of a mapping, "Name: number kB": its
+ * number if that is the name, else 0. False: it is the next mapping's. */
+static bool detail(struct text *text, const char *name, uint64_t *value)
+{
+	char c = next(text);
+	bool same = true;
+
+	*value = 0;
+	if (c < 'A' || c > 'Z') {
+		text->at -= c != 0;
+		return false;
+	}
+	for (; c && c != ':'; c = next(text))
+		same = same && c == *name && *name++;
+	while (c == ':' || c == ' ')
+		c = next(text);
+	text->at -= c != 0;
+	if (same && !*name)
+		*value = number(text, 10, &c);
+	else
+		c = next(text);
+	while (c && c != '\n')
+		c = next(text);
+	return true;
+}
+
+uint64_t vfe_maps_page(const struct vfe_area *area)
+{
+	struct text text = { .file = -1 };
+	struct vfe_area found;
+	uint64_t page = PAGE, kib;
+
+	if (area->page)
+		return area->page;
+	text.file = (int)vfe_sys4(SYS_openat, AT_FDCWD, "/proc/self/smaps",
+				  O_RDONLY | O_CLOEXEC, 0);
+	if (text.file < 0)
+		return page;
+	while (line(&text, &found) && found.start <= area->start)
+		while (detail(&text, "KernelPageSize", &kib))
+			if (kib && found.end > area->start)
+				page = kib << 10;
+	vfe_sys1(SYS_close, text.file);
+	return page;
 }
 
 bool vfe_maps_find(int maps, uint64_t address, struct vfe_area *area)
@@ -132,6 +180,7 @@ bool vfe_maps_find(int maps, uint64_t address, struct vfe_area *area)
 			  READ_WRITE_SHARED,
 		.code = query.vma_flags & EXECUTABLE,
 		.of_file = query.vma_flags & SHARED && query.inode,
+		.page = query.vma_page_size,
 	};
 	return true;
 }

@@ -14,9 +14,10 @@ struct vfe_area {
 	uint64_t offset; /* in the file */
 	uint64_t inode;	 /* 0: no file */
 	uint32_t major, minor;
-	bool shared;  /* MAP_SHARED, readable and writable */
-	bool code;    /* executable */
-	bool of_file; /* MAP_SHARED: its pages are the file's */
+	bool shared;   /* MAP_SHARED, readable and writable */
+	bool code;     /* executable */
+	bool of_file;  /* MAP_SHARED: its pages are the file's */
+	uint64_t page; /* size of its pages; 0: see vfe_maps_page() */
 };
 
 /** Open /proc/self/maps: an fd, or a negative errno. */
@@ -24,6 +25,8 @@ VFE_HIDDEN int vfe_maps_open(void);
 /** The area that holds `address`, or the first one behind it. */
 VFE_HIDDEN bool vfe_maps_find(int maps, uint64_t address,
 			      struct vfe_area *area);
+/** How large its pages are, in bytes: more than usual in hugetlbfs only. */
+VFE_HIDDEN uint64_t vfe_maps_page(const struct vfe_area *area);
 /** Whether it is mapped as it was when it was found. */
 VFE_HIDDEN bool vfe_maps_still(int maps, const struct vfe_area *area);
 /** An fd of ours for the file of an area, open for reading and writing; -1. */

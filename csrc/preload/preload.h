@@ -45,6 +45,9 @@ _Static_assert(sizeof(VFE_TEXT(__nonnull((1)))) == 1,
 #define VFE_HIDDEN   __attribute__((visibility("hidden")))
 #define VFE_RARE(x)  __builtin_expect(!!(x), 0)
 #define VFE_PATH_MAX 4096
+/* Of madvise(), which older headers lack: of Linux 5.18, 6.13. */
+#define VFE_DONTNEED_LOCKED 24
+#define VFE_GUARD_INSTALL   102
 
 /* --- what the library is told, once --- */
 

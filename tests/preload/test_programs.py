@@ -3,6 +3,8 @@
 
 import pytest
 
+from tests.preload.model import GROUPS, device
+
 
 @pytest.mark.parametrize(
     "name", ["allocator", "confined", "fds", "life", "limits", "raw", "signals", "threads"]
@@ -33,7 +35,8 @@ async def test_windows(run):
 
 
 async def test_pinned(run, server, tmp_path):
-    assert await run("pinned", str(tmp_path), symbol="hardware") == "ok\n"
+    other = str(GROUPS["mapped"]), device("mapped")
+    assert await run("pinned", str(tmp_path), *other, symbol="hardware") == "ok\n"
 
     remarks = server.server.counters.remarks
     assert remarks["discarded"] >= 3 + 3 * 3  # two in private memory, one more by twice(), three in each file

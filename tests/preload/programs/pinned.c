@@ -176,6 +176,57 @@ static void discarded(void)
 	CHECK(!munmap(memory, SIZE));
 }
 
+/* What is refused in the midst of a range: the kernel has given up what comes
+ * before it, and behind a gap, too. */
+static void discarded_in_part(void)
+{
+	unsigned char *memory = mapped(-1);
+
+	CHECK(!munmap(memory + 5 * PAGE, PAGE));
+	REFUSED(madvise(memory + 4 * PAGE, 3 * PAGE, MADV_DONTNEED), ENOMEM);
+	CHECK(!memory[4 * PAGE] && !memory[6 * PAGE]);
+	has(4, 3);
+	CHECK(!memory[4 * PAGE] && !memory[6 * PAGE]);
+	if (!mlock(memory + 9 * PAGE, PAGE)) {
+		REFUSED(madvise(memory + 8 * PAGE, 3 * PAGE, MADV_DONTNEED),
+			EINVAL);
+		CHECK(!memory[8 * PAGE] && memory[9 * PAGE] == 10);
+		has(8, 1);
+		CHECK(!memory[8 * PAGE]);
+		same(memory, 9, 2);
+		CHECK(!munlock(memory + 9 * PAGE, PAGE));
+	}
+	/* Less than a page is one. */
+	CHECK(!madvise(memory + 12 * PAGE, 1, MADV_DONTNEED));
+	CHECK(!memory[12 * PAGE]);
+	has(12, 1);
+	same(memory, 13, 3);
+	unmapped();
+	CHECK(!munmap(memory, SIZE));
+}
+
+/* A device's memory in the midst of it gives up nothing. */
+static void beside_a_region(char **argv)
+{
+	struct client other = set_up(argv);
+	unsigned char *memory = mapped(-1);
+
+	CHECK(mmap(memory + 12 * PAGE, PAGE, PROT_READ | PROT_WRITE,
+		   MAP_SHARED | MAP_FIXED, other.device,
+		   (off_t)(2ull << VFIO_OFFSET_SHIFT)) == memory + 12 * PAGE);
+	REFUSED(madvise(memory + 11 * PAGE, 3 * PAGE, MADV_DONTNEED), EINVAL);
+	REFUSED(madvise(memory + 12 * PAGE, 1, 24), EINVAL); /* _LOCKED */
+	if (memory[11 * PAGE])
+		same(memory, 11, 1);
+	else
+		has(11, 1);
+	same(memory, 13, 1);
+	has(12, 1);
+	unmapped();
+	CHECK(!munmap(memory, SIZE));
+	tear_down(&other);
+}
+
 /* The same in a file, by each way that there is. */
 static void holes(const char *folder)
 {
@@ -198,9 +249,14 @@ static void holes(const char *folder)
 	same(memory, 0, 1);
 	same(memory, 3, 13);
 
-	CHECK(!madvise(memory + 4 * PAGE, PAGE, MADV_REMOVE));
+	CHECK(!madvise(memory + 4 * PAGE, 1, MADV_REMOVE));
 	has(4, 1);
 	CHECK(!memory[4 * PAGE]);
+	if (fallocate(fd, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, 5 * PAGE,
+		      PAGE))
+		same(memory, 5, 1);
+	else
+		has(5, 1);
 
 	/* A child does it: the file is the same. */
 	pid = fork();
@@ -405,6 +461,8 @@ int main(int argc, char **argv)
 	addresses(fd);
 	CHECK(!close(fd));
 	discarded();
+	discarded_in_part();
+	beside_a_region(argv + 3);
 	holes("memfd");
 	holes("sealed");
 	holes(argv[3]);
