@@ -35,7 +35,7 @@ help:
 	@echo 'make test-programs  programs of Debian (fetched, some 2 GB) and clients in several languages; writes docs/programs.md'
 	@echo 'make guest      Debian'\''s kernel and busybox as a guest: build/guest/vmlinuz and initrd'
 	@echo 'make lint       ruff, mypy, import-linter, clang-format, C warnings as errors'
-	@echo 'make format     let ruff and clang-format have their way'
+	@echo 'make format     let ruff and clang-format have their way, and write vfioemu/_kernel.pyi'
 	@echo 'make bench      how fast it is, as ratios against what this machine can do'
 	@echo 'make fuzz       arbitrary bytes to every ioctl and to the C kernel, for MINUTES=$(MINUTES)'
 	@echo 'make clean      remove what was built, but for .venv'
@@ -124,6 +124,7 @@ lint: build
 	ninja --quiet -C build/lint all $$(ninja -C build/lint -t targets all | sed -n 's/^\(csrc\/\(test\|fuzz\)_[a-z0-9_]*\): .*/\1/p')
 
 format: build
+	$(BIN)/python csrc/kernel_stub.py vfioemu/_kernel.pyi
 	ruff check --fix
 	ruff format
 	clang-format -i $(C_FORMATTED)

@@ -4,12 +4,15 @@
     python kernel_build.py _kernel.c
 
 API mode: the C compiler sees the headers themselves, so a declaration that disagrees with them does not compile, and
-`...` leaves layouts to it.
+`...` leaves layouts to it. The declarations say one thing more than the headers, in clang's word: a pointer that is
+`_Nullable` may be NULL, and no other may. cffi does not know that word; kernel_stub.py makes types of it.
 """
 
 import sys
 
 from cffi import FFI
+
+NULLABLE = "_Nullable "
 
 DECLARATIONS = """
     enum vfe_isa { VFE_ISA_BEST, VFE_ISA_PORTABLE, VFE_ISA_AVX2 };
@@ -19,7 +22,7 @@ DECLARATIONS = """
     struct vfe_bitmap { uint64_t residue[2]; uint64_t nbits; ...; };
     struct vfe_run { uint64_t first; uint64_t npages; };
 
-    struct vfe_bitmap *vfe_bitmap_create(uint64_t nbits, enum vfe_isa isa);
+    struct vfe_bitmap *_Nullable vfe_bitmap_create(uint64_t nbits, enum vfe_isa isa);
     void vfe_bitmap_destroy(struct vfe_bitmap *bitmap);
     void vfe_mark(struct vfe_bitmap *bitmap, uint64_t page);
     void vfe_mark_range(struct vfe_bitmap *bitmap, uint64_t first, uint64_t npages);
@@ -43,19 +46,21 @@ DECLARATIONS = """
                             uint64_t dst_bit, int up);
 
     struct vfe_index { size_t count; ...; };
-    struct vfe_mapping { uint64_t iova; uint64_t last; char *host; struct vfe_bitmap *bitmap; uint32_t prot; };
+    struct vfe_mapping {
+        uint64_t iova; uint64_t last; char *_Nullable host; struct vfe_bitmap *_Nullable bitmap; uint32_t prot;
+    };
 
-    struct vfe_index *vfe_index_create(unsigned int pgshift);
+    struct vfe_index *_Nullable vfe_index_create(unsigned int pgshift);
     void vfe_index_destroy(struct vfe_index *index);
     int vfe_index_insert(struct vfe_index *index, const struct vfe_mapping *mapping);
     bool vfe_index_remove(struct vfe_index *index, uint64_t iova);
-    int vfe_index_set_bitmap(struct vfe_index *index, uint64_t iova, struct vfe_bitmap *bitmap);
+    int vfe_index_set_bitmap(struct vfe_index *index, uint64_t iova, struct vfe_bitmap *_Nullable bitmap);
     bool vfe_index_find(const struct vfe_index *index, uint64_t iova, struct vfe_mapping *mapping);
 
     struct vfe_log_range { uint64_t iova; uint64_t last; struct vfe_bitmap *bitmap; };
     struct vfe_log { ...; };
 
-    struct vfe_log *vfe_log_create(const struct vfe_log_range *ranges, size_t nranges, unsigned int pgshift);
+    struct vfe_log *_Nullable vfe_log_create(const struct vfe_log_range *ranges, size_t nranges, unsigned int pgshift);
     void vfe_log_destroy(struct vfe_log *log);
     void vfe_log_mark(const struct vfe_log *log, uint64_t iova, uint64_t last);
 
@@ -68,8 +73,8 @@ DECLARATIONS = """
     #define VFE_DMA_BAD ...
     struct vfe_dma { uint64_t iova; uint64_t size; uint64_t local; uint32_t op; uint32_t status; };
 
-    size_t vfe_dma_batch(const struct vfe_index *index, const struct vfe_log *log, struct vfe_dma *batch,
-                         size_t count, char *local, size_t local_size);
+    size_t vfe_dma_batch(const struct vfe_index *index, const struct vfe_log *_Nullable log,
+                         struct vfe_dma *batch, size_t count, char *local, size_t local_size);
 
     int vfe_guard_install(void);
     size_t vfe_guarded_copy(void *to, const void *from, size_t size, const void *shared);
@@ -85,7 +90,7 @@ DECLARATIONS = """
 def builder() -> FFI:
     """The cffi builder: declarations and the headers that they are held against."""
     ffi = FFI()
-    ffi.cdef(DECLARATIONS)
+    ffi.cdef(DECLARATIONS.replace(NULLABLE, ""))
     ffi.set_source(
         "vfioemu._kernel",
         '#include "vfe_bitmap.h"\n#include "vfe_dma.h"\n#include "vfe_guard.h"\n#include "vfe_index.h"\n#include "vfe_log.h"\n#include "vfe_pages.h"\n#include "vfe_unmap.h"\n',

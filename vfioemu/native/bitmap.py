@@ -12,9 +12,12 @@ import os
 from array import array
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, ClassVar, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, TypeAlias
 
 from vfioemu._kernel import ffi, lib
+
+if TYPE_CHECKING:
+    from vfioemu._kernel import BitmapPtr, RunPtr, U64Ptr
 
 Isa: TypeAlias = Literal["best", "portable", "avx2"]
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -26,7 +29,11 @@ MAX_LARGE: Final = 12288
 good as dead. Small ones come from the heap."""
 ISA_VARIABLE: Final = "VFIOEMU_ISA"
 
-_ISAS: Final[dict[str, int]] = {"best": 0, "portable": 1, "avx2": 2}
+_ISAS: Final[dict[str, int]] = {
+    "best": lib.VFE_ISA_BEST,
+    "portable": lib.VFE_ISA_PORTABLE,
+    "avx2": lib.VFE_ISA_AVX2,
+}
 _SMALL: Final = 1 << 14  # pages; with its summaries less than SMALL_BYTES of vfe_bitmap.c
 _RUNS_AT_ONCE: Final = 1 << 14  # half a chunk's pages: what vfe_take_runs() asks for at least
 
@@ -70,18 +77,19 @@ class DirtyBitmap:
         if large and DirtyBitmap.large >= MAX_LARGE:
             raise MemoryError(f"{MAX_LARGE} large dirty bitmaps exist")
         bitmap = lib.vfe_bitmap_create(nbits, isa_number(isa))
-        if bitmap == ffi.NULL:
+        if not bitmap:
             raise MemoryError(f"a dirty bitmap of {nbits} pages")
         DirtyBitmap.large += large
-        self._bitmap: Any = ffi.gc(bitmap, _destroy_large if large else lib.vfe_bitmap_destroy)
+        self._bitmap: BitmapPtr = ffi.gc(bitmap, _destroy_large if large else lib.vfe_bitmap_destroy)
         self._nbits = nbits
 
     def close(self) -> None:
         """Give it up; its memory goes when no index or log refers to it any more."""
-        self._bitmap = None
+        # cffi refuses None as an argument, so whoever uses the bitmap still gets a TypeError.
+        self._bitmap = None  # type: ignore[assignment]
 
     @property
-    def cdata(self) -> Any:
+    def cdata(self) -> "BitmapPtr":
         """The `struct vfe_bitmap *`; it lives as long as somebody holds it."""
         return self._bitmap
 
@@ -124,7 +132,7 @@ class DirtyBitmap:
     def test(self, page: int) -> bool:
         """Whether a page is marked."""
         self._check(page, 1)
-        return bool(lib.vfe_test(self._bitmap, page))
+        return lib.vfe_test(self._bitmap, page)
 
     def merge(self, data: Buffer, first: int = 0, count: int | None = None, src_bit: int = 0) -> None:
         """Mark the pages whose bits are set in `data`: bit src_bit + i stands for page first + i."""
@@ -140,18 +148,18 @@ class DirtyBitmap:
             count = self._nbits - first
         self._check(first, count)
         _check_room(data, src_bit, count)
-        return bool(lib.vfe_clear_bits(self._bitmap, first, count, ffi.from_buffer(data), src_bit))
+        return lib.vfe_clear_bits(self._bitmap, first, count, ffi.from_buffer(data), src_bit)
 
     def first_marked(self, page: int) -> int:
         """The first page from `page` on that is marked; nbits without one. Clean memory is not looked at."""
         cursor = ffi.new("uint64_t *", page)
-        run = ffi.new("struct vfe_run[1]")
+        run = ffi.new("struct vfe_run *")
         found = lib.vfe_runs(self._bitmap, cursor, run, 1)
-        return int(run[0].first) if found else self._nbits
+        return run.first if found else self._nbits
 
     def count(self) -> int:
         """How many pages are marked."""
-        return int(lib.vfe_count(self._bitmap))
+        return lib.vfe_count(self._bitmap)
 
     def runs(self, limit: int | None = None) -> list[tuple[int, int]]:
         """The runs of marked pages as (first, count), ascending; at most `limit` of them."""
@@ -281,7 +289,9 @@ def _check_room(data: Buffer, bit: int, count: int) -> None:
         raise ValueError(f"bits {bit}+{count} of {size} bytes")
 
 
-def _collect(call: Callable[[Any, Any, int], int], nbits: int, limit: int | None) -> list[tuple[int, int]]:
+def _collect(
+    call: "Callable[[U64Ptr, RunPtr, int], int]", nbits: int, limit: int | None
+) -> list[tuple[int, int]]:
     """Call a C function that fills an array of runs until its cursor is at the end."""
     cursor = ffi.new("uint64_t *", 0)
     room = array("Q", bytes(16 * _RUNS_AT_ONCE))
@@ -298,6 +308,6 @@ def _collect(call: Callable[[Any, Any, int], int], nbits: int, limit: int | None
     return runs
 
 
-def _destroy_large(bitmap: Any) -> None:
+def _destroy_large(bitmap: "BitmapPtr") -> None:
     lib.vfe_bitmap_destroy(bitmap)
     DirtyBitmap.large -= 1

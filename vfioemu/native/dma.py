@@ -8,9 +8,12 @@ so a batch whose descriptors overlap in guest memory must not rely on the order 
 import struct
 from collections.abc import Iterator
 from enum import IntEnum
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vfioemu._kernel import ffi, lib
+
+if TYPE_CHECKING:
+    from vfioemu._kernel import BytesPtr, DmaPtr
 
 _DESCRIPTOR: Final = struct.Struct("<QQQII")
 _STATUS: Final = struct.Struct("<I")
@@ -64,9 +67,9 @@ class DmaBatch:
     def __init__(self, local: bytearray | memoryview, capacity: int = 256) -> None:
         self.local = local
         self.capacity = capacity
-        self._local: Any = ffi.from_buffer(local, require_writable=True)
+        self._local: BytesPtr = ffi.from_buffer(local, require_writable=True)
         self._table = bytearray(_DESCRIPTOR.size * capacity)
-        self._cdata: Any = ffi.from_buffer("struct vfe_dma[]", self._table)
+        self._cdata: DmaPtr = ffi.from_buffer("struct vfe_dma[]", self._table)
         self._count = 0
 
     def __len__(self) -> int:
@@ -108,6 +111,6 @@ class DmaBatch:
         return [index for index, dma in enumerate(self) if dma.status != Status.DONE]
 
     @property
-    def cdata(self) -> tuple[Any, Any]:
+    def cdata(self) -> "tuple[DmaPtr, BytesPtr]":
         """The descriptors and the buffer, for C."""
         return self._cdata, self._local

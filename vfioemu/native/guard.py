@@ -21,7 +21,8 @@ def read(address: int, size: int) -> bytes | None:
     """Read mapped memory; None if some of it is not there."""
     out = bytearray(size)
     shared = ffi.cast("void *", address)
-    if lib.vfe_guarded_copy(ffi.from_buffer(out), shared, size, shared) < size:
+    target = ffi.from_buffer(out, require_writable=True)
+    if lib.vfe_guarded_copy(target, shared, size, shared) < size:
         return None
     return bytes(out)
 
@@ -30,4 +31,4 @@ def write(address: int, data: Buffer) -> int:
     """Write to mapped memory: how many leading bytes are written."""
     shared = ffi.cast("void *", address)
     size = memoryview(data).nbytes
-    return int(lib.vfe_guarded_copy(shared, ffi.from_buffer(data), size, shared))
+    return lib.vfe_guarded_copy(shared, ffi.from_buffer(data), size, shared)

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: MIT
 """The IOVA index: which mapping an IOVA belongs to, and DMA through it in batches without a Python step per page."""
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from vfioemu._kernel import ffi, lib
 from vfioemu.native.bitmap import DirtyBitmap
 from vfioemu.native.dma import DmaBatch
 from vfioemu.native.log import DirtyLog
+
+if TYPE_CHECKING:
+    from vfioemu._kernel import BitmapPtr, IndexPtr, MappingPtr
 
 PROT_READ: Final = 1
 PROT_WRITE: Final = 2
@@ -25,17 +28,17 @@ class IovaIndex:
         if not 0 <= pgshift < 64:
             raise ValueError(f"pages of 2^{pgshift} bytes")
         index = lib.vfe_index_create(pgshift)
-        if index == ffi.NULL:
+        if not index:
             raise MemoryError("an IOVA index")
-        self._index: Any = ffi.gc(index, lib.vfe_index_destroy)
-        self._bitmaps: dict[int, Any] = {}  # keeps alive what C points to
-        self._mapping: Any = ffi.new("struct vfe_mapping *")
+        self._index: IndexPtr = ffi.gc(index, lib.vfe_index_destroy)
+        self._bitmaps: dict[int, BitmapPtr] = {}  # keeps alive what C points to
+        self._mapping: MappingPtr = ffi.new("struct vfe_mapping *")
 
     def __len__(self) -> int:
-        return int(self._index.count)
+        return self._index.count
 
     @property
-    def cdata(self) -> Any:
+    def cdata(self) -> "IndexPtr":
         """The index, for C."""
         return self._index
 
@@ -90,10 +93,10 @@ class IovaIndex:
             raise KeyError(hex(iova))
         if result:
             raise ValueError(f"a bitmap of {bitmap and bitmap.nbits()} pages for the mapping at {iova:#x}")
-        if bitmap is None:
-            self._bitmaps.pop(iova, None)
-        else:
+        if cdata:
             self._bitmaps[iova] = cdata
+        else:
+            self._bitmaps.pop(iova, None)
 
     def lookup(self, iova: int) -> tuple[int, int, int, int] | None:
         """The mapping that contains `iova`: (iova, size, prot, host), or None."""
@@ -117,4 +120,4 @@ class IovaIndex:
         """
         descriptors, local = batch.cdata
         log_cdata = log.cdata if log is not None else ffi.NULL
-        return int(lib.vfe_dma_batch(self._index, log_cdata, descriptors, len(batch), local, len(local)))
+        return lib.vfe_dma_batch(self._index, log_cdata, descriptors, len(batch), local, len(local))

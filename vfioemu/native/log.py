@@ -2,10 +2,13 @@
 """A device's own dirty log (VFIO_DEVICE_FEATURE_DMA_LOGGING): ranges of IOVAs, each with a bitmap of its page size."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from vfioemu._kernel import ffi, lib
 from vfioemu.native.bitmap import DirtyBitmap
+
+if TYPE_CHECKING:
+    from vfioemu._kernel import LogPtr
 
 
 class DirtyLog:
@@ -41,12 +44,12 @@ class DirtyLog:
         )
         table = [(iova, iova + size - 1, bitmap.cdata) for iova, size, bitmap in self.ranges]
         log = lib.vfe_log_create(ffi.new("struct vfe_log_range[]", table), len(table), pgshift)
-        if log == ffi.NULL:
+        if not log:
             raise MemoryError(f"a dirty log of {len(table)} ranges")
-        self._log: Any = ffi.gc(log, lib.vfe_log_destroy)
+        self._log: LogPtr = ffi.gc(log, lib.vfe_log_destroy)
 
     @property
-    def cdata(self) -> Any:
+    def cdata(self) -> "LogPtr":
         """The `struct vfe_log *`."""
         return self._log
 

@@ -32,8 +32,8 @@ def zero_bitmap(
     """
     count = _check(memory, first, count, page_size, 64)
     out = bytearray((count + 63) // 64 * 8)
-    number = isa_number(isa)
-    lib.vfe_zero_pages(ffi.from_buffer(memory), page_size, first, count, ffi.from_buffer(out), number)
+    target = ffi.from_buffer(out, require_writable=True)
+    lib.vfe_zero_pages(ffi.from_buffer(memory), page_size, first, count, target, isa_number(isa))
     return out
 
 
