@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "protocol").glob("*.md")),
+]
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _VARYING = re.compile(r"0x[0-9a-f]+|\d+(?:\.\d+)?|/\S*")
 """Addresses, numbers and absolute paths."""
@@ -14,7 +18,7 @@ NOT_HERE = {
     "make demo": "the make targets themselves: whoever runs this test has come by one of them; .ci/run runs both",
     "sudo apt install qemu-system-x86": "needs root and QEMU: tests/interop/test_walkthrough.py types the rest of it",
     "guest# dmesg | grep ttyS1": "is typed in the guest: tests/interop/test_walkthrough.py",
-    "make test-programs": "fetches 2 GB: .ci/run and people do",
+    "make test-programs": "fetches 2 GB: people do, and docs/programs.md is what they saw",
     "python3 -m venv build/mine": "needs the packages of PyPI: tests/packaging installs a wheel without them",
 }
 """Blocks that are run elsewhere, by their first command, and why."""
