@@ -12,10 +12,9 @@ from hypothesis import HealthCheck, settings
 from tests.surroundings import Surroundings
 from tests.users import common, open_folder  # noqa: F401 - fixtures
 
-settings.register_profile("quick", max_examples=60, deadline=None, derandomize=True)
-settings.register_profile(
-    "full", max_examples=500, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
-)
+ANY_SPEED = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", ANY_SPEED, max_examples=60)
+settings.register_profile("full", ANY_SPEED, max_examples=500)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 SURROUNDINGS = pytest.StashKey[Surroundings]()

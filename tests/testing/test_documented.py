@@ -20,6 +20,26 @@ filterwarnings = error
 addopts = --strict-markers -p no:cacheprovider
 """
 
+SLOW = """
+import time
+from unittest import mock
+from hypothesis import given, strategies as st
+
+clock = [time.perf_counter()]
+
+def draw(value):
+    clock[0] += 2
+    return value
+
+def test_slow():
+    with mock.patch("time.perf_counter", lambda: clock[0]):
+        check()
+
+@given(st.integers().map(draw))
+def check(value):
+    pass
+"""
+
 
 def there_is_a_preload_library():
     try:
@@ -77,3 +97,13 @@ def test_planted_bug_of_a_client_is_found(tmp_path):
 
     assert done.returncode == 1
     assert re.search("Falsifying example|Failing test case", done.stdout)
+
+
+def test_a_busy_machine_fails_no_example(tmp_path):
+    """Drawing is slow here, by a clock that jumps: what README's users copy must not mind, as ours do not."""
+    project(tmp_path)
+    (tmp_path / "test_slow.py").write_text(SLOW, encoding="utf-8")
+
+    assert run(tmp_path, "test_slow.py").returncode == 0
+    (tmp_path / "conftest.py").unlink()  # the control
+    assert "FailedHealthCheck" in run(tmp_path, "test_slow.py").stdout
