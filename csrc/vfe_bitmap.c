@@ -9,7 +9,6 @@
 
 #include "vfe_atomic.h"
 #include "vfe_ops.h"
-#include "vfe_plant.h"
 
 #define SPINS_BEFORE_YIELD 64
 #define SMALL_BYTES	   4096
@@ -241,8 +240,6 @@ void vfe_merge(struct vfe_bitmap *bitmap, uint64_t first, uint64_t npages,
 			n = end - first;
 		uint64_t bits = bits_of(src, src_bit, n);
 
-		if (vfe_planted(VFE_PLANT_LOST_BIT) && src_bit % 8 && n == 64)
-			bits &= INT64_MAX;
 		if (bits)
 			vfe_or_word(bitmap, first / 64, bits << (first % 64),
 				    false);

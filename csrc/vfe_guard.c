@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 #include "vfe_guard.h"
-#include "vfe_plant.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -96,5 +95,5 @@ size_t vfe_guarded_copy(void *to, const void *from, size_t size,
 			done += part;
 		}
 	vfe_guard_leave(&guard);
-	return done + (vfe_planted(VFE_PLANT_GUARD) && done < size);
+	return done;
 }

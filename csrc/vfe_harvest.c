@@ -140,8 +140,7 @@ static void finish_residue(struct vfe_bitmap *bitmap, const struct sink *sink,
 		bitmap->residue[0] = bitmap->residue[1] = 0;
 		return;
 	}
-	for (size_t i = vfe_planted(VFE_PLANT_RESIDUE);
-	     i < 2 && tail + i < sink->total; i++) {
+	for (size_t i = 0; i < 2 && tail + i < sink->total; i++) {
 		uint64_t mine = vfe_funnel(old[i], i ? old[0] : 0, sink->shift);
 		uint64_t bits = vfe_load(sink->out, tail + i) | mine;
 

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 #include "vfe_index.h"
-#include "vfe_plant.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -198,7 +197,7 @@ bool vfe_index_find(const struct vfe_index *index, uint64_t iova,
 	size_t rank = vfe_rank(block->keys, block->count, iova);
 	const struct vfe_entry *entry = &block->entries[rank - (rank != 0)];
 
-	if (!rank || entry->last + vfe_planted(VFE_PLANT_BOUND) < iova)
+	if (!rank || entry->last < iova)
 		return false;
 	*mapping = (struct vfe_mapping){
 		.iova = block->keys[rank - 1],

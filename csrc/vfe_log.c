@@ -5,8 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "vfe_plant.h"
-
 static bool in_order(const struct vfe_log_range *ranges, size_t nranges,
 		     unsigned int pgshift)
 {
@@ -80,8 +78,6 @@ void vfe_log_mark(const struct vfe_log *log, uint64_t iova, uint64_t last)
 		uint64_t from = iova > range->iova ? iova : range->iova;
 		uint64_t to = last < range->last ? last : range->last;
 
-		if (vfe_planted(VFE_PLANT_LOG) && to > from)
-			to--;
 		vfe_mark_bytes_fenced(range->bitmap, from - range->iova,
 				      to - range->iova, log->pgshift);
 	}

@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "vfe_atomic.h"
-#include "vfe_plant.h"
 
 /*
  * Words of the bitmap are read and cleared with atomic moves: they cost
@@ -108,8 +107,6 @@ static uint64_t count(const uint64_t *words, uint64_t mask)
 
 static bool is_zero(const void *data, size_t nbytes)
 {
-	if (vfe_planted(VFE_PLANT_ZERO) && nbytes > 64)
-		nbytes -= 64;
 	for (size_t i = 0; i < nbytes / 8; i += 8) {
 		uint64_t any = 0;
 

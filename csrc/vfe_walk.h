@@ -12,7 +12,6 @@
 #define VFE_WALK_H
 
 #include "vfe_bitmap.h"
-#include "vfe_plant.h"
 
 /** Units of one level: [lo, hi) touch the range, [full_lo, full_hi) lie in it.
  */
@@ -47,8 +46,7 @@ void vfe_walk_stop(struct vfe_walk *walk);
 /** Whether all pages of `chunk` are in the range. */
 static inline bool vfe_walk_whole(const struct vfe_walk *walk, uint64_t chunk)
 {
-	return chunk >= walk->chunks.full_lo &&
-	       chunk < walk->chunks.full_hi + vfe_planted(VFE_PLANT_SUMMARY);
+	return chunk >= walk->chunks.full_lo && chunk < walk->chunks.full_hi;
 }
 
 #endif

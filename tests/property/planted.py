@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from types import SimpleNamespace
 
+from tests.native.mutants import MUTANTS
 from vfioemu.core import device, dma_logging, irqs, migration
 from vfioemu.core.container import Container
 from vfioemu.core.effects import PinUser, read_user
@@ -270,17 +271,6 @@ SEEN_BY_A_TEST: dict[Callable, str] = {
 }
 """What a test of its own finds."""
 
-IN_C: dict[str, str] = {
-    "VFE_PLANT_LOST_BIT": "bitmap",
-    "VFE_PLANT_SUMMARY": "bitmap",
-    "VFE_PLANT_BOUND": "dma",
-    "VFE_PLANT_RESIDUE": "bitmap",
-    "VFE_PLANT_LOG": "dma",
-    "VFE_PLANT_ZERO": "pages",
-    "VFE_PLANT_GUARD": "guard",
-}
-"""Mistakes in the C kernel (csrc/vfe_plant.h), and the fuzz target that finds each."""
-
 
 class Patch:
     """What monkeypatch is to a test, for a process of its own."""
@@ -309,17 +299,6 @@ def table():
     ]
     rows += [(summary(plant), "walk") for plant in SEEN_BY_THE_FUZZER if plant not in SEEN_BY_CALLS]
     rows += [(summary(plant), "guided") for plant in SEEN_BY_PROGRAMS if plant not in SEEN_BY_CALLS]
-    rows += [(C_MISTAKES[name], f"kernel, `csrc/fuzz_{target}.c`") for name, target in IN_C.items()]
+    rows += [(f"C: {mutant.what}", f"kernel, `csrc/fuzz_{mutant.target}.c`") for mutant in MUTANTS]
     rows += [(summary(plant), f"`{test}`") for plant, test in SEEN_BY_A_TEST.items()]
     return "\n".join(f"| {what} | {where} |" for what, where in rows)
-
-
-C_MISTAKES = {
-    "VFE_PLANT_LOST_BIT": "C: a merge from odd bits drops the last one",
-    "VFE_PLANT_SUMMARY": "C: a part of a chunk is taken for all of it",
-    "VFE_PLANT_BOUND": "C: a lookup goes one byte beyond a mapping",
-    "VFE_PLANT_RESIDUE": "C: residue is lost in the last word",
-    "VFE_PLANT_LOG": "C: the log marks one page too few",
-    "VFE_PLANT_GUARD": "C: a copy says that one byte more was there",
-    "VFE_PLANT_ZERO": "C: the last line of a page is not looked at",
-}
