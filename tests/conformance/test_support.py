@@ -7,12 +7,12 @@ from collections import Counter
 
 import pytest
 
-from tests.conformance.golden import GOLDEN, LINUX_6_12, LINUX_7_2
+from tests.conformance.golden import GOLDEN
+from tests.releases import DEFAULT, PROFILES
 from vfioemu.conformance import probes
 from vfioemu.conformance.evidence import Evidence, collect
 from vfioemu.conformance.support import (
     PROTOCOL,
-    RELEASES,
     Status,
     claims,
     page,
@@ -30,12 +30,12 @@ pytestmark = pytest.mark.slow  # all golden traces are replayed, and looked thro
 
 @pytest.fixture(scope="module")
 def evidence():
-    return collect([LINUX_6_12, LINUX_7_2])
+    return collect(sorted(GOLDEN.glob("linux-*")))
 
 
 @pytest.fixture(scope="module")
 def live():
-    return set().union(*(probes.live_names(probes.machine_spec(release)) for release in RELEASES))
+    return set().union(*(probes.live_names(probes.machine_spec(release)) for release in PROFILES))
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,8 @@ def test_every_name_of_the_header_is_on_the_page_once(found):
     assert set(shown) == set(symbols()) == set(found)
     assert set(shown.values()) == {1}
     left_out = set()
-    for release in RELEASES:
-        data = json.loads((PROTOCOL / "uapi" / f"{release}.json").read_text())
+    for file in (PROTOCOL / "uapi").glob("linux-*.json"):
+        data = json.loads(file.read_text())
         left_out |= set(data["headers"]["vfio.h"]["constants"]) - set(found)
     assert left_out == {
         "VFIO_API_VERSION", "VFIO_AP_NUM_IRQS", "VFIO_BASE", "VFIO_CCW_NUM_IRQS", "VFIO_CCW_NUM_REGIONS",
@@ -123,7 +123,7 @@ def test_with_nothing_live_all_that_was_not_recorded_is_refused_or_absent(eviden
 
 
 def test_a_machine_without_a_migratable_device_has_no_migration():
-    spec = probes.machine_spec("linux-6.12")
+    spec = probes.machine_spec(DEFAULT.name)
     plain = tuple(device for device in spec.devices if device.symbol == "mb0")
     groups = tuple(group for group in spec.groups if group.number == plain[0].group)
     live = probes.live_names(dataclasses.replace(spec, devices=plain, groups=groups))

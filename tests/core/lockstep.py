@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""The same calls on two kernels, step by step, and the rules by which their answers may differ.
+"""The same calls on a kernel release and on the one that it is based on, and the rules by which their answers may differ.
 
-A rule looks at a call, at the answer of the older kernel and at what that kernel holds, and says what the newer one has to
-answer. So it is wrong that the two differ where no rule says so, and as wrong that they do not differ where one does.
+A rule is about facts of a profile. It looks at a call and at what the older release holds, and says of both what they have to
+answer, if those facts are not the same. So it is wrong that two releases differ where no rule says so, and as wrong that they
+do not differ where one does. A new release needs no rule unless it differs in a way that no release has yet differed in.
 """
 
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
+from tests.releases import name
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.machine import Machine
 from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
@@ -17,6 +20,8 @@ from vfioemu.devices.registry import load_models
 from vfioemu.testing.holdings import holdings
 from vfioemu.testing.process import Process
 from vfioemu.uapi import constants as c
+from vfioemu.uapi.kinds import FdKind
+from vfioemu.uapi.profile import Profile
 
 PAGE = 4096
 TOP = 1 << 64
@@ -239,34 +244,58 @@ def _plain(result) -> int | str:
 
 # --- the rules ---
 
+
+@dataclass(frozen=True)
+class Pair:
+    """Two releases; a rule is about the facts of which they have different ones."""
+
+    old: Profile
+    new: Profile
+
+    def differ(self, *facts: str) -> bool:
+        """Whether they have different values of one of these facts, or one alone has one of these ioctls and features."""
+        return any(_fact(self.old, fact) != _fact(self.new, fact) for fact in facts)
+
+
+def _fact(profile: Profile, name: str):
+    return profile.has(name) if name.startswith("VFIO_") else getattr(profile, name)
+
+
 Allowed = Callable[[Answer, Answer], bool]
-"""Whether the newer kernel may answer so, given what the older one has answered."""
+"""Whether two answers, the older release's and the newer one's, may stand beside each other."""
+Applies = Callable[[Call, "Side", Pair], "Allowed | None"]
 
 
 class Rule(NamedTuple):
-    """A difference between 6.12 and 7.2.
+    """A difference between releases.
 
     Attributes:
         name: for people.
         where: chapter and verse of the specification.
-        applies: what the newer kernel may answer, if the rule is about this call; None if it is not. Asked before the call.
+        facts: the facts of a profile, or the ioctls and features (VFIO_*), that it is about.
+        applies: what the two may answer, if the rule is about this call; None if it is not. Asked before the call.
         parts: from here on the two may hold different things, so that the sequence ends when they do.
     """
 
     name: str
     where: str
-    applies: Callable[[Call, Side], Allowed | None]
+    facts: tuple[str, ...]
+    applies: Applies
     parts: bool = False
 
 
-def exactly(result: int | str) -> Allowed:
-    """That, and nothing is written back."""
-    return lambda old, new: new.result == result and (new.out, new.bitmap) == (old.out, old.bitmap)
+def each(pair: Pair, says: Callable[[Profile], int | str | None]) -> Allowed:
+    """Each release answers what `says` tells of it (None: that is open); where both fail, they write back the same."""
+    wanted = says(pair.old), says(pair.new)
 
+    def allowed(old: Answer, new: Answer) -> bool:
+        known = all(
+            result in (None, answer.result) for result, answer in zip(wanted, (old, new), strict=True)
+        )
+        failed = isinstance(old.result, str) and isinstance(new.result, str)
+        return known and (not failed or (old.out, old.bitmap) == (new.out, new.bitmap))
 
-def instead_of(result: str, other: str) -> Allowed:
-    """`other` where the older one says `result`, and else the same."""
-    return lambda old, new: new == (old._replace(result=other) if old.result == result else old)
+    return allowed
 
 
 def anything(old: Answer, new: Answer) -> bool:
@@ -282,17 +311,45 @@ def _iommu(side: Side, number: int):
     return side.container(number).iommu
 
 
-def map_wraps(call: Call, side: Side) -> Allowed | None:
+def _mapping(call: Call, side: Side) -> tuple[int, int, int, int] | None:
+    """(flags, vaddr, iova, size) of a MAP_DMA whose argsz and flags are in order."""
     if call.name != "VFIO_IOMMU_MAP_DMA" or _iommu(side, call.on) is None:
         return None
     argsz, flags, vaddr, iova, size = call.words("IIQQQ")
-    vaddr = vaddr if call.data is None else side.data
-    if argsz < 32 or flags & ~7 or not size or not (_wraps(iova, size) or _wraps(vaddr, size)):
+    return (
+        None if argsz < 32 or flags & ~7 else (flags, vaddr if call.data is None else side.data, iova, size)
+    )
+
+
+def _whole(flags: int, vaddr: int, iova: int, size: int) -> bool:
+    """READ or WRITE, or VADDR alone, of whole pages: what is left of MAP_DMA's checks of its argument, but for wraps."""
+    return bool(flags & 3) != bool(flags & 4) and not (vaddr | iova | size) % PAGE
+
+
+def map_wraps(call: Call, side: Side, pair: Pair) -> Allowed | None:
+    found = _mapping(call, side)
+    if found is None or not found[3] or not any(_wraps(start, found[3]) for start in found[1:3]):
         return None
-    return exactly("EOVERFLOW")
+    return each(
+        pair,
+        lambda profile: (
+            name(profile.map_wrap_errno) if profile.map_range_first or _whole(*found) else "EINVAL"
+        ),
+    )
 
 
-def unmap_wraps(call: Call, side: Side) -> Allowed | None:
+def map_overlaps(call: Call, side: Side, pair: Pair) -> Allowed | None:
+    found = _mapping(call, side)
+    if found is None or not found[3] or found[0] & 4 or not _whole(*found):
+        return None
+    if any(_wraps(start, found[3]) for start in found[1:3]) or _at_the_top(call, side, pair):
+        return None
+    if _iommu(side, call.on).map.find(*found[2:]) is None:
+        return None
+    return each(pair, lambda profile: name(profile.map_overlap_errno))
+
+
+def unmap_wraps(call: Call, side: Side, pair: Pair) -> Allowed | None:
     if call.name != "VFIO_IOMMU_UNMAP_DMA" or _iommu(side, call.on) is None:
         return None
     argsz, flags, iova, size = call.words("IIQQ")
@@ -300,7 +357,9 @@ def unmap_wraps(call: Call, side: Side) -> Allowed | None:
         return None
     if flags & ~4 and not (flags == 1 and argsz >= 48 and _fits(size, *call.words("QQ", 24))):
         return None
-    return instead_of("EINVAL", "EOVERFLOW")  # EBUSY comes first
+    if flags & 4 and _iommu(side, call.on).has_emulated:
+        return None  # EBUSY comes first
+    return each(pair, lambda profile: name(profile.unmap_wrap_errno))
 
 
 def _fits(size: int, pgsize: int, nbytes: int) -> bool:
@@ -316,25 +375,33 @@ def _range_of_get(call: Call, side: Side) -> tuple[int, int] | None:
     return call.words("QQ", 8) if flags == 4 and argsz >= 48 else None
 
 
-def get_bitmap_wraps(call: Call, side: Side) -> Allowed | None:
+def get_bitmap_wraps(call: Call, side: Side, pair: Pair) -> Allowed | None:
     found = _range_of_get(call, side)
-    return exactly("EOVERFLOW") if found and found[1] and _wraps(*found) else None
+    if not found or not found[1] or not _wraps(*found):
+        return None
+    return each(pair, lambda profile: name(profile.get_bitmap_wrap_errno))
 
 
-def get_bitmap_to_the_top(call: Call, side: Side) -> Allowed | None:
+def get_bitmap_to_the_top(call: Call, side: Side, pair: Pair) -> Allowed | None:
     found = _range_of_get(call, side)
     if not found or not found[1] or sum(found) != TOP:
         return None
     (pgsize, size) = call.words("QQ", 24)
     whole = found[0] % PAGE == 0 and pgsize == PAGE and _fits(found[1], pgsize, size)
-    if not whole or not _iommu(side, call.on).dirty_page_tracking:
-        return None
-    if any(dma.iova + dma.size > found[0] for dma in _iommu(side, call.on).map):
-        return anything
-    return exactly(0)
+    iommu = _iommu(side, call.on)
+
+    def says(profile: Profile) -> int | str | None:
+        if not profile.get_bitmap_to_top:
+            return name(profile.get_bitmap_wrap_errno)
+        if not whole or not iommu.dirty_page_tracking:
+            return "EINVAL"
+        return None if any(dma.iova + dma.size > found[0] for dma in iommu.map) else 0
+
+    return each(pair, says)
 
 
-def pin_wraps(call: Call, side: Side) -> Allowed | None:
+def pin_wraps(call: Call, side: Side, pair: Pair) -> Allowed | None:
+    """A release that does not look at the sum finds no mapping there, or one that belongs to another rule."""
     if call.name != "pin" or not side.device(call.on).has_dma_unmap:
         return None
     iova, npages, _ = call.numbers
@@ -346,25 +413,25 @@ def pin_wraps(call: Call, side: Side) -> Allowed | None:
         or not _wraps(iova, npages * PAGE)
     ):
         return None
-    return exactly("EOVERFLOW")
+    return each(pair, lambda profile: name(profile.pin_wrap_errno))
 
 
-def mapping_at_the_top(call: Call, side: Side) -> Allowed | None:
-    """Lookups of 6.12 that meet a mapping up to 2^64, or a range up to there, go astray."""
+def mapping_at_the_top(call: Call, side: Side, pair: Pair) -> Allowed | None:
+    """Where top_wraps, lookups that meet a mapping up to 2^64, or a range up to there, go astray."""
+    return anything if _at_the_top(call, side, pair) else None
+
+
+def _at_the_top(call: Call, side: Side, pair: Pair) -> bool:
+    if not pair.differ("top_wraps"):
+        return False
+    if any(rule(call, side, pair) for rule in (map_wraps, unmap_wraps, get_bitmap_wraps, pin_wraps)):
+        return False
     if call.name in ("VFIO_IOMMU_MAP_DMA", "VFIO_IOMMU_UNMAP_DMA") and _iommu(side, call.on) is not None:
         iova, size = call.words("QQ", 16 if call.name == "VFIO_IOMMU_MAP_DMA" else 8)
-        if map_wraps(call, side) or unmap_wraps(call, side):
-            return None
         if iova + size == TOP and call.words("II")[1] & 2 == (call.name == "VFIO_IOMMU_MAP_DMA") * 2:
-            return anything
+            return True
     container = _touched(call, side)
-    if container is None or container.iommu is None or not container.iommu.map.tangled:
-        return None
-    return (
-        None
-        if any(rule(call, side) for rule in (map_wraps, unmap_wraps, get_bitmap_wraps, pin_wraps))
-        else anything
-    )
+    return container is not None and container.iommu is not None and container.iommu.map.tangled
 
 
 def _touched(call: Call, side: Side):
@@ -376,18 +443,22 @@ def _touched(call: Call, side: Side):
     return None
 
 
-def nesting_extension(call: Call, side: Side) -> Allowed | None:
-    return exactly(0) if call.name == "VFIO_CHECK_EXTENSION" and call.value == 6 else None
+def nesting_extension(call: Call, side: Side, pair: Pair) -> Allowed | None:
+    if call.name != "VFIO_CHECK_EXTENSION" or call.value != c.VFIO_TYPE1_NESTING_IOMMU:
+        return None
+    return each(pair, lambda profile: int(profile.nesting))
 
 
-def nesting_type(call: Call, side: Side) -> Allowed | None:
-    if call.name != "VFIO_SET_IOMMU" or call.value != 6:
+def nesting_type(call: Call, side: Side, pair: Pair) -> Allowed | None:
+    if call.name != "VFIO_SET_IOMMU" or call.value != c.VFIO_TYPE1_NESTING_IOMMU:
         return None
     container = side.container(call.on)
-    return exactly("ENODEV") if container.groups and container.iommu is None else None
+    if not container.groups or container.iommu is not None:
+        return None
+    return each(pair, lambda profile: None if profile.nesting else "ENODEV")
 
 
-def narrow_group(call: Call, side: Side) -> Allowed | None:
+def narrow_group(call: Call, side: Side, pair: Pair) -> Allowed | None:
     """What is mapped lies beyond the group's IOMMU; memory that is not there is EFAULT for both."""
     if call.name != "join" or not side.is_open("container", call.numbers[0]):
         return None
@@ -398,7 +469,8 @@ def narrow_group(call: Call, side: Side) -> Allowed | None:
         or all(dma.iova + dma.size - 1 <= hardware.last for dma in iommu.map)
     ):
         return None
-    return lambda old, new: new == old or (old.result, new.result) == ("EFAULT", "EINVAL")
+    by_width = each(pair, lambda profile: name(profile.beyond_width_errno))
+    return lambda old, new: new == old or by_width(old, new)
 
 
 def _feature(call: Call, number: int) -> tuple[int, bool] | None:
@@ -412,105 +484,175 @@ def _feature(call: Call, number: int) -> tuple[int, bool] | None:
     return asked, probe
 
 
-def dma_buf(call: Call, side: Side) -> Allowed | None:
+def dma_buf(call: Call, side: Side, pair: Pair) -> Allowed | None:
     """The payload is zeros, which no device makes a dma-buf of."""
-    found = _feature(call, 11)
+    found = _feature(call, c.VFIO_DEVICE_FEATURE_DMA_BUF)
     if found is None or not isinstance(side.device(call.on).model, PciFunction):
         return None
     asked, probe = found
-    return exactly(0 if probe and not asked & 2 else "EINVAL")
+    answer = 0 if probe and not asked & 2 else "EINVAL"
+    return each(pair, lambda profile: answer if profile.has("VFIO_DEVICE_FEATURE_DMA_BUF") else "ENOTTY")
 
 
-def ioeventfd_64(call: Call, side: Side) -> Allowed | None:
+def ioeventfd_64(call: Call, side: Side, pair: Pair) -> Allowed | None:
     """One of 8 bytes, of a PCI function that is on a bus; mdevs have none, whatever they look like."""
     if call.name != "VFIO_DEVICE_IOEVENTFD" or names.parse(side.device(call.on).name) is None:
         return None
     argsz, flags = call.words("II")
-    return exactly("EINVAL") if argsz >= 32 and flags == c.VFIO_DEVICE_IOEVENTFD_64 else None
+    if argsz < 32 or flags != c.VFIO_DEVICE_IOEVENTFD_64:
+        return None
+    return each(pair, lambda profile: None if profile.ioeventfd_64 else "EINVAL")
 
 
-def precopy_info_v2(call: Call, side: Side) -> Allowed | None:
-    found = _feature(call, 12)
+def precopy_info_v2(call: Call, side: Side, pair: Pair) -> Allowed | None:
+    found = _feature(call, c.VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2)
     if found is None:
         return None
     asked, probe = found
-    model = side.device(call.on).model
-    able = model.migration_flags & c.VFIO_MIGRATION_PRE_COPY
-    return exactly(0 if able and not asked & 1 and (probe or asked) else "EINVAL")
-
-
-def precopy_flags(call: Call, side: Side) -> Allowed | None:
-    """Once it has been promised (to 7.2 alone, 6.12 knows no such promise), the flags are an output."""
-    if call.name != "VFIO_MIG_GET_PRECOPY_INFO":
-        return None
-    return lambda old, new: (
-        new == old or (old.result == 0 and new == old._replace(out=_without_flags(old.out)))
+    able = side.device(call.on).model.migration_flags & c.VFIO_MIGRATION_PRE_COPY
+    answer = 0 if able and not asked & 1 and (probe or asked) else "EINVAL"
+    return each(
+        pair,
+        lambda profile: answer if profile.has("VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2") else "ENOTTY",
     )
 
 
-def _without_flags(info: bytes) -> bytes:
-    return info[:4] + bytes(4) + info[8:]
+def precopy_flags(call: Call, side: Side, pair: Pair) -> Allowed | None:
+    """Once it has been promised (a release without the feature knows no such promise), the flags are an output."""
+    if call.name != "VFIO_MIG_GET_PRECOPY_INFO":
+        return None
+    return lambda old, new: old == new or _cleared(old) == new or old == _cleared(new)
+
+
+def _cleared(answer: Answer) -> Answer:
+    """The same with flags of 0, if it is an answer."""
+    return answer._replace(out=answer.out[:4] + bytes(4) + answer.out[8:]) if answer.result == 0 else answer
 
 
 RULES = (
     Rule(
-        "MAP_DMA of a range that wraps is EOVERFLOW, before its flags are looked at",
+        "MAP_DMA of a range that wraps",
         "type1.md 5, DIFF-7.2 A1",
+        ("map_range_first", "map_wrap_errno"),
         map_wraps,
     ),
-    Rule("UNMAP_DMA of a range that wraps is EOVERFLOW", "type1.md 7 row 13, DIFF-7.2 A2", unmap_wraps),
+    Rule("MAP_DMA of what is mapped", "type1.md 5", ("map_overlap_errno",), map_overlaps),
     Rule(
-        "GET_BITMAP of a range that wraps is EOVERFLOW", "type1.md 8.3 row 3, DIFF-7.2 A3", get_bitmap_wraps
+        "UNMAP_DMA of a range that wraps",
+        "type1.md 7 row 13, DIFF-7.2 A2",
+        ("unmap_wrap_errno",),
+        unmap_wraps,
     ),
-    Rule("vfio_pin_pages() of a range that wraps is EOVERFLOW", "type1.md 10, DIFF-7.2 A4", pin_wraps),
-    Rule("a mapping that ends at 2^64 is found", "type1.md 11, DIFF-7.2 B1", mapping_at_the_top, parts=True),
     Rule(
-        "GET_BITMAP up to 2^64 is valid", "type1.md 8.3 row 3, DIFF-7.2 B2", get_bitmap_to_the_top, parts=True
+        "GET_BITMAP of a range that wraps",
+        "type1.md 8.3 row 3, DIFF-7.2 A3",
+        ("get_bitmap_wrap_errno",),
+        get_bitmap_wraps,
     ),
-    Rule("extension 6 is 0", "type1.md 12 case 3, DIFF-7.2 C1", nesting_extension),
-    Rule("SET_IOMMU(6) is ENODEV", "type1.md 3, DIFF-7.2 C2", nesting_type, parts=True),
-    Rule("a group that is too narrow is EINVAL", "type1.md 3 row 14, DIFF-7.2 D", narrow_group),
-    Rule("vfio-pci has feature 11", "migration_v2.md 2, DIFF-7.2 F11", dma_buf),
-    Rule("an ioeventfd of 8 bytes is EINVAL", "group_device.md, vfio_pci_rdwr.c: iowrite64", ioeventfd_64),
-    Rule("the core has feature 12", "migration_v2.md 2, DIFF-7.2 F12", precopy_info_v2),
-    Rule("flags of PRECOPY_INFO can be an output", "migration_v2.md 4.1", precopy_flags),
+    Rule(
+        "GET_BITMAP up to 2^64",
+        "type1.md 8.3 row 3, DIFF-7.2 B2",
+        ("get_bitmap_to_top", "get_bitmap_wrap_errno"),
+        get_bitmap_to_the_top,
+        parts=True,
+    ),
+    Rule(
+        "vfio_pin_pages() of a range that wraps", "type1.md 10, DIFF-7.2 A4", ("pin_wrap_errno",), pin_wraps
+    ),
+    Rule(
+        "a mapping that ends at 2^64",
+        "type1.md 11, DIFF-7.2 B1",
+        ("top_wraps",),
+        mapping_at_the_top,
+        parts=True,
+    ),
+    Rule("extension 6", "type1.md 12 case 3, DIFF-7.2 C1", ("nesting",), nesting_extension),
+    Rule("SET_IOMMU(6)", "type1.md 3, DIFF-7.2 C2", ("nesting",), nesting_type, parts=True),
+    Rule(
+        "a group that is too narrow", "type1.md 3 row 14, DIFF-7.2 D", ("beyond_width_errno",), narrow_group
+    ),
+    Rule(
+        "feature 11 of vfio-pci", "migration_v2.md 2, DIFF-7.2 F11", ("VFIO_DEVICE_FEATURE_DMA_BUF",), dma_buf
+    ),
+    Rule(
+        "an ioeventfd of 8 bytes",
+        "group_device.md, vfio_pci_rdwr.c: iowrite64",
+        ("ioeventfd_64",),
+        ioeventfd_64,
+    ),
+    Rule(
+        "feature 12 of the core",
+        "migration_v2.md 2, DIFF-7.2 F12",
+        ("VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2",),
+        precopy_info_v2,
+    ),
+    Rule(
+        "flags of PRECOPY_INFO",
+        "migration_v2.md 4.1",
+        ("VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2",),
+        precopy_flags,
+    ),
 )
 
 
+def rules_of(pair: Pair) -> tuple[Rule, ...]:
+    """The rules about what these two releases say of themselves."""
+    return tuple(rule for rule in RULES if pair.differ(*rule.facts))
+
+
 class Disagreement(AssertionError):
-    """The two kernels differ where they must not, or agree where they must not."""
+    """Two releases differ where they must not, or agree where they must not."""
 
 
-def run(calls: list[Call], rules: tuple[Rule, ...] = RULES) -> set[str]:
-    """Make calls on both kernels; the names of the rules by which their answers differed.
+def run(calls: list[Call], new: Profile, rules: tuple[Rule, ...] | None = None) -> set[str]:
+    """Make calls on a release and on the one that it is based on; the names of the rules by which their answers differed.
+
+    Args:
+        calls: in this order.
+        new: the release.
+        rules: by default those about the facts that it says it has differently.
 
     Raises:
-        Disagreement: no rule says so, or a rule says otherwise.
+        Disagreement: no rule says so, or a rule says otherwise; or an errno is not among those that are documented.
     """
-    old_side, new_side = Side("linux-6.12"), Side("linux-7.2")
+    assert new.base is not None
+    pair = Pair(new.base, new)
+    rules = rules_of(pair) if rules is None else rules
+    old_side, new_side = Side(pair.old.name), Side(pair.new.name)
     used = set()
     for call in calls:
-        found = [(rule, rule.applies(call, old_side)) for rule in rules if _can_be_made(call, old_side)]
+        found = [(rule, rule.applies(call, old_side, pair)) for rule in rules if _can_be_made(call, old_side)]
         verdicts = [(rule, allowed) for rule, allowed in found if allowed is not None]
-        old, new = old_side.make(call), new_side.make(call)
-        if old is None or new is None:
-            if old is not new:
+        old, new_ = old_side.make(call), new_side.make(call)
+        if old is None or new_ is None:
+            if old is not new_:
                 raise Disagreement(f"{call}: one of them could not make it")
             continue
+        _refuse_undocumented(call, pair, old, new_)
         for rule, allowed in verdicts:
-            if not allowed(old, new):
-                raise Disagreement(f"{call}: {old} and {new}, but by the rule: {rule.name} ({rule.where})")
-            if old != new:
+            if not allowed(old, new_):
+                raise Disagreement(f"{call}: {old} and {new_}, but by the rule: {rule.name} ({rule.where})")
+            if old != new_:
                 used.add(rule.name)
-        if old != new and not verdicts:
-            raise Disagreement(f"{call}: {old} and {new}, and no rule says so")
+        if old != new_ and not verdicts:
+            raise Disagreement(f"{call}: {old} and {new_}, and no rule says so")
         if old_side.holdings() != new_side.holdings():
             if not any(rule.parts for rule, _ in verdicts):
                 raise Disagreement(f"{call}: they hold {old_side.holdings()} and {new_side.holdings()}")
             break
-        if old != new and any(rule.parts for rule, _ in verdicts):
+        if old != new_ and any(rule.parts for rule, _ in verdicts):
             break
     return used
+
+
+def _refuse_undocumented(call: Call, pair: Pair, old: Answer, new: Answer) -> None:
+    """The errnos of ioctls are those that the support page lists for that release."""
+    if call.name not in KINDS:
+        return
+    for profile, answer in ((pair.old, old), (pair.new, new)):
+        errnos = profile.errnos(FdKind(KINDS[call.name]), getattr(c, call.name))
+        if isinstance(answer.result, str) and answer.result not in errnos:
+            raise Disagreement(f"{call}: {answer.result} of {profile.name} is none of {sorted(errnos)}")
 
 
 def _can_be_made(call: Call, side: Side) -> bool:

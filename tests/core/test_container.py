@@ -5,6 +5,7 @@ import struct
 
 import pytest
 
+from tests.releases import DEFAULT, every_release, with_fact
 from vfioemu.uapi import constants as c
 
 PAGE = 4096
@@ -24,12 +25,11 @@ def test_api_version_is_0_whatever_the_argument(rig):
     assert client.ioctl(client.container, c.VFIO_GET_API_VERSION, (1 << 64) - 1) == 0
 
 
-@pytest.mark.parametrize(
-    ("type_", "profile", "expected"), [(0, "linux-6.12", {1, 3, 6, 9}), (0, "linux-7.2", {1, 3, 9})]
-)
-def test_extensions_without_backend(rig, type_, profile, expected):
-    client = rig(type=type_, profile=profile)
+@every_release
+def test_extensions_without_backend(rig, profile):
+    client = rig(type=0, profile=profile.name)
 
+    expected = {1, 3, 9} | ({c.VFIO_TYPE1_NESTING_IOMMU} if profile.nesting else set())
     assert {n for n in [*range(20), 1 << 32, (1 << 32) + 1] if client.extension(n)} == expected
 
 
@@ -87,17 +87,11 @@ def test_set_iommu_twice_is_einval(rig):
     assert [client.set_iommu(3), client.set_iommu(1)] == ["EINVAL", "EINVAL"]
 
 
-@pytest.mark.parametrize(
-    ("groups", "profile", "expected"),
-    [
-        ("m", "linux-6.12", 0),
-        ("p", "linux-6.12", "EINVAL"),
-        ("mp", "linux-6.12", "EINVAL"),
-        ("m", "linux-7.2", "ENODEV"),
-    ],
-)
-def test_set_iommu_nesting(rig, groups, profile, expected):
-    client = rig(groups, type=0, profile=profile)
+@pytest.mark.parametrize(("groups", "expected"), [("m", 0), ("p", "EINVAL"), ("mp", "EINVAL")])
+@every_release
+def test_set_iommu_nesting(rig, profile, groups, expected):
+    client = rig(groups, type=0, profile=profile.name)
+    expected = expected if profile.nesting else "ENODEV"
 
     assert client.set_iommu(c.VFIO_TYPE1_NESTING_IOMMU) == expected
     assert client.set_iommu(3) == (0 if expected else "EINVAL")
@@ -208,7 +202,8 @@ def test_open_of_no_node_is_enoent(rig, path):
 
 def test_a_container_can_answer_as_another_kernel_than_the_machine(rig):
     client = rig(type=0)
-    other = client.process.open("/dev/vfio/vfio,profile=linux-7.2,manual-clear=fixed").ret
+    profile = with_fact("nesting", False)
+    other = client.process.open(f"/dev/vfio/vfio,profile={profile.name},manual-clear=fixed").ret
 
     assert client.extension(c.VFIO_TYPE1_NESTING_IOMMU) == 1
     assert client.ioctl(other, c.VFIO_CHECK_EXTENSION, c.VFIO_TYPE1_NESTING_IOMMU) == 0
@@ -219,11 +214,27 @@ def test_a_container_can_answer_as_another_kernel_than_the_machine(rig):
     assert client.ioctl(other, c.VFIO_SET_IOMMU, 3) == 0
     assert client.ioctl(other, c.VFIO_CHECK_EXTENSION, 11) == 1
     assert client.open_device(0) > 0
-    assert client.machine.devices["d0"].profile.name == "linux-7.2"
+    assert client.machine.devices["d0"].profile is profile
+
+
+def test_a_device_answers_as_its_container_or_else_as_the_machine(rig):
+    machines = with_fact("nesting", False)
+    client = rig(type=0, profile=machines.name)
+    device = client.machine.devices["d0"]
+    other = client.process.open(f"/dev/vfio/vfio,profile={DEFAULT.name}").ret
+
+    assert device.profile is machines
+    assert client.unset_container(0) == 0
+    assert device.profile is machines
+    assert client.set_container(0, other) == 0
+    assert device.profile is DEFAULT  # before it has an IOMMU
+    assert client.ioctl(other, c.VFIO_SET_IOMMU, 3) == 0
+    assert device.profile is DEFAULT
 
 
 @pytest.mark.parametrize(
-    "options", ["", "profile", "profile=", "profile=linux-7.2,profile=linux-7.2", "colour=red", "quirks=none"]
+    "options",
+    ["", "profile", "profile=", "profile=linux-6.12,profile=linux-6.12", "colour=red", "quirks=none"],
 )
 def test_options_that_there_are_not_are_einval(rig, options):
     assert rig(type=0).process.open(f"/dev/vfio/vfio,{options}").err == "EINVAL"

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.releases import every_release, name
 from vfioemu.core.caller import AddressSpace
 from vfioemu.core.iova_map import Dma, IovaMap
 
@@ -36,7 +37,7 @@ def test_map_overlap_is_eexist_and_nothing_else_is(rig, requests):
     size=st.sampled_from([0, 1, 0x800, PAGE, 2 * PAGE, 3 * PAGE, TOP - PAGE]),
     argsz=st.sampled_from([0, 31, 32, 4096]),
 )
-@pytest.mark.parametrize("profile", ["linux-6.12", "linux-7.2"])
+@every_release
 def test_map_checks_come_in_the_kernels_order(rig, profile, flags, iova, vaddr, size, argsz):
     wraps = size and (iova + size > TOP or vaddr + size > TOP)
     unaligned = not size or (iova | vaddr | size) % PAGE
@@ -44,13 +45,15 @@ def test_map_checks_come_in_the_kernels_order(rig, profile, flags, iova, vaddr, 
     expected = 0
     if argsz < 32 or flags & ~7:
         expected = "EINVAL"
-    elif profile == "linux-7.2" and (not size or wraps):
-        expected = "EOVERFLOW" if size else "EINVAL"
-    elif bool(access) == set_vaddr or unaligned or wraps:
+    elif profile.map_range_first and wraps:
+        expected = name(profile.map_wrap_errno)
+    elif bool(access) == set_vaddr or unaligned:
         expected = "EINVAL"
+    elif wraps:
+        expected = name(profile.map_wrap_errno)
     elif set_vaddr:
         expected = "ENOENT"
-    client = rig(profile=profile)
+    client = rig(profile=profile.name)
 
     assert client.map(iova, size, vaddr, flags, argsz) == expected
     assert client.gauges()["mappings"] == (expected == 0)

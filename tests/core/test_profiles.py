@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Linux 6.12 and 7.2 differ where the specification says so, and nowhere else: the same calls on both, step by step."""
+"""Kernel releases differ where they say so, and nowhere else: the same calls on each and on the one it is based on."""
 
 import struct
 
@@ -7,8 +7,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.core.lockstep import PAGE, RULES, TOP, Call, Disagreement, run
-from vfioemu.core.profile import LINUX_6_12, LINUX_7_2
+from tests.core.lockstep import PAGE, RULES, TOP, Call, Disagreement, Pair, rules_of, run
+from tests.releases import REVISED
+from vfioemu.uapi.profile import FACTS
 
 HIGH = TOP - PAGE
 
@@ -146,8 +147,9 @@ def ioeventfd(device, flags):
 @settings(deadline=None, max_examples=4 * settings().max_examples)
 @given(beginning=beginnings, steps=st.lists(calls, max_size=30))
 @example(beginning=set_up(0, 3, 0, 4, 5), steps=[ioeventfd(device, 8) for device in (0, 4, 5)])
-def test_the_kernels_differ_where_the_rules_say_so_and_nowhere_else(beginning, steps):
-    run([*beginning, *steps])
+@pytest.mark.parametrize("release", REVISED, ids=lambda release: release.name)
+def test_releases_differ_where_the_rules_say_so_and_nowhere_else(release, beginning, steps):
+    run([*beginning, *steps], release)
 
 
 PRECOPY = Call("VFIO_MIG_GET_PRECOPY_INFO", 4, struct.pack("<IIQQ", 24, 0xFF, 0, 0))
@@ -157,55 +159,53 @@ SHOWN = {
     "UNMAP_DMA of a range that wraps": [*set_up(0, 3, 0), unmap(HIGH, 2 * PAGE)],
     "GET_BITMAP of a range that wraps": [*set_up(0, 3, 0), dirty(4, HIGH, 2 * PAGE)],
     "vfio_pin_pages() of a range that wraps": [*set_up(0, 3, 0), Call("pin", 0, numbers=(HIGH, 2, 3))],
-    "a mapping that ends at 2^64 is found": [*set_up(0, 3, 0), map_(HIGH, PAGE), map_(HIGH, PAGE)],
+    "MAP_DMA of what is mapped": [*set_up(0, 3, 0), map_(0, 2 * PAGE), map_(PAGE, PAGE)],
+    "a mapping that ends at 2^64": [*set_up(0, 3, 0), map_(HIGH, PAGE), map_(HIGH, PAGE)],
     "GET_BITMAP up to 2^64": [*set_up(0, 3, 0), dirty(1), dirty(4, HIGH, PAGE)],
     "extension 6": [*set_up(0, 3, 0), Call("VFIO_CHECK_EXTENSION", 0, value=6)],
     "SET_IOMMU(6)": set_up(0, 6, 0),
     "a group that is too narrow": [*set_up(0, 3, 0), map_(1 << 40, PAGE), *NARROW],
-    "vfio-pci has feature 11": [*set_up(0, 3, 5), feature(5, 11 | 5 << 16)],
+    "feature 11 of vfio-pci": [*set_up(0, 3, 5), feature(5, 11 | 5 << 16)],
     "an ioeventfd of 8 bytes": [
         *set_up(0, 3, 5),
         Call("VFIO_DEVICE_IOEVENTFD", 5, struct.pack("<IIQQiI", 32, 8, 0x10, 0, -1, 0)),
     ],
-    "the core has feature 12": [*set_up(0, 3, 4), feature(4, 12 | 2 << 16)],
+    "feature 12 of the core": [*set_up(0, 3, 4), feature(4, 12 | 2 << 16)],
     "flags of PRECOPY_INFO": [
         *set_up(0, 3, 4), Call("state", 4, numbers=(6,)), feature(4, 12 | 2 << 16), PRECOPY,
     ],
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
-def test_each_rule_is_needed(rule):
+DIFFERENCES = [(release, rule) for release in REVISED for rule in rules_of(Pair(release.base, release))]
+"""Each release with each rule about it."""
+
+
+@pytest.mark.parametrize(
+    ("release", "rule"), DIFFERENCES, ids=[f"{release.name}: {rule.name}" for release, rule in DIFFERENCES]
+)
+def test_each_rule_is_needed(release, rule):
     """The negative control: without a rule, what it allows is found to be a difference."""
-    (calls,) = [calls for name, calls in SHOWN.items() if rule.name.startswith(name)]
-    others = tuple(other for other in RULES if other is not rule)
+    others = tuple(other for other in rules_of(Pair(release.base, release)) if other is not rule)
 
-    assert rule.name in run(calls)
+    assert rule.name in run(SHOWN[rule.name], release)
     with pytest.raises(Disagreement, match=r"no rule says so|they hold"):
-        run(calls, others)
+        run(SHOWN[rule.name], release, others)
 
 
-def test_each_rule_says_where_it_comes_from_and_each_fact_of_a_profile_is_in_one():
+def test_each_rule_says_where_it_comes_from_and_each_fact_is_in_one():
     assert all(".md" in rule.where for rule in RULES)
-    different = {
-        name for name in LINUX_6_12.__slots__ if getattr(LINUX_6_12, name) != getattr(LINUX_7_2, name)
-    }
-    assert different == {
-        "name",
-        "wrap_errno",
-        "wrap_first",
-        "top_wraps",
-        "nesting",
-        "beyond_width_errno",
-        "mig_precopy_info_v2",
-        "dma_buf",
-        "ioeventfd_64",
-    }
+    assert {rule.name for rule in RULES} == set(SHOWN)
+    told = {fact for rule in RULES for fact in rule.facts}
+    assert set(FACTS) - told == set()
+    absent = {name for release in REVISED for name in release.absent ^ release.base.absent}
+    assert absent - told == set()
 
 
 def test_a_rule_that_is_not_kept_is_found():
-    """The other direction: a newer kernel that answers as the older one where a rule says otherwise."""
-    wrong = RULES[0]._replace(applies=lambda call, side: lambda old, new: new.result == "E2BIG")
+    """The other direction: a newer release that answers as the older one where a rule says otherwise."""
+    release, rule = DIFFERENCES[0]
+    wrong = rule._replace(applies=lambda call, side, pair: lambda old, new: new.result == "E2BIG")
 
     with pytest.raises(Disagreement, match="by the rule"):
-        run(SHOWN["MAP_DMA of a range that wraps"], (wrong, *RULES[1:]))
+        run(SHOWN[rule.name], release, (wrong, *rules_of(Pair(release.base, release))))

@@ -3,6 +3,8 @@
 
 import pytest
 
+from tests.releases import DEFAULT, every_release
+from vfioemu.conformance.answers import extensions
 from vfioemu.core.machine import Machine
 from vfioemu.core.spec import DeviceSpec, GroupSpec, MachineSpec
 from vfioemu.devices.pci.dmabuf import DmaBuf
@@ -11,17 +13,16 @@ from vfioemu.testing.files import OpenFile
 from vfioemu.testing.process import Process
 from vfioemu.uapi import constants
 from vfioemu.uapi.kinds import FdKind
-from vfioemu.uapi.registry import IOCTLS, errnos
-from vfioemu.uapi.support import EXTENSIONS
+from vfioemu.uapi.registry import IOCTLS
 
 NULL = 0
 PAGE = 4096
 PCI_ONLY = {"VFIO_DEVICE_GET_PCI_HOT_RESET_INFO", "VFIO_DEVICE_PCI_HOT_RESET", "VFIO_DEVICE_IOEVENTFD"}
 
 
-def machine(profile="linux-6.12"):
+def machine(profile):
     spec = MachineSpec(
-        profile=profile,
+        profile=profile.name,
         groups=(GroupSpec(number=1),),
         devices=(DeviceSpec(symbol="d", name="d", group=1, model="oracle", options={"variant": "migspc"}),),
     )
@@ -31,7 +32,7 @@ def machine(profile="linux-6.12"):
 class Client:
     """A process with one fd of each kind; `iommu` 0 leaves the container without one."""
 
-    def __init__(self, profile="linux-6.12", iommu=constants.VFIO_TYPE1v2_IOMMU):
+    def __init__(self, profile=DEFAULT, iommu=constants.VFIO_TYPE1v2_IOMMU):
         self.process = Process(machine(profile))
         self.page = self.process.memory.allocate(PAGE)
         self.fds = {
@@ -71,37 +72,36 @@ def test_a_call_with_a_pointer_faults_on_null(row):
 
 
 @pytest.mark.parametrize("row", IOCTLS, ids=lambda row: row.name)
-def test_a_call_with_zeroes_fails_as_listed(row):
-    client = Client()
+@every_release
+def test_a_call_with_zeroes_fails_as_listed(profile, row):
+    client = Client(profile)
     client.put(bytes(PAGE))
 
     result = client(row.kind, row.number)
 
-    assert result.ret >= 0 or result.err in row.errnos
+    assert result.ret >= 0 or result.err in profile.errnos(row.kind, row.number)
 
 
 @pytest.mark.parametrize("kind", FdKind)
-def test_numbers_in_no_row_fail_as_listed(kind):
-    client = Client()
-    served = {row.number for row in IOCTLS if row.kind is kind}
+@every_release
+def test_numbers_in_no_row_fail_as_listed(profile, kind):
+    client = Client(profile)
 
-    for number in set(range(0x3B60, 0x3B90)) - served:
-        assert client(kind, number).err in errnos(kind, number)
+    for number in range(0x3B60, 0x3B90):
+        if profile.lookup(kind, number) is None:
+            assert client(kind, number).err in profile.errnos(kind, number)
 
 
-@pytest.mark.parametrize("profile", ["linux-6.12", "linux-7.2"])
-@pytest.mark.parametrize(
-    ("name", "before", "after", "as_type"), EXTENSIONS, ids=lambda value: str(value)[:24]
-)
-def test_extensions_answer_as_the_support_matrix_says(profile, name, before, after, as_type):
+@pytest.mark.parametrize("at", range(len(extensions(DEFAULT))), ids=lambda at: extensions(DEFAULT)[at][0])
+@every_release
+def test_extensions_answer_as_the_support_matrix_says(profile, at):
+    name, before, after, as_type = extensions(profile)[at]
     number = getattr(constants, name)
     bare = Client(profile, iommu=0)
     ready = Client(profile)
 
     def promised(text):
         """The container has an emulated group, and no IOMMU."""
-        later = text.partition("(")[2].rstrip(")")
-        text = later if later and profile != "linux-6.12" else text
         return {"0": 0, "1": 1}.get(text[:1], text)
 
     assert bare(FdKind.CONTAINER, constants.VFIO_CHECK_EXTENSION, number).ret == promised(before)

@@ -3,13 +3,14 @@
 
 import pytest
 
+from tests.releases import PROFILES
 from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
 from vfioemu.daemon.arguments import DeviceError, parse_device, with_devices
 from vfioemu.daemon.config import ConfigError, load_machine, parse_machine
 from vfioemu.devices.registry import load_models, options
 
 FULL = """
-profile = "linux-7.2"
+profile = "NEWEST"
 quirks = "clean"
 memlock = 1048576
 dma-entry-limit = 10
@@ -29,12 +30,12 @@ address-bits = 39
 pgsizes = 0x1000
 reserved = [[0xfee00000, 0xfeefffff]]
 coherent = true
-"""
+""".replace("NEWEST", NEWEST := [*PROFILES][-1])
 
 
 def test_full_file():
     assert parse_machine(FULL) == MachineSpec(
-        profile="linux-7.2",
+        profile=NEWEST,
         quirks="clean",
         memlock=1 << 20,
         dma_entry_limit=10,
@@ -79,7 +80,7 @@ def device(name, symbol="d", model="mtty", more=""):
         ("x\ny = 1", 1, "", "expected"),
         ("profil = 'x'", 1, "profil", "no such key; did you mean profile?"),
         ("profile = 5", 1, "profile", "expected a string"),
-        ("profile = 'linux-6.21'", 1, "profile", "did you mean linux-6.12? (linux-6.12, linux-7.2)"),
+        ("profile = 'linux-6.21'", 1, "profile", f"did you mean linux-6.12? ({', '.join(PROFILES)})"),
         ("quirks = 'none'", 1, "quirks", "expected one of clean, recorded"),
         ("memlock = 'some'", 1, "memlock", "some"),
         ("memlock = -1", 1, "memlock", "-1"),

@@ -5,6 +5,7 @@ import struct
 
 import pytest
 
+from tests.releases import having
 from vfioemu import client, daemon
 from vfioemu.client.control import ControlError
 from vfioemu.core.spec import DeviceSpec, GroupSpec, MachineSpec
@@ -36,7 +37,7 @@ async def test_a_harness_learns_what_was_written_last_even_when_the_client_has_g
 
 
 async def write_pages(session, memory, count):
-    container = await session.open_container(profile="linux-7.2")
+    container = await session.open_container(profile=having("VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2").name)
     group = await session.open_group(1)
     await group.set_container(container)
     await container.set_iommu(3)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfioemu.core.profile import LINUX_7_2
+from tests.releases import having
 from vfioemu.devices.dma_engine.migrate import LIMIT, REGISTERS_SIZE
 from vfioemu.uapi import constants as c
 
@@ -114,7 +114,7 @@ def precopy_info(driver, data_fd):
 
 def test_flags_of_precopy_info_come_back_until_somebody_promises_to_take_them_for_an_output(make):
     driver = make()
-    driver.iommu.profile = LINUX_7_2
+    driver.iommu.profile = having("VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2")
     data_fd = driver.state(PRE_COPY)
 
     assert precopy_flags(driver, data_fd) == 0xFF

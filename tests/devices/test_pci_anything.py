@@ -8,11 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.devices.test_pci_config import QEMU, Rich
-from vfioemu.core.profile import LINUX_6_12, LINUX_7_2
+from tests.releases import PROFILES
 from vfioemu.testing.bench import Bench
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.kinds import FdKind
-from vfioemu.uapi.registry import errnos
 
 NAME = "0000:02:01.0"
 CALLS = (
@@ -67,10 +66,10 @@ operations = st.one_of(
 
 @pytest.mark.parametrize("model", [*QEMU, Rich])
 @settings(deadline=None)
-@given(st.lists(operations, max_size=40), st.booleans())
-def test_anything_is_answered(model, history, newer):
+@given(st.lists(operations, max_size=40), st.sampled_from([*PROFILES]))
+def test_anything_is_answered(model, history, release):
     bench = Bench(model({}), name=NAME)
-    bench.iommu.profile = LINUX_7_2 if newer else LINUX_6_12
+    bench.iommu.profile = profile = PROFILES[release]
     process = bench.process
     eventfds = [process.eventfd() for _ in range(3)]
     now = 0.0
@@ -79,11 +78,11 @@ def test_anything_is_answered(model, history, newer):
         if what == "ioctl":
             number, payload = arguments
             result = bench.ioctl(number, payload)
-            assert result.err is None or result.err in errnos(FdKind.DEVICE, number, later=newer)
+            assert result.err is None or result.err in profile.errnos(FdKind.DEVICE, number)
         elif what == "feature":
             number, ops, payload = arguments
             result, _ = bench.feature(number | ops << 16, payload)
-            allowed = errnos(FdKind.DEVICE, c.VFIO_DEVICE_FEATURE, later=newer)
+            allowed = profile.errnos(FdKind.DEVICE, c.VFIO_DEVICE_FEATURE)
             assert result.err is None or result.err in allowed
         elif what == "read":
             result = process.pread(bench.fd, bench.arg, arguments[1], arguments[0])

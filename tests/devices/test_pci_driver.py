@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.devices.test_pci_irqs import ADDRESS, CONFIG, Console
+from tests.releases import having
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.machine import Machine
-from vfioemu.core.profile import LINUX_7_2
 from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
 from vfioemu.devices.pci import (
     Bar,
@@ -595,9 +595,9 @@ def dma_buf(bench, bar, *ranges, flags=0):
     return bench.feature(DMA_BUF, payload)[0]
 
 
-def test_dma_buffers_of_linux_7(bench):
+def test_dma_buffers_of_a_release_that_has_them(bench):
     assert dma_buf(bench, 3, (0, PAGE)).err == "ENOTTY"
-    bench.iommu.profile = LINUX_7_2
+    bench.iommu.profile = having("VFIO_DEVICE_FEATURE_DMA_BUF")
     made = dma_buf(bench, 3, (0, PAGE), (PAGE, PAGE))
     assert made.ret >= 0
     assert bench.process.poll(made.ret) == 5
@@ -624,7 +624,7 @@ def test_dma_buffers_of_linux_7(bench):
     "ranges", [b"", struct.pack("<2Q", 1, PAGE), struct.pack("<2Q", 0, 0), struct.pack("<2Q", 0, PAGE)]
 )
 def test_a_dma_buffer_of_no_bar_is_refused_before_its_ranges_are_read(bench, bar, ranges):
-    bench.iommu.profile = LINUX_7_2
+    bench.iommu.profile = having("VFIO_DEVICE_FEATURE_DMA_BUF")
     for count in (1, 1 << 18, (1 << 32) - 1):
         assert bench.feature(DMA_BUF, struct.pack("<4I", bar, 2, 0, count) + ranges)[0].err == "ENODEV"
     for count, flags in ((0, 0), (1, 1)):
@@ -633,7 +633,7 @@ def test_a_dma_buffer_of_no_bar_is_refused_before_its_ranges_are_read(bench, bar
 
 @pytest.mark.parametrize("bar", [1, 3])
 def test_ranges_of_a_dma_buffer_are_read_before_they_are_looked_at(bench, bar):
-    bench.iommu.profile = LINUX_7_2
+    bench.iommu.profile = having("VFIO_DEVICE_FEATURE_DMA_BUF")
     head = (24).to_bytes(4, "little") + DMA_BUF.to_bytes(4, "little")
     at = bench.arg + (64 << 10) - 24
     for count, answer in ((1, "EFAULT"), (1 << 18, "EFAULT"), ((1 << 18) + 1, "ENOMEM")):
@@ -653,7 +653,7 @@ def test_ranges_of_a_dma_buffer_are_read_before_they_are_looked_at(bench, bar):
     ],
 )
 def test_a_dma_buffer_is_open_for_what_its_open_flags_say(bench, flags, readable, writable):
-    bench.iommu.profile = LINUX_7_2
+    bench.iommu.profile = having("VFIO_DEVICE_FEATURE_DMA_BUF")
     process = bench.process
     made = bench.feature(DMA_BUF, struct.pack("<4I2Q", 3, flags, 0, 1, 0, PAGE))[0].ret
 
@@ -677,7 +677,7 @@ def test_a_dma_buffer_is_open_for_what_its_open_flags_say(bench, flags, readable
 )
 def test_the_ioctls_of_a_dma_buffer_change_nothing(bench, cmd, payload, answer):
     """Each payload ends where memory ends."""
-    bench.iommu.profile = LINUX_7_2
+    bench.iommu.profile = having("VFIO_DEVICE_FEATURE_DMA_BUF")
     made = dma_buf(bench, 3, (0, PAGE)).ret
     at = bench.arg + (64 << 10) - len(payload)
     bench.process.memory.write(at, payload)

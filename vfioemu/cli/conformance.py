@@ -11,8 +11,8 @@ from vfioemu.conformance.releases import as_answered_by
 from vfioemu.conformance.report import describe
 from vfioemu.conformance.runner import Options, Outcome, plan, run
 from vfioemu.conformance.trace import TraceError, load_traces
-from vfioemu.core.profile import PROFILES
 from vfioemu.daemon.config import ConfigError
+from vfioemu.uapi import releases
 
 
 @click.command(name="conformance")
@@ -28,7 +28,7 @@ from vfioemu.daemon.config import ConfigError
 @click.option("--machine", type=click.Path(path_type=Path), help="A machine file instead of the traces' own.")
 @click.option(
     "--profile",
-    type=click.Choice(sorted(PROFILES)),
+    type=click.Choice(releases.names()),
     help="A kernel profile instead of the recorded kernel's: held against its own traces in a folder beside, if any.",
 )
 @click.option("-j", "--jobs", type=click.IntRange(1), default=os.cpu_count(), help="Worker processes.")

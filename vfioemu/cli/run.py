@@ -21,6 +21,7 @@ from vfioemu.cli.errors import MISSING, USAGE, CommandError, cannot_start
 from vfioemu.cli.where import answer, connected, directory, not_connected
 from vfioemu.daemon.runtime_dir import ROOT, SOCKET
 from vfioemu.starting import start_daemon
+from vfioemu.uapi import releases
 
 log: Final = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class Wanted:
     "-d", "--device", "devices", multiple=True, metavar="MODEL[,K=V...]", help="See `vfioemu devices`."
 )
 @click.option("-m", "--machine", metavar="FILE", help="A machine file.")
-@click.option("--profile", metavar="RELEASE", help="Answer as linux-6.12 or linux-7.2 does.")
+@click.option("--profile", type=click.Choice(releases.names()), help="Answer as this kernel release does.")
 @click.option("--connect", metavar="DIR|SOCKET", help="Use a daemon that runs already.")
 @click.option("--instance", metavar="NAME", help="The same, by its name.")
 @click.option(

@@ -19,7 +19,6 @@ from vfioemu.cli.memlock import memlock_option
 from vfioemu.cli.tracing import trace_options
 from vfioemu.cli.where import new_directory, runtime_dir_option
 from vfioemu.core.machine import OptionsError
-from vfioemu.core.profile import PROFILES
 from vfioemu.core.spec import MachineSpec, Memlock
 from vfioemu.daemon.arguments import Wish
 from vfioemu.daemon.config import refused_options
@@ -27,6 +26,7 @@ from vfioemu.daemon.runtime_dir import SOCKET, StartError, naming
 from vfioemu.daemon.serve import Options, Ready, serve
 from vfioemu.io.base.limits import Limits
 from vfioemu.trace.options import TraceOptions
+from vfioemu.uapi import releases
 from vfioemu.wire.messages import MemoryMode
 
 
@@ -69,7 +69,7 @@ def _watched(exit_with_parent: bool, fd: int | None) -> int:
 )
 @device_option
 @click.option(
-    "--profile", type=click.Choice(sorted(PROFILES)), help="A kernel other than the machine file's."
+    "--profile", type=click.Choice(releases.names()), help="A kernel other than the machine file's."
 )
 @runtime_dir_option
 @click.option("--background", is_flag=True, help="Return when it is ready; it goes on until `vfioemu stop`.")

@@ -159,7 +159,7 @@ class Session:
         """Open /dev/vfio/vfio.
 
         Args:
-            options: what the container has of its own, as in protocol/wire.md: ``profile="linux-7.2"``,
+            options: what the container has of its own, as in protocol/wire.md: ``profile=RELEASE``,
                 ``quirks="clean"``, ``manual_clear="fixed"``; EINVAL for what there is not.
         """
         words = [f"{name.replace('_', '-')}={value}" for name, value in options.items()]

@@ -14,6 +14,7 @@ from enum import IntEnum, IntFlag, StrEnum
 from pathlib import Path
 from typing import Final
 
+from vfioemu.conformance.answers import kernel, matrix, table, taken_by
 from vfioemu.conformance.evidence import Evidence, collect
 from vfioemu.conformance.probes import live_names, machine_spec
 from vfioemu.conformance.unrecorded import section
@@ -22,11 +23,11 @@ from vfioemu.uapi.features import FEATURES
 from vfioemu.uapi.flags import PREFIXES, Extension, c_name
 from vfioemu.uapi.hints import Hint
 from vfioemu.uapi.payload import Payload
+from vfioemu.uapi.profile import Profile
+from vfioemu.uapi.profiles import PROFILES
 from vfioemu.uapi.registry import IOCTLS, UNSERVED
-from vfioemu.uapi.support import matrix, table
 
 PROTOCOL: Final = Path(__file__).parents[2] / "protocol"
-RELEASES: Final = ("linux-6.12", "linux-7.2")
 
 NO_NAMES: Final = re.compile(
     r"_(TYPE|SIZE|FEATURE|STATE|VENDOR)_MASK$|_NR$|_NUM_|^VFIO_(TYPE|BASE|API_VERSION)$|^__"
@@ -51,7 +52,7 @@ REASONS: Final[tuple[tuple[str, str], ...]] = (
 """Why something is refused or absent."""
 
 NOTES: Final[Mapping[str, str]] = {
-    "VFIO_DEVICE_IOEVENTFD_64": "read in vfio_pci_rdwr.c: 6.12.16 and later take it, 7.2 does not (and 7.3 does again)",
+    "VFIO_DEVICE_IOEVENTFD_64": f"read in vfio_pci_rdwr.c: taken by {taken_by('ioeventfd_64')}",
 }
 """What is to be said of something that is there."""
 
@@ -60,7 +61,7 @@ INTRO: Final = """\
 
 Made by `python -m vfioemu.conformance.support`; do not edit. A test holds this file to it.
 
-Part 1 goes through every name of `<linux/vfio.h>` (of Linux 6.12 and, where it says so, 7.2; the lists in `uapi/` come from the C
+Part 1 goes through every name of `<linux/vfio.h>` (of {oldest} and, where it says so, {others}; the lists in `uapi/` come from the C
 compiler). Part 2 says how calls are answered, part 3 what no recorded call shows.
 
 ## 1. Every name
@@ -74,7 +75,7 @@ compiler). Part 2 says how calls are answered, part 3 what no recorded call show
 | refused | it gets what a number gets that means nothing |
 | absent | nothing here says it or knows it; where a number can be asked for, it gets what an unknown one gets |
 
-"Works" was found by asking a live machine that has a device of each kind, under both kernel profiles: a call that involves
+"Works" was found by asking a live machine that has a device of each kind, under {all} kernel profiles: a call that involves
 the name succeeds, or is refused otherwise than with nonsense in its place.
 """
 
@@ -110,12 +111,19 @@ class Claim:
 def symbols() -> dict[str, str]:
     """Every name of the header, and since which of our releases it has it ("" for all)."""
     since: dict[str, str] = {}
-    for release in RELEASES:
-        data = json.loads((PROTOCOL / "uapi" / f"{release}.json").read_text(encoding="utf-8"))
-        for name in data["headers"]["vfio.h"]["constants"]:
+    for number, profile in enumerate(PROFILES.values()):
+        for name in _header(profile):
             if not NO_NAMES.search(name):
-                since.setdefault(name, release if release != RELEASES[0] else "")
+                since.setdefault(name, profile.name if number else "")
     return since
+
+
+def _header(profile: Profile) -> list[str]:
+    """The names in the release's own <linux/vfio.h>, or in that of the release that it is based on, if nobody has compiled it."""
+    file = PROTOCOL / "uapi" / f"{profile.name}.json"
+    if not file.exists() and profile.base is not None:
+        return _header(profile.base)
+    return list(json.loads(file.read_text(encoding="utf-8"))["headers"]["vfio.h"]["constants"])
 
 
 def claims(evidence: Evidence, live: set[str]) -> dict[str, Claim]:
@@ -196,7 +204,14 @@ def _names_of_class(cls: type) -> list[str]:
 def page(found: Mapping[str, Claim]) -> str:
     """The whole page."""
     since = symbols()
-    parts = [INTRO]
+    oldest, *others = (kernel(name) for name in PROFILES)
+    parts = [
+        INTRO.format(
+            oldest=oldest,
+            others=", ".join(name.removeprefix("Linux ") for name in others),
+            all="both" if len(PROFILES) == 2 else f"all {len(PROFILES)}",
+        )
+    ]
     total = {status: sum(claim.status is status for claim in found.values()) for status in Status}
     parts.append(
         f"{len(found)} names: {', '.join(f'{count} {status}' for status, count in total.items())}.\n"
@@ -215,8 +230,8 @@ def page(found: Mapping[str, Claim]) -> str:
 
 def generate() -> str:
     """The page as it is now."""
-    evidence = collect(PROTOCOL / "golden" / release for release in RELEASES)
-    live = set().union(*(live_names(machine_spec(release)) for release in RELEASES))
+    evidence = collect(sorted((PROTOCOL / "golden").glob("linux-*")))
+    live = set().union(*(live_names(machine_spec(release)) for release in PROFILES))
     return page(claims(evidence, live))
 
 

@@ -3,7 +3,7 @@
 
 from typing import Final
 
-from vfioemu.uapi.support import table
+from vfioemu.conformance.answers import table, taken_by
 
 _INTRO: Final = """\
 ## 3. Read, and not recorded
@@ -17,7 +17,7 @@ ROWS: Final[tuple[tuple[str, str], ...]] = (
         "vfio_pci_core_do_io_rw(), io-64-nonatomic-lo-hi.h; 7.2 as well",
     ),
     (
-        "`VFIO_DEVICE_IOEVENTFD` of 8 bytes: taken by 6.12, EINVAL in 7.2 (no profile for 7.3, which takes it again)",
+        f"`VFIO_DEVICE_IOEVENTFD` of 8 bytes: taken by {taken_by('ioeventfd_64')}",
         "vfio_pci_ioeventfd()",
     ),
     ("a fault half way leaves the whole pieces before it read or written", "vfio_pci_core_do_io_rw()"),

@@ -26,7 +26,7 @@ from vfioemu.core.migration import Migration
 from vfioemu.core.migration_v1 import MigrationProtocol, RegionsWithMigration
 from vfioemu.core.model import DeviceModel, finish
 from vfioemu.core.observe import Observer
-from vfioemu.core.profile import LINUX_6_12, Profile
+from vfioemu.core.profile import DEFAULT, Profile
 
 if TYPE_CHECKING:
     from vfioemu.core.group import Group
@@ -63,8 +63,10 @@ class Device:
         model: DeviceModel,
         group: "Group",
         protocol: MigrationProtocol | None = None,
+        profile: Profile = DEFAULT,
     ) -> None:
         self.spec = spec
+        self._profile = profile
         self.model = model
         self.group = group
         self.open_count = 0
@@ -103,9 +105,9 @@ class Device:
 
     @property
     def profile(self) -> Profile:
-        """The kernel release whose answers are given."""
-        iommu = self._iommu()
-        return LINUX_6_12 if iommu is None else iommu.profile
+        """The kernel release whose answers are given: the container's, or the machine's outside of any container."""
+        container = self.group.container
+        return self._profile if container is None else container.profile
 
     @property
     def migration_flags(self) -> int:

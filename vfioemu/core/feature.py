@@ -90,15 +90,17 @@ def _offers(device: "Device", number: int) -> bool:
     Kernel: vfio_ioctl_device_feature_migration_precopy_info_v2() looks for PRE_COPY where the others look for their
     operations.
     """
+    if not device.profile.has_feature(number):
+        return False
     if number not in _HANDLERS:
-        return number in FEATURES and device.model.has_feature(number, device.profile)
+        return device.model.has_feature(number)
     if number in _LOGGING:
         return device.model.has_dma_logging
-    if number == c.VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2 and device.profile.mig_precopy_info_v2:
+    if number == c.VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2:
         if not device.migration_flags & c.VFIO_MIGRATION_PRE_COPY:
             raise IoctlError(errno.EINVAL, f"{device.symbol} has no pre-copy, so no MIG_PRECOPY_INFOv2")
         return True
-    return device.migration_flags != 0 and number != c.VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2
+    return device.migration_flags != 0
 
 
 def _migration(device: "Device", caller: Caller, asked: int, arg: int) -> Steps[None]:

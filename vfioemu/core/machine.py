@@ -16,6 +16,7 @@ from vfioemu.core.limits import Accounting
 from vfioemu.core.migration_v1 import take_option
 from vfioemu.core.model import Factory
 from vfioemu.core.observe import Observer
+from vfioemu.core.profile import PROFILES
 from vfioemu.core.spec import ContainerOptions, DeviceSpec, GroupSpec, IommuSpec, MachineSpec
 
 __all__ = ["DeviceSpec", "GroupSpec", "IommuSpec", "Machine", "MachineSpec"]
@@ -69,7 +70,7 @@ class Machine:
             self.add_device(device)
 
     def open(self, caller: Caller, path: str) -> Steps[File]:
-        """open(2) of a device node; the container's may have options behind it: ``/dev/vfio/vfio,profile=linux-7.2``.
+        """open(2) of a device node; the container's may have options behind it: ``/dev/vfio/vfio,profile=RELEASE``.
 
         Raises:
             IoctlError: ENOENT for any other path, and for a group that does not exist; EINVAL for options of a container
@@ -117,7 +118,7 @@ class Machine:
             described = {group.number: group for group in self.spec.groups}
             group = Group(described.get(spec.group, GroupSpec(number=spec.group)))
             self.groups[spec.group] = group
-        device = Device(spec, model, group, protocol)
+        device = Device(spec, model, group, protocol, PROFILES[self.spec.profile])
         device.observe(self._observer)
         device.all_devices = self.devices.values
         group.devices.insert(0, device)

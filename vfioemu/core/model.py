@@ -351,9 +351,9 @@ class DeviceModel:
         yield from ()
         raise IoctlError(errno.ENOTTY, f"the driver has no ioctl {cmd:#x}")
 
-    def has_feature(self, number: int, profile: "Profile") -> bool:
-        """Whether VFIO_DEVICE_FEATURE has a feature that is the driver's own: no migration, no DMA logging."""
-        del number, profile
+    def has_feature(self, number: int) -> bool:
+        """Tell whether the driver has a feature of its own (no migration, no DMA logging) that its kernel release has."""
+        del number
         return False
 
     def feature(self, number: int, arg: int, size: int) -> MaybeSteps[int | None]:

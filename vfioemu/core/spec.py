@@ -7,7 +7,7 @@ from typing import Final, Literal, TypeAlias, cast, get_args
 
 from vfioemu.core.limits import DMA_ENTRY_LIMIT, PAGE_SIZE
 from vfioemu.core.manual_clear import VARIANTS
-from vfioemu.core.profile import PROFILES
+from vfioemu.core.profile import DEFAULT, PROFILES
 
 Quirks: TypeAlias = Literal["recorded", "clean"]
 """Whether the kernel's own mistakes are answered as recorded, or as they should be."""
@@ -107,7 +107,7 @@ class ContainerOptions:
 
     @classmethod
     def parse(cls, text: str) -> "ContainerOptions":
-        """Read ``profile=linux-7.2,manual-clear=fixed``; empty text is no option.
+        """Read ``profile=RELEASE,manual-clear=fixed``; empty text is no option.
 
         Raises:
             ValueError: no such option, or no such value.
@@ -148,7 +148,7 @@ class MachineSpec:
 
     groups: tuple[GroupSpec, ...] = ()
     devices: tuple[DeviceSpec, ...] = ()
-    profile: str = "linux-6.12"
+    profile: str = DEFAULT.name
     quirks: Quirks = "recorded"
     memlock: Memlock = "off"
     dma_entry_limit: int = DMA_ENTRY_LIMIT

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The machine file: TOML, checked as far as a file can be before a machine is made of it.
 
-profile = "linux-6.12"          # or linux-7.2
+profile = "linux-6.12"          # a kernel release: a module of vfioemu/uapi/releases
 quirks = "recorded"             # or clean
 memlock = "off"                 # or client, or a number of bytes
 dma-entry-limit = 65535
@@ -30,7 +30,7 @@ import msgspec
 
 from vfioemu.core.machine import OptionsError
 from vfioemu.core.model import Factory
-from vfioemu.core.profile import PROFILES
+from vfioemu.core.profile import DEFAULT, PROFILES
 from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec, Quirks
 from vfioemu.daemon.names import checked_name
 from vfioemu.devices.registry import options as options_of
@@ -68,7 +68,7 @@ class _Group(_Table, frozen=True):
 
 
 class _Machine(_Table, frozen=True):
-    profile: str = "linux-6.12"
+    profile: str = DEFAULT.name
     quirks: Quirks = "recorded"
     memlock: int | str = "off"
     dma_entry_limit: int = 65535

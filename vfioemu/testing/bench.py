@@ -16,7 +16,7 @@ from vfioemu.core.file import File
 from vfioemu.core.locks import Lock
 from vfioemu.core.migration_v1 import MigrationProtocol
 from vfioemu.core.model import DeviceModel
-from vfioemu.core.profile import LINUX_6_12, Profile
+from vfioemu.core.profile import DEFAULT, Profile
 from vfioemu.core.spec import DeviceSpec
 from vfioemu.native.dma import DmaBatch, Op, Status
 from vfioemu.native.log import DirtyLog
@@ -42,7 +42,7 @@ class BenchIommu:
         told: the devices to tell before an unmap.
     """
 
-    def __init__(self, profile: Profile = LINUX_6_12) -> None:
+    def __init__(self, profile: Profile = DEFAULT) -> None:
         self.lock = Lock("container")
         self.profile = profile
         self.memory = bytearray(GUEST)
@@ -134,6 +134,11 @@ class BenchContainer:
 
     def __init__(self, iommu: BenchIommu) -> None:
         self.iommu: BenchIommu | None = iommu
+
+    @property
+    def profile(self) -> Profile:
+        """The backend's kernel release."""
+        return DEFAULT if self.iommu is None else self.iommu.profile
 
 
 class BenchGroup:

@@ -20,6 +20,7 @@ from vfioemu.core.errors import IoctlError
 from vfioemu.core.file import File
 from vfioemu.core.machine import Machine
 from vfioemu.core.model import Factory
+from vfioemu.core.profile import DEFAULT
 from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec, Quirks
 from vfioemu.devices.registry import default_bus, load_models
 from vfioemu.testing.handles import MemoryContainer, MemoryDevice
@@ -61,7 +62,7 @@ def device(
 
 def machine(
     *devices: str | DeviceWish,
-    profile: str = "linux-6.12",
+    profile: str = DEFAULT.name,
     quirks: Quirks = "recorded",
     dma_entry_limit: int = 65535,
     iommu: IommuSpec = IOMMU,

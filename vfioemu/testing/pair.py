@@ -9,6 +9,7 @@ from typing import Final
 import trio
 
 from vfioemu.core.device import Device
+from vfioemu.core.profile import DEFAULT
 from vfioemu.testing.handles import MemoryDevice
 from vfioemu.testing.inmemory import DeviceWish, MemoryMachine, device, machine
 from vfioemu.testing.process import Process
@@ -23,7 +24,7 @@ class TrioKernels:
 
     @contextlib.asynccontextmanager
     async def machine(
-        self, *devices: str | DeviceWish, profile: str = "linux-6.12"
+        self, *devices: str | DeviceWish, profile: str = DEFAULT.name
     ) -> AsyncIterator[MemoryMachine]:
         """A kernel in memory, whose devices work in trio's time as long as the block lasts."""
         kernel = machine(*devices, profile=profile)

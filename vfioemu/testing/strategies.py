@@ -14,6 +14,7 @@ from typing import Final, Literal, TypeAlias
 
 from hypothesis import strategies as st
 
+from vfioemu.core.profile import PROFILES
 from vfioemu.core.spec import IommuSpec
 from vfioemu.testing.inmemory import DeviceWish, MemoryMachine, machine
 from vfioemu.uapi import constants as c
@@ -191,7 +192,7 @@ def machines(*devices: str | DeviceWish) -> st.SearchStrategy[MemoryMachine]:
     def on(iommu: IommuSpec, profile: str, limit: int) -> MemoryMachine:
         return machine(*devices, profile=profile, dma_entry_limit=limit, iommu=iommu)
 
-    profiles = st.sampled_from(["linux-6.12", "linux-7.2"])
+    profiles = st.sampled_from([*PROFILES])
     return st.builds(on, iommus(), profiles, st.sampled_from([65535, 64, 3, 1]))
 
 

@@ -10,6 +10,9 @@ from vfioemu.uapi import constants as c
 from vfioemu.uapi import structs as s
 from vfioemu.uapi.payload import Payload
 
+FEATURE_ERRNOS: Final = "EFAULT EINVAL ENOTTY"
+"""The checks that all features share: vfio_ioctl_device_feature() and vfio_check_feature()."""
+
 
 @dataclass(frozen=True, slots=True)
 class Feature:
@@ -23,7 +26,6 @@ class Feature:
         errnos: what it may fail with once a device has it; without it, ENOTTY.
         served: whether any device model here has it.
         classes: what a trace can select it by, besides VFIO_DEVICE_FEATURE's own.
-        later: only kernels after Linux 6.12 have it.
     """
 
     name: str
@@ -33,7 +35,6 @@ class Feature:
     errnos: frozenset[str]
     served: bool
     classes: frozenset[str] = frozenset()
-    later: bool = False
 
     @property
     def c_name(self) -> str:
@@ -49,18 +50,15 @@ def _feature(
     errnos: str,
     served: bool,
     classes: str = "",
-    later: bool = False,
 ) -> Feature:
-    common = "EFAULT EINVAL ENOTTY"  # the checks of vfio_ioctl_device_feature() and vfio_check_feature()
     return Feature(
         name,
         number,
         payload,
         ops,
-        frozenset(f"{common} {errnos}".split()),
+        frozenset(f"{FEATURE_ERRNOS} {errnos}".split()),
         served,
         frozenset(classes.split()),
-        later,
     )
 
 
@@ -110,9 +108,7 @@ FEATURES: Final[Mapping[int, Feature]] = MappingProxyType(
             ),
             _feature(9, "MIG_DATA_SIZE", s.DeviceFeatureMigDataSize, _GET, _DRIVER, True, "migration"),
             _feature(10, "BUS_MASTER", s.DeviceFeatureBusMaster, _SET, "", False),
-            _feature(
-                11, "DMA_BUF", s.DeviceFeatureDmaBuf, _GET, "ENODEV ENOMEM EOVERFLOW EMFILE", True, later=True
-            ),
+            _feature(11, "DMA_BUF", s.DeviceFeatureDmaBuf, _GET, "ENODEV ENOMEM EOVERFLOW EMFILE", True),
             _feature(12, "MIG_PRECOPY_INFOv2", None, _SET, "", True, "migration"),
         )
     }

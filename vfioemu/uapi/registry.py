@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """One row per ioctl and per device feature: what is dispatched, documented, fuzzed and traced.
 
-ioctl numbers collide between fd kinds (0x3b70 to 0x3b75 mean two things each), so every lookup is by kind first. The
-`errnos` of a row are all that Linux 6.12, and this emulator as it, answers with; a fuzzer holds answers against them, and a test
-holds the recorded traces. What is not listed per row:
+ioctl numbers collide between fd kinds (0x3b70 to 0x3b75 mean two things each), so every lookup is by kind first. A row
+describes an ioctl in all kernel releases that have it: its `errnos` are those that it may fail with in each of them. What
+differs between releases is in `profile.py`, and `Profile.errnos` is the whole list: a fuzzer holds answers against it, and
+a test the recorded traces. What is not listed per row:
 
 * EBADF for an fd that is not open, which never reaches a handler;
 * what an unknown number gets: `UNKNOWN_ERRNOS`.
@@ -19,6 +20,7 @@ from vfioemu.uapi import constants as c
 from vfioemu.uapi import flags as f
 from vfioemu.uapi import structs as s
 from vfioemu.uapi.features import CLASSES as CLASSES
+from vfioemu.uapi.features import FEATURE_ERRNOS
 from vfioemu.uapi.features import FEATURES as FEATURES
 from vfioemu.uapi.features import Feature as Feature
 from vfioemu.uapi.kinds import FdKind
@@ -42,10 +44,9 @@ class Ioctl:
         argument: see `Argument`.
         payload: the struct that the argument points to; None for plain values, names and fd numbers.
         minsz: how many bytes the kernel insists on reading, which may be less than the whole struct.
-        errnos: what it may fail with.
+        errnos: what it may fail with in every release; `Profile.errnos` adds what only some answer.
         handler: the method of the core's file class.
         flags: the bits of the payload's `flags` that mean something going in.
-        later: what kernels after Linux 6.12 may fail with in addition.
         pointee: see `Pointee`.
         values: names for an argument that is a number.
         returns_fd: what it returns is a new fd.
@@ -61,7 +62,6 @@ class Ioctl:
     errnos: frozenset[str]
     handler: str
     flags: type[IntFlag] | None = None
-    later: frozenset[str] = frozenset()
     pointee: Pointee = "struct"
     values: type[IntEnum] | None = None
     returns_fd: bool = False
@@ -94,7 +94,6 @@ def _ioctl(
     payload: type[Payload] | None = None,
     minsz: int | None = None,
     flags: type[IntFlag] | None = None,
-    later: str = "",
     pointee: Pointee = "struct",
     values: type[IntEnum] | None = None,
     returns_fd: bool = False,
@@ -112,7 +111,6 @@ def _ioctl(
         frozenset(errnos.split()),
         handler,
         flags,
-        frozenset(later.split()),
         pointee,
         values,
         returns_fd,
@@ -156,10 +154,9 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
         "VFIO_IOMMU_MAP_DMA",
         "map_dma",
         "pointer",
-        "EFAULT EINVAL EEXIST ENOENT ENOSPC ENOMEM",
+        "EFAULT EINVAL ENOENT ENOSPC ENOMEM",
         s.IommuType1DmaMap,
         flags=f.DmaMapFlag,
-        later="EOVERFLOW",
         classes="dma",
     ),
     _ioctl(
@@ -170,7 +167,6 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
         "EFAULT EINVAL EBUSY",
         s.IommuType1DmaUnmap,
         flags=f.DmaUnmapFlag,
-        later="EOVERFLOW",
         classes="dma",
     ),
     _ioctl(
@@ -181,7 +177,6 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
         "EACCES EFAULT EINVAL ENOMEM",
         s.IommuType1DirtyBitmap,
         flags=f.DirtyPagesFlag,
-        later="EOVERFLOW",
         classes="dirty",
     ),
     _ioctl(
@@ -288,10 +283,9 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
         "VFIO_DEVICE_FEATURE",
         "feature",
         "pointer",
-        " ".join(sorted(frozenset[str]().union(*(row.errnos for row in FEATURES.values() if not row.later)))),
+        FEATURE_ERRNOS,
         s.DeviceFeature,
         flags=f.FeatureFlag,
-        later="ENODEV",
         classes="feature",
     ),
     _ioctl(
@@ -340,11 +334,3 @@ _BY_NUMBER: Final = {kind: {row.number: row for row in IOCTLS if row.kind is kin
 def lookup(kind: FdKind, number: int) -> Ioctl | None:
     """The row of ioctl `number` on a fd of `kind`, or None when it is not served."""
     return _BY_NUMBER[kind].get(number)
-
-
-def errnos(kind: FdKind, number: int, later: bool = False) -> frozenset[str]:
-    """All that ioctl `number` on an open fd of `kind` may fail with, served or not; `later` as in `Ioctl`."""
-    row = lookup(kind, number)
-    if row is None:
-        return UNKNOWN_ERRNOS[kind]
-    return row.errnos | row.later if later else row.errnos

@@ -56,15 +56,16 @@ def pin_pages(iommu: Iommu, device: PinningDevice, iova: int, npages: int, prot:
         npages.
 
     Raises:
-        IoctlError: EACCES on v1, EOVERFLOW (7.2), EBUSY while a vaddr is invalid, EINVAL for no mapping, EPERM for more
+        IoctlError: EACCES on v1, `pin_wrap_errno`, EBUSY while a vaddr is invalid, EINVAL for no mapping, EPERM for more
             than the mapping allows, ENODEV when whoever made the mapping is gone, EFAULT, ENOMEM.
 
     Kernel: vfio_iommu_type1_pin_pages().
     """
     if not iommu.v2:
         raise IoctlError(errno.EACCES, "VFIO_TYPE1_IOMMU cannot pin")
-    if iommu.profile.wrap_first and iova + npages * PAGE_SIZE - 1 > U64_MAX:
-        raise IoctlError(iommu.profile.wrap_errno, f"{npages} pages from {iova:#x} pass 2^64")
+    wrap_errno = iommu.profile.pin_wrap_errno
+    if wrap_errno is not None and iova + npages * PAGE_SIZE - 1 > U64_MAX:
+        raise IoctlError(wrap_errno, f"{npages} pages from {iova:#x} pass 2^64")
     yield from iommu.hold()
     try:
         if iommu.vaddr_invalid_count:

@@ -25,7 +25,7 @@ def map_dma(iommu: Iommu, caller: Caller, arg: int) -> Steps[int]:
     """``VFIO_IOMMU_MAP_DMA``.
 
     Raises:
-        IoctlError: EFAULT, EINVAL, EOVERFLOW (7.2), EEXIST, ENOENT and EINVAL with VADDR, ENOSPC, ENOMEM.
+        IoctlError: EFAULT, EINVAL, `map_wrap_errno`, `map_overlap_errno`, ENOENT and EINVAL with VADDR, ENOSPC, ENOMEM.
 
     Kernel: vfio_iommu_type1_map_dma(), vfio_dma_do_map().
     """
@@ -33,7 +33,7 @@ def map_dma(iommu: Iommu, caller: Caller, arg: int) -> Steps[int]:
     flags = request.flags
     if request.argsz < IommuType1DmaMap.SIZE or flags & ~_FLAGS:
         raise IoctlError(errno.EINVAL, header_why(request.argsz, IommuType1DmaMap.SIZE, flags, _FLAGS))
-    if iommu.profile.wrap_first:
+    if iommu.profile.map_range_first:
         if not request.size:
             raise IoctlError(errno.EINVAL, "size is 0")
         _refuse_wrap(iommu, request)
@@ -55,7 +55,8 @@ def map_dma(iommu: Iommu, caller: Caller, arg: int) -> Steps[int]:
             _set_vaddr(iommu, caller, request, found)
         elif found is not None:
             raise IoctlError(
-                errno.EEXIST, f"iova {request.iova:#x} + size {request.size:#x} overlaps the {found}"
+                iommu.profile.map_overlap_errno,
+                f"iova {request.iova:#x} + size {request.size:#x} overlaps the {found}",
             )
         else:
             yield from _add(iommu, caller, request, prot)
@@ -68,7 +69,7 @@ def _refuse_wrap(iommu: Iommu, request: IommuType1DmaMap) -> None:
     for name, start in (("iova", request.iova), ("vaddr", request.vaddr)):
         if start + request.size - 1 > U64_MAX:
             raise IoctlError(
-                iommu.profile.wrap_errno, f"{name} {start:#x} + size {request.size:#x} passes 2^64"
+                iommu.profile.map_wrap_errno, f"{name} {start:#x} + size {request.size:#x} passes 2^64"
             )
 
 

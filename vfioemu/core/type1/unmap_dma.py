@@ -26,7 +26,7 @@ def unmap_dma(iommu: Iommu, caller: Caller, arg: int) -> Steps[int]:
 
     Raises:
         IoctlError: EFAULT (also when only the header could not be written back, and the unmap has happened), EINVAL,
-            EBUSY for VADDR with an mdev in the container, EOVERFLOW (7.2). Nothing is written back, even though
+            EBUSY for VADDR with an mdev in the container, `unmap_wrap_errno`. Nothing is written back, even though
             GET_DIRTY_BITMAP may have removed mappings before its copy failed.
 
     Kernel: vfio_iommu_type1_unmap_dma(), vfio_dma_do_unmap().
@@ -109,7 +109,7 @@ class _Unmap:
         elif not size or size & (pgsize - 1):
             raise IoctlError(errno.EINVAL, f"size {size:#x} is not whole pages of {pgsize:#x}")
         elif iova + size - 1 > U64_MAX:
-            raise IoctlError(iommu.profile.wrap_errno, f"iova {iova:#x} + size {size:#x} passes 2^64")
+            raise IoctlError(iommu.profile.unmap_wrap_errno, f"iova {iova:#x} + size {size:#x} passes 2^64")
         if self.bitmap is not None and (not iommu.dirty_page_tracking or self.bitmap.pgsize != pgsize):
             raise IoctlError(
                 errno.EINVAL,

@@ -14,7 +14,6 @@ from vfioemu.core.errors import IoctlError
 from vfioemu.core.file import Mapped
 from vfioemu.core.irqs import Irq, IrqRequest, IrqTable, take_eventfd
 from vfioemu.core.model import ABSENT, READ_WRITE, DeviceModel, MaybeSteps, Region, finish
-from vfioemu.core.profile import Profile
 from vfioemu.core.regions import PIECE
 from vfioemu.devices.pci import dmabuf, hotreset, names
 from vfioemu.devices.pci import registers as r
@@ -369,11 +368,11 @@ class VfioPci(DeviceModel):
         serve = hotreset.info if cmd == c.VFIO_DEVICE_GET_PCI_HOT_RESET_INFO else hotreset.reset
         return serve(self.host.name, self.host.all_devices(), arg)
 
-    def has_feature(self, number: int, profile: Profile) -> bool:
+    def has_feature(self, number: int) -> bool:
         """vfio_pci_core_ioctl_feature()."""
         if number == c.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN:
             return self._is_physical
-        return number in _LOW_POWER or (number == c.VFIO_DEVICE_FEATURE_DMA_BUF and profile.dma_buf)
+        return number in _LOW_POWER or number == c.VFIO_DEVICE_FEATURE_DMA_BUF
 
     def feature(self, number: int, arg: int, size: int) -> Steps[int]:
         """Low power mode, DMA buffers, the token of virtual functions."""

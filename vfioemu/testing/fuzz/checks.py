@@ -5,6 +5,7 @@ from collections import Counter
 from typing import Final
 
 from vfioemu.core.file import File
+from vfioemu.core.profile import PROFILES, Profile
 from vfioemu.testing import model
 from vfioemu.testing.client import Client, Layout
 from vfioemu.testing.holdings import holdings
@@ -13,7 +14,7 @@ from vfioemu.testing.process import MemoryEventFd, Process, Result
 from vfioemu.testing.world import DataFile, Handle, World
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.kinds import FdKind
-from vfioemu.uapi.registry import FEATURES, errnos, lookup
+from vfioemu.uapi.registry import FEATURES, lookup
 
 HONEST: Final[Layout] = (("basic", False),)
 """The device of the client that does everything right; the last of every fuzzed world."""
@@ -47,12 +48,12 @@ def name_of(kind: FdKind, cmd: int) -> str:
     return row.name if row is not None else f"{kind} ioctl {cmd:#x}"
 
 
-def allowed_errnos(kind: FdKind, cmd: int, flags: int) -> frozenset[str]:
+def allowed_errnos(profile: Profile, kind: FdKind, cmd: int, flags: int) -> frozenset[str]:
     """What an ioctl may fail with; `flags` are the second word of its argument, which names a feature."""
     if cmd == c.VFIO_DEVICE_FEATURE and kind is FdKind.DEVICE:
         feature = FEATURES.get(flags & c.VFIO_DEVICE_FEATURE_MASK)
         return feature.errnos if feature is not None else frozenset({"EFAULT", "EINVAL", "ENOTTY"})
-    return errnos(kind, cmd)
+    return profile.errnos(kind, cmd)
 
 
 class Checks:
@@ -68,6 +69,7 @@ class Checks:
 
     def __init__(self, world: World, calls: Counter[tuple[str, str]]) -> None:
         self.world = world
+        self.profile = PROFILES[world.machine.spec.profile]
         self.calls = calls
         self.exact = True
         self._eventfds: list[MemoryEventFd] = []
@@ -82,7 +84,7 @@ class Checks:
         if result.err is None:
             assert result.ret >= 0, f"{name_of(kind, cmd)}: {result.ret}"
             return
-        allowed = allowed_errnos(kind, cmd, flags)
+        allowed = allowed_errnos(self.profile, kind, cmd, flags)
         assert result.err in allowed or result.err == also, (
             f"{name_of(kind, cmd)}: {result.err} is none of {sorted(allowed)}"
         )
