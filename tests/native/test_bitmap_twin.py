@@ -200,11 +200,27 @@ def test_many_chunks(isa, density, shift, seed, first):
 
 
 @settings(deadline=None)
-@given(data=st.binary(max_size=300).map(lambda data: data[: len(data) // 8 * 8]), cut=st.integers(0, 70))
-def test_buffer_runs(data, cut):
+@given(
+    data=st.one_of(
+        st.binary(max_size=300),
+        st.lists(st.sampled_from([b"\0" * 9, b"\xff" * 5, b"\x80", b"\x01", b"\xf0"]), max_size=60).map(
+            b"".join
+        ),
+    ),
+    cut=st.integers(0, 70),
+    limit=st.none() | st.integers(0, 5),
+)
+def test_buffer_runs(data, cut, limit):
     nbits = max(len(data) * 8 - cut, 0)
     bits = int.from_bytes(data, "little") & twin.ones(nbits)
-    assert buffer_runs(data, nbits) == twin.runs_of(bits)
+    assert buffer_runs(data, nbits, limit) == twin.runs_of(bits)[:limit]
+    assert buffer_runs(memoryview(bytearray(data)), nbits, limit) == twin.runs_of(bits)[:limit]
+
+
+@pytest.mark.parametrize("nbits", [33, 64, 1 << 64])
+def test_runs_of_more_bits_than_there_are(nbits):
+    with pytest.raises(ValueError, match=f"{nbits} bits of 4 bytes"):
+        buffer_runs(b"\xff" * 4, nbits)
 
 
 def test_more_runs_than_fit_one_call():

@@ -79,11 +79,6 @@ def twin_runs(bits):
     return found
 
 
-@given(BITS)
-def test_runs_are_those_of_the_twin(bits):
-    assert list(bitmap.runs(bits)) == twin_runs(bits)
-
-
 @given(BITS, st.integers(0, 2500))
 def test_clipped_has_only_the_bits_that_are_pages(bits, size):
     want = sum(1 << n for n in range(min(size, len(bits) * 8)) if bits[n // 8] >> n % 8 & 1)

@@ -278,9 +278,30 @@ class DirtyBitmap:
 
 
 def buffer_runs(data: Buffer, nbits: int, limit: int | None = None) -> list[tuple[int, int]]:
-    """The runs of ones in the first `nbits` bits of a bitmap that came from elsewhere, as (first, count)."""
-    _check_room(data, 0, nbits)
-    return _collect(partial(lib.vfe_buffer_runs, ffi.from_buffer(data), nbits), nbits, limit)
+    """Find the runs of ones in the first `nbits` bits of a bitmap that came from elsewhere.
+
+    Args:
+        data: the bitmap; it is copied unless it has whole words, as a bitmap of the uAPI has.
+        nbits: how many bits to look at.
+        limit: how many runs to find at most.
+
+    Returns:
+        (first, count) each, ascending.
+
+    Raises:
+        ValueError: `data` has fewer bits.
+    """
+    size = memoryview(data).nbytes
+    if nbits > size * 8:
+        raise ValueError(f"{nbits} bits of {size} bytes")
+    if size % 8:
+        data = bytes(data) + bytes(-size % 8)
+    most = nbits // 2 + 1  # of the runs that there can be
+    return _collect(
+        partial(lib.vfe_buffer_runs, ffi.from_buffer(data), nbits),
+        nbits,
+        most if limit is None else min(limit, most),
+    )
 
 
 def _check_room(data: Buffer, bit: int, count: int) -> None:
@@ -294,11 +315,12 @@ def _collect(
 ) -> list[tuple[int, int]]:
     """Call a C function that fills an array of runs until its cursor is at the end."""
     cursor = ffi.new("uint64_t *", 0)
-    room = array("Q", bytes(16 * _RUNS_AT_ONCE))
+    at_once = _RUNS_AT_ONCE if limit is None else min(_RUNS_AT_ONCE, limit)
+    room = array("Q", bytes(16 * at_once))
     table = ffi.from_buffer("struct vfe_run[]", room)
     runs: list[tuple[int, int]] = []
     while cursor[0] < nbits and (limit is None or len(runs) < limit):
-        most = _RUNS_AT_ONCE if limit is None else min(_RUNS_AT_ONCE, limit - len(runs))
+        most = at_once if limit is None else min(at_once, limit - len(runs))
         found = call(cursor, table, most)
         numbers = memoryview(room)[: 2 * found].tolist()
         if runs and found and sum(runs[-1]) == numbers[0]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from vfioemu.core.regions import OFFSET_SHIFT
-from vfioemu.trace.bitmap import runs
+from vfioemu.native.bitmap import buffer_runs
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.flags import DeviceState
 from vfioemu.uapi.structs import (
@@ -36,7 +36,8 @@ PAGE: Final = 4096
 
 def _ranges(base: int, bitmap: bytes, page_size: int) -> list[tuple[int, int]]:
     """The runs of ones of a dirty bitmap as (iova, size)."""
-    return [(base + first * page_size, count * page_size) for first, count in runs(bitmap)]
+    runs = buffer_runs(bitmap, len(bitmap) * 8)
+    return [(base + first * page_size, count * page_size) for first, count in runs]
 
 
 def _bitmap_size(size: int, page_size: int) -> int:
