@@ -6,6 +6,8 @@
 #ifndef VFE_FDS_H
 #define VFE_FDS_H
 
+#include <errno.h>
+
 #include "preload.h"
 
 /** An fd is one of our connections, until it is closed. */
@@ -19,6 +21,17 @@ static inline bool vfe_is_internal(int fd)
 					     memory_order_relaxed) &
 			VFE_INTERNAL) &&
 	       vfe_is_connection(fd);
+}
+
+/** Why no call can be made on an fd that is for sockets: a negative errno, or 0
+ * if it may be one to the program. */
+static inline int vfe_no_socket(int fd)
+{
+	struct vfe_file file;
+
+	if (!vfe_emulated(fd, &file))
+		return 0;
+	return file.kind == VFE_OTHER ? -EBADF : -ENOTSOCK;
 }
 
 /** Some thread has an fd table of its own from now on: remember nothing. */

@@ -190,20 +190,12 @@ static void received(const struct msghdr *msg)
 	}
 }
 
-/* What an emulated file is to the program. */
-static bool is_no_socket(int fd)
-{
-	struct vfe_file file;
-
-	return vfe_emulated(fd, &file) && file.kind != VFE_OTHER;
-}
-
 VFE_EXPORT ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
 {
-	ssize_t result;
+	ssize_t result = vfe_no_socket(fd);
 
-	if (VFE_RARE(is_no_socket(fd)))
-		return vfe_result(-ENOTSOCK);
+	if (VFE_RARE(result))
+		return vfe_result(result);
 	result = vfe.next.recvmsg
 			 ? vfe.next.recvmsg(fd, msg, flags)
 			 : vfe_result(vfe_sys3(SYS_recvmsg, fd, msg, flags));
@@ -215,10 +207,10 @@ VFE_EXPORT ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
 VFE_EXPORT int recvmmsg(int fd, struct mmsghdr *messages, unsigned int count,
 			int flags, struct timespec *timeout)
 {
-	int result;
+	int result = vfe_no_socket(fd);
 
-	if (VFE_RARE(is_no_socket(fd)))
-		return (int)vfe_result(-ENOTSOCK);
+	if (VFE_RARE(result))
+		return (int)vfe_result(result);
 	result =
 		vfe.next.recvmmsg
 			? vfe.next.recvmmsg(fd, messages, count, flags, timeout)

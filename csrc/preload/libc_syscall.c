@@ -69,6 +69,20 @@ const unsigned char vfe_wanted[VFE_NUMBERS] = {
 	[SYS_close_range] = 1,
 	[SYS_recvmsg] = 1,
 	[SYS_recvmmsg] = 1,
+	[SYS_shutdown] = 1,
+	[SYS_listen] = 1,
+	[SYS_bind] = 1,
+	[SYS_connect] = 1,
+	[SYS_accept] = 1,
+	[SYS_accept4] = 1,
+	[SYS_getsockname] = 1,
+	[SYS_getpeername] = 1,
+	[SYS_getsockopt] = 1,
+	[SYS_setsockopt] = 1,
+	[SYS_sendto] = 1,
+	[SYS_sendmsg] = 1,
+	[SYS_sendmmsg] = 1,
+	[SYS_recvfrom] = 1,
 	[SYS_fstat] = 1,
 	[SYS_pidfd_getfd] = 1,
 	[SYS_splice] = 1,
@@ -289,6 +303,35 @@ static bool fd_call(long number, const long a[6], long *result)
 	}
 }
 
+/* Those of sockets, which emulated files are none of. */
+static bool socket_call(long number, const long a[6], long *result)
+{
+	int refused;
+
+	switch (number) {
+	case SYS_shutdown:
+	case SYS_listen:
+	case SYS_bind:
+	case SYS_connect:
+	case SYS_accept:
+	case SYS_accept4:
+	case SYS_getsockname:
+	case SYS_getpeername:
+	case SYS_getsockopt:
+	case SYS_setsockopt:
+	case SYS_sendto:
+	case SYS_sendmsg:
+	case SYS_sendmmsg:
+	case SYS_recvfrom:
+		refused = vfe_no_socket((int)a[0]);
+		if (refused)
+			*result = vfe_result(refused);
+		return refused;
+	default:
+		return false;
+	}
+}
+
 static bool memory_call(long number, const long a[6], long *result)
 {
 	void *address = (void *)a[0];
@@ -349,7 +392,7 @@ long vfe_by_number(long number, ...)
 	if (file_call(number, a, &result) || fd_call(number, a, &result) ||
 	    vfe_path_call(number, a, &result) ||
 	    vfe_change_call(number, a, &result) ||
-	    memory_call(number, a, &result))
+	    memory_call(number, a, &result) || socket_call(number, a, &result))
 		return result;
 	return vfe_result(vfe_sys6(number, a[0], a[1], a[2], a[3], a[4], a[5]));
 }

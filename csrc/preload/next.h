@@ -47,6 +47,10 @@ ssize_t __readlinkat_chk(int dirfd, const char *path, char *out, size_t size,
 char *__realpath_chk(const char *restrict path, char *restrict resolved,
 		     size_t room);
 char *__getcwd_chk(char *out, size_t size, size_t room);
+ssize_t __recv_chk(int fd, void *data, size_t size, size_t room, int flags);
+ssize_t __recvfrom_chk(int fd, void *restrict data, size_t size, size_t room,
+		       int flags, __SOCKADDR_ARG name,
+		       socklen_t *restrict length);
 int pidfd_getfd(int pidfd, int fd, unsigned int flags);
 /* What programs call that were built before glibc 2.33. */
 int __fxstat(int version, int fd, struct stat *status);
@@ -116,6 +120,24 @@ int __fxstatat64(int version, int dirfd, const char *path,
 	X(unshare)           \
 	X(recvmsg)           \
 	X(recvmmsg)          \
+	X(shutdown)          \
+	X(listen)            \
+	X(bind)              \
+	X(connect)           \
+	X(accept)            \
+	X(accept4)           \
+	X(getsockname)       \
+	X(getpeername)       \
+	X(getsockopt)        \
+	X(setsockopt)        \
+	X(send)              \
+	X(sendto)            \
+	X(sendmsg)           \
+	X(sendmmsg)          \
+	X(recv)              \
+	X(recvfrom)          \
+	X(__recv_chk)        \
+	X(__recvfrom_chk)    \
 	X(fflush)            \
 	X(fclose)            \
 	X(execve)            \

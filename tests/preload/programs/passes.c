@@ -9,6 +9,7 @@
 #include <linux/io_uring.h>
 #include <sys/epoll.h>
 #include <sys/sendfile.h>
+#include <sys/un.h>
 
 static volatile sig_atomic_t notes;
 static _Atomic int thread_notes;
@@ -135,6 +136,70 @@ static void asynchronous(int device, const char *file)
 	CHECK(!close(other.aio_fildes));
 }
 
+/* It is none, and stays what it is for all that have it. */
+static void no_socket(int fd)
+{
+	struct sockaddr_un name = { .sun_family = AF_UNIX, .sun_path = "x" };
+	struct sockaddr *at = (struct sockaddr *)&name;
+	struct msghdr message = { 0 };
+	struct mmsghdr messages = { 0 };
+	socklen_t size = sizeof(name);
+	int value = 1;
+	socklen_t room = sizeof(value);
+
+	REFUSED(shutdown(fd, SHUT_RDWR), ENOTSOCK);
+	REFUSED(shutdown(fd, 77), ENOTSOCK);
+	REFUSED(syscall(SYS_shutdown, fd, SHUT_RDWR), ENOTSOCK);
+	REFUSED(send(fd, "x", 1, 0), ENOTSOCK);
+	REFUSED(sendto(fd, "x", 1, MSG_DONTWAIT, NULL, 0), ENOTSOCK);
+	REFUSED(syscall(SYS_sendto, fd, "x", 1, 0, NULL, 0), ENOTSOCK);
+	REFUSED(sendmsg(fd, &message, 0), ENOTSOCK);
+	REFUSED(sendmmsg(fd, &messages, 1, 0), ENOTSOCK);
+	REFUSED(recv(fd, &value, sizeof(value), MSG_DONTWAIT), ENOTSOCK);
+	REFUSED(recvfrom(fd, &value, 1, MSG_DONTWAIT, at, &size), ENOTSOCK);
+	REFUSED(recvmsg(fd, &message, 0), ENOTSOCK);
+	REFUSED(recvmmsg(fd, &messages, 1, 0, NULL), ENOTSOCK);
+	REFUSED(getsockopt(fd, SOL_SOCKET, SO_TYPE, &value, &room), ENOTSOCK);
+	REFUSED(syscall(SYS_getsockopt, fd, SOL_SOCKET, SO_TYPE, &value, &room),
+		ENOTSOCK);
+	REFUSED(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &value, room), ENOTSOCK);
+	REFUSED(getsockname(fd, at, &size), ENOTSOCK);
+	REFUSED(getpeername(fd, at, &size), ENOTSOCK);
+	REFUSED(listen(fd, 1), ENOTSOCK);
+	REFUSED(accept(fd, NULL, NULL), ENOTSOCK);
+	REFUSED(accept4(fd, NULL, NULL, SOCK_CLOEXEC), ENOTSOCK);
+	REFUSED(bind(fd, at, size), ENOTSOCK);
+	REFUSED(connect(fd, at, size), ENOTSOCK);
+	REFUSED(shutdown(-1, SHUT_RDWR), EBADF);
+}
+
+/* What is one works as it does. */
+static void socket_is_one(const char *folder)
+{
+	struct sockaddr_un name = { .sun_family = AF_UNIX };
+	struct sockaddr *at = (struct sockaddr *)&name;
+	socklen_t size = sizeof(name);
+	int server = socket(AF_UNIX, SOCK_STREAM, 0), ends[2], type;
+	int client = socket(AF_UNIX, SOCK_STREAM, 0);
+	char text[4];
+
+	snprintf(name.sun_path, sizeof(name.sun_path), "%s.socket", folder);
+	CHECK(!bind(server, at, size) && !listen(server, 1));
+	CHECK(!connect(client, at, size));
+	ends[0] = accept(server, NULL, NULL);
+	CHECK(ends[0] >= 0 && send(client, "abc", 4, 0) == 4);
+	CHECK(recv(ends[0], text, 4, 0) == 4 && !strcmp(text, "abc"));
+	CHECK(!getpeername(client, at, &size) && *name.sun_path == *folder);
+	size = sizeof(type);
+	CHECK(!getsockopt(client, SOL_SOCKET, SO_TYPE, &type, &size));
+	CHECK(type == SOCK_STREAM && !shutdown(client, SHUT_WR));
+	CHECK(syscall(SYS_recvfrom, ends[0], text, 4, 0, NULL, NULL) == 0);
+	CHECK(!unlink(name.sun_path));
+	close(server);
+	close(client);
+	close(ends[0]);
+}
+
 static void kernel_side(int fd, int file)
 {
 	off_t at = 0;
@@ -162,7 +227,7 @@ static void kernel_side(int fd, int file)
 	REFUSED(copy_file_range(fd, NULL, file, NULL, 4, 0), EINVAL);
 	REFUSED(lseek(fd, 0, SEEK_SET), ESPIPE);
 	REFUSED(lseek(fd, 0, SEEK_END), ESPIPE);
-	REFUSED(recvmsg(fd, &(struct msghdr){ 0 }, 0), ENOTSOCK);
+	no_socket(fd);
 	char bytes[4];
 
 	CHECK(read(ends[0], bytes, 4) == 4 && !memcmp(bytes, "0123", 4));
@@ -266,6 +331,7 @@ int main(int argc, char **argv)
 	kernel_side(client.device, file);
 	kernel_side(client.group, file);
 	kernel_side(client.container, file);
+	socket_is_one(argv[3]);
 	polling(client.device);
 	polling(client.group);
 	polling(client.container);
