@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Connections that break at each frame of the hand-over, and peers that send what no peer would."""
 
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack
 
 import pytest
 import trio
@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.migration.fake import EIO, fake_guest
+from tests.migration.proxies import Proxy, read, read_frame
 from tests.migration.test_drivers import QUICK, destination, progresses
 from vfioemu.migration import stream
 from vfioemu.migration.actions import Outcome
@@ -19,7 +20,7 @@ from vfioemu.migration.stream import FrameType
 from vfioemu.migration.transport import Channel
 
 
-class Wire:
+class Wire(Proxy):
     """A proxy that reads along, and cuts the connection at the first frame of a type.
 
     Args:
@@ -33,14 +34,6 @@ class Wire:
         self.cut = cut
         self.reconnect = reconnect
         self.was_cut = False
-
-    @asynccontextmanager
-    async def up(self):
-        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.serve_listeners, self.serve, listeners)
-            yield Address(host="127.0.0.1", port=listeners[0].socket.getsockname()[1])
-            nursery.cancel_scope.cancel()
 
     async def serve(self, left):
         if self.was_cut and not self.reconnect:
@@ -61,26 +54,15 @@ class Wire:
     async def copy_frames(self, here, there):
         await there.send_all(await read(here, stream.PREAMBLE.size))
         while True:
-            head = await read(here, stream.HEADER_SIZE)
-            number, _, body, bulk, _ = stream.HEADER.unpack_from(head)
+            frame = await read_frame(here)
             kind, deliver = self.cut
-            if number == kind and not self.was_cut:
+            if frame.kind == kind and not self.was_cut:
                 self.was_cut = True
                 if deliver:
-                    await there.send_all(head + await read(here, body + bulk))
+                    await there.send_all(frame.data)
                     await trio.sleep(0.1)  # let it be understood before the end is seen
                 return
-            await there.send_all(head + await read(here, body + bulk))
-
-
-async def read(here, size):
-    data = bytearray()
-    while len(data) < size:
-        got = await here.receive_some(min(1 << 18, size - len(data)))
-        if not got:
-            raise EOFError
-        data += got
-    return bytes(data)
+            await there.send_all(frame.data)
 
 
 DEST, SOURCE, NOBODY = "destination", "source", "nobody"

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from tests.migration.fake import fake_guest
-from tests.migration.test_drills import read
+from tests.migration.proxies import Proxy, read, read_frame
 from tests.migration.test_drivers import QUICK, progresses
 from vfioemu.client import Memory
 from vfioemu.migration import stream, transport
@@ -61,7 +61,7 @@ def cut_at(place, body, bulk):
     }[place]
 
 
-class Scissors:
+class Scissors(Proxy):
     """A proxy that cuts a connection within the first frame of a type; it does not serve another one."""
 
     def __init__(self, target, kind, place):
@@ -69,14 +69,6 @@ class Scissors:
         self.kind = kind
         self.place = place
         self.cut = False
-
-    @asynccontextmanager
-    async def up(self):
-        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.serve_listeners, self.serve, listeners)
-            yield Address(host="127.0.0.1", port=listeners[0].socket.getsockname()[1])
-            nursery.cancel_scope.cancel()
 
     async def serve(self, left):
         async with left:
@@ -101,14 +93,12 @@ class Scissors:
     async def forth(self, here, there):
         await there.send_all(await read(here, stream.PREAMBLE.size))
         while True:
-            head = await read(here, stream.HEADER_SIZE)
-            number, _, body, bulk, _ = stream.HEADER.unpack_from(head)
-            frame = head + await read(here, body + bulk)
-            if number == self.kind:
+            frame = await read_frame(here)
+            if frame.kind == self.kind:
                 self.cut = True
-                await there.send_all(frame[: cut_at(self.place, body, bulk)])
+                await there.send_all(frame.data[: cut_at(self.place, frame.body, frame.bulk)])
                 return
-            await there.send_all(frame)
+            await there.send_all(frame.data)
 
 
 @asynccontextmanager
