@@ -222,21 +222,27 @@ class DirtyBitmap:
         self, out: bytearray | memoryview, first: int = 0, count: int | None = None, dst_bit: int = 0
     ) -> None:
         """OR `count` pages from `first` into the words of `out` from bit `dst_bit`, and clear them (LOGGING_REPORT)."""
-        if count is None:
-            count = self._nbits - first
-        self._check(first, count)
-        _check_room(out, dst_bit, count)
-        lib.vfe_harvest_or(self._bitmap, first, count, ffi.from_buffer(out, require_writable=True), dst_bit)
+        self._or_into(lib.vfe_harvest_or, out, first, count, dst_bit)
 
     def peek(
         self, out: bytearray | memoryview, first: int = 0, count: int | None = None, dst_bit: int = 0
     ) -> None:
         """harvest_or() that clears nothing."""
+        self._or_into(lib.vfe_peek, out, first, count, dst_bit)
+
+    def _or_into(
+        self,
+        function: Callable[..., None],
+        out: bytearray | memoryview,
+        first: int,
+        count: int | None,
+        dst_bit: int,
+    ) -> None:
         if count is None:
             count = self._nbits - first
         self._check(first, count)
         _check_room(out, dst_bit, count)
-        lib.vfe_peek(self._bitmap, first, count, ffi.from_buffer(out, require_writable=True), dst_bit)
+        function(self._bitmap, first, count, ffi.from_buffer(out, require_writable=True), dst_bit)
 
     @property
     def residue(self) -> tuple[int, int]:
