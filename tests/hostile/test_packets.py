@@ -98,3 +98,30 @@ async def test_probe_is_not_logged_as_if_it_were_wrong(daemon, bystander):
         name = f"container#{serial_of(container)}: "
         assert said(daemon, f"VFIO_IOMMU_MAP_DMA on {name}EFAULT")
         assert not said(daemon, f"other on {name}ENOTTY")
+
+
+@pytest.mark.parametrize("call", [m.MEM_SHARE, m.MEM_HOLE, m.IOCTL])
+async def test_an_fd_that_the_daemon_has_no_room_for_is_emfile(daemon, bystander, clean, call):
+    """The kernel takes it off the packet, whose flag is all that is left of it: that is no fd that is not open."""
+    async with Raw(daemon.socket_path) as raw:
+        reply = await raw.call(call, 1 << 40, 0, 0, flags=m.F_FD)
+
+        assert m.signed(reply.arg0) == -errno.EMFILE
+        assert not reply.flags
+        fd = await raw.open("/dev/vfio/vfio")
+        assert (await raw.call(m.IOCTL, serial_of(fd), c.VFIO_GET_API_VERSION)).arg0 == 0
+
+    await settles(daemon, clean)
+
+
+async def test_an_fd_of_the_caller_that_the_daemon_has_no_room_for_is_enomem(daemon, bystander, clean):
+    async with Raw(daemon.socket_path) as raw:
+        group = await raw.open(f"/dev/vfio/{HOSTILE_GROUP}")
+        raw.send(m.IOCTL, serial_of(group), c.VFIO_GROUP_SET_CONTAINER, 4096, data=bytes(4))
+        ask = await raw.receive()
+        assert ask.type == m.TAKE_FD
+        raw.send(m.ANSWER, flags=m.F_FD, seq=ask.seq)
+
+        assert m.signed((await raw.receive()).arg0) == -errno.ENOMEM
+
+    await settles(daemon, clean)

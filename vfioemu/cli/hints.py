@@ -22,7 +22,7 @@ _HINTS: Final[Mapping[tuple[Step, int], str]] = {
     (Step.ROOM, errno.ENOMEM): "give the guest less memory: --ram, or `size` in the guest file",
     (Step.ROOM, errno.EFBIG): "give the guest less memory, or more blocks",
     (Step.RAM, errno.ENOMEM): "give the guest less memory: --ram, or `size` in the guest file",
-    (Step.RAM, errno.EMFILE): "the limit of open files (ulimit -n) is too low for so many blocks",
+    (Step.RAM, errno.EMFILE): "ulimit -n is too low for so many blocks, here or where the daemon was started",
     (Step.GROUP, errno.ENOENT): f"there is no such group: {_LIST}",
     (Step.GROUP, errno.EBUSY): "a group is one process's at a time, and somebody has this one",
     (Step.GROUP, errno.EPERM): "the group is not viable: a device of it is bound to another driver",

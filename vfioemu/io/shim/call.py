@@ -269,10 +269,12 @@ class Call(Runner):
         connection = self._connection
         result, _ = await connection.ask(m.TAKE_FD, self.seq, number)
         fd = connection.take_fd()
-        if result < 0 or fd < 0:
+        if result < 0:
             if fd >= 0:
                 await self._server.bury_for(fd, self._session)
             raise IoctlError(errno.EBADF, f"the caller's fd {number} is not open")
+        if fd < 0:  # scm_detach_fds() drops what there is no room for
+            raise IoctlError(errno.ENOMEM, f"the daemon has no fd left for the caller's fd {number}")
         cookie = socket_cookie(fd)
         if cookie is not None:
             token = self._server.tokens.by_cookie(cookie)

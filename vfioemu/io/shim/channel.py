@@ -101,10 +101,16 @@ class Channel:
             await session.settled()
         fd = self._connection.take_fd() if flags & m.F_FD else -1
         if kind not in _FILE_CALLS:
+            if fd < 0 and flags & m.F_FD and kind in memory_calls.CALLS:
+                await self._refuse_lost(kind, seq)
+                return
             await self._serve_other(kind, flags, seq, serial, (a0, a1, a2, a3), data, fd)
             return
         token = session.tokens.get(serial)
         if token is None or fd >= 0:
+            if fd < 0 and flags & m.F_FD:
+                await self._refuse_lost(kind, seq)
+                return
             token = await self._prove(serial, fd)
             if token is None:
                 await self._refuse_token(kind, seq, serial, proved=fd >= 0)
@@ -224,6 +230,13 @@ class Channel:
             why = f"what came with the call is no token, not {serial}, or one too many"
             self._server.refused(self._session, call_name(kind, None, 0), "EBADF", why)
         await self._reply(seq, -errno.EBADF, flags=0 if proved else m.F_UNPROVED)
+
+    async def _refuse_lost(self, kind: int, seq: int) -> None:
+        """EMFILE: the kernel drops an fd that is sent to us when we have no room for it (scm_detach_fds())."""
+        self._server.counters.count(kind, None, 0, -errno.EMFILE)
+        why = "the daemon has no fd left for the one that came with the call"
+        self._server.refused(self._session, call_name(kind, None, 0), "EMFILE", why)
+        await self._reply(seq, -errno.EMFILE)
 
     async def _reply(
         self, seq: int, result: int, start: int = 0, more: int = 0, *, flags: int = 0, fd: int = -1
