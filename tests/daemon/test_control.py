@@ -136,6 +136,7 @@ UUID = "00000000-0000-4000-8000-0000000000aa"
 @pytest.mark.parametrize(
     ("command", "arguments", "kind"),
     [
+        ("mdev-start", {"type": "dma-engine", "uuid": ""}, "BadArguments"),
         ("nothing", {}, "CommandNotFound"),
         ("list", {"x": 1}, "BadArguments"),
         ("set-parameter", {"name": "x", "value": 1}, "ParameterNotFound"),

@@ -34,7 +34,7 @@ class Mdevs(Protocol):
     """What makes and removes mediated devices."""
 
     def create(self, name: str, model: str) -> None:
-        """Make one: IoctlError EEXIST, EUSERS."""
+        """Make one: IoctlError EEXIST, EUSERS, ENOMEM."""
 
     def delete(self, name: str) -> None:
         """Remove one: IoctlError ENODEV, EBUSY."""

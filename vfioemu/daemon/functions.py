@@ -6,6 +6,7 @@ can have. A function without it stays in /sys; vfio knows nothing of it then.
 """
 
 import errno
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +17,9 @@ from vfioemu.core.machine import Machine
 from vfioemu.daemon import function_files, sysfs
 from vfioemu.daemon.function_files import DRIVER
 from vfioemu.daemon.tree import Tree
+from vfioemu.world import refusal
+
+log: Final = logging.getLogger(__name__)
 
 _ANY: Final = 0xFFFFFFFF
 _MOST_IDS: Final = 1024
@@ -134,7 +138,10 @@ class Functions:
         self._ids.append(number)
         for function in self._functions.values():
             if function.present and not function.bound and self._matches(function):
-                self._bind(function)
+                try:
+                    self._bind(function)
+                except IoctlError as error:  # __driver_attach(): the next one is tried, and the id stays
+                    log.info("new_id: %s", error.why)
 
     def remove_id(self, text: str) -> None:
         """remove_id_store(): EINVAL, ENODEV."""
@@ -158,10 +165,24 @@ class Functions:
         return False
 
     def _bind(self, function: Function) -> None:
-        function.device = self._machine.add_device(function.device.spec)
+        """probe(): ENOMEM if the system has no memory, fd or file for it; then nothing has changed."""
+        try:
+            device = self._machine.add_device(function.device.spec)
+            try:
+                self._tree.bind(device)
+            except OSError:
+                self._machine.remove_device(device.symbol)
+                raise
+        except (OSError, MemoryError) as error:
+            raise self._no_room(function, error) from error
+        function.device = device
         function.bound = True
-        self._appeared(function.device)
-        self._tree.bind(function.device)
+        self._appeared(device)
+
+    def _no_room(self, function: Function, error: Exception) -> IoctlError:
+        """What is said of a function that could not be made."""
+        told = refusal(error)
+        return IoctlError(errno.ENOMEM, f"{function.device.name}: {error if told is None else told.what}")
 
     def _unbind(self, function: Function) -> None:
         self._machine.remove_device(function.device.symbol)
@@ -198,14 +219,21 @@ class Functions:
         self._tree.remove(function.device)
 
     def rescan(self) -> None:
-        """rescan_store(): what was removed is found again."""
+        """rescan_store(): what was removed is found again, as far as there is room to show it; it may have no driver then."""
         for function in self._functions.values():
             if function.present:
                 continue
+            try:
+                self._tree.add(function.device, bound=False)
+            except OSError as error:
+                log.info("rescan: %s", self._no_room(function, error).why)
+                continue
             function.present = True
-            self._tree.add(function.device, bound=False)
             if self._matches(function):
-                self._bind(function)
+                try:
+                    self._bind(function)
+                except IoctlError as error:
+                    log.info("rescan: %s", error.why)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

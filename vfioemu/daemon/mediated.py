@@ -15,6 +15,7 @@ from vfioemu.daemon.removal import Removals
 from vfioemu.daemon.tree import MAX_MDEVS, Tree
 from vfioemu.daemon.workers import Workers
 from vfioemu.devices.registry import options, summary
+from vfioemu.world import refusal
 
 
 class Refused(Exception):
@@ -25,7 +26,7 @@ class Refused(Exception):
         self.kind = kind
 
 
-_ERRNOS = {"DeviceExists": errno.EEXIST, "TooManyDevices": errno.EUSERS}
+_ERRNOS = {"DeviceExists": errno.EEXIST, "TooManyDevices": errno.EUSERS, "NoRoom": errno.ENOMEM}
 
 
 def _spelled(text: str) -> str:
@@ -80,7 +81,7 @@ class MediatedDevices:
         if len(self._names) >= MAX_MDEVS:
             raise Refused("TooManyDevices", f"{MAX_MDEVS} mediated devices exist")
         try:
-            name = _spelled(text) if text else str(uuid.uuid4())
+            name = str(uuid.uuid4()) if text is None else _spelled(text)
         except ValueError:
             raise Refused("BadArguments", f"{text!r} is no UUID") from None
         if any(device.name == name for device in self._machine.devices.values()):
@@ -90,11 +91,18 @@ class MediatedDevices:
             raise Refused("TypeNotFound", f"no type {model!r}; there are {known}")
         try:
             device = self._machine.add_mdev(name, name, model, settings)
+            try:
+                self._tree.add(device)
+            except OSError:
+                self._machine.remove_device(name)
+                raise
         except ValueError as error:
             raise Refused("BadArguments", str(error)) from None
+        except (OSError, MemoryError) as error:
+            told = refusal(error)
+            raise Refused("NoRoom", str(error) if told is None else told.what) from error
         self._names.add(name)
         self._workers.add(device)
-        self._tree.add(device)
         self._tree.show_available(MAX_MDEVS - len(self._names))
         return name
 
@@ -117,7 +125,7 @@ class MediatedDevices:
     # --- the same, by files in /sys: attributes.Mdevs ---
 
     def create(self, name: str, model: str) -> None:
-        """A UUID was written to a type's `create`: IoctlError EEXIST, EUSERS."""
+        """A UUID was written to a type's `create`: IoctlError EEXIST, EUSERS, ENOMEM."""
         try:
             self.start(model, name, {})
         except Refused as error:

@@ -90,9 +90,18 @@ class Tree:
         self._units: dict[IommuSpec, int] = {}
         self._shown: dict[str, _Shown] = {}
         self._live: dict[str, bytes] = {}
+        self._stale: set[str] = set()
 
     def __enter__(self) -> Self:
         remove_tree(self.root)  # of a daemon that was killed
+        try:
+            self._make_root()
+        except BaseException:
+            remove_tree(self.root)
+            raise
+        return self
+
+    def _make_root(self) -> None:
         with _umask():
             limit = self._machine.parameters["dma_entry_limit"]
             self._make_all(sysfs.machine_entries(limit, real.names(real.BUS / "drivers")))
@@ -101,7 +110,6 @@ class Tree:
                 self._make_all(sysfs.type_entries(model, description, MAX_MDEVS))
         for device in self._machine.devices.values():
             self.add(device)
-        return self
 
     def __exit__(self, *_: object) -> None:
         remove_tree(self.root)
@@ -128,24 +136,47 @@ class Tree:
             self.write(path, self._live[path])
 
     def write(self, path: str, content: bytes) -> None:
-        """Give a file another content; whoever reads it meanwhile sees all of the old one's length at least."""
+        """Give a file another content; whoever reads it meanwhile sees all of the old one's length at least.
+
+        What the daemon answers with is its own copy. So a file that cannot be written (ENOSPC, EMFILE) is no failure of
+        what was asked: it shows programs that read without the library the old content, and the log says so once.
+        """
         if path in self._live:
             self._live[path] = content
-        with contextlib.suppress(OSError):
+        try:
             fd = _open_to_write(self.root / path)
             try:
                 os.pwrite(fd, content, 0)
                 os.ftruncate(fd, len(content))
             finally:
                 os.close(fd)
+        except OSError as error:
+            if path not in self._stale:
+                self._stale.add(path)
+                log.warning("/%s shows what it had before: %s", path, error.strerror)
+        else:
+            self._stale.discard(path)
 
     # --- devices ---
 
     def add(self, device: Device, *, bound: bool = True) -> None:
-        """A device is there: show it, and its group if that is new."""
+        """A device is there: show it, and its group if that is new.
+
+        Raises:
+            OSError: a file cannot be made (ENOSPC, EMFILE); nothing of the device is shown.
+        """
         if not sysfs.can_show(device.name):
             log.warning("device %r cannot be shown in /sys: no such name is possible there", device.name)
             return
+        try:
+            self._add(device, bound=bound)
+            if bound:
+                self.bind(device)
+        except BaseException:
+            self.remove(device)
+            raise
+
+    def _add(self, device: Device, *, bound: bool) -> None:
         group = device.group.spec
         with _umask():
             members = self._members.setdefault(group.number, set())
@@ -166,14 +197,23 @@ class Tree:
                 config = self.config(device) if placed else config
                 entries = sysfs.device_entries(device, config, placed, unit, bound=bound)
                 shown.paths = self._make_all(entries)
-        if bound:
-            self.bind(device)
 
     def bind(self, device: Device) -> None:
-        """A vfio driver has the device from now on: show what it makes, and the group's node if that is new."""
+        """A vfio driver has the device from now on: show what it makes, and the group's node if that is new.
+
+        Raises:
+            OSError: a file cannot be made (ENOSPC, EMFILE); nothing of the driver is shown.
+        """
         shown = self._shown.get(device.name)
         if shown is None or shown.driver:
             return
+        try:
+            self._bind(device, shown)
+        except BaseException:
+            self.unbind(device)
+            raise
+
+    def _bind(self, device: Device, shown: _Shown) -> None:
         number = device.group.number
         with _umask():
             bound = self._bound.setdefault(number, set())
@@ -247,8 +287,9 @@ class Tree:
                 *self._units.values(),
                 *(int(name[4:]) for name in real.names(Path("/sys/class/iommu")) if _DMAR.fullmatch(name)),
             }
-            unit = self._units[iommu] = next(n for n in range(len(taken) + 1) if n not in taken)
+            unit = next(n for n in range(len(taken) + 1) if n not in taken)
             self._make_all(sysfs.unit_entries(unit, iommu))
+            self._units[iommu] = unit
         return unit
 
     def config(self, device: Device) -> bytes:
@@ -277,18 +318,26 @@ class Tree:
     # --- files ---
 
     def _make_all(self, entries: Entries) -> list[str]:
-        """Make what is not there yet; the paths, in the order in which they were made."""
-        made = []
-        for path, entry in entries:
-            try:
-                self._make(self.root / path, path, entry)
+        """Make what is not there yet; the paths, in the order in which they were made.
+
+        Raises:
+            OSError: something cannot be made; what was made before it is removed.
+        """
+        made: list[str] = []
+        try:
+            for path, entry in entries:
+                try:
+                    self._make(self.root / path, path, entry)
+                except FileExistsError:
+                    if not isinstance(entry, Directory):
+                        log.warning("/%s is there already", path)
+                    continue
+                made.append(path)
                 if isinstance(entry, File) and entry.live:
                     self._live[path] = entry.content
-            except FileExistsError:
-                if not isinstance(entry, Directory):
-                    log.warning("/%s is there already", path)
-                continue
-            made.append(path)
+        except BaseException:
+            self._remove_all(made)
+            raise
         return made
 
     def _make(self, where: Path, path: str, entry: Entry) -> None:
@@ -302,11 +351,15 @@ class Tree:
                 if live:  # our marks: answered by us, and perhaps not to be read by programs
                     rights |= stat.S_ISVTX if mode & 0o444 else stat.S_ISVTX | stat.S_ISGID | 0o400
                 fd = os.open(where, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-                with os.fdopen(fd, "wb") as file:
-                    os.fchmod(fd, rights)
-                    file.write(content)
-                    if size is not None:
-                        file.truncate(size)
+                try:
+                    with os.fdopen(fd, "wb") as file:
+                        os.fchmod(fd, rights)
+                        file.write(content)
+                        if size is not None:
+                            file.truncate(size)
+                except OSError:
+                    where.unlink()
+                    raise
             case Link(target=target):
                 where.symlink_to(posixpath.relpath(f"/{target}", posixpath.dirname(f"/{path}")))
             case Node(mode=mode):
@@ -337,6 +390,7 @@ class Tree:
     def _remove(self, path: str) -> None:
         where = self.root / path
         self._live.pop(path, None)
+        self._stale.discard(path)
         try:
             (self.root / sysfs.OWNERS / str(where.lstat().st_ino)).unlink(missing_ok=True)
             if stat.S_ISDIR(where.lstat().st_mode):
