@@ -37,7 +37,8 @@ class ControlSocket:
         lines: what the daemon says without being asked, after the answer to `trace`.
 
     Raises:
-        OSError: what connect(2) says; StrangerError: it is somebody else's.
+        OSError: what connect(2) says; ECONNRESET, it hung up; ETIMEDOUT; StrangerError: it is somebody else's.
+        Refused: it has no room for another connection.
     """
 
     def __init__(
@@ -51,10 +52,14 @@ class ControlSocket:
             self._sock.settimeout(timeout)
             self._sock.connect(os.fspath(path))
             trust.check(self._sock, path, who)
-            self.lines = self._sock.makefile("rb")
-            self.lines.readline()  # the greeting
         except BaseException:
             self._sock.close()
+            raise
+        self.lines = self._sock.makefile("rb")
+        try:
+            self._take("vfioemu")  # the greeting
+        except BaseException:
+            self.close()
             raise
 
     def __enter__(self) -> Self:
@@ -73,17 +78,32 @@ class ControlSocket:
         request = {"execute": command, "arguments": arguments}
         try:
             self._sock.sendall(json.dumps(request).encode() + b"\n")
+        except TimeoutError:
+            raise _too_late() from None
+        return self._take("return")
+
+    def listen(self) -> None:
+        """Wait as long as it takes for what comes now."""
+        self._sock.settimeout(None)
+
+    def _take(self, what: str) -> Any:
+        """What the next line says."""
+        try:
             line = self.lines.readline()
         except TimeoutError:
-            raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)) from None
+            raise _too_late() from None
         if not line.endswith(b"\n"):
             raise ConnectionResetError(errno.ECONNRESET, "it hung up")
         answer = json.loads(line)
         if "error" in answer:
             raise Refused(answer["error"]["class"], answer["error"]["desc"])
-        return answer["return"]
+        return answer[what]
 
     def close(self) -> None:
         """Hang up."""
         self.lines.close()
         self._sock.close()
+
+
+def _too_late() -> TimeoutError:
+    return TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))

@@ -2,6 +2,7 @@
 """The control socket: every command, and what is refused."""
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -11,6 +12,9 @@ import trio
 
 from tests.daemon.helpers import DEVICES, MACHINE, pin, set_up
 from vfioemu import client, daemon
+from vfioemu.asking import ControlSocket
+from vfioemu.cli.errors import CommandError
+from vfioemu.cli.where import connected
 from vfioemu.daemon import control as dc
 from vfioemu.io.base.limits import Limits
 
@@ -180,15 +184,50 @@ async def test_endless_line_ends_the_connection(server, monkeypatch):
                 pass
 
 
-async def test_connections_are_bounded(server, monkeypatch):
+async def test_who_has_been_silent_for_longest_makes_room(server, monkeypatch):
+    monkeypatch.setattr(dc, "MAX_CONNECTIONS", 2)
+    async with client.control(server.control_path) as speaks, client.control(server.control_path) as silent:
+        assert await speaks.call("list")
+        for _ in range(5):
+            async with client.control(server.control_path) as third:
+                assert await third.call("list")
+                assert await speaks.call("list")
+        with pytest.raises(client.DaemonGone):
+            await silent.call("list")
+    assert server.server.counters.bugs == 0
+
+
+async def test_who_listens_to_a_trace_stays_and_others_are_told(server, monkeypatch):
     monkeypatch.setattr(dc, "MAX_CONNECTIONS", 1)
-    async with client.control(server.control_path) as first:
-        with socket.socket(socket.AF_UNIX) as second:
-            second.connect(os.fspath(server.control_path))
-            second.setblocking(False)
-            await trio.lowlevel.wait_readable(second)
-            assert second.recv(100) == b""
-        assert await first.call("list")
+    async with await trio.open_unix_socket(os.fspath(server.control_path)) as listens:
+        await listens.send_all(b'{"execute": "trace"}\n')
+        got = b""
+        while got.count(b"\n") < 2:
+            got += await listens.receive_some()
+        with pytest.raises(client.ControlError, match="1 connections are at work") as refused:
+            async with client.control(server.control_path):
+                pass
+        assert refused.value.kind == "TooManyConnections"
+        with pytest.raises(CommandError, match="refuses the connection: 1 connections"):
+            await trio.to_thread.run_sync(connected, server.control_path.parent)
+        async with client.connect(server.socket_path) as session:
+            await session.open("/dev/vfio/vfio")
+        assert b'"event":"open"' in await listens.receive_some()
+
+
+def test_a_daemon_that_does_not_answer_is_not_waited_for_without_end(tmp_path):
+    """Stopped, for example: connect() succeeds all the same."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.fspath(tmp_path / "control.sock"))
+        listener.listen()
+        with pytest.raises(TimeoutError) as late:
+            ControlSocket(tmp_path / "control.sock", 0.01)
+        assert late.value.errno == errno.ETIMEDOUT
+        with pytest.raises(CommandError, match="timed out") as refused:
+            connected(tmp_path, 0.01)
+        assert "vfioemu stop" in refused.value.hint
+    with pytest.raises(CommandError, match="no daemon runs"):
+        connected(tmp_path)
 
 
 async def test_bug_in_a_command_is_told(server, ctl, monkeypatch, caplog):

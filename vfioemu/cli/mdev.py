@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from vfioemu.cli.where import ask, runtime_dir_option
+from vfioemu.cli.where import answer, ask, connected, directory, runtime_dir_option
 
 
 @click.group(name="mdev")
@@ -76,7 +76,8 @@ def stop(runtime_dir: Path | None, instance: str, uuid: str) -> None:
     if any(entry["open"] for entry in found if entry["name"] == uuid.lower()):
         print("its user has it open, and is asked to give it back: waiting", file=sys.stderr)
     try:
-        ask(runtime_dir, instance, "mdev-stop", uuid=uuid)
+        with connected(directory(runtime_dir, instance), None) as control:
+            answer(control, "mdev-stop", uuid=uuid)
     except KeyboardInterrupt:
         print("it goes as soon as it is closed", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

@@ -27,7 +27,6 @@ log: Final = logging.getLogger(__name__)
 
 _TOKEN: Final = re.compile(r"\{(sysfsdev|bdf|group|uuid)(0|[1-9][0-9]*)?\}")
 _LONGEST_END: Final = 10.0
-_LONGEST_ANSWER: Final = 60.0
 _LAST_WORDS: Final = 2.0
 """Seconds for a daemon that does not answer to end, and to say why itself."""
 
@@ -246,7 +245,7 @@ def _directory(path: str | None, instance: str | None) -> Path:
 
 def _devices(directory: Path, user: trust.Trusted) -> list[Mapping[str, str]]:
     """What the tokens stand for, of each device."""
-    with connected(directory, _LONGEST_ANSWER, user) as control:
+    with connected(directory, who=user) as control:
         return [_tokens(device) for device in answer(control, "list")["devices"]]
 
 

@@ -115,5 +115,6 @@ def subscribed(folder: Path, expressions: tuple[str, ...], limit: int) -> Iterat
     """
     with connected(folder) as control:
         answer(control, "trace", filters=list(expressions), limit=limit)
+        control.listen()
         with contextlib.suppress(ConnectionResetError):
             yield from control.lines

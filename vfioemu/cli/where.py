@@ -4,7 +4,7 @@
 import errno
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -14,6 +14,14 @@ from vfioemu.daemon.runtime_dir import CONTROL, StartError, default_runtime_dir,
 from vfioemu.trust import StrangerError, Trusted
 
 F = TypeVar("F", bound=Callable[..., Any])
+LONGEST_ANSWER: Final = 60.0
+"""Seconds after which a daemon that is asked something counts as stuck, or stopped."""
+
+
+_HINTS: Final = {
+    errno.EACCES: "it is another user's; --runtime-dir names one of yours",
+    errno.ETIMEDOUT: "it is stopped, or stuck; `vfioemu stop` ends it",
+}
 
 
 def runtime_dir_option(function: F) -> F:
@@ -61,17 +69,21 @@ def new_directory(runtime_dir: Path | None, instance: str) -> Path:
         raise CommandError(str(error), error.hint, USAGE) from None
 
 
-def connected(directory: Path, timeout: float | None = None, who: Trusted | None = None) -> ControlSocket:
+def connected(
+    directory: Path, timeout: float | None = LONGEST_ANSWER, who: Trusted | None = None
+) -> ControlSocket:
     """Connect to the control socket of the daemon of a directory; it is to be that user's, see vfioemu.trust.
 
     Raises:
-        CommandError: none runs there.
+        CommandError: none runs there, or it does not take the connection.
     """
     path = directory / CONTROL
     try:
         return ControlSocket(path, timeout, who)
     except StrangerError as error:
         raise CommandError(f"cannot use {path}: {error.strerror}") from None
+    except Refused as error:
+        raise CommandError(f"the daemon in {directory} refuses the connection: {error}") from None
     except OSError as error:
         raise not_connected(directory, error) from None
 
@@ -80,7 +92,7 @@ def not_connected(directory: Path, error: OSError) -> CommandError:
     """What to say of the daemon of a directory whose control socket cannot be connected to."""
     if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
         return CommandError(f"no daemon runs in {directory}: {error.strerror}", how_to_start(directory))
-    hint = "it is another user's; --runtime-dir names one of yours" if error.errno == errno.EACCES else ""
+    hint = _HINTS.get(error.errno or 0, "")
     return CommandError(f"cannot connect to {directory / CONTROL}: {error.strerror or error}", hint)
 
 
@@ -95,7 +107,8 @@ def answer(control: ControlSocket, command: str, **arguments: object) -> Any:
     except Refused as error:
         raise CommandError(f"the daemon refuses {command}: {error}") from None
     except OSError as error:
-        raise CommandError(f"the daemon does not answer {command}: {error.strerror}") from None
+        hint = _HINTS.get(error.errno or 0, "")
+        raise CommandError(f"the daemon does not answer {command}: {error.strerror}", hint) from None
 
 
 def ask(runtime_dir: Path | None, instance: str, command: str, **arguments: object) -> Any:

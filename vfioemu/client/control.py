@@ -56,14 +56,13 @@ class Control:
                 answer = await self._line()
                 if answer.get("id") == self._id:
                     break
-        if "error" in answer:
-            error = answer["error"]
-            assert isinstance(error, dict)
-            raise ControlError(str(error.get("class")), str(error.get("desc")))
+        _check(answer)
         return answer["return"]
 
     async def _line(self) -> dict[str, object]:
-        while (end := self._buffer.find(b"\n")) < 0:
+        searched = 0
+        while (end := self._buffer.find(b"\n", searched)) < 0:
+            searched = len(self._buffer)
             try:
                 part = await self._stream.receive_some()
             except trio.BrokenResourceError:
@@ -78,8 +77,23 @@ class Control:
         return parsed
 
     async def greet(self) -> None:
-        """Take the daemon's greeting."""
-        self.greeting = await self._line()
+        """Take the daemon's greeting.
+
+        Raises:
+            ControlError: it has no room for another connection.
+            DaemonGone: it hung up.
+        """
+        greeting = await self._line()
+        _check(greeting)
+        self.greeting = greeting
+
+
+def _check(answer: dict[str, object]) -> None:
+    """ControlError for a refusal."""
+    if "error" in answer:
+        error = answer["error"]
+        assert isinstance(error, dict)
+        raise ControlError(str(error.get("class")), str(error.get("desc")))
 
 
 @contextlib.asynccontextmanager
@@ -92,6 +106,7 @@ async def control(path: str | os.PathLike[str], *, uid: int | None = None) -> As
 
     Raises:
         OSError: what connect(2) says; StrangerError (EPERM): it is somebody else's.
+        ControlError: it has no room for another connection.
     """
     async with await trio.open_unix_socket(os.fspath(path)) as stream:
         trust.check(stream.socket, path, None if uid is None else trust.seen(uid))

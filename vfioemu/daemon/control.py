@@ -42,6 +42,15 @@ def package_version() -> str:
         return "0"
 
 
+def _turn_away(sock: socket.socket) -> None:
+    """Say why, in the place of the greeting, and hang up."""
+    why = d.Why(kind="TooManyConnections", desc=f"{MAX_CONNECTIONS} connections are at work")
+    with sock, contextlib.suppress(OSError):  # it is gone already
+        sock.send(
+            msgspec.json.encode(d.Refusal(error=why)) + b"\n", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+        )
+
+
 class ControlServer:
     """Serves the control socket.
 
@@ -71,6 +80,7 @@ class ControlServer:
         self._event: trio.Event | None = None
         self._nursery = nursery
         self._connections = 0
+        self._silent: dict[trio.CancelScope, int] = {}
         self._mdevs = mdevs
         self._commands: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {
             "device-raise": (d.DeviceRaise, self._device_raise),
@@ -92,16 +102,37 @@ class ControlServer:
         listener.setblocking(False)
         while True:
             sock, pid, uid = await accept(listener)
-            if uid != os.getuid() or self._connections >= MAX_CONNECTIONS:
+            if uid != os.getuid():
                 log.warning("control: pid=%d uid=%d refused", pid, uid)
                 sock.close()
+                continue
+            if self._connections >= MAX_CONNECTIONS and not self._make_room():
+                log.warning("control: pid=%d refused: %d connections are at work", pid, MAX_CONNECTIONS)
+                _turn_away(sock)
                 continue
             self._connections += 1
             self._nursery.start_soon(
                 self._serve, trio.SocketStream(trio.socket.from_stdlib_socket(sock)), pid
             )
 
+    def _make_room(self) -> bool:
+        """End the connection that has been silent for longest; False if all wait for something, or listen to a trace."""
+        if not self._silent:
+            return False
+        oldest = next(iter(self._silent))
+        pid = self._silent.pop(oldest)
+        self._connections -= 1
+        log.info("control: pid=%d has been silent for longest and makes room for another one", pid)
+        oldest.cancel()
+        return True
+
     async def _serve(self, stream: trio.SocketStream, pid: int) -> None:
+        scope = trio.CancelScope()
+        self._silent[scope] = pid
+        with scope:
+            await self._serve_on(stream, pid, scope)
+
+    async def _serve_on(self, stream: trio.SocketStream, pid: int, scope: trio.CancelScope) -> None:
         about = d.About(
             version=package_version(), protocol=VERSION, commands=sorted(self._commands), pid=os.getpid()
         )
@@ -118,6 +149,7 @@ class ControlServer:
                         del buffer[: end + 1]
                         searched = 0
                         if line.strip():
+                            self._silent.pop(scope, None)
                             answer = self._answer(line)
                             sink, self._sink = self._sink, None
                             if not await self._waited_for(answer, stream, buffer):
@@ -126,6 +158,7 @@ class ControlServer:
                             if sink is not None:
                                 await send_events(sink, stream)
                                 return
+                            self._silent[scope] = pid
                     if len(buffer) > MAX_LINE:
                         log.warning("control: pid=%d sent a line of more than %d bytes", pid, MAX_LINE)
                         return
@@ -137,7 +170,9 @@ class ControlServer:
             self._server.counters.bugs += 1
             log.error("internal error in a command of pid=%d", pid, exc_info=error)
         finally:
-            self._connections -= 1
+            self._silent.pop(scope, None)
+            if not scope.cancel_called:  # then its place has been given away
+                self._connections -= 1
             if sink is not None:
                 self._tracer.remove(sink)
 
