@@ -18,6 +18,8 @@ VARIABLE: Final = "VFIOEMU_UID"
 
 _UCRED: Final = struct.Struct("=iII")
 _MOST: Final = (1 << 32) - 2
+_LONGEST: Final = 20
+"""Digits of a number of 64 bits."""
 
 
 class StrangerError(PermissionError):
@@ -104,7 +106,7 @@ def check(sock: Connected, path: str | os.PathLike[str], who: Trusted | None = N
 
 
 def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdecimal()
+    return text.isascii() and text.isdecimal() and len(text) <= _LONGEST
 
 
 def _namespace() -> int:

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from vfioemu.migration import stream
-from vfioemu.migration.address import Address, AddressError
+from vfioemu.migration.address import Address, AddressError, Listener
 from vfioemu.migration.plan import PAGE, Reason
 from vfioemu.migration.stream import FrameType, StreamError
 from vfioemu.migration.transport import THREADED, Channel
@@ -182,3 +182,18 @@ async def test_nobody_there_is_peer_lost(tmp_path, monkeypatch):
     with pytest.raises(StreamError) as error:
         await Address.parse("unix:none").connect()
     assert error.value.reason is Reason.PEER_LOST
+
+
+class Forbidden:
+    """A listening socket of a process that may not call accept()."""
+
+    def setblocking(self, _):
+        pass
+
+    def accept(self):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+async def test_an_accept_that_is_forbidden_is_not_tried_for_ever():
+    with pytest.raises(PermissionError):
+        await Listener(Forbidden(), Address(path="x")).accept()

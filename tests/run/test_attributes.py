@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Files in /sys that the daemon answers: config, bind, reset and their kin, by every way in which programs write."""
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.run.helpers import Runner
+from vfioemu.core.errors import IoctlError
+from vfioemu.daemon.attributes import unsigned
 from vfioemu.testing.daemon import daemon_process
 
 BDF, OTHER = "00fe:03:00.0", "00fe:04:00.0"
@@ -431,3 +434,58 @@ print(oct(os.stat(DEVICE + "/reset").st_mode & 0o7777))
     assert mode == "0o200"
     (real,) = Path(machine.options[-1], "root").glob(f"sys/devices/*/{BDF}/reset")
     assert real.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_is_written_ends_at_a_nul_and_nothing_is_nothing(machine):
+    """As in kernfs; DPDK and others write the NUL of a C string, too."""
+    assert said(
+        machine,
+        """
+print(store(DRIVER + "/unbind", BDF + "\\0"), store(DRIVER + "/bind", BDF + "\\n\\0rest"), store(DRIVER + "/bind", BDF))
+print(store(DEVICE + "/reset", ""), store(DEVICE + "/remove", ""), store(DRIVER + "/bind", ""), store(DRIVER + "/new_id", ""))
+print(store(DEVICE + "/driver_override", "vfio-pci\\0"), load(DEVICE + "/driver_override"), os.path.exists(DEVICE))
+print(store(DEVICE + "/reset", "0b1"), store(DEVICE + "/reset", "-0"), store(DEVICE + "/remove", str(1 << 64)))
+config = os.open(DEVICE + "/config", os.O_RDWR)
+for offset in 4095, 4096, 1 << 40:
+    try: print(os.pwrite(config, b"xy", offset))
+    except OSError as error: print(errno.errorcode[error.errno])
+""",
+    ) == ["13 18 EBUSY", "0 0 0 0", "9 vfio-pci True", "EINVAL EINVAL EINVAL", "1", "EFBIG", "EFBIG"]
+
+
+@pytest.mark.parametrize(
+    ("text", "bits", "answer"),
+    [
+        *[("0", 32, 0), ("+10\n", 32, 10), ("010", 32, 8), ("+010", 32, 8), ("0X1f", 32, 31), ("00", 32, 0)],
+        *[
+            ("4294967295", 32, (1 << 32) - 1),
+            ("4294967296", 32, errno.ERANGE),
+            ("9" * 4096, 32, errno.ERANGE),
+        ],
+        *[("4294967296", 64, 1 << 32), (str(1 << 64), 64, errno.EINVAL), ("", 32, errno.EINVAL)],
+        *[
+            (text, 32, errno.EINVAL)
+            for text in (
+                "\n",
+                "-0",
+                "-1",
+                "0b1",
+                "0o7",
+                "08",
+                "0x",
+                "1 ",
+                " 1",
+                "1_0",
+                "+",
+                "1\n\n",
+                "\u0661",
+            )
+        ],
+    ],
+)
+def test_numbers_are_those_of_the_kernel(text, bits, answer):
+    try:
+        found = unsigned(text, bits)
+    except IoctlError as error:
+        found = error.errno
+    assert found == answer

@@ -224,7 +224,9 @@ class TestPython:
                 pass
         assert squat.heard() > 0
 
-    @pytest.mark.parametrize("named", ["", "0x0", "root", "0:", ":1", "0:x", str(1 << 32), "٣"])
+    @pytest.mark.parametrize(
+        "named", ["", "0x0", "root", "0:", ":1", "0:x", str(1 << 32), "٣", "9" * 5000, "0:" + "9" * 5000]
+    )
     async def test_nobody_is_trusted_if_it_is_no_uid(self, squat, monkeypatch, named):
         monkeypatch.setenv("VFIOEMU_UID", named)
         with pytest.raises(trust.StrangerError, match="is no UID"):

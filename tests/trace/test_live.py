@@ -12,7 +12,7 @@ import trio
 from tests.daemon.helpers import MACHINE, command, dma_write, pin, set_up
 from vfioemu import client, daemon
 from vfioemu.daemon.runtime_dir import StartError
-from vfioemu.daemon.tracing import encoder
+from vfioemu.daemon.tracing import encoder, tracing
 from vfioemu.io.observe import tracer
 from vfioemu.io.observe.tracer import Sink
 from vfioemu.syscalls import procmem
@@ -284,3 +284,18 @@ def test_json_is_what_the_schema_says():
     assert list(event) == [
         "event", "t", "pid", "fd", "kind", "file", "ret", "errno", "why", "dur_us", "ioctl", "cmd", "arg", "out",
     ]  # fmt: skip
+
+
+async def test_a_fifo_without_a_reader_is_refused_and_with_one_it_is_written(tmp_path):
+    """To open one waits for a reader, and signals would wait for that."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with pytest.raises(StartError, match="nobody has this FIFO open for reading"):
+        async with tracing(TraceOptions(path=fifo)):
+            pass
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        async with tracing(TraceOptions(path=fifo)) as sink:
+            assert sink is not None
+    finally:
+        os.close(reader)

@@ -266,7 +266,7 @@ def _replace(command_line: Sequence[str], devices: Sequence[Mapping[str, str]]) 
     """
 
     def value(match: re.Match[str]) -> str:
-        number = int(match[2] or 0)
+        number = int((match[2] or "0")[:9])  # of more digits than int() takes there can be no device either
         if number >= len(devices):
             raise CommandError(
                 f"{match[0]} in CMD: there is no device {number}, the first of {len(devices)} is 0",

@@ -7,6 +7,7 @@ is EIO, as from a sysfs file without a show() or store().
 
 import errno
 import os
+import re
 import stat
 import uuid
 from collections.abc import Callable
@@ -23,8 +24,10 @@ from vfioemu.daemon.functions import Function, Functions
 from vfioemu.daemon.tree import Tree
 from vfioemu.devices.pci import registers as r
 from vfioemu.devices.pci.driver import VfioPci
+from vfioemu.printable import printable
 
 _PAGE: Final = 4096
+_NUMBER: Final = re.compile(r"\+?(?:(0[xX][0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))")
 _ACTIONS: Final = ("add", "remove", "change", "move", "online", "offline", "bind", "unbind")
 """What an event can be asked for by `uevent`; nobody is sent any, as that is the kernel's to do."""
 _GROUP_TYPES: Final = ("identity", "DMA", "DMA-FQ", "auto")
@@ -155,6 +158,8 @@ class Attributes:
     def _write(self, path: str, offset: int, data: bytes) -> Steps[int | None]:
         directory, _, name = path.rpartition("/")
         function = self._functions.at(directory) or self._functions.at(directory.removesuffix("/power"))
+        if not data:  # sysfs_kf_write(): nobody is asked
+            return 0
         if function is not None and name == "config":
             return (yield from self._write_config(function, offset, data))
         if function is not None and name.startswith("resource"):
@@ -162,7 +167,8 @@ class Attributes:
             yield from finish(function.device.model.write_region(index, offset, data))
             return len(data)
         data = data[:_PAGE]
-        text = data.decode("utf-8", "surrogateescape")
+        # kernfs puts a NUL behind what is written, and that is where it ends: as some programs know, which write one.
+        text = data.partition(b"\0")[0].decode("utf-8", "surrogateescape")
         if name == "uevent":
             if text.partition(" ")[0].strip() not in _ACTIONS:
                 raise IoctlError(errno.EINVAL, f"uevent: {text.strip()!r} is none of {', '.join(_ACTIONS)}")
@@ -176,9 +182,11 @@ class Attributes:
         return len(data)
 
     def _write_config(self, function: Function, offset: int, data: bytes) -> Steps[int]:
-        """pci_write_config(): what the hardware lets be written."""
+        """pci_write_config(): what the hardware lets be written; EFBIG from the end on (sysfs_kf_bin_write())."""
         config = self._tree.config(function.device)
-        data = data[: max(0, len(config) - offset)]
+        if offset >= len(config):
+            raise IoctlError(errno.EFBIG, f"config: {len(data)} bytes at {offset:#x} of {len(config):#x}")
+        data = data[: len(config) - offset]
         model = function.device.model
         if isinstance(model, VfioPci):
             model.hardware.write(offset, len(data), int.from_bytes(data, "little"))
@@ -238,7 +246,7 @@ class Attributes:
     def _write_other(self, path: str, directory: str, name: str, text: str) -> None:
         if path == sysfs.DMA_ENTRY_LIMIT:
             try:
-                self._machine.set_parameter("dma_entry_limit", unsigned(text))
+                self._machine.set_parameter("dma_entry_limit", unsigned(text, 32))
             except ValueError as error:
                 raise IoctlError(errno.EINVAL, str(error)) from None
             self._tree.show_parameters()
@@ -282,18 +290,25 @@ class Attributes:
         return status.st_mode
 
 
-def unsigned(text: str) -> int:
-    """kstrtouint(): a number in any base that it knows: EINVAL, ERANGE."""
+def unsigned(text: str, bits: int = 64) -> int:
+    """kstrtouint() and kstrtoul(): a number in decimal, 0x hexadecimal or 0 octal, with a + or not, and one newline.
+
+    Args:
+        text: what was written.
+        bits: of the number.
+
+    Raises:
+        IoctlError: EINVAL for what is no number, or beyond 64 bits: pci-sysfs.c makes EINVAL of all that kstrtoul() says;
+            ERANGE beyond 32.
+    """
     digits = text.removesuffix("\n")
-    octal = len(digits) > 1 and digits[0] == "0" and digits[1].isdigit()
-    try:
-        if not digits.isascii() or digits != digits.strip() or "_" in digits:
-            raise ValueError
-        value = int(digits, 8 if octal else 0)
-    except ValueError:
-        raise IoctlError(errno.EINVAL, f"{digits!r} is no number") from None
-    if value < 0:
-        raise IoctlError(errno.EINVAL, f"{digits} is below zero")
-    if value >= 1 << 32:
-        raise IoctlError(errno.ERANGE, f"{digits} does not fit 32 bits")
+    match = _NUMBER.fullmatch(digits)
+    if match is None:
+        raise IoctlError(errno.EINVAL, f"{printable(digits)!r} is no number")
+    kind = next(base for base, found in ((16, match[1]), (8, match[2]), (10, match[3])) if found is not None)
+    value = int(digits, kind)
+    if value >> bits:
+        raise IoctlError(
+            errno.EINVAL if bits == 64 else errno.ERANGE, f"{printable(digits)} does not fit {bits} bits"
+        )
     return value

@@ -2,8 +2,10 @@
 """Where a daemon's traces go: a file, stderr, or whoever asks on the control socket."""
 
 import contextlib
+import errno
 import logging
 import os
+import stat
 import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Final
@@ -64,10 +66,16 @@ async def tracing(options: TraceOptions | None) -> AsyncIterator[Sink | None]:
 def _opened(options: TraceOptions) -> int:
     if options.path is None:
         return sys.stderr.fileno()
+    # Nonblocking, because the open of a FIFO waits for a reader, and nothing would end a daemon that waits there.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK
     try:
-        return os.open(options.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        fd = os.open(options.path, flags, 0o600)
     except OSError as error:
-        raise StartError(f"cannot write a trace to {options.path}: {error.strerror}") from None
+        unread = error.errno == errno.ENXIO and stat.S_ISFIFO(os.stat(options.path).st_mode)
+        why = "nobody has this FIFO open for reading" if unread else error.strerror
+        raise StartError(f"cannot write a trace to {options.path}: {why}") from None
+    os.set_blocking(fd, True)
+    return fd
 
 
 async def _write_on(sink: Sink, fd: int, done: trio.Event) -> None:

@@ -177,6 +177,9 @@ class Listener:
 
         Args:
             refused: is told the uid of who was turned away; None: it cannot be told.
+
+        Raises:
+            OSError: no connection can ever be taken, as accept() is forbidden.
         """
         self.sock.setblocking(False)
         while True:
@@ -186,8 +189,9 @@ class Listener:
                 await trio.lowlevel.wait_readable(self.sock)
                 continue
             except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                    await trio.sleep(0.1)
+                if error.errno in (errno.EPERM, errno.EACCES, errno.ENOSYS):  # a filter of system calls
+                    raise
+                await trio.sleep(0.1)  # ECONNABORTED; EMFILE and its kin: who has fds is given time
                 continue
             uid = peer_uid(sock)
             if not self.address.peers.allow(uid):
