@@ -28,8 +28,8 @@ TYPES = {
     msgspec.inspect.ListType: "list of strings",
     msgspec.inspect.UnionType: "string or null",
 }
-ANYWHERE = {"BadRequest", "CommandNotFound", "BadArguments", "InternalError"}
-"""Classes of errors that the page names once for all commands."""
+ANYWHERE = {"BadRequest", "CommandNotFound", "BadArguments", "InternalError", "TooManyConnections"}
+"""Classes of errors that the page names once: they are those of any command, or of none."""
 
 
 def sections(page):
@@ -137,7 +137,7 @@ def test_page_and_code_say_the_same():
         ("`viable`", "viable", "keys of list"),
         ("`sysfsdev`", "sysfsdev", "keys of a device"),
         ("| DeviceFailed |", "| DeviceBroken |", "classes of errors"),
-        ("Errors: DeviceExists, TooManyDevices", "Errors: DeviceExists", "errors of commands"),
+        ("DeviceExists, NoRoom, TooManyDevices", "DeviceExists", "errors of commands"),
         ("| connections at a time | 64 |", "| connections at a time | 63 |", "limits"),
     ],
 )
