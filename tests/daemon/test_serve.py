@@ -227,3 +227,20 @@ def test_help_lists_every_command_without_importing_one():
     for command in ("conformance", "mdev", "migrate", "serve", "stats"):
         assert f"\n  {command} " in out
     assert "Exit status" in out
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("serve", ["--machine", "--device", "--background", "--instance", "--runtime-dir"]),
+        ("migrate", ["--guest", "--ram", "--downtime", "--bandwidth", "--wait"]),
+        ("incoming", ["--guest", "--ram", "--verify", "--stay"]),
+        ("run", ["--device", "--machine", "--connect", "--trace"]),
+    ],
+)
+def test_what_most_people_need_is_on_the_first_screen_of_help(command, words, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    status, out, _ = run(command, "--help")
+    assert status == 0
+    screen = "\n".join(out.splitlines()[:24])
+    assert [word for word in words if word not in screen] == []

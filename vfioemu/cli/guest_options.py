@@ -32,7 +32,7 @@ MAX_RAM = 1 << 47
 
 
 def guest_options(function: F) -> F:
-    """The options, as keyword arguments that `Guest` takes."""
+    """Options that say which guest."""
     for option in reversed(
         (
             click.option(
@@ -59,6 +59,18 @@ def guest_options(function: F) -> F:
                 metavar="GROUP:NAME",
                 help="A device, without --guest; each in a container of its own.",
             ),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def place_options(function: F) -> F:
+    """Options that say on which daemon, with whom, and how it is told."""
+    for option in reversed(
+        (
+            runtime_dir_option,
+            click.option("--json", is_flag=True, help="Print events, one JSON object a line."),
             click.option(
                 "--insecure",
                 is_flag=True,
@@ -72,11 +84,10 @@ def guest_options(function: F) -> F:
                 callback=_uids,
                 help="Whose the other side may be, or `any`. [default: yours, root's]",
             ),
-            click.option("--json", is_flag=True, help="Print events, one JSON object a line."),
         )
     ):
         function = option(function)
-    return runtime_dir_option(function)
+    return function
 
 
 def _uids(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> Peers | None:

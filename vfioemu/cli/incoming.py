@@ -9,7 +9,7 @@ import trio
 
 from vfioemu.cli.display import Display, make_display
 from vfioemu.cli.errors import USAGE, CommandError, report
-from vfioemu.cli.guest_options import address, guest_options, guest_spec, socket_path
+from vfioemu.cli.guest_options import address, guest_options, guest_spec, place_options, socket_path
 from vfioemu.cli.hints import daemon_failed
 from vfioemu.cli.signals import Signals, name_of
 from vfioemu.cli.values import DURATION
@@ -46,6 +46,7 @@ FAILED, CANCELLED, MISMATCH = 3, 4, 5
 @click.option(
     "--ready-fd", type=click.IntRange(0), help="Write the URI to this fd when connections are accepted."
 )
+@place_options
 @click.pass_context
 def command(ctx: click.Context, /, uri: str, **options: Any) -> int:
     """Receive a guest at URI (unix:PATH or tcp:127.0.0.1:PORT), compare it with the source's, and run it.

@@ -28,12 +28,12 @@ COMMANDS: Final = {
     "fuzz": "Feed arbitrary bytes to every ioctl.",
     "incoming": "Receive a migrating guest.",
     "mdev": "Create and remove mediated devices of a running daemon.",
-    "migrate": "Move a guest to another daemon, and prove that nothing was lost.",
+    "migrate": "Move a guest to another daemon, and verify it.",
     "run": "Run a program, unmodified, with emulated devices.",
     "serve": "Emulate a machine until SIGTERM.",
     "stats": "Show what a running daemon has counted.",
     "stop": "End a running daemon.",
-    "trace": "Show what a daemon's clients do, as strace would, and why it was refused.",
+    "trace": "Show clients' calls as strace would, and why they fail.",
 }
 """Name and one line of help; the command is `vfioemu.cli.NAME:command`."""
 

@@ -11,7 +11,7 @@ import trio
 
 from vfioemu.cli.display import Building, make_display
 from vfioemu.cli.errors import FAILED, CommandError, report
-from vfioemu.cli.guest_options import address, guest_options, guest_spec, socket_path
+from vfioemu.cli.guest_options import address, guest_options, guest_spec, place_options, socket_path
 from vfioemu.cli.hints import daemon_failed
 from vfioemu.cli.signals import Signals, name_of
 from vfioemu.cli.values import DURATION, RATE
@@ -37,22 +37,10 @@ _HINTS = {
 @click.argument("uri")
 @guest_options
 @click.option(
-    "--bandwidth", type=RATE, default="0", help="Limit while the guest runs, as 128MiB/s. [default: none]"
-)
-@click.option(
     "--downtime", type=DURATION, default="300ms", show_default=True, help="How long it may stand still."
 )
 @click.option(
-    "--max-rounds", type=click.IntRange(1), default=30, show_default=True, help="Then it does not converge."
-)
-@click.option(
-    "--timeout", type=DURATION, default="0", help="The same for the whole pre-copy phase. [default: none]"
-)
-@click.option(
-    "--stop-timeout",
-    type=DURATION,
-    help="How long it may stand still before the destination has all of it; then it runs on here. [default: 5 s, 10"
-    " times --downtime, and 2 s for each GiB to compare]",
+    "--bandwidth", type=RATE, default="0", help="Limit while the guest runs, as 128MiB/s. [default: none]"
 )
 @click.option(
     "--wait",
@@ -61,15 +49,32 @@ _HINTS = {
     help="How long to wait until `vfioemu incoming` listens. [default: not]",
 )
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Compare all pages and devices.")
+@click.option("--stay", is_flag=True, help="After a failure, run the guest on until Ctrl-C.")
+@place_options
+@click.option(
+    "--timeout",
+    type=DURATION,
+    default="0",
+    help="How long the whole pre-copy phase may take. [default: none]",
+)
+@click.option(
+    "--max-rounds", type=click.IntRange(1), default=30, show_default=True, help="Then it does not converge."
+)
+@click.option(
+    "--stop-timeout",
+    type=DURATION,
+    help="How long it may stand still before the destination has all of it; then it runs on here. [default: 5 s, 10"
+    " times --downtime, and 2 s for each GiB to compare]",
+)
 @click.option(
     "--warm-up", type=DURATION, default="500ms", show_default=True, help="Let the guest run before."
 )
-@click.option("--stay", is_flag=True, help="After a failure, run the guest on until Ctrl-C.")
 @click.pass_context
 def command(ctx: click.Context, /, uri: str, **options: Any) -> int:
     """Move a guest to URI (unix:PATH or tcp:127.0.0.1:PORT), where `vfioemu incoming` waits.
 
     The guest is built on the daemon of --runtime-dir and runs while it moves. Ctrl-C cancels: the guest runs on here.
+    docs/migration.md shows how.
     """
     signals = Signals()
     quiet = bool(ctx.find_root().params.get("quiet"))

@@ -8,6 +8,7 @@ import shlex
 import stat
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 import click
 import trio
@@ -59,7 +60,17 @@ def _watched(exit_with_parent: bool, fd: int | None) -> int:
     raise CommandError("the process that started it has ended already", "--exit-with-fd misses no moment")
 
 
-@click.command(name="serve")
+_HELP: Final = """Emulate a machine until SIGTERM or SIGINT.
+
+\b
+vfioemu serve --device dma-engine --background
+vfioemu run --instance default -- PROGRAM;  vfioemu stop
+
+Clients connect to vfio.sock in the runtime directory, commands go to control.sock.
+"""
+
+
+@click.command(name="serve", help=_HELP)
 @click.option(
     "-m",
     "--machine",
@@ -68,18 +79,14 @@ def _watched(exit_with_parent: bool, fd: int | None) -> int:
     help="What to emulate: a TOML file.",
 )
 @device_option
+@click.option("--background", is_flag=True, help="Return when it is ready; it goes on until `vfioemu stop`.")
+@runtime_dir_option
+@click.option("--private", is_flag=True, help="Have a new runtime directory, which goes with the daemon.")
+@trace_options
 @click.option(
     "--profile", type=click.Choice(releases.names()), help="A kernel other than the machine file's."
 )
-@runtime_dir_option
-@click.option("--background", is_flag=True, help="Return when it is ready; it goes on until `vfioemu stop`.")
-@click.option("--private", is_flag=True, help="Have a new runtime directory, which goes with the daemon.")
-@click.option(
-    "--ready-fd",
-    type=click.IntRange(0),
-    callback=_opened,
-    help="Write the socket's path to this fd when ready.",
-)
+@memlock_option
 @click.option(
     "--memory",
     type=click.Choice(["ask", "process_vm", "auto"]),
@@ -87,7 +94,6 @@ def _watched(exit_with_parent: bool, fd: int | None) -> int:
     show_default=True,
     help="How client memory is reached; all but ask only for a daemon that is yours alone.",
 )
-@memlock_option
 @click.option("--allow-uid", multiple=True, type=click.IntRange(0), help="Who may connect besides you.")
 @click.option(
     "--ask-timeout",
@@ -96,6 +102,12 @@ def _watched(exit_with_parent: bool, fd: int | None) -> int:
     show_default=True,
     help="Seconds to wait for a client that owes an answer.",
 )
+@click.option(
+    "--ready-fd",
+    type=click.IntRange(0),
+    callback=_opened,
+    help="Write the socket's path to this fd when ready.",
+)
 @click.option("--exit-with-parent", is_flag=True, help="End when the process that started it has ended.")
 @click.option(
     "--exit-with-fd",
@@ -103,7 +115,6 @@ def _watched(exit_with_parent: bool, fd: int | None) -> int:
     callback=_opened,
     help="End when this fd, a pidfd or a pipe, says that its other side has.",
 )
-@trace_options
 def command(
     machine_file: Path | None,
     devices: tuple[Wish, ...],
@@ -121,10 +132,7 @@ def command(
     exit_with_fd: int | None,
     trace: TraceOptions | None,
 ) -> int:
-    """Emulate a machine until SIGTERM or SIGINT.
-
-    Clients connect to vfio.sock in the runtime directory, commands go to control.sock.
-    """
+    """Emulate a machine until a signal; the exit status."""
     if private and runtime_dir is not None:
         raise click.UsageError("--private makes a directory of its own: it goes without --runtime-dir")
     spec = machine_of(machine_file, devices)
