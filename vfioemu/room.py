@@ -58,21 +58,21 @@ def _cgroups(root: Path) -> Iterator[tuple[int, str]]:
     for line in _text(root / "proc/self/cgroup").splitlines():
         names, _, path = line.partition(":")[2].partition(":")
         if names == "":
-            yield from _limits(root / "sys/fs/cgroup", path, "memory.max", "memory.current", "inactive_file")
+            yield from _limits(root / "sys/fs/cgroup", path, "memory.max", "memory.current", "")
         elif "memory" in names.split(","):
             base = root / "sys/fs/cgroup/memory"
-            yield from _limits(
-                base, path, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
-            )
+            yield from _limits(base, path, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
 
 
-def _limits(base: Path, path: str, most: str, used: str, cached: str) -> Iterator[tuple[int, str]]:
+def _limits(base: Path, path: str, most: str, used: str, prefix: str) -> Iterator[tuple[int, str]]:
+    """Of each group on the way. Files in the page cache count as used, and make room: a build before us fills it."""
     parts = [part for part in path.split("/") if part not in ("", "..")]
     for length in range(len(parts), -1, -1):
         group = base.joinpath(*parts[:length])
         limit, usage = _number(group / most), _number(group / used)
         if limit is not None and usage is not None and limit < 1 << 60:
-            reclaimable = _table(group / "memory.stat", 1).get(cached, 0)
+            statistics = _table(group / "memory.stat", 1)
+            reclaimable = sum(statistics.get(f"{prefix}{kind}_file", 0) for kind in ("inactive", "active"))
             yield limit - usage + reclaimable, f"{most} of cgroup /{'/'.join(parts[:length])}"
 
 

@@ -5,17 +5,17 @@ import errno
 import os
 
 import pytest
-from vfioemu.io.counters import Counters
-from vfioemu.io.effects import Runner
 
 from tests.daemon.helpers import MACHINE
 from tests.daemon.test_tree import BDF, SPEC, snapshot
-from vfioemu import client, daemon
+from vfioemu import client, daemon, room
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.machine import Machine
 from vfioemu.daemon.functions import Functions
 from vfioemu.daemon.tree import Tree
 from vfioemu.devices.registry import load_models
+from vfioemu.io.driver import Runner
+from vfioemu.io.observe.counters import Counters
 
 UUID = "11111111-2222-4333-8444-555555555555"
 
@@ -64,13 +64,13 @@ def refusal_of(act):
 def fails_everywhere(disk, act, state):
     """Call `act` with a disk that is full at each of its files, until there is enough room: how many it made."""
     before = state()
-    for room in range(1000):
-        disk.room = room
+    for files in range(1000):
+        disk.room = files
         if act():
             disk.room = None
-            return room
+            return files
         disk.room = None
-        assert state() == before, f"with room for {room} files"
+        assert state() == before, f"with room for {files} files"
     raise AssertionError("it never works")
 
 
@@ -148,6 +148,17 @@ async def test_a_mediated_device_is_refused(disk):
         assert (await control.call("mdev-start", type="dma-engine", uuid=UUID))["name"] == UUID
         await control.call("mdev-stop", uuid=UUID)
         assert (await control.call("stats"))["internal_errors"] == 0
+
+
+async def test_a_device_that_needs_more_memory_than_there_is_is_refused(monkeypatch):
+    monkeypatch.setattr(room, "available", lambda _: iter([(1 << 24, "a test")]))
+    async with daemon.running(MACHINE) as server, client.control(server.control_path) as control:
+        with pytest.raises(
+            client.ControlError, match=r"the device needs 33.0 MiB, and there are 16.0 MiB"
+        ) as refused:
+            await control.call("mdev-start", type="dma-engine", options={"big-bar": 1 << 25})
+        assert refused.value.kind == "NoRoom"
+        await control.call("mdev-start", type="dma-engine")
 
 
 def test_a_file_that_cannot_be_written_is_told_of_once(tree, monkeypatch, caplog):

@@ -61,7 +61,7 @@ def test_free_memory_and_swap_are_the_limit(root):
             {
                 "sys/fs/cgroup/a/memory.max": "1073741824\n",
                 "sys/fs/cgroup/a/memory.current": "1000000000\n",
-                "sys/fs/cgroup/a/memory.stat": "anon 5\ninactive_file 463129088\n",
+                "sys/fs/cgroup/a/memory.stat": "anon 5\ninactive_file 400000000\nactive_file 63129088\n",
                 "sys/fs/cgroup/a/b/memory.max": "max\n",
                 "sys/fs/cgroup/a/b/memory.current": "0\n",
             },

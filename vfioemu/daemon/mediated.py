@@ -11,10 +11,12 @@ from vfioemu.core.device import Device
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.machine import Machine
 from vfioemu.daemon import messages as d
+from vfioemu.daemon.needs import memory_of
 from vfioemu.daemon.removal import Removals
 from vfioemu.daemon.tree import MAX_MDEVS, Tree
 from vfioemu.daemon.workers import Workers
 from vfioemu.devices.registry import options, summary
+from vfioemu.room import require_room
 from vfioemu.world import refusal
 
 
@@ -90,6 +92,7 @@ class MediatedDevices:
             known = ", ".join(sorted(self._machine.models))
             raise Refused("TypeNotFound", f"no type {model!r}; there are {known}")
         try:
+            require_room("the device", memory_of(self._machine.models[model], settings))
             device = self._machine.add_mdev(name, name, model, settings)
             try:
                 self._tree.add(device)

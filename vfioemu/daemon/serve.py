@@ -22,6 +22,7 @@ from vfioemu.daemon.control import ControlServer
 from vfioemu.daemon.functions import Functions
 from vfioemu.daemon.garbage import collected_in_parts
 from vfioemu.daemon.mediated import MediatedDevices
+from vfioemu.daemon.needs import memory_of
 from vfioemu.daemon.removal import Removals
 from vfioemu.daemon.tracing import tracing
 from vfioemu.daemon.tree import Tree
@@ -37,8 +38,6 @@ from vfioemu.wire.messages import MemoryMode
 from vfioemu.world import refusal
 
 log: Final = logging.getLogger(__name__)
-PER_DEVICE: Final = 1 << 20
-"""Bytes that a device takes besides its memory: the log of its DMA above all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,10 +112,7 @@ def _check_system() -> None:
 
 def _require_room(spec: MachineSpec, models: Mapping[str, Factory]) -> None:
     """Refuse a machine whose devices need more memory than there is, before the first is made."""
-    size = 0
-    for device in spec.devices:
-        memory = getattr(models.get(device.model), "memory_size", None)
-        size += PER_DEVICE + (memory(device.options) if memory is not None else 0)
+    size = sum(memory_of(models.get(device.model), device.options) for device in spec.devices)
     try:
         require_room("the machine", size)
     except OSError as error:
