@@ -77,12 +77,13 @@ $(EXTENSION) $(PRELOAD) &: $(C_SOURCES) $(PRELOAD_SOURCES) csrc/kernel_build.py 
 demo: build
 	$(BIN)/vfioemu demo
 
+# TESTS='tests/daemon -k stats' are more arguments for pytest.
 test: build
 	meson test -C build/dev --print-errorlogs
-	$(PYTEST) -m 'not slow and not full and not interop and not programs'
+	$(PYTEST) -m 'not slow and not full and not interop and not programs' $(TESTS)
 
 test-full: build test-c
-	HYPOTHESIS_PROFILE=full $(PYTEST) -m 'not interop and not programs'
+	HYPOTHESIS_PROFILE=full $(PYTEST) -m 'not interop and not programs' $(TESTS)
 
 # Under both sanitizers; then no mark may be lost in ten millions (csrc/test_loss.c), as fast as they come.
 test-c: build

@@ -9,6 +9,7 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import skips
 from tests.surroundings import Surroundings
 from tests.users import common, open_folder  # noqa: F401 - fixtures
 
@@ -17,6 +18,7 @@ settings.register_profile("quick", ANY_SPEED, max_examples=60)
 settings.register_profile("full", ANY_SPEED, max_examples=500)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
+pytest_addoption = skips.pytest_addoption
 SURROUNDINGS = pytest.StashKey[Surroundings]()
 LEFT = pytest.StashKey[list[str]]()
 
@@ -25,6 +27,7 @@ LEFT = pytest.StashKey[list[str]]()
 def pytest_configure(config):
     if hasattr(config, "workerinput"):
         return  # a worker of pytest-xdist has the environment of who started it
+    config.pluginmanager.register(skips.Guard(), "defended-skips")
     config.stash[SURROUNDINGS] = Surroundings()
     config.stash[SURROUNDINGS].enter()
     if config.option.basetemp is None:

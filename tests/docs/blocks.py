@@ -15,7 +15,7 @@ _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _VARYING = re.compile(r"0x[0-9a-f]+|\d+(?:\.\d+)?|/\S*")
 """Addresses, numbers and absolute paths."""
 NOT_HERE = {
-    "make demo": "the make targets themselves: whoever runs this test has come by one of them; .ci/run runs both",
+    "make demo": "the make targets themselves, in a folder of their own: .ci/as-user runs both",
     "sudo apt install qemu-system-x86": "needs root and QEMU: tests/interop/test_walkthrough.py types the rest of it",
     "guest# dmesg | grep ttyS1": "is typed in the guest: tests/interop/test_walkthrough.py",
     "make test-programs": "fetches 2 GB: people do, and docs/programs.md is what they saw",

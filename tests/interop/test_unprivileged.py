@@ -54,8 +54,10 @@ def python(environment: dict[str, str]) -> str:
 def test_unprivileged(entry: Entry, generation: str) -> None:
     """an ordinary user without capabilities"""
     entry.title = f"an ordinary user without capabilities, QEMU {generation}"
-    if os.geteuid() != 0 or shutil.which("setpriv") is None:
-        pytest.skip("needs root, and setpriv, to become somebody else")
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become somebody else")
+    if shutil.which("setpriv") is None:
+        pytest.skip("there is no setpriv")
     status = run(["cat", "/proc/self/status"], {}).stdout
     assert re.findall(r"^Cap\w+:\s*(\w+)$", status, re.MULTILINE) == ["0" * 16] * 5
     with workplace() as place:

@@ -190,19 +190,45 @@ fn main() {
 """
 
 
+def rust_compiler(environment):
+    """The first rustc on PATH that compiles: rustup's is there before, and after, any compiler that it would start."""
+    for folder in environment["PATH"].split(os.pathsep):
+        found = shutil.which("rustc", path=folder)
+        if (
+            found
+            and not subprocess.run(
+                [found, "--version"], env=environment, check=False, capture_output=True, timeout=PATIENCE
+            ).returncode
+        ):
+            return found
+    return None
+
+
+def test_a_rustc_without_a_compiler_behind_it_is_none(tmp_path):
+    """As rustup's in a home that has no toolchain, or of another user; one further on in PATH is."""
+    for name, script in ("wrapper", "exit 1"), ("real", "echo rustc 1.63.0"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "rustc").write_text(f"#!/bin/sh\n{script}\n", encoding="ascii")
+        (tmp_path / name / "rustc").chmod(0o755)
+    wrapper, real = tmp_path / "wrapper", tmp_path / "real"
+
+    assert rust_compiler({"PATH": f"{wrapper}"}) is None
+    assert rust_compiler({"PATH": f"{wrapper}:{real}"}) == str(real / "rustc")
+
+
 @pytest.fixture
 def rust(tmp_path):
     """Compile a program; skips without a compiler."""
-    compiler = shutil.which("rustc")
-    # rustup's looks for the real one in the user's home, which is not $HOME in tests.
+    # rustup's rustc starts one that it keeps in the user's home, which is not $HOME in tests; and none may be fetched.
     home = Path(pwd.getpwuid(os.getuid()).pw_dir) / ".rustup"
-    if compiler is None or ("/.cargo/" in compiler and not home.exists()):
+    environment = {"RUSTUP_HOME": str(home), **os.environ, "RUSTUP_AUTO_INSTALL": "0"}
+    compiler = rust_compiler(environment)
+    if compiler is None:
         pytest.skip("there is no rustc")
 
     def rust(text):
         source, program = tmp_path / "probe.rs", tmp_path / "probe"
         source.write_text(text, encoding="ascii")
-        environment = {"RUSTUP_HOME": str(home), **os.environ}
         subprocess.run([compiler, "-o", program, source], env=environment, check=True, timeout=PATIENCE)
         return program
 

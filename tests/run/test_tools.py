@@ -3,6 +3,7 @@
 
 import os
 import pwd
+import shlex
 import shutil
 
 import pytest
@@ -16,20 +17,24 @@ MACHINE = (
     "[[group]]\nnumber = 31\n[group.iommu]\n[[group.device]]\n"
     f'symbol = "a"\nname = "{BDF}"\nmodel = "e1000e"\n'
 )
+PLACES = os.pathsep.join([os.environ["PATH"], "/usr/local/sbin", "/usr/sbin", "/sbin"])
+"""An ordinary user has no sbin in PATH, and may start what is there."""
 DEVICE = f"/sys/bus/pci/devices/{BDF}"
 
 
 @pytest.fixture
 def tool(request):
     """Run shell lines in which these tools are used: what they print, and at the end each line's exit status."""
-    missing = [name for name in request.param if not shutil.which(name)]
+    missing = [name for name in request.param if not shutil.which(name, path=PLACES)]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
     with daemon_process(MACHINE) as running:
         runner = Runner("--connect", str(running.directory))
 
         def run(*lines):
-            script = "".join(f"{line}\necho status=$?\n" for line in lines)
+            script = f"PATH={shlex.quote(PLACES)}\nexport PATH\n" + "".join(
+                f"{line}\necho status=$?\n" for line in lines
+            )
             return runner.output("sh", "-c", script)
 
         yield run
@@ -90,7 +95,7 @@ def test_driverctl(tool):
     assert found.splitlines()[-4:] == ["vfio-pci", "31", "vfio", "status=0"]
 
 
-@tools("dpdk-devbind.py", "lspci")
+@tools("dpdk-devbind.py", "lspci", "ip")
 def test_devbind(tool):
     seen = f"dpdk-devbind.py -s 2>/dev/null | grep {BDF}"
     found = tool(
@@ -153,7 +158,7 @@ wait $daemon 2>/dev/null
 def test_libvirt(tool):
     """Its node device driver: through libudev, which wants /sys to be sysfs."""
     if os.geteuid() != 0:
-        pytest.skip("libvirtd of the system needs root")
+        pytest.skip("needs root: libvirtd of the system")
     try:
         pwd.getpwnam("libvirt-qemu")
     except KeyError:
