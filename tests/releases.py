@@ -29,9 +29,24 @@ def lacking(name: str) -> Profile:
     return next(profile for profile in PROFILES.values() if not profile.has(name))
 
 
+def differing(fact: str) -> Profile:
+    """The oldest release of which a fact is not what it is of the default release."""
+    return next(profile for profile in PROFILES.values() if getattr(profile, fact) != getattr(DEFAULT, fact))
+
+
 def with_fact(fact: str, value: object) -> Profile:
     """The oldest release of which a fact has this value."""
     return next(profile for profile in PROFILES.values() if getattr(profile, fact) == value)
 
 
-__all__ = ["DEFAULT", "PROFILES", "REVISED", "every_release", "having", "lacking", "name", "with_fact"]
+__all__ = [
+    "DEFAULT",
+    "PROFILES",
+    "REVISED",
+    "differing",
+    "every_release",
+    "having",
+    "lacking",
+    "name",
+    "with_fact",
+]

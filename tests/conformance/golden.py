@@ -6,11 +6,15 @@ import shutil
 import zlib
 from pathlib import Path
 
+from tests.releases import DEFAULT, PROFILES
 from vfioemu.conformance.trace import ENVIRONMENT_FILE, Traces, load_traces
 
 GOLDEN = Path(__file__).parents[2] / "protocol" / "golden"
-LINUX_6_12 = GOLDEN / "linux-6.12"
-LINUX_7_2 = GOLDEN / "linux-7.2"
+RECORDED = [GOLDEN / release for release in PROFILES if (GOLDEN / release).exists()]
+"""One folder for each release that was recorded, the oldest first."""
+USUAL = GOLDEN / DEFAULT.name
+"""Nearly all scenarios; the others have those that another kernel answers differently."""
+OTHERS = [folder for folder in RECORDED if folder != USUAL]
 
 HAND_WRITTEN = [
     "container",
@@ -35,7 +39,7 @@ HAND_WRITTEN = [
     "migration",
     "precopy_v2",
 ]
-"""Two of them are of Linux 7.2 alone."""
+"""Two of them are of one of the other releases alone."""
 RANDOM = [
     "rand_map",
     "rand_map_v1",

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.conformance.golden import HAND_WRITTEN, LINUX_6_12, LINUX_7_2, RANDOM, REQUIRED, write_sample
+from tests.conformance.golden import HAND_WRITTEN, OTHERS, RANDOM, RECORDED, REQUIRED, USUAL, write_sample
 
 PATIENCE = 1700
 
@@ -27,8 +27,8 @@ def count(files) -> int:
     ("families", "of"), [(HAND_WRITTEN, 15), (RANDOM, 60)], ids=["hand-written", "random"]
 )
 def test_a_sample_passes_through_a_daemon(memory, families, of, tmp_path):
-    present = [family for family in families if (LINUX_6_12 / f"{family}.jsonl").exists()]
-    files = write_sample(LINUX_6_12, present, tmp_path / "sample", of)
+    present = [family for family in families if (USUAL / f"{family}.jsonl").exists()]
+    files = write_sample(USUAL, present, tmp_path / "sample", of)
 
     done = conformance("--socket", "--memory", memory, "-j", 1, *files)
 
@@ -41,7 +41,7 @@ def test_a_sample_passes_through_a_daemon(memory, families, of, tmp_path):
 @pytest.mark.full
 @pytest.mark.timeout(PATIENCE + 100)
 @pytest.mark.parametrize("memory", ["ask", "process_vm"])
-@pytest.mark.parametrize("folder", [LINUX_6_12, LINUX_7_2], ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", RECORDED, ids=lambda folder: folder.name)
 def test_everything_passes_through_a_daemon(memory, folder):
     files = [path for family in REQUIRED if (path := folder / f"{family}.jsonl").exists()]
 
@@ -54,9 +54,9 @@ def test_everything_passes_through_a_daemon(memory, folder):
 
 @pytest.mark.parametrize("extra", [[], ["--socket"]], ids=["in-process", "socket"])
 def test_wrong_trace_fails_and_says_where(tmp_path, extra):
-    shutil.copy(LINUX_6_12 / "_env.json", tmp_path)
+    shutil.copy(USUAL / "_env.json", tmp_path)
     path = tmp_path / "dirty_pins.jsonl"
-    lines = (LINUX_6_12 / "dirty_pins.jsonl").read_text().splitlines()[:3]
+    lines = (USUAL / "dirty_pins.jsonl").read_text().splitlines()[:3]
     scenario = json.loads(lines[1])
     number, entry = next((n, s["mem"][0]) for n, s in enumerate(scenario["steps"]) if "mem" in s)
     entry["hex"] = f"{int(entry['hex'][0], 16) ^ 1:x}" + entry["hex"][1:]
@@ -72,7 +72,7 @@ def test_wrong_trace_fails_and_says_where(tmp_path, extra):
 
 
 def test_several_workers_run_every_scenario_once():
-    files = [LINUX_6_12 / f"{family}.jsonl" for family in ("map", "aw39_map", "unmap")]
+    files = [USUAL / f"{family}.jsonl" for family in ("map", "aw39_map", "unmap")]
 
     done = conformance("-j", 3, *files)
 
@@ -80,7 +80,7 @@ def test_several_workers_run_every_scenario_once():
 
 
 def test_folder_means_all_its_files(tmp_path):
-    write_sample(LINUX_6_12, ["rand_map", "rand_vaddr"], tmp_path / "sample")
+    write_sample(USUAL, ["rand_map", "rand_vaddr"], tmp_path / "sample")
 
     done = conformance(tmp_path / "sample")
 
@@ -94,7 +94,7 @@ def test_folder_means_all_its_files(tmp_path):
         (lambda path: None, "No such file"),
         (lambda path: path.write_text("{}\n"), "_env.json"),
         (
-            lambda path: (shutil.copy(LINUX_6_12 / "_env.json", path.parent), path.write_text("[\n")),
+            lambda path: (shutil.copy(USUAL / "_env.json", path.parent), path.write_text("[\n")),
             "not a scenario",
         ),
         (
@@ -114,7 +114,7 @@ def test_unusable_file_is_a_usage_error(tmp_path, make, says):
 
 
 def test_nothing_to_replay_is_a_failure(tmp_path):
-    shutil.copy(LINUX_6_12 / "_env.json", tmp_path)
+    shutil.copy(USUAL / "_env.json", tmp_path)
     (tmp_path / "empty.jsonl").write_text("")
 
     done = conformance(tmp_path / "empty.jsonl")
@@ -135,15 +135,15 @@ def test_machine_that_lacks_the_devices_fails_its_scenarios(tmp_path):
         '[[group]]\nnumber = 1\n[[group.device]]\nsymbol = "x"\nname = "00000000-0000-4000-8000-000000000001"\nmodel = "oracle"\n'
     )
 
-    done = conformance("--machine", machine, LINUX_6_12 / "vaddr.jsonl")
+    done = conformance("--machine", machine, USUAL / "vaddr.jsonl")
 
     assert done.returncode == 1
     assert "ENOENT" in done.stdout
 
 
 def test_traces_of_an_unknown_kernel_need_a_profile(tmp_path):
-    shutil.copy(LINUX_6_12 / "vaddr.jsonl", tmp_path)
-    environment = json.loads((LINUX_6_12 / "_env.json").read_text()) | {"kernel": "5.4.1-generic"}
+    shutil.copy(USUAL / "vaddr.jsonl", tmp_path)
+    environment = json.loads((USUAL / "_env.json").read_text()) | {"kernel": "5.4.1-generic"}
     (tmp_path / "_env.json").write_text(json.dumps(environment))
 
     refused = conformance(tmp_path / "vaddr.jsonl")
@@ -157,18 +157,18 @@ def test_broken_machine_file_is_a_usage_error(tmp_path):
     machine = tmp_path / "machine.toml"
     machine.write_text("[[group]]\n")
 
-    assert conformance("--machine", machine, LINUX_6_12 / "vaddr.jsonl").returncode == 2
+    assert conformance("--machine", machine, USUAL / "vaddr.jsonl").returncode == 2
 
 
 @pytest.mark.parametrize("extra", [[], ["--socket"]], ids=["in-process", "socket"])
 def test_a_profile_is_held_against_what_its_own_kernel_answered(tmp_path, extra):
     """The same file alone has the answers of 6.12, which 7.2 does not give."""
-    file = LINUX_6_12 / "map.jsonl"
+    file = USUAL / "map.jsonl"
     for name in (file.name, "_env.json"):
-        shutil.copy(LINUX_6_12 / name, tmp_path)
+        shutil.copy(USUAL / name, tmp_path)
 
-    alone = conformance("--profile", "linux-7.2", "-q", *extra, tmp_path / file.name)
-    beside = conformance("--profile", "linux-7.2", *extra, file)
+    alone = conformance("--profile", OTHERS[0].name, "-q", *extra, tmp_path / file.name)
+    beside = conformance("--profile", OTHERS[0].name, *extra, file)
 
     assert "map/wrap-mb0-t1: failed" in alone.stdout
     assert alone.returncode == 1

@@ -6,8 +6,8 @@ import struct
 import pytest
 
 from tests.conformance.recorder import PAGE, Client
+from tests.releases import every_release
 
-RELEASES = ("linux-6.12", "linux-7.2")
 GET, SET, PROBE = 1 << 16, 1 << 17, 1 << 18
 ERROR, STOP, RUNNING, STOP_COPY, RESUMING, RUNNING_P2P, PRE_COPY, PRE_COPY_P2P = range(8)
 NONE, BOOL, EVENTFD, MASK, UNMASK, TRIGGER = 1, 2, 4, 8, 16, 32
@@ -209,9 +209,9 @@ def test_interrupts_that_a_function_has_not():
     assert Device("mb0").value(client.fd, 0x3B6F, 0) == 0
 
 
-@pytest.mark.parametrize("release", RELEASES)
-def test_checks_that_all_features_share(release):
-    client = Device("mspc0", profile=release)
+@every_release
+def test_checks_that_all_features_share(profile):
+    client = Device("mspc0", profile=profile.name)
     assert client.feature(GET | 1, bytes(8), argsz=7) == "EINVAL"
     assert client.feature(1 << 19 | GET | 1, bytes(8)) == "EINVAL"
     assert client.feature(GET | SET | 2, bytes(8)) == "EINVAL"
@@ -227,14 +227,14 @@ def test_checks_that_all_features_share(release):
     assert client.payload == struct.pack("<Q", 7)
     for number in (0, 3, 5, 10, 13, 100, 0xFFFF):
         assert client.feature(GET | number, bytes(64)) == client.feature(PROBE | number) == "ENOTTY"
-    basic = Device("mb0", profile=release)
+    basic = Device("mb0", profile=profile.name)
     for number in (1, 2, 6, 7, 8, 9):
         for flags in (0, GET, SET, PROBE | GET | SET):
             assert basic.feature(flags | number) == "ENOTTY"
-    v2 = release == "linux-7.2"
+    v2 = profile.has("VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2")
     assert (
         basic.feature(SET | 12)
-        == Device("ms0", profile=release).feature(PROBE | 12)
+        == Device("ms0", profile=profile.name).feature(PROBE | 12)
         == ("EINVAL" if v2 else "ENOTTY")
     )
     assert client.feature(SET | 12) == (0 if v2 else "ENOTTY")
@@ -267,9 +267,9 @@ def test_a_migration_of_all_states():
     assert (client.state, client.put(resuming, data)) == (RUNNING, "ENODEV")
 
 
-@pytest.mark.parametrize("release", RELEASES)
-def test_pre_copy(release):
-    client = Device("mspc0", profile=release)
+@every_release
+def test_pre_copy(profile):
+    client = Device("mspc0", profile=profile.name)
     answer, saving = client.go(PRE_COPY)
     ask = struct.pack("<2I2Q", 24, 0xFF, 9, 9)
     assert client.call(saving, 0x3B79, struct.pack("<I", 23) + ask[4:]) == "EINVAL"

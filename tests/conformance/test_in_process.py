@@ -3,13 +3,12 @@
 
 import pytest
 
-from tests.conformance.golden import GOLDEN, LINUX_6_12, LINUX_7_2, REQUIRED, load
+from tests.conformance.golden import GOLDEN, RECORDED, REQUIRED, load
 from vfioemu.conformance.report import describe
 from vfioemu.conformance.runner import Options, Outcome, plan, run
 from vfioemu.conformance.trace import Traces
 
-OLDER = sorted({path.stem for path in LINUX_6_12.glob("*.jsonl")})
-NEWER = sorted({path.stem for path in LINUX_7_2.glob("*.jsonl")})
+FAMILIES = [(folder, path.stem) for folder in RECORDED for path in sorted(folder.glob("*.jsonl"))]
 
 
 def outcomes(traces: Traces) -> list[Outcome]:
@@ -27,24 +26,20 @@ def assert_all_pass(results: list[Outcome]) -> None:
     assert not text, f"{len(text)} of {len(results)} failed\n" + "\n".join(text[:5])
 
 
-@pytest.mark.parametrize("family", OLDER)
-def test_family_of_linux_6_12_is_answered_as_recorded(family):
-    assert_all_pass(outcomes(load(LINUX_6_12, family)))
-
-
-@pytest.mark.parametrize("family", NEWER)
-def test_family_of_linux_7_2_is_answered_as_recorded(family):
-    assert_all_pass(outcomes(load(LINUX_7_2, family)))
+@pytest.mark.parametrize(
+    ("folder", "family"), FAMILIES, ids=[f"{folder.name}-{family}" for folder, family in FAMILIES]
+)
+def test_family_is_answered_as_recorded(folder, family):
+    assert_all_pass(outcomes(load(folder, family)))
 
 
 def test_no_family_is_left_out():
-    assert set(REQUIRED) == {*OLDER, *NEWER}
+    assert set(REQUIRED) == {family for _, family in FAMILIES}
+    assert {*RECORDED} == {*GOLDEN.glob("linux-*")}
 
 
 def test_every_golden_file_can_be_read():
-    files = [path for folder in (LINUX_6_12, LINUX_7_2) for path in folder.glob("*.jsonl")]
-
-    assert sum(len(load(path.parent, path.stem).scenarios) for path in files) == 2672 + 110
+    assert sum(len(load(folder, family).scenarios) for folder, family in FAMILIES) == 2672 + 110
 
 
 def test_machine_files_are_the_ones_that_are_used():

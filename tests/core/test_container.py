@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from tests.releases import DEFAULT, every_release, with_fact
+from tests.releases import DEFAULT, differing, every_release
 from vfioemu.uapi import constants as c
 
 PAGE = 4096
@@ -202,7 +202,7 @@ def test_open_of_no_node_is_enoent(rig, path):
 
 def test_a_container_can_answer_as_another_kernel_than_the_machine(rig):
     client = rig(type=0)
-    profile = with_fact("nesting", False)
+    profile = differing("nesting")
     other = client.process.open(f"/dev/vfio/vfio,profile={profile.name},manual-clear=fixed").ret
 
     assert client.extension(c.VFIO_TYPE1_NESTING_IOMMU) == 1
@@ -218,7 +218,7 @@ def test_a_container_can_answer_as_another_kernel_than_the_machine(rig):
 
 
 def test_a_device_answers_as_its_container_or_else_as_the_machine(rig):
-    machines = with_fact("nesting", False)
+    machines = differing("nesting")
     client = rig(type=0, profile=machines.name)
     device = client.machine.devices["d0"]
     other = client.process.open(f"/dev/vfio/vfio,profile={DEFAULT.name}").ret

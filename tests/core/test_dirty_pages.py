@@ -5,6 +5,8 @@ import struct
 
 import pytest
 
+from tests.releases import every_release, name
+
 PAGE = 4096
 
 pytestmark = pytest.mark.usefixtures("size_of_windows")
@@ -108,20 +110,16 @@ def test_get_with_wrong_arguments_is_einval_and_touches_nothing(rig, wrong):
     assert client.words(1) == [0xA5A5A5A5A5A5A5A5]
 
 
-@pytest.mark.parametrize(
-    ("iova", "size", "answer"),
-    [
-        ((1 << 64) - PAGE, PAGE, 0),
-        ((1 << 64) - PAGE, 2 * PAGE, "EOVERFLOW"),
-        (0, 0, "EINVAL"),
-        (1, 0, "EINVAL"),
-    ],
-)
-def test_get_up_to_2_to_the_64_is_right_in_7_2(rig, iova, size, answer):
-    client = rig(profile="linux-7.2")
+@every_release
+def test_get_up_to_2_to_the_64(rig, profile):
+    client = rig(profile=profile.name)
     client.start()
+    top = (1 << 64) - PAGE
+    wraps = name(profile.get_bitmap_wrap_errno)
 
-    assert client.get_bitmap(iova, size) == answer
+    assert client.get_bitmap(top, PAGE) == (0 if profile.get_bitmap_to_top else wraps)
+    assert client.get_bitmap(top, 2 * PAGE) == wraps
+    assert [client.get_bitmap(0, 0), client.get_bitmap(1, 0)] == ["EINVAL", "EINVAL"]
 
 
 def test_get_of_a_hole_touches_no_byte_and_needs_none(rig):

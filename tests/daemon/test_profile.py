@@ -5,12 +5,12 @@ import pytest
 
 from tests.daemon.helpers import MACHINE
 from tests.daemon.test_serve import Served, folder  # noqa: F401
-from tests.releases import with_fact
+from tests.releases import differing
 from vfioemu import client, daemon
 from vfioemu.uapi import constants as c
 
 NESTING = c.VFIO_TYPE1_NESTING_IOMMU
-OTHER = with_fact("nesting", False).name
+OTHER = differing("nesting").name
 
 
 async def test_a_container_chooses_for_itself():

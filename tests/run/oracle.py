@@ -10,26 +10,29 @@ from pathlib import Path
 
 from vfioemu.conformance.machine import machine_file
 from vfioemu.daemon.config import load_machine
+from vfioemu.uapi.profiles import DEFAULT, PROFILES
 
 GOLDEN = Path(__file__).parents[2] / "protocol" / "golden"
-UAPI = Path(__file__).parents[2] / "protocol" / "uapi" / "linux-6.12.json"
+UAPI = Path(__file__).parents[2] / "protocol" / "uapi" / f"{DEFAULT.name}.json"
+RECORDED = [release for release in PROFILES if (GOLDEN / release).exists()]
+"""The releases of which there are traces."""
 OURS_TO_DIFFER = frozenset({"vmlck"})
 """VmLck of /proc/PID/status is the real kernel's, which locks nothing here."""
 
 
-def golden(family, kernel="linux-6.12"):
+def golden(family, kernel=DEFAULT.name):
     """The recorded scenarios of a family."""
     with (GOLDEN / kernel / f"{family}.jsonl").open(encoding="ascii") as file:
         return [json.loads(line) for line in file]
 
 
-def families(kernel="linux-6.12"):
+def families(kernel=DEFAULT.name):
     """Their names."""
     return sorted(path.stem for path in (GOLDEN / kernel).glob("*.jsonl"))
 
 
 def headers(folder):
-    """What the probe needs beside an older system's <linux/vfio.h>: numbers, from the compiler's facts of Linux 6.12."""
+    """What the probe needs beside an older system's <linux/vfio.h>: numbers, from the compiler's facts."""
     facts = json.loads(UAPI.read_text(encoding="ascii"))
     numbers = {}
     for header in facts["headers"].values():

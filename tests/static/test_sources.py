@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from vfioemu.uapi.profiles import PROFILES
+
 ROOT = Path(__file__).parents[2]
 LICENSED = {".py", ".pyi", ".c", ".h", ".toml", ".build", ".options", ".sh"}
 NO_LICENSE_LINE = {"pyproject.toml"}
@@ -67,3 +69,19 @@ def test_no_unfinished_business(files):
     ]
 
     assert found == []
+
+
+def test_nothing_names_two_kernel_releases(files):
+    """Whoever names two of them has forgotten the third: the list is `vfioemu.uapi.profiles.PROFILES`."""
+    spelled = {
+        name: re.compile(name.replace("-", "[-_]").replace(".", "[._]"), re.IGNORECASE) for name in PROFILES
+    }
+    found = {}
+    for file in files:
+        if file.suffix not in {".py", ".c", ".h", ".toml", ".sh"} or file.parent.name == "releases":
+            continue
+        named = [name for name, pattern in spelled.items() if pattern.search(file.read_text())]
+        if len(named) > 1:
+            found[str(file.relative_to(ROOT))] = named
+
+    assert found == {}

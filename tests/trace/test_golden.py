@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.conformance.golden import LINUX_6_12, LINUX_7_2, chosen, load
+from tests.conformance.golden import RECORDED, USUAL, chosen, load
 from tests.trace.recorder import record_all
 from vfioemu.conformance import live
 from vfioemu.conformance.runner import Options, plan, run
@@ -17,10 +17,7 @@ from vfioemu.uapi import structs
 from vfioemu.uapi.features import FEATURES
 from vfioemu.uapi.payload import Payload
 
-FAMILIES = {
-    LINUX_6_12: sorted(path.stem for path in LINUX_6_12.glob("*.jsonl")),
-    LINUX_7_2: sorted(path.stem for path in LINUX_7_2.glob("*.jsonl")),
-}
+FAMILIES = {folder: sorted(path.stem for path in folder.glob("*.jsonl")) for folder in RECORDED}
 ALL = [(folder, family) for folder, families in FAMILIES.items() for family in families]
 
 FIELDS = {
@@ -117,7 +114,7 @@ def test_a_daemon_answers_as_recorded_while_it_traces(family, memory, monkeypatc
     path = tmp_path / "trace"
     options = TraceOptions(path=path, format="json")
     monkeypatch.setattr(live, "Options", functools.partial(live.Options, trace=options))
-    jobs = plan([load(LINUX_6_12, family)], Options())[:40]
+    jobs = plan([load(USUAL, family)], Options())[:40]
 
     outcomes = list(run(jobs, Options(memory=memory)))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import vfioemu.uapi.structs as structs_module
+from tests.releases import DEFAULT, PROFILES
 from vfioemu.uapi import constants, structs
 from vfioemu.uapi.payload import Payload
 
@@ -24,7 +25,9 @@ OTHER_ARCHITECTURES = re.compile(
 )
 NO_C_STRUCT = {"vfio_device_feature_pci_vf_token"}  # a bare uuid
 GREW = {"vfio_device_bind_iommufd", "vfio_device_attach_iommufd_pt", "vfio_device_detach_iommufd_pt"}
-LATER = {"vfio_region_dma_range", "vfio_device_feature_dma_buf"}
+ONLY_WITH = {"VFIO_DEVICE_FEATURE_DMA_BUF": {"vfio_region_dma_range", "vfio_device_feature_dma_buf"}}
+"""The structs of features that not all releases have."""
+RELEASES = [release for release in PROFILES if (FACTS / f"{release}.json").exists()]
 RENAMED = {"__VFIO_RESERVED_TYPE1_NESTING_IOMMU": "VFIO_TYPE1_NESTING_IOMMU"}
 
 
@@ -33,12 +36,18 @@ def facts(release: str) -> dict:
     return header
 
 
+def missing(release: str) -> set[str]:
+    """The structs that a release does not have."""
+    absent = PROFILES[release].absent
+    return {cname for feature, cnames in ONLY_WITH.items() if feature in absent for cname in cnames}
+
+
 def signed(value: int) -> int:
     """The compiler's int: what the facts files print as u64."""
     return value - (1 << 64) if value >> 63 else value
 
 
-@pytest.mark.parametrize("release", ["linux-6.12", "linux-7.2"])
+@pytest.mark.parametrize("release", RELEASES)
 def test_constants_have_the_values_that_the_compiler_saw(release):
     measured = {RENAMED.get(name, name): signed(value) for name, value in facts(release)["constants"].items()}
     wanted = {name: value for name, value in measured.items() if not OTHER_ARCHITECTURES.search(name)}
@@ -50,27 +59,27 @@ def test_constants_have_the_values_that_the_compiler_saw(release):
 
 
 def test_no_constant_is_invented():
-    known = {RENAMED.get(name, name) for name in facts("linux-7.2")["constants"]}
+    known = {RENAMED.get(name, name) for release in RELEASES for name in facts(release)["constants"]}
 
     assert set(NUMBERS) <= known
 
 
-@pytest.mark.parametrize("release", ["linux-6.12", "linux-7.2"])
+@pytest.mark.parametrize("release", RELEASES)
 def test_all_structs_are_there(release):
     wanted = {name for name in facts(release)["structs"] if not OTHER_ARCHITECTURES.search(name)}
 
     assert wanted - set(STRUCTS) == set()
-    assert set(STRUCTS) - wanted - NO_C_STRUCT == (LATER if release == "linux-6.12" else set())
+    assert set(STRUCTS) - wanted - NO_C_STRUCT == missing(release)
 
 
-@pytest.mark.parametrize("release", ["linux-6.12", "linux-7.2"])
+@pytest.mark.parametrize("release", RELEASES)
 @pytest.mark.parametrize("cname", sorted(set(STRUCTS) - NO_C_STRUCT))
 def test_struct_has_the_layout_that_the_compiler_saw(cname, release):
-    if cname in LATER and release == "linux-6.12":
+    if cname in missing(release):
         assert cname not in facts(release)["structs"]
         return
     measured = facts(release)["structs"][cname]
-    grew = cname in GREW and release != "linux-6.12"
+    grew = cname in GREW and release != DEFAULT.name
 
     got = layout_of(STRUCTS[cname])
     wanted = {field["name"].lstrip("_"): (field["offset"], field["size"]) for field in measured["fields"]}
