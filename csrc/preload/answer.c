@@ -7,7 +7,8 @@
 #include <errno.h>
 #include <string.h>
 
-#include "fds.h"
+#include "fd_table.h"
+#include "own.h"
 #include "packet.h"
 #include "sys.h"
 

@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 
 #include "call.h"
+#include "fd_table.h"
 #include "holds.h"
 #include "path.h"
 #include "sys.h"

@@ -8,8 +8,10 @@
 #include <errno.h>
 #include <sys/socket.h>
 
+#include "process.h"
 #include "session.h"
 #include "sys.h"
+#include "token.h"
 
 /* Send the call, without what it offers if that cannot be read. */
 static int send_call(struct vfe_connection *connection, struct vfe_call *call,
@@ -32,11 +34,13 @@ static int send_call(struct vfe_connection *connection, struct vfe_call *call,
  * may have closed it, and the number may be of any other socket. */
 static void drain(const struct vfe_call *call)
 {
-	struct vfe_file file;
+	struct vfe_file file = { .fd = call->token };
 	unsigned char byte;
+	uint8_t id[16];
+	bool forbidden;
 
-	if (call->token >= 0 && vfe_find(call->token, &file) &&
-	    file.serial == call->msg.token)
+	if (call->token >= 0 && vfe_token(&file, id, &forbidden) &&
+	    vfe_session_is(id) && file.serial == call->msg.token)
 		vfe_sys6(SYS_recvfrom, call->token, VFE_ARG(&byte), 1,
 			 MSG_DONTWAIT, 0, 0);
 }

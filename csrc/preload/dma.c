@@ -13,7 +13,7 @@
 #include "call.h"
 #include "lock.h"
 #include "maps.h"
-#include "session.h"
+#include "process.h"
 #include "sys.h"
 
 #define SPANS 1024
@@ -165,7 +165,7 @@ void vfe_dma_mapped(uint64_t address, uint64_t size)
 	uint64_t mask;
 
 	if (!size || __builtin_add_overflow(address, size, &end) ||
-	    !vfe_session_is_ours())
+	    !vfe_process_is_ours())
 		return;
 	mask = enter();
 	add(address, end);
@@ -199,7 +199,7 @@ bool vfe_dma_leaves(uintptr_t address, size_t size, enum vfioemu_leaving how)
 	/* What is no page, or too much, the kernel refuses. */
 	if (start != address || !size ||
 	    __builtin_add_overflow(address, size, &end) || end > -PAGE ||
-	    !vfe_session_is_ours())
+	    !vfe_process_is_ours())
 		return false;
 	end = (end + PAGE - 1) & ~(PAGE - 1);
 	mask = enter();
@@ -306,7 +306,7 @@ bool vfe_dma_advise_slow(uintptr_t address, size_t size, int advice,
 	end = (end + PAGE - 1) & ~(PAGE - 1);
 	/* A hole concerns whoever has mapped the file, where that may be. */
 	if (advice != MADV_REMOVE &&
-	    (!vfe_session_is_ours() || !is_known(address, end)))
+	    (!vfe_process_is_ours() || !is_known(address, end)))
 		return false;
 	maps = vfe_maps_open();
 	if (maps < 0) {

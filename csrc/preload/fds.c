@@ -18,49 +18,20 @@
  * an older file fails.
  */
 #include <errno.h>
-#include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 
 #include "attribute.h"
+#include "fd_table.h"
 #include "fds.h"
-#include "preload.h"
+#include "own.h"
+#include "process.h"
 #include "session.h"
 #include "sys.h"
-#include "vfioemu_wire.h"
+#include "token.h"
 
-_Atomic uint32_t vfe_fds[VFE_FDS];
-
-/* VFE_INTERNAL stays: there may be a connection in another fd table. */
-void vfe_fd_appears(int fd)
-{
-	if ((unsigned int)fd >= VFE_FDS)
-		return;
-	uint32_t word = atomic_load(&vfe_fds[fd]);
-	while (!atomic_compare_exchange_weak(
-		&vfe_fds[fd], &word, (word & ~(VFE_NOT | VFE_SEEN)) + VFE_STEP))
-		;
-}
-
-void vfe_fd_is_ours(int fd)
-{
-	vfe_fd_appears(fd);
-	if ((unsigned int)fd < VFE_FDS)
-		atomic_fetch_or(&vfe_fds[fd], VFE_SEEN);
-}
-
-void vfe_fd_internal(int fd)
-{
-	if ((unsigned int)fd >= VFE_FDS)
-		return;
-	atomic_fetch_or(&vfe_fds[fd], VFE_INTERNAL);
-	vfe_fd_appears(fd);
-}
-
-void vfe_fds_unshared(void)
+void vfe_fds_forget(void)
 {
 	/* In a child of vfork() that is the child's business. */
-	if (!vfe_init() || !vfe.active || !vfe_session_is_ours())
+	if (!vfe_process_is_ours())
 		return;
 	atomic_store(&vfe.shares_no_fds, true);
 	for (size_t i = 0; i < VFE_FDS; i++)
@@ -69,95 +40,12 @@ void vfe_fds_unshared(void)
 			atomic_fetch_and(&vfe_fds[i], ~VFE_NOT);
 }
 
-/* Take `prefix` off `text`. */
-static bool skip(const char **text, const char *prefix)
-{
-	size_t size = strlen(prefix);
-
-	if (strncmp(*text, prefix, size))
-		return false;
-	*text += size;
-	return true;
-}
-
-static int hex_digit(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-static bool take_id(const char **text, uint8_t id[16])
-{
-	for (size_t i = 0; i < 16; i++) {
-		int high = hex_digit((*text)[0]);
-		int low = high < 0 ? -1 : hex_digit((*text)[1]);
-
-		if (low < 0)
-			return false;
-		id[i] = (uint8_t)(high << 4 | low);
-		*text += 2;
-	}
-	return true;
-}
-
-static enum vfe_kind take_kind(const char **text)
-{
-	static const char *const names[] = { "/container/", "/group/",
-					     "/device/", "/data/", "/dmabuf/" };
-
-	for (unsigned int kind = 0; kind < VFE_OTHER; kind++)
-		if (skip(text, names[kind]))
-			return (enum vfe_kind)kind;
-	return VFE_OTHER;
-}
-
-static bool take_serial(const char *text, uint64_t *serial)
-{
-	*serial = 0;
-	for (; *text >= '0' && *text <= '9'; text++)
-		if (__builtin_mul_overflow(*serial, 10u, serial) ||
-		    __builtin_add_overflow(*serial, (unsigned int)(*text - '0'),
-					   serial))
-			return false;
-	return !*text && *serial;
-}
-
-bool vfe_parse_name(const char *name, struct vfe_file *file, uint8_t id[16])
-{
-	if (!skip(&name, VFIOEMU_TOKEN_PREFIX) || !take_id(&name, id))
-		return false;
-	file->kind = take_kind(&name);
-	return file->kind != VFE_OTHER && take_serial(name, &file->serial);
-}
-
-/* A token has none of its own. A socket that was accepted has: anybody may have
- * connected to it, and have bound his end to such a name. */
-static bool has_name(int fd)
-{
-	struct sockaddr_un name;
-	int size = sizeof(name);
-
-	return vfe_sys3(SYS_getsockname, fd, &name, &size) < 0 ||
-	       size > (int)offsetof(struct sockaddr_un, sun_path);
-}
-
 /* What the kernel says that `file->fd` is. */
 static bool ask(struct vfe_file *file, bool *forbidden)
 {
-	struct sockaddr_un name;
-	int size = sizeof(name) - 1;
 	uint8_t id[16];
-	long error = vfe_sys3(SYS_getpeername, file->fd, &name, &size);
 
-	*forbidden = VFE_RARE(error < 0) && vfe_forbidden("getpeername", error);
-	if (error < 0 || name.sun_family != AF_UNIX ||
-	    size > (int)sizeof(name) - 1 ||
-	    size < (int)offsetof(struct sockaddr_un, sun_path) + 2 ||
-	    name.sun_path[0])
-		return false;
-	((char *)&name)[size] = 0;
-	if (!vfe_parse_name(name.sun_path + 1, file, id) || has_name(file->fd))
+	if (!vfe_token(file, id, forbidden))
 		return false;
 	if (!vfe_session_is(id))
 		file->serial = 0; /* another daemon's */
@@ -189,8 +77,6 @@ bool vfe_find(int fd, struct vfe_file *file)
 	uint32_t word = 0;
 	bool known = (unsigned int)fd < VFE_FDS;
 
-	if (!vfe_init() || !vfe.active)
-		return false;
 	file->fd = fd;
 	if (known) {
 		word = atomic_load(&vfe_fds[fd]);
@@ -216,11 +102,11 @@ bool vfe_find(int fd, struct vfe_file *file)
 		return true;
 	}
 	/* A child of vfork() has our memory, but fds of its own. */
-	if (known && !vfe.shares_no_fds && vfe_session_is_ours()) {
+	if (known && !vfe.shares_no_fds && vfe_process_is_ours()) {
 		vfe_debug(VFE_DEBUG_FD, "fd %d is not emulated", fd);
 		atomic_compare_exchange_strong(&vfe_fds[fd], &word,
 					       word | VFE_NOT);
-		/* vfe_fds_unshared() may have passed here in between. */
+		/* vfe_fds_forget() may have passed here in between. */
 		if (VFE_RARE(vfe.shares_no_fds))
 			atomic_fetch_and(&vfe_fds[fd], ~VFE_NOT);
 	}

@@ -6,11 +6,12 @@
 #include <errno.h>
 #include <linux/vfio.h>
 #include <string.h>
+#include <sys/sysmacros.h>
 
 #include "attribute.h"
 #include "call.h"
 #include "dma.h"
-#include "fds.h"
+#include "fd_table.h"
 #include "hello.h"
 #include "holds.h"
 #include "offer.h"
@@ -159,6 +160,34 @@ int vfe_access(const struct vfe_file *file)
 	return file->serial && !vfe_call(&call)
 		       ? (int)(call.in_more & O_ACCMODE)
 		       : O_RDWR;
+}
+
+int vfe_fstat(const struct vfe_file *file, void *status)
+{
+	unsigned int number = file->kind == VFE_GROUP ? vfe_number(file) : 0;
+	struct stat filled;
+
+	if (file->kind == VFE_OTHER)
+		return (int)vfe_result(-EBADF);
+	if (file->kind == VFE_ATTRIBUTE) {
+		long error = vfe_sys2(SYS_fstat, file->fd, &filled);
+
+		if (error)
+			return (int)vfe_result(error);
+		vfe_path_dress_fd(file->fd, &filled);
+		return (int)vfe_result(
+			vfe_copy_out(status, &filled, sizeof(filled)));
+	}
+	vfe_node_stat(file->kind, number, &filled);
+	if (file->kind != VFE_CONTAINER && file->kind != VFE_GROUP) {
+		/* anon_inode_getfile(): an inode without a type, one for all.
+		 */
+		filled.st_dev = makedev(0, 15);
+		filled.st_mode = 0600;
+		filled.st_ino = 1033;
+		filled.st_rdev = 0;
+	}
+	return (int)vfe_result(vfe_copy_out(status, &filled, sizeof(filled)));
 }
 
 /* As many bytes as the caller has asked for, at most: it counts on that. */

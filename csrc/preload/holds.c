@@ -8,21 +8,17 @@
 
 #include <errno.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 
-#include "fds.h"
 #include "lock.h"
-#include "packet.h"
-#include "session.h"
+#include "own.h"
+#include "process.h"
 #include "sys.h"
 
-#define HOLDS 256  /* files that are mapped at a time */
-#define AREAS 4096 /* and pieces of their mappings */
+#define AREAS 4096 /* pieces of mappings */
 #define PAGE  4096ul
 
 /** A file that something is mapped of. */
 struct hold {
-	struct vfe_known known; /* our fd of it */
 	uint64_t serial;
 	unsigned int areas; /* of it; 0: free */
 };
@@ -34,7 +30,7 @@ struct area {
 	bool stays; /* a fork does not inherit it: MADV_DONTFORK */
 };
 
-static struct hold holds[HOLDS];
+static struct hold holds[VFE_HOLDS]; /* our fds: vfe_own_holds */
 static struct area areas[AREAS];
 static unsigned int used; /* of `areas`, free ones among them */
 static vfe_lock *lock;
@@ -46,29 +42,14 @@ bool vfe_holds_init(void)
 	return lock;
 }
 
-static uint64_t cookie_of(int fd)
+static struct vfe_known *known_of(const struct hold *hold)
 {
-	uint64_t cookie = 0;
-	int size = sizeof(cookie);
-
-	vfe_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_COOKIE, &cookie, &size);
-	return cookie;
+	return &vfe_own_holds[hold - holds];
 }
 
 static int number_of(const struct hold *hold)
 {
-	int fd = atomic_load(&hold->known.number) - 1;
-
-	return fd >= 0 && vfe_still_there(fd, atomic_load(&hold->known.cookie))
-		       ? fd
-		       : -1;
-}
-
-static void set_number(struct hold *hold, int fd, uint64_t cookie)
-{
-	atomic_store(&hold->known.cookie, cookie);
-	atomic_store(&hold->known.number, fd + 1);
-	vfe_fd_internal(fd);
+	return vfe_own_number(known_of(hold));
 }
 
 /* The hold on a file, made if need be; NULL if there is no room for one. */
@@ -77,7 +58,7 @@ static struct hold *hold_of(const struct vfe_file *file)
 	struct hold *free = NULL;
 	int fd;
 
-	for (unsigned int i = 0; i < HOLDS; i++) {
+	for (unsigned int i = 0; i < VFE_HOLDS; i++) {
 		struct hold *hold = &holds[i];
 
 		if (hold->areas && hold->serial == file->serial &&
@@ -92,7 +73,7 @@ static struct hold *hold_of(const struct vfe_file *file)
 	if (fd < 0)
 		return NULL;
 	free->serial = file->serial;
-	set_number(free, fd, cookie_of(fd));
+	vfe_own(known_of(free), fd, vfe_cookie(fd));
 	return free;
 }
 
@@ -102,7 +83,7 @@ static void let_go(struct hold *hold)
 
 	if (--hold->areas)
 		return;
-	atomic_store(&hold->known.number, 0);
+	atomic_store(&known_of(hold)->number, 0);
 	if (fd >= 0)
 		vfe_sys1(SYS_close, fd);
 }
@@ -178,7 +159,7 @@ int64_t vfe_hold_map(const struct vfe_file *file, void *address, size_t size,
 
 	/* After vfork() the mapping is the parent's, and its fds are not ours.
 	 */
-	bool ours = vfe_session_is_ours();
+	bool ours = vfe_process_is_ours();
 
 	if (ours)
 		vfe_lock_take(lock);
@@ -210,7 +191,7 @@ void vfe_hold_begin_slow(struct vfe_remap *remap, uintptr_t address,
 {
 	uint64_t mask;
 
-	if (remap->locked || !vfe_session_is_ours())
+	if (remap->locked || !vfe_process_is_ours())
 		return;
 	mask = vfe_signals_block();
 	vfe_lock_take(lock);
@@ -293,7 +274,7 @@ int vfe_hold_advise_slow(uintptr_t address, size_t size, int advice)
 	int error = 0;
 	uint64_t mask;
 
-	if (!size || address & (PAGE - 1) || !vfe_session_is_ours())
+	if (!size || address & (PAGE - 1) || !vfe_process_is_ours())
 		return 0;
 	mask = vfe_signals_block();
 	vfe_lock_take(lock);
@@ -326,41 +307,16 @@ void vfe_holds_forked(void)
 	}
 }
 
-/* --- numbers --- */
-
-bool vfe_is_hold(int fd)
-{
-	for (unsigned int i = 0; i < HOLDS; i++)
-		if (atomic_load(&holds[i].known.number) == fd + 1 &&
-		    number_of(&holds[i]) >= 0)
-			return true;
-	return false;
-}
-
-uint64_t vfe_next_hold(uint64_t first)
-{
-	uint64_t next = UINT64_MAX;
-
-	for (unsigned int i = 0; i < HOLDS; i++) {
-		int number = atomic_load(&holds[i].known.number);
-
-		if (number && (uint64_t)number - 1 >= first &&
-		    (uint64_t)number - 1 < next && number_of(&holds[i]) >= 0)
-			next = (uint64_t)number - 1;
-	}
-	return next;
-}
-
-int vfe_hold_renumber(int fd)
+int vfe_hold_move(int fd)
 {
 	int error = 0;
 	uint64_t mask;
 
-	if (!vfe_session_is_ours())
+	if (!vfe_process_is_ours())
 		return 0;
 	mask = vfe_signals_block();
 	vfe_lock_take(lock);
-	for (unsigned int i = 0; i < HOLDS; i++) {
+	for (unsigned int i = 0; i < VFE_HOLDS; i++) {
 		struct hold *hold = &holds[i];
 		int other;
 
@@ -372,7 +328,7 @@ int vfe_hold_renumber(int fd)
 			break;
 		}
 		vfe_sys1(SYS_close, fd);
-		set_number(hold, other, cookie_of(other));
+		vfe_own(known_of(hold), other, vfe_cookie(other));
 	}
 	vfe_lock_release(lock);
 	vfe_signals_restore(mask);

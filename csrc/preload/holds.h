@@ -92,9 +92,8 @@ static inline void vfe_hold_end(struct vfe_remap *remap)
 		vfe_hold_end_slow(remap);
 }
 
-/* Like those of session.h, for the fds that hold files. */
-VFE_HIDDEN bool vfe_is_hold(int fd);
-VFE_HIDDEN uint64_t vfe_next_hold(uint64_t first);
-VFE_HIDDEN int vfe_hold_renumber(int fd);
+/** Move the fd of a hold off a number that the program wants, if one is there:
+ * 0 or a negative errno. */
+VFE_HIDDEN int vfe_hold_move(int fd);
 
 #endif

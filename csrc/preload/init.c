@@ -6,25 +6,19 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <limits.h>
+#include <pthread.h>
 #include <string.h>
 
+#include "dma.h"
+#include "holds.h"
 #include "place.h"
 #include "preload.h"
+#include "process.h"
 #include "session.h"
+#include "share.h"
 #include "sys.h"
 #include "text.h"
 #include "trust.h"
-
-struct vfe vfe;
-
-long vfe_result(long result)
-{
-	if (result < 0 && result >= -4095) {
-		errno = (int)-result;
-		return -1;
-	}
-	return result;
-}
 
 static void find_next(void)
 {
@@ -130,6 +124,26 @@ static void read_environment(void)
 	vfe.root_size = size;
 }
 
+/* In the child of fork(). */
+static void forked(void)
+{
+	vfe_session_forked();
+	vfe_process_forked();
+	vfe_holds_forked();
+}
+
+/* Have room for what is about this process. */
+static void begin(void)
+{
+	if (!vfe_process_init() || !vfe_session_init() || !vfe_share_init() ||
+	    !vfe_holds_init() || !vfe_dma_init()) {
+		vfe_say("no memory: no device is emulated");
+		vfe.active = false;
+		return;
+	}
+	pthread_atfork(NULL, NULL, forked);
+}
+
 bool vfe_init_slow(void)
 {
 	int none = 0;
@@ -143,7 +157,7 @@ bool vfe_init_slow(void)
 	read_environment();
 	if (vfe.active) {
 		vfe_text_init();
-		vfe_session_init();
+		begin();
 	}
 	atomic_store_explicit(&vfe.state, 2, memory_order_release);
 	vfe_debug(VFE_DEBUG_SHIM, "loaded, socket %s, root %s", vfe.socket,

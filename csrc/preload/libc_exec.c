@@ -14,7 +14,6 @@
 
 #include "path.h"
 #include "place.h"
-#include "session.h"
 #include "sys.h"
 #include "text.h"
 #include "trust.h"

@@ -9,7 +9,10 @@
 #include <linux/close_range.h>
 #include <stdarg.h>
 
+#include "fd_table.h"
 #include "fds.h"
+#include "holds.h"
+#include "own.h"
 #include "preload.h"
 #include "session.h"
 #include "sys.h"
@@ -52,6 +55,8 @@ static int dup_to(int from, int to, int flags)
 		return (int)vfe_result(-EBADF);
 	if (VFE_RARE(vfe_is_internal(to))) {
 		error = vfe_connection_move(to);
+		if (!error)
+			error = vfe_hold_move(to);
 		if (error)
 			return (int)vfe_result(error);
 	}
@@ -126,7 +131,7 @@ static long close_others(uint64_t next, uint64_t last, int flags)
 	while (!result && next <= last) {
 		uint64_t ours = flags & (int)CLOSE_RANGE_CLOEXEC
 					? UINT64_MAX
-					: vfe_next_connection(next);
+					: vfe_own_next(next);
 		uint64_t end = ours <= last ? ours : last + 1;
 
 		if (end > next)
@@ -152,7 +157,7 @@ VFE_EXPORT void closefrom(int low)
 	int saved = errno;
 	uint64_t first = low < 0 ? 0 : (uint64_t)low;
 
-	if (vfe_next_connection(first) == UINT64_MAX && vfe.next.closefrom)
+	if (vfe_own_next(first) == UINT64_MAX && vfe.next.closefrom)
 		vfe.next.closefrom(low);
 	else
 		close_others(first, ~0u, 0);

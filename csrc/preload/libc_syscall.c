@@ -13,9 +13,9 @@
 #include <sys/shm.h>
 
 #include "by_number.h"
+#include "fd_table.h"
 #include "fds.h"
 #include "path.h"
-#include "session.h"
 #include "sys.h"
 
 #define VFE_NUMBERS 512
@@ -110,8 +110,6 @@ const unsigned char vfe_wanted[VFE_NUMBERS] = {
 	[SYS_shmdt] = 1,
 	[SYS_fallocate] = 1,
 };
-
-__typeof__(syscall) *vfe_real_syscall;
 
 #if defined(__x86_64__)
 __asm__(".text\n"

@@ -8,17 +8,11 @@
 
 #include <errno.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
-#include "fds.h"
 #include "sys.h"
 #include "trust.h"
-
-#ifndef SO_COOKIE
-#define SO_COOKIE 57
-#endif
 
 union control {
 	struct cmsghdr header;
@@ -89,17 +83,6 @@ int vfe_receive(struct vfe_connection *connection)
 	return 0;
 }
 
-int vfe_high_copy(int fd)
-{
-	struct rlimit limit = { 1024, 1024 };
-	long high;
-
-	vfe_sys4(SYS_prlimit64, 0, RLIMIT_NOFILE, NULL, &limit);
-	high = limit.rlim_cur < 1024 ? (long)limit.rlim_cur : 1024;
-	high = high > 256 ? high - 80 : high / 2;
-	return (int)vfe_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, high);
-}
-
 static int raise_number(int fd)
 {
 	int high = vfe_high_copy(fd);
@@ -112,20 +95,14 @@ static int raise_number(int fd)
 
 void vfe_renumber(struct vfe_connection *connection, int fd)
 {
-	struct vfe_known *known = connection->known;
-
 	connection->fd = fd;
-	if (!known)
-		return;
-	atomic_store(&known->cookie, connection->cookie);
-	atomic_store(&known->number, fd + 1);
-	vfe_fd_internal(fd);
+	if (connection->known)
+		vfe_own(connection->known, fd, connection->cookie);
 }
 
 int vfe_dial(struct vfe_connection *connection)
 {
 	struct sockaddr_un name = { .sun_family = AF_UNIX };
-	int size = sizeof(connection->cookie);
 	long fd, error;
 
 	memcpy(name.sun_path, vfe.socket, strlen(vfe.socket));
@@ -135,9 +112,7 @@ int vfe_dial(struct vfe_connection *connection)
 	fd = raise_number((int)fd);
 	connection->open = true;
 	connection->seq = 0;
-	connection->cookie = 0;
-	vfe_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_COOKIE, &connection->cookie,
-		 &size);
+	connection->cookie = vfe_cookie((int)fd);
 	/* Before it takes its time: others may fork, or close everything. */
 	vfe_renumber(connection, (int)fd);
 	do
@@ -148,16 +123,6 @@ int vfe_dial(struct vfe_connection *connection)
 	if (error < 0)
 		vfe_hang_up(connection);
 	return (int)error;
-}
-
-bool vfe_still_there(int fd, uint64_t cookie)
-{
-	uint64_t now = 0;
-	int size = sizeof(now);
-
-	return !vfe_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_COOKIE, &now,
-			 &size) &&
-	       now == cookie;
 }
 
 void vfe_hang_up(struct vfe_connection *connection)

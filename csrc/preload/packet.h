@@ -6,21 +6,11 @@
 #ifndef VFE_PACKET_H
 #define VFE_PACKET_H
 
+#include "own.h"
 #include "preload.h"
 #include "vfioemu_wire.h"
 
 #define VFE_LOST (-4096) /* the connection is of no use any more */
-
-/** Where one of our fds is known to all of the process, and to a child of it
- * that has to close it. */
-struct vfe_known {
-	atomic_int number; /* fd + 1; 0: there is none */
-	_Atomic uint64_t cookie;
-};
-
-/** A copy of an fd out of the way of programs that count on small numbers or
- * close many of them; close-on-exec. */
-VFE_HIDDEN int vfe_high_copy(int fd);
 
 /** A connection, and what was received on it last. All zero: there is none. */
 struct vfe_connection {

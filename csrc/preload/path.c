@@ -11,11 +11,6 @@
 #include "text.h"
 #include "trust.h"
 
-static bool is_end(char c)
-{
-	return !c || c == '/';
-}
-
 static const char *skip_slashes(const char *path)
 {
 	while (*path == '/')
@@ -23,33 +18,9 @@ static const char *skip_slashes(const char *path)
 	return path;
 }
 
-bool vfe_path_is_below(const char *path, const char *name)
-{
-	size_t size = strlen(name);
-
-	return !strncmp(path, name, size) && is_end(path[size]);
-}
-
 static const char *cwd_name(char *out)
 {
 	return vfe_sys2(SYS_getcwd, out, VFE_PATH_MAX) > 0 ? out : NULL;
-}
-
-const char *vfe_path_virtual(const char *real)
-{
-	if (!vfe.root_size || strncmp(real, vfe.root, vfe.root_size) ||
-	    !is_end(real[vfe.root_size]))
-		return NULL;
-	real += vfe.root_size;
-	return *real ? real : "/";
-}
-
-void vfe_path_strip(char *result)
-{
-	const char *path = result ? vfe_path_virtual(result) : NULL;
-
-	if (path)
-		memmove(result, path, strlen(path) + 1);
 }
 
 /* --- a path without "..", from the root --- */
@@ -84,39 +55,12 @@ static bool may_be_ours(const char *path)
 	       vfe_path_is_below(path, "/dev/vfio");
 }
 
-/* Put the tree's root before a path: false if that is too long. */
-static bool in_tree(const char *path, char *out)
-{
-	size_t size = strlen(path) + 1;
-
-	if (vfe.root_size + size > VFE_PATH_MAX)
-		return false;
-	memcpy(out, vfe.root, vfe.root_size);
-	memcpy(out + vfe.root_size, path, size);
-	return true;
-}
-
-bool vfe_path_stand_in(char *node)
-{
-	size_t size = strlen(node) + 1;
-
-	if (vfe.root_size && !vfe_trust_root()) {
-		strcpy(node, "/proc/self/fd/-"); /* nobody has such a file */
-		return true;
-	}
-	if (vfe.root_size + size > VFE_PATH_MAX)
-		return false;
-	memmove(node + vfe.root_size, node, size);
-	memcpy(node, vfe.root, vfe.root_size);
-	return true;
-}
-
 /* Where a directory is after all links, as the program knows it. */
 static __attribute__((noinline)) bool canonical(const char *path, char *out)
 {
 	long fd = -1;
 
-	if (vfe_trust_root() && in_tree(path, out))
+	if (vfe_trust_root() && vfe_path_in_tree(path, out))
 		fd = vfe_sys4(SYS_openat, AT_FDCWD, out,
 			      O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
 	if (fd < 0)
@@ -197,7 +141,7 @@ static enum vfe_path look_behind(struct walk *walk, char *out)
 	if (!size && look(out, &status, 0))
 		return real_system(walk, out); /* no tree (any more) */
 	if (!S_ISDIR(status.st_mode) || !(status.st_mode & S_ISVTX)) {
-		in_tree(walk->path, out);
+		vfe_path_in_tree(walk->path, out);
 		return VFE_PATH_TREE; /* ENOENT, from the system itself */
 	}
 	/* A link of ours may lead to a directory that others share. */
@@ -218,12 +162,6 @@ static enum vfe_path look_behind(struct walk *walk, char *out)
 	return real_system(walk, out);
 }
 
-bool vfe_path_is_node(const char *path)
-{
-	return (!strncmp(path, "/dev/vfio/", 10) && path[10]) ||
-	       !strcmp(path, "/dev/iommu");
-}
-
 static enum vfe_path place(struct walk *walk, bool slash, char *out)
 {
 	struct stat status;
@@ -235,7 +173,7 @@ static enum vfe_path place(struct walk *walk, bool slash, char *out)
 	if (!walk->size || !strcmp(walk->path, "/dev"))
 		vfe_path_seen(false);
 	if (!may_be_ours(walk->path) || !vfe_trust_root() ||
-	    !in_tree(walk->path, out))
+	    !vfe_path_in_tree(walk->path, out))
 		return real_system(walk, out);
 	if (look(out, &status, AT_SYMLINK_NOFOLLOW))
 		return look_behind(walk, out);

@@ -23,6 +23,26 @@ struct vfe_place {
 	char real[VFE_PATH_MAX];
 };
 
+/* --- names (path_tree.c) --- */
+
+/** Whether a path of our own is `name`, or begins with it and a slash. */
+VFE_HIDDEN bool vfe_path_is_below(const char *path, const char *name);
+/** Whether a path, as a program knows it, is a device node's. */
+VFE_HIDDEN bool vfe_path_is_node(const char *path);
+/** Whether `real` is in the tree: then the rest, as a program knows it. */
+VFE_HIDDEN const char *vfe_path_virtual(const char *real);
+/** Take the tree's root off the front of a result of libc's. */
+VFE_HIDDEN void vfe_path_strip(char *result);
+/** Put the tree's root before a path: false if that is too long. */
+VFE_HIDDEN bool vfe_path_in_tree(const char *path, char *out);
+/** From a node to what stands for it in the tree: false if that is too long. */
+VFE_HIDDEN bool vfe_path_stand_in(char *node);
+
+/** Write a number at `at`: where it ends; the NUL is the caller's. */
+VFE_HIDDEN char *vfe_path_put_number(char *at, uint64_t number);
+
+/* --- whether a path is ours (path_concern.c), and what it is (path.c) --- */
+
 /** Whether a path may be ours. No, if it cannot be read. */
 VFE_HIDDEN bool vfe_path_concerns(int dirfd, const char *path);
 /** Whether the directory that `dirfd` is of may be. */
@@ -32,15 +52,9 @@ VFE_HIDDEN bool vfe_path_is_empty(const char *path);
 /** A directory of the tree was come to, or one above it. */
 VFE_HIDDEN void vfe_path_seen(bool in_tree);
 
-/** Whether a path of our own is `name`, or begins with it and a slash. */
-VFE_HIDDEN bool vfe_path_is_below(const char *path, const char *name);
-
 /** vfe_path_find() after vfe_path_concerns(): may make system calls. */
 VFE_HIDDEN enum vfe_path vfe_path_resolve(int dirfd, const char *path,
 					  char *out);
-
-/** From a node to what stands for it in the tree: false if that is too long. */
-VFE_HIDDEN bool vfe_path_stand_in(char *node);
 
 /**
  * Whether a path may be ours: what every function that takes one asks first.
@@ -84,11 +98,7 @@ static inline bool vfe_moved(int dirfd, const char *path,
 	return vfe_concerns(dirfd, path) && vfe_moved_to(dirfd, path, place);
 }
 
-/** Whether `real` is in the tree: then the rest, as a program knows it. */
-VFE_HIDDEN const char *vfe_path_virtual(const char *real);
-
-/** Take the tree's root off the front of a result of libc's. */
-VFE_HIDDEN void vfe_path_strip(char *result);
+/* --- fds (path_fd.c, and path_behind.c of emulated ones) --- */
 
 /** The name of an open directory: false if it has none that fits. */
 VFE_HIDDEN bool vfe_path_of_fd(int fd, char *out);
@@ -99,6 +109,8 @@ VFE_HIDDEN const char *vfe_path_through(const char *path, int *dirfd);
 VFE_HIDDEN int vfe_path_link_fd(const char *name);
 /** Whether to open a path is to open the node again that an fd is of. */
 VFE_HIDDEN bool vfe_path_reopens(const char *name, char *out);
+/** The real name of what an fd of ours or of the tree stands for. */
+VFE_HIDDEN bool vfe_path_behind_fd(int fd, struct vfe_place **place);
 /** What /proc says of a socket: "socket:[INODE]". */
 VFE_HIDDEN bool vfe_socket_name(int fd, char *out, size_t room);
 
@@ -119,9 +131,6 @@ VFE_HIDDEN int vfe_stat(const char *path, struct stat *status, int flags);
  * sysfs has for it though a directory of the tree would not.
  */
 VFE_HIDDEN int vfe_path_flags(const char *real, int flags);
-
-/** Whether a path, as a program knows it, is a device node's. */
-VFE_HIDDEN bool vfe_path_is_node(const char *path);
 
 /* --- what it looks like (path_look.c) --- */
 
@@ -144,8 +153,6 @@ VFE_HIDDEN void vfe_path_dress(const char *real, struct stat *status);
 VFE_HIDDEN bool vfe_path_is_binary(const char *path);
 /** The same for what fstat() has said of an fd: true if it is in the tree. */
 VFE_HIDDEN bool vfe_path_dress_fd(int fd, struct stat *status);
-/** The real name of what an fd of ours or of the tree stands for. */
-VFE_HIDDEN bool vfe_path_behind_fd(int fd, struct vfe_place **place);
 /** Whether the caller is to the emulated machine what root is to a real one:
  * root, and whose daemon it is. */
 VFE_HIDDEN bool vfe_path_is_master(void);

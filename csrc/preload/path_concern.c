@@ -9,7 +9,7 @@
  * none of ours either: whoever it is handed on to says so.
  */
 #include "path.h"
-#include "session.h"
+#include "process.h"
 #include "sys.h"
 #include "text.h"
 
@@ -158,7 +158,7 @@ static __attribute__((noinline)) int look_at_cwd(void)
 	int state = cwd_matters() ? CWD_MATTERS : CWD_ELSEWHERE;
 
 	/* A child of vfork() has our memory, but may have gone elsewhere. */
-	if (vfe_session_is_ours())
+	if (vfe_process_is_ours())
 		atomic_store_explicit(&cwd_state, state, memory_order_relaxed);
 	return state;
 }

@@ -18,19 +18,10 @@
 static long fd_name(int fd, char *out, size_t room)
 {
 	char name[sizeof(FD_NAME) + 10] = FD_NAME;
-	char digits[10];
-	size_t count = 0;
-	size_t at = sizeof(FD_NAME) - 1;
 
 	if (fd < 0)
 		return -EBADF;
-	do {
-		digits[count++] = (char)('0' + fd % 10);
-		fd /= 10;
-	} while (fd);
-	while (count)
-		name[at++] = digits[--count];
-	name[at] = 0;
+	*vfe_path_put_number(name + sizeof(FD_NAME) - 1, (unsigned int)fd) = 0;
 	long size = vfe_sys4(SYS_readlinkat, AT_FDCWD, name, out, room - 1);
 
 	if (size > 0)
@@ -131,19 +122,4 @@ int vfe_path_link_fd(const char *name)
 		return -1;
 	rest = *place->real == '/' ? take_fd(place->real, &fd) : NULL;
 	return rest && !*rest ? (int)fd : -1;
-}
-
-bool vfe_path_reopens(const char *name, char *out)
-{
-	VFE_PLACE(place);
-	int fd = vfe_path_link_fd(name);
-	const char *node;
-
-	if (fd < 0 || !vfe_path_behind_fd(fd, &place))
-		return false;
-	node = vfe_path_virtual(place->real);
-	if (!node || !vfe_path_is_node(node))
-		return false;
-	strcpy(out, node);
-	return true;
 }

@@ -7,6 +7,7 @@
 #include <glob.h>
 
 #include "attribute.h"
+#include "fd_table.h"
 #include "path.h"
 #include "sys.h"
 

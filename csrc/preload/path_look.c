@@ -57,20 +57,6 @@ static bool may_be_in_tree(const struct stat *status)
 
 /* --- owners --- */
 
-static char *put_number(char *at, uint64_t number)
-{
-	char digits[20];
-	size_t count = 0;
-
-	do {
-		digits[count++] = (char)('0' + number % 10);
-		number /= 10;
-	} while (number);
-	while (count)
-		*at++ = digits[--count];
-	return at;
-}
-
 static const char *take_number(const char *at, unsigned int *number)
 {
 	for (*number = 0; *at >= '0' && *at <= '9'; at++)
@@ -85,7 +71,8 @@ static bool owner_name(ino_t inode, char *out)
 		return false;
 	memcpy(out, vfe.root, vfe.root_size);
 	memcpy(out + vfe.root_size, OWNERS, sizeof(OWNERS));
-	*put_number(out + vfe.root_size + sizeof(OWNERS) - 1, inode) = 0;
+	*vfe_path_put_number(out + vfe.root_size + sizeof(OWNERS) - 1, inode) =
+		0;
 	return true;
 }
 
@@ -123,15 +110,16 @@ static long give(const char *real, int flags, uid_t uid, gid_t gid, char *name,
 	if (!owner_name(status.st_ino, name))
 		return -ENAMETOOLONG;
 	take_owner(&status);
-	char *at = put_number(text, uid == (uid_t)-1 ? status.st_uid : uid);
+	char *at = vfe_path_put_number(text,
+				       uid == (uid_t)-1 ? status.st_uid : uid);
 
 	*at++ = ':';
-	*put_number(at, gid == (gid_t)-1 ? status.st_gid : gid) = 0;
+	*vfe_path_put_number(at, gid == (gid_t)-1 ? status.st_gid : gid) = 0;
 	/* Replaced at once, for whoever looks meanwhile. */
 	strcpy(fresh, name);
 	at = fresh + strlen(fresh);
 	*at++ = '.';
-	*put_number(at, (uint64_t)vfe_sys0(SYS_gettid)) = 0;
+	*vfe_path_put_number(at, (uint64_t)vfe_sys0(SYS_gettid)) = 0;
 	error = vfe_sys3(SYS_symlinkat, text, AT_FDCWD, fresh);
 	return error ? error
 		     : vfe_sys5(SYS_renameat2, AT_FDCWD, fresh, AT_FDCWD, name,
@@ -274,22 +262,4 @@ bool vfe_path_dress_fd(int fd, struct stat *status)
 		vfe_path_dress(real, status);
 	vfe_scratch_drop(real);
 	return found;
-}
-
-bool vfe_path_behind_fd(int fd, struct vfe_place **place)
-{
-	struct vfe_file file;
-	char *out;
-
-	if (!vfe_init() || !vfe.active || !vfe.root_size ||
-	    !vfe_place_room(place))
-		return false;
-	out = (*place)->real;
-	if (!vfe_emulated(fd, &file) || file.kind == VFE_ATTRIBUTE)
-		return vfe_path_of_fd(fd, out) && vfe_path_virtual(out);
-	strcpy(out, "/dev/vfio/vfio");
-	if (file.kind == VFE_GROUP)
-		*put_number(out + 10, vfe_number(&file)) = 0;
-	return (file.kind == VFE_CONTAINER || file.kind == VFE_GROUP) &&
-	       vfe_path_stand_in(out);
 }

@@ -16,6 +16,26 @@
  * A third keeps it from breaking programs: no exported function allocates,
  * takes a lock, or changes errno on success, unless the fd or the path is
  * emulated.
+ *
+ * Files use what is below them, never what is above:
+ *
+ *   libc_*, path_*  exported functions      (the other path files are below)
+ *   path_behind     the node or file that an fd stands for
+ *   fds, files      which fds are emulated; what is done with them
+ *   init            the environment is read, everything below is made ready
+ *   attribute, dma, share   live files; memory that the daemon maps or keeps
+ *   call            a call to the daemon
+ *   session         the connections of this process; service: its thread
+ *   hello, answer   the greeting; what the daemon asks while a call lasts
+ *   path, path_concern, path_fd, path_look, path_flags   paths of the tree
+ *   packet, holds, path_tree   messages; mappings; names of the tree
+ *   process, token, trust, offer   which process, socket, user this is
+ *   own, place, say, memory, stat  fds of ours; messages; memory by address
+ *   state, fd_table, text, maps, scratch   what knows of nothing else
+ *
+ * init is far up because it makes the rest ready. So what is below it must not
+ * ask whether that has been done: hooks do, in vfe_emulated() and
+ * vfe_concerns(), before they call anything.
  */
 #ifndef VFE_PRELOAD_H
 #define VFE_PRELOAD_H
@@ -116,7 +136,7 @@ VFE_HIDDEN void vfe_say(const char *format, ...)
  * said once, if VFIOEMU_DEBUG asks for anything. */
 VFE_HIDDEN bool vfe_forbidden(const char *call, long result);
 
-/* --- which fds are emulated (fds.c) --- */
+/* --- which fds are emulated (fd_table.c, fds.c) --- */
 
 enum vfe_kind {
 	VFE_CONTAINER,
@@ -153,21 +173,17 @@ static inline bool vfe_unrelated(int fd)
 	       VFE_NOT;
 }
 
-/** Whether an fd that is not vfe_unrelated() is emulated: asks the kernel. */
+/** Whether an fd that is not vfe_unrelated() is emulated: asks the kernel. The
+ * library is usable. */
 VFE_HIDDEN bool vfe_find(int fd, struct vfe_file *file);
 
+/** Whether an fd is emulated. */
 static inline bool vfe_emulated(int fd, struct vfe_file *file)
 {
-	return !vfe_unrelated(fd) && vfe_find(fd, file);
+	return !vfe_unrelated(fd) && vfe_init() && vfe.active &&
+	       vfe_find(fd, file);
 }
 
-/** A file that may be emulated has come to be at `fd`. */
-VFE_HIDDEN void vfe_fd_appears(int fd);
-/** One that is emulated has. */
-VFE_HIDDEN void vfe_fd_is_ours(int fd);
-
-/** fstat() of a file as from vfe_emulated(); `status` may be any address. */
-VFE_HIDDEN int vfe_fstat(const struct vfe_file *file, void *status);
 /** stat() of a node: `kind` and, for a group, its number. */
 VFE_HIDDEN void vfe_node_stat(enum vfe_kind kind, unsigned int number,
 			      struct stat *status);
@@ -202,6 +218,8 @@ VFE_HIDDEN ssize_t vfe_pwrite(const struct vfe_file *file, const void *data,
 			      size_t size, off_t offset);
 /** Which node a group's fd is of; 0 if nobody can tell. */
 VFE_HIDDEN unsigned int vfe_number(const struct vfe_file *file);
+/** fstat(); `status` may be any address. */
+VFE_HIDDEN int vfe_fstat(const struct vfe_file *file, void *status);
 /** What it was opened for: O_ACCMODE of its flags. */
 VFE_HIDDEN int vfe_access(const struct vfe_file *file);
 VFE_HIDDEN void *vfe_mmap(const struct vfe_file *file, void *address,

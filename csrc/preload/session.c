@@ -7,17 +7,12 @@
 
 #include <errno.h>
 #include <limits.h>
-#include <pthread.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 
-#include "dma.h"
-#include "fds.h"
 #include "hello.h"
-#include "holds.h"
 #include "lock.h"
-#include "share.h"
+#include "process.h"
 #include "sys.h"
 
 struct slot {
@@ -26,107 +21,27 @@ struct slot {
 };
 
 /** What a fork wipes. All zero: a process that has made no call yet. */
-struct process {
-	atomic_int pid;
+static struct connections {
 	vfe_lock lock;	    /* of the session, and of making connections */
 	atomic_int freed;   /* futex: counts connections that were put back */
 	atomic_int waiting; /* threads that wait for one */
 	atomic_int limit;   /* how many there can be; 0: not known yet */
 	struct vfe_session session;
 	struct slot slots[VFE_CONNECTIONS];
-};
+} *ours;
 
-static struct process *process;
 static unsigned char buffers[VFE_CONNECTIONS][VFIOEMU_MAX_DATA];
 
-/* Which fds are ours, and the service's last. A fork does not wipe it: a child
- * has to close them. */
-static struct vfe_known known[VFE_CONNECTIONS + 1];
-
-uint64_t vfe_signals_block(void)
+bool vfe_session_init(void)
 {
-	uint64_t all = ~UINT64_C(0), mask = 0;
-
-	vfe_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, &mask, sizeof(mask));
-	return mask;
+	ours = vfe_wiped_memory(sizeof(*ours));
+	return ours;
 }
 
-void vfe_signals_restore(uint64_t mask)
+void vfe_session_forked(void)
 {
-	vfe_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, sizeof(mask));
-}
-
-void *vfe_wiped_memory(size_t size)
-{
-	long memory =
-		vfe_sys6(SYS_mmap, 0, VFE_ARG(size), PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	if (memory < 0 && memory >= -4095)
-		return NULL;
-	vfe_sys3(SYS_madvise, memory, size, MADV_WIPEONFORK);
-	return (void *)memory;
-}
-
-/* --- which process this is --- */
-
-/* Close what a parent was connected by. */
-static void disown(void)
-{
-	for (unsigned int i = 0; i <= VFE_CONNECTIONS; i++) {
-		int fd = atomic_exchange(&known[i].number, 0) - 1;
-
-		if (fd >= 0 &&
-		    vfe_still_there(fd, atomic_load(&known[i].cookie)))
-			vfe_sys1(SYS_close, fd);
-	}
-}
-
-/* A process looks at its memory for the first time. */
-static void begin(void)
-{
-	uint64_t mask = vfe_signals_block();
-
-	vfe_lock_take(&process->lock);
-	if (!atomic_load(&process->pid)) {
-		disown();
-		atomic_store(&process->pid, (int)vfe_sys0(SYS_getpid));
-		vfe_debug(VFE_DEBUG_SHIM, "process %d",
-			  atomic_load(&process->pid));
-	}
-	vfe_lock_release(&process->lock);
-	vfe_signals_restore(mask);
-}
-
-bool vfe_session_is_ours(void)
-{
-	if (VFE_RARE(!atomic_load(&process->pid)))
-		begin();
-	return atomic_load(&process->pid) == (int)vfe_sys0(SYS_getpid);
-}
-
-/* In the child of fork(). */
-static void forked(void)
-{
-	int pid = atomic_load(&process->pid);
-
-	if (pid && pid != (int)vfe_sys0(SYS_getpid)) /* nobody has wiped it */
-		memset(process, 0, sizeof(*process));
-	vfe_session_is_ours();
-	vfe_holds_forked();
-}
-
-void vfe_session_init(void)
-{
-	process = vfe_wiped_memory(sizeof(*process));
-	if (!process || !vfe_share_init() || !vfe_holds_init() ||
-	    !vfe_dma_init()) {
-		vfe_say("no memory: no device is emulated");
-		vfe.active = false;
-		return;
-	}
-	pthread_atfork(NULL, NULL, forked);
-	vfe_session_is_ours(); /* a child of vfork() would say so of itself */
+	if (vfe_process_is_copied())
+		memset(ours, 0, sizeof(*ours));
 }
 
 /* Have a session, if that is possible. */
@@ -153,11 +68,11 @@ bool vfe_session_is(const uint8_t id[16])
 
 struct vfe_session *vfe_session_here(void)
 {
-	if (!vfe_session_is_ours())
+	if (!vfe_process_is_ours())
 		return NULL;
-	if (!atomic_load(&process->session.id))
+	if (!atomic_load(&ours->session.id))
 		ensure_session();
-	return atomic_load(&process->session.id) ? &process->session : NULL;
+	return atomic_load(&ours->session.id) ? &ours->session : NULL;
 }
 
 /* --- connections --- */
@@ -186,7 +101,7 @@ static bool is_borrowed(const struct vfe_connection *connection)
 
 static unsigned int index_of(const struct vfe_connection *connection)
 {
-	const char *base = (const char *)&process->slots[0].connection;
+	const char *base = (const char *)&ours->slots[0].connection;
 
 	return (unsigned int)(((const char *)connection - base) /
 			      (ptrdiff_t)sizeof(struct slot));
@@ -202,18 +117,17 @@ static bool take_slot(struct slot *slot)
 /* Wait until a connection has been put back since `freed` was read. */
 static void wait_for_slot(int freed)
 {
-	atomic_fetch_add(&process->waiting, 1);
-	vfe_sys4(SYS_futex, &process->freed, FUTEX_WAIT_PRIVATE, freed, NULL);
-	atomic_fetch_sub(&process->waiting, 1);
+	atomic_fetch_add(&ours->waiting, 1);
+	vfe_sys4(SYS_futex, &ours->freed, FUTEX_WAIT_PRIVATE, freed, NULL);
+	atomic_fetch_sub(&ours->waiting, 1);
 }
 
 static void put(struct slot *slot)
 {
 	atomic_store(&slot->busy, 0);
-	atomic_fetch_add(&process->freed, 1);
-	if (atomic_load(&process->waiting))
-		vfe_sys3(SYS_futex, &process->freed, FUTEX_WAKE_PRIVATE,
-			 INT_MAX);
+	atomic_fetch_add(&ours->freed, 1);
+	if (atomic_load(&ours->waiting))
+		vfe_sys3(SYS_futex, &ours->freed, FUTEX_WAKE_PRIVATE, INT_MAX);
 }
 
 /* Whether there is none, or it is of this thread's fd table. */
@@ -226,10 +140,10 @@ static bool is_here(const struct vfe_connection *connection)
 /* A slot that is idle; `here`: no other than those. */
 static struct slot *take_idle(bool here)
 {
-	int limit = atomic_load(&process->limit);
+	int limit = atomic_load(&ours->limit);
 
 	for (int i = 0; i < (limit ? limit : VFE_CONNECTIONS); i++) {
-		struct slot *slot = &process->slots[i];
+		struct slot *slot = &ours->slots[i];
 
 		if (!take_slot(slot))
 			continue;
@@ -244,7 +158,7 @@ static struct slot *take_idle(bool here)
 static struct slot *take(void)
 {
 	for (;;) {
-		int freed = atomic_load(&process->freed);
+		int freed = atomic_load(&ours->freed);
 		struct slot *slot = vfe.shares_no_fds ? take_idle(true) : NULL;
 
 		if (!slot)
@@ -261,26 +175,26 @@ static int join(struct slot *slot, unsigned int index)
 	int error;
 
 	slot->connection.data = buffers[index];
-	slot->connection.known = &known[index];
-	vfe_lock_take(&process->lock);
-	error = vfe_hello(&slot->connection, &process->session, 0);
+	slot->connection.known = &vfe_own_connections[index];
+	vfe_lock_take(&ours->lock);
+	error = vfe_hello(&slot->connection, &ours->session, 0);
 	if (!error) {
 		uint32_t most = vfe_greeting()->max_channels;
 
-		if (!atomic_load(&process->limit))
-			atomic_store(&process->limit,
+		if (!atomic_load(&ours->limit))
+			atomic_store(&ours->limit,
 				     most && most < VFE_CONNECTIONS
 					     ? (int)most
 					     : VFE_CONNECTIONS);
-		vfe_service_start(&process->session, &known[VFE_CONNECTIONS]);
+		vfe_service_start(&ours->session, &vfe_own_service);
 	}
-	vfe_lock_release(&process->lock);
+	vfe_lock_release(&ours->lock);
 	return error;
 }
 
 struct vfe_connection *vfe_connection_get(void)
 {
-	if (!vfe_session_is_ours())
+	if (!vfe_process_is_ours())
 		return borrow();
 	for (;;) {
 		struct slot *slot = take();
@@ -297,7 +211,7 @@ struct vfe_connection *vfe_connection_get(void)
 			return connection;
 		/* No room for another one: wait for those that there are. */
 		if (error == -EMFILE && index)
-			atomic_store(&process->limit, (int)index);
+			atomic_store(&ours->limit, (int)index);
 		put(slot);
 		if (error != -EMFILE || !index)
 			return NULL;
@@ -314,41 +228,10 @@ void vfe_connection_put(struct vfe_connection *connection, bool lost)
 	}
 	if (lost)
 		vfe_hang_up(connection);
-	put(&process->slots[index_of(connection)]);
+	put(&ours->slots[index_of(connection)]);
 }
 
 /* --- numbers --- */
-
-/* Whether it has a number, and is there. */
-static bool is_there(const struct vfe_known *one)
-{
-	int number = atomic_load(&one->number);
-
-	return number && vfe_still_there(number - 1, atomic_load(&one->cookie));
-}
-
-bool vfe_is_connection(int fd)
-{
-	for (unsigned int i = 0; i <= VFE_CONNECTIONS; i++)
-		if (atomic_load(&known[i].number) == fd + 1 &&
-		    is_there(&known[i]))
-			return true;
-	return vfe_is_hold(fd);
-}
-
-uint64_t vfe_next_connection(uint64_t first)
-{
-	uint64_t next = vfe_next_hold(first);
-
-	for (unsigned int i = 0; i <= VFE_CONNECTIONS; i++) {
-		int number = atomic_load(&known[i].number);
-
-		if (number && (uint64_t)number - 1 >= first &&
-		    (uint64_t)number - 1 < next && is_there(&known[i]))
-			next = (uint64_t)number - 1;
-	}
-	return next;
-}
 
 /* Nobody makes a call on it now: give it another number. */
 static int renumber(struct slot *slot, int fd)
@@ -377,22 +260,23 @@ int vfe_connection_move(int fd)
 	int error;
 
 	/* After vfork() it is a copy that nobody needs. */
-	if (!vfe_session_is_ours())
+	if (!vfe_process_is_ours())
 		return 0;
-	while (i < VFE_CONNECTIONS && atomic_load(&known[i].number) != fd + 1)
+	while (i < VFE_CONNECTIONS &&
+	       atomic_load(&vfe_own_connections[i].number) != fd + 1)
 		i++;
 	if (i == VFE_CONNECTIONS)
-		return vfe_hold_renumber(fd);
+		return 0;
 	mask = vfe_signals_block();
 	for (;;) {
-		int freed = atomic_load(&process->freed);
+		int freed = atomic_load(&ours->freed);
 
-		if (take_slot(&process->slots[i]))
+		if (take_slot(&ours->slots[i]))
 			break;
 		wait_for_slot(freed);
 	}
-	error = renumber(&process->slots[i], fd);
-	put(&process->slots[i]);
+	error = renumber(&ours->slots[i], fd);
+	put(&ours->slots[i]);
 	vfe_signals_restore(mask);
 	return error;
 }

@@ -13,6 +13,7 @@
 #include "holds.h"
 #include "lock.h"
 #include "maps.h"
+#include "process.h"
 #include "session.h"
 #include "sys.h"
 
@@ -232,7 +233,7 @@ void vfe_unshare(uintptr_t address, size_t size)
 	uint64_t mask;
 
 	if (__builtin_add_overflow(address, size, &end) ||
-	    !overlapping(address, end) || !vfe_session_is_ours())
+	    !overlapping(address, end) || !vfe_process_is_ours())
 		return;
 	int saved = errno;
 	mask = vfe_signals_block();
