@@ -38,6 +38,6 @@ async def test_c_client(program, memory):
                 check=False,
             )
         assert (result.returncode, result.stdout, result.stderr) == (0, b"all answers are right\n", b"")
-        running.server.tokens.reap()
+        running.dispatcher.poller.reap()
         assert not len(running.server.tokens)
-        assert running.server.counters.bugs == 0
+        assert running.dispatcher.counters.bugs == 0

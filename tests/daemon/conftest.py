@@ -17,7 +17,7 @@ async def server(memory):
     """A running daemon."""
     async with daemon.running(MACHINE, memory=memory) as running:
         yield running
-        assert running.server.counters.bugs == 0
+        assert running.dispatcher.counters.bugs == 0
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ async def test_unknown_calls_are_counted_as_other(server, ctl):
         (entry["call"], entry["errno"]): entry["count"] for entry in (await ctl.call("stats"))["calls"]
     }
     assert counted["other", "EINVAL"] == 5
-    assert len(server.server.counters.calls) == 2
+    assert len(server.dispatcher.counters.calls) == 2
 
 
 async def test_metrics(server, ctl):
@@ -194,7 +194,7 @@ async def test_who_has_been_silent_for_longest_makes_room(server, monkeypatch):
                 assert await speaks.call("list")
         with pytest.raises(client.DaemonGone):
             await silent.call("list")
-    assert server.server.counters.bugs == 0
+    assert server.dispatcher.counters.bugs == 0
 
 
 async def test_who_listens_to_a_trace_stays_and_others_are_told(server, monkeypatch):

@@ -14,7 +14,7 @@ from vfioemu.core.machine import Machine
 from vfioemu.daemon.functions import Functions
 from vfioemu.daemon.tree import Tree
 from vfioemu.devices.registry import load_models
-from vfioemu.io.driver import Runner
+from vfioemu.io.driver import Driver
 from vfioemu.io.observe.counters import Counters
 
 UUID = "11111111-2222-4333-8444-555555555555"
@@ -48,7 +48,7 @@ def machine():
 
 @pytest.fixture
 def tree(machine, tmp_path):
-    with Tree(machine, tmp_path, Runner(Counters())) as opened:
+    with Tree(machine, tmp_path, Driver(Counters())) as opened:
         yield opened
 
 
@@ -88,7 +88,7 @@ def test_a_device_comes_as_a_whole_or_not_at_all(disk, tree, machine):
 
 def test_a_tree_that_cannot_be_made_leaves_nothing(disk, machine, tmp_path):
     disk.room = 40
-    with pytest.raises(OSError, match="No space left"), Tree(machine, tmp_path, Runner(Counters())):
+    with pytest.raises(OSError, match="No space left"), Tree(machine, tmp_path, Driver(Counters())):
         pass
     assert not os.listdir(tmp_path)
 

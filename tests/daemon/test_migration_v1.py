@@ -78,7 +78,7 @@ async def test_a_guests_serial_card_moves_through_mapped_data_sections(memory):
         assert await destination.pread(1, (1 << 40) + 7) == b"\x5a"
         here.close()
         there.close()
-        assert server.server.counters.bugs == 0
+        assert server.dispatcher.counters.bugs == 0
 
 
 async def test_the_daemon_keeps_no_fd_of_a_data_section():

@@ -9,7 +9,7 @@ import trio
 from tests.daemon.blocking import Blocking
 from tests.daemon.helpers import DEVICES, MACHINE, dma_write, pin, set_up
 from vfioemu import client, daemon
-from vfioemu.io.shim.tokens import TokenTable
+from vfioemu.io.base.poller import Poller
 from vfioemu.uapi import constants as c
 
 TRIES = 5000
@@ -53,7 +53,7 @@ async def in_child(work, *args):
 async def server():
     async with daemon.running(MACHINE) as running:
         yield running
-        assert running.server.counters.bugs == 0
+        assert running.dispatcher.counters.bugs == 0
 
 
 async def test_close_then_open_is_never_stale(server):
@@ -70,13 +70,13 @@ async def test_close_then_open_is_never_stale(server):
 
 async def test_without_the_rule_answers_are_stale(server, monkeypatch):
     """The test above can fail: hang-ups left to the scheduler come too late."""
-    real = TokenTable.reap
+    real = Poller.reap
 
-    def only_when_scheduled(tokens):
+    def only_when_scheduled(poller):
         if trio.lowlevel.current_task().name.endswith("watch_hangups"):
-            real(tokens)
+            real(poller)
 
-    monkeypatch.setattr(TokenTable, "reap", only_when_scheduled)
+    monkeypatch.setattr(Poller, "reap", only_when_scheduled)
     assert await in_child(reopen, server.socket_path, 12, TRIES) > 0
 
 

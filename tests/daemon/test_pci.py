@@ -35,7 +35,7 @@ SET_IRQS_FD = c.VFIO_IRQ_SET_DATA_EVENTFD
 async def server(memory):
     async with daemon.running(MACHINE, memory=memory) as running:
         yield running
-        assert running.server.counters.bugs == 0
+        assert running.dispatcher.counters.bugs == 0
 
 
 async def open_function(session, symbol):
@@ -248,7 +248,7 @@ async def test_hardware_keeps_pages_that_a_client_discards(session, server, shar
 
         assert other.view[:] == bytes(range(256)) * 16
         assert memory.view[:] == bytes(16 * PAGE)
-        assert server.server.counters.remarks == {"discarded": 1}
+        assert server.dispatcher.counters.remarks == {"discarded": 1}
 
 
 async def test_edu_does_dma_and_interrupts_by_msi(session, server):

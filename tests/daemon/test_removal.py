@@ -30,7 +30,7 @@ ERR, REQ = c.VFIO_PCI_ERR_IRQ_INDEX, c.VFIO_PCI_REQ_IRQ_INDEX
 async def server():
     async with daemon.running(MACHINE) as running:
         yield running
-        assert running.server.counters.bugs == 0
+        assert running.dispatcher.counters.bugs == 0
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from vfioemu.daemon.arguments import DeviceError, Wish, with_devices
 from vfioemu.daemon.sysfs import bus_of, sysfsdev
 from vfioemu.daemon.tree import Tree
 from vfioemu.devices.registry import load_models
-from vfioemu.io.driver import Runner
+from vfioemu.io.driver import Driver
 from vfioemu.io.observe.counters import Counters
 
 UUID = "00000000-0000-4000-8000-000000000007"
@@ -44,7 +44,7 @@ def machine():
 
 @pytest.fixture
 def tree(machine, tmp_path):
-    with Tree(machine, tmp_path, Runner(Counters())) as opened:
+    with Tree(machine, tmp_path, Driver(Counters())) as opened:
         yield opened
     assert not opened.root.exists()
 
@@ -131,20 +131,20 @@ def test_nodes(machine, tmp_path, monkeypatch, nodes):
             raise PermissionError(1, "not here")
 
         monkeypatch.setattr(os, "mknod", refuse)
-    with Tree(machine, tmp_path, Runner(Counters())) as tree:
+    with Tree(machine, tmp_path, Driver(Counters())) as tree:
         for name, mode in (("vfio", 0o666), ("7", 0o600), ("8", 0o600)):
             status = (tree.root / "dev/vfio" / name).lstat()
             assert stat.S_IMODE(status.st_mode) == mode
             assert stat.S_ISCHR(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_size == 0)
             assert not nodes or stat.S_ISCHR(status.st_mode) or os.geteuid()
-    with Tree(machine, tmp_path, Runner(Counters()), shared=True) as tree:
+    with Tree(machine, tmp_path, Driver(Counters()), shared=True) as tree:
         status = (tree.root / "dev/vfio/7").lstat()
         assert stat.S_IMODE(status.st_mode) == (0o644 if stat.S_ISREG(status.st_mode) else 0o666)
 
 
 def test_what_a_killed_daemon_has_left_is_replaced(machine, tmp_path):
     (tmp_path / "root/sys/bus/pci/devices/0000:77:00.0").mkdir(parents=True)
-    with Tree(machine, tmp_path, Runner(Counters())) as tree:
+    with Tree(machine, tmp_path, Driver(Counters())) as tree:
         assert not (tree.root / "sys/bus/pci/devices/0000:77:00.0").exists()
 
 
@@ -170,7 +170,7 @@ def test_a_device_of_a_group_goes_and_the_group_stays(tmp_path):
         devices=tuple(DeviceSpec(symbol=name, name=name, group=3, model="vfio-pci") for name in names),
     )
     machine = Machine(spec, load_models())
-    with Tree(machine, tmp_path, Runner(Counters())) as tree:
+    with Tree(machine, tmp_path, Driver(Counters())) as tree:
         first = machine.devices[names[0]]
         machine.remove_device(names[0])
         tree.remove(first)
@@ -189,7 +189,7 @@ def test_no_name_leads_out_of_the_tree(tmp_path_factory, name):
         groups=(GroupSpec(number=1),),
         devices=(DeviceSpec(symbol="d", name=name, group=1, model="vfio-pci"),),
     )
-    with Tree(Machine(spec, load_models()), folder, Runner(Counters())) as tree:
+    with Tree(Machine(spec, load_models()), folder, Driver(Counters())) as tree:
         assert os.listdir(folder) == ["root"]
         assert sorted(os.listdir(tree.root)) == ["dev", "owner", "sys"]
         shown = tree.root / "sys/bus" / bus_of(name) / "devices"
@@ -203,7 +203,7 @@ def test_names_that_no_device_can_have_are_not_shown(name, tmp_path, caplog):
         groups=(GroupSpec(number=1),),
         devices=(DeviceSpec(symbol="d", name=name, group=1, model="vfio-pci"),),
     )
-    with Tree(Machine(spec, load_models()), tmp_path, Runner(Counters())) as tree:
+    with Tree(Machine(spec, load_models()), tmp_path, Driver(Counters())) as tree:
         assert not (tree.root / "sys/bus/platform").exists()
     assert "cannot be shown" in caplog.text
 
@@ -215,7 +215,7 @@ def test_a_config_space_that_cannot_be_read_is_not_shown(machine, tmp_path, monk
         raise IoctlError(5, "broken")
 
     monkeypatch.setattr(device.model, "read_region", broken)
-    with Tree(machine, tmp_path, Runner(Counters())) as tree:
+    with Tree(machine, tmp_path, Driver(Counters())) as tree:
         assert (tree.root / sysfsdev(device.name)[1:] / "config").read_bytes() == b""
         assert (tree.root / sysfsdev(device.name)[1:] / "vendor").read_text() == "0x0000\n"
     assert "cannot be shown" in caplog.text
@@ -264,7 +264,7 @@ class TestRealFunctions:
             ),
         )
         (tmp_path / "run").mkdir()
-        with Tree(Machine(spec, load_models()), tmp_path / "run", Runner(Counters())) as tree:
+        with Tree(Machine(spec, load_models()), tmp_path / "run", Driver(Counters())) as tree:
             assert os.listdir(tree.root / "sys/bus/pci/devices") == ["0000:00:03.0"]
             assert os.listdir(tree.root / "sys/kernel/iommu_groups/3/devices") == ["0000:00:03.0"]
             assert (tree.root / "dev/vfio/3").exists()

@@ -68,12 +68,12 @@ async def test_bug_in_a_connection_ends_that_connection(monkeypatch, caplog):
     async with daemons.running(MachineSpec()) as running, client.connect(running.socket_path) as other:
         container = await other.open_container()
         with monkeypatch.context() as patch:
-            patch.setattr(Channel, "_serve", buggy)
+            patch.setattr(Channel, "_serve_other", buggy)
             async with Raw(running.socket_path) as raw:
                 raw.send(m.OPEN, data=b"/dev/vfio/vfio")
                 with trio.fail_after(10):
                     assert await raw.is_ended()
         assert await container.check_extension(3) == 1
         container.close()
-        assert running.server.counters.bugs == 1
+        assert running.dispatcher.counters.bugs == 1
     assert "internal error in a connection" in caplog.text

@@ -12,8 +12,8 @@ import pytest
 from tests.hostile.helpers import HOSTILE_GROUP, PAGE, Raw, settles, start_victim
 from vfioemu import client
 from vfioemu.core.errors import IoctlError
+from vfioemu.io.base.ledger import Ledger
 from vfioemu.io.base.limits import Limits
-from vfioemu.io.memory.windows import Ledger
 from vfioemu.native import bitmap
 from vfioemu.uapi import constants as c
 from vfioemu.wire import messages as m

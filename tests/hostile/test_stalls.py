@@ -152,10 +152,10 @@ async def test_service_is_closed_while_it_is_waited_for():
     async with daemons.running(parse_machine(MACHINE)) as running:
         async with parked_device(running.socket_path) as raw:
             raw.close()
-            running.server.tokens.reap()
+            running.dispatcher.poller.reap()
             async with Raw(running.socket_path):
                 pass
-        assert running.server.counters.bugs == 0
+        assert running.dispatcher.counters.bugs == 0
 
 
 @pytest.mark.parametrize("number", [-1, 1 << 31, 1 << 63, m.U64])

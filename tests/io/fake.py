@@ -13,7 +13,9 @@ import trio
 
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.file import File, Mapped
-from vfioemu.io.base.limits import Access, Limits
+from vfioemu.io.base.limits import Limits
+from vfioemu.io.dispatch import Dispatcher
+from vfioemu.io.shim.access import Access
 from vfioemu.io.shim.server import Server
 from vfioemu.uapi.kinds import FdKind
 from vfioemu.wire import messages as m
@@ -79,8 +81,9 @@ class FakeMachine:
 class Serving:
     """A server and how to reach it."""
 
-    def __init__(self, machine, server, path):
+    def __init__(self, machine, dispatcher, server, path):
         self.machine = machine
+        self.dispatcher = dispatcher
         self.server = server
         self.path = path
 
@@ -97,15 +100,17 @@ async def serving(machine=None, memory=m.MemoryMode.ASK, **limits):
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             listener.listen(512)
             async with trio.open_nursery() as nursery:
-                server = Server(machine, access, nursery, Limits(**limits))
+                dispatcher = Dispatcher(machine, nursery)
+                server = Server(dispatcher, access, nursery, Limits(**limits))
                 async with trio.open_nursery() as services:
                     services.start_soon(server.listen, listener)
                     services.start_soon(server.watch_hangups)
-                    yield Serving(machine, server, path)
+                    yield Serving(machine, dispatcher, server, path)
                     services.cancel_scope.cancel()
                 server.stop()
                 nursery.cancel_scope.cancel()
             server.close()
+            dispatcher.close()
 
 
 class Raw:

@@ -112,7 +112,7 @@ async def test_file_system_that_does_not_answer(slow):
                 assert reply.arg0 == 0
             reply, _ = await client.receive()
             assert m.signed(reply.arg0) == -1
-        assert served.server.counters.bugs == 0
+        assert served.dispatcher.counters.bugs == 0
 
 
 async def test_daemon_that_ends_while_a_file_system_does_not_answer(slow):
@@ -224,7 +224,7 @@ async def test_close_that_fails(monkeypatch):
             async with Raw(served.path):
                 pass
             monkeypatch.undo()
-        assert served.server.counters.bugs == 0
+        assert served.dispatcher.counters.bugs == 0
 
 
 async def test_user_who_may_have_no_more_threads(monkeypatch, caplog):

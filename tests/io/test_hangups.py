@@ -65,7 +65,7 @@ async def served():
     async with serving(machine, ask_timeout=0.5, hello_timeout=0.3) as served:
         yield served
         await until(lambda: not served.server.sessions and not len(served.server.tokens))
-        assert served.server.counters.bugs == 0
+        assert served.dispatcher.counters.bugs == 0
 
 
 async def test_eventfd_of_a_device_that_is_closed_at_the_same_moment(served):
@@ -177,11 +177,11 @@ async def test_bug_behind_a_call_leaves_no_file_open(served, monkeypatch):
     async with Raw(served.path) as client:
         token = await client.open("/f")
         with monkeypatch.context() as patch:
-            patch.setattr(served.server, "refused", buggy)
+            patch.setattr(served.dispatcher, "refused", buggy)
             await client.start(m.IOCTL, token, 77)
             await client.ended()
     await until(lambda: not len(served.server.tokens))
     (file,) = served.machine.opened
     assert file.released == 1
-    assert served.server.counters.bugs == 1
-    served.server.counters.bugs = 0
+    assert served.dispatcher.counters.bugs == 1
+    served.dispatcher.counters.bugs = 0

@@ -38,7 +38,7 @@ class World:
             reply, _ = await other.call(m.IOCTL, token, 9)
             assert reply.arg0 == 99
             os.close(other.fds.pop())
-        assert self.served.server.counters.bugs == 0
+        assert self.served.dispatcher.counters.bugs == 0
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ async def world():
         machine.nodes["/f"] = lambda: FakeFile.share(file)
         yield state
         assert not lock.held
-        assert served.server.counters.bugs == 0
+        assert served.dispatcher.counters.bugs == 0
 
 
 ASKING = {1: m.READ_USER, 2: m.WRITE_USER, 3: m.PIN, 4: m.TAKE_FD, 5: m.GIVE_FD, 6: m.READ_USER}

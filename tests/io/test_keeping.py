@@ -15,11 +15,11 @@ from vfioemu.core.errors import IoctlError
 from vfioemu.core.locks import Lock
 from vfioemu.core.quota import UNBOUNDED, Quota, Quotas
 from vfioemu.core.slices import SLICE
+from vfioemu.io.base.ledger import Ledger
 from vfioemu.io.base.limits import Limits
 from vfioemu.io.memory import keeping, reach
 from vfioemu.io.memory.pages import Piece, Pinned
 from vfioemu.io.memory.space import ClientSpace
-from vfioemu.io.memory.windows import Ledger
 
 PAGE = 4096
 VADDR = 0x7000_0000_0000

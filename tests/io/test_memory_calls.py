@@ -32,7 +32,7 @@ class Holder:
 async def served():
     async with serving() as state:
         yield state
-        assert state.server.counters.bugs == 0
+        assert state.dispatcher.counters.bugs == 0
 
 
 @pytest.fixture

@@ -17,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfioemu.core.errors import IoctlError
+from vfioemu.io.base.ledger import Ledger
 from vfioemu.io.base.limits import Limits
 from vfioemu.io.memory import space as memory
 from vfioemu.io.memory.pages import Pinned
 from vfioemu.io.memory.sharing import needs_guard
 from vfioemu.io.memory.space import ClientSpace
-from vfioemu.io.memory.windows import Ledger
 
 PAGE = 4096
 PAGES = 8

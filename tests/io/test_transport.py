@@ -527,7 +527,7 @@ async def test_bug_is_eio_for_that_caller_alone(served, session, caplog):
         assert refused.value.errno == errno.EIO
     assert "ZeroDivisionError" in caplog.text
     assert f"pid={os.getpid()}" in caplog.text
-    assert served.server.counters.bugs == 2
+    assert served.dispatcher.counters.bugs == 2
     with pytest.raises(OSError, match="Inappropriate"):
         await handle.ioctl(3)
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfioemu.io.base import unmapping
+from vfioemu.io.base.ledger import Ledger
 from vfioemu.io.base.limits import Limits
 from vfioemu.io.memory.space import ClientSpace
-from vfioemu.io.memory.windows import Ledger
 from vfioemu.syscalls.unmap import unmap
 
 PAGE = 4096

@@ -64,8 +64,8 @@ async def server(memory, monkeypatch):
     )
     async with daemon.running(MACHINE, memory=memory) as running:
         yield running
-        running.server.tokens.reap()
-        assert running.server.counters.bugs == 0
+        running.dispatcher.poller.reap()
+        assert running.dispatcher.counters.bugs == 0
         assert not len(running.server.tokens)
 
 

@@ -24,7 +24,7 @@ async def test_two_fd_tables(run):
 async def test_dma(run, server, memory, tmp_path):
     assert await run("dma", str(tmp_path)) == "ok\n"
 
-    counted = {name: count for name, error, count in server.server.counters.named_calls() if not error}
+    counted = {name: count for name, error, count in server.dispatcher.counters.named_calls() if not error}
     # Sealed memfds at least are mapped, not copied; all other files too where the daemon is the program's alone.
     assert counted["mem_share"] >= (6 if memory == "ask" else 9)
     assert counted["mem_unshare"] >= 4
@@ -38,7 +38,7 @@ async def test_pinned(run, server, tmp_path):
     other = str(GROUPS["mapped"]), device("mapped")
     assert await run("pinned", str(tmp_path), *other, symbol="hardware") == "ok\n"
 
-    remarks = server.server.counters.remarks
+    remarks = server.dispatcher.counters.remarks
     assert remarks["discarded"] >= 3 + 3 * 3  # two in private memory, one more by twice(), three in each file
     assert "not kept" not in remarks
 

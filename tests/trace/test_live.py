@@ -14,7 +14,7 @@ from vfioemu import client, daemon
 from vfioemu.daemon.runtime_dir import StartError
 from vfioemu.daemon.tracing import encoder, tracing
 from vfioemu.io.observe import tracer
-from vfioemu.io.observe.tracer import Sink
+from vfioemu.io.observe.sink import Sink
 from vfioemu.syscalls import procmem
 from vfioemu.trace import calls, text
 from vfioemu.trace import events as e
@@ -83,12 +83,12 @@ TRAPS = [
     (tracer.Tracer, "end"),
     (tracer.Tracer, "opened"),
     (tracer.Tracer, "closed"),
-    (tracer.Tracer, "mappings"),
+    (tracer.Tracer, "mappings_with"),
     (tracer.Tracer, "state"),
     (tracer.Tracer, "dirtied"),
     (tracer.Tracer, "interrupt"),
     (tracer.Record, "__init__"),
-    (tracer.Sink, "put"),
+    (Sink, "put"),
     (tracer, "tapped"),
     (calls, "ioctl"),
     (calls, "transfer"),
@@ -121,7 +121,7 @@ def passed(monkeypatch):
 async def test_nothing_is_captured_or_formatted_while_nobody_listens(passed):
     async with daemon.running(MACHINE) as running, client.connect(running.socket_path) as session:
         answers = await work(session)
-        assert running.server.tracer is None
+        assert running.dispatcher.tracer is None
     assert answers[0] == 0
     assert passed == set()
 
@@ -144,7 +144,7 @@ async def test_answers_are_the_same_under_a_trace(memory, tmp_path):
         async with daemon.running(MACHINE, memory=memory, trace=options) as running:
             async with client.connect(running.socket_path) as session:
                 answers.append(await work(session))
-            assert running.server.counters.bugs == 0
+            assert running.dispatcher.counters.bugs == 0
     first, second = ([a for a in answer if isinstance(a, int)] for answer in answers)
 
     assert first == second
@@ -203,7 +203,7 @@ async def test_what_a_sink_cannot_take_is_counted():
 
 @pytest.mark.usefixtures("check_session")
 async def test_who_does_not_read_loses_events_and_holds_up_nobody(monkeypatch):
-    monkeypatch.setattr(tracer.Sink.__init__, "__defaults__", (8, 4096))
+    monkeypatch.setattr(Sink.__init__, "__defaults__", (8, 4096))
     async with daemon.running(MACHINE) as running:
         slow = socket.socket(socket.AF_UNIX)
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -225,11 +225,11 @@ async def test_who_does_not_read_loses_events_and_holds_up_nobody(monkeypatch):
             lost += event.count if isinstance(event, e.Lost) else 0
         assert lost > 0
         assert seen > 0
-        assert running.server.tracer is not None
+        assert running.dispatcher.tracer is not None
         lines.close()
         slow.close()
         with trio.fail_after(60):
-            while running.server.tracer is not None:  # noqa: ASYNC110 - nothing tells
+            while running.dispatcher.tracer is not None:  # noqa: ASYNC110 - nothing tells
                 await trio.sleep(0.01)
 
 
@@ -239,10 +239,10 @@ async def test_a_subscription_says_what_it_does_not_understand():
             await control.call("trace", filters=["dmaa"])
         with pytest.raises(client.ControlError, match="limit"):
             await control.call("trace", limit=0)
-        assert running.server.tracer is None
+        assert running.dispatcher.tracer is None
         assert "trace" in control.greeting["vfioemu"]["commands"]
         assert await control.call("trace", filters=["dma"]) == {"filters": ["dma"]}
-        assert running.server.tracer is not None
+        assert running.dispatcher.tracer is not None
 
 
 async def test_a_file_that_cannot_be_written_is_said_before_anything_starts(tmp_path):

@@ -22,8 +22,8 @@ from vfioemu.daemon.sysfs import sysfsdev
 from vfioemu.daemon.tracing import encoder, send_events
 from vfioemu.daemon.tree import Tree
 from vfioemu.io.base.listen import accept
-from vfioemu.io.driver import Runner
-from vfioemu.io.observe.tracer import Sink, Tracer
+from vfioemu.io.observe.sink import Sink
+from vfioemu.io.observe.tracer import Tracer
 from vfioemu.io.shim.server import Server
 from vfioemu.trace.filter import Filter
 from vfioemu.wire.messages import VERSION
@@ -167,7 +167,7 @@ class ControlServer:
         except trio.TooSlowError:
             log.warning("control: pid=%d does not read its answer", pid)
         except Exception as error:
-            self._server.counters.bugs += 1
+            self._server.dispatcher.counters.bugs += 1
             log.error("internal error in a command of pid=%d", pid, exc_info=error)
         finally:
             self._silent.pop(scope, None)
@@ -208,7 +208,7 @@ class ControlServer:
         except (msgspec.MsgspecError, RecursionError) as error:
             return d.Refusal(error=d.Why(kind="BadRequest", desc=str(error)))
         # Whatever was closed before this was asked is gone.
-        while self._server.tokens.reap():
+        while self._server.dispatcher.poller.reap():
             pass
         try:
             try:
@@ -226,7 +226,7 @@ class ControlServer:
         except Refused as error:
             return d.Refusal(error=d.Why(kind=error.kind, desc=str(error)), id=request.id)
         except Exception as error:
-            self._server.counters.bugs += 1
+            self._server.dispatcher.counters.bugs += 1
             log.error("internal error in %s", request.execute[:100], exc_info=error)
             why = d.Why(kind="InternalError", desc=f"{request.execute}: {type(error).__name__}: see the log")
             return d.Refusal(error=why, id=request.id)
@@ -279,23 +279,23 @@ class ControlServer:
 
     def _device_raise(self, arguments: d.DeviceRaise) -> dict[str, bool]:
         device = self._device(arguments.device)
-        runner = Runner(self._server.counters)
+        driver = self._server.dispatcher.driver()
         steps = device.raise_error if arguments.what == "error" else device.request_removal
         try:
-            waiting = runner.start(steps)
+            waiting = driver.start(steps)
         except IoctlError as error:
             raise Refused("DeviceFailed", f"device {device.symbol}: {error}") from None
         if waiting is not None:  # a model that does more than to signal
 
             async def finish() -> None:
                 try:
-                    await runner.finish(waiting)
+                    await driver.finish(waiting)
                 except IoctlError as error:
                     log.warning("device %s: %s", device.symbol, error)
 
             self._nursery.start_soon(finish)
             return {"heard": False}
-        return {"heard": runner.result}
+        return {"heard": driver.result}
 
     def _inspect(self, arguments: d.Inspect) -> object:
         device = self._device(arguments.device)

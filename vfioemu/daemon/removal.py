@@ -14,8 +14,8 @@ import trio
 from vfioemu.core.device import Device
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.machine import Machine
-from vfioemu.io.driver import Runner
-from vfioemu.io.shim.server import Server
+from vfioemu.io.dispatch import Dispatcher
+from vfioemu.io.driver import Driver
 
 log: Final = logging.getLogger(__name__)
 
@@ -30,13 +30,13 @@ class Removals:
 
     Args:
         machine: whose devices.
-        server: for its counters and tokens.
+        dispatcher: runs what they are asked for.
         nursery: where it is waited.
     """
 
-    def __init__(self, machine: Machine, server: Server, nursery: trio.Nursery) -> None:
+    def __init__(self, machine: Machine, dispatcher: Dispatcher, nursery: trio.Nursery) -> None:
         self._machine = machine
-        self._server = server
+        self._dispatcher = dispatcher
         self._nursery = nursery
         self._going: dict[str, trio.Event] = {}
 
@@ -50,26 +50,26 @@ class Removals:
         return event
 
     async def _remove(self, device: Device, gone: Callable[[], None], event: trio.Event) -> None:
-        runner = Runner(self._server.counters)
+        driver = self._dispatcher.driver()
         count = 0
         while device.open_count:
             closed = trio.Event()
             device.on_closed.append(closed.set)
             try:
-                await self._ask(runner, device, count)
+                await self._ask(driver, device, count)
                 count += 1
                 with trio.move_on_after(AGAIN):
                     await closed.wait()
             finally:
                 device.on_closed.remove(closed.set)
-        await runner.run(self._machine.take_away, device)
+        await driver.run(self._machine.take_away, device)
         del self._going[device.symbol]
         gone()
         event.set()
 
-    async def _ask(self, runner: Runner, device: Device, count: int) -> None:
+    async def _ask(self, driver: Driver, device: Device, count: int) -> None:
         try:
-            self._tell(device, count, heard=await runner.run(device.request_removal))
+            self._tell(device, count, heard=await driver.run(device.request_removal))
         except IoctlError as error:  # of its model: it goes when it is closed
             log.warning("device %s: its user cannot be asked to give it back: %s", device.symbol, error)
 

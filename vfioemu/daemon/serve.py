@@ -28,9 +28,10 @@ from vfioemu.daemon.tracing import tracing
 from vfioemu.daemon.tree import Tree
 from vfioemu.daemon.workers import Workers
 from vfioemu.devices.registry import load_models
-from vfioemu.io.base.limits import Access, Limits
-from vfioemu.io.driver import Runner
+from vfioemu.io.base.limits import Limits
+from vfioemu.io.dispatch import Dispatcher
 from vfioemu.io.observe.tracer import Tracer
+from vfioemu.io.shim.access import Access
 from vfioemu.io.shim.server import Server
 from vfioemu.room import require_room
 from vfioemu.trace.options import TraceOptions
@@ -72,10 +73,12 @@ class Daemon:
         socket_path: where clients connect.
         control_path: where it is commanded.
         root: the tree that programs see as /dev/vfio and in /sys.
-        server: who is connected.
+        dispatcher: what answers calls, whichever transport they come by.
+        server: who is connected by the shim's transport.
     """
 
     machine: Machine
+    dispatcher: Dispatcher
     server: Server
     root: Path
     socket_path: Path
@@ -167,24 +170,27 @@ async def running(
         controller = stack.enter_context(rd.listening(control_path, socket.SOCK_STREAM))
         async with tracing(trace) as sink:
             async with trio.open_nursery() as clients, trio.open_nursery() as services:
-                server = Server(machine, access, clients, limits)
-                tracer = Tracer(server, machine)
+                dispatcher = Dispatcher(machine, clients)
+                server = Server(dispatcher, access, clients, limits)
+                tracer = Tracer(dispatcher, machine)
                 if sink is not None:
                     tracer.add(sink)
                 try:
-                    runner = Runner(server.counters)
-                    tree = stack.enter_context(Tree(machine, directory, runner, shared=bool(uids)))
-                    workers = Workers(machine, server, services)
-                    removals = Removals(machine, server, services)
+                    tree = stack.enter_context(
+                        Tree(machine, directory, dispatcher.driver(), shared=bool(uids))
+                    )
+                    workers = Workers(machine, dispatcher, services)
+                    removals = Removals(machine, dispatcher, services)
                     mdevs = MediatedDevices(machine, workers, tree, removals)
                     control = ControlServer(machine, server, mdevs, tree, tracer, services)
                     functions = Functions(machine, tree, workers.add, workers.remove)
-                    server.attributes = Attributes(machine, tree, functions, mdevs)
+                    server.clients.attributes = Attributes(machine, tree, functions, mdevs)
                     services.start_soon(server.listen, listener)
                     services.start_soon(server.watch_hangups)
                     services.start_soon(control.listen, controller)
                     yield Daemon(
                         machine=machine,
+                        dispatcher=dispatcher,
                         server=server,
                         root=tree.root,
                         socket_path=socket_path,
@@ -196,6 +202,7 @@ async def running(
                 server.stop()
                 clients.cancel_scope.cancel()
             server.close()
+            dispatcher.close()
     if escaped is not None:
         raise escaped
 

@@ -41,23 +41,25 @@ def stats(machine: Machine, server: Server) -> d.Stats:
     for held in containers.values():
         totals.update(held)
     sessions = server.sessions.values()
-    calls = sorted(server.counters.named_calls())
+    dispatcher = server.dispatcher
+    counters = dispatcher.counters
+    calls = sorted(counters.named_calls())
     merged: Counter[tuple[str, str]] = Counter()
     for call, error, count in calls:
         merged[call, error] += count
     return d.Stats(
         calls=[d.CallCount(call=call, errno=error, count=count) for (call, error), count in merged.items()],
-        refused_peers=server.counters.refused_peers,
-        internal_errors=server.counters.bugs,
+        refused_peers=counters.refused_peers,
+        internal_errors=counters.bugs,
         sessions=len(server.sessions),
         connections=sum(len(s.channels) + (s.service is not None) for s in sessions),
         files=dict(files),
         locked_pages=sum(s.space.locked_pages for s in sessions),
         containers=containers,
         totals=dict(totals),
-        remarks=dict(server.counters.remarks),
-        listeners=0 if server.tracer is None else server.tracer.listeners,
-        longest_round=server.rounds.longest,
+        remarks=dict(counters.remarks),
+        listeners=0 if dispatcher.tracer is None else dispatcher.tracer.listeners,
+        longest_round=dispatcher.rounds.longest,
         client_fds=server.accounts.fds,
         max_client_fds=server.accounts.max_fds,
     )

@@ -13,7 +13,7 @@ from typing import Final
 import trio
 
 from vfioemu.daemon.runtime_dir import StartError
-from vfioemu.io.observe.tracer import Sink
+from vfioemu.io.observe.sink import Sink
 from vfioemu.trace import events as e
 from vfioemu.trace.filter import Filter
 from vfioemu.trace.options import Format, TraceOptions

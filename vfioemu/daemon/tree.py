@@ -36,7 +36,7 @@ from vfioemu.daemon.entries import Directory, Entries, Entry, File, Link, Node
 from vfioemu.daemon.runtime_dir import ROOT
 from vfioemu.devices.pci.driver import VfioPci
 from vfioemu.devices.registry import summary
-from vfioemu.io.driver import Runner
+from vfioemu.io.driver import Driver
 from vfioemu.private import remove_tree
 from vfioemu.uapi import constants as c
 
@@ -74,14 +74,14 @@ class Tree:
     Args:
         machine: what it shows.
         directory: the runtime directory.
-        runner: drives what asks models for their config space.
+        driver: drives what asks models for their config space.
         shared: other users have access.
     """
 
-    def __init__(self, machine: Machine, directory: Path, runner: Runner, *, shared: bool = False) -> None:
+    def __init__(self, machine: Machine, directory: Path, driver: Driver, *, shared: bool = False) -> None:
         self.root = directory.resolve() / ROOT
         self._machine = machine
-        self._runner = runner
+        self._driver = driver
         self._shared = shared
         self._nodes = [stat.S_IFCHR, stat.S_IFSOCK]
         self._addresses = Addresses()
@@ -306,14 +306,14 @@ class Tree:
             return b""
         size = min(region.size, _CONFIG_SIZE)
         try:
-            effect = self._runner.start(lambda: finish(model.read_region(index, 0, size)))
+            effect = self._driver.start(lambda: finish(model.read_region(index, 0, size)))
         except IoctlError as error:
             log.warning("device %s: its config space cannot be shown: %s", device.symbol, error)
             return b""
         if effect is not None:  # it wants something of a caller, and there is none
-            self._runner.steps.close()
+            self._driver.steps.close()
             return b""
-        return bytes(self._runner.result)
+        return bytes(self._driver.result)
 
     # --- files ---
 

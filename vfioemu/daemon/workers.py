@@ -12,8 +12,7 @@ from vfioemu.core.errors import IoctlError
 from vfioemu.core.machine import Machine
 from vfioemu.core.model import DeviceModel
 from vfioemu.io.base.turns import CALLS
-from vfioemu.io.driver import Runner
-from vfioemu.io.shim.server import Server
+from vfioemu.io.dispatch import Dispatcher
 
 log: Final = logging.getLogger(__name__)
 
@@ -23,12 +22,12 @@ class Workers:
 
     Args:
         machine: whose devices.
-        server: for its counters and tokens.
+        dispatcher: runs the work, and tells what may have changed by it.
         nursery: where the tasks live.
     """
 
-    def __init__(self, machine: Machine, server: Server, nursery: trio.Nursery) -> None:
-        self._server = server
+    def __init__(self, machine: Machine, dispatcher: Dispatcher, nursery: trio.Nursery) -> None:
+        self._dispatcher = dispatcher
         self._nursery = nursery
         self._scopes: dict[str, trio.CancelScope] = {}
         for device in machine.devices.values():
@@ -49,9 +48,9 @@ class Workers:
             scope.cancel()
 
     async def _work(self, device: Device, scope: trio.CancelScope) -> None:
-        share = self._server.hardware
-        runner = Runner(self._server.counters, share)
-        tokens = self._server.tokens
+        dispatcher = self._dispatcher
+        share = dispatcher.hardware
+        driver = dispatcher.driver(share)
         woken = trio.Event()
 
         def wake() -> None:
@@ -64,13 +63,14 @@ class Workers:
                     woken = trio.Event()
                     if not share.free:
                         await share.turn()
-                    tokens.reap()
+                    dispatcher.poller.reap()
                     due: float | None = None
                     try:
-                        due = await runner.run(device.work, trio.current_time())
+                        due = await driver.run(device.work, trio.current_time())
                     except IoctlError as error:
                         log.warning("device %s stops working: %s", device.symbol, error)
-                    tokens.refresh()
+                    for look in dispatcher.progress:
+                        look()
                     share.spend(CALLS)
                     with trio.move_on_at(math.inf if due is None else due):
                         await woken.wait()

@@ -8,7 +8,7 @@ work; most calls never get out of that loop. `finish` does the waiting. It canno
 import errno
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Protocol
 
 import trio
 
@@ -33,39 +33,41 @@ from vfioemu.core.effects import (
     WriteUser,
 )
 from vfioemu.core.errors import IoctlError
-from vfioemu.io.base.eventfd import ClientEventFd
+from vfioemu.io.base.eventfd import Signalled
 from vfioemu.io.base.turns import BYTES_SHIFT, SLICE, Share
 from vfioemu.io.memory import reach
-from vfioemu.io.memory.pages import Piece
 from vfioemu.io.memory.space import ClientSpace
-from vfioemu.io.observe.counters import Counters
-from vfioemu.io.shim.connection import Connection, Gone
-
-if TYPE_CHECKING:
-    from vfioemu.core.pages import Pages
-    from vfioemu.io.shim.session import Session
-
+from vfioemu.io.transport import NOBODY, CallerAccess, Gone
 
 _PIN_SLICE: Final = 1024
 """Pages that are looked at in one go."""
+_UNIT: Final = 1 << BYTES_SHIFT
 
 log: Final = logging.getLogger(__name__)
 
 
-class Runner:
-    """Drives one handler at a time, on behalf of nobody: releases and device work have no caller.
+class Bugs(Protocol):
+    """Where bugs are counted (observe/counters.py)."""
+
+    bugs: int
+
+
+class Driver:
+    """Drives one handler at a time.
 
     Args:
         counters: where bugs are counted.
         share: on whose account; None for what is always short.
+        access: the memory and fds of who calls; releases and what devices do by themselves have no caller.
 
     Attributes:
         result: what the last handler returned.
     """
 
-    __slots__ = ("_left", "_ready", "_task", "_tired", "counters", "result", "share", "steps")
+    __slots__ = ("_left", "_ready", "_task", "_tired", "access", "counters", "result", "share", "steps")
 
-    def __init__(self, counters: Counters, share: Share | None = None) -> None:
+    def __init__(self, counters: Bugs, share: Share | None = None, access: CallerAccess = NOBODY) -> None:
+        self.access = access
         self.counters = counters
         self.share = share
         self._left = SLICE
@@ -92,6 +94,7 @@ class Runner:
         """Run on until the handler ends, needs to wait for an effect, or is to give way before that."""
         steps = self.steps
         now = self._NOW
+        access = self.access
         try:
             while True:
                 effect = resume(value)
@@ -101,7 +104,16 @@ class Runner:
                     self._tired = True
                     return effect
                 try:
-                    waiting, value = now[type(effect)](self, effect)
+                    # Small copies are done here, and not by way of the table: nearly every call has some, so what they cost is
+                    # what a call costs.
+                    if isinstance(effect, WriteUser) and len(effect.data) <= _UNIT:
+                        waiting = not access.write_now(effect.addr, effect.data)
+                        value = None
+                    elif isinstance(effect, ReadUser) and effect.size <= _UNIT:
+                        value = access.read_now(effect.addr, effect.size)
+                        waiting = value is None
+                    else:
+                        waiting, value = now[type(effect)](self, effect)
                 except Exception as error:  # noqa: BLE001 - the boundary, see _refusal
                     resume, value = steps.throw, self._refusal(error)
                     continue
@@ -162,23 +174,39 @@ class Runner:
         if isinstance(error, Gone):
             return IoctlError(errno.EFAULT, "the client is gone")
         self.counters.bugs += 1
-        log.error("internal error in %s", self.who(), exc_info=error)
+        log.error("internal error in %s", self.access, exc_info=error)
         return IoctlError(errno.EIO, "internal error")
-
-    def who(self) -> str:
-        """On whose behalf the handler runs, for the log."""
-        return "the daemon's own work"
 
     # --- what happens at once: (wait for it?, result) ---
 
-    def _caller_now(
-        self, effect: ReadUser | WriteUser | TakeFd | GiveFd | RevokeFd | Watch | Abandoned
-    ) -> tuple[bool, Any]:
-        raise IoctlError(errno.EFAULT, f"{type(effect).__name__} without a caller")
-
     def _moved(self, size: int) -> None:
-        """So many bytes are about to be looked at or copied."""
+        """Count bytes that are about to be looked at or copied as work."""
         self._left -= size >> BYTES_SHIFT
+
+    def _read_user_now(self, effect: ReadUser) -> tuple[bool, Any]:
+        self._moved(effect.size)
+        data = self.access.read_now(effect.addr, effect.size)
+        return data is None, data
+
+    def _write_user_now(self, effect: WriteUser) -> tuple[bool, Any]:
+        self._moved(memoryview(effect.data).nbytes)
+        return not self.access.write_now(effect.addr, effect.data), None
+
+    def _fds_now(self, effect: TakeFd | GiveFd | RevokeFd | Abandoned) -> tuple[bool, Any]:
+        del effect
+        return True, None
+
+    def _watch_now(self, effect: Watch) -> tuple[bool, Any]:
+        return False, self.access.watch(effect.eventfd, effect.then)
+
+    def _current_now(self, effect: Current) -> tuple[bool, Any]:
+        del effect
+        return False, self.access.space
+
+    def _signal_now(self, effect: Signal) -> tuple[bool, Any]:
+        if isinstance(effect.eventfd, Signalled):
+            effect.eventfd.signal()
+        return False, None
 
     def _pin_now(self, effect: PinUser) -> tuple[bool, Any]:
         space = effect.space
@@ -189,15 +217,12 @@ class Runner:
         count = space.pin_now(effect.vaddr, effect.npages, write=effect.write)
         return count is None, count
 
-    def _signal_now(self, effect: Signal) -> tuple[bool, Any]:
-        if isinstance(effect.eventfd, ClientEventFd):
-            effect.eventfd.signal()
-        return False, None
-
     def _dma_read_now(self, effect: DmaRead) -> tuple[bool, Any]:
         space = effect.space
         if not isinstance(space, ClientSpace):
             raise IoctlError(errno.EPERM, "no client's address space")
+        if self.access.holds(space, effect.vaddr, effect.size):
+            return True, None
         self._moved(effect.size)
         data = space.read_now(effect.vaddr, effect.size)
         return data is None, data
@@ -206,14 +231,17 @@ class Runner:
         space = effect.space
         if not isinstance(space, ClientSpace):
             raise IoctlError(errno.EPERM, "no client's address space")
-        self._moved(memoryview(effect.data).nbytes)
+        size = memoryview(effect.data).nbytes
+        if self.access.holds(space, effect.vaddr, size):
+            return True, None
+        self._moved(size)
         return not space.write_now(effect.vaddr, effect.data), None
 
     def _pages_read_now(self, effect: PagesRead) -> tuple[bool, Any]:
         self._moved(effect.size)
         parts = []
         for piece in reach.pieces(effect.pages, effect.offset, effect.size):
-            if self._unsettled(piece):
+            if self.access.holds(piece.space, piece.vaddr, piece.end - piece.start):
                 return True, None
             data = reach.read(effect.pages, piece)
             if data is None:
@@ -226,18 +254,11 @@ class Runner:
         self._moved(len(data))
         for piece in reach.pieces(effect.pages, effect.offset, len(data)):
             count = piece.end - piece.start
-            if self._unsettled(piece) or not reach.write(effect.pages, piece, data[:count]):
+            if self.access.holds(piece.space, piece.vaddr, count) or not reach.write(
+                effect.pages, piece, data[:count]
+            ):
                 return True, None  # what is written already is written again
             data = data[count:]
-        return False, None
-
-    def _unsettled(self, piece: Piece) -> bool:
-        """Whether it is memory that the call in progress has changed, and that does not show it yet."""
-        del piece
-        return False
-
-    def _current_now(self, effect: Current) -> tuple[bool, Any]:
-        del effect
         return False, None
 
     def _locked_now(self, effect: Locked) -> tuple[bool, Any]:
@@ -246,7 +267,7 @@ class Runner:
         return not effect.lock.acquire(self._wake), None
 
     def _wake(self) -> None:
-        """The lock that we wait for is ours."""
+        """Go on: the lock that we wait for is ours."""
         if self._task is not None:
             trio.lowlevel.reschedule(self._task)
         self._ready = True
@@ -267,50 +288,28 @@ class Runner:
     async def _locked_later(self, effect: Locked) -> None:
         del effect
         if not self._ready:
+            # Not cancellable: the lock may be given to us in the very moment of the cancellation, and nobody would release it.
             self._task = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
             self._task = None
 
-    async def _caller_later(self, effect: Any) -> Any:
-        raise AssertionError(f"{effect} has no caller to wait for")
+    async def _read_user_later(self, effect: ReadUser) -> bytes:
+        return await self.access.read(effect.addr, effect.size)
 
-    def _connection_of(self, session: "Session | None") -> tuple[Connection, int, trio.Lock | None]:
-        """Where to ask for DMA memory of a session, with which seq, and what guards that connection.
+    async def _write_user_later(self, effect: WriteUser) -> None:
+        await self.access.write(effect.addr, effect.data)
 
-        Raises:
-            IoctlError: EPERM when the session is over, EFAULT when it serves no DMA memory.
-        """
-        if session is None:
-            raise IoctlError(errno.EPERM, "the address space is gone")
-        service = session.service
-        if service is None or not service.connection.alive:
-            raise IoctlError(errno.EFAULT, "the client shares no such memory and serves none")
-        return service.connection, service.next_seq(), service.lock
+    async def _take_fd_later(self, effect: TakeFd) -> object:
+        return await self.access.take_fd(effect.number)
 
-    async def _pages_read_later(self, effect: PagesRead) -> bytes:
-        parts = []
-        for piece in reach.pieces(effect.pages, effect.offset, effect.size):
-            data = reach.read(effect.pages, piece)
-            if data is None:
-                ask = DmaRead(piece.space, piece.vaddr, piece.end - piece.start)
-                data = await self._piece_later(effect.pages, piece, ask)
-            parts.append(data)
-        return b"".join(parts)
+    async def _give_fd_later(self, effect: GiveFd) -> int:
+        return await self.access.give_fd(effect.file)
 
-    async def _pages_write_later(self, effect: PagesWrite) -> None:
-        data = memoryview(effect.data).cast("B")
-        for piece in reach.pieces(effect.pages, effect.offset, len(data)):
-            count = piece.end - piece.start
-            if not reach.write(effect.pages, piece, data[:count]):
-                ask = DmaWrite(piece.space, piece.vaddr, data[:count])
-                await self._piece_later(effect.pages, piece, ask)
-            data = data[count:]
+    async def _revoke_fd_later(self, effect: RevokeFd) -> None:
+        await self.access.revoke_fd(effect.number)
 
-    async def _piece_later(self, pages: "Pages", piece: Piece, ask: DmaRead | DmaWrite) -> Any:
-        try:
-            return await self._dma_later(ask, pinned=True)
-        except IoctlError as error:
-            raise reach.lost(pages, piece, error) from None
+    async def _abandoned_later(self, effect: Abandoned) -> bool:
+        return await self.access.abandoned(effect.eventfd)
 
     async def _pin_later(self, effect: PinUser) -> int:
         """Look at pages slice by slice where looking means to read them, else ask."""
@@ -326,54 +325,59 @@ class Runner:
             await self._breathe_later(effect)
         if done:
             return done
-        asked: int = await self._dma_later(effect)
-        return asked
+        return await space.ask_pin(effect.vaddr, effect.npages, write=effect.write, during=self.access)
 
-    async def _dma_later(self, effect: "PinUser | DmaRead | DmaWrite", *, pinned: bool = False) -> Any:
+    async def _dma_read_later(self, effect: DmaRead) -> bytes:
         space = effect.space
         assert isinstance(space, ClientSpace)
-        try:
-            connection, seq, lock = self._connection_of(space.session)
-        except IoctlError:
-            if isinstance(effect, PinUser):
-                return 0
-            raise
-        if lock is None:
-            return await self._ask_dma(effect, connection, seq, pinned)
-        with trio.CancelScope(shield=True):
-            async with lock:
-                try:
-                    return await self._ask_dma(effect, connection, seq, pinned)
-                finally:
-                    connection.expect_silence()
+        await self.access.flush()
+        data = space.read_now(effect.vaddr, effect.size)
+        if data is None:
+            data = await space.ask_read(effect.vaddr, effect.size, pinned=False, during=self.access)
+        return data
 
-    async def _ask_dma(
-        self, effect: "PinUser | DmaRead | DmaWrite", connection: Connection, seq: int, pinned: bool
-    ) -> Any:
-        try:
-            if isinstance(effect, PinUser):
-                return await connection.ask_pin(seq, effect.vaddr, effect.npages, write=effect.write)
-            if isinstance(effect, DmaRead):
-                data = await connection.ask_read(seq, effect.vaddr, effect.size, pinned=pinned)
-                if data is None:
-                    raise IoctlError(errno.EFAULT, f"{effect.vaddr:#x} cannot be read")
-                return data
-            if not await connection.ask_write(seq, effect.vaddr, effect.data, pinned=pinned):
-                raise IoctlError(errno.EFAULT, f"{effect.vaddr:#x} cannot be written")
-            return None
-        except Gone:
-            if isinstance(effect, PinUser):
-                return 0
-            raise IoctlError(errno.EFAULT, "the owner of the memory is gone") from None
+    async def _dma_write_later(self, effect: DmaWrite) -> None:
+        space = effect.space
+        assert isinstance(space, ClientSpace)
+        await self.access.flush()
+        if not space.write_now(effect.vaddr, effect.data):
+            await space.ask_write(effect.vaddr, effect.data, pinned=False, during=self.access)
+
+    async def _pages_read_later(self, effect: PagesRead) -> bytes:
+        await self.access.flush()
+        parts = []
+        for piece in reach.pieces(effect.pages, effect.offset, effect.size):
+            data = reach.read(effect.pages, piece)
+            if data is None:
+                size = piece.end - piece.start
+                try:
+                    data = await piece.space.ask_read(piece.vaddr, size, pinned=True, during=self.access)
+                except IoctlError as error:
+                    raise reach.lost(effect.pages, piece, error) from None
+            parts.append(data)
+        return b"".join(parts)
+
+    async def _pages_write_later(self, effect: PagesWrite) -> None:
+        await self.access.flush()
+        data = memoryview(effect.data).cast("B")
+        for piece in reach.pieces(effect.pages, effect.offset, len(data)):
+            count = piece.end - piece.start
+            part = data[:count]
+            if not reach.write(effect.pages, piece, part):
+                try:
+                    await piece.space.ask_write(piece.vaddr, part, pinned=True, during=self.access)
+                except IoctlError as error:
+                    raise reach.lost(effect.pages, piece, error) from None
+            data = data[count:]
 
     _NOW: ClassVar[dict[type[Any], Callable[[Any, Any], tuple[bool, Any]]]] = {
-        ReadUser: _caller_now,
-        WriteUser: _caller_now,
-        TakeFd: _caller_now,
-        GiveFd: _caller_now,
-        RevokeFd: _caller_now,
-        Watch: _caller_now,
-        Abandoned: _caller_now,
+        ReadUser: _read_user_now,
+        WriteUser: _write_user_now,
+        TakeFd: _fds_now,
+        GiveFd: _fds_now,
+        RevokeFd: _fds_now,
+        Watch: _watch_now,
+        Abandoned: _fds_now,
         PinUser: _pin_now,
         Signal: _signal_now,
         DmaRead: _dma_read_now,
@@ -385,16 +389,15 @@ class Runner:
         Breathe: _breathe_now,
     }
     _LATER: ClassVar[dict[type[Any], Callable[[Any, Any], Any]]] = {
-        ReadUser: _caller_later,
-        WriteUser: _caller_later,
-        TakeFd: _caller_later,
-        GiveFd: _caller_later,
-        RevokeFd: _caller_later,
-        Watch: _caller_later,
-        Abandoned: _caller_later,
+        ReadUser: _read_user_later,
+        WriteUser: _write_user_later,
+        TakeFd: _take_fd_later,
+        GiveFd: _give_fd_later,
+        RevokeFd: _revoke_fd_later,
+        Abandoned: _abandoned_later,
         PinUser: _pin_later,
-        DmaRead: _dma_later,
-        DmaWrite: _dma_later,
+        DmaRead: _dma_read_later,
+        DmaWrite: _dma_write_later,
         PagesRead: _pages_read_later,
         PagesWrite: _pages_write_later,
         Locked: _locked_later,

@@ -14,9 +14,9 @@ from weakref import WeakValueDictionary
 import trio
 
 from vfioemu.core.quota import Quotas
+from vfioemu.io.base.ledger import Ledger
 from vfioemu.io.base.limits import Limits
 from vfioemu.io.base.turns import Rounds, Share
-from vfioemu.io.memory.windows import Ledger
 
 FEW: Final = 64
 """Who has as many fds of ours, or fewer, gets one as long as there is any."""

@@ -7,15 +7,15 @@ eventfd (IOCB_FLAG_RESFD) when a request completes, by calling eventfd_signal() 
 eventfd is polled before it is written; a client that fills it between the two could then block us.
 """
 
+import abc
 import ctypes
 import os
 import platform
 import select
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from vfioemu.io.base.accounts import Account
+from vfioemu.io.base.accounts import Account
 
 _SYSCALLS: Final = {"x86_64": (206, 208, 209), "aarch64": (0, 4, 2)}
 """io_setup, io_getevents, io_submit."""
@@ -88,13 +88,27 @@ class _Signaller:
 _signal: Final = _Signaller()
 
 
-class ClientEventFd:
-    """A reference to a client's eventfd (the EventFd of core/effects.py)."""
+class Signalled(abc.ABC):
+    """A reference to an eventfd that the driver can signal: the EventFd of core/effects.py, whatever a transport has."""
 
     is_eventfd = True
+    __slots__ = ()
+
+    @abc.abstractmethod
+    def signal(self) -> None:
+        """Add one to its count, at most up to the largest value, without waiting (eventfd_signal())."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Drop the reference (eventfd_ctx_put())."""
+
+
+class ClientEventFd(Signalled):
+    """A real eventfd of a client."""
+
     __slots__ = ("_account", "_fd")
 
-    def __init__(self, fd: int, account: "Account | None" = None) -> None:
+    def __init__(self, fd: int, account: Account | None = None) -> None:
         self._fd = fd
         self._account = account
         if account is not None:

@@ -13,14 +13,12 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import trio
 
 from vfioemu.core.errors import IoctlError
-
-if TYPE_CHECKING:
-    from vfioemu.io.base.accounts import Account
+from vfioemu.io.base.accounts import Account
 
 log: Final = logging.getLogger(__name__)
 
@@ -76,13 +74,11 @@ class Graveyard:
         """How many fds of a user have not been closed yet."""
         return self._pending.get(uid, 0)
 
-    def bury(self, fd: int, account: "Account") -> None:
+    def bury(self, fd: int, account: Account) -> None:
         """Close `fd` some time; how many burials are under way is counted with whoever sent it."""
         self._begin(_nothing, fd, account)
 
-    async def ask(
-        self, question: Callable[[int], bool], fd: int, account: "Account", patience: float
-    ) -> bool:
+    async def ask(self, question: Callable[[int], bool], fd: int, account: Account, patience: float) -> bool:
         """Whether the answer is yes; no answer within `patience` seconds is a no. `fd` stays the caller's.
 
         Raises:
@@ -96,14 +92,14 @@ class Graveyard:
         return answers == [True]
 
     def _begin(
-        self, job: Callable[[int], None], fd: int, account: "Account", done: trio.Event | None = None
+        self, job: Callable[[int], None], fd: int, account: Account, done: trio.Event | None = None
     ) -> None:
         account.burials += 1
         self._pending[account.uid] = self.pending(account.uid) + 1
         self._nursery.start_soon(self._work, job, [fd], account, done)
 
     async def _work(
-        self, job: Callable[[int], None], fds: list[int], account: "Account", done: trio.Event | None
+        self, job: Callable[[int], None], fds: list[int], account: Account, done: trio.Event | None
     ) -> None:
         threads = self._threads.get(account.uid)
         if threads is None:

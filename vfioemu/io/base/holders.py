@@ -8,6 +8,10 @@ import os
 from collections.abc import Collection
 from typing import Final
 
+import trio
+
+from vfioemu.io.base.fds import duplicate
+
 _KEY: Final = "eventfd-id:"
 _LINK: Final = "anon_inode:[eventfd]"
 
@@ -31,6 +35,31 @@ def is_abandoned(fd: int, clients: Collection[int], own: int = 1) -> bool:
     if us in clients and _count(us, number) > own:
         return False
     return not any(_has(pid, number, unknown=pid in clients) for pid in everybody if pid != us)
+
+
+async def look_abandoned(fd: int, clients: Collection[int], patience: float, *, own: int) -> bool:
+    """Do the same in a thread, since looking at everybody's fds takes its time; no answer in `patience` seconds is a no.
+
+    Shielded: whoever asks is a handler.
+
+    Raises:
+        IoctlError: EMFILE, ENFILE: we have no fd for the copy that the thread looks at, which `own` counts.
+    """
+    copy = duplicate(fd)
+    answers: list[bool] = []
+
+    def look() -> None:
+        try:
+            answers.append(is_abandoned(copy, clients, own))
+        finally:
+            os.close(copy)
+
+    with trio.CancelScope(deadline=trio.current_time() + patience, shield=True):
+        try:
+            await trio.to_thread.run_sync(look, abandon_on_cancel=True)
+        except RuntimeError:  # the system has no thread for us now
+            os.close(copy)
+    return answers == [True]
 
 
 def _count(pid: int, number: str) -> int:

@@ -4,14 +4,15 @@
 import errno
 import logging
 import socket
+import struct
 from typing import Final
 
 import trio
 
-from vfioemu.io.shim.connection import UCRED
-
 log: Final = logging.getLogger(__name__)
 
+UCRED: Final = struct.Struct("=iii")
+"""struct ucred: pid, uid, gid."""
 _PAUSE: Final = 0.1
 _FORBIDDEN: Final = frozenset({errno.EPERM, errno.EACCES, errno.ENOSYS})
 """What a filter of system calls says."""

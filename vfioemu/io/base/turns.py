@@ -56,17 +56,22 @@ class Share:
     Args:
         rounds: that are shared.
         parent: whose share this one is a part of.
+
+    Attributes:
+        budget: how many calls it gets in one round.
+        round, spent: how many it has had in the last round in which it had any.
+        waiting: who waits for the next round, in the order of asking.
     """
 
-    __slots__ = ("__weakref__", "_budget", "_parent", "_round", "_rounds", "_spent", "_waiting")
+    __slots__ = ("__weakref__", "_rounds", "budget", "parent", "round", "spent", "waiting")
 
     def __init__(self, rounds: Rounds, parent: "Share | None" = None, *, processes: int = 1) -> None:
         self._rounds = rounds
-        self._parent = parent
-        self._budget = CALLS * processes
-        self._round = 0
-        self._spent = 0
-        self._waiting: deque[trio.lowlevel.Task] = deque()
+        self.parent = parent
+        self.budget = CALLS * processes
+        self.round = 0
+        self.spent = 0
+        self.waiting: deque[trio.lowlevel.Task] = deque()
 
     @classmethod
     def of_user(cls, rounds: Rounds) -> "Share":
@@ -76,37 +81,42 @@ class Share:
     @property
     def free(self) -> bool:
         """Whether nobody has to be waited for: there is something left in this round, and nobody waits for it."""
-        if self._waiting or not self._left():
-            return False
-        return self._parent is None or self._parent.free
+        number = self._rounds.number
+        share: Share | None = self
+        while share is not None:  # a loop, and no calls: this is asked twice for each call of a client
+            if share.waiting or (share.round == number and share.spent >= share.budget):
+                return False
+            share = share.parent
+        return True
 
     def spend(self, calls: int = 1) -> None:
-        """So much has been done in this round."""
+        """Count what has been done in this round."""
         number = self._rounds.number
-        if self._round != number:
-            self._round = number
-            self._spent = calls
-        else:
-            self._spent += calls
-        if self._parent is not None:
-            self._parent.spend(calls)
+        share: Share | None = self
+        while share is not None:
+            if share.round != number:
+                share.round = number
+                share.spent = calls
+            else:
+                share.spent += calls
+            share = share.parent
 
     async def turn(self) -> None:
         """Wait until there is something left for us. It cannot be cancelled: handlers wait here."""
-        waiting = self._waiting
+        waiting = self.waiting
         if waiting or not self._left():
             waiting.append(trio.lowlevel.current_task())
             if len(waiting) > 1:
                 await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
             while not self._left():  # the first of those who wait looks in each round
                 await trio.lowlevel.cancel_shielded_checkpoint()
-            if self._parent is not None:
-                await self._parent.turn()
+            if self.parent is not None:
+                await self.parent.turn()
             waiting.popleft()
             if waiting:
                 trio.lowlevel.reschedule(waiting[0])
-        elif self._parent is not None:
-            await self._parent.turn()
+        elif self.parent is not None:
+            await self.parent.turn()
 
     async def breathe(self) -> None:
         """A slice of work is done: let others be served."""
@@ -114,4 +124,4 @@ class Share:
         await self.turn()
 
     def _left(self) -> bool:
-        return self._round != self._rounds.number or self._spent < self._budget
+        return self.round != self._rounds.number or self.spent < self.budget

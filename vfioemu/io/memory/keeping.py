@@ -8,109 +8,32 @@ to it does not know what he does on any machine. The client says what goes befor
 afterwards, if it has not gone, or only moved.
 """
 
-import mmap
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final
 
-from vfioemu.core.effects import Buffer, PagesRead, PagesWrite, Steps, locked
+from vfioemu.core.effects import PagesRead, PagesWrite, Steps, locked
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.locks import Lock
 from vfioemu.core.slices import MAPPING, Slices
+from vfioemu.io.base.ledger import Ledger
+from vfioemu.io.base.limits import Limits
+from vfioemu.io.memory.kept import Kept, Left
 from vfioemu.io.memory.mm import PAGE
 from vfioemu.io.memory.pages import ClientPages, FileId, Piece
+from vfioemu.io.memory.space import ClientSpace
 
-if TYPE_CHECKING:
-    from vfioemu.io.base.limits import Limits
-    from vfioemu.io.memory.space import ClientSpace
-    from vfioemu.io.memory.windows import Ledger
-
-_NORESERVE: Final = 0x4000  # mmap.MAP_NORESERVE, of Python 3.12
 _STEP: Final = 1 << 18
 _WORK_SHIFT: Final = 11
 """Bytes of a copy that are a unit of work."""
 _PIECE: Final = 8
 """Work: something that is done to a piece."""
-_JOURNAL: Final = 4096
-"""Writes that are remembered one by one."""
 _OUTSTANDING: Final = 256
 """Parts that may be about to go at the same time, in several threads."""
 
 
-class Kept:
-    """What is kept: as large as the part that goes, with as much memory as there are pages in it.
-
-    Args:
-        size: bytes.
-        ledger: who pays.
-    """
-
-    __slots__ = ("__weakref__", "_map", "file", "journal", "local", "offset", "vaddr")
-
-    def __init__(self, size: int, ledger: "Ledger") -> None:
-        self._map = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE)
-        self.local = self.vaddr = self.offset = 0
-        self.file: FileId | None = None
-        self.journal: list[tuple[int, int]] | None = []
-        ledger.add(1, size)
-        weakref.finalize(self, ledger.add, -1, -size)
-        ledger.add_kept(size)
-        weakref.finalize(self, ledger.add_kept, -size)
-
-    def read(self, at: int, size: int) -> bytes:
-        """Bytes at an offset."""
-        return self._map[at : at + size]
-
-    def write(self, at: int, data: Buffer) -> None:
-        """Change them, and remember where, in case that they have to be given back."""
-        view = memoryview(data).cast("B")
-        self._map[at : at + len(view)] = view
-        if self.journal is not None:
-            self.journal.append((at, len(view)))
-            if len(self.journal) > _JOURNAL:
-                self.journal = [(0, len(self._map))]
-
-    def take_written(self, start: int, end: int) -> list[tuple[int, int]]:
-        """What was written in [start, end), as (first, last), and forget it: other pages may be of the same memory."""
-        written = []
-        left = []
-        for at, count in self.journal or ():
-            first, last = max(at, start), min(at + count, end)
-            if first >= last:
-                left.append((at, count))
-                continue
-            written.append((first, last))
-            left += [(a, b - a) for a, b in ((at, first), (last, at + count)) if a < b]
-        if self.journal is not None:
-            self.journal = left
-        return written
-
-    def fill(self, at: int, data: bytes) -> None:
-        """Copy in what was there; zeros cost nothing."""
-        if data.count(0) != len(data):
-            self._map[at : at + len(data)] = data
-
-
-class Left(NamedTuple):
-    """A part of pinned pages that is about to go.
-
-    Attributes:
-        file: of which file; None: from an address.
-        at: where in the file, or the address.
-        pages: of which pages.
-        old: where it was.
-        new: where it is kept.
-    """
-
-    file: FileId | None
-    at: int
-    pages: "weakref.ref[ClientPages]"
-    old: Piece
-    new: Piece
-
-
-def leaves(space: "ClientSpace", vaddr: int, size: int, ledger: "Ledger", limits: "Limits") -> Steps[int]:
+def leaves(space: ClientSpace, vaddr: int, size: int, ledger: Ledger, limits: Limits) -> Steps[int]:
     """[vaddr, vaddr+size) is about to mean something else: keep what hardware holds there.
 
     Returns:
@@ -133,12 +56,12 @@ def leaves(space: "ClientSpace", vaddr: int, size: int, ledger: "Ledger", limits
 
 
 def hole(
-    space: "ClientSpace",
+    space: ClientSpace,
     file: FileId,
     offset: int,
     size: int,
-    ledger: "Ledger",
-    limits: "Limits",
+    ledger: Ledger,
+    limits: Limits,
 ) -> Steps[int]:
     """The pages of a file in [offset, offset+size) are about to be given up: keep those that hardware holds, whosever.
 
@@ -165,12 +88,12 @@ def hole(
 
 
 def _keep(
-    space: "ClientSpace",
+    space: ClientSpace,
     found: set[ClientPages],
     parts_now: "Callable[[], Steps[list[Part]]]",
     file: FileId | None,
-    ledger: "Ledger",
-    limits: "Limits",
+    ledger: Ledger,
+    limits: Limits,
 ) -> Steps[int]:
     _forget(space)
     if not found:
@@ -224,7 +147,7 @@ def _leave_shared(parts: "list[Part]") -> Steps[None]:
             pages.holder.moved()
 
 
-def returns(space: "ClientSpace", vaddr: int, size: int, to: int) -> Steps[int]:
+def returns(space: ClientSpace, vaddr: int, size: int, to: int) -> Steps[int]:
     """What has left [vaddr, vaddr+size) is at `to`: it has only moved, or has not gone at all.
 
     Returns:
@@ -238,7 +161,7 @@ def returns(space: "ClientSpace", vaddr: int, size: int, to: int) -> Steps[int]:
     return total
 
 
-def filled(space: "ClientSpace", file: FileId, offset: int, size: int) -> Steps[int]:
+def filled(space: ClientSpace, file: FileId, offset: int, size: int) -> Steps[int]:
     """The hole has not been made; returns as `returns`."""
     total = 0
     for left in _take_back(space, file, offset, size):
@@ -246,7 +169,7 @@ def filled(space: "ClientSpace", file: FileId, offset: int, size: int) -> Steps[
     return total
 
 
-def _take_back(space: "ClientSpace", file: FileId | None, start: int, size: int) -> list[Left]:
+def _take_back(space: ClientSpace, file: FileId | None, start: int, size: int) -> list[Left]:
     """What had left there, and is left no more: another call of the client's finds none of it while this one waits."""
     taken: list[Left] = []
     others: list[Left] = []
@@ -306,9 +229,7 @@ Part = tuple[int, ClientPages, Piece]
 """Where a piece is, in the address space or in the file; of what; the piece."""
 
 
-def _at_address(
-    found: Iterable[ClientPages], space: "ClientSpace", vaddr: int, end: int
-) -> Steps[list[Part]]:
+def _at_address(found: Iterable[ClientPages], space: ClientSpace, vaddr: int, end: int) -> Steps[list[Part]]:
     parts: list[Part] = []
     slices = Slices()
     for pages in found:
@@ -372,7 +293,7 @@ def _read(pages: ClientPages, offset: int, size: int) -> Steps[bytes]:
     return bytes(whole)
 
 
-def _forget(space: "ClientSpace") -> None:
+def _forget(space: ClientSpace) -> None:
     """Calls that are over long since have said by now if something came back."""
     while len(space.left) > _OUTSTANDING:
         kept = space.left.pop(0).new.window

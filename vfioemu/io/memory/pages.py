@@ -8,15 +8,13 @@ the addresses does: whoever takes memory away says so before (io/memory/keeping.
 
 import bisect
 import weakref
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TypeVar
 
 from vfioemu.core.effects import Buffer
 from vfioemu.core.pages import Holder, Pages
-
-if TYPE_CHECKING:
-    from vfioemu.io.memory.mm import SharedObject
-    from vfioemu.io.memory.space import ClientSpace
+from vfioemu.core.quota import Quotas
+from vfioemu.io.memory.mm import BoundMemory, SharedObject
 
 K = TypeVar("K")
 FileId = tuple[int, int]
@@ -49,6 +47,48 @@ class Memory(Protocol):
         """Change them; EFAULT."""
 
 
+class Shared(Memory, Protocol):
+    """A window, as far as pages are concerned."""
+
+    @property
+    def end(self) -> int:
+        """Where it ends, as `vaddr` counts."""
+
+
+class Owner(Protocol):
+    """The address space that pages are of. There is one class of them, `ClientSpace`, which imports this module."""
+
+    pinned: "Pinned"
+    quotas: Quotas
+    remarked: set[str]
+
+    @property
+    def pid(self) -> int:
+        """The pid of its process, for the log."""
+
+    @property
+    def bound(self) -> BoundMemory | None:
+        """The process's own memory, where we may reach it."""
+
+    def gone(self) -> bool:
+        """Tell whether its process has exited or become another program."""
+
+    def windows_in(self, vaddr: int, size: int) -> Sequence[Shared]:
+        """Return the windows that overlap [vaddr, vaddr+size), in order."""
+
+    def piece_read_now(self, piece: "Piece") -> bytes | None:
+        """Read a piece; None if its owner has to be asked. EFAULT when it has been lost."""
+
+    def piece_write_now(self, piece: "Piece", data: Buffer) -> bool:
+        """Write a piece; False if its owner has to be asked. Errors as `piece_read_now`."""
+
+    async def ask_read(self, vaddr: int, size: int, *, pinned: bool, during: object) -> bytes:
+        """Ask the owner for memory; EFAULT, EPERM when the address space is gone."""
+
+    async def ask_write(self, vaddr: int, data: Buffer, *, pinned: bool, during: object) -> None:
+        """Have the owner write memory; errors as `ask_read`."""
+
+
 class Piece:
     """A part of pinned pages that is in one place.
 
@@ -63,7 +103,7 @@ class Piece:
     __slots__ = ("at", "end", "shared", "space", "start", "vaddr", "window")
 
     def __init__(
-        self, start: int, end: int, space: "ClientSpace", vaddr: int, window: Memory | None, at: int
+        self, start: int, end: int, space: Owner, vaddr: int, window: Memory | None, at: int
     ) -> None:
         self.start = start
         self.end = end
@@ -95,10 +135,10 @@ class Pinned:
         remark: tells whoever watches of what happens to them.
     """
 
-    def __init__(self, remark: "Callable[[ClientSpace, str, str], None] | None" = None) -> None:
-        self.spaces: weakref.WeakSet[ClientSpace] = weakref.WeakSet()
+    def __init__(self, remark: "Callable[[Owner, str, str], None] | None" = None) -> None:
+        self.spaces: weakref.WeakSet[Owner] = weakref.WeakSet()
         self.remark = remark or _say_nothing
-        self.by_address: dict[ClientSpace, set[ClientPages]] = {}
+        self.by_address: dict[Owner, set[ClientPages]] = {}
         self.by_file: dict[FileId, set[ClientPages]] = {}
 
     def add(self, pages: "ClientPages") -> None:
@@ -118,7 +158,7 @@ class Pinned:
                 _discard(self.by_file, piece.window.file, pages)
 
 
-def _say_nothing(space: "ClientSpace", about: str, text: str) -> None:
+def _say_nothing(space: Owner, about: str, text: str) -> None:
     del space, about, text
 
 
@@ -148,7 +188,7 @@ class ClientPages(Pages):
 
     __slots__ = ("_lost", "_pinned", "_quota", "_starts", "holder", "pieces")
 
-    def __init__(self, space: "ClientSpace", vaddr: int, size: int, holder: Holder) -> None:
+    def __init__(self, space: Owner, vaddr: int, size: int, holder: Holder) -> None:
         self.holder = holder
         self._lost = False
         self._pinned = space.pinned

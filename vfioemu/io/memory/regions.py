@@ -5,14 +5,11 @@ import errno
 import os
 import weakref
 from collections.abc import MutableMapping
-from typing import TYPE_CHECKING
 
 from vfioemu.core.errors import IoctlError
+from vfioemu.io.base.accounts import Account
 from vfioemu.io.base.fds import duplicate
-from vfioemu.io.memory.windows import close_counted
-
-if TYPE_CHECKING:
-    from vfioemu.io.base.accounts import Account
+from vfioemu.io.base.ledger import close_counted
 
 
 class RegionFile:
@@ -26,7 +23,7 @@ class RegionFile:
 
     __slots__ = ("__weakref__", "fd")
 
-    def __init__(self, fd: int, account: "Account") -> None:
+    def __init__(self, fd: int, account: Account) -> None:
         self.fd = duplicate(fd)
         account.add_fds(1)
         weakref.finalize(self, close_counted, self.fd, account)
@@ -34,7 +31,7 @@ class RegionFile:
 
 def keep_region(
     fd: int,
-    account: "Account",
+    account: Account,
     token: MutableMapping[int, RegionFile],
     space: MutableMapping[int, RegionFile],
 ) -> None:

@@ -6,29 +6,52 @@ import errno
 import os
 import resource
 import weakref
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from vfioemu.core.caller import AddressSpace
 from vfioemu.core.effects import Buffer
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.pages import Holder
+from vfioemu.io.base.ledger import Ledger
 from vfioemu.io.base.limits import Limits
+from vfioemu.io.memory.kept import Left
 from vfioemu.io.memory.mm import PAGE, TOP, BoundMemory
 from vfioemu.io.memory.pages import ClientPages, Piece, Pinned
 from vfioemu.io.memory.regions import RegionFile
 from vfioemu.io.memory.sharing import is_shmem, needs_guard
-from vfioemu.io.memory.windows import Ledger, Window
+from vfioemu.io.memory.windows import Window
 
-if TYPE_CHECKING:
-    from vfioemu.io.memory.keeping import Left
-    from vfioemu.io.shim.session import Session
+
+class Asker(Protocol):
+    """The owner of memory that is neither mapped here nor open to us, and can be asked for it. A session is one.
+
+    `during` is what performs the call in progress, if the effect is one of a call: an owner that waits for the answer of that
+    very call can be asked on its connection. Each method may take as long as the owner does, up to a time limit of its own, is
+    shielded from cancellation, and never fails with anything but an IoctlError.
+    """
+
+    @property
+    def pid(self) -> int:
+        """Its process, for the log; 0 if there is none."""
+
+    def hung_up(self) -> bool:
+        """Tell whether nobody is there any more."""
+
+    async def pin(self, vaddr: int, npages: int, *, write: bool, during: object) -> int:
+        """Count the leading pages that are present (and writable); 0 if nobody answers."""
+
+    async def read(self, vaddr: int, size: int, *, pinned: bool, during: object) -> bytes:
+        """Read exactly `size` bytes; EFAULT. `pinned`: for hardware, whatever the process itself may read there."""
+
+    async def write(self, vaddr: int, data: Buffer, *, pinned: bool, during: object) -> None:
+        """Write all bytes; EFAULT after as many as could be written. `pinned` as for `read`."""
 
 
 class ClientSpace(AddressSpace):
-    """The address space of a session.
+    """The address space of a client process.
 
     Attributes:
-        session: who answers for it; None after the session's end.
+        owner: who is asked for memory that we cannot reach; None when nobody answers any more.
         bound: the memory itself, in process_vm mode.
         memlock: RLIMIT_MEMLOCK, as the client says; None for RLIM_INFINITY.
         pinned: what hardware holds, of this client and of all others.
@@ -44,21 +67,19 @@ class ClientSpace(AddressSpace):
         "bound",
         "left",
         "memlock",
+        "owner",
         "pid",
         "pinned",
         "regions",
         "remarked",
-        "session",
         "shared",
     )
 
-    def __init__(
-        self, session: "Session | None", bound: BoundMemory | None, pinned: Pinned | None = None
-    ) -> None:
+    def __init__(self, owner: Asker | None, bound: BoundMemory | None, pinned: Pinned | None = None) -> None:
         super().__init__()
-        self.session = session
+        self.owner = owner
         self.bound = bound
-        self.pid = 0 if session is None else session.pid
+        self.pid = 0 if owner is None else owner.pid
         self.remarked: set[str] = set()
         self.memlock: int | None = None
         self.shared = 0
@@ -103,7 +124,7 @@ class ClientSpace(AddressSpace):
         """Whether its process has exited or become another program, as far as can be seen from here."""
         if self.bound is not None:
             return not self.bound.alive()
-        return self.session is None or self.session.hung_up()
+        return self.owner is None or self.owner.hung_up()
 
     # --- windows ---
 
@@ -273,3 +294,24 @@ class ClientSpace(AddressSpace):
         if self.bound is not None:
             return self.bound.present(vaddr, npages, write=write)
         return None
+
+    # --- what its owner has to be asked for ---
+
+    async def ask_pin(self, vaddr: int, npages: int, *, write: bool, during: object) -> int:
+        """Ask how many leading pages are present; 0 if nobody answers."""
+        if self.owner is None:
+            return 0
+        return await self.owner.pin(vaddr, npages, write=write, during=during)
+
+    async def ask_read(self, vaddr: int, size: int, *, pinned: bool, during: object) -> bytes:
+        """Ask for memory; EFAULT, EPERM when the address space is gone."""
+        return await self._owner().read(vaddr, size, pinned=pinned, during=during)
+
+    async def ask_write(self, vaddr: int, data: Buffer, *, pinned: bool, during: object) -> None:
+        """Have memory written; errors as `ask_read`."""
+        await self._owner().write(vaddr, data, pinned=pinned, during=during)
+
+    def _owner(self) -> Asker:
+        if self.owner is None:
+            raise IoctlError(errno.EPERM, "the address space is gone")
+        return self.owner

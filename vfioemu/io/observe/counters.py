@@ -1,47 +1,27 @@
 # SPDX-License-Identifier: MIT
-"""What the daemon has counted: calls by name and answer, bytes by way. Bounded, whatever clients send."""
+"""What the daemon has counted: calls by fd kind, name and answer. Bounded, whatever clients send."""
 
 import errno as _errno
 from collections.abc import Iterator
 from typing import Final
 
+from vfioemu.io.transport import IOCTL
 from vfioemu.uapi.kinds import FdKind
 from vfioemu.uapi.registry import IOCTLS
-from vfioemu.wire import messages as m
 
 OTHER: Final = "other"
-_NAMES: Final = {(ioctl.kind, ioctl.number): ioctl.name for ioctl in IOCTLS}
-_CALLS: Final = {
-    m.OPEN: "open",
-    m.READ: "read",
-    m.WRITE: "write",
-    m.PREAD: "pread",
-    m.PWRITE: "pwrite",
-    m.MMAP: "mmap",
-    m.STAT: "stat",
-    m.MEM_SHARE: "mem_share",
-    m.LIMITS: "limits",
-    m.FORGET: "forget",
-    m.MEM_UNSHARE: "mem_unshare",
-    m.ATTR_READ: "attr_read",
-    m.ATTR_WRITE: "attr_write",
-    m.ATTR_MMAP: "attr_mmap",
-    m.MEM_LEAVES: "mem_leaves",
-    m.MEM_RETURNS: "mem_returns",
-    m.MEM_HOLE: "mem_hole",
-    m.MEM_REGION: "mem_region",
-}
+_IOCTLS: Final = {(ioctl.kind, ioctl.number): ioctl.name for ioctl in IOCTLS}
 
 
-def call_name(type: int, kind: FdKind | None, cmd: int) -> str:
-    """What a call is called: an ioctl by its C name."""
-    if type == m.IOCTL:
-        return OTHER if kind is None else _NAMES.get((kind, cmd), OTHER)
-    return _CALLS.get(type, OTHER)
+def call_name(kind: FdKind | None, op: str, cmd: int) -> str:
+    """Name a call: an ioctl by its C name, or "other"; everything else by its `op`."""
+    if op == IOCTL:
+        return OTHER if kind is None else _IOCTLS.get((kind, cmd), OTHER)
+    return op
 
 
 def errno_name(number: int) -> str:
-    """EINVAL for 22; the empty string for success."""
+    """Name an errno: EINVAL for 22; the empty string for success."""
     return _errno.errorcode.get(number, str(number)) if number else ""
 
 
@@ -49,7 +29,8 @@ class Counters:
     """Counters of a daemon.
 
     Attributes:
-        calls: (type, fd kind, cmd or 0 for unknown ones, errno) -> how many.
+        calls: (fd kind or None, op, ioctl number or 0, errno) -> how many. Unknown ioctls are all number 0: whoever sends each
+            of the 2^32 numbers once must not make this grow.
         refused_peers: connections that were ended because the peer broke the protocol or its time limit.
         remarks: what has been seen that no call shows, by its kind: memory that was discarded under a mapping, ...
         bugs: handlers that failed with something else than an errno.
@@ -58,22 +39,33 @@ class Counters:
     __slots__ = ("bugs", "calls", "refused_peers", "remarks")
 
     def __init__(self) -> None:
-        self.calls: dict[tuple[int, FdKind | None, int, int], int] = {}
+        self.calls: dict[tuple[FdKind | None, str, int, int], int] = {}
         self.refused_peers = 0
         self.bugs = 0
         self.remarks: dict[str, int] = {}
 
-    def count(self, type: int, kind: FdKind | None, cmd: int, result: int) -> None:
-        """Count a call by its result."""
-        key = (type, kind, cmd, 0 if result >= 0 else -result)
+    def count(self, kind: FdKind | None, op: str, cmd: int, result: int) -> None:
+        """Count a call by its result.
+
+        Args:
+            kind: of the file; None for a call on none.
+            op: "ioctl", or the name of another call. The set of names is the transports' own, never a client's.
+            cmd: of an ioctl; 0 otherwise.
+            result: a negative errno, or success.
+        """
+        key = (kind, op, cmd, 0 if result >= 0 else -result)
         try:
             self.calls[key] += 1
         except KeyError:
-            if type != m.IOCTL or kind is None or (kind, cmd) not in _NAMES:
-                key = (type, kind, 0, key[3])
+            if (kind, cmd) not in _IOCTLS:
+                key = (kind, op, 0, key[3])
             self.calls[key] = self.calls.get(key, 0) + 1
 
+    def remark(self, kind: str) -> None:
+        """Count a remark of that kind."""
+        self.remarks[kind] = self.remarks.get(kind, 0) + 1
+
     def named_calls(self) -> Iterator[tuple[str, str, int]]:
-        """Each (name, errno name or "", count)."""
-        for (call, kind, cmd, error), count in self.calls.items():
-            yield call_name(call, kind, cmd), errno_name(error), count
+        """Return each (name, errno name or "", count)."""
+        for (kind, op, cmd, error), count in self.calls.items():
+            yield call_name(kind, op, cmd), errno_name(error), count

@@ -8,17 +8,16 @@ stops by hanging up, which makes every wait fail at once.
 
 import array
 import socket
-import struct
 from collections.abc import Callable
 from typing import Final
 
 import trio
 
 from vfioemu.core.effects import Buffer
+from vfioemu.io.base.listen import UCRED
+from vfioemu.io.transport import Gone
 from vfioemu.wire import messages as m
 
-UCRED: Final = struct.Struct("=iii")
-"""struct ucred: pid, uid, gid."""
 _ANCILLARY: Final = socket.CMSG_SPACE(UCRED.size) + socket.CMSG_LEN(4)
 """Room for credentials and exactly one fd: the kernel discards what is more."""
 _RECEIVE_FLAGS: Final = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
@@ -33,10 +32,6 @@ _packets: Final = [_packet]
 
 class PeerError(Exception):
     """The peer broke the protocol: its connection ends. The text says how, for the log."""
-
-
-class Gone(Exception):
-    """The peer is not there any more, or has run out of time."""
 
 
 class Connection:

@@ -8,10 +8,11 @@ from typing import Final
 
 from vfioemu.core.errors import IoctlError
 from vfioemu.io.base.accounts import Account
-from vfioemu.io.base.limits import Access, Limits
+from vfioemu.io.base.limits import Limits
 from vfioemu.io.base.process import peer_of
 from vfioemu.io.memory.mm import BoundMemory
 from vfioemu.io.memory.pages import Pinned
+from vfioemu.io.shim.access import Access
 from vfioemu.io.shim.connection import Connection
 from vfioemu.io.shim.session import Session
 from vfioemu.syscalls import procmem
@@ -21,20 +22,25 @@ log: Final = logging.getLogger(__name__)
 
 
 class Reception:
-    """Makes sessions, and knows those that there are.
+    """Makes sessions.
 
     Args:
         access: who may connect, and how memory is reached.
         limits: bounds and time-outs.
         daemon_id: what tells this daemon from others.
         pinned: what hardware holds, of all clients.
-
-    Attributes:
-        sessions: by their id.
+        sessions: by their id; new ones are added.
     """
 
-    def __init__(self, access: Access, limits: Limits, daemon_id: bytes, pinned: Pinned) -> None:
-        self.sessions: dict[int, Session] = {}
+    def __init__(
+        self,
+        access: Access,
+        limits: Limits,
+        daemon_id: bytes,
+        pinned: Pinned,
+        sessions: dict[int, Session],
+    ) -> None:
+        self._sessions = sessions
         self._access = access
         self._limits = limits
         self._daemon_id = daemon_id
@@ -60,7 +66,7 @@ class Reception:
                 errno.EPROTONOSUPPORT, f"speaks versions {lowest} to {highest}, we speak {m.VERSION}"
             )
         if hello.arg2:
-            session = self.sessions.get(hello.arg2)
+            session = self._sessions.get(hello.arg2)
             if session is None or (session.pid, session.uid) != (connection.pid, connection.uid):
                 raise IoctlError(errno.EPERM, "not a session of this process")
             if hello.flags & m.F_SERVICE:
@@ -78,7 +84,7 @@ class Reception:
         self._serial += 1
         session = Session(self._serial, account, connection.uid, bound, self._pinned)
         session.set_limits(hello.arg3, ipc_lock=bool(hello.flags & m.F_IPC_LOCK))
-        self.sessions[session.id] = session
+        self._sessions[session.id] = session
         return session
 
     def _bind(self, connection: Connection) -> BoundMemory | None:

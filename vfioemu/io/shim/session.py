@@ -1,23 +1,29 @@
 # SPDX-License-Identifier: MIT
 """A session: the connections of one address space, what it has proved, and what it may hold."""
 
+import errno
 import secrets
 import socket
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import trio
 
 from vfioemu.core.caller import Caller
+from vfioemu.core.effects import Buffer
+from vfioemu.core.errors import IoctlError
 from vfioemu.io.base.accounts import Account
+from vfioemu.io.base.process import name_of
 from vfioemu.io.base.throttle import Throttle
 from vfioemu.io.memory.mm import BoundMemory
 from vfioemu.io.memory.pages import Pinned
 from vfioemu.io.memory.space import ClientSpace
 from vfioemu.io.shim.connection import Connection
+from vfioemu.io.shim.tokens import Token
+from vfioemu.io.transport import Gone
 from vfioemu.wire import messages as m
 
-if TYPE_CHECKING:
-    from vfioemu.io.shim.tokens import Token
+T = TypeVar("T")
 
 
 class Service:
@@ -38,8 +44,8 @@ class Service:
         self.seq = (self.seq + 1) & 0xFFFFFFFF
         return self.seq
 
-    def said(self) -> None:
-        """The client has sent something; during an ask that is the answer, and who asked looks for more behind it."""
+    def note_message(self) -> None:
+        """Note a message from the client. While a question of ours is pending it is the answer, and whoever asked reads on."""
         if not self.lock.locked():
             self.connection.expect_silence()
 
@@ -109,18 +115,77 @@ class Session:
         self.space.memlock = None if memlock == m.INFINITE else memlock
         self.caller = Caller(space=self.space, pid=self.pid, ipc_lock=ipc_lock)
 
+    def comm(self) -> str:
+        """Return what its process is called.
+
+        Raises:
+            OSError: nobody can tell.
+        """
+        for channel in self.channels:
+            return name_of(channel.sock, self.pid)
+        raise OSError(errno.ESRCH, "it has no connection")
+
+    def files_open(self) -> int:
+        """Count the files of its process, over all sessions."""
+        return self.account.files
+
+    # --- memory that has to be asked for: memory/space.py's Asker ---
+
     def hung_up(self) -> bool:
-        """Whether each of its connections has been closed at the other end, be it in this moment."""
+        """Tell whether each of its connections has been closed at the other end, be it in this moment."""
         ways = self.channels if self.service is None else [self.service.connection, *self.channels]
         return not any(_open(way.sock) for way in ways)
 
-    def prove(self, token: "Token") -> None:
+    async def pin(self, vaddr: int, npages: int, *, write: bool, during: object) -> int:
+        """Ask how many leading pages are present (and writable); 0 if nobody answers."""
+        try:
+            return await self._ask(during, lambda way, seq: way.ask_pin(seq, vaddr, npages, write=write))
+        except IoctlError:
+            return 0
+
+    async def read(self, vaddr: int, size: int, *, pinned: bool, during: object) -> bytes:
+        """Ask for memory; EFAULT."""
+        data = await self._ask(during, lambda way, seq: way.ask_read(seq, vaddr, size, pinned=pinned))
+        if data is None:
+            raise IoctlError(errno.EFAULT, f"{vaddr:#x} cannot be read")
+        return data
+
+    async def write(self, vaddr: int, data: Buffer, *, pinned: bool, during: object) -> None:
+        """Have memory written; EFAULT."""
+        if not await self._ask(during, lambda way, seq: way.ask_write(seq, vaddr, data, pinned=pinned)):
+            raise IoctlError(errno.EFAULT, f"{vaddr:#x} cannot be written")
+
+    async def _ask(self, during: object, ask: Callable[[Connection, int], Awaitable[T]]) -> T:
+        """Ask on the connection of a call of our own that is in progress, else on the service connection."""
+        try:
+            if isinstance(during, InCall) and during.session is self:
+                return await ask(
+                    during.connection, during.seq
+                )  # its client waits for us anyway, and listens there
+            service = self.service
+            if service is None or not service.connection.alive:
+                raise IoctlError(errno.EFAULT, "the client shares no such memory and serves none")
+            # One question at a time, and no other task may read the answer. Shielded: the lock is let go of only when the
+            # client has answered or run out of time, since a late answer would be taken for that to the next question.
+            with trio.CancelScope(shield=True):
+                async with service.lock:
+                    try:
+                        answer = await ask(service.connection, service.next_seq())
+                    finally:
+                        service.connection.expect_silence()
+            return answer
+        except Gone:
+            raise IoctlError(errno.EFAULT, "the owner of the memory is gone") from None
+
+    # --- tokens ---
+
+    def prove(self, token: Token) -> None:
         """The session holds that token."""
         if token.serial not in self.tokens:
             self.tokens[token.serial] = token
             token.sessions.append(self)
 
-    def unprove(self, token: "Token") -> None:
+    def unprove(self, token: Token) -> None:
         """The session does not want to name it any more."""
         if self.tokens.pop(token.serial, None) is not None:
             token.sessions.remove(self)
@@ -160,3 +225,20 @@ def _open(sock: socket.socket) -> bool:
         return True
     except OSError:
         return False
+
+
+class InCall:
+    """A call in progress: until it is answered, its client waits on that connection and answers what it is asked there.
+
+    Attributes:
+        session: whose.
+        connection: where.
+        seq: of the call.
+    """
+
+    __slots__ = ("connection", "seq", "session")
+
+    def __init__(self, session: Session, connection: Connection) -> None:
+        self.session = session
+        self.connection = connection
+        self.seq = 0

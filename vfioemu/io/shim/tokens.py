@@ -6,7 +6,6 @@ epoll of their own, and `reap` is called before each request is dispatched. A ha
 effect before the request is looked at.
 """
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -15,31 +14,39 @@ import select
 import socket
 import struct
 import termios
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Protocol
 
 from vfioemu.core.file import POLLIN, File
+from vfioemu.io.base.accounts import Account
 from vfioemu.io.base.fds import socket_cookie
+from vfioemu.io.base.poller import HANG_UP, Poller
+from vfioemu.io.memory.regions import RegionFile
 from vfioemu.uapi.kinds import FdKind
 from vfioemu.wire.names import TokenName
 
-if TYPE_CHECKING:
-    from vfioemu.io.base.accounts import Account
-    from vfioemu.io.memory.regions import RegionFile
-    from vfioemu.io.shim.session import Session
-
-_BATCH: Final = 64
-_MOST: Final = 16
-"""Batches of hang-ups that are processed in one go."""
-_ONCE: Final = select.EPOLLIN | select.EPOLLONESHOT
-_NEWS: Final = select.EPOLLIN | select.EPOLLET
-_HANG_UP: Final = select.EPOLLHUP | select.EPOLLERR
 _TAKEN: Final = select.EPOLLOUT | select.EPOLLET
 _TRIES: Final = 8
 _FAR: Final = 1 << 32
 _NOTHING: Final = b""
 """What makes a token readable for poll(), and is no data for whoever reads it nevertheless."""
 _NO_PATIENCE: Final = struct.pack("@ll", 0, 1)
+
+
+class Holder(Protocol):
+    """A session that can name tokens.
+
+    Attributes:
+        tokens: those that it has proved, by serial.
+    """
+
+    tokens: "dict[int, Token]"
+
+    def release_begins(self) -> None:
+        """Note that a file it held is being released, and that its calls wait for that."""
+
+    def release_ends(self) -> None:
+        """Note that this is done."""
 
 
 class Token:
@@ -71,7 +78,7 @@ class Token:
         "users",
     )
 
-    def __init__(self, serial: int, file: File, fd: int, cookie: int, account: "Account") -> None:
+    def __init__(self, serial: int, file: File, fd: int, cookie: int, account: Account) -> None:
         self.account = account
         account.files += 1
         account.add_fds(1)
@@ -79,7 +86,7 @@ class Token:
         self.file = file
         self.fd = fd
         self.cookie = cookie
-        self.sessions: list[Session] = []
+        self.sessions: list[Holder] = []
         self.users = 0
         self.hung = False
         self.readable = False
@@ -101,19 +108,23 @@ class TokenTable:
 
     Args:
         daemon_id: 16 random bytes.
+        poller: what watches them.
         release: what to do when a file has no reference left; gets the sessions that had proved the token.
+
+    Attributes:
+        data: those of data fds whose poll() may change: without any, `refresh` has nothing to do.
     """
 
-    def __init__(self, daemon_id: bytes, release: "Callable[[Token, list[Session]], None]") -> None:
+    def __init__(
+        self, daemon_id: bytes, poller: Poller, release: Callable[[Token, Sequence[Holder]], None]
+    ) -> None:
         self.daemon_id = daemon_id
-        self.epoll = select.epoll(flags=select.EPOLL_CLOEXEC)
+        self._poller = poller
         self._release = release
         self._serial = 0
         self._by_fd: dict[int, Token] = {}
         self._by_cookie: dict[int, Token] = {}
-        self._watched: dict[int, tuple[Callable[[], None], Callable[[], None]]] = {}
-        self._watched_input: dict[int, Callable[[], None]] = {}
-        self._data: set[Token] = set()
+        self.data: set[Token] = set()
 
     def __len__(self) -> int:
         return len(self._by_fd)
@@ -121,7 +132,7 @@ class TokenTable:
     def __iter__(self) -> Iterator[Token]:
         return iter(list(self._by_fd.values()))
 
-    def create(self, file: File, account: "Account") -> tuple[Token, int]:
+    def create(self, file: File, account: Account) -> tuple[Token, int]:
         """Make a token for `file` on somebody's account: it, and the client's end, which the caller sends and then closes.
 
         Raises:
@@ -137,7 +148,7 @@ class TokenTable:
             assert cookie is not None
             # Who reads without asking us (io_uring, libc's own streams) finds the end of a file, and does not hang.
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _NO_PATIENCE)
-            self.epoll.register(ours.fileno(), _TAKEN)  # HUP and ERR are always told
+            self._poller.watch(ours.fileno(), _TAKEN, self._event)  # HUP and ERR are always told
         except OSError:
             ours.close()
             theirs.close()
@@ -146,7 +157,7 @@ class TokenTable:
         self._by_fd[token.fd] = token
         self._by_cookie[cookie] = token
         if file.kind is FdKind.DATA:
-            self._data.add(token)
+            self.data.add(token)
             self._refresh(token)
         else:
             self._make_readable(token)
@@ -180,65 +191,13 @@ class TokenTable:
         if token.fd >= 0:
             self._close(token)
 
-    def watch(self, fd: int, hung_up: Callable[[], None], said: Callable[[], None]) -> None:
-        """Have `hung_up` called when the peer of another socket closes it, `said` whenever it sends something."""
-        self.epoll.register(fd, _NEWS)
-        self._watched[fd] = hung_up, said
-
-    def watch_input(self, fd: int, readable: Callable[[], None]) -> None:
-        """Have `readable` called, at most once in a `reap`, whenever there is something to read from an fd."""
-        self.epoll.register(fd, _ONCE)
-        self._watched_input[fd] = readable
-
-    def unwatch_input(self, fd: int) -> None:
-        """End that, before the fd is closed."""
-        if self._watched_input.pop(fd, None) is not None:
-            self.epoll.unregister(fd)
-
-    def unwatch(self, fd: int) -> None:
-        """End a watch, before the fd is closed."""
-        if self._watched.pop(fd, None) is not None:
-            self.epoll.unregister(fd)
-
-    def reap(self) -> bool:
-        """Process the hang-ups that are pending now, and what there is to read from watched fds.
-
-        Returns:
-            Whether there are so many that others had better be served before the rest: call it again then.
-        """
-        seen: list[int] = []
-        taken: list[Token] = []
-        left = _MOST
-        while left and (events := self.epoll.poll(0, _BATCH)):
-            left -= 1
-            for fd, what in events:
-                token = self._by_fd.get(fd)
-                if token is not None:
-                    if what & _HANG_UP:
-                        self._hang_up(token)
-                    else:
-                        taken.append(token)
-                elif (watched := self._watched.get(fd)) is not None:
-                    hung_up, said = watched
-                    if what & _HANG_UP:
-                        self.unwatch(fd)
-                        hung_up()
-                    else:
-                        said()
-                elif (readable := self._watched_input.get(fd)) is not None:
-                    seen.append(fd)
-                    readable()
-                else:
-                    # Of nobody: it must not be told again and again. Mostly it is closed already: a device that hung up
-                    # before it in this very batch had it.
-                    with contextlib.suppress(OSError):
-                        self.epoll.unregister(fd)
-        for token in taken:
-            self._fill_again(token)
-        for fd in seen:
-            if fd in self._watched_input:
-                self.epoll.modify(fd, _ONCE)
-        return not left
+    def _event(self, fd: int, what: int) -> None:
+        """The client's end of a token is closed, or somebody has read the packet in it."""
+        token = self._by_fd[fd]
+        if what & HANG_UP:
+            self._hang_up(token)
+        else:
+            self._poller.afterwards(lambda: self._fill_again(token))
 
     def _hang_up(self, token: Token) -> None:
         """The last copy of the client's end is closed."""
@@ -249,7 +208,7 @@ class TokenTable:
         else:
             self._release(token, sessions)
 
-    def put(self, token: Token, session: "Session") -> None:
+    def put(self, token: Token, session: Holder) -> None:
         """A call of that session does not refer to the token any more: fdput()."""
         token.users -= 1
         if token.hung and not token.users:
@@ -259,7 +218,8 @@ class TokenTable:
     def _close(self, token: Token) -> None:
         del self._by_fd[token.fd]
         del self._by_cookie[token.cookie]
-        self._data.discard(token)
+        self.data.discard(token)
+        self._poller.forget(token.fd)
         os.close(token.fd)
         token.fd = -1
         token.account.files -= 1
@@ -276,16 +236,11 @@ class TokenTable:
         ever had; so those that will not change are not looked at again.
         """
         final = []
-        for token in self._data:
+        for token in self.data:
             self._refresh(token)
             if token.file.poll_is_final:
                 final.append(token)
-        self._data.difference_update(final)
-
-    @property
-    def has_data(self) -> bool:
-        """Whether `refresh` has anything to do."""
-        return bool(self._data)
+        self.data.difference_update(final)
 
     def _refresh(self, token: Token) -> None:
         if token.file.poll() & POLLIN:
@@ -311,7 +266,6 @@ class TokenTable:
         """Close everything; no file is released."""
         for token in list(self._by_fd.values()):
             self._close(token)
-        self.epoll.close()
 
 
 def _unread(fd: int) -> bool:
