@@ -2,6 +2,7 @@
 """Kernel releases differ where they say so, and nowhere else: the same calls on each and on the one it is based on."""
 
 import struct
+from dataclasses import replace
 
 import pytest
 from hypothesis import example, given, settings
@@ -191,6 +192,33 @@ def test_each_rule_is_needed(release, rule):
     assert rule.name in run(SHOWN[rule.name], release)
     with pytest.raises(Disagreement, match=r"no rule says so|they hold"):
         run(SHOWN[rule.name], release, others)
+
+
+SAID = [
+    (release, fact)
+    for release in REVISED
+    for fact in sorted({fact for rule in RULES for fact in rule.facts})
+    if Pair(release.base, release).differ(fact)
+]
+"""Each release with each fact of it that is not what it is of the release that it is based on."""
+
+
+@pytest.mark.parametrize(("release", "fact"), SAID, ids=[f"{release.name}: {fact}" for release, fact in SAID])
+def test_a_release_that_differs_without_saying_so_is_found(release, fact):
+    """The other negative control: its description has the value that the release before has, and it answers as ever."""
+    if fact.startswith("VFIO_"):
+        silent = replace(release, absent=release.absent ^ {fact})
+    else:
+        silent = replace(release, **{fact: getattr(release.base, fact)})
+    found = 0
+    for rule in RULES:
+        if fact in rule.facts:
+            try:
+                run(SHOWN[rule.name], silent)
+            except Disagreement:
+                found += 1
+
+    assert found
 
 
 def test_each_rule_says_where_it_comes_from_and_each_fact_is_in_one():
