@@ -333,8 +333,10 @@ bool vfe_dma_hole(int fd, uint64_t offset, uint64_t size, bool undo)
 	    __builtin_add_overflow(offset, size, &end) || end > INT64_MAX)
 		return false;
 	/* Parts of pages are zeroed, and stay. */
-	offset = (offset + PAGE - 1) & ~(PAGE - 1);
-	end &= ~(PAGE - 1);
+	uint64_t page = vfe_maps_huge_file(fd);
+	page = page ? page : PAGE;
+	offset = (offset + page - 1) / page * page;
+	end -= end % page;
 	return offset < end && tell_hole(fd, offset, end - offset, 0, undo) > 0;
 }
 

@@ -11,6 +11,7 @@
 
 #include "dma.h"
 #include "holds.h"
+#include "maps.h"
 #include "preload.h"
 #include "share.h"
 #include "sys.h"
@@ -21,6 +22,24 @@ static void goes(const void *address, size_t size)
 {
 	vfe_memory_goes(address, size);
 	vfe_text_goes((uintptr_t)address, size);
+}
+
+#define HUGEST (16ul << 30) /* pages that hugetlbfs has, in bytes */
+
+/* Whether a call may concern anything that is to be told of, if its pages are
+ * huge: only then it is asked whether they are. */
+static bool may_touch(const void *memory, size_t size)
+{
+	uintptr_t address = (uintptr_t)memory, end;
+
+	if (__builtin_add_overflow(address, size, &end) ||
+	    __builtin_add_overflow(end, HUGEST, &end))
+		return false;
+	return vfe_dma_touches(memory, end - address) ||
+	       VFE_RARE(address < atomic_load_explicit(&vfe_held_high,
+						       memory_order_relaxed) &&
+			end > atomic_load_explicit(&vfe_held_low,
+						   memory_order_relaxed));
 }
 
 static void *map(const struct vfe_file *file, void *address, size_t size,
@@ -46,26 +65,29 @@ static void *map(const struct vfe_file *file, void *address, size_t size,
 		bool replaces =                                                \
 			flags & MAP_FIXED &&                                   \
 			(flags & MAP_FIXED_NOREPLACE) != MAP_FIXED_NOREPLACE;  \
+		size_t covers = flags & MAP_FIXED && may_touch(address, size)  \
+					? vfe_maps_covers(size, flags, fd)     \
+					: size;                                \
 		bool kept = replaces &&                                        \
-			    vfe_dma_goes(address, size, VFIOEMU_UNMAPPED);     \
+			    vfe_dma_goes(address, covers, VFIOEMU_UNMAPPED);   \
 		struct vfe_remap remap = { 0 };                                \
 		void *result;                                                  \
                                                                                \
 		if (flags & MAP_FIXED) {                                       \
 			if (!ours)                                             \
-				vfe_hold_begin(&remap, address, size);         \
-			goes(address, size);                                   \
+				vfe_hold_begin(&remap, address, covers);       \
+			goes(address, covers);                                 \
 		}                                                              \
 		result = map(ours ? &file : NULL, address, size, prot, flags,  \
 			     fd, offset, vfe.next.name);                       \
 		if (flags & MAP_FIXED) {                                       \
-			goes(address, size);                                   \
+			goes(address, covers);                                 \
 			if (result != MAP_FAILED)                              \
-				vfe_hold_cut(&remap, address, size);           \
+				vfe_hold_cut(&remap, address, covers);         \
 			vfe_hold_end(&remap);                                  \
 		}                                                              \
 		if (VFE_RARE(kept) && result == MAP_FAILED)                    \
-			vfe_dma_returns((uintptr_t)address, size,              \
+			vfe_dma_returns((uintptr_t)address, covers,            \
 					(uintptr_t)address);                   \
 		return result;                                                 \
 	}
@@ -127,6 +149,7 @@ VFE_EXPORT void *mremap(void *address, size_t size, size_t new_size, int flags,
 	void *new_address = NULL, *result;
 	struct vfe_remap remap = { 0 };
 	bool kept, replaced = false;
+	size_t was = size, will_be = new_size; /* as they were given */
 	int refused;
 
 	if (flags & MREMAP_FIXED) {
@@ -135,9 +158,14 @@ VFE_EXPORT void *mremap(void *address, size_t size, size_t new_size, int flags,
 		va_start(args, flags);
 		new_address = va_arg(args, void *);
 		va_end(args);
+	}
+	if (may_touch(address, size) || may_touch(new_address, new_size)) {
+		size = vfe_maps_moves(address, size);
+		new_size = vfe_maps_moves(address, new_size);
+	}
+	if (flags & MREMAP_FIXED)
 		replaced =
 			vfe_dma_goes(new_address, new_size, VFIOEMU_UNMAPPED);
-	}
 	kept = vfe_dma_goes(address, size, VFIOEMU_MOVED);
 	if (flags & MREMAP_FIXED) {
 		vfe_hold_begin(&remap, new_address, new_size);
@@ -147,7 +175,7 @@ VFE_EXPORT void *mremap(void *address, size_t size, size_t new_size, int flags,
 	goes(address, size);
 	refused = vfe_hold_refuses(&remap, address, size, new_size, flags);
 	result = refused ? (void *)vfe_result(refused)
-			 : VFE_NEXT(mremap, SYS_mremap, address, size, new_size,
+			 : VFE_NEXT(mremap, SYS_mremap, address, was, will_be,
 				    flags, new_address);
 	goes(address, size);
 	if (flags & MREMAP_FIXED)

@@ -7,7 +7,10 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <linux/magic.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/statfs.h>
 
 #include "sys.h"
 
@@ -156,6 +159,67 @@ uint64_t vfe_maps_page(const struct vfe_area *area)
 				page = kib << 10;
 	vfe_sys1(SYS_close, text.file);
 	return page;
+}
+
+/* --- huge pages, of which lengths are rounded up to whole ones --- */
+
+uint64_t vfe_maps_huge_file(int fd)
+{
+	struct statfs status;
+
+	return fd >= 0 && !vfe_sys2(SYS_fstatfs, fd, &status) &&
+			       status.f_type == HUGETLBFS_MAGIC
+		       ? (uint64_t)status.f_bsize
+		       : 0;
+}
+
+/* The size that MAP_HUGETLB means without one: a new file says it. */
+static uint64_t usual_huge_page(void)
+{
+	static _Atomic uint64_t known;
+	long fd = atomic_load(&known) ? -1
+				      : vfe_sys2(SYS_memfd_create, "",
+						 MFD_CLOEXEC | MFD_HUGETLB);
+
+	if (fd >= 0) {
+		atomic_store(&known, vfe_maps_huge_file((int)fd));
+		vfe_sys1(SYS_close, fd);
+	}
+	return atomic_load(&known);
+}
+
+static size_t round_up(size_t size, uint64_t page)
+{
+	size_t end;
+
+	return page && !__builtin_add_overflow(size, page - 1, &end)
+		       ? end / page * page
+		       : size;
+}
+
+size_t vfe_maps_covers(size_t size, int flags, int fd)
+{
+	unsigned int shift = (unsigned int)flags >> MAP_HUGE_SHIFT;
+
+	if (!(flags & MAP_ANONYMOUS))
+		return round_up(size, vfe_maps_huge_file(fd));
+	if (!(flags & MAP_HUGETLB))
+		return size;
+	return round_up(size, shift ? UINT64_C(1) << shift : usual_huge_page());
+}
+
+size_t vfe_maps_moves(const void *address, size_t size)
+{
+	struct vfe_area area;
+	int maps = vfe_maps_open();
+
+	if (maps < 0)
+		return size;
+	if (vfe_maps_find(maps, (uintptr_t)address, &area) &&
+	    area.start <= (uintptr_t)address && area.inode)
+		size = round_up(size, vfe_maps_page(&area));
+	vfe_sys1(SYS_close, maps);
+	return size;
 }
 
 bool vfe_maps_find(int maps, uint64_t address, struct vfe_area *area)

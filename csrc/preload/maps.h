@@ -27,6 +27,13 @@ VFE_HIDDEN bool vfe_maps_find(int maps, uint64_t address,
 			      struct vfe_area *area);
 /** How large its pages are, in bytes: more than usual in hugetlbfs only. */
 VFE_HIDDEN uint64_t vfe_maps_page(const struct vfe_area *area);
+/** How much a mapping with MAP_FIXED replaces: whole pages, which may be huge.
+ */
+VFE_HIDDEN size_t vfe_maps_covers(size_t size, int flags, int fd);
+/** How much mremap() moves of what is at `address`, or replaces elsewhere. */
+VFE_HIDDEN size_t vfe_maps_moves(const void *address, size_t size);
+/** The size of huge pages of a file in hugetlbfs; 0: it is none. */
+VFE_HIDDEN uint64_t vfe_maps_huge_file(int fd);
 /** Whether it is mapped as it was when it was found. */
 VFE_HIDDEN bool vfe_maps_still(int maps, const struct vfe_area *area);
 /** An fd of ours for the file of an area, open for reading and writing; -1. */

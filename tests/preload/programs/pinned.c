@@ -451,6 +451,109 @@ static void mapper_ends(void)
 	CHECK(!munmap(memory, SIZE) && !munmap(file, PAGE) && !close(fd));
 }
 
+/* Memory at an address, with the number of each page in it, mapped for DMA. */
+static unsigned char *filled(void *at)
+{
+	unsigned char *memory =
+		mmap(at, SIZE, PROT_READ | PROT_WRITE,
+		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+
+	CHECK(memory == at);
+	for (unsigned int i = 0; i < SIZE / PAGE; i++)
+		memory[i * PAGE] = (unsigned char)(i + 1);
+	CHECK(!map_dma(client.container, memory, IOVA, SIZE));
+	return memory;
+}
+
+/* A mapping of huge pages is as long as they are, whatever length was asked
+ * for, and so is what it replaces. None has to be there. */
+static void under_huge_pages(size_t huge, int flags)
+{
+	const int anonymous = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+	char *room = mmap(NULL, 3 * huge, PROT_NONE, anonymous, -1, 0);
+	char *at = (char *)(((uintptr_t)room + huge - 1) & -huge);
+	char *other = mmap(NULL, PAGE, PROT_READ | PROT_WRITE,
+			   anonymous | MAP_HUGETLB | flags, -1, 0);
+	unsigned char *memory;
+
+	CHECK(room != MAP_FAILED);
+	if (other != MAP_FAILED) {
+		memory = filled(at + huge / 2);
+		CHECK(mmap(at, PAGE, PROT_READ | PROT_WRITE,
+			   anonymous | MAP_HUGETLB | MAP_FIXED | flags, -1,
+			   0) == at);
+		has(0, 16);
+		unmapped();
+		CHECK(!munmap(at, huge));
+
+		memory = filled(at + huge / 2);
+		if (mremap(other, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED,
+			   at) == at) {
+			has(0, 16);
+			other = at;
+		} else { /* before Linux 5.16 */
+			same(memory, 0, 16);
+			CHECK(!munmap(memory, SIZE));
+		}
+		unmapped();
+		REFUSED(munmap(other, PAGE), EINVAL);
+		CHECK(!munmap(other, huge));
+	}
+	munmap(room, 3 * huge);
+}
+
+/* What MAP_HUGETLB means without a size. */
+static size_t usual_huge_page(void)
+{
+	int fd = memfd_create("huge", MFD_CLOEXEC | MFD_HUGETLB);
+	struct stat status;
+
+	if (fd < 0 || fstat(fd, &status))
+		return 2ul << 20;
+	close(fd);
+	return (size_t)status.st_blksize;
+}
+
+/* Of a huge page no part is given up: it stays what it is, if there is one. */
+static void parts_of_a_huge_page(void)
+{
+	int fd = memfd_create("huge", MFD_CLOEXEC | MFD_HUGETLB);
+	struct stat status;
+	unsigned char *memory = MAP_FAILED;
+
+	if (fd < 0)
+		return;
+	CHECK(!fstat(fd, &status));
+	size_t huge = (size_t)status.st_blksize;
+
+	for (int private = 0; private < 2; private++) {
+		if (private || !ftruncate(fd, (off_t)huge))
+			memory = mmap(NULL, huge, PROT_READ | PROT_WRITE,
+				      private ? MAP_PRIVATE | MAP_ANONYMOUS |
+							MAP_HUGETLB
+					      : MAP_SHARED,
+				      private ? -1 : fd, 0);
+		if (memory == MAP_FAILED)
+			continue;
+		for (unsigned int i = 0; i < SIZE / PAGE; i++)
+			memory[i * PAGE] = (unsigned char)(i + 1);
+		CHECK(!map_dma(client.container, memory, IOVA, SIZE));
+		CHECK(!madvise(memory, 2 * PAGE, MADV_DONTNEED) ||
+		      errno == EINVAL);
+		same(memory, 0, 16);
+		if (!private) {
+			CHECK(!fallocate(
+				fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+				PAGE, 2 * PAGE));
+			CHECK(!madvise(memory + 4 * PAGE, PAGE, MADV_REMOVE));
+			same(memory, 0, 16);
+		}
+		unmapped();
+		CHECK(!munmap(memory, huge));
+	}
+	close(fd);
+}
+
 int main(int argc, char **argv)
 {
 	CHECK(argc > 3);
@@ -472,6 +575,10 @@ int main(int argc, char **argv)
 	without_an_fd();
 	attached();
 	replaced_by_a_segment();
+	under_huge_pages(usual_huge_page(), 0);
+	under_huge_pages(2ul << 20, 21 << 26);
+	under_huge_pages(1ul << 30, 30 << 26);
+	parts_of_a_huge_page();
 	twice();
 	mapper_ends();
 	tear_down(&client);
