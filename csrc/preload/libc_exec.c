@@ -43,6 +43,20 @@ static bool begins(struct vfe_text text, const char *name)
 	return true;
 }
 
+/* Whether an entry names another daemon's socket than ours. */
+static bool is_other_socket(struct vfe_text text)
+{
+	const char *name = "VFIOEMU_SOCKET=";
+
+	if (!begins(text, name))
+		return false;
+	text.at += strlen(name);
+	if (!begins(text, vfe.socket))
+		return true;
+	text.at += strlen(vfe.socket);
+	return vfe_peek(&text) != 0;
+}
+
 /* The pointer at `from`, which may not be there. */
 static bool read_pointer(struct vfe_text *text, const char *const *from,
 			 const char **pointer)
@@ -79,6 +93,7 @@ static size_t added(const char *name, const char *value)
 static void look_at(struct lacking *lacking, char *const *environment)
 {
 	bool has_socket = false, has_root = false, has_uid = false;
+	bool is_others = false;
 	const char *library = vfe_place_library();
 	struct vfe_text entries = vfe_text(NULL), text = vfe_text(NULL);
 	long count = 0;
@@ -101,6 +116,7 @@ static void look_at(struct lacking *lacking, char *const *environment)
 		if (begins(text, PRELOAD))
 			lacking->preload = count;
 		has_socket |= begins(text, "VFIOEMU_SOCKET=");
+		is_others |= is_other_socket(text);
 		has_root |= begins(text, "VFIOEMU_ROOT=");
 		has_uid |= begins(text, "VFIOEMU_UID=");
 	}
@@ -122,8 +138,9 @@ static void look_at(struct lacking *lacking, char *const *environment)
 	if (!instead && is_beside_us())
 		return;
 	lacking->socket = !has_socket;
-	lacking->root = vfe.root_size && !has_root;
-	lacking->uid = vfe_trust_named() && !has_uid;
+	/* Our tree, and whom we trust, say nothing of another daemon. */
+	lacking->root = vfe.root_size && !has_root && !is_others;
+	lacking->uid = vfe_trust_named() && !has_uid && !is_others;
 	if (lacking->socket)
 		lacking->size += added("VFIOEMU_SOCKET=", vfe.socket);
 	if (lacking->root)

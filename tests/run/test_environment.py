@@ -118,6 +118,26 @@ def test_a_library_elsewhere_is_told_where_the_daemon_is(daemon):
     assert done.stdout == "600\n"
 
 
+@pytest.mark.parametrize("socket", ["own", "other"])
+def test_another_daemons_socket_comes_with_no_tree_of_ours(daemon, tmp_path, socket):
+    """Programs would look for one daemon's devices, and talk to another."""
+    own = str(daemon.directory / "vfio.sock")
+    named = own if socket == "own" else str(tmp_path / "vfio.sock")
+    env = {
+        **os.environ,
+        "LD_PRELOAD": str(preload.library()),
+        "VFIOEMU_SOCKET": own,
+        "VFIOEMU_ROOT": str(daemon.directory / "root"),
+    }
+    code = f"import os; os.execve('/usr/bin/env', ['env'], {{'VFIOEMU_SOCKET': {named!r}}})"
+    out = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=True
+    )
+    found = dict(line.split("=", 1) for line in out.stdout.splitlines())
+    assert (found["VFIOEMU_SOCKET"], "LD_PRELOAD" in found) == (named, True)
+    assert ("VFIOEMU_ROOT" in found) == (socket == "own")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make a directory of somebody else's")
 def test_a_daemon_of_somebody_else_is_not_found_by_its_place(daemon, tmp_path):
     """What lies beside the library is used if nobody else could have put it there."""
