@@ -172,7 +172,7 @@ def test_unknown_ioctl_is_enotty_with_and_without_container(rig):
 
 def test_device_added_in_a_new_group_can_be_opened(rig):
     client = rig()
-    device = client.machine.add_mdev("new", "uuid", "pinner", {})
+    device = client.machine.add_device(DeviceSpec(symbol="new", name="uuid", group=77, model="pinner"))
     client.open_group(device.group.number)
     client.set_container(device.group.number)
 

@@ -236,7 +236,7 @@ async def test_bug_in_a_command_is_told(server, ctl, monkeypatch, caplog):
     def buggy(*_):
         raise OverflowError("a bug")
 
-    monkeypatch.setattr(server.machine, "add_mdev", buggy)
+    monkeypatch.setattr(server.machine, "add_device", buggy)
     with pytest.raises(client.ControlError, match="OverflowError"):
         await ctl.call("mdev-start", type="dma-engine")
     assert "a bug" in caplog.text

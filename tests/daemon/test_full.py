@@ -11,6 +11,7 @@ from tests.daemon.test_tree import BDF, SPEC, snapshot
 from vfioemu import client, daemon, room
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.machine import Machine
+from vfioemu.core.spec import DeviceSpec
 from vfioemu.daemon.functions import Functions
 from vfioemu.daemon.tree import Tree
 from vfioemu.devices.registry import load_models
@@ -75,7 +76,9 @@ def fails_everywhere(disk, act, state):
 
 
 def test_a_device_comes_as_a_whole_or_not_at_all(disk, tree, machine):
-    device = machine.add_mdev("new", UUID, "oracle", {"variant": "basic"})
+    device = machine.add_device(
+        DeviceSpec(symbol="new", name=UUID, group=77, model="oracle", options={"variant": "basic"})
+    )
     before = snapshot(tree)
 
     def add():

@@ -172,11 +172,18 @@ async def test_a_mapping_keeps_it(server, session, ctl):
     opened.close()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_stop, server, opened.uuid)
-        while (await ctl.call("list"))["groups"][-1]["devices"]:
+        while await _devices_of(ctl, opened.number):
             await trio.testing.wait_all_tasks_blocked()
         assert [entry["open"] for entry in await ctl.call("mdev-list")] == [1]
         mapped.close()
     assert await ctl.call("mdev-list") == []
+
+
+async def _devices_of(ctl, number):
+    (devices,) = (
+        group["devices"] for group in (await ctl.call("list"))["groups"] if group["number"] == number
+    )
+    return devices
 
 
 async def _stop(server, uuid):

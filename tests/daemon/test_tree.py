@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.machine import Machine
 from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
-from vfioemu.daemon import real, running
-from vfioemu.daemon.arguments import DeviceError, Wish, with_devices
+from vfioemu.daemon import running
 from vfioemu.daemon.sysfs import bus_of, sysfsdev
 from vfioemu.daemon.tree import Tree
 from vfioemu.devices.registry import load_models
@@ -151,8 +150,14 @@ def test_what_a_killed_daemon_has_left_is_replaced(machine, tmp_path):
 def test_what_comes_goes_without_a_trace(tree, machine):
     before = snapshot(tree)
     for _ in range(3):
-        device = machine.add_mdev(
-            "new", "11111111-2222-4333-8444-555555555555", "oracle", {"variant": "basic"}
+        device = machine.add_device(
+            DeviceSpec(
+                symbol="new",
+                name="11111111-2222-4333-8444-555555555555",
+                group=77,
+                model="oracle",
+                options={"variant": "basic"},
+            )
         )
         tree.add(device)
         during = snapshot(tree)
@@ -228,45 +233,3 @@ async def test_a_daemon_tells_where_it_is():
         directory = daemon.root.parent
     await trio.lowlevel.checkpoint()
     assert not directory.exists()
-
-
-class TestRealFunctions:
-    """What the machine has itself: here a directory that stands for its bus."""
-
-    @pytest.fixture(autouse=True)
-    def bus(self, tmp_path, monkeypatch):
-        for name in ("0000:00:02.0", "1000:00:01.0", "1001:7f:00.0", "10000:e0:06.0"):
-            (tmp_path / "bus/devices" / name).mkdir(parents=True)
-        (tmp_path / "bus/drivers/e1000e").mkdir(parents=True)
-        monkeypatch.setattr(real, "BUS", tmp_path / "bus")
-
-    def test_a_default_address_is_in_a_domain_that_is_not_there(self):
-        wishes = [Wish(model="edu"), Wish(model="vfio-pci")]
-        spec = with_devices(MachineSpec(), wishes, load_models())
-        assert [device.name for device in spec.devices] == ["1002:00:01.0", "1002:00:02.0"]
-
-    def test_without_any_bus_it_is_the_same_everywhere(self, monkeypatch, tmp_path):
-        monkeypatch.setattr(real, "BUS", tmp_path / "none")
-        spec = with_devices(MachineSpec(), [Wish(model="edu")], load_models())
-        assert spec.devices[0].name == "1000:00:01.0"
-
-    def test_a_name_of_a_real_one_is_refused(self):
-        with pytest.raises(DeviceError, match="of its own") as error:
-            with_devices(MachineSpec(), [Wish(model="edu", name="0000:00:02.0")], load_models())
-        assert "1002:00:02.0" in error.value.hint
-
-    def test_in_a_machine_file_it_hides_nothing(self, tmp_path, caplog):
-        spec = MachineSpec(
-            groups=(GroupSpec(number=3, iommu=IommuSpec()),),
-            devices=tuple(
-                DeviceSpec(symbol=name, name=name, group=3, model="edu")
-                for name in ("0000:00:02.0", "0000:00:03.0")
-            ),
-        )
-        (tmp_path / "run").mkdir()
-        with Tree(Machine(spec, load_models()), tmp_path / "run", Driver(Counters())) as tree:
-            assert os.listdir(tree.root / "sys/bus/pci/devices") == ["0000:00:03.0"]
-            assert os.listdir(tree.root / "sys/kernel/iommu_groups/3/devices") == ["0000:00:03.0"]
-            assert (tree.root / "dev/vfio/3").exists()
-            assert sorted(os.listdir(tree.root / "sys/bus/pci/drivers/e1000e")) == ["bind", "unbind"]
-        assert "0000:00:02.0 of its own" in caplog.text

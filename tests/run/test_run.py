@@ -49,18 +49,19 @@ class TestEnvironment:
         ]
         found = run.output("sh", "-c", show, "sh", *words, options=[DEVICE, "--device=oracle,variant=migspc"])
         uuid = "00000000-0000-4000-8000-000000000001"
+        first = real.free_group(())
         assert found.splitlines() == [
             f"/sys/bus/mdev/devices/{uuid}",
-            f"x={uuid},1",
+            f"x={uuid},{first}",
             f"{real.free_domain()}:00:01.0",
-            f"/sys/bus/mdev/devices/{uuid}2",
+            f"/sys/bus/mdev/devices/{uuid}{real.free_group({first})}",
             "{bdf",
             "{x}",
             "{}",
             "{socket}",
             f"/sys/bus/mdev/devices/{uuid}",
             uuid,
-            "1",
+            str(first),
             f"{real.free_domain()}:00:01.0",
             "",
         ]

@@ -125,12 +125,10 @@ class Machine:
         self.devices[spec.symbol] = device
         return device
 
-    def add_mdev(self, symbol: str, name: str, model: str, options: Mapping[str, object]) -> Device:
-        """Create a device without an IOMMU, in a new group of its own; errors as `add_device`."""
-        number = max(self.groups, default=-1) + 1
-        return self.add_device(
-            DeviceSpec(symbol=symbol, name=name, group=number, model=model, options=options)
-        )
+    @property
+    def group_numbers(self) -> frozenset[int]:
+        """Numbers that no new group can have: also those of described groups, whose devices may come back."""
+        return frozenset(self.groups) | {group.number for group in self.spec.groups}
 
     def remove_device(self, symbol: str) -> None:
         """Take a device away, and its group's node with the last one.

@@ -113,10 +113,14 @@ def unknown(what: str, name: str, known: Iterable[str], where: str) -> DeviceErr
 def with_devices(spec: MachineSpec, wishes: Sequence[Wish], models: Mapping[str, Factory]) -> MachineSpec:
     """The machine with more devices, each in a group of its own unless it names one.
 
+    A default group is none that this machine has, nor one that any other device names: which numbers are free differs from
+    machine to machine, and who is with whom in a group must not.
+
     Raises:
         DeviceError: an unknown model or option, a name that is taken or of the wrong kind.
     """
     groups = {group.number: group for group in spec.groups}
+    named = {wish.group for wish in wishes if wish.group is not None}
     devices = list(spec.devices)
     for wish in wishes:
         if wish.model not in models:
@@ -148,7 +152,7 @@ def with_devices(spec: MachineSpec, wishes: Sequence[Wish], models: Mapping[str,
                 raise DeviceError(f"device {wish.model}: name={name} is taken")
         number = wish.group
         if number is None:
-            number = next(n for n in range(1, len(groups) + 2) if n not in groups)
+            number = real.free_group({*groups, *named})
         if number not in groups:
             groups[number] = GroupSpec(number=number, iommu=_IOMMU if bus == "pci" else None)
         symbols = {device.symbol for device in devices}

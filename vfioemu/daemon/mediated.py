@@ -10,7 +10,9 @@ import trio
 from vfioemu.core.device import Device
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.machine import Machine
+from vfioemu.core.spec import DeviceSpec
 from vfioemu.daemon import messages as d
+from vfioemu.daemon import real
 from vfioemu.daemon.needs import memory_of
 from vfioemu.daemon.removal import Removals
 from vfioemu.daemon.tree import MAX_MDEVS, Tree
@@ -91,9 +93,12 @@ class MediatedDevices:
         if model not in self._machine.models:
             known = ", ".join(sorted(self._machine.models))
             raise Refused("TypeNotFound", f"no type {model!r}; there are {known}")
+        group = real.free_group(self._machine.group_numbers)  # a new one, so without an IOMMU
         try:
             require_room("the device", memory_of(self._machine.models[model], settings))
-            device = self._machine.add_mdev(name, name, model, settings)
+            device = self._machine.add_device(
+                DeviceSpec(symbol=name, name=name, group=group, model=model, options=settings)
+            )
             try:
                 self._tree.add(device)
             except OSError:

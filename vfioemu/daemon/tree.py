@@ -108,11 +108,23 @@ class Tree:
             for model in sorted(self._machine.models):
                 description = summary(self._machine.models[model])
                 self._make_all(sysfs.type_entries(model, description, MAX_MDEVS))
+        self._tell_of_hidden_groups()
         for device in self._machine.devices.values():
             self.add(device)
 
     def __exit__(self, *_: object) -> None:
         remove_tree(self.root)
+
+    def _tell_of_hidden_groups(self) -> None:
+        """Warn of groups that somebody gave the number of a real one; default numbers are none of these."""
+        numbers = {device.group.number for device in self._machine.devices.values()}
+        if hidden := sorted(numbers & real.groups()):
+            log.warning(
+                "%s %s: this machine has %s of its own, which programs do not see",
+                "group" if len(hidden) == 1 else "groups",
+                ", ".join(map(str, hidden)),
+                "a group of that number" if len(hidden) == 1 else "groups of these numbers",
+            )
 
     # --- what changes without a device coming or going ---
 
