@@ -107,6 +107,15 @@ def device(name, symbol="d", model="mtty", more=""):
         (IOMMU + device("00:10.0"), 6, "group[0].device[0].name", "did you mean '0000:00:10.0'?"),
         (IOMMU + device("0000:00:20.0"), 6, "group[0].device[0].name", "neither"),
         (IOMMU + device("0000:00:10.8"), 6, "group[0].device[0].name", "neither"),
+        *(
+            (
+                f"{GROUP}{device('0000:00:10.0', model=model)}",
+                5,
+                "group[0].device[0].name",
+                "'0000:00:10.0' is a PCI function, and those are behind an IOMMU: group 1 has no [group.iommu]",
+            )
+            for model in ("edu", "e1000e", "nvme", "pci-testdev", "vfio-pci", "dma-engine", "mtty")
+        ),
         (GROUP + device("0" * 32), 5, "group[0].device[0].name", "did you mean '00000000-0000-0000-0000-0"),
         (GROUP + device(UUID) + device(UUID.upper(), "e"), 9, "group[0].device[1].name", "same name"),
         (GROUP + device(UUID) + device(OTHER), 8, "group[0].device[1].symbol", "same symbol"),
@@ -140,6 +149,28 @@ def test_names_are_spelled_as_sysfs_spells_them(tmp_path):
     assert wished.name == UUID
     with pytest.raises(DeviceError, match=r"did you mean '0000:00:05\.0'"):
         with_devices(MachineSpec(), [parse_device("edu,name=00:05.0")], load_models())
+
+
+@pytest.mark.parametrize("model", ["edu", "dma-engine", "mtty"])
+def test_mediated_device_has_no_iommu_behind_it(tmp_path, model):
+    path = tmp_path / "m.toml"
+    path.write_text(GROUP + device(UUID, model=model))
+    assert load_machine(path, load_models()).groups == (GroupSpec(number=1),)
+    assert with_devices(MachineSpec(), [parse_device(f"{model},bus=mdev")], load_models()).devices
+
+
+@pytest.mark.parametrize("before", ["mtty,group=5", "edu,bus=mdev,group=5"])
+@pytest.mark.parametrize("given", ["edu,group=5", "dma-engine,group=5", "vfio-pci,group=5,name=00fe:00:01.0"])
+def test_pci_function_is_not_put_into_a_group_without_an_iommu(before, given):
+    wishes = [parse_device(before), parse_device(given)]
+    with pytest.raises(DeviceError, match=r"group=5 has no IOMMU, and PCI functions are behind one") as error:
+        with_devices(MachineSpec(), wishes, load_models())
+    assert "without group=" in error.value.hint
+    spec = MachineSpec(groups=(GroupSpec(number=5),))
+    with pytest.raises(DeviceError, match="group=5 has no IOMMU"):
+        with_devices(spec, wishes[1:], load_models())
+    spec = MachineSpec(groups=(GroupSpec(number=5, iommu=IommuSpec()),))
+    assert with_devices(spec, wishes[1:], load_models()).devices
 
 
 def test_option_means_the_same_in_a_file_and_on_a_command_line(tmp_path):

@@ -155,6 +155,11 @@ def with_devices(spec: MachineSpec, wishes: Sequence[Wish], models: Mapping[str,
             number = real.free_group({*groups, *named})
         if number not in groups:
             groups[number] = GroupSpec(number=number, iommu=_IOMMU if bus == "pci" else None)
+        if bus == "pci" and groups[number].iommu is None:
+            raise DeviceError(
+                f"device {wish.model}: group={number} has no IOMMU, and PCI functions are behind one",
+                "without group= it gets a group of its own; bus=mdev is a mediated device, which needs no IOMMU",
+            )
         symbols = {device.symbol for device in devices}
         symbol = next(s for n in range(len(devices) + 1) if (s := f"{wish.model}{n}") not in symbols)
         devices.append(

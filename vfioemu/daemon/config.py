@@ -9,7 +9,7 @@ manual-clear = "off"            # or as-posted, fixed, noclear-flag
 
 [[group]]
 number = 12
-[group.iommu]                   # absent: devices without an IOMMU (mdev)
+[group.iommu]                   # absent: devices without an IOMMU, which are mediated ones, with a UUID
 address-bits = 48
 pgsizes = 0x40201000
 reserved = [[0xfee00000, 0xfeefffff]]
@@ -33,6 +33,7 @@ from vfioemu.core.model import Factory
 from vfioemu.core.profile import DEFAULT, PROFILES
 from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec, Quirks
 from vfioemu.daemon.names import checked_name
+from vfioemu.daemon.sysfs import bus_of
 from vfioemu.devices.registry import options as options_of
 from vfioemu.tomlfile import KeyPath, TomlError, TomlFile, guess, parse, read
 
@@ -181,6 +182,9 @@ def _device_of(
         raise file.error((*at, "name"), str(error)) from None
     if any(other.name == name for other in others):
         raise file.error((*at, "name"), f"two devices have the same name, {name!r}")
+    if group.iommu is None and bus_of(name) == "pci":  # vfio_group_find_or_alloc() would not take it
+        why = f"{name!r} is a PCI function, and those are behind an IOMMU: group {group.number} has no [group.iommu]"
+        raise file.error((*at, "name"), why)
     if models is not None:
         _check_model(file, at, device, models)
     return DeviceSpec(
