@@ -5,6 +5,7 @@ import errno
 import mmap
 import os
 import struct
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.devices.test_pci_irqs import ADDRESS, CONFIG, Console
 from tests.releases import having
+from vfioemu.core.effects import Breathe
 from vfioemu.core.errors import IoctlError
 from vfioemu.core.machine import Machine
 from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
@@ -29,6 +31,7 @@ from vfioemu.devices.pci import (
 from vfioemu.devices.pci.e1000e import E1000e
 from vfioemu.devices.pci.edu import Edu
 from vfioemu.devices.pci.nvme import Nvme
+from vfioemu.devices.pci.plain import PlainFunction
 from vfioemu.devices.pci.testdev import PciTestdev
 from vfioemu.devices.registry import load_models
 from vfioemu.testing.bench import Bench
@@ -200,6 +203,79 @@ def test_memory_that_a_device_still_reaches_by_dma_goes_with_the_last_close():
 
     assert os.fstat(reached).st_size == 0  # an access is a fault: io/memory/windows.py
     os.close(reached)
+
+
+def held(*files):
+    """How many bytes of memory files have, in pages that exist."""
+    return sum(os.fstat(fd).st_blocks * 512 for fd in files)
+
+
+class Rememberer(PciFunction):
+    """A function whose BARs are memory, which no reset clears."""
+
+    def __init__(self, sizes):
+        bars = {index: Bar(size, memory=True) for index, size in enumerate(sizes)}
+        super().__init__({}, Function(vendor=1, device=2, class_code=0, bars=bars))
+
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize("decoded", [True, False])
+@pytest.mark.parametrize("make", [Rememberer, lambda sizes: PlainFunction({"bars": sizes, "reset": True})])
+def test_no_step_of_the_last_close_gives_back_much(make, decoded):
+    bench = Bench(make([MIB, 128 * MIB, 128 * MIB, MIB]), name=ADDRESS)
+    memories = [bench.model.bar_memory(bar) for bar in range(4)]
+    for memory in memories:
+        for at in range(0, memory.size, 32 * MIB):
+            memory.write(at, bytes(MIB))  # 10 MiB in all
+    if not decoded:
+        assert bench.pwrite(b"\0", CONFIG + 4).ret == 1
+    files = [os.dup(fd) for memory in memories for fd in memory.files]
+    left = [held(*files)]
+    assert left == [10 * MIB]
+
+    left += [held(*files) for effect in bench.model.close_device() if isinstance(effect, Breathe)]
+    left.append(held(*files))
+
+    assert left[-1] == 0
+    assert max(before - after for before, after in pairwise(left)) <= 2 * MIB  # of 64 MiB
+    assert [os.fstat(fd).st_size for fd in files] == [0] * len(files)
+    assert [memory.files for memory in memories] == [()] * 4
+    for fd in files:
+        os.close(fd)
+
+
+def test_memory_that_somebody_asks_for_during_the_last_close_is_new_and_stays():
+    """A file in /sys is not the device's: whoever reads there does not hold the function open."""
+    bench = Bench(Rememberer([MIB, MIB]), name=ADDRESS)
+    old = [bench.model.bar_memory(bar) for bar in range(2)]
+    closing = bench.model.close_device()
+    while not isinstance(next(closing), Breathe):
+        pass
+
+    new = [bench.model.bar_memory(bar) for bar in range(2)]
+    new[1].write(0, b"new")
+    for _ in closing:
+        pass
+
+    assert [memory.files for memory in old] == [(), ()]
+    assert [bench.model.bar_memory(bar) for bar in range(2)] == new
+    assert new[1].read(0, 3) == b"new"
+
+
+def test_pages_that_are_written_while_memory_is_given_back_hold_nothing_up():
+    shared = SharedBar(256 * MIB, b"x")
+    file = os.dup(shared.fd)  # as of the program that has mapped it
+    steps = 1
+    while shared.release():
+        os.pwrite(file, b"again", 255 * MIB)
+        assert not shared.move(shown=False)
+        steps += 1
+    assert steps <= 4
+    assert os.fstat(file).st_size == held(file) == 0
+    assert not shared.release()
+    os.close(file)
 
 
 def test_whoever_maps_a_bar_can_spoil_its_contents_only():

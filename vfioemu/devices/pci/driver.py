@@ -182,9 +182,12 @@ class VfioPci(DeviceModel):
             yield from finish(self.reset_function())
             yield from self.interrupts.set_line(False)
         self.needs_reset = not self.can_reset
-        for memory in self._memory.values():
-            memory.close()
-        self._memory.clear()
+        # Others are served meanwhile: whoever reaches a BAR by /sys gets memory of his own, and never what is on its way out.
+        gone, self._memory = self._memory, {}
+        for memory in gone.values():
+            while memory.release():
+                yield Breathe()
+            yield Breathe()
 
     def closed(self) -> Steps[None]:
         """The rest of vfio_pci_core_disable()."""

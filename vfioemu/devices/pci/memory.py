@@ -16,6 +16,8 @@ from typing import Final
 _PAGE: Final = 4096
 _STEP: Final = 4 << 20
 """Bytes that are put aside, or back, in one go: some milliseconds."""
+FREED: Final = 64 << 20
+"""Bytes whose pages are given back in one go: some milliseconds."""
 _PUNCH_HOLE: Final = 0x01 | 0x02
 """FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE."""
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -39,10 +41,15 @@ class SharedBar:
     def __init__(self, size: int, contents: bytes = b"") -> None:
         self.size = -(-size // _PAGE) * _PAGE
         self.fd = self._aside = -1
-        self._shown = self.size
+        self._shown = self._kept = self.size
         self.fd = os.memfd_create("vfioemu-bar", os.MFD_CLOEXEC)
         os.truncate(self.fd, self.size)
         os.pwrite(self.fd, contents[: self.size], 0)
+
+    @property
+    def files(self) -> tuple[int, ...]:
+        """Give the fds of the memfds in which the pages are; none when it was closed."""
+        return tuple(fd for fd in (self.fd, self._aside) if fd >= 0)
 
     @property
     def revoked(self) -> bool:
@@ -60,9 +67,15 @@ class SharedBar:
         for fd, at, count in self._parts(offset, min(len(data), max(0, self.size - offset))):
             os.pwrite(fd, data[at - offset : at - offset + count], at)
 
-    def clear(self) -> None:
-        """All of it is zero again, and costs nothing. Whoever touches a mapping meanwhile notices nothing else."""
-        for fd, at, count in self._parts(0, self.size):
+    def clear(self, offset: int = 0, size: int | None = None) -> None:
+        """Make a range zero again, so that it costs nothing. Whoever touches a mapping meanwhile notices nothing else.
+
+        Args:
+            offset: of the range.
+            size: how long it is; `FREED` is what can be done in one go. None: up to the end.
+        """
+        left = max(0, self.size - offset)
+        for fd, at, count in self._parts(offset, left if size is None else min(size, left)):
             if _libc.fallocate64(fd, _PUNCH_HOLE, ctypes.c_int64(at), ctypes.c_int64(count)):
                 raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
@@ -80,8 +93,8 @@ class SharedBar:
         Returns:
             Whether there is more to do.
         """
-        if self.fd < 0:
-            return False  # it was closed in between
+        if self.fd < 0 or self._kept < self.size:
+            return False  # it was closed in between, or is about to be
         return self._show() if shown else self._put_aside()
 
     def _show(self) -> bool:
@@ -123,20 +136,46 @@ class SharedBar:
         parts = ((self.fd, offset, ends - offset), (self._aside, ends, offset + size - ends))
         return [(fd if fd >= 0 else self.fd, at, count) for fd, at, count in parts if count]
 
+    def release(self) -> bool:
+        """Give a part of it back, from the end on; with the last part it is closed.
+
+        It takes as many calls as there is much in it. What a program writes behind us goes with the next one.
+
+        Returns:
+            Whether there is more to do.
+        """
+        empty = all(_is_empty(fd, self._kept) for fd in self.files)
+        self._kept = 0 if empty else max(0, self._kept - FREED)
+        if not self._kept:
+            self.close()
+            return False
+        for fd in self.files:
+            if os.fstat(fd).st_size > self._kept:
+                os.truncate(fd, self._kept)
+        return True
+
     def close(self) -> None:
         """Give it back. Mappings hold the function open; so who reaches it still is a device, which fails from now on.
 
         The next who opens the function gets memory of his own, where what that device writes would not be seen.
         """
-        if self.fd >= 0:
-            os.truncate(self.fd, 0)
-        for fd in (self.fd, self._aside):
-            if fd >= 0:
-                os.close(fd)
+        for fd in self.files:
+            os.truncate(fd, 0)
+            os.close(fd)
         self.fd = self._aside = -1
 
     def __del__(self) -> None:
         self.close()
+
+
+def _is_empty(fd: int, end: int) -> bool:
+    """Whether a file has no pages before `end`."""
+    try:
+        return os.lseek(fd, 0, os.SEEK_DATA) >= end
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return True
+        raise
 
 
 def _data(fd: int, at: int, end: int) -> Iterator[tuple[int, int]]:

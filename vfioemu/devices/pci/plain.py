@@ -8,8 +8,10 @@ container's memory counts as dirty; and a function of any shape for programs tha
 from collections.abc import Mapping
 from typing import ClassVar, Final
 
+from vfioemu.core.effects import Breathe, Steps
 from vfioemu.devices.pci.description import Bar, Encodes, Express, Function, Msi, MsiX
 from vfioemu.devices.pci.function import PciFunction
+from vfioemu.devices.pci.memory import FREED
 
 MAX_BAR: Final = 1 << 30
 _TABLE_BAR_SIZE: Final = 1 << 16
@@ -40,10 +42,13 @@ class PlainFunction(PciFunction):
         """Memory."""
         self.bar_memory(bar).write(offset, data)
 
-    def reset_function(self) -> None:
-        """The BARs are zero again."""
+    def reset_function(self) -> Steps[None]:
+        """Make the BARs zero again, step by step: there may be GiBs in them."""
         for index in self.function.bars:
-            self.bar_memory(index).clear()
+            memory = self.bar_memory(index)
+            for offset in range(0, memory.size, FREED):
+                memory.clear(offset, FREED)
+                yield Breathe()
 
 
 def _describe(options: Mapping[str, object]) -> Function:
