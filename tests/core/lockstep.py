@@ -377,9 +377,13 @@ def _range_of_get(call: Call, side: Side) -> tuple[int, int] | None:
 
 def get_bitmap_wraps(call: Call, side: Side, pair: Pair) -> Allowed | None:
     found = _range_of_get(call, side)
-    if not found or not found[1] or not _wraps(*found):
+    if not found or not found[1] or not all(_too_far(profile, *found) for profile in (pair.old, pair.new)):
         return None
     return each(pair, lambda profile: name(profile.get_bitmap_wrap_errno))
+
+
+def _too_far(profile: Profile, iova: int, size: int) -> bool:
+    return iova + size > TOP - (not profile.get_bitmap_to_top)
 
 
 def get_bitmap_to_the_top(call: Call, side: Side, pair: Pair) -> Allowed | None:
@@ -552,7 +556,7 @@ RULES = (
     Rule(
         "GET_BITMAP up to 2^64",
         "type1.md 8.3 row 3, DIFF-7.2 B2",
-        ("get_bitmap_to_top", "get_bitmap_wrap_errno"),
+        ("get_bitmap_to_top",),
         get_bitmap_to_the_top,
         parts=True,
     ),

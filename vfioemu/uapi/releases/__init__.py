@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""One module per kernel release, found by itself; docs/howto-kernel-release.md says how to add one.
+"""One module per kernel release, found by itself; docs/howto/release.md says how to add one.
 
 A module has a PROFILE (profile.py), and the release's name: `linux_7_2` is that of ``linux-7.2``. `names` does not import
 them: a command that only lists the choices would wait for all structs to be laid out.
