@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from vfioemu import daemon
-from vfioemu.core.spec import DeviceSpec, GroupSpec, MachineSpec
+from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
 
 HERE = Path(__file__).parent
 PROTOCOL = HERE.parents[1] / "protocol"

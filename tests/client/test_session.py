@@ -10,9 +10,9 @@ import trio
 
 from tests.io.fake import ECHO, FakeFile, FakeMachine, serving
 from vfioemu import client
-from vfioemu.core.effects import GiveFd, read_user
-from vfioemu.core.effects import locked as take
-from vfioemu.core.locks import Lock
+from vfioemu.core.base.effects import GiveFd, read_user
+from vfioemu.core.base.effects import locked as take
+from vfioemu.core.base.locks import Lock
 from vfioemu.uapi.kinds import FdKind
 from vfioemu.wire import messages as m
 

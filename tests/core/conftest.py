@@ -5,11 +5,12 @@ import struct
 
 import pytest
 
-from vfioemu.core import slices
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.machine import Machine
-from vfioemu.core.model import DeviceModel
-from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
+from vfioemu.core.base import slices
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.memory.iommu_spec import IommuSpec
+from vfioemu.core.model.device import DeviceModel
+from vfioemu.core.objects.machine import Machine
+from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
 from vfioemu.core.type1 import manual_clear, windows
 from vfioemu.testing.holdings import holdings
 from vfioemu.testing.process import Process

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from tests.releases import name
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.machine import Machine
-from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.memory.iommu_spec import IommuSpec
+from vfioemu.core.objects.machine import Machine
+from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
 from vfioemu.devices.pci import PciFunction, names
 from vfioemu.devices.registry import load_models
 from vfioemu.testing.holdings import holdings

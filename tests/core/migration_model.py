@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The migration state machine again, from the uAPI's words alone: what may be asked, which way it goes, what it gives.
 
-Written without looking at vfioemu/core/migration.py: shortest ways are searched for in the graph of arcs that the comment
+Written without looking at vfioemu/core/objects/migration.py: shortest ways are searched for in the graph of arcs that the comment
 above enum vfio_device_mig_state in <linux/vfio.h> lists, under the conditions that it states.
 """
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.model import DeviceModel
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.model.device import DeviceModel
 from vfioemu.testing.bench import Bench
 from vfioemu.testing.scheduler import Scheduler
 from vfioemu.uapi import constants as c

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vfioemu.core import dma_logging
-from vfioemu.core.effects import Breathe, Locked, ReadUser, WriteUser
-from vfioemu.core.model import DeviceModel
+from vfioemu.core.base.effects import Breathe, Locked, ReadUser, WriteUser
+from vfioemu.core.files import dma_logging
+from vfioemu.core.model.device import DeviceModel
 from vfioemu.testing.bench import Bench
 from vfioemu.testing.scheduler import Scheduler
 from vfioemu.uapi import constants as c

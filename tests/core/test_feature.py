@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.releases import every_release
-from vfioemu.core.model import DeviceModel
+from vfioemu.core.model.device import DeviceModel
 from vfioemu.testing.bench import Bench
 from vfioemu.uapi import constants as c
 

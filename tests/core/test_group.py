@@ -5,8 +5,8 @@ import struct
 
 import pytest
 
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.spec import DeviceSpec
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.objects.spec import DeviceSpec
 from vfioemu.testing.process import FIRST_FD, MAX_FDS
 from vfioemu.uapi import constants as c
 

@@ -5,7 +5,7 @@ import errno
 
 import pytest
 
-from vfioemu.core.errors import IoctlError
+from vfioemu.core.base.errors import IoctlError
 from vfioemu.native.dma import DmaBatch, Op, Status
 from vfioemu.native.log import DirtyLog
 from vfioemu.testing.process import Process

@@ -6,7 +6,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfioemu.core.held_pins import HeldPins
+from vfioemu.core.memory.held_pins import HeldPins
 
 PAGE = 4096
 TOP = 1 << 64

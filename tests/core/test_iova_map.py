@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfioemu.core.caller import AddressSpace
-from vfioemu.core.iova_map import Dma, IovaMap
+from vfioemu.core.base.caller import AddressSpace
+from vfioemu.core.memory.iova_map import Dma, IovaMap
 
 PAGE = 4096
 TOP = 1 << 64

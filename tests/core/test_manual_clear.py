@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vfioemu.core.effects import read_user
+from vfioemu.core.base.effects import read_user
 from vfioemu.core.type1 import manual_clear
 
 PAGE = 4096

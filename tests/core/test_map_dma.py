@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.releases import every_release, name
-from vfioemu.core.caller import AddressSpace
-from vfioemu.core.iova_map import Dma, IovaMap
+from vfioemu.core.base.caller import AddressSpace
+from vfioemu.core.memory.iova_map import Dma, IovaMap
 
 PAGE = 4096
 TOP = 1 << 64

@@ -13,10 +13,10 @@ import pytest
 
 from tests.core import migration_model as model
 from tests.core.migration_model import ERROR, RUNNING, SAVING
-from vfioemu.core.effects import read_user
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.migration import ResumingStream, SavingStream, StateLost
-from vfioemu.core.model import DeviceModel
+from vfioemu.core.base.effects import read_user
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.model.device import DeviceModel
+from vfioemu.core.model.streams import ResumingStream, SavingStream, StateLost
 from vfioemu.testing.bench import Bench
 from vfioemu.uapi import constants as c
 

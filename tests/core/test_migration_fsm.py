@@ -9,17 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.migration import (
-    STATE_FLAGS,
-    DataFile,
-    ResumingStream,
-    SavingStream,
-    Session,
-    StateLost,
-    next_state,
-)
-from vfioemu.core.model import DeviceModel
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.files.data import DataFile
+from vfioemu.core.model.device import DeviceModel
+from vfioemu.core.model.streams import ResumingStream, SavingStream, StateLost
+from vfioemu.core.objects.migration import STATE_FLAGS, Session, next_state
 from vfioemu.testing.bench import Bench
 from vfioemu.uapi import constants as c
 

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.migration import (
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.model.device import DeviceModel
+from vfioemu.core.model.regions import READ_WRITE, Region
+from vfioemu.core.model.streams import (
     PRE_COPY,
     PRE_COPY_P2P,
     RESUMING,
@@ -21,8 +23,7 @@ from vfioemu.core.migration import (
     SavingStream,
     StateLost,
 )
-from vfioemu.core.migration_v1 import DATA_OFFSET, DATA_SIZE, REGION_SIZE, take_option
-from vfioemu.core.model import READ_WRITE, DeviceModel, Region
+from vfioemu.core.objects.migration_v1 import DATA_OFFSET, DATA_SIZE, REGION_SIZE, take_option
 from vfioemu.testing.bench import Bench
 from vfioemu.uapi import constants as c
 

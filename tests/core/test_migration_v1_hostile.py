@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.core.test_migration_v1 import BASE, DATA_OFFSET, Box, Client, final
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.migration import StateLost
-from vfioemu.core.migration_v1 import REGION_SIZE
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.model.streams import StateLost
+from vfioemu.core.objects.migration_v1 import REGION_SIZE
 from vfioemu.testing.scheduler import Scheduler
 from vfioemu.uapi import constants as c
 

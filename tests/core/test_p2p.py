@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from vfioemu.core.model import DeviceModel
+from vfioemu.core.model.device import DeviceModel
 from vfioemu.testing.bench import Bench
 from vfioemu.uapi import constants as c
 

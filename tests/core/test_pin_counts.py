@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.pin_counts import AREA, PinCounts
-from vfioemu.core.quota import Quota
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.quota import Quota
+from vfioemu.core.memory.pin_counts import AREA, PinCounts
 
 PAGE = 4096
 TOP = 1 << 64

@@ -6,10 +6,10 @@ import tracemalloc
 
 import pytest
 
-from vfioemu.core.effects import Breathe, PinUser
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.quota import Quotas
-from vfioemu.core.slices import MAPPING, SLICE
+from vfioemu.core.base.effects import Breathe, PinUser
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.quota import Quotas
+from vfioemu.core.base.slices import MAPPING, SLICE
 from vfioemu.core.type1 import windows
 from vfioemu.testing.process import Process
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfioemu.core.effects import read_user
-from vfioemu.core.model import ABSENT, READ_WRITE, DeviceModel, Region
+from vfioemu.core.base.effects import read_user
+from vfioemu.core.model.device import DeviceModel
+from vfioemu.core.model.regions import ABSENT, READ_WRITE, Region
 from vfioemu.testing.bench import Bench
 from vfioemu.uapi import constants as c
 

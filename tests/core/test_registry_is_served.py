@@ -5,8 +5,8 @@ import pytest
 
 from tests.releases import DEFAULT, every_release
 from vfioemu.conformance.answers import extensions
-from vfioemu.core.machine import Machine
-from vfioemu.core.spec import DeviceSpec, GroupSpec, MachineSpec
+from vfioemu.core.objects.machine import Machine
+from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
 from vfioemu.devices.pci.dmabuf import DmaBuf
 from vfioemu.devices.registry import load_models
 from vfioemu.testing.files import OpenFile

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.releases import every_release, name
-from vfioemu.core.effects import locked
+from vfioemu.core.base.effects import locked
 
 PAGE = 4096
 TOP = 1 << 64

@@ -6,7 +6,8 @@ import errno
 import os
 import struct
 
-from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
+from vfioemu.core.memory.iommu_spec import IommuSpec
+from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
 
 DEVICES = {
     "mb0": (12, "00000000-0000-4000-8000-000000000001", "basic"),

@@ -6,7 +6,8 @@ import contextlib
 import trio
 
 from vfioemu import client
-from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
+from vfioemu.core.memory.iommu_spec import IommuSpec
+from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
 from vfioemu.io.base import accounts
 
 BIG_BAR = 1 << 20

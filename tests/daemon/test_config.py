@@ -4,7 +4,8 @@
 import pytest
 
 from tests.releases import PROFILES
-from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
+from vfioemu.core.memory.iommu_spec import IommuSpec
+from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
 from vfioemu.daemon.arguments import DeviceError, parse_device, with_devices
 from vfioemu.daemon.config import ConfigError, load_machine, parse_machine
 from vfioemu.devices.registry import load_models, options

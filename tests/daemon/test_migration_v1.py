@@ -9,7 +9,7 @@ import struct
 import pytest
 
 from vfioemu import client, daemon
-from vfioemu.core.spec import DeviceSpec, GroupSpec, MachineSpec
+from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
 from vfioemu.uapi import constants as c
 
 BASE = 9 << 40

@@ -9,7 +9,8 @@ import struct
 import pytest
 
 from vfioemu import client, daemon
-from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
+from vfioemu.core.memory.iommu_spec import IommuSpec
+from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
 from vfioemu.devices.pci import edu
 from vfioemu.uapi import constants as c
 

@@ -18,7 +18,7 @@ import trio.testing
 
 from tests.daemon.helpers import MACHINE
 from vfioemu import client, daemon
-from vfioemu.core.errors import IoctlError
+from vfioemu.core.base.errors import IoctlError
 from vfioemu.uapi import constants as c
 
 VFIOEMU = str(Path(sys.executable).with_name("vfioemu"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vfioemu import daemon
-from vfioemu.core.spec import MachineSpec
+from vfioemu.core.objects.spec import MachineSpec
 from vfioemu.daemon import runtime_dir as rd
 
 

@@ -10,9 +10,10 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.machine import Machine
-from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.memory.iommu_spec import IommuSpec
+from vfioemu.core.objects.machine import Machine
+from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
 from vfioemu.daemon import running
 from vfioemu.daemon.sysfs import bus_of, sysfsdev
 from vfioemu.daemon.tree import Tree

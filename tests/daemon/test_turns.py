@@ -15,7 +15,7 @@ import trio
 
 from tests.daemon.neighbours import BIG_BAR, HOSTILE, MACHINE, ORACLE, World
 from vfioemu import client
-from vfioemu.core import slices
+from vfioemu.core.base import slices
 from vfioemu.daemon.serve import running
 from vfioemu.io import driver
 from vfioemu.io.base import turns

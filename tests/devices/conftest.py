@@ -5,8 +5,9 @@ import struct
 
 import pytest
 
-from vfioemu.core.machine import Machine
-from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
+from vfioemu.core.memory.iommu_spec import IommuSpec
+from vfioemu.core.objects.machine import Machine
+from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
 from vfioemu.devices.dma_engine import DmaEngine
 from vfioemu.devices.registry import load_models
 from vfioemu.testing.bench import Bench

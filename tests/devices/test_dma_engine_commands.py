@@ -4,8 +4,8 @@
 import errno
 from types import SimpleNamespace
 
-from vfioemu.core.effects import Breathe
-from vfioemu.core.migration import RUNNING, RUNNING_P2P
+from vfioemu.core.base.effects import Breathe
+from vfioemu.core.model.streams import RUNNING, RUNNING_P2P
 from vfioemu.devices.dma_engine.commands import Commands
 from vfioemu.uapi.dma_engine import COMMAND_INTERRUPT, Command
 

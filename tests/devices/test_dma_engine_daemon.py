@@ -8,7 +8,7 @@ import pytest
 from tests.releases import having
 from vfioemu import client, daemon
 from vfioemu.client.control import ControlError
-from vfioemu.core.spec import DeviceSpec, GroupSpec, MachineSpec
+from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
 from vfioemu.uapi.dma_engine import Command, Register, Stamp
 
 PAGE = 4096

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfioemu.core.errors import IoctlError
+from vfioemu.core.base.errors import IoctlError
 from vfioemu.devices.dma_engine import DmaEngine
 from vfioemu.native.bitmap import DirtyBitmap
 from vfioemu.testing.bench import GUEST, Bench

@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from vfioemu.core.migration import RESUMING, RUNNING, STOP, STOP_COPY
+from vfioemu.core.model.streams import RESUMING, RUNNING, STOP, STOP_COPY
 from vfioemu.devices.registry import load_models
 from vfioemu.testing.bench import Bench
 from vfioemu.uapi import constants as c

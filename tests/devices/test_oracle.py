@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfioemu.core import migration
+from vfioemu.core.files import data
 from vfioemu.devices.oracle import Oracle
 from vfioemu.devices.oracle.dirty_log import PageRuns
 from vfioemu.devices.oracle.migrate import stream_bytes
@@ -221,8 +221,8 @@ def test_a_large_state_is_written_in_large_pieces(bench):
 @pytest.mark.parametrize("hole", [0, 1, 5])
 def test_where_memory_ends_a_read_stops_as_the_driver_does(monkeypatch, offset, hole):
     seen = []
-    for at_once in (64, migration.DEFAULT_CHUNK):
-        monkeypatch.setattr(migration, "DEFAULT_CHUNK", at_once)
+    for at_once in (64, data.DEFAULT_CHUNK):
+        monkeypatch.setattr(data, "DEFAULT_CHUNK", at_once)
         bench = Bench(Oracle({"variant": "migspc"}))
         command(bench, SIZES, 40000, 96, 64)
         fd = data_fd(bench, STOP_COPY)
@@ -244,8 +244,8 @@ def test_where_memory_ends_a_read_stops_as_the_driver_does(monkeypatch, offset, 
 )
 def test_a_write_that_is_refused_has_taken_what_the_driver_takes(monkeypatch, size, hole, error):
     seen = []
-    for at_once in (64, migration.DEFAULT_CHUNK):
-        monkeypatch.setattr(migration, "DEFAULT_CHUNK", at_once)
+    for at_once in (64, data.DEFAULT_CHUNK):
+        monkeypatch.setattr(data, "DEFAULT_CHUNK", at_once)
         bench = Bench(Oracle({"variant": "migspc"}))
         fd = data_fd(bench, RESUMING)
         buffer = bench.process.memory.allocate(0x102000)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vfioemu.core.migration import StateLost
+from vfioemu.core.model.streams import StateLost
 from vfioemu.devices.pci import (
     Bar,
     Capability,

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from tests.devices.test_pci_irqs import ADDRESS, CONFIG, Console
 from tests.releases import having
-from vfioemu.core.effects import Breathe
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.machine import Machine
-from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
+from vfioemu.core.base.effects import Breathe
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.memory.iommu_spec import IommuSpec
+from vfioemu.core.objects.machine import Machine
+from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
 from vfioemu.devices.pci import (
     Bar,
     Express,

@@ -3,7 +3,7 @@
 
 import pytest
 
-from vfioemu.core.model import DeviceModel
+from vfioemu.core.model.device import DeviceModel
 from vfioemu.devices.registry import load_models
 
 

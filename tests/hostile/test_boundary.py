@@ -10,7 +10,7 @@ import trio
 from tests.hostile.helpers import Raw
 from vfioemu import client
 from vfioemu import daemon as daemons
-from vfioemu.core.spec import MachineSpec
+from vfioemu.core.objects.spec import MachineSpec
 from vfioemu.io.shim.channel import Channel
 from vfioemu.testing.daemon import DaemonProcess
 from vfioemu.wire import messages as m

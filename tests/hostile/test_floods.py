@@ -11,7 +11,7 @@ import pytest
 
 from tests.hostile.helpers import HOSTILE_GROUP, PAGE, Raw, settles, start_victim
 from vfioemu import client
-from vfioemu.core.errors import IoctlError
+from vfioemu.core.base.errors import IoctlError
 from vfioemu.io.base.ledger import Ledger
 from vfioemu.io.base.limits import Limits
 from vfioemu.native import bitmap

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import trio
 
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.file import File, Mapped
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.file import File, Mapped
 from vfioemu.io.base.limits import Limits
 from vfioemu.io.dispatch import Dispatcher
 from vfioemu.io.shim.access import Access

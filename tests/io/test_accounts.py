@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from tests.io.fake import Raw, serving
-from vfioemu.core.errors import IoctlError
+from vfioemu.core.base.errors import IoctlError
 from vfioemu.io.base.accounts import FEW, Accounts
 from vfioemu.io.base.limits import Limits
 from vfioemu.io.base.turns import Rounds

@@ -8,9 +8,9 @@ import pytest
 import trio
 
 from tests.io.fake import FakeFile, FakeMachine, serving
-from vfioemu.core.effects import locked, read_user, write_user
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.locks import Lock
+from vfioemu.core.base.effects import locked, read_user, write_user
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.locks import Lock
 from vfioemu.wire import messages as m
 
 ADDRESS = 0x7000_0000_0000

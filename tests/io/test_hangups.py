@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from tests.io.fake import FakeFile, FakeMachine, Raw, serving
-from vfioemu.core.effects import DmaRead, TakeFd, Watch, read_user
+from vfioemu.core.base.effects import DmaRead, TakeFd, Watch, read_user
 from vfioemu.uapi.kinds import FdKind
 from vfioemu.wire import messages as m
 

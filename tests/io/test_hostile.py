@@ -8,10 +8,10 @@ import pytest
 import trio
 
 from tests.io.fake import FakeFile, FakeMachine, Raw, serving
-from vfioemu.core.effects import DmaRead, GiveFd, PinUser, TakeFd, read_user, write_user
-from vfioemu.core.effects import locked as take
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.locks import Lock
+from vfioemu.core.base.effects import DmaRead, GiveFd, PinUser, TakeFd, read_user, write_user
+from vfioemu.core.base.effects import locked as take
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.locks import Lock
 from vfioemu.uapi.kinds import FdKind
 from vfioemu.wire import messages as m
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfioemu.core.effects import Breathe, Locked, PagesRead, PagesWrite
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.locks import Lock
-from vfioemu.core.quota import UNBOUNDED, Quota, Quotas
-from vfioemu.core.slices import SLICE
+from vfioemu.core.base.effects import Breathe, Locked, PagesRead, PagesWrite
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.locks import Lock
+from vfioemu.core.base.quota import UNBOUNDED, Quota, Quotas
+from vfioemu.core.base.slices import SLICE
 from vfioemu.io.base.ledger import Ledger
 from vfioemu.io.base.limits import Limits
 from vfioemu.io.memory import keeping, reach

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from tests.daemon.helpers import protect
-from vfioemu.core.errors import IoctlError
+from vfioemu.core.base.errors import IoctlError
 from vfioemu.io.base import eventfd
 from vfioemu.io.memory.mm import BoundMemory
 from vfioemu.syscalls import procmem

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from tests.io.fake import Raw, serving
-from vfioemu.core.locks import Lock
+from vfioemu.core.base.locks import Lock
 from vfioemu.io.shim import memory_calls
 from vfioemu.wire import messages as m
 

@@ -6,8 +6,8 @@ import select
 import socket
 
 from tests.io.fake import FakeFile, FakeMachine, Raw, serving
-from vfioemu.core.effects import GiveFd, RevokeFd, write_user
-from vfioemu.core.errors import IoctlError
+from vfioemu.core.base.effects import GiveFd, RevokeFd, write_user
+from vfioemu.core.base.errors import IoctlError
 from vfioemu.uapi.kinds import FdKind
 from vfioemu.wire import messages as m
 from vfioemu.wire import names

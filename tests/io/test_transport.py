@@ -10,7 +10,7 @@ import trio
 
 from tests.io.fake import ECHO, FakeFile, FakeMachine, Raw, serving
 from vfioemu import client
-from vfioemu.core.effects import (
+from vfioemu.core.base.effects import (
     DmaRead,
     DmaWrite,
     ForeignFd,
@@ -22,10 +22,10 @@ from vfioemu.core.effects import (
     read_user,
     write_user,
 )
-from vfioemu.core.effects import locked as take
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.file import POLLIN, POLLOUT
-from vfioemu.core.locks import Lock
+from vfioemu.core.base.effects import locked as take
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.file import POLLIN, POLLOUT
+from vfioemu.core.base.locks import Lock
 from vfioemu.syscalls.procmem import address_of
 from vfioemu.uapi.kinds import FdKind
 from vfioemu.wire import messages as m

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 
 import trio
 
-from vfioemu.core.spec import DeviceSpec as MachineDevice
-from vfioemu.core.spec import GroupSpec, IommuSpec, MachineSpec
+from vfioemu.core.memory.iommu_spec import IommuSpec
+from vfioemu.core.objects.spec import DeviceSpec as MachineDevice
+from vfioemu.core.objects.spec import GroupSpec, MachineSpec
 from vfioemu.daemon.serve import running
 from vfioemu.migration.address import Address
 from vfioemu.migration.destination import Destination

@@ -6,7 +6,8 @@ import struct
 import pytest
 
 from vfioemu import client, daemon
-from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
+from vfioemu.core.memory.iommu_spec import IommuSpec
+from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
 from vfioemu.migration import configspace
 from vfioemu.migration.guestspec import DeviceSpec as GuestDevice
 from vfioemu.migration.vfio_device import VfioDevice

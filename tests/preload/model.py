@@ -5,9 +5,11 @@ import os
 import struct
 from typing import ClassVar
 
-from vfioemu.core.file import Mapped as Place
-from vfioemu.core.model import DeviceModel, Region
-from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
+from vfioemu.core.base.file import Mapped as Place
+from vfioemu.core.memory.iommu_spec import IommuSpec
+from vfioemu.core.model.device import DeviceModel
+from vfioemu.core.model.regions import Region
+from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
 from vfioemu.devices.oracle import Oracle
 from vfioemu.uapi import constants as c
 

@@ -7,14 +7,16 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 from tests.native.mutants import MUTANTS
-from vfioemu.core import device, dma_logging, irqs, migration
-from vfioemu.core.container import Container
-from vfioemu.core.effects import PinUser, read_user
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.group import Group
-from vfioemu.core.held_pins import HeldPins
-from vfioemu.core.limits import Accounting
-from vfioemu.core.migration_v1 import RegionsWithMigration
+from vfioemu.core.base.effects import PinUser, read_user
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.files import dma_logging
+from vfioemu.core.memory.accounting import Accounting
+from vfioemu.core.memory.held_pins import HeldPins
+from vfioemu.core.model import irqs
+from vfioemu.core.objects import device, migration
+from vfioemu.core.objects.container import Container
+from vfioemu.core.objects.group import Group
+from vfioemu.core.objects.migration_v1 import RegionsWithMigration
 from vfioemu.core.type1 import attach, dirty_pages, external, map_dma, state, unmap_dma
 from vfioemu.devices.oracle.dirty_log import DirtyLog
 from vfioemu.io.shim.connection import Connection

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from vfioemu.core.effects import DmaWrite
+from vfioemu.core.base.effects import DmaWrite
 from vfioemu.core.type1 import external
 from vfioemu.testing.fuzz.storm import EXPECTED, Storm
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.run.helpers import Runner
-from vfioemu.core.errors import IoctlError
+from vfioemu.core.base.errors import IoctlError
 from vfioemu.daemon.attributes import unsigned
 from vfioemu.testing.daemon import daemon_process
 

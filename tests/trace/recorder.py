@@ -2,9 +2,9 @@
 """An in-memory process whose calls are traced, as the daemon traces those of its clients."""
 
 from vfioemu.conformance import inprocess
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.file import File
-from vfioemu.core.tap import tapped
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.file import File
+from vfioemu.core.files.tap import tapped
 from vfioemu.testing.process import Process, Result, errno_name
 from vfioemu.trace import calls
 from vfioemu.trace import events as e

@@ -6,7 +6,7 @@ import json
 import click
 
 from vfioemu.cli.errors import USAGE, CommandError
-from vfioemu.core.model import Factory
+from vfioemu.core.model.device import Factory
 from vfioemu.daemon.arguments import COMMON, unknown
 from vfioemu.devices.registry import BrokenModel, default_bus, load_models, options, summary
 

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from vfioemu.cli.errors import USAGE, CommandError
-from vfioemu.core.spec import MachineSpec
+from vfioemu.core.objects.spec import MachineSpec
 from vfioemu.daemon.arguments import DeviceError, Wish, parse_device, with_devices
 from vfioemu.daemon.config import ConfigError, load_machine
 from vfioemu.devices.registry import load_models

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from vfioemu.core.spec import Memlock
+from vfioemu.core.memory.accounting import Memlock
 from vfioemu.migration.guestspec import parse_size
 
 

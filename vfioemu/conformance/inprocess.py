@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from vfioemu.conformance.replay import Difference, Replay
 from vfioemu.conformance.trace import Environment, Scenario
-from vfioemu.core.machine import Machine
-from vfioemu.core.spec import MachineSpec
+from vfioemu.core.objects.machine import Machine
+from vfioemu.core.objects.spec import MachineSpec
 from vfioemu.devices.registry import load_models
 from vfioemu.testing.holdings import holdings
 from vfioemu.testing.process import FIRST_FD, NullDevice, OpenFile, Process, Result

@@ -22,7 +22,7 @@ from vfioemu.client import connect, control
 from vfioemu.conformance.livesystem import LiveSystem
 from vfioemu.conformance.replay import Difference, Replay
 from vfioemu.conformance.trace import Environment, Scenario
-from vfioemu.core.spec import MachineSpec
+from vfioemu.core.objects.spec import MachineSpec
 from vfioemu.daemon.runtime_dir import CONTROL, SOCKET
 from vfioemu.daemon.serve import Options, Ready, serve
 from vfioemu.private import remove_tree

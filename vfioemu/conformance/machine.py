@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from vfioemu.conformance.trace import Environment, TraceError
-from vfioemu.core.spec import MachineSpec
+from vfioemu.core.objects.spec import MachineSpec
 from vfioemu.daemon.config import load_machine
 
 FOLDER: Final = Path(__file__).parent

@@ -17,7 +17,7 @@ from vfioemu.conformance.inprocess import InProcessRunner
 from vfioemu.conformance.machine import machine_for
 from vfioemu.conformance.replay import Difference
 from vfioemu.conformance.trace import Environment, Scenario, Traces
-from vfioemu.core.spec import MachineSpec
+from vfioemu.core.objects.spec import MachineSpec
 from vfioemu.starting import become_a_worker, held_interrupts
 from vfioemu.world import Refusal, RefusedError, refusal
 

@@ -17,8 +17,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from vfioemu.core.model import Factory
-from vfioemu.core.spec import GROUP_MAX, DeviceSpec, GroupSpec, IommuSpec, MachineSpec
+from vfioemu.core.memory.iommu_spec import IommuSpec
+from vfioemu.core.model.device import Factory
+from vfioemu.core.objects.spec import GROUP_MAX, DeviceSpec, GroupSpec, MachineSpec
 from vfioemu.daemon import real
 from vfioemu.daemon.names import checked_name
 from vfioemu.daemon.sysfs import bus_of

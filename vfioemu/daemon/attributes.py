@@ -13,11 +13,10 @@ import uuid
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from vfioemu.core.effects import Steps
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.file import Mapped
-from vfioemu.core.machine import Machine
-from vfioemu.core.model import finish
+from vfioemu.core.base.effects import Steps, finish
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.file import Mapped
+from vfioemu.core.objects.machine import Machine
 from vfioemu.daemon import sysfs
 from vfioemu.daemon.function_files import SETTABLE, is_binary
 from vfioemu.daemon.functions import Function, Functions

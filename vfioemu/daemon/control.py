@@ -12,9 +12,9 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from vfioemu.core.device import Device
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.machine import Machine
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.objects.device import Device
+from vfioemu.core.objects.machine import Machine
 from vfioemu.daemon import messages as d
 from vfioemu.daemon import statistics
 from vfioemu.daemon.mediated import MediatedDevices, Refused

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from vfioemu.core.device import Device
+from vfioemu.core.objects.device import Device
 from vfioemu.daemon.addresses import Window
 from vfioemu.daemon.entries import Directory, Entries, File, text
 from vfioemu.devices.pci import registers as r

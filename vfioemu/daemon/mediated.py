@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 import trio
 
-from vfioemu.core.device import Device
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.machine import Machine
-from vfioemu.core.spec import DeviceSpec
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.objects.device import Device
+from vfioemu.core.objects.machine import Machine
+from vfioemu.core.objects.spec import DeviceSpec
 from vfioemu.daemon import messages as d
 from vfioemu.daemon import real
 from vfioemu.daemon.needs import memory_of

@@ -4,7 +4,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from vfioemu.core.model import Factory
+from vfioemu.core.model.device import Factory
 
 PER_DEVICE: Final = 1 << 20
 """Bytes that a device takes besides its memory: the log of its DMA above all."""

@@ -14,8 +14,9 @@ from typing import Final
 
 import trio
 
-from vfioemu.core.machine import Machine, MachineSpec
-from vfioemu.core.model import Factory
+from vfioemu.core.model.device import Factory
+from vfioemu.core.objects.machine import Machine
+from vfioemu.core.objects.spec import MachineSpec
 from vfioemu.daemon import runtime_dir as rd
 from vfioemu.daemon.attributes import Attributes
 from vfioemu.daemon.control import ControlServer

@@ -5,8 +5,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal, TypeAlias
 
-from vfioemu.core.device import Device
-from vfioemu.core.spec import GroupSpec, IommuSpec
+from vfioemu.core.memory.iommu_spec import IommuSpec
+from vfioemu.core.objects.device import Device
+from vfioemu.core.objects.spec import GroupSpec
 from vfioemu.daemon import function_files
 from vfioemu.daemon.addresses import Window
 from vfioemu.daemon.entries import Directory, Entries, Link, Node, text

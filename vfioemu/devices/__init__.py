@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Device models. How to find one by name is in `vfioemu.devices.registry`; how to write one, in core/model.py."""
+"""Device models. How to find one by name is in `vfioemu.devices.registry`; how to write one, in core/model/device.py."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
-from vfioemu.core.model import Factory
+from vfioemu.core.model.device import Factory
 
 GROUP: Final = "vfioemu.devices"
 

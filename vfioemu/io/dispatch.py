@@ -32,10 +32,10 @@ from typing import Final, Protocol
 
 import trio
 
-from vfioemu.core.caller import Caller
-from vfioemu.core.effects import Steps
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.file import File
+from vfioemu.core.base.caller import Caller
+from vfioemu.core.base.effects import Steps
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.file import File
 from vfioemu.io.base.poller import Poller
 from vfioemu.io.base.throttle import Throttle
 from vfioemu.io.base.turns import Rounds, Share

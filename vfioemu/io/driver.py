@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final, Protocol
 
 import trio
 
-from vfioemu.core.effects import (
+from vfioemu.core.base.effects import (
     Abandoned,
     Breathe,
     Current,
@@ -32,7 +32,7 @@ from vfioemu.core.effects import (
     Watch,
     WriteUser,
 )
-from vfioemu.core.errors import IoctlError
+from vfioemu.core.base.errors import IoctlError
 from vfioemu.io.base.eventfd import Signalled
 from vfioemu.io.base.turns import BYTES_SHIFT, SLICE, Share
 from vfioemu.io.memory import reach

@@ -4,7 +4,7 @@
 Read this before you write a second transport; docs/transport.md takes you through it with an example.
 
 The core answers calls, and yields an effect wherever it needs its caller: `copy_from_user`, an fd of his, his pages
-(core/effects.py). The driver (driver.py) performs effects and knows no message. A transport knows the messages and performs
+(core/base/effects.py). The driver (driver.py) performs effects and knows no message. A transport knows the messages and performs
 nothing: it says which call has come, carries the result back, and is asked for exactly what belongs to the caller and cannot be
 had otherwise, his memory and his fds. So it consists of two things:
 
@@ -36,10 +36,10 @@ import errno
 from collections.abc import Callable
 from typing import Final, Literal, NoReturn, Protocol, TypeAlias
 
-from vfioemu.core.caller import AddressSpace, Caller
-from vfioemu.core.effects import Buffer, EventFd, ForeignFd, Steps, Watcher
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.file import File, Mapped
+from vfioemu.core.base.caller import AddressSpace, Caller
+from vfioemu.core.base.effects import Buffer, EventFd, ForeignFd, Steps, Watcher
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.file import File, Mapped
 from vfioemu.io.base.throttle import Throttle
 from vfioemu.io.base.turns import Share
 

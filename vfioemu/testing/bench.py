@@ -9,15 +9,15 @@ import errno
 from collections import Counter
 from typing import Any, Final
 
-from vfioemu.core.device import Device
-from vfioemu.core.effects import Buffer, GiveFd, Steps, locked
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.file import File
-from vfioemu.core.locks import Lock
-from vfioemu.core.migration_v1 import MigrationProtocol
-from vfioemu.core.model import DeviceModel
-from vfioemu.core.profile import DEFAULT, Profile
-from vfioemu.core.spec import DeviceSpec
+from vfioemu.core.base.effects import Buffer, GiveFd, Steps, locked
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.file import File
+from vfioemu.core.base.locks import Lock
+from vfioemu.core.base.profile import DEFAULT, Profile
+from vfioemu.core.model.device import DeviceModel
+from vfioemu.core.objects.device import Device
+from vfioemu.core.objects.migration_v1 import MigrationProtocol
+from vfioemu.core.objects.spec import DeviceSpec
 from vfioemu.native.dma import DmaBatch, Op, Status
 from vfioemu.native.log import DirtyLog
 from vfioemu.testing.process import Process, Result

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
-from vfioemu.core.machine import Machine
-from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec, Quirks
+from vfioemu.core.base.profile import Quirks
+from vfioemu.core.memory.iommu_spec import IommuSpec
+from vfioemu.core.objects.machine import Machine
+from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
 from vfioemu.testing.model import PAGE
 from vfioemu.testing.process import Process
 from vfioemu.testing.scheduler import Scheduler

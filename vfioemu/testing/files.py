@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
-from vfioemu.core.effects import Steps
-from vfioemu.core.file import File, Mapped
+from vfioemu.core.base.effects import Steps
+from vfioemu.core.base.file import File, Mapped
 from vfioemu.testing.memory import Memory
 
 EVENTFD_MAX: Final = (1 << 64) - 2

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from vfioemu.core.regions import OFFSET_SHIFT
+from vfioemu.core.model.regions import OFFSET_SHIFT
 from vfioemu.native.bitmap import buffer_runs
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.flags import DeviceState

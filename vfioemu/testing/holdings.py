@@ -3,7 +3,7 @@
 
 from collections import Counter
 
-from vfioemu.core.machine import Machine
+from vfioemu.core.objects.machine import Machine
 
 
 def holdings(machine: Machine) -> dict[str, int]:

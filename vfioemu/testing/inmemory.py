@@ -16,12 +16,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.file import File
-from vfioemu.core.machine import Machine
-from vfioemu.core.model import Factory
-from vfioemu.core.profile import DEFAULT
-from vfioemu.core.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec, Quirks
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.file import File
+from vfioemu.core.base.profile import DEFAULT, Quirks
+from vfioemu.core.memory.iommu_spec import IommuSpec
+from vfioemu.core.model.device import Factory
+from vfioemu.core.objects.machine import Machine
+from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
 from vfioemu.devices.registry import default_bus, load_models
 from vfioemu.testing.handles import MemoryContainer, MemoryDevice
 from vfioemu.testing.holdings import holdings

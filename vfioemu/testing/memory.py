@@ -11,7 +11,7 @@ import mmap
 from collections.abc import Iterator
 from typing import Final
 
-from vfioemu.core.effects import Buffer
+from vfioemu.core.base.effects import Buffer
 
 PAGE: Final = 4096
 GUARD: Final = 8 << 20

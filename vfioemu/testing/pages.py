@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What hardware holds of an in-memory process: its allocations themselves, wherever they are mapped by now."""
 
-from vfioemu.core.effects import Buffer
-from vfioemu.core.pages import Pages
+from vfioemu.core.base.effects import Buffer
+from vfioemu.core.base.pages import Pages
 from vfioemu.testing.memory import Memory
 
 

@@ -8,8 +8,8 @@ from typing import Final
 
 import trio
 
-from vfioemu.core.device import Device
-from vfioemu.core.profile import DEFAULT
+from vfioemu.core.base.profile import DEFAULT
+from vfioemu.core.objects.device import Device
 from vfioemu.testing.handles import MemoryDevice
 from vfioemu.testing.inmemory import DeviceWish, MemoryMachine, device, machine
 from vfioemu.testing.process import Process

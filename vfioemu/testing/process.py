@@ -11,8 +11,8 @@ import mmap
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Final, Protocol, TypeVar
 
-from vfioemu.core.caller import AddressSpace, Caller
-from vfioemu.core.effects import (
+from vfioemu.core.base.caller import AddressSpace, Caller
+from vfioemu.core.base.effects import (
     Abandoned,
     Breathe,
     Buffer,
@@ -34,9 +34,9 @@ from vfioemu.core.effects import (
     Watcher,
     WriteUser,
 )
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.file import POLLIN, POLLOUT, POLLPRI, File
-from vfioemu.core.pages import Holder
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.file import POLLIN, POLLOUT, POLLPRI, File
+from vfioemu.core.base.pages import Holder
 from vfioemu.testing import files
 from vfioemu.testing.files import (
     EVENTFD_MAX,

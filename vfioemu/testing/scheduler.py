@@ -10,8 +10,8 @@ meet.
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
-from vfioemu.core.effects import Effect, Locked, Steps
-from vfioemu.core.errors import IoctlError
+from vfioemu.core.base.effects import Effect, Locked, Steps
+from vfioemu.core.base.errors import IoctlError
 
 T = TypeVar("T")
 

@@ -14,8 +14,8 @@ from typing import Final, Literal, TypeAlias
 
 from hypothesis import strategies as st
 
-from vfioemu.core.profile import PROFILES
-from vfioemu.core.spec import IommuSpec
+from vfioemu.core.base.profile import PROFILES
+from vfioemu.core.memory.iommu_spec import IommuSpec
 from vfioemu.testing.inmemory import DeviceWish, MemoryMachine, machine
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.kinds import FdKind

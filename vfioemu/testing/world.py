@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from vfioemu.core.machine import Machine
-from vfioemu.core.spec import Quirks
+from vfioemu.core.base.profile import Quirks
+from vfioemu.core.objects.machine import Machine
 from vfioemu.devices.registry import load_models
 from vfioemu.testing import model
 from vfioemu.testing.client import (

@@ -8,21 +8,20 @@ devices use.
 import errno
 from typing import TYPE_CHECKING
 
-from vfioemu.core.caller import Caller
-from vfioemu.core.effects import Buffer, Steps
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.limits import Accounting
-from vfioemu.core.locks import Lock
-from vfioemu.core.manual_clear import OFF, ManualClear
-from vfioemu.core.profile import Profile
-from vfioemu.core.spec import Quirks
+from vfioemu.core.base.caller import Caller
+from vfioemu.core.base.effects import Buffer, Steps
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.locks import Lock
+from vfioemu.core.base.profile import Profile, Quirks
+from vfioemu.core.memory.accounting import Accounting
+from vfioemu.core.memory.manual_clear import OFF, ManualClear
 from vfioemu.core.type1 import attach, dirty_pages, external, hardware, info, map_dma, unmap_dma
 from vfioemu.core.type1.state import Iommu, PinningDevice
 from vfioemu.native.dma import DmaBatch
 from vfioemu.uapi.constants import VFIO_TYPE1_IOMMU, VFIO_TYPE1_NESTING_IOMMU, VFIO_TYPE1v2_IOMMU
 
 if TYPE_CHECKING:
-    from vfioemu.core.group import Group
+    from vfioemu.core.objects.group import Group
     from vfioemu.native.log import DirtyLog
 
 __all__ = ["Type1", "check_extension"]

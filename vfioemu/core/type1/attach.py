@@ -7,16 +7,16 @@ Both run under the container's lock, which the container holds.
 import errno
 from typing import TYPE_CHECKING
 
-from vfioemu.core.effects import Steps
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.iova_map import Dma
-from vfioemu.core.slices import MAPPING, Slices
+from vfioemu.core.base.effects import Steps
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.slices import MAPPING, Slices
+from vfioemu.core.memory.iova_map import Dma
 from vfioemu.core.type1 import iova_list
 from vfioemu.core.type1.pinning import pin_whole, unpin_whole
 from vfioemu.core.type1.state import AttachedGroup, Domain, Iommu, pages
 
 if TYPE_CHECKING:
-    from vfioemu.core.group import Group
+    from vfioemu.core.objects.group import Group
 
 
 def attach_group(iommu: Iommu, group: "Group") -> Steps[None]:

@@ -4,9 +4,9 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from vfioemu.core.effects import Steps
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.limits import U64_MAX
+from vfioemu.core.base.effects import Steps
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.limits import U64_MAX
 from vfioemu.native.dma import DmaBatch, Op, Status
 
 if TYPE_CHECKING:

@@ -7,24 +7,24 @@ bits come back behind its end; the whole first word of the user is ORed in and k
 shifted, and the page that was dirty is reported elsewhere. With "clean" a mapping's bits are its own, nothing stays
 behind, and a failed copy loses nothing.
 
-Clearing by hand, where the container has it (core/manual_clear.py), is in manual_clear.py beside this.
+Clearing by hand, where the container has it (core/memory/manual_clear.py), is in manual_clear.py beside this.
 """
 
 import errno
 from typing import Final
 
-from vfioemu.core.caller import Caller
-from vfioemu.core.effects import Steps, read_user, write_user
-from vfioemu.core.errors import IoctlError, header_why
-from vfioemu.core.iova_map import Dma
-from vfioemu.core.limits import (
+from vfioemu.core.base.caller import Caller
+from vfioemu.core.base.effects import Steps, read_user, write_user
+from vfioemu.core.base.errors import IoctlError, header_why
+from vfioemu.core.base.limits import (
     DIRTY_BITMAP_PAGES_MAX,
     DIRTY_BITMAP_SIZE_MAX,
     U64_MAX,
     access_ok,
     dirty_bitmap_bytes,
 )
-from vfioemu.core.slices import MAPPING, Slices
+from vfioemu.core.base.slices import MAPPING, Slices
+from vfioemu.core.memory.iova_map import Dma
 from vfioemu.core.type1 import manual_clear, windows
 from vfioemu.core.type1.state import Iommu
 from vfioemu.native.bitmap import DirtyBitmap

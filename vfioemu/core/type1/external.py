@@ -3,17 +3,17 @@
 
 They go by the address that MAP_DMA gave, in the address space that made the mapping, to what is there at that moment. (What
 a device does behind an IOMMU is another thing: hardware.py.) The checks of vfio_main.c (a device that is not open, one without
-dma_unmap, too many pages) are in core/device.py.
+dma_unmap, too many pages) are in core/objects/device.py.
 """
 
 import errno
 from typing import TYPE_CHECKING
 
-from vfioemu.core.caller import AddressSpace
-from vfioemu.core.effects import Buffer, DmaRead, DmaWrite, PinUser, Steps, current
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.iova_map import PROT_READ, PROT_WRITE, Dma
-from vfioemu.core.limits import PAGE_MASK, PAGE_SIZE, U64_MAX
+from vfioemu.core.base.caller import AddressSpace
+from vfioemu.core.base.effects import Buffer, DmaRead, DmaWrite, PinUser, Steps, current
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.limits import PAGE_MASK, PAGE_SIZE, U64_MAX
+from vfioemu.core.memory.iova_map import PROT_READ, PROT_WRITE, Dma
 from vfioemu.core.type1 import batches
 from vfioemu.core.type1.state import Iommu, PinningDevice, pages
 from vfioemu.native.dma import DmaBatch

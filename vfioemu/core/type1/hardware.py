@@ -3,7 +3,7 @@
 
 No function of type1 is called for it, so nothing that those look at matters here: whose call it is, whether a vaddr is valid,
 what has become of the addresses, whether the mapper lives. There is a translation with IOMMU_READ and IOMMU_WRITE, to the pages
-that were pinned (core/pages.py); all else is an IOMMU fault, EFAULT here. The other way is vfio_dma_rw(): external.py.
+that were pinned (core/base/pages.py); all else is an IOMMU fault, EFAULT here. The other way is vfio_dma_rw(): external.py.
 
 Marks: type1 does not see hardware write, and reports all of a mapping as dirty instead; the device's own log does. The
 mapping's bitmap is marked all the same for a model that asks for it: too much may be reported, too little never.
@@ -12,10 +12,10 @@ mapping's bitmap is marked all the same for a model that asks for it: too much m
 import errno
 from typing import TYPE_CHECKING
 
-from vfioemu.core.effects import Buffer, PagesRead, PagesWrite, Steps
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.iova_map import PROT_READ, PROT_WRITE, Dma
-from vfioemu.core.pages import Pages
+from vfioemu.core.base.effects import Buffer, PagesRead, PagesWrite, Steps
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.pages import Pages
+from vfioemu.core.memory.iova_map import PROT_READ, PROT_WRITE, Dma
 from vfioemu.core.type1 import batches
 from vfioemu.core.type1.state import Iommu
 from vfioemu.native.dma import DmaBatch

@@ -3,12 +3,12 @@
 
 import errno
 
-from vfioemu.core.caller import Caller
-from vfioemu.core.capchain import CapChain
-from vfioemu.core.effects import Steps, read_user, write_user
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.limits import DIRTY_BITMAP_SIZE_MAX
-from vfioemu.core.profile import Profile
+from vfioemu.core.base.caller import Caller
+from vfioemu.core.base.capchain import CapChain
+from vfioemu.core.base.effects import Steps, read_user, write_user
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.limits import DIRTY_BITMAP_SIZE_MAX
+from vfioemu.core.base.profile import Profile
 from vfioemu.core.type1.state import Iommu
 from vfioemu.uapi.constants import (
     VFIO_DMA_CC_IOMMU,

@@ -8,8 +8,8 @@ import errno
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.limits import U64_MAX
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.limits import U64_MAX
 
 Ranges: TypeAlias = list[tuple[int, int]]
 

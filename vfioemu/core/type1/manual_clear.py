@@ -7,10 +7,10 @@ Never part of Linux. The functions named here are those of the patches, of which
 from collections.abc import Iterator
 from itertools import takewhile
 
-from vfioemu.core.effects import Steps, read_user
-from vfioemu.core.iova_map import Dma
-from vfioemu.core.limits import dirty_bitmap_bytes
-from vfioemu.core.slices import MAPPING, Slices
+from vfioemu.core.base.effects import Steps, read_user
+from vfioemu.core.base.limits import dirty_bitmap_bytes
+from vfioemu.core.base.slices import MAPPING, Slices
+from vfioemu.core.memory.iova_map import Dma
 from vfioemu.core.type1.state import Iommu
 from vfioemu.core.type1.windows import WINDOW
 from vfioemu.native.bitmap import DirtyBitmap

@@ -3,11 +3,11 @@
 
 import errno
 
-from vfioemu.core.caller import Caller
-from vfioemu.core.effects import Steps, read_user
-from vfioemu.core.errors import IoctlError, header_why
-from vfioemu.core.iova_map import PROT_READ, PROT_WRITE, Dma
-from vfioemu.core.limits import U64_MAX
+from vfioemu.core.base.caller import Caller
+from vfioemu.core.base.effects import Steps, read_user
+from vfioemu.core.base.errors import IoctlError, header_why
+from vfioemu.core.base.limits import U64_MAX
+from vfioemu.core.memory.iova_map import PROT_READ, PROT_WRITE, Dma
 from vfioemu.core.type1.dirty_pages import alloc_bitmap
 from vfioemu.core.type1.pinning import pin_whole
 from vfioemu.core.type1.state import Iommu

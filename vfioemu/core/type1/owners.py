@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Whose memory a container's mappings are: what vfio_dma_rw() asks before it goes to an address."""
 
-from vfioemu.core.caller import AddressSpace
+from vfioemu.core.base.caller import AddressSpace
 
 
 class Owners:

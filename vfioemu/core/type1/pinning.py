@@ -4,12 +4,12 @@
 import errno
 from collections.abc import Iterable
 
-from vfioemu.core.effects import PinUser, Steps
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.iova_map import PROT_WRITE, Dma
-from vfioemu.core.limits import PAGE_SHIFT
-from vfioemu.core.locks import Lock
-from vfioemu.core.pin_counts import runs
+from vfioemu.core.base.effects import PinUser, Steps
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.limits import PAGE_SHIFT
+from vfioemu.core.base.locks import Lock
+from vfioemu.core.memory.iova_map import PROT_WRITE, Dma
+from vfioemu.core.memory.pin_counts import runs
 from vfioemu.core.type1.state import Iommu, pages
 
 

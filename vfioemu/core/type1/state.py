@@ -9,22 +9,23 @@ import errno
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
-from vfioemu.core.effects import Steps, locked
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.iova_map import Dma, IovaMap
-from vfioemu.core.limits import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, U64_MAX, Accounting, dirty_bitmap_bytes
-from vfioemu.core.locks import Lock
-from vfioemu.core.manual_clear import OFF, ManualClear
-from vfioemu.core.pin_counts import AREA, runs
-from vfioemu.core.profile import Profile
-from vfioemu.core.slices import MAPPING, Slices
-from vfioemu.core.spec import IommuSpec, Quirks
+from vfioemu.core.base.effects import Steps, locked
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.limits import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, U64_MAX, dirty_bitmap_bytes
+from vfioemu.core.base.locks import Lock
+from vfioemu.core.base.profile import Profile, Quirks
+from vfioemu.core.base.slices import MAPPING, Slices
+from vfioemu.core.memory.accounting import Accounting
+from vfioemu.core.memory.iommu_spec import IommuSpec
+from vfioemu.core.memory.iova_map import Dma, IovaMap
+from vfioemu.core.memory.manual_clear import OFF, ManualClear
+from vfioemu.core.memory.pin_counts import AREA, runs
 from vfioemu.core.type1.owners import Owners
 from vfioemu.native.index import IovaIndex
 
 if TYPE_CHECKING:
-    from vfioemu.core.caller import AddressSpace
-    from vfioemu.core.group import Group
+    from vfioemu.core.base.caller import AddressSpace
+    from vfioemu.core.objects.group import Group
 
 
 class PinningDevice(Protocol):

@@ -3,12 +3,12 @@
 
 import errno
 
-from vfioemu.core.caller import Caller
-from vfioemu.core.effects import Steps, locked, read_user, write_user
-from vfioemu.core.errors import IoctlError, header_why
-from vfioemu.core.iova_map import Dma
-from vfioemu.core.limits import DMA_UNMAP_RETRIES, U64_MAX
-from vfioemu.core.slices import MAPPING, Slices
+from vfioemu.core.base.caller import Caller
+from vfioemu.core.base.effects import Steps, locked, read_user, write_user
+from vfioemu.core.base.errors import IoctlError, header_why
+from vfioemu.core.base.limits import DMA_UNMAP_RETRIES, U64_MAX
+from vfioemu.core.base.slices import MAPPING, Slices
+from vfioemu.core.memory.iova_map import Dma
 from vfioemu.core.type1.dirty_pages import merge, refuse_bisecting, verify_bitmap
 from vfioemu.core.type1.state import Iommu
 from vfioemu.uapi.constants import (

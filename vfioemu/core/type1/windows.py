@@ -8,10 +8,10 @@ the kernel's mistakes included, are those that `dirty_pages.merge` gives for a s
 
 from typing import Final
 
-from vfioemu.core.bits import set_bits
-from vfioemu.core.effects import Steps, write_user
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.slices import SLICE, Slices
+from vfioemu.core.base.bits import set_bits
+from vfioemu.core.base.effects import Steps, write_user
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.slices import SLICE, Slices
 from vfioemu.native.bitmap import DirtyBitmap
 
 WINDOW: Final = 1 << 22

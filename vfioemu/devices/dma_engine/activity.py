@@ -4,10 +4,10 @@
 import errno
 from typing import Final, Protocol
 
-from vfioemu.core.effects import Steps
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.model import Host
-from vfioemu.core.slices import Slices
+from vfioemu.core.base.effects import Steps
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.slices import Slices
+from vfioemu.core.model.host import Host
 from vfioemu.devices.dma_engine.journal import Journal
 from vfioemu.devices.dma_engine.options import Options
 from vfioemu.devices.dma_engine.pace import Pace

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Protocol
 
-from vfioemu.core.effects import Steps
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.migration import P2P_STATES
-from vfioemu.core.model import Host
+from vfioemu.core.base.effects import Steps
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.model.host import Host
+from vfioemu.core.model.streams import P2P_STATES
 from vfioemu.devices.dma_engine.activity import Activity
 from vfioemu.devices.dma_engine.registers import Registers
 from vfioemu.uapi.dma_engine import (

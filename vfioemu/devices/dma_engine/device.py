@@ -7,10 +7,10 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Final
 
-from vfioemu.core.dma_logging import DirtySink, LogRange
-from vfioemu.core.effects import Steps
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.migration import (
+from vfioemu.core.base.effects import MaybeSteps, Steps
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.memory.iova_bitmap import DirtySink, LogRange
+from vfioemu.core.model.streams import (
     P2P_STATES,
     PRE_COPY,
     PRE_COPY_P2P,
@@ -22,7 +22,6 @@ from vfioemu.core.migration import (
     SavingStream,
     StateLost,
 )
-from vfioemu.core.model import MaybeSteps
 from vfioemu.devices.dma_engine import log
 from vfioemu.devices.dma_engine.activity import Activity
 from vfioemu.devices.dma_engine.commands import Commands

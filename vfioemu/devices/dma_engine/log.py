@@ -8,10 +8,10 @@ import errno
 from collections.abc import Sequence
 from typing import Final
 
-from vfioemu.core.dma_logging import DirtySink, LogRange
-from vfioemu.core.effects import Steps
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.slices import Slices
+from vfioemu.core.base.effects import Steps
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.slices import Slices
+from vfioemu.core.memory.iova_bitmap import DirtySink, LogRange
 from vfioemu.native.bitmap import DirtyBitmap, buffer_runs
 from vfioemu.native.log import DirtyLog
 

@@ -4,7 +4,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from vfioemu.core.errors import IoctlError
+from vfioemu.core.base.errors import IoctlError
 from vfioemu.devices.pci import SharedBar
 from vfioemu.uapi.dma_engine import BAR_SIZE, RING_OFFSET
 

@@ -36,8 +36,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.migration import ResumingStream, SavingStream
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.model.streams import ResumingStream, SavingStream
 from vfioemu.devices.dma_engine.registers import STATE, Registers
 from vfioemu.devices.dma_engine.writer import COUNTERS
 from vfioemu.devices.pci import Function

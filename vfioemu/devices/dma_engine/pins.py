@@ -8,10 +8,10 @@ be forgotten with that pin. So a device that begins to pin pins everything first
 from collections.abc import Iterable, Iterator
 from typing import Final, TypeVar
 
-from vfioemu.core.effects import Steps
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.model import Host
-from vfioemu.core.pin_counts import PinCounts
+from vfioemu.core.base.effects import Steps
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.memory.pin_counts import PinCounts
+from vfioemu.core.model.host import Host
 from vfioemu.devices.dma_engine.registers import PAGE
 from vfioemu.native.bitmap import DirtyBitmap
 

@@ -8,7 +8,7 @@ import errno
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from vfioemu.core.errors import IoctlError
+from vfioemu.core.base.errors import IoctlError
 from vfioemu.uapi.dma_engine import (
     AREA_END,
     CONTROL_RUN,

@@ -5,8 +5,8 @@ import errno
 from collections.abc import Callable
 from typing import Final
 
-from vfioemu.core.effects import Steps
-from vfioemu.core.errors import IoctlError
+from vfioemu.core.base.effects import Steps
+from vfioemu.core.base.errors import IoctlError
 from vfioemu.uapi.dma_engine import MSIX_VECTORS
 
 ALL: Final = (1 << MSIX_VECTORS) - 1

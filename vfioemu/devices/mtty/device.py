@@ -6,7 +6,7 @@ Answers are those of the kernel's sample driver, samples/vfio-mdev/mtty.c, quirk
 * GET_IRQ_INFO and SET_IRQS are EINVAL until GET_INFO has been called once in the device's life (mtty_ioctl).
 * RESET resets the migration state and nothing else, and GET_INFO does not tell that there is one (mtty_reset).
 * What the device is, its migration state included, stays over its last close; only sessions end (mtty_close).
-* Accesses look at no region's size, go in pieces, and fail with EFAULT (mtty_read, mtty_write; core/pieces.py).
+* Accesses look at no region's size, go in pieces, and fail with EFAULT (mtty_read, mtty_write; core/model/pieces.py).
 * DMA logging can be started as often as one likes, and never reports anything (mtty_log_start).
 
 INTx is a level here, as on a real card: when it is unmasked, enabled, or has come with a migration while a port still has
@@ -18,11 +18,13 @@ import errno
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final
 
-from vfioemu.core.dma_logging import DirtySink, LogRange
-from vfioemu.core.effects import Steps
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.irqs import Irq, IrqRequest, take_eventfd
-from vfioemu.core.migration import (
+from vfioemu.core.base.effects import MaybeSteps, Steps
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.memory.iova_bitmap import DirtySink, LogRange
+from vfioemu.core.model.device import DeviceModel
+from vfioemu.core.model.irqs import Irq, IrqRequest, take_eventfd
+from vfioemu.core.model.regions import READ_WRITE, Region
+from vfioemu.core.model.streams import (
     RESUMING,
     RUNNING_STATES,
     SAVING_STATES,
@@ -30,7 +32,6 @@ from vfioemu.core.migration import (
     ResumingStream,
     SavingStream,
 )
-from vfioemu.core.model import READ_WRITE, DeviceModel, MaybeSteps, Region
 from vfioemu.devices.mtty import config, migrate
 from vfioemu.devices.mtty.uart import REGISTERS, Uart
 from vfioemu.uapi import constants as c

@@ -24,8 +24,8 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.migration import PRE_COPY, PRE_COPY_P2P, ResumingStream, SavingStream
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.model.streams import PRE_COPY, PRE_COPY_P2P, ResumingStream, SavingStream
 from vfioemu.devices.mtty.uart import PORT
 from vfioemu.uapi.flags import state_name
 

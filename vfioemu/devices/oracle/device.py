@@ -29,11 +29,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, TypeAlias
 
-from vfioemu.core.dma_logging import DirtySink, LogRange
-from vfioemu.core.effects import Steps
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.irqs import Irq
-from vfioemu.core.migration import (
+from vfioemu.core.base.effects import Steps
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.memory.iova_bitmap import DirtySink, LogRange
+from vfioemu.core.model.device import DeviceModel
+from vfioemu.core.model.irqs import Irq
+from vfioemu.core.model.regions import ABSENT, READ_WRITE, Region
+from vfioemu.core.model.streams import (
     PRE_COPY,
     PRE_COPY_P2P,
     RESUMING,
@@ -45,7 +47,6 @@ from vfioemu.core.migration import (
     SavingStream,
     StateLost,
 )
-from vfioemu.core.model import ABSENT, READ_WRITE, DeviceModel, Region
 from vfioemu.devices.oracle.dirty_log import DirtyLog
 from vfioemu.devices.oracle.migrate import OracleResuming, OracleSaving, Sizes
 from vfioemu.uapi import constants as c

@@ -5,7 +5,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import Final
 
-from vfioemu.core.dma_logging import DirtySink, LogRange
+from vfioemu.core.memory.iova_bitmap import DirtySink, LogRange
 
 _U64: Final = (1 << 64) - 1
 

@@ -5,8 +5,8 @@ import errno
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.migration import ResumingStream, SavingStream
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.model.streams import ResumingStream, SavingStream
 
 STREAM_LIMIT: Final = 1 << 20
 _U64: Final = (1 << 64) - 1

@@ -9,9 +9,8 @@ to it are lost. Memory BARs answer EIO while the function does not decode memory
 import errno
 from typing import Final, Protocol
 
-from vfioemu.core.effects import Steps
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.model import MaybeSteps, finish
+from vfioemu.core.base.effects import MaybeSteps, Steps, finish
+from vfioemu.core.base.errors import IoctlError
 from vfioemu.devices.pci.description import Bar, Function
 from vfioemu.devices.pci.messages import Messages
 

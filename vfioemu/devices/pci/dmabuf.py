@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from mmap import PROT_WRITE
 from typing import Final
 
-from vfioemu.core.caller import Caller
-from vfioemu.core.effects import GiveFd, Steps, read_user
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.file import File, Mapped
+from vfioemu.core.base.caller import Caller
+from vfioemu.core.base.effects import GiveFd, Steps, read_user
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.file import File, Mapped
 from vfioemu.devices.pci import registers as r
 from vfioemu.devices.pci.description import Bar
 from vfioemu.uapi.kinds import FdKind

@@ -9,12 +9,12 @@ import errno
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from vfioemu.core.effects import Breathe, Steps, read_user
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.file import Mapped
-from vfioemu.core.irqs import Irq, IrqRequest, IrqTable, take_eventfd
-from vfioemu.core.model import ABSENT, READ_WRITE, DeviceModel, MaybeSteps, Region, finish
-from vfioemu.core.regions import PIECE
+from vfioemu.core.base.effects import Breathe, MaybeSteps, Steps, finish, read_user
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.file import Mapped
+from vfioemu.core.model.device import DeviceModel
+from vfioemu.core.model.irqs import Irq, IrqRequest, IrqTable, take_eventfd
+from vfioemu.core.model.regions import ABSENT, PIECE, READ_WRITE, Region
 from vfioemu.devices.pci import dmabuf, hotreset, names
 from vfioemu.devices.pci import registers as r
 from vfioemu.devices.pci.bars import BarAccess

@@ -12,8 +12,7 @@ reached as well, BAR 3 the MSI-X table.
 from collections.abc import Mapping
 from typing import Final
 
-from vfioemu.core.effects import Steps
-from vfioemu.core.model import MaybeSteps
+from vfioemu.core.base.effects import MaybeSteps, Steps
 from vfioemu.devices.pci.description import (
     Bar,
     Express,

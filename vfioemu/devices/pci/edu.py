@@ -24,8 +24,8 @@ import errno
 from collections.abc import Mapping
 from typing import ClassVar, Final
 
-from vfioemu.core.effects import Steps
-from vfioemu.core.errors import IoctlError
+from vfioemu.core.base.effects import Steps
+from vfioemu.core.base.errors import IoctlError
 from vfioemu.devices.pci.description import Bar, Function, Msi
 from vfioemu.devices.pci.function import PciFunction
 

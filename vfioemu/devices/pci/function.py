@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
-from vfioemu.core.effects import Buffer, Steps
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.file import Mapped
-from vfioemu.core.model import MaybeSteps
+from vfioemu.core.base.effects import Buffer, MaybeSteps, Steps
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.file import Mapped
 from vfioemu.devices.pci import registers as r
 from vfioemu.devices.pci import state
 from vfioemu.devices.pci.description import Function

@@ -9,15 +9,15 @@ import errno
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from vfioemu.core.effects import Breathe, Steps, TakeFd, read_user, write_user
-from vfioemu.core.errors import IoctlError, header_why
-from vfioemu.core.file import File
-from vfioemu.core.group import GroupFile
+from vfioemu.core.base.effects import Breathe, Steps, TakeFd, read_user, write_user
+from vfioemu.core.base.errors import IoctlError, header_why
+from vfioemu.core.base.file import File
+from vfioemu.core.objects.group import GroupFile
 from vfioemu.devices.pci import names
 from vfioemu.uapi.structs import PciDependentDevice, PciHotReset, PciHotResetInfo
 
 if TYPE_CHECKING:
-    from vfioemu.core.device import Device
+    from vfioemu.core.objects.device import Device
 
 _FD_SIZE: Final = 4
 

@@ -9,9 +9,9 @@ eventfd is signalled again at once. The eventfds themselves are in the core's ta
 import errno
 from typing import Final, Protocol
 
-from vfioemu.core.effects import Abandoned, EventFd, Steps, Watch, Watcher
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.irqs import Irq, IrqRequest, IrqTable, take_eventfd
+from vfioemu.core.base.effects import Abandoned, EventFd, Steps, Watch, Watcher
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.model.irqs import Irq, IrqRequest, IrqTable, take_eventfd
 from vfioemu.devices.pci import registers as r
 from vfioemu.devices.pci.description import Function
 from vfioemu.devices.pci.hardware import ConfigHardware

@@ -5,12 +5,12 @@ import errno
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
-from vfioemu.core.effects import Steps, Watch, Watcher, locked, read_user
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.irqs import take_eventfd
-from vfioemu.core.locks import Lock
-from vfioemu.core.model import Host
-from vfioemu.core.regions import OFFSET_SHIFT
+from vfioemu.core.base.effects import Steps, Watch, Watcher, locked, read_user
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.locks import Lock
+from vfioemu.core.model.host import Host
+from vfioemu.core.model.irqs import take_eventfd
+from vfioemu.core.model.regions import OFFSET_SHIFT
 from vfioemu.devices.pci import registers as r
 from vfioemu.devices.pci.bars import BarAccess
 from vfioemu.devices.pci.description import Function

@@ -9,8 +9,8 @@ eventfd is a masked one. A function that is no bus master just loses what it wou
 from collections.abc import Callable
 from typing import Final
 
-from vfioemu.core.effects import Steps
-from vfioemu.core.irqs import IrqTable
+from vfioemu.core.base.effects import Steps
+from vfioemu.core.model.irqs import IrqTable
 from vfioemu.devices.pci import registers as r
 from vfioemu.devices.pci.hardware import ConfigHardware
 from vfioemu.uapi import constants as c

@@ -5,7 +5,7 @@ import errno
 import re
 from typing import Final, NamedTuple
 
-from vfioemu.core.errors import IoctlError
+from vfioemu.core.base.errors import IoctlError
 
 _ADDRESS: Final = re.compile(r"([0-9a-f]{4,8}):([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])")
 _TOKEN: Final = "vf_token="

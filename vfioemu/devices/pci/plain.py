@@ -8,7 +8,7 @@ container's memory counts as dirty; and a function of any shape for programs tha
 from collections.abc import Mapping
 from typing import ClassVar, Final
 
-from vfioemu.core.effects import Breathe, Steps
+from vfioemu.core.base.effects import Breathe, Steps
 from vfioemu.devices.pci.description import Bar, Encodes, Express, Function, Msi, MsiX
 from vfioemu.devices.pci.function import PciFunction
 from vfioemu.devices.pci.memory import FREED

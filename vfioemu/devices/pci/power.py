@@ -9,8 +9,8 @@ vfio_pci_runtime_pm_entry() and what follows it, vfio_pci_core_runtime_suspend()
 import errno
 from typing import Protocol
 
-from vfioemu.core.effects import EventFd, Signal, Steps
-from vfioemu.core.errors import IoctlError
+from vfioemu.core.base.effects import EventFd, Signal, Steps
+from vfioemu.core.base.errors import IoctlError
 from vfioemu.devices.pci.interrupts import INTX, Interrupts
 
 

@@ -9,7 +9,7 @@ import errno
 import struct
 from typing import Final
 
-from vfioemu.core.migration import StateLost
+from vfioemu.core.model.streams import StateLost
 from vfioemu.devices.pci import registers as r
 from vfioemu.devices.pci.hardware import ConfigHardware
 from vfioemu.devices.pci.virtual import VirtualConfig

@@ -9,8 +9,8 @@ permission tables say for every bit whether the copy or the hardware answers, an
 import errno
 from typing import Final, Protocol
 
-from vfioemu.core.effects import Steps
-from vfioemu.core.errors import IoctlError
+from vfioemu.core.base.effects import Steps
+from vfioemu.core.base.errors import IoctlError
 from vfioemu.devices.pci import permissions
 from vfioemu.devices.pci import registers as r
 from vfioemu.devices.pci.description import Function

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Who holds what of the daemon's: processes, users, and all of them. It is what limits are held against.
 
-There are two kinds of limits. Memory has a number for a process, for a user and for all (core/quota.py). Fds have one number,
+There are two kinds of limits. Memory has a number for a process, for a user and for all (core/base/quota.py). Fds have one number,
 the system's for this daemon, and are needed by everybody, to connect and to open anything. So the last quarter of them is
 kept for processes that have few, and where several users share the daemon, none has more than half.
 """
@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 import trio
 
-from vfioemu.core.quota import Quotas
+from vfioemu.core.base.quota import Quotas
 from vfioemu.io.base.ledger import Ledger
 from vfioemu.io.base.limits import Limits
 from vfioemu.io.base.turns import Rounds, Share

@@ -89,7 +89,7 @@ _signal: Final = _Signaller()
 
 
 class Signalled(abc.ABC):
-    """A reference to an eventfd that the driver can signal: the EventFd of core/effects.py, whatever a transport has."""
+    """A reference to an eventfd that the driver can signal: the EventFd of core/base/effects.py, whatever a transport has."""
 
     is_eventfd = True
     __slots__ = ()

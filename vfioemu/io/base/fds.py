@@ -17,7 +17,7 @@ from typing import Final
 
 import trio
 
-from vfioemu.core.errors import IoctlError
+from vfioemu.core.base.errors import IoctlError
 from vfioemu.io.base.accounts import Account
 
 log: Final = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import os
 
 import trio
 
-from vfioemu.core.errors import IoctlError
+from vfioemu.core.base.errors import IoctlError
 from vfioemu.io.base.limits import Limits
 from vfioemu.io.base.unmapping import unmapping
 

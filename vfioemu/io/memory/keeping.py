@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from vfioemu.core.effects import PagesRead, PagesWrite, Steps, locked
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.locks import Lock
-from vfioemu.core.slices import MAPPING, Slices
+from vfioemu.core.base.effects import PagesRead, PagesWrite, Steps, locked
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.locks import Lock
+from vfioemu.core.base.slices import MAPPING, Slices
 from vfioemu.io.base.ledger import Ledger
 from vfioemu.io.base.limits import Limits
 from vfioemu.io.memory.kept import Kept, Left

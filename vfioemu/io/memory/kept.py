@@ -5,7 +5,7 @@ import mmap
 import weakref
 from typing import Final, NamedTuple
 
-from vfioemu.core.effects import Buffer
+from vfioemu.core.base.effects import Buffer
 from vfioemu.io.base.ledger import Ledger
 from vfioemu.io.memory.pages import ClientPages, FileId, Piece
 

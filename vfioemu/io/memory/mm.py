@@ -13,8 +13,8 @@ import struct
 import weakref
 from typing import Final, NamedTuple
 
-from vfioemu.core.effects import Buffer
-from vfioemu.core.errors import IoctlError
+from vfioemu.core.base.effects import Buffer
+from vfioemu.core.base.errors import IoctlError
 
 PAGE: Final = 4096
 TOP: Final = 1 << 63

@@ -11,9 +11,9 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
-from vfioemu.core.effects import Buffer
-from vfioemu.core.pages import Holder, Pages
-from vfioemu.core.quota import Quotas
+from vfioemu.core.base.effects import Buffer
+from vfioemu.core.base.pages import Holder, Pages
+from vfioemu.core.base.quota import Quotas
 from vfioemu.io.memory.mm import BoundMemory, SharedObject
 
 K = TypeVar("K")

@@ -5,11 +5,11 @@ import errno
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from vfioemu.core.errors import IoctlError
+from vfioemu.core.base.errors import IoctlError
 from vfioemu.io.memory.pages import ClientPages, Piece
 
 if TYPE_CHECKING:
-    from vfioemu.core.pages import Pages
+    from vfioemu.core.base.pages import Pages
 
 
 def pieces(pages: "Pages", offset: int, size: int) -> Iterator[Piece]:

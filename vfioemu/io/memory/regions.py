@@ -6,7 +6,7 @@ import os
 import weakref
 from collections.abc import MutableMapping
 
-from vfioemu.core.errors import IoctlError
+from vfioemu.core.base.errors import IoctlError
 from vfioemu.io.base.accounts import Account
 from vfioemu.io.base.fds import duplicate
 from vfioemu.io.base.ledger import close_counted

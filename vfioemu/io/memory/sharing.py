@@ -13,7 +13,7 @@ import os
 import stat
 from typing import Final
 
-from vfioemu.core.errors import IoctlError
+from vfioemu.core.base.errors import IoctlError
 from vfioemu.io.memory.mm import PAGE
 
 _F_GET_SEALS: Final = 1034

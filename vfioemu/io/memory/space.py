@@ -8,10 +8,10 @@ import resource
 import weakref
 from typing import Protocol
 
-from vfioemu.core.caller import AddressSpace
-from vfioemu.core.effects import Buffer
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.pages import Holder
+from vfioemu.core.base.caller import AddressSpace
+from vfioemu.core.base.effects import Buffer
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.pages import Holder
 from vfioemu.io.base.ledger import Ledger
 from vfioemu.io.base.limits import Limits
 from vfioemu.io.memory.kept import Left

@@ -11,8 +11,8 @@ import os
 import weakref
 from typing import Final
 
-from vfioemu.core.effects import Buffer
-from vfioemu.core.errors import IoctlError
+from vfioemu.core.base.effects import Buffer
+from vfioemu.core.base.errors import IoctlError
 from vfioemu.io.base.ledger import Ledger
 from vfioemu.io.base.unmapping import unmapping
 from vfioemu.io.memory.mm import PAGE

@@ -2,7 +2,7 @@
 """Traces while a daemon runs: what calls did, turned into events, and brought to whoever listens.
 
 While nobody listens there is no tracer, and a call costs one look at `Dispatcher.tracer`. While somebody does, a call's effects are
-recorded as they are performed (core/tap.py); nothing more is read from a client, and nothing waits for a listener: what does not
+recorded as they are performed (core/files/tap.py); nothing more is read from a client, and nothing waits for a listener: what does not
 fit into its queue is lost, and counted.
 """
 
@@ -13,14 +13,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
-from vfioemu.core.container import Container, ContainerFile
-from vfioemu.core.device_file import DeviceFile
-from vfioemu.core.effects import Effect, Steps
-from vfioemu.core.file import File
-from vfioemu.core.group import GroupFile
-from vfioemu.core.machine import Machine
-from vfioemu.core.regions import OFFSET_SHIFT
-from vfioemu.core.tap import tapped
+from vfioemu.core.base.effects import Effect, Steps
+from vfioemu.core.base.file import File
+from vfioemu.core.files.device import DeviceFile
+from vfioemu.core.files.tap import tapped
+from vfioemu.core.model.regions import OFFSET_SHIFT
+from vfioemu.core.objects.container import Container, ContainerFile
+from vfioemu.core.objects.group import GroupFile
+from vfioemu.core.objects.machine import Machine
 from vfioemu.io.observe.sink import Sink, now
 from vfioemu.io.transport import IOCTL, MMAP, PREAD, PWRITE, READ, WRITE, Call, Client
 from vfioemu.trace import calls

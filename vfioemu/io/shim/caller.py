@@ -15,9 +15,9 @@ import os
 from collections.abc import Callable
 from typing import Final
 
-from vfioemu.core.effects import Buffer, EventFd, ForeignFd, Steps, Watcher
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.file import File
+from vfioemu.core.base.effects import Buffer, EventFd, ForeignFd, Steps, Watcher
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.file import File
 from vfioemu.io.base.eventfd import ClientEventFd
 from vfioemu.io.base.fds import is_eventfd, socket_cookie
 from vfioemu.io.base.holders import look_abandoned

@@ -11,8 +11,8 @@ from typing import Final
 
 import trio
 
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.file import Mapped
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.file import Mapped
 from vfioemu.io.base.fds import duplicate, socket_cookie
 from vfioemu.io.base.turns import Share
 from vfioemu.io.memory.regions import keep_region

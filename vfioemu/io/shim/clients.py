@@ -7,9 +7,9 @@ from typing import Protocol
 
 import trio
 
-from vfioemu.core.effects import Steps
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.file import Mapped
+from vfioemu.core.base.effects import Steps
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.file import Mapped
 from vfioemu.io.base.accounts import Account, Accounts
 from vfioemu.io.base.fds import Graveyard, socket_cookie
 from vfioemu.io.base.limits import Limits

@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from vfioemu.core.effects import Buffer
+from vfioemu.core.base.effects import Buffer
 from vfioemu.io.base.listen import UCRED
 from vfioemu.io.transport import Gone
 from vfioemu.wire import messages as m

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import trio
 
-from vfioemu.core.effects import Steps
-from vfioemu.core.errors import IoctlError
+from vfioemu.core.base.effects import Steps
+from vfioemu.core.base.errors import IoctlError
 from vfioemu.io.driver import Driver
 from vfioemu.io.memory import keeping
 from vfioemu.io.memory.mm import TOP

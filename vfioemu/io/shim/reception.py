@@ -6,7 +6,7 @@ import logging
 import weakref
 from typing import Final
 
-from vfioemu.core.errors import IoctlError
+from vfioemu.core.base.errors import IoctlError
 from vfioemu.io.base.accounts import Account
 from vfioemu.io.base.limits import Limits
 from vfioemu.io.base.process import peer_of

@@ -9,7 +9,7 @@ from typing import Final
 
 import trio
 
-from vfioemu.core.errors import IoctlError
+from vfioemu.core.base.errors import IoctlError
 from vfioemu.io.base.accounts import Account, Accounts
 from vfioemu.io.base.fds import Graveyard
 from vfioemu.io.base.limits import Limits

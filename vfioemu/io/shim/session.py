@@ -9,9 +9,9 @@ from typing import TypeVar
 
 import trio
 
-from vfioemu.core.caller import Caller
-from vfioemu.core.effects import Buffer
-from vfioemu.core.errors import IoctlError
+from vfioemu.core.base.caller import Caller
+from vfioemu.core.base.effects import Buffer
+from vfioemu.core.base.errors import IoctlError
 from vfioemu.io.base.accounts import Account
 from vfioemu.io.base.process import name_of
 from vfioemu.io.base.throttle import Throttle

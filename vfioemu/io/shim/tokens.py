@@ -17,7 +17,7 @@ import termios
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
-from vfioemu.core.file import POLLIN, File
+from vfioemu.core.base.file import POLLIN, File
 from vfioemu.io.base.accounts import Account
 from vfioemu.io.base.fds import socket_cookie
 from vfioemu.io.base.poller import HANG_UP, Poller

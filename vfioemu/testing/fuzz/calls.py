@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from vfioemu.core.caller import Caller
-from vfioemu.core.effects import Steps
-from vfioemu.core.file import File
+from vfioemu.core.base.caller import Caller
+from vfioemu.core.base.effects import Steps
+from vfioemu.core.base.file import File
 from vfioemu.testing.client import ARGUMENT_SIZE, Client
 from vfioemu.testing.fuzz.arguments import U64, is_avoided
 from vfioemu.testing.fuzz.checks import file_errnos, kind_of, name_of

@@ -4,8 +4,8 @@
 from collections import Counter
 from typing import Final
 
-from vfioemu.core.file import File
-from vfioemu.core.profile import PROFILES, Profile
+from vfioemu.core.base.file import File
+from vfioemu.core.base.profile import PROFILES, Profile
 from vfioemu.testing import model
 from vfioemu.testing.client import Client, Layout
 from vfioemu.testing.holdings import holdings

@@ -12,7 +12,7 @@ bit  set      otherwise
 from collections import Counter
 from typing import Final
 
-from vfioemu.core.spec import Quirks
+from vfioemu.core.base.profile import Quirks
 from vfioemu.testing.fuzz.choices import Choices
 from vfioemu.testing.fuzz.play import Play
 from vfioemu.testing.fuzz.program import decode

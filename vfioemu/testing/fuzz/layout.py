@@ -3,7 +3,7 @@
 
 from typing import Final
 
-from vfioemu.core.migration_v1 import take_option
+from vfioemu.core.objects.migration_v1 import take_option
 from vfioemu.devices.registry import load_models
 from vfioemu.testing.client import LAYOUT, OTHERS, PASSIVE, VFIO_PCI, Layout
 

@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Final
 
-from vfioemu.core.device import Device
-from vfioemu.core.effects import Steps
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.spec import Quirks
+from vfioemu.core.base.effects import Steps
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.profile import Quirks
+from vfioemu.core.objects.device import Device
 from vfioemu.testing import model
 from vfioemu.testing.fuzz.calls import Call, prepare
 from vfioemu.testing.fuzz.checks import HONEST, Checks, kind_of

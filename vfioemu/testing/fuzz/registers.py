@@ -3,7 +3,7 @@
 
 from typing import Final
 
-from vfioemu.core.file import File
+from vfioemu.core.base.file import File
 from vfioemu.testing.client import ARGUMENT_SIZE, BITMAP_SIZE, DATA_PAGES, Client
 from vfioemu.testing.fuzz.arguments import KERNEL, U64
 from vfioemu.testing.fuzz.program import Link, Place

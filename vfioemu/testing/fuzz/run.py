@@ -17,7 +17,7 @@ import struct
 from collections import Counter
 from typing import Final
 
-from vfioemu.core.spec import Quirks
+from vfioemu.core.base.profile import Quirks
 from vfioemu.testing import model
 from vfioemu.testing.client import ARGUMENT_SIZE, LAYOUT, VFIO_PCI, Client, Layout
 from vfioemu.testing.fuzz.arguments import U64, Arguments, is_avoided

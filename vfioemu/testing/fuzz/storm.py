@@ -9,10 +9,10 @@ import random
 import struct
 from typing import Any, Final
 
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.file import File
-from vfioemu.core.machine import Machine
-from vfioemu.core.spec import Quirks
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.file import File
+from vfioemu.core.base.profile import Quirks
+from vfioemu.core.objects.machine import Machine
 from vfioemu.devices.registry import load_models
 from vfioemu.testing.client import LAYOUT, machine_spec
 from vfioemu.testing.fuzz.watch import Watcher

@@ -4,9 +4,9 @@
 from collections.abc import Generator
 from typing import Any, TypeVar
 
-from vfioemu.core.effects import Effect, Locked, Steps
-from vfioemu.core.errors import IoctlError
-from vfioemu.core.locks import Lock
+from vfioemu.core.base.effects import Effect, Locked, Steps
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.locks import Lock
 from vfioemu.testing.scheduler import Performer, Scheduler, Task
 
 T = TypeVar("T")

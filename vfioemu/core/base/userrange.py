@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: MIT
+"""What the system call layer checks of a buffer before any file operation runs (vfs_read, vfs_write)."""
+
+import errno
+from typing import Final
+
+from vfioemu.core.base.errors import IoctlError
+
+USER_END: Final = 0x7FFFFFFFF000
+"""TASK_SIZE_MAX of x86-64 with four page table levels: no user memory at or above it."""
+
+MAX_RW_COUNT: Final = 0x7FFFF000
+"""No read or write moves more than this; the rest is a short count."""
+
+
+def is_user_range(addr: int, size: int) -> bool:
+    """access_ok()."""
+    return addr + size <= USER_END
+
+
+def refuse_bad_range(addr: int, size: int, position: int = 0) -> None:
+    """The checks of vfs_read() and rw_verify_area(): EFAULT outside user memory, EINVAL for a negative count.
+
+    EINVAL, too, for bytes behind the largest offset that a file can have.
+    """
+    if not is_user_range(addr, size):
+        raise IoctlError(errno.EFAULT, f"{addr:#x}+{size:#x} is not user memory")
+    if size >> 63:
+        raise IoctlError(errno.EINVAL, f"a count of {size:#x} is negative")
+    if (position + size) >> 63:
+        raise IoctlError(errno.EINVAL, f"offset {position:#x} + {size:#x} passes 2^63")
+
+
+def clip(size: int) -> int:
+    """The count that a file operation sees."""
+    return min(size, MAX_RW_COUNT)

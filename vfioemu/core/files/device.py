@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: MIT
+"""A device fd: VFIO_DEVICE_* ioctls, and the regions as one file."""
+
+import errno
+from typing import TYPE_CHECKING, Final
+
+from vfioemu.core.base import dispatch
+from vfioemu.core.base.caller import Caller
+from vfioemu.core.base.effects import Steps, finish, locked, read_user, write_user
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.file import File, Mapped
+from vfioemu.core.base.userrange import refuse_bad_range
+from vfioemu.core.files.feature import feature
+from vfioemu.core.model import irqs, regions
+from vfioemu.uapi import constants as c
+from vfioemu.uapi.kinds import FdKind
+from vfioemu.uapi.structs import DeviceInfo
+
+if TYPE_CHECKING:
+    from vfioemu.core.objects.device import Device
+
+_INFO_MINSZ: Final = 16
+
+
+class DeviceFile(File):
+    """A device fd ("[vfio-device]")."""
+
+    kind = FdKind.DEVICE
+
+    def __init__(self, device: "Device") -> None:
+        self.device = device
+        self._position = 0
+
+    @property
+    def label(self) -> str:
+        """The device's symbol."""
+        return self.device.symbol
+
+    def ioctl(self, caller: Caller, cmd: int, arg: int) -> Steps[int]:
+        """Dispatch; ENOTTY for what neither vfio core nor the driver knows."""
+        steps = dispatch.ioctl(self, caller, cmd, arg)
+        return steps if self.device.model.awake else self._wake_first(steps)
+
+    def _wake_first(self, steps: Steps[int]) -> Steps[int]:
+        """vfio_device_pm_runtime_get()."""
+        yield from finish(self.device.model.wake_up())
+        return (yield from steps)
+
+    def get_info(self, caller: Caller, arg: int) -> Steps[int]:
+        """VFIO_DEVICE_GET_INFO: EFAULT, EINVAL. The driver says how much of the struct it writes."""
+        del caller
+        argsz = int.from_bytes((yield from read_user(arg, _INFO_MINSZ))[:4], "little")
+        if argsz < _INFO_MINSZ:
+            raise IoctlError(errno.EINVAL, f"argsz {argsz} < {_INFO_MINSZ}")
+        model = self.device.model
+        model.info_told()
+        info = DeviceInfo(
+            argsz=argsz,
+            flags=model.info_flags,
+            num_regions=len(self.device.regions.regions()),
+            num_irqs=len(model.irqs()),
+        )
+        yield from write_user(arg, info.build()[: min(argsz, model.info_size)])
+        return 0
+
+    def get_region_info(self, caller: Caller, arg: int) -> Steps[int]:
+        """VFIO_DEVICE_GET_REGION_INFO: EFAULT, EINVAL."""
+        del caller
+        return regions.get_region_info(self.device.regions, arg)
+
+    def get_irq_info(self, caller: Caller, arg: int) -> Steps[int]:
+        """VFIO_DEVICE_GET_IRQ_INFO: EFAULT, EINVAL."""
+        del caller
+        return irqs.get_irq_info(self.device.model, arg)
+
+    def set_irqs(self, caller: Caller, arg: int) -> Steps[int]:
+        """VFIO_DEVICE_SET_IRQS: EFAULT, EINVAL, EBADF, ENOTTY, the model's."""
+        del caller
+        request = yield from irqs.read_request(self.device.model, arg)
+        yield from locked(self.device.lock)
+        try:
+            result = yield from finish(self.device.model.set_irqs(request))
+        finally:
+            self.device.lock.release()
+        return result or 0
+
+    def get_pci_hot_reset_info(self, caller: Caller, arg: int) -> Steps[int]:
+        """VFIO_DEVICE_GET_PCI_HOT_RESET_INFO: ENOTTY, the model's."""
+        del caller
+        return self.device.model.ioctl(c.VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, arg)
+
+    def pci_hot_reset(self, caller: Caller, arg: int) -> Steps[int]:
+        """VFIO_DEVICE_PCI_HOT_RESET: ENOTTY, the model's."""
+        del caller
+        return self.device.model.ioctl(c.VFIO_DEVICE_PCI_HOT_RESET, arg)
+
+    def ioeventfd(self, caller: Caller, arg: int) -> Steps[int]:
+        """VFIO_DEVICE_IOEVENTFD: ENOTTY, the model's."""
+        del caller
+        return self.device.model.ioctl(c.VFIO_DEVICE_IOEVENTFD, arg)
+
+    def reset(self, caller: Caller, arg: int) -> Steps[int]:
+        """VFIO_DEVICE_RESET, which takes no argument: EINVAL."""
+        del caller, arg
+        return self.device.reset()
+
+    def feature(self, caller: Caller, arg: int) -> Steps[int]:
+        """VFIO_DEVICE_FEATURE: EFAULT, EINVAL, ENOTTY, the feature's."""
+        return feature(self.device, caller, arg)
+
+    def read(self, caller: Caller, addr: int, size: int) -> Steps[int]:
+        """read(2) at the file's own position, which moves only if the driver moves it."""
+        done = yield from self.pread(caller, addr, size, self._position)
+        if self.device.model.moves_position:
+            self._position += done
+        return done
+
+    def write(self, caller: Caller, addr: int, size: int) -> Steps[int]:
+        """write(2) at the file's own position, which moves only if the driver moves it."""
+        done = yield from self.pwrite(caller, addr, size, self._position)
+        if self.device.model.moves_position:
+            self._position += done
+        return done
+
+    def pread(self, caller: Caller, addr: int, size: int, offset: int) -> Steps[int]:
+        """Read a region: EFAULT, EINVAL, the model's."""
+        del caller
+        steps = regions.read(self.device.regions, addr, size, offset)
+        return steps if self.device.model.awake else self._wake_if_used(steps, addr, size, offset)
+
+    def pwrite(self, caller: Caller, addr: int, size: int, offset: int) -> Steps[int]:
+        """Write a region: EFAULT, EINVAL, the model's."""
+        del caller
+        steps = regions.write(self.device.regions, addr, size, offset)
+        return steps if self.device.model.awake else self._wake_if_used(steps, addr, size, offset)
+
+    def _wake_if_used(self, steps: Steps[int], addr: int, size: int, offset: int) -> Steps[int]:
+        """vfio_pci_rw(): what has an index of the device's and is not empty wakes it, even if it is refused then."""
+        refuse_bad_range(addr, size, offset)
+        if not size or offset >> regions.OFFSET_SHIFT >= len(self.device.regions.regions()):
+            return (yield from steps)
+        return (yield from self._wake_first(steps))
+
+    def mmap(self, caller: Caller, offset: int, size: int, prot: int, shared: bool) -> Steps[Mapped]:
+        """Map a region: EINVAL."""
+        del caller
+        mapped = yield from regions.mmap(self.device.regions, offset, size, prot, shared)
+        index, start = regions.place(offset)
+        hides = self.device.model.maps_registers(index, start, size)
+        return mapped._replace(hides=(self.label, index)) if hides else mapped
+
+    def release(self) -> Steps[None]:
+        """vfio_device_fops_release()."""
+        return self.device.close()

@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: MIT
+"""The device API: what a device model provides, and what vfio core gives it.
+
+A model is what a vendor driver and its hardware are together. It is a subclass of `DeviceModel` with callbacks, each
+a plain function or a generator of effects (`Steps`); `core/objects/device.py` supplies everything that vfio core supplies in
+the kernel. A model reaches guest memory only through `self.host` (pin, unpin, dma_read, dma_write, dma_batch, rw_read, rw_write), so it
+cannot forget to mark a page dirty.
+
+Models are found by name through the entry-point group ``vfioemu.devices``; docs/devices.md has a complete example.
+
+When callbacks run: all of them between the device's first open and its last close, but for `regions`, `irqs` and
+`matches`. Between two yields nothing else runs. Migration arcs, logging, `set_irqs` and `reset` exclude one another;
+`work`, arcs, `reset` and `close_device` exclude one another as well, so that a device which has been stopped has no
+DMA in flight. Region accesses and `dma_unmap` may run at any yield of any other callback.
+"""
+
+import errno
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
+
+from vfioemu.core.base.effects import MaybeSteps, Steps
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.file import Mapped
+from vfioemu.core.model import regions
+from vfioemu.core.model.host import Host
+from vfioemu.core.model.irqs import Irq, IrqRequest, trigger_irqs
+from vfioemu.core.model.regions import Region
+from vfioemu.core.model.streams import ResumingStream, SavingStream
+from vfioemu.uapi import constants as c
+
+if TYPE_CHECKING:
+    from vfioemu.core.memory.iova_bitmap import DirtySink, LogRange
+
+
+class DeviceModel:
+    """A device. Subclass it, and override what the device has.
+
+    Args:
+        options: the `options` table of the machine file; raise ValueError for what makes no sense.
+
+    Attributes:
+        host: what the core offers; set before any callback runs.
+        info_flags: VFIO_DEVICE_FLAGS_* of GET_INFO.
+        info_size: how many bytes of vfio_device_info the driver writes: 16 up to num_irqs (mdev drivers), or 24.
+        keeps_cap_offset: GET_REGION_INFO leaves the caller's cap_offset as it is (vfio-pci of Linux 6.12).
+        can_reset: VFIO_DEVICE_RESET works; otherwise it is EINVAL.
+        moves_position: read() and write() without an offset advance the file's position.
+        migration_flags: VFIO_MIGRATION_*; 0 is a device without migration (the features are ENOTTY).
+        keeps_migration_state: the last close ends sessions, but leaves the state as it is (mtty).
+        has_dma_logging: the DMA logging features exist (ENOTTY otherwise).
+        BUS: where a device of this model is unless somebody says otherwise: "pci", or "mdev" for a mediated device.
+        pieces_below: accesses to regions with an index below this are made as the kernel's mdev samples make them: in
+            naturally aligned pieces of 4, 2 and 1 bytes, wherever they are; any failure is EFAULT.
+        tells_p2p: it tells DMA to other devices from all other DMA, and begins none in the P2P states by itself, or it
+            never does DMA. Without that, the core lets it do no DMA at all in those states.
+        needs_reset: it was used since it was last reset, and could not be reset when it was closed; a reset of its bus can.
+        awake: it has full power; while it has not, `wake_up` is called before every ioctl, read and write.
+        OPTIONS: option names and what they mean, for people.
+    """
+
+    OPTIONS: ClassVar[Mapping[str, str]] = {}
+    BUS: ClassVar[str] = "pci"
+
+    host: Host
+    info_flags: int = c.VFIO_DEVICE_FLAGS_PCI | c.VFIO_DEVICE_FLAGS_RESET
+    info_size: int = 16
+    keeps_cap_offset: bool = False
+    can_reset: bool = True
+    moves_position: bool = False
+    migration_flags: int = 0
+    keeps_migration_state: bool = False
+    pieces_below: int = 0
+    has_dma_logging: bool = False
+    tells_p2p: bool = False
+    needs_reset: bool = False
+    awake: bool = True
+
+    def __init__(self, options: Mapping[str, object]) -> None:
+        if unknown := set(options) - set(self.OPTIONS):
+            raise ValueError(f"no such option: {', '.join(sorted(unknown))}")
+
+    @property
+    def has_dma_unmap(self) -> bool:
+        """Whether the device has a dma_unmap callback: without it, it cannot pin (vfio_pin_pages: EINVAL)."""
+        return type(self).dma_unmap is not DeviceModel.dma_unmap
+
+    # --- what it looks like ---
+
+    def matches(self, name: str) -> bool:
+        """Whether GET_DEVICE_FD with `name` means this device; IoctlError EINVAL for options it does not know.
+
+        Kernel: vfio_device_get_from_name(): exact comparison, unless the driver has a match callback.
+        """
+        return name == self.host.name
+
+    def regions(self) -> Sequence[Region | None]:
+        """The regions by index; None, like an index beyond the end, is EINVAL in GET_REGION_INFO."""
+        return ()
+
+    def irqs(self) -> Sequence[Irq | None]:
+        """The interrupts by index; None, like an index beyond the end, is EINVAL in GET_IRQ_INFO."""
+        return ()
+
+    def irq_info(self, index: int) -> Irq | None:
+        """What GET_IRQ_INFO tells of an index; None is EINVAL."""
+        irqs = self.irqs()
+        return irqs[index] if index < len(irqs) else None
+
+    def irq_limit(self, index: int) -> int:
+        """How many vectors of an index SET_IRQS lets pass: those that GET_IRQ_INFO tells of."""
+        irqs = self.irqs()
+        irq = irqs[index] if index < len(irqs) else None
+        return irq.count if irq else 0
+
+    def info_told(self) -> None:
+        """VFIO_DEVICE_GET_INFO is about to be answered."""
+
+    # --- life ---
+
+    def open_device(self) -> MaybeSteps[None]:
+        """The first open: bring the device into its initial state. IoctlError refuses the open."""
+        return None
+
+    def close_device(self) -> MaybeSteps[None]:
+        """The last close: stop everything. Pins, interrupts, logging and data fds are taken back by the core."""
+        return None
+
+    def closed(self) -> MaybeSteps[None]:
+        """The last close is over: other devices of the machine may be looked at, and are not held up."""
+        return None
+
+    def raise_error(self) -> MaybeSteps[bool]:
+        """Tell user space of an error that the device cannot get over by itself; False if nobody hears it."""
+        return False
+
+    def request_removal(self) -> MaybeSteps[bool]:
+        """Ask user space to give the device back (vfio_device_ops.request); False if nobody hears it."""
+        return False
+
+    def reset(self) -> MaybeSteps[None]:
+        """VFIO_DEVICE_RESET; the migration state is RUNNING again, sessions are ended by the core."""
+        return None
+
+    def work(self, now: float) -> MaybeSteps[float | None]:
+        """Do what the device does by itself and is due at `now` (monotonic seconds).
+
+        Called only while the migration state lets the device do DMA. Do a bounded amount and return.
+
+        Returns:
+            When to be called again (`now` for at once), or None: not before `host.wake()`.
+        """
+        del now
+        return None
+
+    def inspect(self, what: str, arguments: Mapping[str, object]) -> object:
+        """What the device's makers want to know of it, for the control socket, open or not: numbers, texts, lists, dicts.
+
+        Raises:
+            KeyError: it has nothing of that name to tell.
+            ValueError: the arguments make no sense.
+        """
+        del arguments
+        raise KeyError(what)
+
+    # --- regions ---
+
+    def clip_access(self, index: int, offset: int, size: int, *, write: bool) -> int:
+        """How many bytes of a read or write the region has: 0 is an access that does nothing; IoctlError refuses it."""
+        return regions.clip_access(self, index, offset, size, write=write)
+
+    def next_piece(self, index: int, offset: int, left: int) -> int:
+        """How many bytes of a write are taken from the caller, and written, before the next are."""
+        del index, offset
+        return min(left, regions.PIECE)
+
+    def unit(self, index: int, offset: int, left: int) -> int:
+        """How many bytes the driver copies from or to the caller at a time, which decides what a fault half way leaves."""
+        del index, offset
+        return left
+
+    def reads_show(self, index: int) -> bool:
+        """Whether reading a region changes anything, so that nothing may be read that the caller cannot get."""
+        del index
+        return False
+
+    def accept_write(self, index: int, offset: int, size: int) -> int:
+        """How many bytes of a write to copy from the caller, decided before any is; IoctlError refuses it.
+
+        Less than `size` is for regions whose contents do not matter: the write counts as done in full.
+        """
+        del index, offset
+        return size
+
+    def read_region(self, index: int, offset: int, size: int) -> MaybeSteps[bytes]:
+        """Read; [offset, offset+size) lies in the region. Fewer bytes are a short read."""
+        raise NotImplementedError
+
+    def write_region(self, index: int, offset: int, data: bytes) -> MaybeSteps[None]:
+        """Write; what is written lies in the region."""
+        raise NotImplementedError
+
+    def map_region(self, index: int, offset: int, size: int, prot: int) -> MaybeSteps[int | Mapped] | None:
+        """mmap(MAP_SHARED): an fd of this process whose pages show what is at `offset` of the region.
+
+        A bare fd shows it from its beginning. None, the default, is EINVAL.
+        """
+        del index, offset, size, prot
+        return None
+
+    def maps_registers(self, index: int, offset: int, size: int) -> bool:
+        """Whether that part of a region, if it is mapped, would be registers in hardware, and is memory here."""
+        del index, offset, size
+        return False
+
+    # --- interrupts ---
+
+    def set_irqs(self, request: IrqRequest) -> MaybeSteps[int | None]:
+        """VFIO_DEVICE_SET_IRQS with a valid header: the ioctl's result, None for 0.
+
+        By default eventfds are set and triggered, nothing is masked.
+        """
+        return trigger_irqs(self.host.irqs, request)
+
+    # --- what only some drivers have ---
+
+    def ioctl(self, cmd: int, arg: int) -> Steps[int]:
+        """An ioctl of <linux/vfio.h> that vfio core leaves to the driver: hot resets, IOEVENTFD. ENOTTY by default."""
+        del arg
+        yield from ()
+        raise IoctlError(errno.ENOTTY, f"the driver has no ioctl {cmd:#x}")
+
+    def has_feature(self, number: int) -> bool:
+        """Tell whether the driver has a feature of its own (no migration, no DMA logging) that its kernel release has."""
+        del number
+        return False
+
+    def feature(self, number: int, arg: int, size: int) -> MaybeSteps[int | None]:
+        """GET or SET such a feature: its payload is at `arg`, and so long; the ioctl's result, None for 0."""
+        raise NotImplementedError
+
+    def wake_up(self) -> MaybeSteps[None]:
+        """An ioctl, a read or a write comes while `awake` is False: runtime power management resumes the device."""
+        return None
+
+    # --- memory ---
+
+    def dma_unmap(self, iova: int, size: int) -> MaybeSteps[None]:
+        """A mapping with pins goes away: give back every pin in [iova, iova+size) before returning.
+
+        Every open device of the container is told, whether the pins are its own or not, with the container's lock
+        dropped. Kernel: vfio_notify_dma_unmap().
+        """
+        del iova, size
+        return None
+
+    # --- migration (migration_flags) ---
+
+    def arc(self, current: int, target: int) -> MaybeSteps[SavingStream | ResumingStream | None]:
+        """Make one arc of the migration state machine; core/objects/migration.py has the table.
+
+        Returns:
+            The stream of the new session for the arcs that begin one, None for all others.
+
+        Raises:
+            IoctlError: the arc failed, the state stays.
+            StateLost: the arc failed and the device can hold no valid state: it is in ERROR until it is reset.
+        """
+        del current, target
+        return None
+
+    def stop_copy_size(self) -> int:
+        """MIG_DATA_SIZE: how much a stop-copy stream would have, about."""
+        return 0
+
+    # --- DMA logging (has_dma_logging) ---
+
+    def log_start(self, page_size: int, ranges: "Sequence[LogRange]") -> MaybeSteps[int]:
+        """Begin to log DMA writes to `ranges` (ascending); returns the page size that the device chose.
+
+        Raises:
+            IoctlError: EINVAL when it logs already, or what the device cannot do.
+        """
+        raise NotImplementedError
+
+    def log_stop(self) -> MaybeSteps[None]:
+        """End logging; nothing happens if it is off. Also called at the last close."""
+        return None
+
+    def log_report(self, iova: int, length: int, sink: "DirtySink") -> MaybeSteps[None]:
+        """Put what was written in [iova, iova+length) into `sink`, and forget it.
+
+        Raises:
+            IoctlError: EINVAL when logging is off, EIO.
+        """
+        raise NotImplementedError
+
+
+Factory: TypeAlias = Callable[[Mapping[str, object]], DeviceModel]
+"""Makes a model from its options: a DeviceModel subclass is one."""
