@@ -39,13 +39,21 @@ def run(command: Sequence[str], environment: dict[str, str]) -> subprocess.Compl
     )
 
 
-def python(environment: dict[str, str]) -> str:
-    """A Python that the other user can run, and that has all that the tests need."""
+def python(place: Path, environment: dict[str, str]) -> str:
+    """A Python that the other user can run, and that has all that the tests need.
+
+    It has a folder of its own that says where to look: PYTHONPATH would do for this one, and not for what it starts (tests/surroundings.py).
+    """
     why = ""
-    for candidate in (sys.executable, "/usr/bin/python3"):
-        found = run([candidate, "-c", "import pytest_trio, vfioemu.cli.main, tests.interop.lab"], environment)
+    for number, candidate in enumerate((sys.executable, "/usr/bin/python3")):
+        home = place / f"python{number}"
+        subprocess.run([candidate, "-m", "venv", "--without-pip", "--copies", home], check=True)
+        (packages,) = home.glob("lib/python*/site-packages")
+        (packages / "here.pth").write_text("\n".join([str(ROOT), *filter(None, sys.path)]))
+        chosen = str(home / "bin/python")
+        found = run([chosen, "-P", "-c", "import pytest_trio, vfioemu.cli.main"], environment)
         if found.returncode == 0:
-            return candidate
+            return chosen
         why = found.stderr.strip()[-200:]
     pytest.skip(f"uid 65534 has no Python that can import vfioemu: {why}")
 
@@ -70,13 +78,12 @@ def test_unprivileged(entry: Entry, generation: str) -> None:
         environment = {
             "HOME": str(place),
             "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
             "VFIOEMU_CACHE": str(copy.parent),
         }
         chosen = V1_TESTS if generation == VERSIONS[0] else TESTS
         tests = [f"tests/interop/{name.format(generation)}" for name in chosen]
         command = [
-            python(environment),
+            python(place, environment),
             "-m",
             "pytest",
             "-q",
