@@ -1,28 +1,22 @@
 # SPDX-License-Identifier: MIT
-"""The control socket for those who ask and wait: commands and tests.
+"""A client of the control socket that blocks: for commands and tests. vfioemu/wire/control.py is the protocol.
 
-Without trio, which takes longer to import than a daemon to answer; `vfioemu.client.control` is for programs that have it.
+It does without trio, which takes longer to import than a daemon to answer; `vfioemu.client.control` is for programs that have it.
 """
 
 import errno
-import json
 import os
 import socket
-from typing import Any, Self
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Self, TypeVar
 
 from vfioemu import trust
+from vfioemu.wire.control import ClientSide, ProtocolError
 
+T = TypeVar("T")
 
-class Refused(Exception):
-    """The daemon refused a command; the text says why.
-
-    Attributes:
-        kind: the error's class, e.g. ``DeviceNotFound``.
-    """
-
-    def __init__(self, kind: str, why: str) -> None:
-        super().__init__(why)
-        self.kind = kind
+_PART: Final = 65536
+"""Bytes received at a time."""
 
 
 class ControlSocket:
@@ -33,12 +27,10 @@ class ControlSocket:
         timeout: how long to wait for each answer, in seconds; None for as long as it takes.
         who: whose daemon it is to be; by default whom $VFIOEMU_UID names, or our own user.
 
-    Attributes:
-        lines: what the daemon says without being asked, after the answer to `trace`.
-
     Raises:
-        OSError: what connect(2) says; ECONNRESET, it hung up; ETIMEDOUT; StrangerError: it is somebody else's.
-        Refused: it has no room for another connection.
+        OSError: what connect(2) says; ECONNRESET, it hung up; ETIMEDOUT; EPROTO, it is no daemon of ours that listens;
+            StrangerError: it is somebody else's.
+        ControlError: it has no room for another connection.
     """
 
     def __init__(
@@ -47,19 +39,15 @@ class ControlSocket:
         timeout: float | None = None,
         who: trust.Trusted | None = None,
     ) -> None:
+        self._side = ClientSide()
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._sock.settimeout(timeout)
             self._sock.connect(os.fspath(path))
             trust.check(self._sock, path, who)
+            self._receive(self._side.greeting)
         except BaseException:
             self._sock.close()
-            raise
-        self.lines = self._sock.makefile("rb")
-        try:
-            self._take("vfioemu")  # the greeting
-        except BaseException:
-            self.close()
             raise
 
     def __enter__(self) -> Self:
@@ -72,36 +60,44 @@ class ControlSocket:
         """Have a command executed: what it returns.
 
         Raises:
-            Refused: the daemon does not do it.
-            OSError: ECONNRESET or EPIPE, it hung up; ETIMEDOUT.
+            ControlError: the daemon does not do it.
+            OSError: ECONNRESET or EPIPE, it hung up; ETIMEDOUT; EPROTO, its answer is none.
         """
-        request = {"execute": command, "arguments": arguments}
         try:
-            self._sock.sendall(json.dumps(request).encode() + b"\n")
+            self._sock.sendall(self._side.request(command, arguments))
         except TimeoutError:
             raise _too_late() from None
-        return self._take("return")
+        return self._receive(self._side.answer).value
 
-    def listen(self) -> None:
-        """Wait as long as it takes for what comes now."""
+    def events(self) -> Iterator[bytes]:
+        """Yield what the daemon says after the answer to `trace`, a line each, until it hangs up; this waits without a limit.
+
+        Raises:
+            OSError: EPROTO, a line is too long.
+        """
         self._sock.settimeout(None)
-
-    def _take(self, what: str) -> Any:
-        """What the next line says."""
         try:
-            line = self.lines.readline()
+            while True:
+                yield self._receive(self._side.line)
+        except ConnectionResetError:
+            return
+
+    def _receive(self, take: Callable[[], T | None]) -> T:
+        """Receive until `take` finds something."""
+        try:
+            while (taken := take()) is None:
+                part = self._sock.recv(_PART)
+                if not part:
+                    raise ConnectionResetError(errno.ECONNRESET, "it hung up")
+                self._side.feed(part)
         except TimeoutError:
             raise _too_late() from None
-        if not line.endswith(b"\n"):
-            raise ConnectionResetError(errno.ECONNRESET, "it hung up")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise Refused(answer["error"]["class"], answer["error"]["desc"])
-        return answer[what]
+        except ProtocolError as error:
+            raise OSError(errno.EPROTO, str(error)) from None
+        return taken
 
     def close(self) -> None:
         """Hang up."""
-        self.lines.close()
         self._sock.close()
 
 

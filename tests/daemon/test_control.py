@@ -17,6 +17,7 @@ from vfioemu.cli.errors import CommandError
 from vfioemu.cli.where import connected
 from vfioemu.daemon import control as dc
 from vfioemu.io.base.limits import Limits
+from vfioemu.wire import control as protocol
 
 
 @pytest.fixture
@@ -173,7 +174,7 @@ async def test_garbage_is_answered_and_the_connection_lives(server, line):
 
 
 async def test_endless_line_ends_the_connection(server, monkeypatch):
-    monkeypatch.setattr(dc, "MAX_LINE", 1000)
+    monkeypatch.setattr(protocol, "MAX_REQUEST", 1000)
     async with await trio.open_unix_socket(os.fspath(server.control_path)) as stream:
         await stream.send_all(b"x" * 2000)
         with trio.fail_after(5):
@@ -228,6 +229,26 @@ def test_a_daemon_that_does_not_answer_is_not_waited_for_without_end(tmp_path):
         assert "vfioemu stop" in refused.value.hint
     with pytest.raises(CommandError, match="no daemon runs"):
         connected(tmp_path)
+
+
+async def test_what_listens_and_is_no_daemon_is_told(tmp_path):
+    path = tmp_path / "control.sock"
+
+    async def babble(stream):
+        await stream.send_all(b"220 mail.example.org\n")
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.fspath(path))
+        listener.listen()
+        async with trio.open_nursery() as nursery:
+            listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(listener.dup()))]
+            nursery.start_soon(trio.serve_listeners, babble, listeners)
+            with pytest.raises(client.DaemonGone, match="no line of a vfioemu daemon"):
+                async with client.control(path):
+                    pass
+            with pytest.raises(CommandError, match="no line of a vfioemu daemon"):
+                await trio.to_thread.run_sync(connected, tmp_path)
+            nursery.cancel_scope.cancel()
 
 
 async def test_bug_in_a_command_is_told(server, ctl, monkeypatch, caplog):

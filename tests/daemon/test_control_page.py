@@ -4,18 +4,21 @@
 import ast
 import inspect
 import json
+import os
 import re
 import typing
 from pathlib import Path
 
 import msgspec
 import pytest
+import trio
 
-from vfioemu import client, daemon
+from vfioemu import daemon
 from vfioemu.daemon import control, mediated
 from vfioemu.daemon import messages as d
 from vfioemu.daemon.config import load_machine
 from vfioemu.daemon.tree import MAX_MDEVS
+from vfioemu.wire import control as protocol
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "protocol/control.md").read_text(encoding="utf-8")
@@ -69,13 +72,10 @@ def keys_of(hint):
 
 
 def classes_of_errors():
-    for module in control, mediated:
+    for module in control, mediated, protocol:
         for node in ast.walk(ast.parse(inspect.getsource(module))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("Refused", "d.Why"):
-                kind = [
-                    *node.args[:1],
-                    *(keyword.value for keyword in node.keywords if keyword.arg == "kind"),
-                ][0]
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "ControlError":
+                kind = node.args[0]
                 if isinstance(kind, ast.Constant):
                     yield kind.value
 
@@ -83,7 +83,7 @@ def classes_of_errors():
 def limits():
     fields = {field.name: field.type for field in msgspec.inspect.type_info(d.Trace).fields}
     return {
-        "bytes of a request": control.MAX_LINE,
+        "bytes of a request": protocol.MAX_REQUEST,
         "connections at a time": control.MAX_CONNECTIONS,
         "mediated devices that were started": MAX_MDEVS,
         "filters of trace": fields["filters"].max_length,
@@ -155,13 +155,21 @@ def test_a_command_that_the_page_has_not_is_seen():
 
 
 async def conversation(path, requests):
-    """What a daemon answers to lines as they are written."""
-    answers = []
-    async with client.control(path) as connection:
+    """The greeting of a daemon, and what it answers to lines as they are written."""
+    lines = protocol.LineBuffer(protocol.MAX_ANSWER)
+    async with await trio.open_unix_socket(os.fspath(path)) as stream:
+
+        async def line():
+            while (line := lines.line()) is None:
+                lines.feed(await stream.receive_some())
+            return json.loads(line)
+
+        answers = []
+        greeting = await line()
         for request in requests:
-            await connection._stream.send_all(request.encode() + b"\n")
-            answers.append(await connection._line())
-        return connection.greeting, answers
+            await stream.send_all(request.encode() + b"\n")
+            answers.append(await line())
+        return greeting, answers
 
 
 async def test_lines_of_the_page_are_those_of_the_wire():

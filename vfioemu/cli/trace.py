@@ -85,8 +85,8 @@ class Lines:
 
     def line(self, line: bytes) -> None:
         """One line of JSON."""
-        text = line.decode() if self.as_json else self.printer.line(e.decode(line)) + "\n"
-        self.output.write(text)
+        text = line.decode() if self.as_json else self.printer.line(e.decode(line))
+        self.output.write(text + "\n")
         self.output.flush()
 
 
@@ -115,6 +115,4 @@ def subscribed(folder: Path, expressions: tuple[str, ...], limit: int) -> Iterat
     """
     with connected(folder) as control:
         answer(control, "trace", filters=list(expressions), limit=limit)
-        control.listen()
-        with contextlib.suppress(ConnectionResetError):
-            yield from control.lines
+        yield from control.events()

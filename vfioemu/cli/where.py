@@ -8,10 +8,11 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from vfioemu.asking import ControlSocket, Refused
+from vfioemu.asking import ControlSocket
 from vfioemu.cli.errors import USAGE, CommandError
 from vfioemu.daemon.runtime_dir import CONTROL, StartError, default_runtime_dir, how_to_start, own_runtime_dir
 from vfioemu.trust import StrangerError, Trusted
+from vfioemu.wire.control import ControlError
 
 F = TypeVar("F", bound=Callable[..., Any])
 LONGEST_ANSWER: Final = 60.0
@@ -82,7 +83,7 @@ def connected(
         return ControlSocket(path, timeout, who)
     except StrangerError as error:
         raise CommandError(f"cannot use {path}: {error.strerror}") from None
-    except Refused as error:
+    except ControlError as error:
         raise CommandError(f"the daemon in {directory} refuses the connection: {error}") from None
     except OSError as error:
         raise not_connected(directory, error) from None
@@ -104,7 +105,7 @@ def answer(control: ControlSocket, command: str, **arguments: object) -> Any:
     """
     try:
         return control.ask(command, **arguments)
-    except Refused as error:
+    except ControlError as error:
         raise CommandError(f"the daemon refuses {command}: {error}") from None
     except OSError as error:
         hint = _HINTS.get(error.errno or 0, "")

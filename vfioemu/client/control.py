@@ -1,99 +1,73 @@
 # SPDX-License-Identifier: MIT
-"""The control socket's client: one JSON object a line in each direction."""
+"""A client of the control socket under trio; vfioemu/wire/control.py is the protocol."""
 
 import contextlib
-import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
 
 import trio
 
 from vfioemu import trust
 from vfioemu.client.channel import DaemonGone
+from vfioemu.wire.control import ClientSide, ControlError, ProtocolError
 
-_MAX_LINE = 64 << 20
+T = TypeVar("T")
 
-
-class ControlError(Exception):
-    """The daemon refused a command.
-
-    Attributes:
-        kind: the error's class, e.g. ``DeviceNotFound``.
-    """
-
-    def __init__(self, kind: str, why: str) -> None:
-        super().__init__(why)
-        self.kind = kind
+__all__ = ["Control", "ControlError", "control"]
 
 
 class Control:
-    """A connection to the control socket; `control` makes one."""
+    """A connection to the control socket; `control` makes one.
+
+    Attributes:
+        greeting: what the daemon said first; `vfioemu` has its version, commands and pid.
+    """
 
     def __init__(self, stream: trio.SocketStream) -> None:
+        self.greeting: dict[str, Any] = {}
         self._stream = stream
-        self._buffer = bytearray()
+        self._side = ClientSide()
         self._lock = trio.Lock()
-        self._id = 0
-        self.greeting: dict[str, object] = {}
+        """Held from a request to its answer: answers come in the order of the requests."""
 
     async def call(self, command: str, **arguments: object) -> object:
         """Execute a command: what it returns.
 
         Raises:
             ControlError: it was refused.
-            DaemonGone: the daemon hung up.
+            DaemonGone: the daemon hung up, or breaks the protocol.
         """
         async with self._lock:
-            self._id += 1
-            request: dict[str, object] = {"execute": command, "id": self._id}
-            if arguments:
-                request["arguments"] = arguments
             try:
-                await self._stream.send_all(json.dumps(request).encode() + b"\n")
+                await self._stream.send_all(self._side.request(command, arguments))
             except trio.BrokenResourceError:
                 raise DaemonGone("the control socket is closed") from None
-            while True:
-                answer = await self._line()
-                if answer.get("id") == self._id:
-                    break
-        _check(answer)
-        return answer["return"]
-
-    async def _line(self) -> dict[str, object]:
-        searched = 0
-        while (end := self._buffer.find(b"\n", searched)) < 0:
-            searched = len(self._buffer)
-            try:
-                part = await self._stream.receive_some()
-            except trio.BrokenResourceError:
-                part = b""
-            if not part or len(self._buffer) > _MAX_LINE:
-                raise DaemonGone("the control socket is closed")
-            self._buffer += part
-        line = bytes(self._buffer[:end])
-        del self._buffer[: end + 1]
-        parsed = json.loads(line)
-        assert isinstance(parsed, dict)
-        return parsed
+            answer = await self._receive(self._side.answer)
+        return answer.value
 
     async def greet(self) -> None:
         """Take the daemon's greeting.
 
         Raises:
             ControlError: it has no room for another connection.
-            DaemonGone: it hung up.
+            DaemonGone: it hung up, or is no vfioemu daemon.
         """
-        greeting = await self._line()
-        _check(greeting)
-        self.greeting = greeting
+        self.greeting = {"vfioemu": await self._receive(self._side.greeting)}
 
-
-def _check(answer: dict[str, object]) -> None:
-    """ControlError for a refusal."""
-    if "error" in answer:
-        error = answer["error"]
-        assert isinstance(error, dict)
-        raise ControlError(str(error.get("class")), str(error.get("desc")))
+    async def _receive(self, take: Callable[[], T | None]) -> T:
+        """Receive until `take` finds something."""
+        try:
+            while (taken := take()) is None:
+                part = await self._stream.receive_some()
+                if not part:
+                    raise DaemonGone("the control socket is closed")
+                self._side.feed(part)
+        except trio.BrokenResourceError:
+            raise DaemonGone("the control socket is closed") from None
+        except ProtocolError as error:
+            raise DaemonGone(f"the control socket: {error}") from None
+        return taken
 
 
 @contextlib.asynccontextmanager

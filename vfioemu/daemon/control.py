@@ -17,7 +17,7 @@ from vfioemu.core.objects.device import Device
 from vfioemu.core.objects.machine import Machine
 from vfioemu.daemon import messages as d
 from vfioemu.daemon import statistics
-from vfioemu.daemon.mediated import MediatedDevices, Refused
+from vfioemu.daemon.mediated import MediatedDevices
 from vfioemu.daemon.sysfs import sysfsdev
 from vfioemu.daemon.tracing import encoder, send_events
 from vfioemu.daemon.tree import Tree
@@ -26,11 +26,12 @@ from vfioemu.io.observe.sink import Sink
 from vfioemu.io.observe.tracer import Tracer
 from vfioemu.io.shim.server import Server
 from vfioemu.trace.filter import Filter
+from vfioemu.wire import control as protocol
+from vfioemu.wire.control import ControlError, LineBuffer, ProtocolError
 from vfioemu.wire.messages import VERSION
 
 log: Final = logging.getLogger(__name__)
 
-MAX_LINE: Final = 1 << 20
 MAX_CONNECTIONS: Final = 64
 
 
@@ -44,11 +45,9 @@ def package_version() -> str:
 
 def _turn_away(sock: socket.socket) -> None:
     """Say why, in the place of the greeting, and hang up."""
-    why = d.Why(kind="TooManyConnections", desc=f"{MAX_CONNECTIONS} connections are at work")
+    why = ControlError("TooManyConnections", f"{MAX_CONNECTIONS} connections are at work")
     with sock, contextlib.suppress(OSError):  # it is gone already
-        sock.send(
-            msgspec.json.encode(d.Refusal(error=why)) + b"\n", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-        )
+        sock.send(protocol.refusal(why), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
 class ControlServer:
@@ -133,35 +132,30 @@ class ControlServer:
             await self._serve_on(stream, pid, scope)
 
     async def _serve_on(self, stream: trio.SocketStream, pid: int, scope: trio.CancelScope) -> None:
-        about = d.About(
+        about = protocol.About(
             version=package_version(), protocol=VERSION, commands=sorted(self._commands), pid=os.getpid()
         )
         sink = None
         try:
             async with stream:
-                await self._send(stream, d.Greeting(vfioemu=about))
-                buffer = bytearray()
+                await self._send(stream, protocol.greeting(about))
+                lines = LineBuffer(protocol.MAX_REQUEST)
                 while part := await stream.receive_some():
-                    searched = len(buffer)
-                    buffer += part
-                    while (end := buffer.find(b"\n", searched)) >= 0:
-                        line = bytes(buffer[:end])
-                        del buffer[: end + 1]
-                        searched = 0
+                    lines.feed(part)
+                    while (line := lines.line()) is not None:
                         if line.strip():
                             self._silent.pop(scope, None)
                             answer = self._answer(line)
                             sink, self._sink = self._sink, None
-                            if not await self._waited_for(answer, stream, buffer):
+                            if not await self._waited_for(stream, lines):
                                 return
                             await self._send(stream, answer)
                             if sink is not None:
                                 await send_events(sink, stream)
                                 return
                             self._silent[scope] = pid
-                    if len(buffer) > MAX_LINE:
-                        log.warning("control: pid=%d sent a line of more than %d bytes", pid, MAX_LINE)
-                        return
+        except ProtocolError as error:
+            log.warning("control: pid=%d sent %s", pid, error)
         except trio.BrokenResourceError:
             pass  # it has hung up
         except trio.TooSlowError:
@@ -176,10 +170,8 @@ class ControlServer:
             if sink is not None:
                 self._tracer.remove(sink)
 
-    async def _waited_for(
-        self, answer: d.Answer | d.Refusal, stream: trio.SocketStream, buffer: bytearray
-    ) -> bool:
-        """Wait until an answer is true, if it is not yet; False if who asked has hung up. What it sends meanwhile is kept."""
+    async def _waited_for(self, stream: trio.SocketStream, lines: LineBuffer) -> bool:
+        """Wait until the answer is true, if it is not yet; False if who asked has hung up. What it sends meanwhile is kept."""
         event, self._event = self._event, None
         if event is None:
             return True
@@ -187,8 +179,8 @@ class ControlServer:
 
             async def listen() -> None:
                 with contextlib.suppress(trio.BrokenResourceError):  # it has not even read what we sent
-                    while len(buffer) <= MAX_LINE and (part := await stream.receive_some()):
-                        buffer.extend(part)
+                    while not lines.full and (part := await stream.receive_some()):
+                        lines.feed(part)
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(listen)
@@ -196,40 +188,48 @@ class ControlServer:
             nursery.cancel_scope.cancel()
         return event.is_set()
 
-    async def _send(self, stream: trio.SocketStream, message: object) -> None:
+    async def _send(self, stream: trio.SocketStream, line: bytes) -> None:
         """Send a line. Who does not read it for too long may be dead, with the other end lying in what we have not read."""
         with trio.fail_after(self._server.limits.ask_timeout):
-            await stream.send_all(msgspec.json.encode(message) + b"\n")
+            await stream.send_all(line)
 
-    def _answer(self, line: bytes) -> d.Answer | d.Refusal:
-        """Execute one request."""
+    def _answer(self, line: bytes) -> bytes:
+        """Execute one request: the line that answers it."""
         try:
-            request = msgspec.json.decode(line, type=d.Request)
-        except (msgspec.MsgspecError, RecursionError) as error:
-            return d.Refusal(error=d.Why(kind="BadRequest", desc=str(error)))
+            request = protocol.decode_request(line)
+        except ControlError as error:
+            return protocol.refusal(error)
         # Whatever was closed before this was asked is gone.
         while self._server.dispatcher.poller.reap():
             pass
         try:
-            try:
-                arguments, command = self._commands[request.execute]
-            except KeyError:
-                raise Refused(
-                    "CommandNotFound",
-                    f"no command {request.execute!r}; there are {', '.join(sorted(self._commands))}",
-                ) from None
-            try:
-                parsed = msgspec.convert(request.arguments, arguments)
-            except msgspec.ValidationError as error:
-                raise Refused("BadArguments", f"{request.execute}: {error}") from None
-            return d.Answer(value=command(parsed), id=request.id)
-        except Refused as error:
-            return d.Refusal(error=d.Why(kind=error.kind, desc=str(error)), id=request.id)
+            return protocol.answer(self._execute(request), request.id)
+        except ControlError as error:
+            return protocol.refusal(error, request.id)
         except Exception as error:
             self._server.dispatcher.counters.bugs += 1
             log.error("internal error in %s", request.execute[:100], exc_info=error)
-            why = d.Why(kind="InternalError", desc=f"{request.execute}: {type(error).__name__}: see the log")
-            return d.Refusal(error=why, id=request.id)
+            why = f"{request.execute}: {type(error).__name__}: see the log"
+            return protocol.refusal(ControlError("InternalError", why), request.id)
+
+    def _execute(self, request: protocol.Request) -> object:
+        """Have a command executed.
+
+        Raises:
+            ControlError: it is refused.
+        """
+        try:
+            arguments, command = self._commands[request.execute]
+        except KeyError:
+            raise ControlError(
+                "CommandNotFound",
+                f"no command {request.execute!r}; there are {', '.join(sorted(self._commands))}",
+            ) from None
+        try:
+            parsed = msgspec.convert(request.arguments, arguments)
+        except msgspec.ValidationError as error:
+            raise ControlError("BadArguments", f"{request.execute}: {error}") from None
+        return command(parsed)
 
     # --- commands ---
 
@@ -274,7 +274,9 @@ class ControlServer:
         devices = self._machine.devices
         device = devices.get(name) or next((one for one in devices.values() if one.name == name), None)
         if device is None:
-            raise Refused("DeviceNotFound", f"no device {name!r}; there are {', '.join(sorted(devices))}")
+            raise ControlError(
+                "DeviceNotFound", f"no device {name!r}; there are {', '.join(sorted(devices))}"
+            )
         return device
 
     def _device_raise(self, arguments: d.DeviceRaise) -> dict[str, bool]:
@@ -284,7 +286,7 @@ class ControlServer:
         try:
             waiting = driver.start(steps)
         except IoctlError as error:
-            raise Refused("DeviceFailed", f"device {device.symbol}: {error}") from None
+            raise ControlError("DeviceFailed", f"device {device.symbol}: {error}") from None
         if waiting is not None:  # a model that does more than to signal
 
             async def finish() -> None:
@@ -302,12 +304,12 @@ class ControlServer:
         try:
             return device.model.inspect(arguments.what, arguments.arguments)
         except KeyError:
-            raise Refused(
+            raise ControlError(
                 "NothingToInspect",
                 f"device {device.symbol} ({device.spec.model}) has no {arguments.what!r} to tell",
             ) from None
         except ValueError as error:
-            raise Refused("BadArguments", f"{arguments.what}: {error}") from None
+            raise ControlError("BadArguments", f"{arguments.what}: {error}") from None
 
     def _stats(self, _: d.NoArguments) -> d.Stats:
         return statistics.stats(self._machine, self._server)
@@ -320,11 +322,11 @@ class ControlServer:
             self._machine.set_parameter(arguments.name, arguments.value)
         except KeyError:
             known = ", ".join(sorted(self._machine.parameters))
-            raise Refused(
+            raise ControlError(
                 "ParameterNotFound", f"no parameter {arguments.name!r}; there are {known}"
             ) from None
         except ValueError as error:
-            raise Refused("BadArguments", str(error)) from None
+            raise ControlError("BadArguments", str(error)) from None
         self._tree.show_parameters()
         return dict(self._machine.parameters)
 
@@ -348,7 +350,7 @@ class ControlServer:
         try:
             wanted = Filter(arguments.filters)
         except ValueError as error:
-            raise Refused("BadArguments", str(error)) from None
+            raise ControlError("BadArguments", str(error)) from None
         self._sink = Sink(encoder("json", arguments.limit), wanted, arguments.limit)
         self._tracer.add(self._sink)
         return {"filters": arguments.filters}

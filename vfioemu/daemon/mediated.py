@@ -19,16 +19,8 @@ from vfioemu.daemon.tree import MAX_MDEVS, Tree
 from vfioemu.daemon.workers import Workers
 from vfioemu.devices.registry import options, summary
 from vfioemu.room import require_room
+from vfioemu.wire.control import ControlError
 from vfioemu.world import refusal
-
-
-class Refused(Exception):
-    """A command cannot be done: class for programs, text for people."""
-
-    def __init__(self, kind: str, why: str) -> None:
-        super().__init__(why)
-        self.kind = kind
-
 
 _ERRNOS = {"DeviceExists": errno.EEXIST, "TooManyDevices": errno.EUSERS, "NoRoom": errno.ENOMEM}
 
@@ -80,19 +72,19 @@ class MediatedDevices:
             settings: its options.
 
         Raises:
-            Refused: it cannot be made.
+            ControlError: it cannot be made.
         """
         if len(self._names) >= MAX_MDEVS:
-            raise Refused("TooManyDevices", f"{MAX_MDEVS} mediated devices exist")
+            raise ControlError("TooManyDevices", f"{MAX_MDEVS} mediated devices exist")
         try:
             name = str(uuid.uuid4()) if text is None else _spelled(text)
         except ValueError:
-            raise Refused("BadArguments", f"{text!r} is no UUID") from None
+            raise ControlError("BadArguments", f"{text!r} is no UUID") from None
         if any(device.name == name for device in self._machine.devices.values()):
-            raise Refused("DeviceExists", f"there is a device {name} already")
+            raise ControlError("DeviceExists", f"there is a device {name} already")
         if model not in self._machine.models:
             known = ", ".join(sorted(self._machine.models))
-            raise Refused("TypeNotFound", f"no type {model!r}; there are {known}")
+            raise ControlError("TypeNotFound", f"no type {model!r}; there are {known}")
         group = real.free_group(self._machine.group_numbers)  # a new one, so without an IOMMU
         try:
             require_room("the device", memory_of(self._machine.models[model], settings))
@@ -105,10 +97,10 @@ class MediatedDevices:
                 self._machine.remove_device(name)
                 raise
         except ValueError as error:
-            raise Refused("BadArguments", str(error)) from None
+            raise ControlError("BadArguments", str(error)) from None
         except (OSError, MemoryError) as error:
             told = refusal(error)
-            raise Refused("NoRoom", str(error) if told is None else told.what) from error
+            raise ControlError("NoRoom", str(error) if told is None else told.what) from error
         self._names.add(name)
         self._workers.add(device)
         self._tree.show_available(MAX_MDEVS - len(self._names))
@@ -118,7 +110,7 @@ class MediatedDevices:
         """Take one away: its name, and what to wait for if somebody has it open, or its group is in a container.
 
         Raises:
-            Refused: there is none of that name.
+            ControlError: there is none of that name.
         """
         device = self._find(text)
         if device in device.group.devices:
@@ -136,14 +128,14 @@ class MediatedDevices:
         """A UUID was written to a type's `create`: IoctlError EEXIST, EUSERS, ENOMEM."""
         try:
             self.start(model, name, {})
-        except Refused as error:
+        except ControlError as error:
             raise IoctlError(_ERRNOS.get(error.kind, errno.EINVAL), str(error)) from None
 
     def delete(self, name: str) -> None:
         """A device's `remove` was written to: IoctlError ENODEV; EBUSY, where the kernel would wait until it is closed."""
         try:
             device = self._find(name)
-        except Refused as error:
+        except ControlError as error:
             raise IoctlError(errno.ENODEV, str(error)) from None
         if device not in device.group.devices:
             raise IoctlError(errno.EBUSY, f"device {name} is being removed")
@@ -156,7 +148,7 @@ class MediatedDevices:
             name = text
         device = self._machine.devices.get(name)
         if name not in self._names or device is None:
-            raise Refused("DeviceNotFound", f"no mediated device {text!r} was started")
+            raise ControlError("DeviceNotFound", f"no mediated device {text!r} was started")
         return device
 
     def _remove(self, device: Device) -> None:

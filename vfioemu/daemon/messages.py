@@ -1,60 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The control socket's messages, typed: one JSON object a line, QMP-shaped.
-
-{"vfioemu": {"version": "0.1.0", "protocol": 1, "commands": ["list", ...]}}         greeting
-{"execute": "stats", "arguments": {...}, "id": 1}                                   request
-{"return": {...}, "id": 1}   or   {"error": {"class": "...", "desc": "..."}, "id": 1}
-"""
+"""What the commands of the control socket take and answer; the protocol around it is vfioemu/wire/control.py."""
 
 from typing import Annotated, Any, Literal
 
 import msgspec
-
-Id = int | str | None
-
-
-class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A command."""
-
-    execute: str
-    arguments: dict[str, Any] = {}
-    id: Id = None
-
-
-class About(msgspec.Struct, frozen=True):
-    """Who answers."""
-
-    version: str
-    protocol: int
-    commands: list[str]
-    pid: int
-
-
-class Greeting(msgspec.Struct, frozen=True):
-    """The first line."""
-
-    vfioemu: About
-
-
-class Answer(msgspec.Struct, frozen=True, rename={"value": "return"}):
-    """A command's result."""
-
-    value: Any
-    id: Id = None
-
-
-class Why(msgspec.Struct, frozen=True, rename={"kind": "class"}):
-    """A refusal: a class for programs, a text for people."""
-
-    kind: str
-    desc: str
-
-
-class Refusal(msgspec.Struct, frozen=True):
-    """A command that was refused."""
-
-    error: Why
-    id: Id = None
 
 
 class DeviceEntry(msgspec.Struct, frozen=True):

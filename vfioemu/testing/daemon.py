@@ -13,9 +13,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
-from vfioemu.asking import ControlSocket, Refused
+from vfioemu.asking import ControlSocket
 from vfioemu.private import remove_tree
 from vfioemu.starting import start_daemon
+from vfioemu.wire.control import ControlError
 
 _STOP: Final = 20.0
 
@@ -49,7 +50,7 @@ class DaemonProcess:
             self._control = ControlSocket(self.control_path, _STOP)
         try:
             return self._control.ask(command, **arguments)
-        except Refused as error:
+        except ControlError as error:
             raise RuntimeError(f"{command}: {error.kind}: {error}") from None
 
     def held(self) -> dict[str, Any]:
