@@ -20,7 +20,7 @@ static size_t least(uint64_t size)
 }
 
 /* READ_USER: straight from the program's memory; sendmsg() says EFAULT. */
-static int read_user(struct vfe_connection *connection,
+static int read_user(struct vfp_connection *connection,
 		     struct vfioemu_msg *answer)
 {
 	const char *from = (const char *)(uintptr_t)connection->in.arg[0];
@@ -29,11 +29,11 @@ static int read_user(struct vfe_connection *connection,
 	int error;
 
 	answer->arg[1] = left;
-	error = vfe_send(connection, answer, from, part, -1);
+	error = vfp_send(connection, answer, from, part, -1);
 	if (error == -EFAULT) {
 		answer->arg[0] = (uint64_t)-EFAULT;
 		answer->arg[1] = 0;
-		return vfe_send(connection, answer, NULL, 0, -1);
+		return vfp_send(connection, answer, NULL, 0, -1);
 	}
 	struct vfioemu_msg data = { .type = VFIOEMU_DATA, .seq = answer->seq };
 	while (!error && left > part) {
@@ -41,47 +41,47 @@ static int read_user(struct vfe_connection *connection,
 		from = from ? from + part : NULL;
 		part = least(left);
 		if (from)
-			error = vfe_send(connection, &data, from, part, -1);
+			error = vfp_send(connection, &data, from, part, -1);
 		if (error == -EFAULT || !from) {
 			data.arg[0] = left == part ? (uint64_t)-EFAULT : 0;
 			from = NULL;
-			error = vfe_send(connection, &data, zeroes, part, -1);
+			error = vfp_send(connection, &data, zeroes, part, -1);
 		}
 	}
 	return error;
 }
 
 /* The same for hardware, which does not ask what the program may do there. */
-static int read_pinned(struct vfe_connection *connection,
+static int read_pinned(struct vfp_connection *connection,
 		       struct vfioemu_msg *answer)
 {
 	const char *from = (const char *)(uintptr_t)connection->in.arg[0];
 	uint64_t left = connection->in.arg[1];
 	struct vfioemu_msg data = { .type = VFIOEMU_DATA, .seq = answer->seq };
 	size_t part = least(left);
-	int error = vfe_pinned_in(connection->data, from, part);
+	int error = vfp_pinned_in(connection->data, from, part);
 
 	answer->arg[0] = (uint64_t)(int64_t)error;
 	answer->arg[1] = error ? 0 : left;
 	if (error)
-		return vfe_send(connection, answer, NULL, 0, -1);
-	error = vfe_send(connection, answer, connection->data, part, -1);
+		return vfp_send(connection, answer, NULL, 0, -1);
+	error = vfp_send(connection, answer, connection->data, part, -1);
 	while (!error && left > part) {
 		left -= part;
 		from += part;
 		part = least(left);
-		if (!data.arg[0] && vfe_pinned_in(connection->data, from, part))
+		if (!data.arg[0] && vfp_pinned_in(connection->data, from, part))
 			data.arg[0] = (uint64_t)-EFAULT;
 		struct vfioemu_msg next = data;
 
 		next.arg[0] = left == part ? data.arg[0] : 0;
-		error = vfe_send(connection, &next, connection->data, part, -1);
+		error = vfp_send(connection, &next, connection->data, part, -1);
 	}
 	return error;
 }
 
 /* WRITE_USER: as much as can be written. */
-static int write_user(struct vfe_connection *connection,
+static int write_user(struct vfp_connection *connection,
 		      struct vfioemu_msg *answer)
 {
 	char *to = (char *)(uintptr_t)connection->in.arg[0];
@@ -93,42 +93,42 @@ static int write_user(struct vfe_connection *connection,
 		size_t part = least(left);
 
 		if (connection->in_size != part)
-			return VFE_LOST;
+			return VFP_LOST;
 		if (!error)
-			error = pinned ? vfe_pinned_out(to, connection->data,
+			error = pinned ? vfp_pinned_out(to, connection->data,
 							part)
-				       : vfe_copy_out(to, connection->data,
+				       : vfp_copy_out(to, connection->data,
 						      part);
 		to += part;
 		left -= part;
 		if (!left)
 			break;
-		if (vfe_receive(connection) ||
+		if (vfp_receive(connection) ||
 		    connection->in.type != VFIOEMU_DATA ||
 		    connection->in.seq != answer->seq || connection->in_fd >= 0)
-			return VFE_LOST;
+			return VFP_LOST;
 	}
 	answer->arg[0] = (uint64_t)(int64_t)error;
-	return vfe_send(connection, answer, NULL, 0, -1);
+	return vfp_send(connection, answer, NULL, 0, -1);
 }
 
-static int take_fd(struct vfe_connection *connection,
+static int take_fd(struct vfp_connection *connection,
 		   struct vfioemu_msg *answer)
 {
 	uint64_t number = connection->in.arg[0];
 	int error = -EBADF;
 
-	if (number <= INT32_MAX && !vfe_is_internal((int)number))
-		error = vfe_send(connection, answer, NULL, 0, (int)number);
+	if (number <= INT32_MAX && !vfp_is_internal((int)number))
+		error = vfp_send(connection, answer, NULL, 0, (int)number);
 	if (error != -EBADF)
 		return error;
 	answer->flags = 0;
 	answer->arg[0] = (uint64_t)-EBADF;
-	return vfe_send(connection, answer, NULL, 0, -1);
+	return vfp_send(connection, answer, NULL, 0, -1);
 }
 
-static int give_fd(struct vfe_connection *connection,
-		   struct vfioemu_msg *answer, struct vfe_given *given)
+static int give_fd(struct vfp_connection *connection,
+		   struct vfioemu_msg *answer, struct vfp_given *given)
 {
 	size_t most = sizeof(given->fds) / sizeof(*given->fds);
 	int fd = connection->in_fd;
@@ -136,31 +136,31 @@ static int give_fd(struct vfe_connection *connection,
 	connection->in_fd = -1;
 	if (given->count == most) {
 		if (fd >= 0)
-			vfe_sys1(SYS_close, fd);
-		return VFE_LOST;
+			vfp_sys1(SYS_close, fd);
+		return VFP_LOST;
 	}
 	if (fd >= 0) {
-		vfe_fd_is_ours(fd);
+		vfp_fd_is_ours(fd);
 		given->fds[given->count++] = fd;
 	}
 	answer->arg[0] = (uint64_t)(int64_t)(fd >= 0 ? fd : -EMFILE);
-	return vfe_send(connection, answer, NULL, 0, -1);
+	return vfp_send(connection, answer, NULL, 0, -1);
 }
 
 /* Nothing but what this very call has given may be closed. */
-static int revoke_fd(struct vfe_connection *connection,
-		     struct vfioemu_msg *answer, struct vfe_given *given)
+static int revoke_fd(struct vfp_connection *connection,
+		     struct vfioemu_msg *answer, struct vfp_given *given)
 {
 	for (unsigned int i = 0; i < given->count; i++)
 		if ((uint64_t)given->fds[i] == connection->in.arg[0]) {
-			vfe_sys1(SYS_close, given->fds[i]);
+			vfp_sys1(SYS_close, given->fds[i]);
 			given->fds[i] = given->fds[--given->count];
-			return vfe_send(connection, answer, NULL, 0, -1);
+			return vfp_send(connection, answer, NULL, 0, -1);
 		}
-	return VFE_LOST;
+	return VFP_LOST;
 }
 
-static int answer(struct vfe_connection *connection, struct vfe_given *given)
+static int answer(struct vfp_connection *connection, struct vfp_given *given)
 {
 	struct vfioemu_msg *in = &connection->in;
 	struct vfioemu_msg answer = { .type = VFIOEMU_ANSWER, .seq = in->seq };
@@ -174,33 +174,33 @@ static int answer(struct vfe_connection *connection, struct vfe_given *given)
 		return write_user(connection, &answer);
 	case VFIOEMU_PIN:
 		answer.arg[0] =
-			vfe_populate((void *)(uintptr_t)in->arg[0], in->arg[1],
+			vfp_populate((void *)(uintptr_t)in->arg[0], in->arg[1],
 				     in->flags & VFIOEMU_F_WRITE);
-		return vfe_send(connection, &answer, NULL, 0, -1);
+		return vfp_send(connection, &answer, NULL, 0, -1);
 	case VFIOEMU_TAKE_FD:
-		return given ? take_fd(connection, &answer) : VFE_LOST;
+		return given ? take_fd(connection, &answer) : VFP_LOST;
 	case VFIOEMU_GIVE_FD:
-		return given ? give_fd(connection, &answer, given) : VFE_LOST;
+		return given ? give_fd(connection, &answer, given) : VFP_LOST;
 	case VFIOEMU_REVOKE_FD:
-		return given ? revoke_fd(connection, &answer, given) : VFE_LOST;
+		return given ? revoke_fd(connection, &answer, given) : VFP_LOST;
 	default:
-		return VFE_LOST;
+		return VFP_LOST;
 	}
 }
 
-int vfe_answer(struct vfe_connection *connection, struct vfe_given *given)
+int vfp_answer(struct vfp_connection *connection, struct vfp_given *given)
 {
-	int error = VFE_LOST;
+	int error = VFP_LOST;
 
-	vfe_debug(VFE_DEBUG_RPC, "asked for %u: 0x%lx 0x%lx",
+	vfp_debug(VFP_DEBUG_RPC, "asked for %u: 0x%lx 0x%lx",
 		  connection->in.type, connection->in.arg[0],
 		  connection->in.arg[1]);
 	if (connection->in_fd < 0 || connection->in.type == VFIOEMU_GIVE_FD)
 		error = answer(connection, given);
 	if (connection->in_fd >= 0) {
-		vfe_sys1(SYS_close, connection->in_fd);
+		vfp_sys1(SYS_close, connection->in_fd);
 		connection->in_fd = -1;
-		return VFE_LOST;
+		return VFP_LOST;
 	}
 	return error;
 }

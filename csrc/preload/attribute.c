@@ -18,36 +18,36 @@
 #define MOST_WRITTEN 4096 /* kernfs_fop_write_iter(): a page */
 #define MOST_READ    4096
 
-bool vfe_is_attribute(int fd)
+bool vfp_is_attribute(int fd)
 {
 	struct stat status;
 
-	if (!vfe.root_size || vfe_sys2(SYS_fstat, fd, &status) ||
-	    !vfe_is_live(&status))
+	if (!vfp.root_size || vfp_sys2(SYS_fstat, fd, &status) ||
+	    !vfp_is_live(&status))
 		return false;
-	char *real = vfe_scratch_take();
-	bool found = real && vfe_path_of_fd(fd, real) && vfe_path_virtual(real);
+	char *real = vfp_scratch_take();
+	bool found = real && vfp_path_of_fd(fd, real) && vfp_path_virtual(real);
 
-	vfe_scratch_drop(real);
+	vfp_scratch_drop(real);
 	return found;
 }
 
 /* What a call needs room for, in scratch.h's. */
 struct room {
-	char real[VFE_PATH_MAX];
+	char real[VFP_PATH_MAX];
 	char copy[MOST_WRITTEN];
 };
-_Static_assert(sizeof(struct room) <= VFE_SCRATCH_SIZE, "one piece");
+_Static_assert(sizeof(struct room) <= VFP_SCRATCH_SIZE, "one piece");
 
 /* The name of the file behind an fd that can be used so: 0, -EBADF if it was
  * not opened for that, -ENODEV if it is gone. */
 static int name_of(int fd, char *real, int unusable)
 {
-	long flags = vfe_sys2(SYS_fcntl, fd, F_GETFL);
+	long flags = vfp_sys2(SYS_fcntl, fd, F_GETFL);
 
 	if (flags < 0 || flags & O_PATH || (flags & O_ACCMODE) == unusable)
 		return -EBADF;
-	return vfe_path_of_fd(fd, real) && vfe_path_virtual(real) ? 0 : -ENODEV;
+	return vfp_path_of_fd(fd, real) && vfp_path_virtual(real) ? 0 : -ENODEV;
 }
 
 /* What has been removed: its name ends so in /proc. */
@@ -61,14 +61,14 @@ static bool is_deleted(const char *real)
 /* The offset of an access: where the file's position is, unless it is given. */
 static off_t begin(int fd, off_t offset)
 {
-	return offset == VFE_AT_POSITION ? vfe_sys3(SYS_lseek, fd, 0, SEEK_CUR)
+	return offset == VFP_AT_POSITION ? vfp_sys3(SYS_lseek, fd, 0, SEEK_CUR)
 					 : offset;
 }
 
 static void end(int fd, off_t offset, off_t start, int64_t done)
 {
-	if (offset == VFE_AT_POSITION && done > 0)
-		vfe_sys3(SYS_lseek, fd, start + done, SEEK_SET);
+	if (offset == VFP_AT_POSITION && done > 0)
+		vfp_sys3(SYS_lseek, fd, start + done, SEEK_SET);
 }
 
 static int64_t read_by(char *real, int fd, void *data, size_t size,
@@ -78,7 +78,7 @@ static int64_t read_by(char *real, int fd, void *data, size_t size,
 	off_t start = begin(fd, offset);
 
 	if (!result && start < 0)
-		result = offset < 0 && offset != VFE_AT_POSITION ? -EINVAL
+		result = offset < 0 && offset != VFP_AT_POSITION ? -EINVAL
 								 : start;
 	if (!result && is_deleted(real))
 		result = -ENODEV;
@@ -86,8 +86,8 @@ static int64_t read_by(char *real, int fd, void *data, size_t size,
 		return result;
 	if (size > MOST_READ)
 		size = MOST_READ;
-	const char *path = vfe_path_virtual(real);
-	struct vfe_call call = {
+	const char *path = vfp_path_virtual(real);
+	struct vfp_call call = {
 		.msg = { .type = VFIOEMU_ATTR_READ,
 			 .arg = { (uint64_t)start, size } },
 		.out = path,
@@ -99,46 +99,46 @@ static int64_t read_by(char *real, int fd, void *data, size_t size,
 		.in_fd = -1,
 	};
 
-	result = vfe_call(&call);
+	result = vfp_call(&call);
 	if (result > (int64_t)size)
 		result = -EIO;
 	end(fd, offset, start, result);
 	return result;
 }
 
-ssize_t vfe_attribute_read(int fd, void *data, size_t size, off_t offset)
+ssize_t vfp_attribute_read(int fd, void *data, size_t size, off_t offset)
 {
-	struct room *room = vfe_scratch_take();
+	struct room *room = vfp_scratch_take();
 	int64_t result =
 		room ? read_by(room->real, fd, data, size, offset) : -ENOMEM;
 
-	vfe_scratch_drop(room);
-	return vfe_result(result);
+	vfp_scratch_drop(room);
+	return vfp_result(result);
 }
 
-void vfe_attribute_opened(int fd, const char *real)
+void vfp_attribute_opened(int fd, const char *real)
 {
 	const char *name = strrchr(real, '/');
 	int saved = errno;
 	char byte;
 
-	vfe_fd_appears(fd);
+	vfp_fd_appears(fd);
 	/* What libc reads by itself is the file's: a read renews that. */
-	if (name && !strcmp(name, "/config") && vfe_is_attribute(fd))
-		vfe_attribute_read(fd, &byte, 1, 0);
+	if (name && !strcmp(name, "/config") && vfp_is_attribute(fd))
+		vfp_attribute_read(fd, &byte, 1, 0);
 	errno = saved;
 }
 
 /* The system's own file of that name: it is about a device of the machine. */
 static int64_t write_elsewhere(const char *path, const char *data, size_t size)
 {
-	long fd = vfe_sys4(SYS_openat, AT_FDCWD, path, O_WRONLY | O_CLOEXEC, 0);
+	long fd = vfp_sys4(SYS_openat, AT_FDCWD, path, O_WRONLY | O_CLOEXEC, 0);
 
 	if (fd < 0)
 		return fd;
-	long result = vfe_sys3(SYS_write, fd, data, size);
+	long result = vfp_sys3(SYS_write, fd, data, size);
 
-	vfe_sys1(SYS_close, fd);
+	vfp_sys1(SYS_close, fd);
 	return result;
 }
 
@@ -147,7 +147,7 @@ static int64_t ask(char *message, const char *path, const char *data,
 		   size_t size, off_t offset)
 {
 	size_t length = strlen(path) + 1;
-	struct vfe_call call = {
+	struct vfp_call call = {
 		.msg = { .type = VFIOEMU_ATTR_WRITE,
 			 .arg = { (uint64_t)offset, size } },
 		.out = message,
@@ -159,7 +159,7 @@ static int64_t ask(char *message, const char *path, const char *data,
 
 	memcpy(message, path, length);
 	memcpy(message + length, data, size);
-	int64_t result = vfe_call(&call);
+	int64_t result = vfp_call(&call);
 
 	if (call.flags & VFIOEMU_F_ELSEWHERE)
 		return write_elsewhere(path, data, size);
@@ -169,11 +169,11 @@ static int64_t ask(char *message, const char *path, const char *data,
 static int64_t hand_on(const char *path, const char *data, size_t size,
 		       off_t offset)
 {
-	char *message = vfe_scratch_take();
+	char *message = vfp_scratch_take();
 	int64_t result =
 		message ? ask(message, path, data, size, offset) : -ENOMEM;
 
-	vfe_scratch_drop(message);
+	vfp_scratch_drop(message);
 	return result;
 }
 
@@ -184,7 +184,7 @@ static int64_t write_by(struct room *room, int fd, const void *data,
 	off_t start = begin(fd, offset);
 
 	if (!result && start < 0)
-		result = offset < 0 && offset != VFE_AT_POSITION ? -EINVAL
+		result = offset < 0 && offset != VFP_AT_POSITION ? -EINVAL
 								 : start;
 	if (!result && is_deleted(room->real))
 		result = -ENODEV;
@@ -192,42 +192,42 @@ static int64_t write_by(struct room *room, int fd, const void *data,
 		return result;
 	if (size > sizeof(room->copy))
 		size = sizeof(room->copy);
-	result = vfe_copy_in(room->copy, data, size);
+	result = vfp_copy_in(room->copy, data, size);
 	if (result)
 		return result;
-	const char *path = vfe_path_virtual(room->real);
+	const char *path = vfp_path_virtual(room->real);
 
 	result = hand_on(path, room->copy, size, start);
 	/* The position of a file of text says what libc has written to it. */
-	if (vfe_path_is_binary(path))
+	if (vfp_path_is_binary(path))
 		end(fd, offset, start, result);
 	return result;
 }
 
-ssize_t vfe_attribute_write(int fd, const void *data, size_t size, off_t offset)
+ssize_t vfp_attribute_write(int fd, const void *data, size_t size, off_t offset)
 {
-	struct room *room = vfe_scratch_take();
+	struct room *room = vfp_scratch_take();
 	int64_t result =
 		room ? write_by(room, fd, data, size, offset) : -ENOMEM;
 
-	vfe_scratch_drop(room);
-	return vfe_result(result);
+	vfp_scratch_drop(room);
+	return vfp_result(result);
 }
 
 /* Map a file in the place of what may be a device's memory. */
 static long map(int fd, void *address, size_t size, int prot, int flags,
 		uint64_t start)
 {
-	struct vfe_remap remap = { 0 };
+	struct vfp_remap remap = { 0 };
 	long result;
 
 	if (flags & MAP_FIXED)
-		vfe_hold_begin(&remap, address, size);
-	result = vfe_sys6(SYS_mmap, VFE_ARG(address), VFE_ARG(size), prot,
+		vfp_hold_begin(&remap, address, size);
+	result = vfp_sys6(SYS_mmap, VFP_ARG(address), VFP_ARG(size), prot,
 			  flags, fd, (long)start);
 	if (result >= 0)
-		vfe_hold_cut(&remap, address, size);
-	vfe_hold_end(&remap);
+		vfp_hold_cut(&remap, address, size);
+	vfp_hold_end(&remap);
 	return result;
 }
 
@@ -235,21 +235,21 @@ static long map(int fd, void *address, size_t size, int prot, int flags,
 static bool may_map(int fd, int prot, int flags)
 {
 	return (flags & MAP_TYPE) == MAP_PRIVATE || !(prot & PROT_WRITE) ||
-	       (vfe_sys2(SYS_fcntl, fd, F_GETFL) & O_ACCMODE) != O_RDONLY;
+	       (vfp_sys2(SYS_fcntl, fd, F_GETFL) & O_ACCMODE) != O_RDONLY;
 }
 
-void *vfe_attribute_mmap(int fd, void *address, size_t size, int prot,
+void *vfp_attribute_mmap(int fd, void *address, size_t size, int prot,
 			 int flags, off_t offset)
 {
-	char real[VFE_PATH_MAX];
+	char real[VFP_PATH_MAX];
 	int64_t result = name_of(fd, real, O_WRONLY);
-	const char *path = result ? NULL : vfe_path_virtual(real);
+	const char *path = result ? NULL : vfp_path_virtual(real);
 
 	if (!path)
-		return (void *)vfe_result(result == -EBADF ? -EACCES : -ENODEV);
+		return (void *)vfp_result(result == -EBADF ? -EACCES : -ENODEV);
 	if (!may_map(fd, prot, flags))
-		return (void *)vfe_result(-EACCES);
-	struct vfe_call call = {
+		return (void *)vfp_result(-EACCES);
+	struct vfp_call call = {
 		.msg = { .type = VFIOEMU_ATTR_MMAP,
 			 .arg = { (uint64_t)offset, size } },
 		.out = path,
@@ -260,9 +260,9 @@ void *vfe_attribute_mmap(int fd, void *address, size_t size, int prot,
 		.in_fd = -1,
 	};
 
-	result = vfe_call(&call);
-	if (VFE_RARE(!result && call.in_more))
-		vfe_say("/%s holds registers, but a mapping of it is only "
+	result = vfp_call(&call);
+	if (VFP_RARE(!result && call.in_more))
+		vfp_say("/%s holds registers, but a mapping of it is only "
 			"memory: what is stored there reaches none of them; "
 			"pread() and pwrite() on the VFIO device's fd do",
 			path + (*path == '/'));
@@ -271,8 +271,8 @@ void *vfe_attribute_mmap(int fd, void *address, size_t size, int prot,
 					: map(call.in_fd, address, size, prot,
 					      flags, call.in_start);
 	if (call.in_fd >= 0)
-		vfe_sys1(SYS_close, call.in_fd);
-	return (void *)vfe_result(result);
+		vfp_sys1(SYS_close, call.in_fd);
+	return (void *)vfp_result(result);
 }
 
 /* --- what libc has written --- */
@@ -280,18 +280,18 @@ void *vfe_attribute_mmap(int fd, void *address, size_t size, int prot,
 /* Open the file behind an fd that can only be written. */
 static long reopen(const char *real)
 {
-	return vfe_sys4(SYS_openat, AT_FDCWD, real, O_RDONLY | O_CLOEXEC, 0);
+	return vfp_sys4(SYS_openat, AT_FDCWD, real, O_RDONLY | O_CLOEXEC, 0);
 }
 
 static int64_t commit(struct room *room, int fd)
 {
-	long flags = vfe_sys2(SYS_fcntl, fd, F_GETFL);
-	long size = vfe_sys3(SYS_lseek, fd, 0, SEEK_CUR);
+	long flags = vfp_sys2(SYS_fcntl, fd, F_GETFL);
+	long size = vfp_sys3(SYS_lseek, fd, 0, SEEK_CUR);
 
 	/* Otherwise the position is also moved by reading. */
 	if (flags < 0 || (flags & O_ACCMODE) != O_WRONLY || size <= 0 ||
 	    name_of(fd, room->real, O_RDONLY) ||
-	    vfe_path_is_binary(vfe_path_virtual(room->real)))
+	    vfp_path_is_binary(vfp_path_virtual(room->real)))
 		return 0;
 	if (size > (long)sizeof(room->copy))
 		size = sizeof(room->copy);
@@ -299,20 +299,20 @@ static int64_t commit(struct room *room, int fd)
 
 	if (own < 0)
 		return own;
-	size = vfe_sys4(SYS_pread64, own, room->copy, size, 0);
-	vfe_sys1(SYS_close, own);
-	vfe_sys3(SYS_lseek, fd, 0, SEEK_SET);
+	size = vfp_sys4(SYS_pread64, own, room->copy, size, 0);
+	vfp_sys1(SYS_close, own);
+	vfp_sys3(SYS_lseek, fd, 0, SEEK_SET);
 	if (size <= 0)
 		return size ? size : -EIO;
-	return hand_on(vfe_path_virtual(room->real), room->copy, (size_t)size,
+	return hand_on(vfp_path_virtual(room->real), room->copy, (size_t)size,
 		       0);
 }
 
-int vfe_attribute_commit(int fd)
+int vfp_attribute_commit(int fd)
 {
-	struct room *room = vfe_scratch_take();
+	struct room *room = vfp_scratch_take();
 	int64_t result = room ? commit(room, fd) : -ENOMEM;
 
-	vfe_scratch_drop(room);
-	return result < 0 ? (int)vfe_result(result) : 0;
+	vfp_scratch_drop(room);
+	return result < 0 ? (int)vfp_result(result) : 0;
 }

@@ -8,37 +8,37 @@
  * itself (a stream on an fd that was inherited or redirected) reaches the file:
  * libc_flush.c hands that on when the stream is flushed.
  */
-#ifndef VFE_ATTRIBUTE_H
-#define VFE_ATTRIBUTE_H
+#ifndef VFP_ATTRIBUTE_H
+#define VFP_ATTRIBUTE_H
 
 #include "preload.h"
 
-#define VFE_AT_POSITION ((off_t) - 1) /* no offset: the file's position */
+#define VFP_AT_POSITION ((off_t) - 1) /* no offset: the file's position */
 
 /** Whether a file of the tree is one, by its status. */
-static inline bool vfe_is_live(const struct stat *status)
+static inline bool vfp_is_live(const struct stat *status)
 {
 	return S_ISREG(status->st_mode) && status->st_mode & S_ISVTX;
 }
 
 /** Whether an fd is one. */
-VFE_HIDDEN bool vfe_is_attribute(int fd);
+VFP_HIDDEN bool vfp_is_attribute(int fd);
 
 /** A file of the tree, which may be one, has been opened. */
-VFE_HIDDEN void vfe_attribute_opened(int fd, const char *real);
+VFP_HIDDEN void vfp_attribute_opened(int fd, const char *real);
 
 /* As libc's functions, for an fd that is one. */
-VFE_HIDDEN ssize_t vfe_attribute_read(int fd, void *data, size_t size,
+VFP_HIDDEN ssize_t vfp_attribute_read(int fd, void *data, size_t size,
 				      off_t offset);
-VFE_HIDDEN ssize_t vfe_attribute_write(int fd, const void *data, size_t size,
+VFP_HIDDEN ssize_t vfp_attribute_write(int fd, const void *data, size_t size,
 				       off_t offset);
-VFE_HIDDEN void *vfe_attribute_mmap(int fd, void *address, size_t size,
+VFP_HIDDEN void *vfp_attribute_mmap(int fd, void *address, size_t size,
 				    int prot, int flags, off_t offset);
 
 /**
  * Hand on what libc itself has written to the file behind an fd, if anything:
  * 0, or -1 and errno.
  */
-VFE_HIDDEN int vfe_attribute_commit(int fd);
+VFP_HIDDEN int vfp_attribute_commit(int fd);
 
 #endif

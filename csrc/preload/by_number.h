@@ -3,16 +3,16 @@
  * @file by_number.h
  * System calls that a program makes by number (libc_syscall.c).
  */
-#ifndef VFE_BY_NUMBER_H
-#define VFE_BY_NUMBER_H
+#ifndef VFP_BY_NUMBER_H
+#define VFP_BY_NUMBER_H
 
 #include "preload.h"
 
 /** Those that change files, tell of file systems and execute programs: whether
  * `number` is one of them. */
-VFE_HIDDEN bool vfe_change_call(long number, const long a[6], long *result);
+VFP_HIDDEN bool vfp_change_call(long number, const long a[6], long *result);
 
 /** The same of what lies at a path. */
-VFE_HIDDEN bool vfe_path_call(long number, const long a[6], long *result);
+VFP_HIDDEN bool vfp_path_call(long number, const long a[6], long *result);
 
 #endif

@@ -14,12 +14,12 @@
 #include "token.h"
 
 /* Send the call, without what it offers if that cannot be read. */
-static int send_call(struct vfe_connection *connection, struct vfe_call *call,
+static int send_call(struct vfp_connection *connection, struct vfp_call *call,
 		     int proof)
 {
 	struct vfioemu_msg msg = call->msg;
 	int fd = proof >= 0 ? proof : call->out_fd;
-	int error = vfe_send(connection, &msg, call->out, call->out_size, fd);
+	int error = vfp_send(connection, &msg, call->out, call->out_size, fd);
 
 	if (error != -EFAULT || !call->out_size)
 		return error;
@@ -27,27 +27,27 @@ static int send_call(struct vfe_connection *connection, struct vfe_call *call,
 	call->in_size = 0;
 	call->msg.flags &= (uint16_t)~VFIOEMU_F_WRITABLE;
 	msg = call->msg;
-	return vfe_send(connection, &msg, NULL, 0, fd);
+	return vfp_send(connection, &msg, NULL, 0, fd);
 }
 
 /* Take the unread packet off the token, if it is still there: another thread
  * may have closed it, and the number may be of any other socket. */
-static void drain(const struct vfe_call *call)
+static void drain(const struct vfp_call *call)
 {
-	struct vfe_file file = { .fd = call->token };
+	struct vfp_file file = { .fd = call->token };
 	unsigned char byte;
 	uint8_t id[16];
 	bool forbidden;
 
-	if (call->token >= 0 && vfe_token(&file, id, &forbidden) &&
-	    vfe_session_is(id) && file.serial == call->msg.token)
-		vfe_sys6(SYS_recvfrom, call->token, VFE_ARG(&byte), 1,
+	if (call->token >= 0 && vfp_token(&file, id, &forbidden) &&
+	    vfp_session_is(id) && file.serial == call->msg.token)
+		vfp_sys6(SYS_recvfrom, call->token, VFP_ARG(&byte), 1,
 			 MSG_DONTWAIT, 0, 0);
 }
 
 /* Put what the reply brings where it belongs. */
-static int64_t take_reply(struct vfe_connection *connection,
-			  struct vfe_call *call)
+static int64_t take_reply(struct vfp_connection *connection,
+			  struct vfp_call *call)
 {
 	struct vfioemu_msg *reply = &connection->in;
 	int64_t result = (int64_t)reply->arg[0];
@@ -59,8 +59,8 @@ static int64_t take_reply(struct vfe_connection *connection,
 	if (connection->in_size) {
 		if (reply->arg[1] > call->in_size ||
 		    connection->in_size > call->in_size - reply->arg[1])
-			return VFE_LOST;
-		if (vfe_copy_out((char *)call->in + reply->arg[1],
+			return VFP_LOST;
+		if (vfp_copy_out((char *)call->in + reply->arg[1],
 				 connection->data, connection->in_size))
 			result = -EFAULT;
 	}
@@ -70,8 +70,8 @@ static int64_t take_reply(struct vfe_connection *connection,
 }
 
 /* An fd where none belongs: the program would have it and not know it. */
-static bool has_stray_fd(const struct vfe_connection *connection,
-			 const struct vfe_call *call)
+static bool has_stray_fd(const struct vfp_connection *connection,
+			 const struct vfp_call *call)
 {
 	return connection->in_fd >= 0 &&
 	       (!call->wants_fd || connection->in.arg[0] ||
@@ -79,32 +79,32 @@ static bool has_stray_fd(const struct vfe_connection *connection,
 }
 
 /* The packet that ends the call, after all that the daemon asks before it. */
-static int await_reply(struct vfe_connection *connection, struct vfe_call *call,
-		       struct vfe_given *given)
+static int await_reply(struct vfp_connection *connection, struct vfp_call *call,
+		       struct vfp_given *given)
 {
 	for (;;) {
 		bool ours;
 
-		if (vfe_receive(connection))
-			return VFE_LOST;
+		if (vfp_receive(connection))
+			return VFP_LOST;
 		ours = connection->in.seq == call->msg.seq;
 		if (ours && connection->in.type != VFIOEMU_REPLY) {
-			if (vfe_answer(connection, given))
-				return VFE_LOST;
+			if (vfp_answer(connection, given))
+				return VFP_LOST;
 			continue;
 		}
 		if (ours && !has_stray_fd(connection, call))
 			return 0;
 		if (connection->in_fd >= 0)
-			vfe_sys1(SYS_close, connection->in_fd);
-		return VFE_LOST;
+			vfp_sys1(SYS_close, connection->in_fd);
+		return VFP_LOST;
 	}
 }
 
-static int64_t exchange(struct vfe_connection *connection,
-			struct vfe_call *call, int proof, bool *sent)
+static int64_t exchange(struct vfp_connection *connection,
+			struct vfp_call *call, int proof, bool *sent)
 {
-	struct vfe_given given = { .count = 0 };
+	struct vfp_given given = { .count = 0 };
 	bool unproved = false;
 	int64_t result;
 
@@ -122,35 +122,35 @@ static int64_t exchange(struct vfe_connection *connection,
 	}
 	/* Nobody will learn of what a call has given that has failed. */
 	while (result < 0 && given.count)
-		vfe_sys1(SYS_close, given.fds[--given.count]);
+		vfp_sys1(SYS_close, given.fds[--given.count]);
 	return unproved ? exchange(connection, call, call->token, sent)
 			: result;
 }
 
-int64_t vfe_call(struct vfe_call *call)
+int64_t vfp_call(struct vfp_call *call)
 {
-	uint64_t mask = vfe_signals_block();
-	int64_t result = VFE_LOST;
+	uint64_t mask = vfp_signals_block();
+	int64_t result = VFP_LOST;
 	bool sent = false;
 
 	/* A connection may have ended while nobody used it: try another. */
-	for (int tries = 0; result == VFE_LOST && !sent && tries < 3; tries++) {
-		struct vfe_connection *connection = vfe_connection_get();
+	for (int tries = 0; result == VFP_LOST && !sent && tries < 3; tries++) {
+		struct vfp_connection *connection = vfp_connection_get();
 
 		if (!connection)
 			break;
 		call->in_fd = -1;
 		result = exchange(connection, call, -1, &sent);
-		if (result == VFE_LOST && call->in_fd >= 0) {
-			vfe_sys1(SYS_close, call->in_fd);
+		if (result == VFP_LOST && call->in_fd >= 0) {
+			vfp_sys1(SYS_close, call->in_fd);
 			call->in_fd = -1;
 		}
-		vfe_connection_put(connection, result == VFE_LOST);
+		vfp_connection_put(connection, result == VFP_LOST);
 	}
-	vfe_signals_restore(mask);
-	if (result == VFE_LOST)
+	vfp_signals_restore(mask);
+	if (result == VFP_LOST)
 		result = -EIO;
-	vfe_debug(VFE_DEBUG_RPC, "type %u token %lu (0x%lx 0x%lx 0x%lx): %ld",
+	vfp_debug(VFP_DEBUG_RPC, "type %u token %lu (0x%lx 0x%lx 0x%lx): %ld",
 		  call->msg.type, call->msg.token, call->msg.arg[0],
 		  call->msg.arg[1], call->msg.arg[2], (long)result);
 	return result;

@@ -3,13 +3,13 @@
  * @file call.h
  * One call to the daemon.
  */
-#ifndef VFE_CALL_H
-#define VFE_CALL_H
+#ifndef VFP_CALL_H
+#define VFP_CALL_H
 
 #include "packet.h"
 
 /** A call: what it takes and gives besides its header. */
-struct vfe_call {
+struct vfp_call {
 	struct vfioemu_msg msg;
 	const void *out; /* offered with the call; need not be readable */
 	size_t out_size;
@@ -29,6 +29,6 @@ struct vfe_call {
  *
  * @return its result, >= 0 or a negative errno; -EIO if the daemon is gone.
  */
-VFE_HIDDEN int64_t vfe_call(struct vfe_call *call);
+VFP_HIDDEN int64_t vfp_call(struct vfp_call *call);
 
 #endif

@@ -25,24 +25,24 @@ struct span {
 
 /** Wiped by a fork: a child's memory is mapped by nobody. */
 struct spans {
-	vfe_lock lock;
+	vfp_lock lock;
 	unsigned int count;
 	struct span list[SPANS]; /* ascending, with gaps between them */
 };
 
 static struct spans *spans;
-_Atomic uintptr_t vfe_dma_low = UINTPTR_MAX, vfe_dma_high;
-atomic_bool vfe_dma_seen;
+_Atomic uintptr_t vfp_dma_low = UINTPTR_MAX, vfp_dma_high;
+atomic_bool vfp_dma_seen;
 
-bool vfe_dma_init(void)
+bool vfp_dma_init(void)
 {
-	spans = vfe_wiped_memory(sizeof(*spans));
+	spans = vfp_wiped_memory(sizeof(*spans));
 	return spans;
 }
 
 static int64_t tell(uint16_t type, const uint64_t arg[4], int fd)
 {
-	struct vfe_call call = {
+	struct vfp_call call = {
 		.msg = { .type = type,
 			 .arg = { arg[0], arg[1], arg[2], arg[3] } },
 		.token = -1,
@@ -50,7 +50,7 @@ static int64_t tell(uint16_t type, const uint64_t arg[4], int fd)
 		.in_fd = -1,
 	};
 	int saved = errno;
-	int64_t result = vfe_call(&call);
+	int64_t result = vfp_call(&call);
 
 	errno = saved;
 	return result;
@@ -65,8 +65,8 @@ static int64_t tell_hole(int fd, uint64_t offset, uint64_t size,
 
 static bool seen(void)
 {
-	return VFE_RARE(
-		atomic_load_explicit(&vfe_dma_seen, memory_order_relaxed));
+	return VFP_RARE(
+		atomic_load_explicit(&vfp_dma_seen, memory_order_relaxed));
 }
 
 /* --- the spans --- */
@@ -146,37 +146,37 @@ static bool overlaps(uintptr_t start, uintptr_t end)
 
 static uint64_t enter(void)
 {
-	uint64_t mask = vfe_signals_block();
+	uint64_t mask = vfp_signals_block();
 
-	vfe_lock_take(&spans->lock);
+	vfp_lock_take(&spans->lock);
 	return mask;
 }
 
 static void leave(uint64_t mask)
 {
-	vfe_lock_release(&spans->lock);
-	vfe_signals_restore(mask);
+	vfp_lock_release(&spans->lock);
+	vfp_signals_restore(mask);
 }
 
-void vfe_dma_mapped(uint64_t address, uint64_t size)
+void vfp_dma_mapped(uint64_t address, uint64_t size)
 {
-	uintptr_t low = atomic_load(&vfe_dma_low), end;
-	uintptr_t high = atomic_load(&vfe_dma_high);
+	uintptr_t low = atomic_load(&vfp_dma_low), end;
+	uintptr_t high = atomic_load(&vfp_dma_high);
 	uint64_t mask;
 
 	if (!size || __builtin_add_overflow(address, size, &end) ||
-	    !vfe_process_is_ours())
+	    !vfp_process_is_ours())
 		return;
 	mask = enter();
 	add(address, end);
 	leave(mask);
 	while (address < low &&
-	       !atomic_compare_exchange_weak(&vfe_dma_low, &low, address))
+	       !atomic_compare_exchange_weak(&vfp_dma_low, &low, address))
 		;
 	while (end > high &&
-	       !atomic_compare_exchange_weak(&vfe_dma_high, &high, end))
+	       !atomic_compare_exchange_weak(&vfp_dma_high, &high, end))
 		;
-	atomic_store(&vfe_dma_seen, true);
+	atomic_store(&vfp_dma_seen, true);
 }
 
 /* --- what goes --- */
@@ -190,7 +190,7 @@ static bool is_known(uintptr_t start, uintptr_t end)
 	return known;
 }
 
-bool vfe_dma_leaves(uintptr_t address, size_t size, enum vfioemu_leaving how)
+bool vfp_dma_leaves(uintptr_t address, size_t size, enum vfioemu_leaving how)
 {
 	uintptr_t start = address & ~(PAGE - 1), end;
 	bool known;
@@ -199,7 +199,7 @@ bool vfe_dma_leaves(uintptr_t address, size_t size, enum vfioemu_leaving how)
 	/* What is no page, or too much, the kernel refuses. */
 	if (start != address || !size ||
 	    __builtin_add_overflow(address, size, &end) || end > -PAGE ||
-	    !vfe_process_is_ours())
+	    !vfp_process_is_ours())
 		return false;
 	end = (end + PAGE - 1) & ~(PAGE - 1);
 	mask = enter();
@@ -214,35 +214,35 @@ bool vfe_dma_leaves(uintptr_t address, size_t size, enum vfioemu_leaving how)
 		    -1) != 0;
 }
 
-void vfe_dma_returns(uintptr_t address, size_t size, uintptr_t to)
+void vfp_dma_returns(uintptr_t address, size_t size, uintptr_t to)
 {
 	size = (size + PAGE - 1) & ~(PAGE - 1);
 	tell(VFIOEMU_MEM_RETURNS, (const uint64_t[4]){ address, size, to }, -1);
-	vfe_dma_mapped(to, size);
+	vfp_dma_mapped(to, size);
 }
 
 /* --- madvise() --- */
 
 /* MADV_DONTNEED and its like. A shared mapping loses nothing by it: its pages
  * are the file's. Of a huge page no part is given up. */
-static int discard(const struct vfe_area *area, uintptr_t from, uintptr_t to,
+static int discard(const struct vfp_area *area, uintptr_t from, uintptr_t to,
 		   int advice)
 {
-	uintptr_t gone = to - to % vfe_maps_page(area);
+	uintptr_t gone = to - to % vfp_maps_page(area);
 	bool kept = !area->of_file && gone > from &&
-		    vfe_dma_leaves(from, gone - from, VFIOEMU_DISCARDED);
-	long error = vfe_sys3(SYS_madvise, from, to - from, advice);
+		    vfp_dma_leaves(from, gone - from, VFIOEMU_DISCARDED);
+	long error = vfp_sys3(SYS_madvise, from, to - from, advice);
 
 	if (error && kept)
-		vfe_dma_returns(from, gone - from, from);
+		vfp_dma_returns(from, gone - from, from);
 	return (int)error;
 }
 
 /* MADV_REMOVE: a hole in whatever file is mapped there. What is no window, as
  * its fd was closed, is at its address. */
-static int punch(const struct vfe_area *area, uintptr_t from, uintptr_t to)
+static int punch(const struct vfp_area *area, uintptr_t from, uintptr_t to)
 {
-	uint64_t page = vfe_maps_page(area);
+	uint64_t page = vfp_maps_page(area);
 	uint64_t offset = area->offset + from - area->start;
 	uint64_t end = offset + (to - from);
 	uintptr_t shift = from - offset; /* what is there where in the file */
@@ -253,16 +253,16 @@ static int punch(const struct vfe_area *area, uintptr_t from, uintptr_t to)
 	offset = (offset + page - 1) / page * page;
 	end -= end % page;
 	if (!area->of_file || offset >= end)
-		return (int)vfe_sys3(SYS_madvise, from, to - from, MADV_REMOVE);
-	fd = vfe_maps_fd(area);
+		return (int)vfp_sys3(SYS_madvise, from, to - from, MADV_REMOVE);
+	fd = vfp_maps_fd(area);
 	hole = tell_hole(fd, offset, end - offset, offset + shift, false) > 0;
-	kept = vfe_dma_leaves(offset + shift, end - offset, VFIOEMU_DISCARDED);
-	long error = vfe_sys3(SYS_madvise, from, to - from, MADV_REMOVE);
+	kept = vfp_dma_leaves(offset + shift, end - offset, VFIOEMU_DISCARDED);
+	long error = vfp_sys3(SYS_madvise, from, to - from, MADV_REMOVE);
 
 	if (error && hole)
 		tell_hole(fd, offset, end - offset, offset + shift, true);
 	if (error && kept)
-		vfe_dma_returns(offset + shift, end - offset, offset + shift);
+		vfp_dma_returns(offset + shift, end - offset, offset + shift);
 	return (int)error;
 }
 
@@ -270,11 +270,11 @@ static int punch(const struct vfe_area *area, uintptr_t from, uintptr_t to)
  * before it is gone. Nothing is at some places: that is said at the end. */
 static int advise_each(int maps, uintptr_t address, uintptr_t end, int advice)
 {
-	struct vfe_area area;
+	struct vfp_area area;
 	int missing = 0;
 
 	while (address < end) {
-		if (!vfe_maps_find(maps, address, &area) || area.start >= end)
+		if (!vfp_maps_find(maps, address, &area) || area.start >= end)
 			return -ENOMEM;
 		if (area.start > address) {
 			missing = -ENOMEM;
@@ -292,40 +292,40 @@ static int advise_each(int maps, uintptr_t address, uintptr_t end, int advice)
 	return missing;
 }
 
-bool vfe_dma_advise_slow(uintptr_t address, size_t size, int advice,
+bool vfp_dma_advise_slow(uintptr_t address, size_t size, int advice,
 			 int *result)
 {
 	uintptr_t end;
 	int maps;
 
 	if (advice != MADV_REMOVE && advice != MADV_DONTNEED &&
-	    advice != VFE_DONTNEED_LOCKED && advice != VFE_GUARD_INSTALL)
+	    advice != VFP_DONTNEED_LOCKED && advice != VFP_GUARD_INSTALL)
 		return false;
 	if (address & (PAGE - 1) || __builtin_add_overflow(address, size, &end))
 		return false;
 	end = (end + PAGE - 1) & ~(PAGE - 1);
 	/* A hole concerns whoever has mapped the file, where that may be. */
 	if (advice != MADV_REMOVE &&
-	    (!vfe_process_is_ours() || !is_known(address, end)))
+	    (!vfp_process_is_ours() || !is_known(address, end)))
 		return false;
-	maps = vfe_maps_open();
+	maps = vfp_maps_open();
 	if (maps < 0) {
 		/* Nobody can tell what is there: it may all go. */
-		bool kept = vfe_dma_leaves(address, size, VFIOEMU_DISCARDED);
+		bool kept = vfp_dma_leaves(address, size, VFIOEMU_DISCARDED);
 
-		*result = (int)vfe_sys3(SYS_madvise, address, size, advice);
+		*result = (int)vfp_sys3(SYS_madvise, address, size, advice);
 		if (*result && kept)
-			vfe_dma_returns(address, size, address);
+			vfp_dma_returns(address, size, address);
 		return true;
 	}
 	*result = advise_each(maps, address, end, advice);
-	vfe_sys1(SYS_close, maps);
+	vfp_sys1(SYS_close, maps);
 	return true;
 }
 
 /* --- files --- */
 
-bool vfe_dma_hole(int fd, uint64_t offset, uint64_t size, bool undo)
+bool vfp_dma_hole(int fd, uint64_t offset, uint64_t size, bool undo)
 {
 	uint64_t end;
 
@@ -333,7 +333,7 @@ bool vfe_dma_hole(int fd, uint64_t offset, uint64_t size, bool undo)
 	    __builtin_add_overflow(offset, size, &end) || end > INT64_MAX)
 		return false;
 	/* Parts of pages are zeroed, and stay. */
-	uint64_t page = vfe_maps_huge_file(fd);
+	uint64_t page = vfp_maps_huge_file(fd);
 	page = page ? page : PAGE;
 	offset = (offset + page - 1) / page * page;
 	end -= end % page;
@@ -344,15 +344,15 @@ bool vfe_dma_hole(int fd, uint64_t offset, uint64_t size, bool undo)
  * (but not where it has a hole). */
 static bool copies_go(const struct statx *file, uint64_t first, bool undo)
 {
-	uint64_t address = atomic_load(&vfe_dma_low);
-	struct vfe_area area;
+	uint64_t address = atomic_load(&vfp_dma_low);
+	struct vfp_area area;
 	bool left = false;
-	int maps = vfe_maps_open();
+	int maps = vfp_maps_open();
 
 	if (maps < 0)
 		return false;
-	while (vfe_maps_find(maps, address, &area) &&
-	       area.start < atomic_load(&vfe_dma_high)) {
+	while (vfp_maps_find(maps, address, &area) &&
+	       area.start < atomic_load(&vfp_dma_high)) {
 		uint64_t from = area.start;
 
 		address = area.end;
@@ -365,27 +365,27 @@ static bool copies_go(const struct statx *file, uint64_t first, bool undo)
 		if (from >= area.end)
 			continue;
 		if (undo)
-			vfe_dma_returns(from, area.end - from, from);
+			vfp_dma_returns(from, area.end - from, from);
 		else
-			left |= vfe_dma_leaves(from, area.end - from,
+			left |= vfp_dma_leaves(from, area.end - from,
 					       VFIOEMU_DISCARDED);
 	}
-	vfe_sys1(SYS_close, maps);
+	vfp_sys1(SYS_close, maps);
 	return left;
 }
 
-bool vfe_dma_truncates(int fd, uint64_t size, bool undo)
+bool vfp_dma_truncates(int fd, uint64_t size, bool undo)
 {
 	const uint64_t most = INT64_MAX & ~(PAGE - 1);
 	struct statx file;
 	bool kept;
 
 	if (!seen() || size > most ||
-	    vfe_sys5(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_SIZE | STATX_INO,
+	    vfp_sys5(SYS_statx, fd, "", AT_EMPTY_PATH, STATX_SIZE | STATX_INO,
 		     &file) ||
 	    (!undo && size >= file.stx_size))
 		return false;
 	/* Pages in the midst of which the file ends stay. */
-	kept = vfe_dma_hole(fd, size, most - size, undo);
+	kept = vfp_dma_hole(fd, size, most - size, undo);
 	return copies_go(&file, (size + PAGE - 1) & ~(PAGE - 1), undo) || kept;
 }

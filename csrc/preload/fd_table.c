@@ -5,30 +5,30 @@
  */
 #include "fd_table.h"
 
-_Atomic uint32_t vfe_fds[VFE_FDS];
+_Atomic uint32_t vfp_fds[VFP_FDS];
 
-/* VFE_INTERNAL stays: there may be a connection in another fd table. */
-void vfe_fd_appears(int fd)
+/* VFP_INTERNAL stays: there may be a connection in another fd table. */
+void vfp_fd_appears(int fd)
 {
-	if ((unsigned int)fd >= VFE_FDS)
+	if ((unsigned int)fd >= VFP_FDS)
 		return;
-	uint32_t word = atomic_load(&vfe_fds[fd]);
+	uint32_t word = atomic_load(&vfp_fds[fd]);
 	while (!atomic_compare_exchange_weak(
-		&vfe_fds[fd], &word, (word & ~(VFE_NOT | VFE_SEEN)) + VFE_STEP))
+		&vfp_fds[fd], &word, (word & ~(VFP_NOT | VFP_SEEN)) + VFP_STEP))
 		;
 }
 
-void vfe_fd_is_ours(int fd)
+void vfp_fd_is_ours(int fd)
 {
-	vfe_fd_appears(fd);
-	if ((unsigned int)fd < VFE_FDS)
-		atomic_fetch_or(&vfe_fds[fd], VFE_SEEN);
+	vfp_fd_appears(fd);
+	if ((unsigned int)fd < VFP_FDS)
+		atomic_fetch_or(&vfp_fds[fd], VFP_SEEN);
 }
 
-void vfe_fd_internal(int fd)
+void vfp_fd_internal(int fd)
 {
-	if ((unsigned int)fd >= VFE_FDS)
+	if ((unsigned int)fd >= VFP_FDS)
 		return;
-	atomic_fetch_or(&vfe_fds[fd], VFE_INTERNAL);
-	vfe_fd_appears(fd);
+	atomic_fetch_or(&vfp_fds[fd], VFP_INTERNAL);
+	vfp_fd_appears(fd);
 }

@@ -9,12 +9,12 @@
  * can send a call to the wrong file, and fds work that came by fork, exec or
  * SCM_RIGHTS.
  *
- * What is remembered is the opposite: VFE_NOT says that the file at this
+ * What is remembered is the opposite: VFP_NOT says that the file at this
  * number is not emulated, so that unrelated calls need not ask. Closing never
  * makes that wrong; only a file that newly comes to be at the number can.
  * Emulated files come by calls of ours, dup and its kin, recvmsg() and
- * pidfd_getfd(): each of these calls vfe_fd_appears(). It steps the word's
- * counter, so that who is just about to write VFE_NOT after having asked about
+ * pidfd_getfd(): each of these calls vfp_fd_appears(). It steps the word's
+ * counter, so that who is just about to write VFP_NOT after having asked about
  * an older file fails.
  */
 #include <errno.h>
@@ -28,26 +28,26 @@
 #include "sys.h"
 #include "token.h"
 
-void vfe_fds_forget(void)
+void vfp_fds_forget(void)
 {
 	/* In a child of vfork() that is the child's business. */
-	if (!vfe_process_is_ours())
+	if (!vfp_process_is_ours())
 		return;
-	atomic_store(&vfe.shares_no_fds, true);
-	for (size_t i = 0; i < VFE_FDS; i++)
-		if (atomic_load_explicit(&vfe_fds[i], memory_order_relaxed) &
-		    VFE_NOT)
-			atomic_fetch_and(&vfe_fds[i], ~VFE_NOT);
+	atomic_store(&vfp.shares_no_fds, true);
+	for (size_t i = 0; i < VFP_FDS; i++)
+		if (atomic_load_explicit(&vfp_fds[i], memory_order_relaxed) &
+		    VFP_NOT)
+			atomic_fetch_and(&vfp_fds[i], ~VFP_NOT);
 }
 
 /* What the kernel says that `file->fd` is. */
-static bool ask(struct vfe_file *file, bool *forbidden)
+static bool ask(struct vfp_file *file, bool *forbidden)
 {
 	uint8_t id[16];
 
-	if (!vfe_token(file, id, forbidden))
+	if (!vfp_token(file, id, forbidden))
 		return false;
-	if (!vfe_session_is(id))
+	if (!vfp_session_is(id))
 		file->serial = 0; /* another daemon's */
 	return true;
 }
@@ -55,60 +55,60 @@ static bool ask(struct vfe_file *file, bool *forbidden)
 static bool is_socket(int fd)
 {
 	struct stat status;
-	long error = vfe_sys2(SYS_fstat, fd, &status);
+	long error = vfp_sys2(SYS_fstat, fd, &status);
 
 	return error == 0 ? S_ISSOCK(status.st_mode) : error != -EBADF;
 }
 
 /* Nobody says what it is. If it was emulated once, and is a socket still, it is
  * a file that nothing can be done with, rather than a socket. */
-static bool find_blindly(uint32_t word, struct vfe_file *file)
+static bool find_blindly(uint32_t word, struct vfp_file *file)
 {
-	if (!(word & VFE_SEEN) || !is_socket(file->fd))
+	if (!(word & VFP_SEEN) || !is_socket(file->fd))
 		return false;
-	file->kind = VFE_DEVICE;
+	file->kind = VFP_DEVICE;
 	file->serial = 0;
 	return true;
 }
 
-bool vfe_find(int fd, struct vfe_file *file)
+bool vfp_find(int fd, struct vfp_file *file)
 {
 	bool forbidden;
 	uint32_t word = 0;
-	bool known = (unsigned int)fd < VFE_FDS;
+	bool known = (unsigned int)fd < VFP_FDS;
 
 	file->fd = fd;
 	if (known) {
-		word = atomic_load(&vfe_fds[fd]);
-		if (word & VFE_NOT)
+		word = atomic_load(&vfp_fds[fd]);
+		if (word & VFP_NOT)
 			return false;
-		if (vfe_is_internal(fd)) {
-			file->kind = VFE_OTHER;
+		if (vfp_is_internal(fd)) {
+			file->kind = VFP_OTHER;
 			file->serial = 0;
 			return true;
 		}
 	}
 	if (ask(file, &forbidden)) {
-		if (known && VFE_RARE(!(word & VFE_SEEN)))
-			atomic_compare_exchange_strong(&vfe_fds[fd], &word,
-						       word | VFE_SEEN);
+		if (known && VFP_RARE(!(word & VFP_SEEN)))
+			atomic_compare_exchange_strong(&vfp_fds[fd], &word,
+						       word | VFP_SEEN);
 		return true;
 	}
-	if (VFE_RARE(forbidden))
+	if (VFP_RARE(forbidden))
 		return find_blindly(word, file);
-	if (VFE_RARE(vfe_is_attribute(fd))) {
-		file->kind = VFE_ATTRIBUTE;
+	if (VFP_RARE(vfp_is_attribute(fd))) {
+		file->kind = VFP_ATTRIBUTE;
 		file->serial = 0;
 		return true;
 	}
 	/* A child of vfork() has our memory, but fds of its own. */
-	if (known && !vfe.shares_no_fds && vfe_process_is_ours()) {
-		vfe_debug(VFE_DEBUG_FD, "fd %d is not emulated", fd);
-		atomic_compare_exchange_strong(&vfe_fds[fd], &word,
-					       word | VFE_NOT);
-		/* vfe_fds_forget() may have passed here in between. */
-		if (VFE_RARE(vfe.shares_no_fds))
-			atomic_fetch_and(&vfe_fds[fd], ~VFE_NOT);
+	if (known && !vfp.shares_no_fds && vfp_process_is_ours()) {
+		vfp_debug(VFP_DEBUG_FD, "fd %d is not emulated", fd);
+		atomic_compare_exchange_strong(&vfp_fds[fd], &word,
+					       word | VFP_NOT);
+		/* vfp_fds_forget() may have passed here in between. */
+		if (VFP_RARE(vfp.shares_no_fds))
+			atomic_fetch_and(&vfp_fds[fd], ~VFP_NOT);
 	}
 	return false;
 }

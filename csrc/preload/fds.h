@@ -3,8 +3,8 @@
  * @file fds.h
  * What is known of fds that only a few need to know.
  */
-#ifndef VFE_FDS_H
-#define VFE_FDS_H
+#ifndef VFP_FDS_H
+#define VFP_FDS_H
 
 #include <errno.h>
 
@@ -12,22 +12,22 @@
 
 /** Why no call can be made on an fd that is for sockets: a negative errno, or 0
  * if it may be one to the program. */
-static inline int vfe_no_socket(int fd)
+static inline int vfp_no_socket(int fd)
 {
-	struct vfe_file file;
+	struct vfp_file file;
 
-	if (!vfe_emulated(fd, &file))
+	if (!vfp_emulated(fd, &file))
 		return 0;
-	return file.kind == VFE_OTHER ? -EBADF : -ENOTSOCK;
+	return file.kind == VFP_OTHER ? -EBADF : -ENOTSOCK;
 }
 
 /** Remember of no fd that it is not emulated; out of line. */
-VFE_HIDDEN void vfe_fds_forget(void);
+VFP_HIDDEN void vfp_fds_forget(void);
 /** Some thread has an fd table of its own from now on. */
-static inline void vfe_fds_unshared(void)
+static inline void vfp_fds_unshared(void)
 {
-	if (vfe_init() && vfe.active)
-		vfe_fds_forget();
+	if (vfp_init() && vfp.active)
+		vfp_fds_forget();
 }
 
 #endif

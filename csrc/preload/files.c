@@ -22,17 +22,17 @@
 #include "sys.h"
 
 /* Another daemon's file, or a number that the program thinks is free. */
-static long no_file(const struct vfe_file *file)
+static long no_file(const struct vfp_file *file)
 {
-	return vfe_result(file->kind == VFE_OTHER ? -EBADF : -EIO);
+	return vfp_result(file->kind == VFP_OTHER ? -EBADF : -EIO);
 }
 
-static struct vfe_call call_on(const struct vfe_file *file, uint16_t type)
+static struct vfp_call call_on(const struct vfp_file *file, uint16_t type)
 {
 	/* For traces: which number the program has for it. */
 	uint64_t shown = ((uint64_t)(unsigned int)file->fd + 1) << 32;
 
-	return (struct vfe_call){
+	return (struct vfp_call){
 		.msg = { .type = type,
 			 .token = file->serial,
 			 .arg = { 0, 0, 0, shown } },
@@ -42,9 +42,9 @@ static struct vfe_call call_on(const struct vfe_file *file, uint16_t type)
 	};
 }
 
-int vfe_open(const char *node, int flags)
+int vfp_open(const char *node, int flags)
 {
-	struct vfe_call call = {
+	struct vfp_call call = {
 		.msg = { .type = VFIOEMU_OPEN,
 			 .arg = { (uint64_t)(unsigned int)flags } },
 		.out = node,
@@ -57,23 +57,23 @@ int vfe_open(const char *node, int flags)
 	int64_t result;
 
 	if (flags & O_DIRECTORY)
-		return (int)vfe_result(-ENOTDIR);
+		return (int)vfp_result(-ENOTDIR);
 	if ((flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL))
-		return (int)vfe_result(-EEXIST);
-	result = vfe_path_may_open(node, flags);
+		return (int)vfp_result(-EEXIST);
+	result = vfp_path_may_open(node, flags);
 	if (!result)
-		result = vfe_call(&call);
+		result = vfp_call(&call);
 	if (result == -EIO)
 		result = -ENODEV; /* there is no daemon behind the node */
 	if (result < 0)
-		return (int)vfe_result(result);
+		return (int)vfp_result(result);
 	if (call.in_fd < 0)
-		return (int)vfe_result(-EMFILE);
-	vfe_fd_is_ours(call.in_fd);
+		return (int)vfp_result(-EMFILE);
+	vfp_fd_is_ours(call.in_fd);
 	if (!(flags & O_CLOEXEC))
-		vfe_sys3(SYS_fcntl, call.in_fd, F_SETFD, 0);
+		vfp_sys3(SYS_fcntl, call.in_fd, F_SETFD, 0);
 	if (flags & (O_NONBLOCK | O_APPEND)) /* for F_GETFL: nothing waits */
-		vfe_sys3(SYS_fcntl, call.in_fd, F_SETFL,
+		vfp_sys3(SYS_fcntl, call.in_fd, F_SETFL,
 			 flags & (O_NONBLOCK | O_APPEND));
 	return call.in_fd;
 }
@@ -90,29 +90,29 @@ static void prepare_map(const void *arg)
 {
 	struct vfio_iommu_type1_dma_map map;
 
-	if (vfe_copy_in(&map, arg, sizeof(map)) || map.argsz < sizeof(map))
+	if (vfp_copy_in(&map, arg, sizeof(map)) || map.argsz < sizeof(map))
 		return;
-	vfe_share(map.vaddr, map.size);
-	vfe_dma_mapped(map.vaddr, map.size);
+	vfp_share(map.vaddr, map.size);
+	vfp_dma_mapped(map.vaddr, map.size);
 }
 
 /* A daemon that accounts locked memory wants to know how much there may be. */
 static void tell_limits(void)
 {
-	const struct vfioemu_hello *hello = vfe_greeting();
-	struct vfe_session *session;
+	const struct vfioemu_hello *hello = vfp_greeting();
+	struct vfp_session *session;
 	uint64_t memlock;
 	bool ipc_lock;
 
 	if (!hello || !(hello->flags & VFIOEMU_HELLO_ACCOUNTS))
 		return;
-	session = vfe_session_here();
-	memlock = vfe_memlock();
-	ipc_lock = vfe_ipc_lock();
+	session = vfp_session_here();
+	memlock = vfp_memlock();
+	ipc_lock = vfp_ipc_lock();
 	if (!session || (atomic_load(&session->memlock) == memlock &&
 			 atomic_load(&session->ipc_lock) == ipc_lock))
 		return;
-	struct vfe_call call = {
+	struct vfp_call call = {
 		.msg = { .type = VFIOEMU_LIMITS,
 			 .flags = ipc_lock ? VFIOEMU_F_IPC_LOCK : 0,
 			 .arg = { 0, memlock } },
@@ -120,66 +120,66 @@ static void tell_limits(void)
 		.out_fd = -1,
 		.in_fd = -1,
 	};
-	if (vfe_call(&call))
+	if (vfp_call(&call))
 		return;
 	atomic_store(&session->memlock, memlock);
 	atomic_store(&session->ipc_lock, ipc_lock);
 }
 
-int vfe_ioctl(const struct vfe_file *file, unsigned long cmd, void *arg)
+int vfp_ioctl(const struct vfp_file *file, unsigned long cmd, void *arg)
 {
-	struct vfe_call call = call_on(file, VFIOEMU_IOCTL);
+	struct vfp_call call = call_on(file, VFIOEMU_IOCTL);
 
-	if ((is_generic(cmd) && file->kind != VFE_OTHER) ||
-	    file->kind == VFE_ATTRIBUTE)
-		return (int)vfe_result(vfe_sys3(SYS_ioctl, file->fd, cmd, arg));
+	if ((is_generic(cmd) && file->kind != VFP_OTHER) ||
+	    file->kind == VFP_ATTRIBUTE)
+		return (int)vfp_result(vfp_sys3(SYS_ioctl, file->fd, cmd, arg));
 	if (!file->serial)
 		return (int)no_file(file);
 	tell_limits();
-	if (file->kind == VFE_CONTAINER &&
+	if (file->kind == VFP_CONTAINER &&
 	    (unsigned int)cmd == VFIO_IOMMU_MAP_DMA)
 		prepare_map(arg);
 	call.msg.arg[0] = (unsigned int)cmd;
 	call.msg.arg[1] = (uintptr_t)arg;
-	vfe_offer_ioctl(file, (unsigned int)cmd, arg, &call);
-	return (int)vfe_result(vfe_call(&call));
+	vfp_offer_ioctl(file, (unsigned int)cmd, arg, &call);
+	return (int)vfp_result(vfp_call(&call));
 }
 
-unsigned int vfe_number(const struct vfe_file *file)
+unsigned int vfp_number(const struct vfp_file *file)
 {
-	struct vfe_call call = call_on(file, VFIOEMU_STAT);
+	struct vfp_call call = call_on(file, VFIOEMU_STAT);
 
-	return file->serial && !vfe_call(&call) ? (unsigned int)call.in_start
+	return file->serial && !vfp_call(&call) ? (unsigned int)call.in_start
 						: 0;
 }
 
-int vfe_access(const struct vfe_file *file)
+int vfp_access(const struct vfp_file *file)
 {
-	struct vfe_call call = call_on(file, VFIOEMU_STAT);
+	struct vfp_call call = call_on(file, VFIOEMU_STAT);
 
-	return file->serial && !vfe_call(&call)
+	return file->serial && !vfp_call(&call)
 		       ? (int)(call.in_more & O_ACCMODE)
 		       : O_RDWR;
 }
 
-int vfe_fstat(const struct vfe_file *file, void *status)
+int vfp_fstat(const struct vfp_file *file, void *status)
 {
-	unsigned int number = file->kind == VFE_GROUP ? vfe_number(file) : 0;
+	unsigned int number = file->kind == VFP_GROUP ? vfp_number(file) : 0;
 	struct stat filled;
 
-	if (file->kind == VFE_OTHER)
-		return (int)vfe_result(-EBADF);
-	if (file->kind == VFE_ATTRIBUTE) {
-		long error = vfe_sys2(SYS_fstat, file->fd, &filled);
+	if (file->kind == VFP_OTHER)
+		return (int)vfp_result(-EBADF);
+	if (file->kind == VFP_ATTRIBUTE) {
+		long error = vfp_sys2(SYS_fstat, file->fd, &filled);
 
 		if (error)
-			return (int)vfe_result(error);
-		vfe_path_dress_fd(file->fd, &filled);
-		return (int)vfe_result(
-			vfe_copy_out(status, &filled, sizeof(filled)));
+			return (int)vfp_result(error);
+		vfp_path_dress_fd(file->fd, &filled);
+		return (int)vfp_result(
+			vfp_copy_out(status, &filled, sizeof(filled)));
 	}
-	vfe_node_stat(file->kind, number, &filled);
-	if (file->kind != VFE_CONTAINER && file->kind != VFE_GROUP) {
+	vfp_node_stat(file->kind, number, &filled);
+	if (file->kind != VFP_CONTAINER && file->kind != VFP_GROUP) {
 		/* anon_inode_getfile(): an inode without a type, one for all.
 		 */
 		filled.st_dev = makedev(0, 15);
@@ -187,34 +187,34 @@ int vfe_fstat(const struct vfe_file *file, void *status)
 		filled.st_ino = 1033;
 		filled.st_rdev = 0;
 	}
-	return (int)vfe_result(vfe_copy_out(status, &filled, sizeof(filled)));
+	return (int)vfp_result(vfp_copy_out(status, &filled, sizeof(filled)));
 }
 
 /* As many bytes as the caller has asked for, at most: it counts on that. */
 static ssize_t moved(int64_t result, size_t size)
 {
-	return vfe_result(result > 0 && (uint64_t)result > size ? -EIO
+	return vfp_result(result > 0 && (uint64_t)result > size ? -EIO
 								: result);
 }
 
-static ssize_t fill(const struct vfe_file *file, uint16_t type, void *data,
+static ssize_t fill(const struct vfp_file *file, uint16_t type, void *data,
 		    size_t size, off_t offset)
 {
-	struct vfe_call call = call_on(file, type);
+	struct vfp_call call = call_on(file, type);
 
 	if (!file->serial)
 		return no_file(file);
 	call.msg.arg[0] = (uintptr_t)data;
 	call.msg.arg[1] = size;
 	call.msg.arg[2] = (uint64_t)offset;
-	vfe_offer_room(data, size, &call);
-	return moved(vfe_call(&call), size);
+	vfp_offer_room(data, size, &call);
+	return moved(vfp_call(&call), size);
 }
 
-static ssize_t drain(const struct vfe_file *file, uint16_t type,
+static ssize_t drain(const struct vfp_file *file, uint16_t type,
 		     const void *data, size_t size, off_t offset)
 {
-	struct vfe_call call = call_on(file, type);
+	struct vfp_call call = call_on(file, type);
 
 	if (!file->serial)
 		return no_file(file);
@@ -224,41 +224,41 @@ static ssize_t drain(const struct vfe_file *file, uint16_t type,
 	tell_limits();
 	call.out = data;
 	call.out_size = size < VFIOEMU_MAX_DATA ? size : VFIOEMU_MAX_DATA;
-	return moved(vfe_call(&call), size);
+	return moved(vfp_call(&call), size);
 }
 
-ssize_t vfe_read(const struct vfe_file *file, void *data, size_t size)
+ssize_t vfp_read(const struct vfp_file *file, void *data, size_t size)
 {
-	if (file->kind == VFE_ATTRIBUTE)
-		return vfe_attribute_read(file->fd, data, size,
-					  VFE_AT_POSITION);
+	if (file->kind == VFP_ATTRIBUTE)
+		return vfp_attribute_read(file->fd, data, size,
+					  VFP_AT_POSITION);
 	return fill(file, VFIOEMU_READ, data, size, 0);
 }
 
-ssize_t vfe_write(const struct vfe_file *file, const void *data, size_t size)
+ssize_t vfp_write(const struct vfp_file *file, const void *data, size_t size)
 {
-	if (file->kind == VFE_ATTRIBUTE)
-		return vfe_attribute_write(file->fd, data, size,
-					   VFE_AT_POSITION);
+	if (file->kind == VFP_ATTRIBUTE)
+		return vfp_attribute_write(file->fd, data, size,
+					   VFP_AT_POSITION);
 	return drain(file, VFIOEMU_WRITE, data, size, 0);
 }
 
-ssize_t vfe_pread(const struct vfe_file *file, void *data, size_t size,
+ssize_t vfp_pread(const struct vfp_file *file, void *data, size_t size,
 		  off_t offset)
 {
-	if (file->kind == VFE_ATTRIBUTE)
-		return offset < 0 ? vfe_result(-EINVAL)
-				  : vfe_attribute_read(file->fd, data, size,
+	if (file->kind == VFP_ATTRIBUTE)
+		return offset < 0 ? vfp_result(-EINVAL)
+				  : vfp_attribute_read(file->fd, data, size,
 						       offset);
 	return fill(file, VFIOEMU_PREAD, data, size, offset);
 }
 
-ssize_t vfe_pwrite(const struct vfe_file *file, const void *data, size_t size,
+ssize_t vfp_pwrite(const struct vfp_file *file, const void *data, size_t size,
 		   off_t offset)
 {
-	if (file->kind == VFE_ATTRIBUTE)
-		return offset < 0 ? vfe_result(-EINVAL)
-				  : vfe_attribute_write(file->fd, data, size,
+	if (file->kind == VFP_ATTRIBUTE)
+		return offset < 0 ? vfp_result(-EINVAL)
+				  : vfp_attribute_write(file->fd, data, size,
 							offset);
 	return drain(file, VFIOEMU_PWRITE, data, size, offset);
 }
@@ -283,14 +283,14 @@ static int refuse_mmap(const void *address, size_t size, int flags,
 	return 0;
 }
 
-void *vfe_mmap(const struct vfe_file *file, void *address, size_t size,
+void *vfp_mmap(const struct vfp_file *file, void *address, size_t size,
 	       int prot, int flags, off_t offset)
 {
-	struct vfe_call call = call_on(file, VFIOEMU_MMAP);
+	struct vfp_call call = call_on(file, VFIOEMU_MMAP);
 	int64_t result = refuse_mmap(address, size, flags, offset);
 
-	if (!result && file->kind == VFE_ATTRIBUTE)
-		return vfe_attribute_mmap(file->fd, address, size, prot, flags,
+	if (!result && file->kind == VFP_ATTRIBUTE)
+		return vfp_attribute_mmap(file->fd, address, size, prot, flags,
 					  offset);
 	if (!result && !file->serial)
 		return (void *)no_file(file);
@@ -300,20 +300,20 @@ void *vfe_mmap(const struct vfe_file *file, void *address, size_t size,
 		call.msg.arg[2] = (unsigned int)prot;
 		call.msg.arg[3] |= (flags & MAP_TYPE) != MAP_PRIVATE;
 		call.wants_fd = true;
-		result = vfe_call(&call);
+		result = vfp_call(&call);
 	}
-	if (VFE_RARE(!result && call.in_more))
-		vfe_say("region %u of the device at fd %d holds registers, but "
+	if (VFP_RARE(!result && call.in_more))
+		vfp_say("region %u of the device at fd %d holds registers, but "
 			"a mapping of it is only memory: what is stored there "
 			"reaches none of them; pread() and pwrite() do",
 			(unsigned int)((uint64_t)offset >> 40), file->fd);
 	if (result >= 0) {
 		result = call.in_fd < 0 ? -ENFILE
-					: vfe_hold_map(file, address, size,
+					: vfp_hold_map(file, address, size,
 						       prot, flags, call.in_fd,
 						       call.in_start);
 		if (call.in_fd >= 0)
-			vfe_sys1(SYS_close, call.in_fd);
+			vfp_sys1(SYS_close, call.in_fd);
 	}
-	return (void *)vfe_result(result);
+	return (void *)vfp_result(result);
 }

@@ -19,7 +19,7 @@
 static struct vfioemu_hello greetings[8];
 static atomic_uint greeted;
 
-const struct vfioemu_hello *vfe_greeting(void)
+const struct vfioemu_hello *vfp_greeting(void)
 {
 	unsigned int count = atomic_load(&greeted);
 
@@ -28,7 +28,7 @@ const struct vfioemu_hello *vfe_greeting(void)
 
 static void keep(const struct vfioemu_hello *hello)
 {
-	const struct vfioemu_hello *last = vfe_greeting();
+	const struct vfioemu_hello *last = vfp_greeting();
 
 	if (last && !memcmp(last, hello, sizeof(*hello)))
 		return;
@@ -37,21 +37,21 @@ static void keep(const struct vfioemu_hello *hello)
 	atomic_store(&greeted, count + 1);
 }
 
-uint64_t vfe_memlock(void)
+uint64_t vfp_memlock(void)
 {
 	struct rlimit limit = { RLIM_INFINITY, RLIM_INFINITY };
 
-	vfe_sys4(SYS_prlimit64, 0, RLIMIT_MEMLOCK, NULL, &limit);
+	vfp_sys4(SYS_prlimit64, 0, RLIMIT_MEMLOCK, NULL, &limit);
 	return limit.rlim_cur;
 }
 
-bool vfe_ipc_lock(void)
+bool vfp_ipc_lock(void)
 {
 	struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3,
 						   0 };
 	struct __user_cap_data_struct data[2] = { { 0, 0, 0 } };
 
-	return vfe_sys2(SYS_capget, &header, data) >= 0 &&
+	return vfp_sys2(SYS_capget, &header, data) >= 0 &&
 	       data[0].effective & 1u << CAP_IPC_LOCK;
 }
 
@@ -61,19 +61,19 @@ static void admit(int fd)
 	struct ucred peer = { 0, 0, 0 };
 	int size = sizeof(peer);
 	char scope = 0;
-	long file = vfe_sys4(SYS_openat, AT_FDCWD,
+	long file = vfp_sys4(SYS_openat, AT_FDCWD,
 			     "/proc/sys/kernel/yama/ptrace_scope",
 			     O_RDONLY | O_CLOEXEC, 0);
 
 	if (file < 0)
 		return;
-	vfe_sys3(SYS_read, file, &scope, 1);
-	vfe_sys1(SYS_close, file);
+	vfp_sys3(SYS_read, file, &scope, 1);
+	vfp_sys1(SYS_close, file);
 	if (scope == '1' &&
-	    !vfe_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_PEERCRED, &peer,
+	    !vfp_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_PEERCRED, &peer,
 		      &size) &&
-	    peer.pid > 0 && peer.uid == (uid_t)vfe_sys0(SYS_getuid))
-		vfe_sys2(SYS_prctl, PR_SET_PTRACER, peer.pid);
+	    peer.pid > 0 && peer.uid == (uid_t)vfp_sys0(SYS_getuid))
+		vfp_sys2(SYS_prctl, PR_SET_PTRACER, peer.pid);
 }
 
 /* Say it once: what is wrong now will be wrong at the next call, too. */
@@ -84,10 +84,10 @@ static void complain(int error)
 
 	if (atomic_exchange(&said, true))
 		return;
-	if (error == VFE_STRANGER) {
-		vfe_say("cannot use VFIOEMU_SOCKET=%s: it is not a daemon of uid "
+	if (error == VFP_STRANGER) {
+		vfp_say("cannot use VFIOEMU_SOCKET=%s: it is not a daemon of uid "
 			"%u that listens there; VFIOEMU_UID names whom to trust",
-			vfe.socket, vfe_trust_uid());
+			vfp.socket, vfp_trust_uid());
 		return;
 	}
 	switch (error) {
@@ -107,17 +107,17 @@ static void complain(int error)
 	case -EMFILE:
 		why = "there are no fds or connections left";
 		break;
-	case VFE_LOST:
+	case VFP_LOST:
 		why = "the daemon hung up";
 		break;
 	default:
 		break;
 	}
-	vfe_say("cannot use VFIOEMU_SOCKET=%s: %s (%d)", vfe.socket, why,
+	vfp_say("cannot use VFIOEMU_SOCKET=%s: %s (%d)", vfp.socket, why,
 		error);
 }
 
-static int greet(struct vfe_connection *connection, struct vfe_session *session,
+static int greet(struct vfp_connection *connection, struct vfp_session *session,
 		 uint16_t flags)
 {
 	struct vfioemu_hello hello;
@@ -129,15 +129,15 @@ static int greet(struct vfe_connection *connection, struct vfe_session *session,
 							<< 32,
 			 session->id },
 	};
-	bool ipc_lock = vfe_ipc_lock();
-	uint64_t memlock = vfe_memlock();
+	bool ipc_lock = vfp_ipc_lock();
+	uint64_t memlock = vfp_memlock();
 
 	msg.arg[3] = memlock;
 	msg.flags = flags | (ipc_lock ? VFIOEMU_F_IPC_LOCK : 0);
-	if (vfe_send(connection, &msg, NULL, 0, -1) || vfe_receive(connection))
-		return VFE_LOST;
+	if (vfp_send(connection, &msg, NULL, 0, -1) || vfp_receive(connection))
+		return VFP_LOST;
 	if (connection->in_fd >= 0) {
-		vfe_sys1(SYS_close, connection->in_fd);
+		vfp_sys1(SYS_close, connection->in_fd);
 		return -EPROTO;
 	}
 	if (connection->in.type != VFIOEMU_REPLY ||
@@ -159,17 +159,17 @@ static int greet(struct vfe_connection *connection, struct vfe_session *session,
 		session->memlock = memlock;
 		session->ipc_lock = ipc_lock;
 		session->has_service = false;
-		vfe_debug(VFE_DEBUG_SHIM, "session %lu", connection->in.arg[3]);
+		vfp_debug(VFP_DEBUG_SHIM, "session %lu", connection->in.arg[3]);
 	}
 	session->id = connection->in.arg[2];
 	return 0;
 }
 
-int vfe_hello(struct vfe_connection *connection, struct vfe_session *session,
+int vfp_hello(struct vfp_connection *connection, struct vfp_session *session,
 	      uint16_t flags)
 {
 	for (;;) {
-		int error = vfe_dial(connection);
+		int error = vfp_dial(connection);
 
 		if (!error) {
 			if (!session->id)
@@ -177,7 +177,7 @@ int vfe_hello(struct vfe_connection *connection, struct vfe_session *session,
 			error = greet(connection, session, flags);
 			if (!error)
 				return 0;
-			vfe_hang_up(connection);
+			vfp_hang_up(connection);
 		}
 		/* The session is over, though we are not: begin another. */
 		if (error == -EPERM && session->id && !flags) {

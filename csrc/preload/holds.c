@@ -30,35 +30,35 @@ struct area {
 	bool stays; /* a fork does not inherit it: MADV_DONTFORK */
 };
 
-static struct hold holds[VFE_HOLDS]; /* our fds: vfe_own_holds */
+static struct hold holds[VFP_HOLDS]; /* our fds: vfp_own_holds */
 static struct area areas[AREAS];
 static unsigned int used; /* of `areas`, free ones among them */
-static vfe_lock *lock;
-_Atomic uintptr_t vfe_held_low = UINTPTR_MAX, vfe_held_high;
+static vfp_lock *lock;
+_Atomic uintptr_t vfp_held_low = UINTPTR_MAX, vfp_held_high;
 
-bool vfe_holds_init(void)
+bool vfp_holds_init(void)
 {
-	lock = vfe_wiped_memory(sizeof(*lock));
+	lock = vfp_wiped_memory(sizeof(*lock));
 	return lock;
 }
 
-static struct vfe_known *known_of(const struct hold *hold)
+static struct vfp_known *known_of(const struct hold *hold)
 {
-	return &vfe_own_holds[hold - holds];
+	return &vfp_own_holds[hold - holds];
 }
 
 static int number_of(const struct hold *hold)
 {
-	return vfe_own_number(known_of(hold));
+	return vfp_own_number(known_of(hold));
 }
 
 /* The hold on a file, made if need be; NULL if there is no room for one. */
-static struct hold *hold_of(const struct vfe_file *file)
+static struct hold *hold_of(const struct vfp_file *file)
 {
 	struct hold *free = NULL;
 	int fd;
 
-	for (unsigned int i = 0; i < VFE_HOLDS; i++) {
+	for (unsigned int i = 0; i < VFP_HOLDS; i++) {
 		struct hold *hold = &holds[i];
 
 		if (hold->areas && hold->serial == file->serial &&
@@ -69,11 +69,11 @@ static struct hold *hold_of(const struct vfe_file *file)
 	}
 	if (!free)
 		return NULL;
-	fd = vfe_high_copy(file->fd);
+	fd = vfp_high_copy(file->fd);
 	if (fd < 0)
 		return NULL;
 	free->serial = file->serial;
-	vfe_own(known_of(free), fd, vfe_cookie(fd));
+	vfp_own(known_of(free), fd, vfp_cookie(fd));
 	return free;
 }
 
@@ -85,14 +85,14 @@ static void let_go(struct hold *hold)
 		return;
 	atomic_store(&known_of(hold)->number, 0);
 	if (fd >= 0)
-		vfe_sys1(SYS_close, fd);
+		vfp_sys1(SYS_close, fd);
 }
 
 /* A piece more; false if there is no room: then nothing lets its hold go. */
 static bool add(uintptr_t start, uintptr_t end, struct hold *hold, bool stays)
 {
-	uintptr_t low = atomic_load(&vfe_held_low);
-	uintptr_t high = atomic_load(&vfe_held_high);
+	uintptr_t low = atomic_load(&vfp_held_low);
+	uintptr_t high = atomic_load(&vfp_held_high);
 	unsigned int i = 0;
 
 	while (i < used && areas[i].end)
@@ -104,9 +104,9 @@ static bool add(uintptr_t start, uintptr_t end, struct hold *hold, bool stays)
 	hold->areas++;
 	areas[i] = (struct area){ start, end, hold, stays };
 	if (start < low)
-		atomic_store(&vfe_held_low, start);
+		atomic_store(&vfp_held_low, start);
 	if (end > high)
-		atomic_store(&vfe_held_high, end);
+		atomic_store(&vfp_held_high, end);
 	return true;
 }
 
@@ -150,20 +150,20 @@ static void cut(uintptr_t start, uintptr_t end)
 	}
 }
 
-int64_t vfe_hold_map(const struct vfe_file *file, void *address, size_t size,
+int64_t vfp_hold_map(const struct vfp_file *file, void *address, size_t size,
 		     int prot, int flags, int fd, uint64_t start)
 {
-	uint64_t mask = vfe_signals_block();
+	uint64_t mask = vfp_signals_block();
 	struct hold *hold = NULL;
 	long result;
 
 	/* After vfork() the mapping is the parent's, and its fds are not ours.
 	 */
-	bool ours = vfe_process_is_ours();
+	bool ours = vfp_process_is_ours();
 
 	if (ours)
-		vfe_lock_take(lock);
-	result = vfe_sys6(SYS_mmap, VFE_ARG(address), VFE_ARG(size), prot,
+		vfp_lock_take(lock);
+	result = vfp_sys6(SYS_mmap, VFP_ARG(address), VFP_ARG(size), prot,
 			  flags, fd, (long)start);
 	if (ours && (result >= 0 || result < -4095)) {
 		uintptr_t from = (uintptr_t)result, to = end_of(from, size);
@@ -172,7 +172,7 @@ int64_t vfe_hold_map(const struct vfe_file *file, void *address, size_t size,
 			cut(from, to);
 		hold = hold_of(file);
 		if (!hold || !add(from, to, hold, false))
-			vfe_debug(VFE_DEBUG_SHIM,
+			vfp_debug(VFP_DEBUG_SHIM,
 				  "the mapping at 0x%lx does not hold fd %d",
 				  (unsigned long)from, file->fd);
 		if (hold && !hold->areas) {
@@ -181,37 +181,37 @@ int64_t vfe_hold_map(const struct vfe_file *file, void *address, size_t size,
 		}
 	}
 	if (ours)
-		vfe_lock_release(lock);
-	vfe_signals_restore(mask);
+		vfp_lock_release(lock);
+	vfp_signals_restore(mask);
 	return result;
 }
 
-void vfe_hold_begin_slow(struct vfe_remap *remap, uintptr_t address,
+void vfp_hold_begin_slow(struct vfp_remap *remap, uintptr_t address,
 			 size_t size)
 {
 	uint64_t mask;
 
-	if (remap->locked || !vfe_process_is_ours())
+	if (remap->locked || !vfp_process_is_ours())
 		return;
-	mask = vfe_signals_block();
-	vfe_lock_take(lock);
+	mask = vfp_signals_block();
+	vfp_lock_take(lock);
 	if (overlapping(address, end_of(address, size))) {
 		remap->mask = mask;
 		remap->locked = true;
 		return;
 	}
-	vfe_lock_release(lock);
-	vfe_signals_restore(mask);
+	vfp_lock_release(lock);
+	vfp_signals_restore(mask);
 }
 
-void vfe_hold_cut(const struct vfe_remap *remap, const void *address,
+void vfp_hold_cut(const struct vfp_remap *remap, const void *address,
 		  size_t size)
 {
-	if (VFE_RARE(remap->locked))
+	if (VFP_RARE(remap->locked))
 		cut((uintptr_t)address, end_of((uintptr_t)address, size));
 }
 
-int vfe_hold_refuses(const struct vfe_remap *remap, const void *from,
+int vfp_hold_refuses(const struct vfp_remap *remap, const void *from,
 		     size_t old_size, size_t size, int flags)
 {
 	uintptr_t start = (uintptr_t)from;
@@ -224,7 +224,7 @@ int vfe_hold_refuses(const struct vfe_remap *remap, const void *from,
 	return end_of(start, size) > end_of(start, old_size) ? -EFAULT : 0;
 }
 
-void vfe_hold_moved(const struct vfe_remap *remap, const void *from,
+void vfp_hold_moved(const struct vfp_remap *remap, const void *from,
 		    size_t old_size, const void *address, size_t size)
 {
 	uintptr_t start = (uintptr_t)from, to = (uintptr_t)address;
@@ -248,11 +248,11 @@ void vfe_hold_moved(const struct vfe_remap *remap, const void *from,
 	}
 }
 
-void vfe_hold_end_slow(struct vfe_remap *remap)
+void vfp_hold_end_slow(struct vfp_remap *remap)
 {
 	remap->locked = false;
-	vfe_lock_release(lock);
-	vfe_signals_restore(remap->mask);
+	vfp_lock_release(lock);
+	vfp_signals_restore(remap->mask);
 }
 
 /* Cut in two what lies across `at`; without room it stays whole. */
@@ -268,19 +268,19 @@ static bool split(uintptr_t at)
 	return true;
 }
 
-int vfe_hold_advise_slow(uintptr_t address, size_t size, int advice)
+int vfp_hold_advise_slow(uintptr_t address, size_t size, int advice)
 {
 	uintptr_t end = end_of(address, size);
 	int error = 0;
 	uint64_t mask;
 
-	if (!size || address & (PAGE - 1) || !vfe_process_is_ours())
+	if (!size || address & (PAGE - 1) || !vfp_process_is_ours())
 		return 0;
-	mask = vfe_signals_block();
-	vfe_lock_take(lock);
+	mask = vfp_signals_block();
+	vfp_lock_take(lock);
 	if (overlapping(address, end)) {
-		if (advice == MADV_DONTNEED || advice == VFE_DONTNEED_LOCKED ||
-		    advice == VFE_GUARD_INSTALL || advice == MADV_FREE ||
+		if (advice == MADV_DONTNEED || advice == VFP_DONTNEED_LOCKED ||
+		    advice == VFP_GUARD_INSTALL || advice == MADV_FREE ||
 		    advice == MADV_DOFORK || advice == MADV_DODUMP)
 			error = -EINVAL;
 		else if (advice == MADV_REMOVE)
@@ -292,12 +292,12 @@ int vfe_hold_advise_slow(uintptr_t address, size_t size, int advice)
 				    areas[i].end <= end)
 					areas[i].stays = true;
 	}
-	vfe_lock_release(lock);
-	vfe_signals_restore(mask);
+	vfp_lock_release(lock);
+	vfp_signals_restore(mask);
 	return error;
 }
 
-void vfe_holds_forked(void)
+void vfp_holds_forked(void)
 {
 	for (unsigned int i = 0; i < used; i++) {
 		if (!areas[i].end || !areas[i].stays)
@@ -307,46 +307,46 @@ void vfe_holds_forked(void)
 	}
 }
 
-int vfe_hold_move(int fd)
+int vfp_hold_move(int fd)
 {
 	int error = 0;
 	uint64_t mask;
 
-	if (!vfe_process_is_ours())
+	if (!vfp_process_is_ours())
 		return 0;
-	mask = vfe_signals_block();
-	vfe_lock_take(lock);
-	for (unsigned int i = 0; i < VFE_HOLDS; i++) {
+	mask = vfp_signals_block();
+	vfp_lock_take(lock);
+	for (unsigned int i = 0; i < VFP_HOLDS; i++) {
 		struct hold *hold = &holds[i];
 		int other;
 
 		if (!hold->areas || number_of(hold) != fd)
 			continue;
-		other = vfe_high_copy(fd);
+		other = vfp_high_copy(fd);
 		if (other < 0) {
 			error = -EBUSY;
 			break;
 		}
-		vfe_sys1(SYS_close, fd);
-		vfe_own(known_of(hold), other, vfe_cookie(other));
+		vfp_sys1(SYS_close, fd);
+		vfp_own(known_of(hold), other, vfp_cookie(other));
 	}
-	vfe_lock_release(lock);
-	vfe_signals_restore(mask);
+	vfp_lock_release(lock);
+	vfp_signals_restore(mask);
 	return error;
 }
 
-bool vfe_hold_is_in(uintptr_t start, uintptr_t end)
+bool vfp_hold_is_in(uintptr_t start, uintptr_t end)
 {
 	uint64_t mask;
 	bool found;
 
-	if (start >= atomic_load(&vfe_held_high) ||
-	    end <= atomic_load(&vfe_held_low))
+	if (start >= atomic_load(&vfp_held_high) ||
+	    end <= atomic_load(&vfp_held_low))
 		return false;
-	mask = vfe_signals_block();
-	vfe_lock_take(lock);
+	mask = vfp_signals_block();
+	vfp_lock_take(lock);
 	found = overlapping(start, end);
-	vfe_lock_release(lock);
-	vfe_signals_restore(mask);
+	vfp_lock_release(lock);
+	vfp_signals_restore(mask);
 	return found;
 }

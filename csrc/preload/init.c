@@ -23,10 +23,10 @@
 static void find_next(void)
 {
 	static const char names[] =
-#define VFE_NAME(name) #name "\0"
-		VFE_NEXT_CALLS(VFE_NAME) VFE_NEXT_PATHS(VFE_NAME);
-#undef VFE_NAME
-	void **slot = (void **)&vfe.next;
+#define VFP_NAME(name) #name "\0"
+		VFP_NEXT_CALLS(VFP_NAME) VFP_NEXT_PATHS(VFP_NAME);
+#undef VFP_NAME
+	void **slot = (void **)&vfp.next;
 
 	for (const char *name = names; *name; name += strlen(name) + 1)
 		*slot++ = dlsym(RTLD_NEXT, name);
@@ -36,10 +36,10 @@ static const struct {
 	const char *name;
 	unsigned int bit;
 } categories[] = {
-	{ "shim", VFE_DEBUG_SHIM },
-	{ "path", VFE_DEBUG_PATH },
-	{ "fd", VFE_DEBUG_FD },
-	{ "rpc", VFE_DEBUG_RPC },
+	{ "shim", VFP_DEBUG_SHIM },
+	{ "path", VFP_DEBUG_PATH },
+	{ "fd", VFP_DEBUG_FD },
+	{ "rpc", VFP_DEBUG_RPC },
 };
 
 /* The bits of one word of VFIOEMU_DEBUG; 0 for an unknown one. */
@@ -61,15 +61,15 @@ static void read_debug(const char *text)
 		unsigned int bits = category(text, size);
 
 		if (size && !bits) {
-			vfe_say("VFIOEMU_DEBUG=%s: there are shim, path, fd "
+			vfp_say("VFIOEMU_DEBUG=%s: there are shim, path, fd "
 				"and rpc, separated by commas",
 				text);
-			vfe_sys1(SYS_exit_group, 2);
+			vfp_sys1(SYS_exit_group, 2);
 		}
 		debug |= bits;
 		text += size + (text[size] == ',');
 	}
-	vfe.debug = debug;
+	vfp.debug = debug;
 }
 
 /* Take off LD_PRELOAD what is before us for this program's sake: a sanitizer,
@@ -87,29 +87,29 @@ static void forget_first(void)
 
 static void read_environment(void)
 {
-	static struct vfe_daemon_place place;
+	static struct vfp_daemon_place place;
 	const char *path = getenv("VFIOEMU_SOCKET");
 	const char *root = getenv("VFIOEMU_ROOT");
 
-	vfe_place_init();
-	if (!path && vfe_place_find(&place)) {
+	vfp_place_init();
+	if (!path && vfp_place_find(&place)) {
 		path = place.socket;
 		root = place.root;
 	}
 	if (!path || !*path)
 		return;
-	if (strlen(path) >= sizeof(vfe.socket)) {
-		vfe_say("VFIOEMU_SOCKET has %u bytes, a socket's name has at "
+	if (strlen(path) >= sizeof(vfp.socket)) {
+		vfp_say("VFIOEMU_SOCKET has %u bytes, a socket's name has at "
 			"most %u: no device is emulated",
 			(unsigned int)strlen(path),
-			(unsigned int)sizeof(vfe.socket) - 1);
+			(unsigned int)sizeof(vfp.socket) - 1);
 		return;
 	}
-	memcpy(vfe.socket, path, strlen(path) + 1);
-	vfe.active = true;
-	vfe_trust_init(getenv("VFIOEMU_UID"),
+	memcpy(vfp.socket, path, strlen(path) + 1);
+	vfp.active = true;
+	vfp_trust_init(getenv("VFIOEMU_UID"),
 		       path == place.socket ? place.uid
-					    : (uid_t)vfe_sys0(SYS_geteuid));
+					    : (uid_t)vfp_sys0(SYS_geteuid));
 	read_debug(getenv("VFIOEMU_DEBUG"));
 	if (!root)
 		return;
@@ -117,56 +117,56 @@ static void read_environment(void)
 	while (size && root[size - 1] == '/')
 		size--;
 	if (*root != '/' || size >= PATH_MAX / 2) {
-		vfe_say("VFIOEMU_ROOT=%s is no absolute path", root);
+		vfp_say("VFIOEMU_ROOT=%s is no absolute path", root);
 		return;
 	}
-	memcpy(vfe.root, root, size);
-	vfe.root_size = size;
+	memcpy(vfp.root, root, size);
+	vfp.root_size = size;
 }
 
 /* In the child of fork(). */
 static void forked(void)
 {
-	vfe_session_forked();
-	vfe_process_forked();
-	vfe_holds_forked();
+	vfp_session_forked();
+	vfp_process_forked();
+	vfp_holds_forked();
 }
 
 /* Have room for what is about this process. */
 static void begin(void)
 {
-	if (!vfe_process_init() || !vfe_session_init() || !vfe_share_init() ||
-	    !vfe_holds_init() || !vfe_dma_init()) {
-		vfe_say("no memory: no device is emulated");
-		vfe.active = false;
+	if (!vfp_process_init() || !vfp_session_init() || !vfp_share_init() ||
+	    !vfp_holds_init() || !vfp_dma_init()) {
+		vfp_say("no memory: no device is emulated");
+		vfp.active = false;
 		return;
 	}
 	pthread_atfork(NULL, NULL, forked);
 }
 
-bool vfe_init_slow(void)
+bool vfp_init_slow(void)
 {
 	int none = 0;
 	int saved = errno;
 
-	if (!atomic_compare_exchange_strong(&vfe.state, &none, 1))
+	if (!atomic_compare_exchange_strong(&vfp.state, &none, 1))
 		return none == 2;
 	find_next();
-	vfe_real_syscall = vfe.next.syscall;
+	vfp_real_syscall = vfp.next.syscall;
 	forget_first();
 	read_environment();
-	if (vfe.active) {
-		vfe_text_init();
+	if (vfp.active) {
+		vfp_text_init();
 		begin();
 	}
-	atomic_store_explicit(&vfe.state, 2, memory_order_release);
-	vfe_debug(VFE_DEBUG_SHIM, "loaded, socket %s, root %s", vfe.socket,
-		  vfe.root);
+	atomic_store_explicit(&vfp.state, 2, memory_order_release);
+	vfp_debug(VFP_DEBUG_SHIM, "loaded, socket %s, root %s", vfp.socket,
+		  vfp.root);
 	errno = saved;
 	return true;
 }
 
 __attribute__((constructor)) static void loaded(void)
 {
-	vfe_init();
+	vfp_init();
 }

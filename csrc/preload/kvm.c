@@ -12,28 +12,28 @@
 
 #include "sys.h"
 
-bool vfe_kvm_ioctl(int fd, unsigned long cmd, const void *arg, int *result)
+bool vfp_kvm_ioctl(int fd, unsigned long cmd, const void *arg, int *result)
 {
 	struct kvm_device_attr attr;
-	struct vfe_file file;
+	struct vfp_file file;
 	int number;
 
-	if ((unsigned int)cmd != KVM_SET_DEVICE_ATTR || !vfe.active ||
-	    vfe_copy_in(&attr, arg, sizeof(attr)) ||
+	if ((unsigned int)cmd != KVM_SET_DEVICE_ATTR || !vfp.active ||
+	    vfp_copy_in(&attr, arg, sizeof(attr)) ||
 	    attr.group != KVM_DEV_VFIO_GROUP ||
 	    (attr.attr != KVM_DEV_VFIO_GROUP_ADD &&
 	     attr.attr != KVM_DEV_VFIO_GROUP_DEL) ||
-	    vfe_copy_in(&number, (const void *)(uintptr_t)attr.addr,
+	    vfp_copy_in(&number, (const void *)(uintptr_t)attr.addr,
 			sizeof(number)) ||
-	    !vfe_emulated(number, &file))
+	    !vfp_emulated(number, &file))
 		return false;
 	/* It is such a device, as far as KVM has any. */
-	long error = vfe_sys3(SYS_ioctl, fd, KVM_HAS_DEVICE_ATTR, &attr);
+	long error = vfp_sys3(SYS_ioctl, fd, KVM_HAS_DEVICE_ATTR, &attr);
 
-	if (!error && file.kind == VFE_OTHER)
+	if (!error && file.kind == VFP_OTHER)
 		error = -EBADF;
-	else if (!error && file.kind != VFE_GROUP && file.kind != VFE_DEVICE)
+	else if (!error && file.kind != VFP_GROUP && file.kind != VFP_DEVICE)
 		error = -EINVAL; /* kvm_vfio_file_is_valid() */
-	*result = (int)vfe_result(error);
+	*result = (int)vfp_result(error);
 	return true;
 }

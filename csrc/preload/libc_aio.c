@@ -61,10 +61,10 @@ static void notify(const struct sigevent *event)
 	if (event->sigev_notify == SIGEV_THREAD) {
 		start_thread(event);
 	} else if (event->sigev_notify == SIGEV_SIGNAL) {
-		info.si_pid = (pid_t)vfe_sys0(SYS_getpid);
-		info.si_uid = (uid_t)vfe_sys0(SYS_getuid);
+		info.si_pid = (pid_t)vfp_sys0(SYS_getpid);
+		info.si_uid = (uid_t)vfp_sys0(SYS_getuid);
 		info.si_value = event->sigev_value;
-		vfe_sys3(SYS_rt_sigqueueinfo, info.si_pid, event->sigev_signo,
+		vfp_sys3(SYS_rt_sigqueueinfo, info.si_pid, event->sigev_signo,
 			 &info);
 	}
 }
@@ -73,13 +73,13 @@ static void notify(const struct sigevent *event)
 
 /* Whether a request is for an emulated file. Those that are not there, libc
  * looks at, and ends the program. */
-static bool is_ours(const struct aiocb *request, struct vfe_file *file)
+static bool is_ours(const struct aiocb *request, struct vfp_file *file)
 {
 	struct aiocb copy;
 
-	return vfe_init() && vfe.active &&
-	       !vfe_copy_in(&copy, request, sizeof(copy)) &&
-	       vfe_emulated(copy.aio_fildes, file);
+	return vfp_init() && vfp.active &&
+	       !vfp_copy_in(&copy, request, sizeof(copy)) &&
+	       vfp_emulated(copy.aio_fildes, file);
 }
 
 static void finish(struct aiocb *request, ssize_t result)
@@ -88,15 +88,15 @@ static void finish(struct aiocb *request, ssize_t result)
 	request->__error_code = result < 0 ? errno : 0;
 }
 
-static void transfer(const struct vfe_file *file, struct aiocb *request,
+static void transfer(const struct vfp_file *file, struct aiocb *request,
 		     bool writes)
 {
 	void *data = (void *)(uintptr_t)request->aio_buf;
 	int saved = errno;
 
-	finish(request, writes ? vfe_pwrite(file, data, request->aio_nbytes,
+	finish(request, writes ? vfp_pwrite(file, data, request->aio_nbytes,
 					    request->aio_offset)
-			       : vfe_pread(file, data, request->aio_nbytes,
+			       : vfp_pread(file, data, request->aio_nbytes,
 					   request->aio_offset));
 	errno = saved;
 }
@@ -108,13 +108,13 @@ static int not_there(void)
 }
 
 #define AIO(name, type, writes)                                       \
-	VFE_EXPORT int name(struct type *request)                     \
+	VFP_EXPORT int name(struct type *request)                     \
 	{                                                             \
 		struct aiocb *ours = (struct aiocb *)request;         \
-		struct vfe_file file;                                 \
+		struct vfp_file file;                                 \
                                                                       \
 		if (!is_ours(ours, &file))                            \
-			return vfe.next.name ? vfe.next.name(request) \
+			return vfp.next.name ? vfp.next.name(request) \
 					     : not_there();           \
 		transfer(&file, ours, writes);                        \
 		notify(&ours->aio_sigevent);                          \
@@ -128,13 +128,13 @@ AIO(aio_write64, aiocb64, true)
 
 /* fsync() of a file that has no such operation. */
 #define AIO_FSYNC(name, type)                                                 \
-	VFE_EXPORT int name(int op, struct type *request)                     \
+	VFP_EXPORT int name(int op, struct type *request)                     \
 	{                                                                     \
 		struct aiocb *ours = (struct aiocb *)request;                 \
-		struct vfe_file file;                                         \
+		struct vfp_file file;                                         \
                                                                               \
 		if ((op != O_SYNC && op != O_DSYNC) || !is_ours(ours, &file)) \
-			return vfe.next.name ? vfe.next.name(op, request)     \
+			return vfp.next.name ? vfp.next.name(op, request)     \
 					     : not_there();                   \
 		ours->__return_value = -1;                                    \
 		ours->__error_code = EINVAL;                                  \
@@ -159,7 +159,7 @@ static int do_ours(struct aiocb **list, int count, struct aiocb **rest)
 	int failed = 0;
 
 	for (int i = 0; i < count; i++) {
-		struct vfe_file file;
+		struct vfp_file file;
 
 		rest[i] = list[i];
 		if (!list[i] || !is_ours(list[i], &file) ||
@@ -176,10 +176,10 @@ static int do_ours(struct aiocb **list, int count, struct aiocb **rest)
 static bool has_ours(struct aiocb *const *list, int count)
 {
 	struct aiocb *request;
-	struct vfe_file file;
+	struct vfp_file file;
 
 	for (int i = 0; i < count; i++)
-		if (!vfe_copy_in(&request, list + i, sizeof(request)) &&
+		if (!vfp_copy_in(&request, list + i, sizeof(request)) &&
 		    request && is_ours(request, &file))
 			return true;
 	return false;
@@ -196,7 +196,7 @@ static int do_list(int mode, struct aiocb **list, int count,
 		return -1;
 	}
 	failed = do_ours(list, count, rest);
-	result = vfe.next.lio_listio(mode, rest, count, event);
+	result = vfp.next.lio_listio(mode, rest, count, event);
 	free(rest);
 	if (!result && failed && mode == LIO_WAIT) {
 		errno = EIO;
@@ -206,17 +206,17 @@ static int do_list(int mode, struct aiocb **list, int count,
 }
 
 #define LIO_LISTIO(name, type)                                               \
-	VFE_EXPORT int name(int mode, struct type *const list[], int count,  \
+	VFP_EXPORT int name(int mode, struct type *const list[], int count,  \
 			    struct sigevent *event)                          \
 	{                                                                    \
 		struct aiocb **ours = (struct aiocb **)(uintptr_t)list;      \
                                                                              \
-		if (!vfe_init() || !vfe.next.name || !vfe.next.lio_listio)   \
+		if (!vfp_init() || !vfp.next.name || !vfp.next.lio_listio)   \
 			return not_there();                                  \
 		if ((mode == LIO_WAIT || mode == LIO_NOWAIT) && count > 0 && \
 		    has_ours(ours, count))                                   \
 			return do_list(mode, ours, count, event);            \
-		return vfe.next.name(mode, list, count, event);              \
+		return vfp.next.name(mode, list, count, event);              \
 	}
 
 LIO_LISTIO(lio_listio, aiocb)

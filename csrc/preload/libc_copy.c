@@ -11,20 +11,20 @@
 
 static bool is_live(int fd)
 {
-	struct vfe_file file;
+	struct vfp_file file;
 
-	return vfe_emulated(fd, &file) && file.kind == VFE_ATTRIBUTE;
+	return vfp_emulated(fd, &file) && file.kind == VFP_ATTRIBUTE;
 }
 
-VFE_EXPORT ssize_t copy_file_range(int from, off64_t *from_at, int to,
+VFP_EXPORT ssize_t copy_file_range(int from, off64_t *from_at, int to,
 				   off64_t *to_at, size_t size,
 				   unsigned int flags)
 {
-	if (VFE_RARE(is_live(from) || is_live(to)))
-		return vfe_result(-EXDEV);
-	if (VFE_RARE(!vfe.next.copy_file_range))
-		return vfe_result(vfe_sys6(SYS_copy_file_range, from,
-					   VFE_ARG(from_at), to, VFE_ARG(to_at),
-					   VFE_ARG(size), flags));
-	return vfe.next.copy_file_range(from, from_at, to, to_at, size, flags);
+	if (VFP_RARE(is_live(from) || is_live(to)))
+		return vfp_result(-EXDEV);
+	if (VFP_RARE(!vfp.next.copy_file_range))
+		return vfp_result(vfp_sys6(SYS_copy_file_range, from,
+					   VFP_ARG(from_at), to, VFP_ARG(to_at),
+					   VFP_ARG(size), flags));
+	return vfp.next.copy_file_range(from, from_at, to, to_at, size, flags);
 }

@@ -35,35 +35,35 @@ struct lacking {
 };
 
 /* Whether a string, which may not be there, begins with `name`. */
-static bool begins(struct vfe_text text, const char *name)
+static bool begins(struct vfp_text text, const char *name)
 {
 	for (; *name; text.at++, name++)
-		if (vfe_peek(&text) != *name)
+		if (vfp_peek(&text) != *name)
 			return false;
 	return true;
 }
 
 /* Whether an entry names another daemon's socket than ours. */
-static bool is_other_socket(struct vfe_text text)
+static bool is_other_socket(struct vfp_text text)
 {
 	const char *name = "VFIOEMU_SOCKET=";
 
 	if (!begins(text, name))
 		return false;
 	text.at += strlen(name);
-	if (!begins(text, vfe.socket))
+	if (!begins(text, vfp.socket))
 		return true;
-	text.at += strlen(vfe.socket);
-	return vfe_peek(&text) != 0;
+	text.at += strlen(vfp.socket);
+	return vfp_peek(&text) != 0;
 }
 
 /* The pointer at `from`, which may not be there. */
-static bool read_pointer(struct vfe_text *text, const char *const *from,
+static bool read_pointer(struct vfp_text *text, const char *const *from,
 			 const char **pointer)
 {
 	for (size_t i = 0; i < sizeof(*from); i += sizeof(*from) - 1) {
-		vfe_text_go(text, (const char *)from + i);
-		if (vfe_peek(text) < 0)
+		vfp_text_go(text, (const char *)from + i);
+		if (vfp_peek(text) < 0)
 			return false;
 	}
 	*pointer = *from;
@@ -73,14 +73,14 @@ static bool read_pointer(struct vfe_text *text, const char *const *from,
 /* Whether the daemon is found by the library's place. */
 static bool is_beside_us(void)
 {
-	struct vfe_daemon_place *place = vfe_scratch_take();
-	bool found = place && vfe_place_find(place) &&
-		     !strcmp(place->socket, vfe.socket);
+	struct vfp_daemon_place *place = vfp_scratch_take();
+	bool found = place && vfp_place_find(place) &&
+		     !strcmp(place->socket, vfp.socket);
 
-	vfe_scratch_drop(place);
+	vfp_scratch_drop(place);
 	return found;
 }
-_Static_assert(sizeof(struct vfe_daemon_place) <= VFE_SCRATCH_SIZE,
+_Static_assert(sizeof(struct vfp_daemon_place) <= VFP_SCRATCH_SIZE,
 	       "one piece");
 
 /* What is added for a variable. */
@@ -94,12 +94,12 @@ static void look_at(struct lacking *lacking, char *const *environment)
 {
 	bool has_socket = false, has_root = false, has_uid = false;
 	bool is_others = false;
-	const char *library = vfe_place_library();
-	struct vfe_text entries = vfe_text(NULL), text = vfe_text(NULL);
+	const char *library = vfp_place_library();
+	struct vfp_text entries = vfp_text(NULL), text = vfp_text(NULL);
 	long count = 0;
 
 	*lacking = (struct lacking){ .count = -1, .preload = -1 };
-	if (!vfe.active || !library)
+	if (!vfp.active || !library)
 		return;
 	for (; environment; count++) {
 		const char *entry;
@@ -111,8 +111,8 @@ static void look_at(struct lacking *lacking, char *const *environment)
 			return;
 		if (!entry)
 			break;
-		vfe_text_go(&text, entry);
-		vfe_peek(&text); /* asks once for all of them */
+		vfp_text_go(&text, entry);
+		vfp_peek(&text); /* asks once for all of them */
 		if (begins(text, PRELOAD))
 			lacking->preload = count;
 		has_socket |= begins(text, "VFIOEMU_SOCKET=");
@@ -120,7 +120,7 @@ static void look_at(struct lacking *lacking, char *const *environment)
 		has_root |= begins(text, "VFIOEMU_ROOT=");
 		has_uid |= begins(text, "VFIOEMU_UID=");
 	}
-	const char *instead = vfe_place_instead();
+	const char *instead = vfp_place_instead();
 
 	lacking->library = instead ? instead : library;
 	lacking->size = added(PRELOAD, lacking->library);
@@ -139,14 +139,14 @@ static void look_at(struct lacking *lacking, char *const *environment)
 		return;
 	lacking->socket = !has_socket;
 	/* Our tree, and whom we trust, say nothing of another daemon. */
-	lacking->root = vfe.root_size && !has_root && !is_others;
-	lacking->uid = vfe_trust_named() && !has_uid && !is_others;
+	lacking->root = vfp.root_size && !has_root && !is_others;
+	lacking->uid = vfp_trust_named() && !has_uid && !is_others;
 	if (lacking->socket)
-		lacking->size += added("VFIOEMU_SOCKET=", vfe.socket);
+		lacking->size += added("VFIOEMU_SOCKET=", vfp.socket);
 	if (lacking->root)
-		lacking->size += added("VFIOEMU_ROOT=", vfe.root);
+		lacking->size += added("VFIOEMU_ROOT=", vfp.root);
 	if (lacking->uid)
-		lacking->size += added("VFIOEMU_UID=", vfe_trust_named());
+		lacking->size += added("VFIOEMU_UID=", vfp_trust_named());
 }
 
 /* One more entry, whose text comes to where the last one's ended. */
@@ -166,7 +166,7 @@ static char **replace(char **out, char **text, const char *entry,
 	*out = memcpy(*text, entry, before);
 	*text = stpcpy(*text + before, lacking->library);
 	*text = stpcpy(*text,
-		       lacking->instead_of + strlen(vfe_place_library())) +
+		       lacking->instead_of + strlen(vfp_place_library())) +
 		1;
 	return out + 1;
 }
@@ -181,11 +181,11 @@ static void complete(char **out, char *text, char *const *environment,
 	else
 		out = add(out, &text, PRELOAD, lacking->library);
 	if (lacking->socket)
-		out = add(out, &text, "VFIOEMU_SOCKET=", vfe.socket);
+		out = add(out, &text, "VFIOEMU_SOCKET=", vfp.socket);
 	if (lacking->root)
-		out = add(out, &text, "VFIOEMU_ROOT=", vfe.root);
+		out = add(out, &text, "VFIOEMU_ROOT=", vfp.root);
 	if (lacking->uid)
-		out = add(out, &text, "VFIOEMU_UID=", vfe_trust_named());
+		out = add(out, &text, "VFIOEMU_UID=", vfp_trust_named());
 	for (long i = 0; i < lacking->count; i++)
 		if (i != lacking->preload)
 			*out++ = environment[i];
@@ -196,9 +196,9 @@ static void complete(char **out, char *text, char *const *environment,
  * has its parent's heap, and no larger than it has to be. */
 #define COMPLETED(environment)                                                 \
 	struct lacking lacking;                                                \
-	vfe_init();                                                            \
+	vfp_init();                                                            \
 	look_at(&lacking, environment);                                        \
-	if (VFE_RARE(lacking.count >= 0)) {                                    \
+	if (VFP_RARE(lacking.count >= 0)) {                                    \
 		char **longer = alloca(((size_t)lacking.count + ADDED + 1) *   \
 				       sizeof(*longer));                       \
 		complete(longer, alloca(lacking.size), environment, &lacking); \
@@ -207,54 +207,54 @@ static void complete(char **out, char *text, char *const *environment,
 
 static int not_there(void)
 {
-	return (int)vfe_result(-ENOSYS);
+	return (int)vfp_result(-ENOSYS);
 }
 
-VFE_EXPORT int execve(const char *path, char *const arguments[],
+VFP_EXPORT int execve(const char *path, char *const arguments[],
 		      char *const environment[])
 {
 	COMPLETED(environment)
-	return VFE_NEXT(execve, SYS_execve, path, arguments, environment);
+	return VFP_NEXT(execve, SYS_execve, path, arguments, environment);
 }
 
-VFE_EXPORT int execv(const char *path, char *const arguments[])
+VFP_EXPORT int execv(const char *path, char *const arguments[])
 {
 	char *const *environment = environ;
 
 	COMPLETED(environment)
-	return VFE_NEXT(execve, SYS_execve, path, arguments, environment);
+	return VFP_NEXT(execve, SYS_execve, path, arguments, environment);
 }
 
-VFE_EXPORT int execvpe(const char *file, char *const arguments[],
+VFP_EXPORT int execvpe(const char *file, char *const arguments[],
 		       char *const environment[])
 {
 	COMPLETED(environment)
-	return vfe.next.execvpe ? vfe.next.execvpe(file, arguments, environment)
+	return vfp.next.execvpe ? vfp.next.execvpe(file, arguments, environment)
 				: not_there();
 }
 
-VFE_EXPORT int execvp(const char *file, char *const arguments[])
+VFP_EXPORT int execvp(const char *file, char *const arguments[])
 {
 	char *const *environment = environ;
 
 	COMPLETED(environment)
-	return vfe.next.execvpe ? vfe.next.execvpe(file, arguments, environment)
+	return vfp.next.execvpe ? vfp.next.execvpe(file, arguments, environment)
 				: not_there();
 }
 
-VFE_EXPORT int fexecve(int fd, char *const arguments[],
+VFP_EXPORT int fexecve(int fd, char *const arguments[],
 		       char *const environment[])
 {
 	COMPLETED(environment)
-	return vfe.next.fexecve ? vfe.next.fexecve(fd, arguments, environment)
+	return vfp.next.fexecve ? vfp.next.fexecve(fd, arguments, environment)
 				: not_there();
 }
 
-VFE_EXPORT int execveat(int dirfd, const char *path, char *const arguments[],
+VFP_EXPORT int execveat(int dirfd, const char *path, char *const arguments[],
 			char *const environment[], int flags)
 {
 	COMPLETED(environment)
-	return (int)vfe_result(vfe_sys5(SYS_execveat, dirfd, path, arguments,
+	return (int)vfp_result(vfp_sys5(SYS_execveat, dirfd, path, arguments,
 					environment, flags));
 }
 
@@ -273,47 +273,47 @@ VFE_EXPORT int execveat(int dirfd, const char *path, char *const arguments[],
 	for (size_t i = 1; i <= number; i++)                          \
 		arguments[i] = va_arg(args, char *);
 
-VFE_EXPORT int execl(const char *path, const char *first, ...)
+VFP_EXPORT int execl(const char *path, const char *first, ...)
 {
 	char *const *environment = environ;
 
 	COLLECT(first)
 	va_end(args);
 	COMPLETED(environment)
-	return VFE_NEXT(execve, SYS_execve, path, arguments, environment);
+	return VFP_NEXT(execve, SYS_execve, path, arguments, environment);
 }
 
-VFE_EXPORT int execle(const char *path, const char *first, ...)
+VFP_EXPORT int execle(const char *path, const char *first, ...)
 {
 	COLLECT(first)
 	char *const *environment = va_arg(args, char *const *);
 
 	va_end(args);
 	COMPLETED(environment)
-	return VFE_NEXT(execve, SYS_execve, path, arguments, environment);
+	return VFP_NEXT(execve, SYS_execve, path, arguments, environment);
 }
 
-VFE_EXPORT int execlp(const char *file, const char *first, ...)
+VFP_EXPORT int execlp(const char *file, const char *first, ...)
 {
 	char *const *environment = environ;
 
 	COLLECT(first)
 	va_end(args);
 	COMPLETED(environment)
-	return vfe.next.execvpe ? vfe.next.execvpe(file, arguments, environment)
+	return vfp.next.execvpe ? vfp.next.execvpe(file, arguments, environment)
 				: not_there();
 }
 
 #define SPAWN(name)                                                            \
-	VFE_EXPORT int name(pid_t *restrict pid, const char *restrict path,    \
+	VFP_EXPORT int name(pid_t *restrict pid, const char *restrict path,    \
 			    const posix_spawn_file_actions_t *actions,         \
 			    const posix_spawnattr_t *restrict attributes,      \
 			    char *const arguments[restrict],                   \
 			    char *const environment[restrict])                 \
 	{                                                                      \
 		COMPLETED(environment)                                         \
-		return vfe.next.name                                           \
-			       ? vfe.next.name(pid, path, actions, attributes, \
+		return vfp.next.name                                           \
+			       ? vfp.next.name(pid, path, actions, attributes, \
 					       arguments, environment)         \
 			       : ENOSYS;                                       \
 	}

@@ -23,57 +23,57 @@
 #define LARGE_FILE 0400000
 #endif
 
-VFE_EXPORT int close(int fd)
+VFP_EXPORT int close(int fd)
 {
-	if (VFE_RARE(vfe_is_internal(fd)))
-		return (int)vfe_result(-EBADF);
-	if (VFE_RARE(!vfe.next.close))
-		return (int)vfe_result(vfe_sys1(SYS_close, fd));
-	return vfe.next.close(fd);
+	if (VFP_RARE(vfp_is_internal(fd)))
+		return (int)vfp_result(-EBADF);
+	if (VFP_RARE(!vfp.next.close))
+		return (int)vfp_result(vfp_sys1(SYS_close, fd));
+	return vfp.next.close(fd);
 }
 
 /* A function that makes fds has returned. */
 static int appeared(int fd)
 {
-	if (fd >= 0 && vfe.active)
-		vfe_fd_appears(fd);
+	if (fd >= 0 && vfp.active)
+		vfp_fd_appears(fd);
 	return fd;
 }
 
-VFE_EXPORT int dup(int fd)
+VFP_EXPORT int dup(int fd)
 {
-	if (VFE_RARE(vfe_is_internal(fd)))
-		return (int)vfe_result(-EBADF);
-	return appeared((int)vfe_result(vfe_sys1(SYS_dup, fd)));
+	if (VFP_RARE(vfp_is_internal(fd)))
+		return (int)vfp_result(-EBADF);
+	return appeared((int)vfp_result(vfp_sys1(SYS_dup, fd)));
 }
 
 static int dup_to(int from, int to, int flags)
 {
 	int error;
 
-	if (VFE_RARE(vfe_is_internal(from)))
-		return (int)vfe_result(-EBADF);
-	if (VFE_RARE(vfe_is_internal(to))) {
-		error = vfe_connection_move(to);
+	if (VFP_RARE(vfp_is_internal(from)))
+		return (int)vfp_result(-EBADF);
+	if (VFP_RARE(vfp_is_internal(to))) {
+		error = vfp_connection_move(to);
 		if (!error)
-			error = vfe_hold_move(to);
+			error = vfp_hold_move(to);
 		if (error)
-			return (int)vfe_result(error);
+			return (int)vfp_result(error);
 	}
-	return appeared((int)vfe_result(vfe_sys3(SYS_dup3, from, to, flags)));
+	return appeared((int)vfp_result(vfp_sys3(SYS_dup3, from, to, flags)));
 }
 
-VFE_EXPORT int dup2(int from, int to)
+VFP_EXPORT int dup2(int from, int to)
 {
 	if (from != to)
 		return dup_to(from, to, 0);
 	/* dup3() refuses what is a question to dup2(). */
-	if (vfe_is_internal(from))
-		return (int)vfe_result(-EBADF);
-	return vfe_result(vfe_sys2(SYS_fcntl, from, F_GETFD)) < 0 ? -1 : to;
+	if (vfp_is_internal(from))
+		return (int)vfp_result(-EBADF);
+	return vfp_result(vfp_sys2(SYS_fcntl, from, F_GETFD)) < 0 ? -1 : to;
 }
 
-VFE_EXPORT int dup3(int from, int to, int flags)
+VFP_EXPORT int dup3(int from, int to, int flags)
 {
 	return dup_to(from, to, flags);
 }
@@ -82,19 +82,19 @@ VFE_EXPORT int dup3(int from, int to, int flags)
  * no socket, and knows what it was opened for. */
 static int flags_of(int fd, int flags)
 {
-	struct vfe_file file;
+	struct vfp_file file;
 
-	if (flags < 0 || !vfe_emulated(fd, &file) || file.kind == VFE_OTHER ||
-	    file.kind == VFE_ATTRIBUTE)
+	if (flags < 0 || !vfp_emulated(fd, &file) || file.kind == VFP_OTHER ||
+	    file.kind == VFP_ATTRIBUTE)
 		return flags;
 	/* force_o_largefile(), of open() */
-	if (file.kind == VFE_CONTAINER || file.kind == VFE_GROUP)
+	if (file.kind == VFP_CONTAINER || file.kind == VFP_GROUP)
 		flags |= LARGE_FILE;
-	return (flags & ~O_ACCMODE) | vfe_access(&file);
+	return (flags & ~O_ACCMODE) | vfp_access(&file);
 }
 
 #define FCNTL(name)                                                         \
-	VFE_EXPORT int name(int fd, int cmd, ...)                           \
+	VFP_EXPORT int name(int fd, int cmd, ...)                           \
 	{                                                                   \
 		va_list args;                                               \
 		void *arg;                                                  \
@@ -103,14 +103,14 @@ static int flags_of(int fd, int flags)
 		va_start(args, cmd);                                        \
 		arg = va_arg(args, void *);                                 \
 		va_end(args);                                               \
-		if (VFE_RARE(vfe_is_internal(fd)))                          \
-			return (int)vfe_result(-EBADF);                     \
-		result = vfe.next.name ? vfe.next.name(fd, cmd, arg)        \
-				       : (int)vfe_result(vfe_sys3(          \
+		if (VFP_RARE(vfp_is_internal(fd)))                          \
+			return (int)vfp_result(-EBADF);                     \
+		result = vfp.next.name ? vfp.next.name(fd, cmd, arg)        \
+				       : (int)vfp_result(vfp_sys3(          \
 						 SYS_fcntl, fd, cmd, arg)); \
 		if (cmd == F_DUPFD || cmd == F_DUPFD_CLOEXEC)               \
 			appeared(result);                                   \
-		if (VFE_RARE(cmd == F_GETFL))                               \
+		if (VFP_RARE(cmd == F_GETFL))                               \
 			return flags_of(fd, result);                        \
 		return result;                                              \
 	}
@@ -125,51 +125,51 @@ static long close_others(uint64_t next, uint64_t last, int flags)
 
 	/* Whatever is closed then: nothing perhaps, or in several steps. */
 	if (flags & (int)CLOSE_RANGE_UNSHARE)
-		result = vfe_sys3(SYS_close_range, ~0u, ~0u,
+		result = vfp_sys3(SYS_close_range, ~0u, ~0u,
 				  CLOSE_RANGE_UNSHARE);
 	flags &= ~(int)CLOSE_RANGE_UNSHARE;
 	while (!result && next <= last) {
 		uint64_t ours = flags & (int)CLOSE_RANGE_CLOEXEC
 					? UINT64_MAX
-					: vfe_own_next(next);
+					: vfp_own_next(next);
 		uint64_t end = ours <= last ? ours : last + 1;
 
 		if (end > next)
 			result =
-				vfe_sys3(SYS_close_range, next, end - 1, flags);
+				vfp_sys3(SYS_close_range, next, end - 1, flags);
 		next = end + 1;
 	}
 	return result;
 }
 
-VFE_EXPORT int close_range(unsigned int first, unsigned int last, int flags)
+VFP_EXPORT int close_range(unsigned int first, unsigned int last, int flags)
 {
 	if (first > last ||
 	    flags & ~(int)(CLOSE_RANGE_UNSHARE | CLOSE_RANGE_CLOEXEC))
-		return (int)vfe_result(-EINVAL);
+		return (int)vfp_result(-EINVAL);
 	if (flags & (int)CLOSE_RANGE_UNSHARE)
-		vfe_fds_unshared();
-	return (int)vfe_result(close_others(first, last, flags));
+		vfp_fds_unshared();
+	return (int)vfp_result(close_others(first, last, flags));
 }
 
-VFE_EXPORT void closefrom(int low)
+VFP_EXPORT void closefrom(int low)
 {
 	int saved = errno;
 	uint64_t first = low < 0 ? 0 : (uint64_t)low;
 
-	if (vfe_own_next(first) == UINT64_MAX && vfe.next.closefrom)
-		vfe.next.closefrom(low);
+	if (vfp_own_next(first) == UINT64_MAX && vfp.next.closefrom)
+		vfp.next.closefrom(low);
 	else
 		close_others(first, ~0u, 0);
 	errno = saved;
 }
 
-VFE_EXPORT int unshare(int flags)
+VFP_EXPORT int unshare(int flags)
 {
 	if (flags & CLONE_FILES)
-		vfe_fds_unshared();
-	return vfe.next.unshare ? vfe.next.unshare(flags)
-				: (int)vfe_result(vfe_sys1(SYS_unshare, flags));
+		vfp_fds_unshared();
+	return vfp.next.unshare ? vfp.next.unshare(flags)
+				: (int)vfp_result(vfp_sys1(SYS_unshare, flags));
 }
 
 /* The fds that came with a message. */
@@ -195,46 +195,46 @@ static void received(const struct msghdr *msg)
 	}
 }
 
-VFE_EXPORT ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
+VFP_EXPORT ssize_t recvmsg(int fd, struct msghdr *msg, int flags)
 {
-	ssize_t result = vfe_no_socket(fd);
+	ssize_t result = vfp_no_socket(fd);
 
-	if (VFE_RARE(result))
-		return vfe_result(result);
-	result = vfe.next.recvmsg
-			 ? vfe.next.recvmsg(fd, msg, flags)
-			 : vfe_result(vfe_sys3(SYS_recvmsg, fd, msg, flags));
-	if (result >= 0 && msg->msg_controllen && vfe.active)
+	if (VFP_RARE(result))
+		return vfp_result(result);
+	result = vfp.next.recvmsg
+			 ? vfp.next.recvmsg(fd, msg, flags)
+			 : vfp_result(vfp_sys3(SYS_recvmsg, fd, msg, flags));
+	if (result >= 0 && msg->msg_controllen && vfp.active)
 		received(msg);
 	return result;
 }
 
-VFE_EXPORT int recvmmsg(int fd, struct mmsghdr *messages, unsigned int count,
+VFP_EXPORT int recvmmsg(int fd, struct mmsghdr *messages, unsigned int count,
 			int flags, struct timespec *timeout)
 {
-	int result = vfe_no_socket(fd);
+	int result = vfp_no_socket(fd);
 
-	if (VFE_RARE(result))
-		return (int)vfe_result(result);
+	if (VFP_RARE(result))
+		return (int)vfp_result(result);
 	result =
-		vfe.next.recvmmsg
-			? vfe.next.recvmmsg(fd, messages, count, flags, timeout)
-			: (int)vfe_result(vfe_sys5(SYS_recvmmsg, fd, messages,
+		vfp.next.recvmmsg
+			? vfp.next.recvmmsg(fd, messages, count, flags, timeout)
+			: (int)vfp_result(vfp_sys5(SYS_recvmmsg, fd, messages,
 						   count, flags, timeout));
 
-	for (int i = 0; i < result && vfe.active; i++)
+	for (int i = 0; i < result && vfp.active; i++)
 		if (messages[i].msg_hdr.msg_controllen)
 			received(&messages[i].msg_hdr);
 	return result;
 }
 
 /* glibc has it since 2.36. */
-VFE_EXPORT int pidfd_getfd(int pidfd, int fd, unsigned int flags)
+VFP_EXPORT int pidfd_getfd(int pidfd, int fd, unsigned int flags)
 {
 	return appeared(
-		(int)vfe_result(vfe_sys3(SYS_pidfd_getfd, pidfd, fd, flags)));
+		(int)vfp_result(vfp_sys3(SYS_pidfd_getfd, pidfd, fd, flags)));
 }
 
-VFE_ALIAS(__close, close);
-VFE_ALIAS(__dup2, dup2);
-VFE_ALIAS(__fcntl, fcntl);
+VFP_ALIAS(__close, close);
+VFP_ALIAS(__dup2, dup2);
+VFP_ALIAS(__fcntl, fcntl);

@@ -19,18 +19,18 @@
 /* Whether a live file is behind a stream of libc's own. */
 static bool is_behind(FILE *stream, int *fd)
 {
-	struct vfe_file file;
+	struct vfp_file file;
 
-	if (!vfe.active || !stream)
+	if (!vfp.active || !stream)
 		return false;
 	*fd = stream->_fileno;
-	return *fd >= 0 && vfe_emulated(*fd, &file) &&
-	       file.kind == VFE_ATTRIBUTE;
+	return *fd >= 0 && vfp_emulated(*fd, &file) &&
+	       file.kind == VFP_ATTRIBUTE;
 }
 
 static int commit(FILE *stream, int fd)
 {
-	int result = vfe_attribute_commit(fd);
+	int result = vfp_attribute_commit(fd);
 
 	if (result)
 		stream->_flags |= _IO_ERR_SEEN;
@@ -43,31 +43,31 @@ static int not_there(void)
 	return EOF;
 }
 
-VFE_EXPORT int fflush(FILE *stream)
+VFP_EXPORT int fflush(FILE *stream)
 {
 	int fd, result;
 
-	vfe_init();
-	if (!vfe.next.fflush)
+	vfp_init();
+	if (!vfp.next.fflush)
 		return not_there();
-	result = vfe.next.fflush(stream);
-	if (VFE_RARE(is_behind(stream ? stream : stdout, &fd)) &&
+	result = vfp.next.fflush(stream);
+	if (VFP_RARE(is_behind(stream ? stream : stdout, &fd)) &&
 	    commit(stream ? stream : stdout, fd))
 		result = EOF;
 	return result;
 }
 
-VFE_EXPORT int fclose(FILE *stream)
+VFP_EXPORT int fclose(FILE *stream)
 {
 	int fd, failed = 0;
 
-	vfe_init();
-	if (!vfe.next.fclose)
+	vfp_init();
+	if (!vfp.next.fclose)
 		return not_there();
-	if (VFE_RARE(is_behind(stream, &fd)) && vfe.next.fflush &&
-	    !vfe.next.fflush(stream) && commit(stream, fd))
+	if (VFP_RARE(is_behind(stream, &fd)) && vfp.next.fflush &&
+	    !vfp.next.fflush(stream) && commit(stream, fd))
 		failed = errno;
-	int result = vfe.next.fclose(stream);
+	int result = vfp.next.fclose(stream);
 
 	if (failed) {
 		errno = failed;
@@ -81,7 +81,7 @@ __attribute__((destructor)) static void ends(void)
 {
 	int fd;
 
-	if (is_behind(stdout, &fd) && vfe.next.fflush &&
-	    !vfe.next.fflush(stdout))
+	if (is_behind(stdout, &fd) && vfp.next.fflush &&
+	    !vfp.next.fflush(stdout))
 		commit(stdout, fd);
 }

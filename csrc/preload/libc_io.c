@@ -10,9 +10,9 @@
 #include "preload.h"
 #include "sys.h"
 
-VFE_EXPORT int ioctl(int fd, unsigned long cmd, ...)
+VFP_EXPORT int ioctl(int fd, unsigned long cmd, ...)
 {
-	struct vfe_file file;
+	struct vfp_file file;
 	va_list args;
 	void *arg;
 	int result;
@@ -20,65 +20,65 @@ VFE_EXPORT int ioctl(int fd, unsigned long cmd, ...)
 	va_start(args, cmd);
 	arg = va_arg(args, void *);
 	va_end(args);
-	if (vfe_emulated(fd, &file))
-		return vfe_ioctl(&file, cmd, arg);
-	if (VFE_RARE(vfe_kvm_ioctl(fd, cmd, arg, &result)))
+	if (vfp_emulated(fd, &file))
+		return vfp_ioctl(&file, cmd, arg);
+	if (VFP_RARE(vfp_kvm_ioctl(fd, cmd, arg, &result)))
 		return result;
-	if (VFE_RARE(!vfe.next.ioctl))
-		return (int)vfe_result(vfe_sys3(SYS_ioctl, fd, cmd, arg));
-	return vfe.next.ioctl(fd, cmd, arg);
+	if (VFP_RARE(!vfp.next.ioctl))
+		return (int)vfp_result(vfp_sys3(SYS_ioctl, fd, cmd, arg));
+	return vfp.next.ioctl(fd, cmd, arg);
 }
 
-VFE_EXPORT ssize_t read(int fd, void *data, size_t size)
+VFP_EXPORT ssize_t read(int fd, void *data, size_t size)
 {
-	struct vfe_file file;
+	struct vfp_file file;
 
-	if (vfe_emulated(fd, &file))
-		return vfe_read(&file, data, size);
-	if (VFE_RARE(!vfe.next.read))
-		return vfe_result(vfe_sys3(SYS_read, fd, data, size));
-	return vfe.next.read(fd, data, size);
+	if (vfp_emulated(fd, &file))
+		return vfp_read(&file, data, size);
+	if (VFP_RARE(!vfp.next.read))
+		return vfp_result(vfp_sys3(SYS_read, fd, data, size));
+	return vfp.next.read(fd, data, size);
 }
 
-VFE_EXPORT ssize_t write(int fd, const void *data, size_t size)
+VFP_EXPORT ssize_t write(int fd, const void *data, size_t size)
 {
-	struct vfe_file file;
+	struct vfp_file file;
 
-	if (vfe_emulated(fd, &file))
-		return vfe_write(&file, data, size);
-	if (VFE_RARE(!vfe.next.write))
-		return vfe_result(vfe_sys3(SYS_write, fd, data, size));
-	return vfe.next.write(fd, data, size);
+	if (vfp_emulated(fd, &file))
+		return vfp_write(&file, data, size);
+	if (VFP_RARE(!vfp.next.write))
+		return vfp_result(vfp_sys3(SYS_write, fd, data, size));
+	return vfp.next.write(fd, data, size);
 }
 
 #define PREAD(name)                                                            \
-	VFE_EXPORT ssize_t name(int fd, void *data, size_t size, off_t offset) \
+	VFP_EXPORT ssize_t name(int fd, void *data, size_t size, off_t offset) \
 	{                                                                      \
-		struct vfe_file file;                                          \
+		struct vfp_file file;                                          \
                                                                                \
-		if (vfe_emulated(fd, &file))                                   \
-			return vfe_pread(&file, data, size, offset);           \
-		if (VFE_RARE(!vfe.next.name))                                  \
-			return vfe_result(vfe_sys4(SYS_pread64, fd, data,      \
+		if (vfp_emulated(fd, &file))                                   \
+			return vfp_pread(&file, data, size, offset);           \
+		if (VFP_RARE(!vfp.next.name))                                  \
+			return vfp_result(vfp_sys4(SYS_pread64, fd, data,      \
 						   size, offset));             \
-		return vfe.next.name(fd, data, size, offset);                  \
+		return vfp.next.name(fd, data, size, offset);                  \
 	}
 
 PREAD(pread)
 PREAD(pread64)
 
 #define PWRITE(name)                                                       \
-	VFE_EXPORT ssize_t name(int fd, const void *data, size_t size,     \
+	VFP_EXPORT ssize_t name(int fd, const void *data, size_t size,     \
 				off_t offset)                              \
 	{                                                                  \
-		struct vfe_file file;                                      \
+		struct vfp_file file;                                      \
                                                                            \
-		if (vfe_emulated(fd, &file))                               \
-			return vfe_pwrite(&file, data, size, offset);      \
-		if (VFE_RARE(!vfe.next.name))                              \
-			return vfe_result(vfe_sys4(SYS_pwrite64, fd, data, \
+		if (vfp_emulated(fd, &file))                               \
+			return vfp_pwrite(&file, data, size, offset);      \
+		if (VFP_RARE(!vfp.next.name))                              \
+			return vfp_result(vfp_sys4(SYS_pwrite64, fd, data, \
 						   size, offset));         \
-		return vfe.next.name(fd, data, size, offset);              \
+		return vfp.next.name(fd, data, size, offset);              \
 	}
 
 PWRITE(pwrite)
@@ -86,35 +86,35 @@ PWRITE(pwrite64)
 
 /* A program whose buffer is too small is ended by libc's own function. */
 
-VFE_EXPORT ssize_t __read_chk(int fd, void *data, size_t size, size_t room)
+VFP_EXPORT ssize_t __read_chk(int fd, void *data, size_t size, size_t room)
 {
-	struct vfe_file file;
+	struct vfp_file file;
 
-	if (size <= room && vfe_emulated(fd, &file))
-		return vfe_read(&file, data, size);
-	if (VFE_RARE(!vfe.next.__read_chk))
-		return vfe_result(vfe_sys3(SYS_read, fd, data, size));
-	return vfe.next.__read_chk(fd, data, size, room);
+	if (size <= room && vfp_emulated(fd, &file))
+		return vfp_read(&file, data, size);
+	if (VFP_RARE(!vfp.next.__read_chk))
+		return vfp_result(vfp_sys3(SYS_read, fd, data, size));
+	return vfp.next.__read_chk(fd, data, size, room);
 }
 
 #define PREAD_CHK(name)                                                        \
-	VFE_EXPORT ssize_t name(int fd, void *data, size_t size, off_t offset, \
+	VFP_EXPORT ssize_t name(int fd, void *data, size_t size, off_t offset, \
 				size_t room)                                   \
 	{                                                                      \
-		struct vfe_file file;                                          \
+		struct vfp_file file;                                          \
                                                                                \
-		if (size <= room && vfe_emulated(fd, &file))                   \
-			return vfe_pread(&file, data, size, offset);           \
-		if (VFE_RARE(!vfe.next.name))                                  \
-			return vfe_result(vfe_sys4(SYS_pread64, fd, data,      \
+		if (size <= room && vfp_emulated(fd, &file))                   \
+			return vfp_pread(&file, data, size, offset);           \
+		if (VFP_RARE(!vfp.next.name))                                  \
+			return vfp_result(vfp_sys4(SYS_pread64, fd, data,      \
 						   size, offset));             \
-		return vfe.next.name(fd, data, size, offset, room);            \
+		return vfp.next.name(fd, data, size, offset, room);            \
 	}
 
 PREAD_CHK(__pread_chk)
 PREAD_CHK(__pread64_chk)
 
-VFE_ALIAS(__read, read);
-VFE_ALIAS(__write, write);
-VFE_ALIAS(__pread64, pread64);
-VFE_ALIAS(__pwrite64, pwrite64);
+VFP_ALIAS(__read, read);
+VFP_ALIAS(__write, write);
+VFP_ALIAS(__pread64, pread64);
+VFP_ALIAS(__pwrite64, pwrite64);

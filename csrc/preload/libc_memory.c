@@ -20,8 +20,8 @@
 /* What is there will be something else, or be gone. */
 static void goes(const void *address, size_t size)
 {
-	vfe_memory_goes(address, size);
-	vfe_text_goes((uintptr_t)address, size);
+	vfp_memory_goes(address, size);
+	vfp_text_goes((uintptr_t)address, size);
 }
 
 #define HUGEST (16ul << 30) /* pages that hugetlbfs has, in bytes */
@@ -35,59 +35,59 @@ static bool may_touch(const void *memory, size_t size)
 	if (__builtin_add_overflow(address, size, &end) ||
 	    __builtin_add_overflow(end, HUGEST, &end))
 		return false;
-	return vfe_dma_touches(memory, end - address) ||
-	       VFE_RARE(address < atomic_load_explicit(&vfe_held_high,
+	return vfp_dma_touches(memory, end - address) ||
+	       VFP_RARE(address < atomic_load_explicit(&vfp_held_high,
 						       memory_order_relaxed) &&
-			end > atomic_load_explicit(&vfe_held_low,
+			end > atomic_load_explicit(&vfp_held_low,
 						   memory_order_relaxed));
 }
 
-static void *map(const struct vfe_file *file, void *address, size_t size,
+static void *map(const struct vfp_file *file, void *address, size_t size,
 		 int prot, int flags, int fd, off_t offset,
 		 __typeof__(mmap) *next)
 {
 	if (file)
-		return vfe_mmap(file, address, size, prot, flags, offset);
-	if (VFE_RARE(!next))
-		return (void *)vfe_result(vfe_sys6(SYS_mmap, VFE_ARG(address),
-						   VFE_ARG(size), prot, flags,
+		return vfp_mmap(file, address, size, prot, flags, offset);
+	if (VFP_RARE(!next))
+		return (void *)vfp_result(vfp_sys6(SYS_mmap, VFP_ARG(address),
+						   VFP_ARG(size), prot, flags,
 						   fd, offset));
 	return next(address, size, prot, flags, fd, offset);
 }
 
 #define MMAP(name)                                                             \
-	VFE_EXPORT void *name(void *address, size_t size, int prot, int flags, \
+	VFP_EXPORT void *name(void *address, size_t size, int prot, int flags, \
 			      int fd, off_t offset)                            \
 	{                                                                      \
-		struct vfe_file file;                                          \
+		struct vfp_file file;                                          \
 		bool ours =                                                    \
-			!(flags & MAP_ANONYMOUS) && vfe_emulated(fd, &file);   \
+			!(flags & MAP_ANONYMOUS) && vfp_emulated(fd, &file);   \
 		bool replaces =                                                \
 			flags & MAP_FIXED &&                                   \
 			(flags & MAP_FIXED_NOREPLACE) != MAP_FIXED_NOREPLACE;  \
 		size_t covers = flags & MAP_FIXED && may_touch(address, size)  \
-					? vfe_maps_covers(size, flags, fd)     \
+					? vfp_maps_covers(size, flags, fd)     \
 					: size;                                \
 		bool kept = replaces &&                                        \
-			    vfe_dma_goes(address, covers, VFIOEMU_UNMAPPED);   \
-		struct vfe_remap remap = { 0 };                                \
+			    vfp_dma_goes(address, covers, VFIOEMU_UNMAPPED);   \
+		struct vfp_remap remap = { 0 };                                \
 		void *result;                                                  \
                                                                                \
 		if (flags & MAP_FIXED) {                                       \
 			if (!ours)                                             \
-				vfe_hold_begin(&remap, address, covers);       \
+				vfp_hold_begin(&remap, address, covers);       \
 			goes(address, covers);                                 \
 		}                                                              \
 		result = map(ours ? &file : NULL, address, size, prot, flags,  \
-			     fd, offset, vfe.next.name);                       \
+			     fd, offset, vfp.next.name);                       \
 		if (flags & MAP_FIXED) {                                       \
 			goes(address, covers);                                 \
 			if (result != MAP_FAILED)                              \
-				vfe_hold_cut(&remap, address, covers);         \
-			vfe_hold_end(&remap);                                  \
+				vfp_hold_cut(&remap, address, covers);         \
+			vfp_hold_end(&remap);                                  \
 		}                                                              \
-		if (VFE_RARE(kept) && result == MAP_FAILED)                    \
-			vfe_dma_returns((uintptr_t)address, covers,            \
+		if (VFP_RARE(kept) && result == MAP_FAILED)                    \
+			vfp_dma_returns((uintptr_t)address, covers,            \
 					(uintptr_t)address);                   \
 		return result;                                                 \
 	}
@@ -95,21 +95,21 @@ static void *map(const struct vfe_file *file, void *address, size_t size,
 MMAP(mmap)
 MMAP(mmap64)
 
-VFE_EXPORT int munmap(void *address, size_t size)
+VFP_EXPORT int munmap(void *address, size_t size)
 {
-	bool kept = vfe_dma_goes(address, size, VFIOEMU_UNMAPPED);
-	struct vfe_remap remap = { 0 };
+	bool kept = vfp_dma_goes(address, size, VFIOEMU_UNMAPPED);
+	struct vfp_remap remap = { 0 };
 	int result;
 
-	vfe_hold_begin(&remap, address, size);
+	vfp_hold_begin(&remap, address, size);
 	goes(address, size);
-	result = VFE_NEXT(munmap, SYS_munmap, address, size);
+	result = VFP_NEXT(munmap, SYS_munmap, address, size);
 	goes(address, size);
 	if (!result)
-		vfe_hold_cut(&remap, address, size);
-	vfe_hold_end(&remap);
-	if (VFE_RARE(kept) && result)
-		vfe_dma_returns((uintptr_t)address, size, (uintptr_t)address);
+		vfp_hold_cut(&remap, address, size);
+	vfp_hold_end(&remap);
+	if (VFP_RARE(kept) && result)
+		vfp_dma_returns((uintptr_t)address, size, (uintptr_t)address);
 	return result;
 }
 
@@ -118,36 +118,36 @@ static bool takes(int prot)
 	return (prot & (PROT_READ | PROT_WRITE)) != (PROT_READ | PROT_WRITE);
 }
 
-VFE_EXPORT int mprotect(void *address, size_t size, int prot)
+VFP_EXPORT int mprotect(void *address, size_t size, int prot)
 {
 	int result;
 
 	if (takes(prot))
 		goes(address, size);
-	result = VFE_NEXT(mprotect, SYS_mprotect, address, size, prot);
+	result = VFP_NEXT(mprotect, SYS_mprotect, address, size, prot);
 	if (takes(prot))
 		goes(address, size);
 	return result;
 }
 
-VFE_EXPORT int pkey_mprotect(void *address, size_t size, int prot, int key)
+VFP_EXPORT int pkey_mprotect(void *address, size_t size, int prot, int key)
 {
 	int result;
 
 	if (takes(prot))
 		goes(address, size);
-	result = VFE_NEXT(pkey_mprotect, SYS_pkey_mprotect, address, size, prot,
+	result = VFP_NEXT(pkey_mprotect, SYS_pkey_mprotect, address, size, prot,
 			  key);
 	if (takes(prot))
 		goes(address, size);
 	return result;
 }
 
-VFE_EXPORT void *mremap(void *address, size_t size, size_t new_size, int flags,
+VFP_EXPORT void *mremap(void *address, size_t size, size_t new_size, int flags,
 			...)
 {
 	void *new_address = NULL, *result;
-	struct vfe_remap remap = { 0 };
+	struct vfp_remap remap = { 0 };
 	bool kept, replaced = false;
 	size_t was = size, will_be = new_size; /* as they were given */
 	int refused;
@@ -160,34 +160,34 @@ VFE_EXPORT void *mremap(void *address, size_t size, size_t new_size, int flags,
 		va_end(args);
 	}
 	if (may_touch(address, size) || may_touch(new_address, new_size)) {
-		size = vfe_maps_moves(address, size);
-		new_size = vfe_maps_moves(address, new_size);
+		size = vfp_maps_moves(address, size);
+		new_size = vfp_maps_moves(address, new_size);
 	}
 	if (flags & MREMAP_FIXED)
 		replaced =
-			vfe_dma_goes(new_address, new_size, VFIOEMU_UNMAPPED);
-	kept = vfe_dma_goes(address, size, VFIOEMU_MOVED);
+			vfp_dma_goes(new_address, new_size, VFIOEMU_UNMAPPED);
+	kept = vfp_dma_goes(address, size, VFIOEMU_MOVED);
 	if (flags & MREMAP_FIXED) {
-		vfe_hold_begin(&remap, new_address, new_size);
+		vfp_hold_begin(&remap, new_address, new_size);
 		goes(new_address, new_size);
 	}
-	vfe_hold_begin(&remap, address, size ? size : 1);
+	vfp_hold_begin(&remap, address, size ? size : 1);
 	goes(address, size);
-	refused = vfe_hold_refuses(&remap, address, size, new_size, flags);
-	result = refused ? (void *)vfe_result(refused)
-			 : VFE_NEXT(mremap, SYS_mremap, address, was, will_be,
+	refused = vfp_hold_refuses(&remap, address, size, new_size, flags);
+	result = refused ? (void *)vfp_result(refused)
+			 : VFP_NEXT(mremap, SYS_mremap, address, was, will_be,
 				    flags, new_address);
 	goes(address, size);
 	if (flags & MREMAP_FIXED)
 		goes(new_address, new_size);
 	if (result != MAP_FAILED)
-		vfe_hold_moved(&remap, address, size, result, new_size);
-	vfe_hold_end(&remap);
-	if (VFE_RARE(replaced) && result == MAP_FAILED)
-		vfe_dma_returns((uintptr_t)new_address, new_size,
+		vfp_hold_moved(&remap, address, size, result, new_size);
+	vfp_hold_end(&remap);
+	if (VFP_RARE(replaced) && result == MAP_FAILED)
+		vfp_dma_returns((uintptr_t)new_address, new_size,
 				(uintptr_t)new_address);
-	if (VFE_RARE(kept))
-		vfe_dma_returns((uintptr_t)address,
+	if (VFP_RARE(kept))
+		vfp_dma_returns((uintptr_t)address,
 				result != MAP_FAILED && new_size < size
 					? new_size
 					: size,
@@ -196,13 +196,13 @@ VFE_EXPORT void *mremap(void *address, size_t size, size_t new_size, int flags,
 	return result;
 }
 
-VFE_EXPORT int madvise(void *address, size_t size, int advice)
+VFP_EXPORT int madvise(void *address, size_t size, int advice)
 {
-	int result = vfe_hold_advise(address, size, advice);
+	int result = vfp_hold_advise(address, size, advice);
 
-	if (VFE_RARE(result) || vfe_dma_advise(address, size, advice, &result))
-		return (int)vfe_result(result);
-	return VFE_NEXT(madvise, SYS_madvise, address, size, advice);
+	if (VFP_RARE(result) || vfp_dma_advise(address, size, advice, &result))
+		return (int)vfp_result(result);
+	return VFP_NEXT(madvise, SYS_madvise, address, size, advice);
 }
 
 /* Which part of a file a call of fallocate() gives up: its beginning and size.
@@ -221,16 +221,16 @@ static bool gives_up(int mode, off_t offset, off_t size, uint64_t part[2])
 }
 
 #define FALLOCATE(name)                                                        \
-	VFE_EXPORT int name(int fd, int mode, off_t offset, off_t size)        \
+	VFP_EXPORT int name(int fd, int mode, off_t offset, off_t size)        \
 	{                                                                      \
 		uint64_t part[2] = { 0, 0 };                                   \
 		bool kept = mode && gives_up(mode, offset, size, part) &&      \
-			    vfe_dma_hole(fd, part[0], part[1], false);         \
+			    vfp_dma_hole(fd, part[0], part[1], false);         \
 		int result =                                                   \
-			VFE_NEXT(name, SYS_fallocate, fd, mode, offset, size); \
+			VFP_NEXT(name, SYS_fallocate, fd, mode, offset, size); \
                                                                                \
-		if (VFE_RARE(kept) && result)                                  \
-			vfe_dma_hole(fd, part[0], part[1], true);              \
+		if (VFP_RARE(kept) && result)                                  \
+			vfp_dma_hole(fd, part[0], part[1], true);              \
 		return result;                                                 \
 	}
 

@@ -18,15 +18,15 @@
 
 static void goes(uintptr_t start, size_t size)
 {
-	vfe_memory_goes((void *)start, size);
+	vfp_memory_goes((void *)start, size);
 }
 
 static void returns(uintptr_t start, size_t size)
 {
-	vfe_dma_returns(start, size, start);
+	vfp_dma_returns(start, size, start);
 }
 
-static bool same_file(const struct vfe_area *one, const struct vfe_area *other)
+static bool same_file(const struct vfp_area *one, const struct vfp_area *other)
 {
 	return one->inode == other->inode && one->major == other->major &&
 	       one->minor == other->minor;
@@ -35,31 +35,31 @@ static bool same_file(const struct vfe_area *one, const struct vfe_area *other)
 /* What is left of the segment that is attached at `address`, area by area. */
 static void each_area(uintptr_t address, void (*tell)(uintptr_t, size_t))
 {
-	int maps = vfe_maps_open();
-	struct vfe_area first, area;
+	int maps = vfp_maps_open();
+	struct vfp_area first, area;
 
 	if (maps < 0)
 		return;
-	if (vfe_maps_find(maps, address, &first) &&
+	if (vfp_maps_find(maps, address, &first) &&
 	    first.start - address == first.offset)
 		for (area = first; same_file(&area, &first) &&
 				   area.start - address == area.offset;) {
 			tell(area.start, area.end - area.start);
-			if (!vfe_maps_find(maps, area.end, &area))
+			if (!vfp_maps_find(maps, area.end, &area))
 				break;
 		}
-	vfe_sys1(SYS_close, maps);
+	vfp_sys1(SYS_close, maps);
 }
 
 static void leaves(uintptr_t start, size_t size)
 {
-	vfe_dma_goes((void *)start, size, VFIOEMU_UNMAPPED);
+	vfp_dma_goes((void *)start, size, VFIOEMU_UNMAPPED);
 }
 
-VFE_EXPORT int shmdt(const void *memory)
+VFP_EXPORT int shmdt(const void *memory)
 {
-	bool looked_at = VFE_RARE(
-		atomic_load_explicit(&vfe_dma_seen, memory_order_relaxed));
+	bool looked_at = VFP_RARE(
+		atomic_load_explicit(&vfp_dma_seen, memory_order_relaxed));
 	uintptr_t address = (uintptr_t)memory;
 	int result;
 
@@ -67,7 +67,7 @@ VFE_EXPORT int shmdt(const void *memory)
 		each_area(address, leaves);
 		each_area(address, goes);
 	}
-	result = VFE_NEXT(shmdt, SYS_shmdt, memory);
+	result = VFP_NEXT(shmdt, SYS_shmdt, memory);
 	if (looked_at && result)
 		each_area(address, returns);
 	return result;
@@ -79,33 +79,33 @@ static size_t replaced(int id, const void *address, int flags)
 	struct shmid_ds status;
 
 	if (!(flags & SHM_REMAP) || !address ||
-	    vfe_sys3(SYS_shmctl, id, IPC_STAT, &status))
+	    vfp_sys3(SYS_shmctl, id, IPC_STAT, &status))
 		return 0;
 	return status.shm_segsz;
 }
 
-VFE_EXPORT void *shmat(int id, const void *address, int flags)
+VFP_EXPORT void *shmat(int id, const void *address, int flags)
 {
 	size_t size = replaced(id, address, flags);
 	const void *start = flags & SHM_RND
 				    ? (void *)((uintptr_t)address & ~(PAGE - 1))
 				    : address;
-	bool kept = size && vfe_dma_goes(start, size, VFIOEMU_UNMAPPED);
-	struct vfe_remap remap = { 0 };
+	bool kept = size && vfp_dma_goes(start, size, VFIOEMU_UNMAPPED);
+	struct vfp_remap remap = { 0 };
 	void *result;
 
 	if (size) {
-		vfe_hold_begin(&remap, start, size);
-		vfe_memory_goes(start, size);
+		vfp_hold_begin(&remap, start, size);
+		vfp_memory_goes(start, size);
 	}
-	result = VFE_NEXT(shmat, SYS_shmat, id, address, flags);
+	result = VFP_NEXT(shmat, SYS_shmat, id, address, flags);
 	if (size) {
-		vfe_memory_goes(start, size);
+		vfp_memory_goes(start, size);
 		if (result != MAP_FAILED)
-			vfe_hold_cut(&remap, start, size);
-		vfe_hold_end(&remap);
+			vfp_hold_cut(&remap, start, size);
+		vfp_hold_end(&remap);
 	}
-	if (VFE_RARE(kept) && result == MAP_FAILED)
-		vfe_dma_returns((uintptr_t)start, size, (uintptr_t)start);
+	if (VFP_RARE(kept) && result == MAP_FAILED)
+		vfp_dma_returns((uintptr_t)start, size, (uintptr_t)start);
 	return result;
 }

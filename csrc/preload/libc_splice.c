@@ -22,19 +22,19 @@
 
 static bool is_ours(int fd)
 {
-	struct vfe_file file;
+	struct vfp_file file;
 
-	return vfe_emulated(fd, &file) && file.kind != VFE_OTHER;
+	return vfp_emulated(fd, &file) && file.kind != VFP_OTHER;
 }
 
 static bool is_open(int fd)
 {
-	return vfe_sys2(SYS_fcntl, fd, F_GETFD) >= 0;
+	return vfp_sys2(SYS_fcntl, fd, F_GETFD) >= 0;
 }
 
 static bool is_pipe(int fd)
 {
-	return vfe_sys2(SYS_fcntl, fd, F_GETPIPE_SZ) >= 0;
+	return vfp_sys2(SYS_fcntl, fd, F_GETPIPE_SZ) >= 0;
 }
 
 /* Whether a position that was given can be read. */
@@ -42,7 +42,7 @@ static bool is_there(const off64_t *at)
 {
 	off64_t position;
 
-	return !at || !vfe_copy_in(&position, at, sizeof(position));
+	return !at || !vfp_copy_in(&position, at, sizeof(position));
 }
 
 /* do_splice() with one of VFIO's files. */
@@ -61,26 +61,26 @@ static long refused_splice(int in, const off64_t *in_at, int out,
 	return is_there(in_at) && is_there(out_at) ? -EINVAL : -EFAULT;
 }
 
-VFE_EXPORT ssize_t splice(int in, off64_t *in_at, int out, off64_t *out_at,
+VFP_EXPORT ssize_t splice(int in, off64_t *in_at, int out, off64_t *out_at,
 			  size_t size, unsigned int flags)
 {
 	if (is_ours(in) || is_ours(out))
-		return vfe_result(
+		return vfp_result(
 			refused_splice(in, in_at, out, out_at, size, flags));
-	if (VFE_RARE(!vfe.next.splice))
-		return vfe_result(vfe_sys6(SYS_splice, in, VFE_ARG(in_at), out,
-					   VFE_ARG(out_at), (long)size, flags));
-	return vfe.next.splice(in, in_at, out, out_at, size, flags);
+	if (VFP_RARE(!vfp.next.splice))
+		return vfp_result(vfp_sys6(SYS_splice, in, VFP_ARG(in_at), out,
+					   VFP_ARG(out_at), (long)size, flags));
+	return vfp.next.splice(in, in_at, out, out_at, size, flags);
 }
 
 /* Whether a file has no positions (FMODE_PREAD): a pipe, a data fd. */
 static bool is_stream(int fd)
 {
-	struct vfe_file file;
+	struct vfp_file file;
 
-	return vfe_emulated(fd, &file)
-		       ? file.kind == VFE_DATA
-		       : vfe_sys3(SYS_lseek, fd, 0, SEEK_CUR) == -ESPIPE;
+	return vfp_emulated(fd, &file)
+		       ? file.kind == VFP_DATA
+		       : vfp_sys3(SYS_lseek, fd, 0, SEEK_CUR) == -ESPIPE;
 }
 
 /* do_sendfile() with one of VFIO's files. */
@@ -96,20 +96,20 @@ static long refused_sendfile(int out, int in, const off64_t *at)
 }
 
 #define SENDFILE(name, type)                                              \
-	VFE_EXPORT ssize_t name(int out, int in, type *at, size_t size)   \
+	VFP_EXPORT ssize_t name(int out, int in, type *at, size_t size)   \
 	{                                                                 \
 		if (is_ours(in) || is_ours(out))                          \
-			return vfe_result(refused_sendfile(out, in, at)); \
-		return VFE_NEXT(name, SYS_sendfile, out, in, at, size);   \
+			return vfp_result(refused_sendfile(out, in, at)); \
+		return VFP_NEXT(name, SYS_sendfile, out, in, at, size);   \
 	}
 
 SENDFILE(sendfile, off_t)
 SENDFILE(sendfile64, off64_t)
 
 /* Whether its driver has a poll operation. */
-static bool can_poll(enum vfe_kind kind)
+static bool can_poll(enum vfp_kind kind)
 {
-	return kind == VFE_DATA || kind == VFE_DMA_BUF;
+	return kind == VFP_DATA || kind == VFP_DMA_BUF;
 }
 
 /* do_epoll_ctl() with a file that cannot be polled. */
@@ -117,19 +117,19 @@ static int refused_epoll(int epoll, int op, const struct epoll_event *event)
 {
 	struct epoll_event copy;
 
-	if (op != EPOLL_CTL_DEL && vfe_copy_in(&copy, event, sizeof(copy)))
+	if (op != EPOLL_CTL_DEL && vfp_copy_in(&copy, event, sizeof(copy)))
 		return -EFAULT;
 	return is_open(epoll) ? -EPERM : -EBADF;
 }
 
-VFE_EXPORT int epoll_ctl(int epoll, int op, int fd, struct epoll_event *event)
+VFP_EXPORT int epoll_ctl(int epoll, int op, int fd, struct epoll_event *event)
 {
-	struct vfe_file file;
+	struct vfp_file file;
 
-	if (vfe_emulated(fd, &file) && !can_poll(file.kind))
-		return (int)vfe_result(
-			file.kind == VFE_OTHER
+	if (vfp_emulated(fd, &file) && !can_poll(file.kind))
+		return (int)vfp_result(
+			file.kind == VFP_OTHER
 				? -EBADF
 				: refused_epoll(epoll, op, event));
-	return VFE_NEXT(epoll_ctl, SYS_epoll_ctl, epoll, op, fd, event);
+	return VFP_NEXT(epoll_ctl, SYS_epoll_ctl, epoll, op, fd, event);
 }

@@ -13,22 +13,22 @@ _Static_assert(sizeof(struct stat) == sizeof(struct stat64), "one struct stat");
 /* A file of the tree shows what it stands for. */
 static int dressed(int fd, void *status, int result)
 {
-	if (!result && vfe.root_size)
-		vfe_path_dress_fd(fd, status);
+	if (!result && vfp.root_size)
+		vfp_path_dress_fd(fd, status);
 	return result;
 }
 
 #define FSTAT(name, arguments, hand_on)                            \
-	VFE_EXPORT int name arguments                              \
+	VFP_EXPORT int name arguments                              \
 	{                                                          \
-		struct vfe_file file;                              \
+		struct vfp_file file;                              \
                                                                    \
-		if (vfe_emulated(fd, &file))                       \
-			return vfe_fstat(&file, status);           \
-		if (VFE_RARE(!vfe.next.name))                      \
-			return (int)vfe_result(                    \
-				vfe_sys2(SYS_fstat, fd, status));  \
-		return dressed(fd, status, vfe.next.name hand_on); \
+		if (vfp_emulated(fd, &file))                       \
+			return vfp_fstat(&file, status);           \
+		if (VFP_RARE(!vfp.next.name))                      \
+			return (int)vfp_result(                    \
+				vfp_sys2(SYS_fstat, fd, status));  \
+		return dressed(fd, status, vfp.next.name hand_on); \
 	}
 
 FSTAT(fstat, (int fd, struct stat *status), (fd, status))

@@ -28,21 +28,21 @@ static int fd_of(const void *cookie)
 
 static ssize_t read_stream(void *cookie, char *data, size_t size)
 {
-	struct vfe_file file;
+	struct vfp_file file;
 
-	return vfe_emulated(fd_of(cookie), &file)
-		       ? vfe_read(&file, data, size)
-		       : vfe_result(
-				 vfe_sys3(SYS_read, fd_of(cookie), data, size));
+	return vfp_emulated(fd_of(cookie), &file)
+		       ? vfp_read(&file, data, size)
+		       : vfp_result(
+				 vfp_sys3(SYS_read, fd_of(cookie), data, size));
 }
 
 /* fopencookie() takes no negative result from it. */
 static ssize_t write_stream(void *cookie, const char *data, size_t size)
 {
-	struct vfe_file file;
-	ssize_t done = vfe_emulated(fd_of(cookie), &file)
-			       ? vfe_write(&file, data, size)
-			       : vfe_result(vfe_sys3(SYS_write, fd_of(cookie),
+	struct vfp_file file;
+	ssize_t done = vfp_emulated(fd_of(cookie), &file)
+			       ? vfp_write(&file, data, size)
+			       : vfp_result(vfp_sys3(SYS_write, fd_of(cookie),
 						     data, size));
 
 	return done < 0 ? 0 : done;
@@ -51,7 +51,7 @@ static ssize_t write_stream(void *cookie, const char *data, size_t size)
 static int seek_stream(void *cookie, off64_t *offset, int whence)
 {
 	long place =
-		vfe_result(vfe_sys3(SYS_lseek, fd_of(cookie), *offset, whence));
+		vfp_result(vfp_sys3(SYS_lseek, fd_of(cookie), *offset, whence));
 
 	if (place < 0)
 		return -1;
@@ -66,7 +66,7 @@ static int close_stream(void *cookie)
 
 	atomic_store(&stream->file, NULL);
 	atomic_fetch_sub(&used, 1);
-	return (int)vfe_result(vfe_sys1(SYS_close, fd));
+	return (int)vfp_result(vfp_sys1(SYS_close, fd));
 }
 
 /* Between being taken and being known it is of nobody. */
@@ -84,7 +84,7 @@ static struct stream *take(void)
 	return NULL;
 }
 
-FILE *vfe_stream(int fd, const char *mode)
+FILE *vfp_stream(int fd, const char *mode)
 {
 	struct stream *stream = take();
 
@@ -107,14 +107,14 @@ FILE *vfe_stream(int fd, const char *mode)
 	return file;
 }
 
-VFE_EXPORT FILE *fdopen(int fd, const char *mode)
+VFP_EXPORT FILE *fdopen(int fd, const char *mode)
 {
-	struct vfe_file file;
+	struct vfp_file file;
 
-	if (vfe_emulated(fd, &file) && file.kind != VFE_OTHER)
-		return vfe_stream(fd, mode);
-	if (vfe.next.fdopen)
-		return vfe.next.fdopen(fd, mode);
+	if (vfp_emulated(fd, &file) && file.kind != VFP_OTHER)
+		return vfp_stream(fd, mode);
+	if (vfp.next.fdopen)
+		return vfp.next.fdopen(fd, mode);
 	errno = ENOSYS;
 	return NULL;
 }
@@ -132,14 +132,14 @@ static int known_fd(FILE *file)
 }
 
 #define FILENO(name)                                            \
-	VFE_EXPORT int name(FILE *file)                         \
+	VFP_EXPORT int name(FILE *file)                         \
 	{                                                       \
-		int fd = vfe_init() ? known_fd(file) : -1;      \
+		int fd = vfp_init() ? known_fd(file) : -1;      \
                                                                 \
 		if (fd >= 0)                                    \
 			return fd;                              \
-		return vfe.next.name ? vfe.next.name(file)      \
-				     : (int)vfe_result(-EBADF); \
+		return vfp.next.name ? vfp.next.name(file)      \
+				     : (int)vfp_result(-EBADF); \
 	}
 
 FILENO(fileno)

@@ -18,11 +18,11 @@
 #include "path.h"
 #include "sys.h"
 
-#define VFE_NUMBERS 512
+#define VFP_NUMBERS 512
 
 /** The system calls that are looked at. */
-VFE_HIDDEN extern const unsigned char vfe_wanted[VFE_NUMBERS];
-const unsigned char vfe_wanted[VFE_NUMBERS] = {
+VFP_HIDDEN extern const unsigned char vfp_wanted[VFP_NUMBERS];
+const unsigned char vfp_wanted[VFP_NUMBERS] = {
 #ifdef SYS_open
 	[SYS_open] = 1,
 	[SYS_creat] = 1,
@@ -120,12 +120,12 @@ __asm__(".text\n"
 	"	endbr64\n"
 	"	cmpq $511, %rdi\n"
 	"	ja 1f\n"
-	"	leaq vfe_wanted(%rip), %rax\n"
+	"	leaq vfp_wanted(%rip), %rax\n"
 	"	cmpb $0, (%rax, %rdi)\n"
-	"	jne vfe_by_number\n"
-	"1:	movq vfe_real_syscall(%rip), %rax\n"
+	"	jne vfp_by_number\n"
+	"1:	movq vfp_real_syscall(%rip), %rax\n"
 	"	testq %rax, %rax\n"
-	"	je vfe_by_number\n"
+	"	je vfp_by_number\n"
 	"	jmp *%rax\n"
 	"	.cfi_endproc\n"
 	".size syscall, . - syscall\n");
@@ -138,15 +138,15 @@ __asm__(".text\n"
 	"	bti c\n"
 	"	cmp x0, #511\n"
 	"	b.hi 1f\n"
-	"	adrp x16, vfe_wanted\n"
-	"	add x16, x16, :lo12:vfe_wanted\n"
+	"	adrp x16, vfp_wanted\n"
+	"	add x16, x16, :lo12:vfp_wanted\n"
 	"	ldrb w16, [x16, x0]\n"
 	"	cbnz w16, 2f\n"
-	"1:	adrp x16, vfe_real_syscall\n"
-	"	ldr x16, [x16, :lo12:vfe_real_syscall]\n"
+	"1:	adrp x16, vfp_real_syscall\n"
+	"	ldr x16, [x16, :lo12:vfp_real_syscall]\n"
 	"	cbz x16, 2f\n"
 	"	br x16\n"
-	"2:	b vfe_by_number\n"
+	"2:	b vfp_by_number\n"
 	"	.cfi_endproc\n"
 	".size syscall, . - syscall\n");
 #endif
@@ -154,31 +154,31 @@ __asm__(".text\n"
 /* openat2(): what it asks for beyond open(), the kernel does in the tree. */
 static long open_how(int dirfd, const char *path, const void *how, size_t size)
 {
-	char out[VFE_PATH_MAX];
+	char out[VFP_PATH_MAX];
 	struct open_how ours;
-	enum vfe_path what = VFE_PATH_OTHER;
+	enum vfp_path what = VFP_PATH_OTHER;
 
-	if (vfe_init() && vfe.active && size >= sizeof(ours) &&
-	    !vfe_copy_in(&ours, how, sizeof(ours)))
-		what = vfe_path_find(dirfd, path, out);
-	if (what == VFE_PATH_NODE && !(ours.flags & O_PATH))
-		return vfe_open(out, (int)ours.flags);
-	if (what == VFE_PATH_TREE ||
-	    (what == VFE_PATH_NODE && vfe_path_stand_in(out))) {
-		int flags = vfe_path_flags(out, (int)ours.flags);
+	if (vfp_init() && vfp.active && size >= sizeof(ours) &&
+	    !vfp_copy_in(&ours, how, sizeof(ours)))
+		what = vfp_path_find(dirfd, path, out);
+	if (what == VFP_PATH_NODE && !(ours.flags & O_PATH))
+		return vfp_open(out, (int)ours.flags);
+	if (what == VFP_PATH_TREE ||
+	    (what == VFP_PATH_NODE && vfp_path_stand_in(out))) {
+		int flags = vfp_path_flags(out, (int)ours.flags);
 
 		if (flags < 0)
-			return vfe_result(flags);
+			return vfp_result(flags);
 		ours.flags = (unsigned int)flags;
 		dirfd = AT_FDCWD;
 		path = out;
 		how = &ours;
 		size = sizeof(ours);
 	}
-	int fd = (int)vfe_result(vfe_sys4(SYS_openat2, dirfd, path, how, size));
+	int fd = (int)vfp_result(vfp_sys4(SYS_openat2, dirfd, path, how, size));
 
 	if (fd >= 0)
-		vfe_fd_appears(fd);
+		vfp_fd_appears(fd);
 	return fd;
 }
 
@@ -321,9 +321,9 @@ static bool socket_call(long number, const long a[6], long *result)
 	case SYS_sendmsg:
 	case SYS_sendmmsg:
 	case SYS_recvfrom:
-		refused = vfe_no_socket((int)a[0]);
+		refused = vfp_no_socket((int)a[0]);
 		if (refused)
-			*result = vfe_result(refused);
+			*result = vfp_result(refused);
 		return refused;
 	default:
 		return false;
@@ -377,8 +377,8 @@ static bool memory_call(long number, const long a[6], long *result)
 }
 
 /** Where syscall() comes to with a wanted number, or before libc's is found. */
-VFE_HIDDEN long vfe_by_number(long number, ...) __attribute__((used, noinline));
-long vfe_by_number(long number, ...)
+VFP_HIDDEN long vfp_by_number(long number, ...) __attribute__((used, noinline));
+long vfp_by_number(long number, ...)
 {
 	long a[6], result;
 	va_list args;
@@ -388,9 +388,9 @@ long vfe_by_number(long number, ...)
 		a[i] = va_arg(args, long);
 	va_end(args);
 	if (file_call(number, a, &result) || fd_call(number, a, &result) ||
-	    vfe_path_call(number, a, &result) ||
-	    vfe_change_call(number, a, &result) ||
+	    vfp_path_call(number, a, &result) ||
+	    vfp_change_call(number, a, &result) ||
 	    memory_call(number, a, &result) || socket_call(number, a, &result))
 		return result;
-	return vfe_result(vfe_sys6(number, a[0], a[1], a[2], a[3], a[4], a[5]));
+	return vfp_result(vfp_sys6(number, a[0], a[1], a[2], a[3], a[4], a[5]));
 }

@@ -10,7 +10,7 @@
 #include "by_number.h"
 #include "sys.h"
 
-bool vfe_change_call(long number, const long a[6], long *result)
+bool vfp_change_call(long number, const long a[6], long *result)
 {
 	const char *path = (const char *)a[0], *at = (const char *)a[1];
 

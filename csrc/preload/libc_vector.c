@@ -26,7 +26,7 @@ static ssize_t whole_size(const struct iovec *parts, int count)
 		int left = count - i < PARTS ? count - i : PARTS;
 
 		if (i % PARTS == 0 &&
-		    vfe_copy_in(some, parts + i, (size_t)left * sizeof(*some)))
+		    vfp_copy_in(some, parts + i, (size_t)left * sizeof(*some)))
 			return -EFAULT;
 		if ((ssize_t)some[i % PARTS].iov_len < 0)
 			return -EINVAL;
@@ -35,30 +35,30 @@ static ssize_t whole_size(const struct iovec *parts, int count)
 	return size ? 1 : 0;
 }
 
-static ssize_t one(const struct vfe_file *file, const struct iovec *part,
+static ssize_t one(const struct vfp_file *file, const struct iovec *part,
 		   off_t offset, bool writes)
 {
 	if (offset == CURRENT)
-		return writes ? vfe_write(file, part->iov_base, part->iov_len)
-			      : vfe_read(file, part->iov_base, part->iov_len);
-	return writes ? vfe_pwrite(file, part->iov_base, part->iov_len, offset)
-		      : vfe_pread(file, part->iov_base, part->iov_len, offset);
+		return writes ? vfp_write(file, part->iov_base, part->iov_len)
+			      : vfp_read(file, part->iov_base, part->iov_len);
+	return writes ? vfp_pwrite(file, part->iov_base, part->iov_len, offset)
+		      : vfp_pread(file, part->iov_base, part->iov_len, offset);
 }
 
-static ssize_t all(const struct vfe_file *file, const struct iovec *parts,
+static ssize_t all(const struct vfp_file *file, const struct iovec *parts,
 		   int count, off_t offset, bool writes)
 {
 	ssize_t done = whole_size(parts, count);
 
 	if (done <= 0)
-		return vfe_result(done);
+		return vfp_result(done);
 	done = 0;
 	for (int i = 0; i < count; i++) {
 		struct iovec part;
 		ssize_t size;
 
-		if (vfe_copy_in(&part, parts + i, sizeof(part)))
-			return done ? done : vfe_result(-EFAULT);
+		if (vfp_copy_in(&part, parts + i, sizeof(part)))
+			return done ? done : vfp_result(-EFAULT);
 		if (!part.iov_len)
 			continue;
 		size = one(file, &part,
@@ -73,35 +73,35 @@ static ssize_t all(const struct vfe_file *file, const struct iovec *parts,
 }
 
 #define READV(name, writes)                                                   \
-	VFE_EXPORT ssize_t name(int fd, const struct iovec *parts, int count) \
+	VFP_EXPORT ssize_t name(int fd, const struct iovec *parts, int count) \
 	{                                                                     \
-		struct vfe_file file;                                         \
+		struct vfp_file file;                                         \
                                                                               \
-		if (vfe_emulated(fd, &file))                                  \
+		if (vfp_emulated(fd, &file))                                  \
 			return all(&file, parts, count, CURRENT, writes);     \
-		if (VFE_RARE(!vfe.next.name))                                 \
-			return vfe_result(                                    \
-				vfe_sys3(SYS_##name, fd, parts, count));      \
-		return vfe.next.name(fd, parts, count);                       \
+		if (VFP_RARE(!vfp.next.name))                                 \
+			return vfp_result(                                    \
+				vfp_sys3(SYS_##name, fd, parts, count));      \
+		return vfp.next.name(fd, parts, count);                       \
 	}
 
 READV(readv, false)
 READV(writev, true)
 
 #define PREADV(name, call, writes)                                            \
-	VFE_EXPORT ssize_t name(int fd, const struct iovec *parts, int count, \
+	VFP_EXPORT ssize_t name(int fd, const struct iovec *parts, int count, \
 				off_t offset)                                 \
 	{                                                                     \
-		struct vfe_file file;                                         \
+		struct vfp_file file;                                         \
                                                                               \
-		if (vfe_emulated(fd, &file))                                  \
-			return offset < 0 ? vfe_result(-EINVAL)               \
+		if (vfp_emulated(fd, &file))                                  \
+			return offset < 0 ? vfp_result(-EINVAL)               \
 					  : all(&file, parts, count, offset,  \
 						writes);                      \
-		if (VFE_RARE(!vfe.next.name))                                 \
-			return vfe_result(                                    \
-				vfe_sys5(call, fd, parts, count, offset, 0)); \
-		return vfe.next.name(fd, parts, count, offset);               \
+		if (VFP_RARE(!vfp.next.name))                                 \
+			return vfp_result(                                    \
+				vfp_sys5(call, fd, parts, count, offset, 0)); \
+		return vfp.next.name(fd, parts, count, offset);               \
 	}
 
 PREADV(preadv, SYS_preadv, false)
@@ -110,30 +110,30 @@ PREADV(pwritev, SYS_pwritev, true)
 PREADV(pwritev64, SYS_pwritev, true)
 
 /* No flag but RWF_HIPRI makes sense to do_loop_readv_writev(). */
-static ssize_t with_flags(const struct vfe_file *file,
+static ssize_t with_flags(const struct vfp_file *file,
 			  const struct iovec *parts, int count, off_t offset,
 			  int flags, bool writes)
 {
 	if (offset < CURRENT)
-		return vfe_result(-EINVAL);
+		return vfp_result(-EINVAL);
 	if (flags & ~RWF_HIPRI)
-		return vfe_result(-EOPNOTSUPP);
+		return vfp_result(-EOPNOTSUPP);
 	return all(file, parts, count, offset, writes);
 }
 
 #define PREADV2(name, call, writes)                                           \
-	VFE_EXPORT ssize_t name(int fd, const struct iovec *parts, int count, \
+	VFP_EXPORT ssize_t name(int fd, const struct iovec *parts, int count, \
 				off_t offset, int flags)                      \
 	{                                                                     \
-		struct vfe_file file;                                         \
+		struct vfp_file file;                                         \
                                                                               \
-		if (vfe_emulated(fd, &file))                                  \
+		if (vfp_emulated(fd, &file))                                  \
 			return with_flags(&file, parts, count, offset, flags, \
 					  writes);                            \
-		if (VFE_RARE(!vfe.next.name))                                 \
-			return vfe_result(vfe_sys6(call, fd, VFE_ARG(parts),  \
+		if (VFP_RARE(!vfp.next.name))                                 \
+			return vfp_result(vfp_sys6(call, fd, VFP_ARG(parts),  \
 						   count, offset, 0, flags)); \
-		return vfe.next.name(fd, parts, count, offset, flags);        \
+		return vfp.next.name(fd, parts, count, offset, flags);        \
 	}
 
 PREADV2(preadv2, SYS_preadv2, false)

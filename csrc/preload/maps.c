@@ -30,9 +30,9 @@ struct query {
 #define SHARED		  0x8
 #define PAGE		  4096ul
 
-int vfe_maps_open(void)
+int vfp_maps_open(void)
 {
-	return (int)vfe_sys4(SYS_openat, AT_FDCWD, "/proc/self/maps",
+	return (int)vfp_sys4(SYS_openat, AT_FDCWD, "/proc/self/maps",
 			     O_RDONLY | O_CLOEXEC, 0);
 }
 
@@ -49,7 +49,7 @@ static char next(struct text *text)
 {
 	if (text->at == text->size) {
 		text->at = 0;
-		text->size = vfe_sys3(SYS_read, text->file, text->buffer,
+		text->size = vfp_sys3(SYS_read, text->file, text->buffer,
 				      sizeof(text->buffer));
 		if (text->size <= 0) {
 			text->size = 0;
@@ -81,7 +81,7 @@ static uint64_t number(struct text *text, unsigned int base, char *stop)
 }
 
 /* start-end rwxs offset major:minor inode name */
-static bool line(struct text *text, struct vfe_area *area)
+static bool line(struct text *text, struct vfp_area *area)
 {
 	char rights[5], c;
 
@@ -104,11 +104,11 @@ static bool line(struct text *text, struct vfe_area *area)
 	return true;
 }
 
-static bool find_in_text(int maps, uint64_t address, struct vfe_area *area)
+static bool find_in_text(int maps, uint64_t address, struct vfp_area *area)
 {
 	struct text text = { .file = maps };
 
-	vfe_sys3(SYS_lseek, maps, 0, SEEK_SET);
+	vfp_sys3(SYS_lseek, maps, 0, SEEK_SET);
 	while (line(&text, area))
 		if (area->end > address)
 			return true;
@@ -141,15 +141,15 @@ static bool detail(struct text *text, const char *name, uint64_t *value)
 	return true;
 }
 
-uint64_t vfe_maps_page(const struct vfe_area *area)
+uint64_t vfp_maps_page(const struct vfp_area *area)
 {
 	struct text text = { .file = -1 };
-	struct vfe_area found;
+	struct vfp_area found;
 	uint64_t page = PAGE, kib;
 
 	if (area->page)
 		return area->page;
-	text.file = (int)vfe_sys4(SYS_openat, AT_FDCWD, "/proc/self/smaps",
+	text.file = (int)vfp_sys4(SYS_openat, AT_FDCWD, "/proc/self/smaps",
 				  O_RDONLY | O_CLOEXEC, 0);
 	if (text.file < 0)
 		return page;
@@ -157,17 +157,17 @@ uint64_t vfe_maps_page(const struct vfe_area *area)
 		while (detail(&text, "KernelPageSize", &kib))
 			if (kib && found.end > area->start)
 				page = kib << 10;
-	vfe_sys1(SYS_close, text.file);
+	vfp_sys1(SYS_close, text.file);
 	return page;
 }
 
 /* --- huge pages, of which lengths are rounded up to whole ones --- */
 
-uint64_t vfe_maps_huge_file(int fd)
+uint64_t vfp_maps_huge_file(int fd)
 {
 	struct statfs status;
 
-	return fd >= 0 && !vfe_sys2(SYS_fstatfs, fd, &status) &&
+	return fd >= 0 && !vfp_sys2(SYS_fstatfs, fd, &status) &&
 			       status.f_type == HUGETLBFS_MAGIC
 		       ? (uint64_t)status.f_bsize
 		       : 0;
@@ -178,12 +178,12 @@ static uint64_t usual_huge_page(void)
 {
 	static _Atomic uint64_t known;
 	long fd = atomic_load(&known) ? -1
-				      : vfe_sys2(SYS_memfd_create, "",
+				      : vfp_sys2(SYS_memfd_create, "",
 						 MFD_CLOEXEC | MFD_HUGETLB);
 
 	if (fd >= 0) {
-		atomic_store(&known, vfe_maps_huge_file((int)fd));
-		vfe_sys1(SYS_close, fd);
+		atomic_store(&known, vfp_maps_huge_file((int)fd));
+		vfp_sys1(SYS_close, fd);
 	}
 	return atomic_load(&known);
 }
@@ -197,43 +197,43 @@ static size_t round_up(size_t size, uint64_t page)
 		       : size;
 }
 
-size_t vfe_maps_covers(size_t size, int flags, int fd)
+size_t vfp_maps_covers(size_t size, int flags, int fd)
 {
 	unsigned int shift = (unsigned int)flags >> MAP_HUGE_SHIFT;
 
 	if (!(flags & MAP_ANONYMOUS))
-		return round_up(size, vfe_maps_huge_file(fd));
+		return round_up(size, vfp_maps_huge_file(fd));
 	if (!(flags & MAP_HUGETLB))
 		return size;
 	return round_up(size, shift ? UINT64_C(1) << shift : usual_huge_page());
 }
 
-size_t vfe_maps_moves(const void *address, size_t size)
+size_t vfp_maps_moves(const void *address, size_t size)
 {
-	struct vfe_area area;
-	int maps = vfe_maps_open();
+	struct vfp_area area;
+	int maps = vfp_maps_open();
 
 	if (maps < 0)
 		return size;
-	if (vfe_maps_find(maps, (uintptr_t)address, &area) &&
+	if (vfp_maps_find(maps, (uintptr_t)address, &area) &&
 	    area.start <= (uintptr_t)address && area.inode)
-		size = round_up(size, vfe_maps_page(&area));
-	vfe_sys1(SYS_close, maps);
+		size = round_up(size, vfp_maps_page(&area));
+	vfp_sys1(SYS_close, maps);
 	return size;
 }
 
-bool vfe_maps_find(int maps, uint64_t address, struct vfe_area *area)
+bool vfp_maps_find(int maps, uint64_t address, struct vfp_area *area)
 {
 	struct query query = { .size = sizeof(query),
 			       .query_flags = COVERING_OR_NEXT,
 			       .query_addr = address };
-	long error = vfe_sys3(SYS_ioctl, maps, QUERY, &query);
+	long error = vfp_sys3(SYS_ioctl, maps, QUERY, &query);
 
 	if (error == -ENOENT)
 		return false;
 	if (error)
 		return find_in_text(maps, address, area);
-	*area = (struct vfe_area){
+	*area = (struct vfp_area){
 		.start = query.vma_start,
 		.end = query.vma_end,
 		.offset = query.vma_offset,
@@ -249,11 +249,11 @@ bool vfe_maps_find(int maps, uint64_t address, struct vfe_area *area)
 	return true;
 }
 
-bool vfe_maps_still(int maps, const struct vfe_area *area)
+bool vfp_maps_still(int maps, const struct vfp_area *area)
 {
-	struct vfe_area now;
+	struct vfp_area now;
 
-	return vfe_maps_find(maps, area->start, &now) && now.shared &&
+	return vfp_maps_find(maps, area->start, &now) && now.shared &&
 	       now.start == area->start && now.end == area->end &&
 	       now.offset == area->offset && now.inode == area->inode &&
 	       now.major == area->major && now.minor == area->minor;
@@ -261,19 +261,19 @@ bool vfe_maps_still(int maps, const struct vfe_area *area)
 
 /* --- fds --- */
 
-bool vfe_maps_is_fd(int fd, const struct vfe_area *area)
+bool vfp_maps_is_fd(int fd, const struct vfp_area *area)
 {
 	struct statx file;
 	long flags;
 
 	/* Does not wait for a file system in user space. */
-	if (vfe_sys5(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC,
+	if (vfp_sys5(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC,
 		     STATX_TYPE | STATX_INO, &file))
 		return false;
 	if (file.stx_ino != area->inode || file.stx_dev_major != area->major ||
 	    file.stx_dev_minor != area->minor || !S_ISREG(file.stx_mode))
 		return false;
-	flags = vfe_sys3(SYS_fcntl, fd, F_GETFL, 0);
+	flags = vfp_sys3(SYS_fcntl, fd, F_GETFL, 0);
 	return flags >= 0 && (flags & O_ACCMODE) == O_RDWR && !(flags & O_PATH);
 }
 
@@ -292,7 +292,7 @@ static int to_number(const char *name)
 }
 
 /* One buffer full of directory entries: the fd among them, or -1. */
-static int among(const char *entries, long size, const struct vfe_area *area)
+static int among(const char *entries, long size, const struct vfp_area *area)
 {
 	for (long at = 0; at < size;) {
 		struct dirent64 entry;
@@ -301,27 +301,27 @@ static int among(const char *entries, long size, const struct vfe_area *area)
 		int fd = to_number(name);
 
 		memcpy(&entry, entries + at, offsetof(struct dirent64, d_name));
-		if (fd >= 0 && vfe_maps_is_fd(fd, area))
+		if (fd >= 0 && vfp_maps_is_fd(fd, area))
 			return fd;
 		at += entry.d_reclen;
 	}
 	return -1;
 }
 
-int vfe_maps_fd(const struct vfe_area *area)
+int vfp_maps_fd(const struct vfp_area *area)
 {
 	char entries[2048];
 	long size;
 	int found = -1;
-	int folder = (int)vfe_sys4(SYS_openat, AT_FDCWD, "/proc/self/fd",
+	int folder = (int)vfp_sys4(SYS_openat, AT_FDCWD, "/proc/self/fd",
 				   O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
 
 	if (folder < 0)
 		return -1;
-	while (found < 0 && (size = vfe_sys3(SYS_getdents64, folder, entries,
+	while (found < 0 && (size = vfp_sys3(SYS_getdents64, folder, entries,
 					     sizeof(entries))) > 0)
 		found = among(entries, size, area);
-	vfe_sys1(SYS_close, folder);
+	vfp_sys1(SYS_close, folder);
 	return found;
 }
 
@@ -336,7 +336,7 @@ static char *hex(char *to, uint64_t value)
 	return to;
 }
 
-int vfe_maps_reopen(const struct vfe_area *area)
+int vfp_maps_reopen(const struct vfp_area *area)
 {
 	char path[64] = "/proc/self/map_files/";
 	char *at = hex(path + strlen(path), area->start);
@@ -344,6 +344,6 @@ int vfe_maps_reopen(const struct vfe_area *area)
 
 	*at++ = '-';
 	*hex(at, area->end) = 0;
-	fd = vfe_sys4(SYS_openat, AT_FDCWD, path, O_RDWR | O_CLOEXEC, 0);
+	fd = vfp_sys4(SYS_openat, AT_FDCWD, path, O_RDWR | O_CLOEXEC, 0);
 	return fd < 0 ? -1 : (int)fd;
 }

@@ -38,7 +38,7 @@ static bool can_be_written(const char *to, size_t size)
 	if (at + sizeof(saved) > (uintptr_t)to + size)
 		at = (uintptr_t)to & ~7ul;
 	memcpy(&saved, (const void *)at, sizeof(saved));
-	error = vfe_sys4(SYS_rt_sigprocmask, SIG_BLOCK, NULL, at,
+	error = vfp_sys4(SYS_rt_sigprocmask, SIG_BLOCK, NULL, at,
 			 sizeof(saved));
 	if (!error)
 		memcpy((void *)at, &saved, sizeof(saved));
@@ -51,7 +51,7 @@ static int copy_by_hand(char *ours, char *theirs, size_t size, bool out)
 		size_t part = PAGE - ((uintptr_t)theirs & (PAGE - 1));
 
 		part = part < size ? part : size;
-		if (!vfe_is_readable((uintptr_t)theirs) ||
+		if (!vfp_is_readable((uintptr_t)theirs) ||
 		    (out && !can_be_written(theirs, part)))
 			return -EFAULT;
 		memcpy(out ? theirs : ours, out ? ours : theirs, part);
@@ -68,20 +68,20 @@ static int copy_by_pipe(char *to, const char *from, size_t size)
 	int ends[2];
 	int error = 0;
 
-	if (vfe_sys2(SYS_pipe2, ends, O_CLOEXEC) < 0)
+	if (vfp_sys2(SYS_pipe2, ends, O_CLOEXEC) < 0)
 		return -ENOSYS;
 	while (size && !error) {
 		size_t part = size < PAGE ? size : PAGE;
 
-		if (vfe_sys3(SYS_write, ends[1], from, part) != (long)part ||
-		    vfe_sys3(SYS_read, ends[0], to, part) != (long)part)
+		if (vfp_sys3(SYS_write, ends[1], from, part) != (long)part ||
+		    vfp_sys3(SYS_read, ends[0], to, part) != (long)part)
 			error = -EFAULT;
 		from += part;
 		to += part;
 		size -= part;
 	}
-	vfe_sys1(SYS_close, ends[0]);
-	vfe_sys1(SYS_close, ends[1]);
+	vfp_sys1(SYS_close, ends[0]);
+	vfp_sys1(SYS_close, ends[1]);
 	return error;
 }
 
@@ -96,13 +96,13 @@ static int otherwise(char *ours, char *theirs, size_t size, bool out)
 static int copy(long call, char *ours, const char *theirs, size_t size)
 {
 	bool out = call == SYS_process_vm_writev;
-	long pid = vfe_sys0(SYS_getpid);
+	long pid = vfp_sys0(SYS_getpid);
 
 	while (size) {
 		struct iovec local = { ours, size };
 		struct iovec remote = { (void *)(uintptr_t)theirs, size };
-		long done = vfe_sys6(call, pid, VFE_ARG(&local), 1,
-				     VFE_ARG(&remote), 1, 0);
+		long done = vfp_sys6(call, pid, VFP_ARG(&local), 1,
+				     VFP_ARG(&remote), 1, 0);
 
 		if (done < 0 && done != -EFAULT) /* refused, by whomever */
 			return otherwise(ours, (char *)(uintptr_t)theirs, size,
@@ -116,12 +116,12 @@ static int copy(long call, char *ours, const char *theirs, size_t size)
 	return 0;
 }
 
-int vfe_copy_in(void *to, const void *from, size_t size)
+int vfp_copy_in(void *to, const void *from, size_t size)
 {
 	return copy(SYS_process_vm_readv, to, from, size);
 }
 
-int vfe_copy_out(void *to, const void *from, size_t size)
+int vfp_copy_out(void *to, const void *from, size_t size)
 {
 	return copy(SYS_process_vm_writev, (char *)(uintptr_t)from, to, size);
 }
@@ -130,15 +130,15 @@ int vfe_copy_out(void *to, const void *from, size_t size)
 static bool was_data(const void *address, size_t size)
 {
 	uint64_t at = (uintptr_t)address, end = at + size;
-	int maps = vfe_maps_open();
-	struct vfe_area area;
+	int maps = vfp_maps_open();
+	struct vfp_area area;
 
 	if (maps < 0)
 		return false;
-	while (at < end && vfe_maps_find(maps, at, &area) && area.start <= at &&
+	while (at < end && vfp_maps_find(maps, at, &area) && area.start <= at &&
 	       !area.code)
 		at = area.end;
-	vfe_sys1(SYS_close, maps);
+	vfp_sys1(SYS_close, maps);
 	return at >= end;
 }
 
@@ -150,31 +150,31 @@ static int by_force(void *address, void *data, size_t size, bool out)
 
 	if (!was_data(address, size))
 		return -EFAULT;
-	mem = (int)vfe_sys4(SYS_openat, AT_FDCWD, "/proc/self/mem",
+	mem = (int)vfp_sys4(SYS_openat, AT_FDCWD, "/proc/self/mem",
 			    (out ? O_WRONLY : O_RDONLY) | O_CLOEXEC, 0);
 	if (mem < 0)
 		return -EFAULT;
-	done = vfe_sys4(out ? SYS_pwrite64 : SYS_pread64, mem, data, size,
-			VFE_ARG(address));
-	vfe_sys1(SYS_close, mem);
+	done = vfp_sys4(out ? SYS_pwrite64 : SYS_pread64, mem, data, size,
+			VFP_ARG(address));
+	vfp_sys1(SYS_close, mem);
 	return done == (long)size ? 0 : -EFAULT;
 }
 
-int vfe_pinned_in(void *to, const void *from, size_t size)
+int vfp_pinned_in(void *to, const void *from, size_t size)
 {
-	if (!vfe_copy_in(to, from, size))
+	if (!vfp_copy_in(to, from, size))
 		return 0;
 	return by_force((void *)(uintptr_t)from, to, size, false);
 }
 
-int vfe_pinned_out(void *to, const void *from, size_t size)
+int vfp_pinned_out(void *to, const void *from, size_t size)
 {
-	if (!vfe_copy_out(to, from, size))
+	if (!vfp_copy_out(to, from, size))
 		return 0;
 	return by_force(to, (void *)(uintptr_t)from, size, true);
 }
 
-size_t vfe_populate(const void *address, size_t npages, bool write)
+size_t vfp_populate(const void *address, size_t npages, bool write)
 {
 	uintptr_t start = (uintptr_t)address & ~(PAGE - 1);
 	size_t done = 0, step = npages;
@@ -183,7 +183,7 @@ size_t vfe_populate(const void *address, size_t npages, bool write)
 		return 0;
 	/* All at once; where that fails, halves of what is left. */
 	while (step) {
-		long error = vfe_sys3(
+		long error = vfp_sys3(
 			SYS_madvise, start + done * PAGE, step * PAGE,
 			write ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
 
@@ -199,12 +199,12 @@ size_t vfe_populate(const void *address, size_t npages, bool write)
 	return done;
 }
 
-bool vfe_writable(void *address, size_t size)
+bool vfp_writable(void *address, size_t size)
 {
 	uintptr_t start = (uintptr_t)address & ~(PAGE - 1);
 	uintptr_t end;
 
 	if (!size || __builtin_add_overflow((uintptr_t)address, size, &end))
 		return false;
-	return !vfe_sys3(SYS_madvise, start, end - start, MADV_POPULATE_WRITE);
+	return !vfp_sys3(SYS_madvise, start, end - start, MADV_POPULATE_WRITE);
 }

@@ -2,10 +2,10 @@
 /**
  * @file next.h
  * libc's functions behind ours, found with dlsym(RTLD_NEXT) when the library
- * is initialised. One list: add a name here and it is in `vfe.next`.
+ * is initialised. One list: add a name here and it is in `vfp.next`.
  */
-#ifndef VFE_PRELOAD_NEXT_H
-#define VFE_PRELOAD_NEXT_H
+#ifndef VFP_PRELOAD_NEXT_H
+#define VFP_PRELOAD_NEXT_H
 
 #include <aio.h>
 #include <dirent.h>
@@ -64,7 +64,7 @@ int __fxstatat(int version, int dirfd, const char *path, struct stat *status,
 int __fxstatat64(int version, int dirfd, const char *path,
 		 struct stat64 *status, int flags);
 
-#define VFE_NEXT_CALLS(X)    \
+#define VFP_NEXT_CALLS(X)    \
 	X(open)              \
 	X(open64)            \
 	X(openat)            \
@@ -168,7 +168,7 @@ int __fxstatat64(int version, int dirfd, const char *path,
 	X(lio_listio64)
 
 /* The path functions: path*.c. */
-#define VFE_NEXT_PATHS(X)       \
+#define VFP_NEXT_PATHS(X)       \
 	X(stat)                 \
 	X(stat64)               \
 	X(lstat)                \
@@ -272,10 +272,10 @@ int __fxstatat64(int version, int dirfd, const char *path,
 	X(fsetxattr)            \
 	X(fremovexattr)
 
-struct vfe_next {
-#define VFE_MEMBER(name) __typeof__(name) *name;
-	VFE_NEXT_CALLS(VFE_MEMBER) VFE_NEXT_PATHS(VFE_MEMBER)
-#undef VFE_MEMBER
+struct vfp_next {
+#define VFP_MEMBER(name) __typeof__(name) *name;
+	VFP_NEXT_CALLS(VFP_MEMBER) VFP_NEXT_PATHS(VFP_MEMBER)
+#undef VFP_MEMBER
 };
 
 #endif

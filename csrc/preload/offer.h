@@ -8,15 +8,15 @@
  * argument of an ioctl may belong to another thread, and would be put back as
  * it was when the call began.
  */
-#ifndef VFE_OFFER_H
-#define VFE_OFFER_H
+#ifndef VFP_OFFER_H
+#define VFP_OFFER_H
 
 #include "call.h"
 
 /** What an ioctl reads and writes at its argument. */
-VFE_HIDDEN void vfe_offer_ioctl(const struct vfe_file *file, unsigned int cmd,
-				void *arg, struct vfe_call *call);
+VFP_HIDDEN void vfp_offer_ioctl(const struct vfp_file *file, unsigned int cmd,
+				void *arg, struct vfp_call *call);
 /** Where a read puts what it has read. */
-VFE_HIDDEN void vfe_offer_room(void *data, size_t size, struct vfe_call *call);
+VFP_HIDDEN void vfp_offer_room(void *data, size_t size, struct vfp_call *call);
 
 #endif

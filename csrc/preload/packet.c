@@ -19,7 +19,7 @@ union control {
 	unsigned char room[CMSG_SPACE(sizeof(int))];
 };
 
-int vfe_send(struct vfe_connection *connection, struct vfioemu_msg *msg,
+int vfp_send(struct vfp_connection *connection, struct vfioemu_msg *msg,
 	     const void *data, size_t size, int fd)
 {
 	struct iovec iov[2] = { { msg, sizeof(*msg) },
@@ -36,17 +36,17 @@ int vfe_send(struct vfe_connection *connection, struct vfioemu_msg *msg,
 		msg->flags |= VFIOEMU_F_FD;
 	}
 	do
-		result = vfe_sys3(SYS_sendmsg, atomic_load(&connection->fd),
+		result = vfp_sys3(SYS_sendmsg, atomic_load(&connection->fd),
 				  &packet, MSG_NOSIGNAL);
 	while (result == -EINTR);
 	if (result == -EFAULT || (result == -EBADF && fd >= 0))
 		return (int)result;
-	if (VFE_RARE(result < 0))
-		vfe_forbidden("sendmsg", result);
-	return result < 0 ? VFE_LOST : 0;
+	if (VFP_RARE(result < 0))
+		vfp_forbidden("sendmsg", result);
+	return result < 0 ? VFP_LOST : 0;
 }
 
-int vfe_receive(struct vfe_connection *connection)
+int vfp_receive(struct vfp_connection *connection)
 {
 	struct iovec iov[2] = { { &connection->in, sizeof(connection->in) },
 				{ connection->data, VFIOEMU_MAX_DATA } };
@@ -60,12 +60,12 @@ int vfe_receive(struct vfe_connection *connection)
 
 	connection->in_fd = -1;
 	do
-		size = vfe_sys3(SYS_recvmsg, atomic_load(&connection->fd),
+		size = vfp_sys3(SYS_recvmsg, atomic_load(&connection->fd),
 				&packet, MSG_CMSG_CLOEXEC);
 	while (size == -EINTR);
-	if (VFE_RARE(size < 0)) {
-		vfe_forbidden("recvmsg", size);
-		return VFE_LOST;
+	if (VFP_RARE(size < 0)) {
+		vfp_forbidden("recvmsg", size);
+		return VFP_LOST;
 	}
 	if (packet.msg_controllen >= CMSG_LEN(sizeof(int)) &&
 	    control.header.cmsg_level == SOL_SOCKET &&
@@ -75,9 +75,9 @@ int vfe_receive(struct vfe_connection *connection)
 	if (size < (long)sizeof(connection->in) ||
 	    packet.msg_flags & MSG_TRUNC) {
 		if (connection->in_fd >= 0)
-			vfe_sys1(SYS_close, connection->in_fd);
-		connection->in_fd = -1; /* vfe_answer() closes what is left */
-		return VFE_LOST;
+			vfp_sys1(SYS_close, connection->in_fd);
+		connection->in_fd = -1; /* vfp_answer() closes what is left */
+		return VFP_LOST;
 	}
 	connection->in_size = (size_t)size - sizeof(connection->in);
 	return 0;
@@ -85,53 +85,53 @@ int vfe_receive(struct vfe_connection *connection)
 
 static int raise_number(int fd)
 {
-	int high = vfe_high_copy(fd);
+	int high = vfp_high_copy(fd);
 
 	if (high < 0)
 		return fd;
-	vfe_sys1(SYS_close, fd);
+	vfp_sys1(SYS_close, fd);
 	return high;
 }
 
-void vfe_renumber(struct vfe_connection *connection, int fd)
+void vfp_renumber(struct vfp_connection *connection, int fd)
 {
 	connection->fd = fd;
 	if (connection->known)
-		vfe_own(connection->known, fd, connection->cookie);
+		vfp_own(connection->known, fd, connection->cookie);
 }
 
-int vfe_dial(struct vfe_connection *connection)
+int vfp_dial(struct vfp_connection *connection)
 {
 	struct sockaddr_un name = { .sun_family = AF_UNIX };
 	long fd, error;
 
-	memcpy(name.sun_path, vfe.socket, strlen(vfe.socket));
-	fd = vfe_sys3(SYS_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	memcpy(name.sun_path, vfp.socket, strlen(vfp.socket));
+	fd = vfp_sys3(SYS_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return (int)fd;
 	fd = raise_number((int)fd);
 	connection->open = true;
 	connection->seq = 0;
-	connection->cookie = vfe_cookie((int)fd);
+	connection->cookie = vfp_cookie((int)fd);
 	/* Before it takes its time: others may fork, or close everything. */
-	vfe_renumber(connection, (int)fd);
+	vfp_renumber(connection, (int)fd);
 	do
-		error = vfe_sys3(SYS_connect, fd, &name, sizeof(name));
+		error = vfp_sys3(SYS_connect, fd, &name, sizeof(name));
 	while (error == -EINTR);
-	if (!error && !vfe_trust_peer(connection->fd))
-		error = VFE_STRANGER; /* not a byte is for him */
+	if (!error && !vfp_trust_peer(connection->fd))
+		error = VFP_STRANGER; /* not a byte is for him */
 	if (error < 0)
-		vfe_hang_up(connection);
+		vfp_hang_up(connection);
 	return (int)error;
 }
 
-void vfe_hang_up(struct vfe_connection *connection)
+void vfp_hang_up(struct vfp_connection *connection)
 {
 	if (!connection->open)
 		return;
 	connection->open = false;
-	if (vfe_still_there(connection->fd, connection->cookie))
-		vfe_sys1(SYS_close, connection->fd);
+	if (vfp_still_there(connection->fd, connection->cookie))
+		vfp_sys1(SYS_close, connection->fd);
 	/* Nothing else is to be undone at that number, which may be of another
 	 * file already: it is hidden only while our socket is there. */
 	if (connection->known)

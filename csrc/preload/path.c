@@ -20,21 +20,21 @@ static const char *skip_slashes(const char *path)
 
 static const char *cwd_name(char *out)
 {
-	return vfe_sys2(SYS_getcwd, out, VFE_PATH_MAX) > 0 ? out : NULL;
+	return vfp_sys2(SYS_getcwd, out, VFP_PATH_MAX) > 0 ? out : NULL;
 }
 
 /* --- a path without "..", from the root --- */
 
 /* In scratch.h's room, as much of it as there is. */
 struct walk {
-	char path[VFE_PATH_MAX];  /* "" is the root */
-	char name[VFE_PATH_MAX];  /* what was asked for */
-	char other[VFE_PATH_MAX]; /* for a moment */
+	char path[VFP_PATH_MAX];  /* "" is the root */
+	char name[VFP_PATH_MAX];  /* what was asked for */
+	char other[VFP_PATH_MAX]; /* for a moment */
 	size_t size;
 	bool fits;
 	bool moved; /* the real system would not come to the same place */
 };
-_Static_assert(sizeof(struct walk) <= VFE_SCRATCH_SIZE, "one piece");
+_Static_assert(sizeof(struct walk) <= VFP_SCRATCH_SIZE, "one piece");
 
 static void append(struct walk *walk, const char *name, size_t size)
 {
@@ -51,8 +51,8 @@ static void append(struct walk *walk, const char *name, size_t size)
 /* Whether the tree may have it. */
 static bool may_be_ours(const char *path)
 {
-	return vfe_path_is_below(path, "/sys") ||
-	       vfe_path_is_below(path, "/dev/vfio");
+	return vfp_path_is_below(path, "/sys") ||
+	       vfp_path_is_below(path, "/dev/vfio");
 }
 
 /* Where a directory is after all links, as the program knows it. */
@@ -60,18 +60,18 @@ static __attribute__((noinline)) bool canonical(const char *path, char *out)
 {
 	long fd = -1;
 
-	if (vfe_trust_root() && vfe_path_in_tree(path, out))
-		fd = vfe_sys4(SYS_openat, AT_FDCWD, out,
+	if (vfp_trust_root() && vfp_path_in_tree(path, out))
+		fd = vfp_sys4(SYS_openat, AT_FDCWD, out,
 			      O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
 	if (fd < 0)
-		fd = vfe_sys4(SYS_openat, AT_FDCWD, path,
+		fd = vfp_sys4(SYS_openat, AT_FDCWD, path,
 			      O_PATH | O_DIRECTORY | O_CLOEXEC, 0);
 	if (fd < 0)
 		return false;
-	bool found = vfe_path_of_fd((int)fd, out);
+	bool found = vfp_path_of_fd((int)fd, out);
 
-	vfe_sys1(SYS_close, fd);
-	vfe_path_strip(out);
+	vfp_sys1(SYS_close, fd);
+	vfp_path_strip(out);
 	return found;
 }
 
@@ -111,24 +111,24 @@ static void follow(struct walk *walk, const char *path)
 
 static long look(const char *path, struct stat *status, int flags)
 {
-	return vfe_sys4(SYS_newfstatat, AT_FDCWD, path, status, flags);
+	return vfp_sys4(SYS_newfstatat, AT_FDCWD, path, status, flags);
 }
 
 /* The path is the real system's: how it is reached from where the program is.
  */
-static enum vfe_path real_system(const struct walk *walk, char *out)
+static enum vfp_path real_system(const struct walk *walk, char *out)
 {
 	memcpy(out, walk->path, walk->size + 1);
 	if (!walk->size)
 		strcpy(out, "/");
-	return walk->moved ? VFE_PATH_TREE : VFE_PATH_OTHER;
+	return walk->moved ? VFP_PATH_TREE : VFP_PATH_OTHER;
 }
 
 /*
  * The tree does not have `walk`: does the directory that would hold it leave
  * what it lacks to the real system? `out` is scratch, and the real path.
  */
-static enum vfe_path look_behind(struct walk *walk, char *out)
+static enum vfp_path look_behind(struct walk *walk, char *out)
 {
 	struct stat status;
 	size_t size = walk->size;
@@ -136,13 +136,13 @@ static enum vfe_path look_behind(struct walk *walk, char *out)
 	do {
 		while (size && walk->path[--size] != '/')
 			;
-		out[vfe.root_size + size] = 0;
+		out[vfp.root_size + size] = 0;
 	} while (size && look(out, &status, 0));
 	if (!size && look(out, &status, 0))
 		return real_system(walk, out); /* no tree (any more) */
 	if (!S_ISDIR(status.st_mode) || !(status.st_mode & S_ISVTX)) {
-		vfe_path_in_tree(walk->path, out);
-		return VFE_PATH_TREE; /* ENOENT, from the system itself */
+		vfp_path_in_tree(walk->path, out);
+		return VFP_PATH_TREE; /* ENOENT, from the system itself */
 	}
 	/* A link of ours may lead to a directory that others share. */
 	if (look(walk->path, &status, AT_SYMLINK_NOFOLLOW) && size) {
@@ -152,40 +152,40 @@ static enum vfe_path look_behind(struct walk *walk, char *out)
 		memcpy(rest, walk->path + size, left + 1);
 		walk->path[size] = 0;
 		if (canonical(walk->path, out) &&
-		    strlen(out) + left < VFE_PATH_MAX) {
+		    strlen(out) + left < VFP_PATH_MAX) {
 			strcat(out, rest);
 			walk->moved = true;
-			return VFE_PATH_TREE;
+			return VFP_PATH_TREE;
 		}
 		memcpy(walk->path + size, rest, left + 1);
 	}
 	return real_system(walk, out);
 }
 
-static enum vfe_path place(struct walk *walk, bool slash, char *out)
+static enum vfp_path place(struct walk *walk, bool slash, char *out)
 {
 	struct stat status;
 
-	if (vfe_path_is_node(walk->path) && !slash) {
+	if (vfp_path_is_node(walk->path) && !slash) {
 		memcpy(out, walk->path, walk->size + 1);
-		return VFE_PATH_NODE;
+		return VFP_PATH_NODE;
 	}
 	if (!walk->size || !strcmp(walk->path, "/dev"))
-		vfe_path_seen(false);
-	if (!may_be_ours(walk->path) || !vfe_trust_root() ||
-	    !vfe_path_in_tree(walk->path, out))
+		vfp_path_seen(false);
+	if (!may_be_ours(walk->path) || !vfp_trust_root() ||
+	    !vfp_path_in_tree(walk->path, out))
 		return real_system(walk, out);
 	if (look(out, &status, AT_SYMLINK_NOFOLLOW))
 		return look_behind(walk, out);
 	if (S_ISDIR(status.st_mode) || S_ISLNK(status.st_mode))
-		vfe_path_seen(true);
-	return VFE_PATH_TREE;
+		vfp_path_seen(true);
+	return VFP_PATH_TREE;
 }
 
 static bool begin(struct walk *walk, int dirfd, const char *path,
 		  const char **rest)
 {
-	*rest = path = vfe_path_through(path, &dirfd);
+	*rest = path = vfp_path_through(path, &dirfd);
 	walk->size = 0;
 	walk->path[0] = 0;
 	walk->fits = true;
@@ -193,10 +193,10 @@ static bool begin(struct walk *walk, int dirfd, const char *path,
 	if (*path == '/')
 		return true;
 	if (dirfd == AT_FDCWD ? !cwd_name(walk->path)
-			      : !vfe_path_of_fd(dirfd, walk->path))
+			      : !vfp_path_of_fd(dirfd, walk->path))
 		return false;
-	walk->moved = vfe_path_virtual(walk->path) != NULL;
-	vfe_path_strip(walk->path);
+	walk->moved = vfp_path_virtual(walk->path) != NULL;
+	vfp_path_strip(walk->path);
 	walk->size = walk->path[1] ? strlen(walk->path) : 0;
 	walk->path[walk->size] = 0;
 	return true;
@@ -213,54 +213,54 @@ static bool is_directory_name(const char *path, size_t size)
 	return !size || path[size - 1] == '/';
 }
 
-static enum vfe_path resolve(struct walk *walk, int dirfd, const char *name,
+static enum vfp_path resolve(struct walk *walk, int dirfd, const char *name,
 			     char *out)
 {
 	char *path = walk->name;
 	const char *rest;
-	long size = vfe_text_copy(path, name);
+	long size = vfp_text_copy(path, name);
 
 	/* What is wrong with the name is said by whom it is handed on to. */
 	if (size <= 0 || !begin(walk, dirfd, path, &rest))
-		return VFE_PATH_OTHER;
+		return VFP_PATH_OTHER;
 	follow(walk, rest);
 	if (!walk->fits)
-		return VFE_PATH_OTHER;
+		return VFP_PATH_OTHER;
 	bool slash = is_directory_name(path, (size_t)size);
-	enum vfe_path what = place(walk, slash, out);
+	enum vfp_path what = place(walk, slash, out);
 
-	if (what == VFE_PATH_TREE && slash && strlen(out) + 1 < VFE_PATH_MAX)
+	if (what == VFP_PATH_TREE && slash && strlen(out) + 1 < VFP_PATH_MAX)
 		strcat(out, "/");
-	vfe_debug(VFE_DEBUG_PATH, "%s: %s", path,
-		  what == VFE_PATH_OTHER ? "not ours" : out);
+	vfp_debug(VFP_DEBUG_PATH, "%s: %s", path,
+		  what == VFP_PATH_OTHER ? "not ours" : out);
 	return what;
 }
 
-__attribute__((noinline)) enum vfe_path
-vfe_path_resolve(int dirfd, const char *name, char *out)
+__attribute__((noinline)) enum vfp_path
+vfp_path_resolve(int dirfd, const char *name, char *out)
 {
-	struct walk *walk = vfe_scratch_take();
-	enum vfe_path what =
-		walk ? resolve(walk, dirfd, name, out) : VFE_PATH_OTHER;
+	struct walk *walk = vfp_scratch_take();
+	enum vfp_path what =
+		walk ? resolve(walk, dirfd, name, out) : VFP_PATH_OTHER;
 
-	vfe_scratch_drop(walk);
+	vfp_scratch_drop(walk);
 	return what;
 }
 
-bool vfe_moved_to(int dirfd, const char *path, struct vfe_place **out)
+bool vfp_moved_to(int dirfd, const char *path, struct vfp_place **out)
 {
-	struct vfe_place *place = vfe_place_room(out);
+	struct vfp_place *place = vfp_place_room(out);
 
 	if (!place)
 		return false;
-	place->what = vfe_path_resolve(dirfd, path, place->real);
-	return place->what == VFE_PATH_TREE ||
-	       (place->what == VFE_PATH_NODE && vfe_path_stand_in(place->real));
+	place->what = vfp_path_resolve(dirfd, path, place->real);
+	return place->what == VFP_PATH_TREE ||
+	       (place->what == VFP_PATH_NODE && vfp_path_stand_in(place->real));
 }
 
-enum vfe_path vfe_path_find(int dirfd, const char *path, char *out)
+enum vfp_path vfp_path_find(int dirfd, const char *path, char *out)
 {
-	return vfe_path_concerns(dirfd, path)
-		       ? vfe_path_resolve(dirfd, path, out)
-		       : VFE_PATH_OTHER;
+	return vfp_path_concerns(dirfd, path)
+		       ? vfp_path_resolve(dirfd, path, out)
+		       : VFP_PATH_OTHER;
 }

@@ -6,34 +6,34 @@
  */
 #include "path.h"
 
-bool vfe_path_behind_fd(int fd, struct vfe_place **place)
+bool vfp_path_behind_fd(int fd, struct vfp_place **place)
 {
-	struct vfe_file file;
+	struct vfp_file file;
 	char *out;
 
-	if (!vfe_init() || !vfe.active || !vfe.root_size ||
-	    !vfe_place_room(place))
+	if (!vfp_init() || !vfp.active || !vfp.root_size ||
+	    !vfp_place_room(place))
 		return false;
 	out = (*place)->real;
-	if (!vfe_emulated(fd, &file) || file.kind == VFE_ATTRIBUTE)
-		return vfe_path_of_fd(fd, out) && vfe_path_virtual(out);
+	if (!vfp_emulated(fd, &file) || file.kind == VFP_ATTRIBUTE)
+		return vfp_path_of_fd(fd, out) && vfp_path_virtual(out);
 	strcpy(out, "/dev/vfio/vfio");
-	if (file.kind == VFE_GROUP)
-		*vfe_path_put_number(out + 10, vfe_number(&file)) = 0;
-	return (file.kind == VFE_CONTAINER || file.kind == VFE_GROUP) &&
-	       vfe_path_stand_in(out);
+	if (file.kind == VFP_GROUP)
+		*vfp_path_put_number(out + 10, vfp_number(&file)) = 0;
+	return (file.kind == VFP_CONTAINER || file.kind == VFP_GROUP) &&
+	       vfp_path_stand_in(out);
 }
 
-bool vfe_path_reopens(const char *name, char *out)
+bool vfp_path_reopens(const char *name, char *out)
 {
-	VFE_PLACE(place);
-	int fd = vfe_path_link_fd(name);
+	VFP_PLACE(place);
+	int fd = vfp_path_link_fd(name);
 	const char *node;
 
-	if (fd < 0 || !vfe_path_behind_fd(fd, &place))
+	if (fd < 0 || !vfp_path_behind_fd(fd, &place))
 		return false;
-	node = vfe_path_virtual(place->real);
-	if (!node || !vfe_path_is_node(node))
+	node = vfp_path_virtual(place->real);
+	if (!node || !vfp_path_is_node(node))
 		return false;
 	strcpy(out, node);
 	return true;

@@ -15,7 +15,7 @@
 /* Whether something is there, at the very place. */
 static bool is_there(const char *real, struct stat *status, long *error)
 {
-	*error = vfe_sys4(SYS_newfstatat, AT_FDCWD, real, status,
+	*error = vfp_sys4(SYS_newfstatat, AT_FDCWD, real, status,
 			  AT_SYMLINK_NOFOLLOW);
 	return !*error;
 }
@@ -23,7 +23,7 @@ static bool is_there(const char *real, struct stat *status, long *error)
 /* The directory cannot be written to: not even by root, in sysfs. */
 static int never(void)
 {
-	return (int)vfe_result(vfe_path_is_master() ? -EPERM : -EACCES);
+	return (int)vfp_result(vfp_path_is_master() ? -EPERM : -EACCES);
 }
 
 static int refuse_removal(const char *real, int flags)
@@ -32,13 +32,13 @@ static int refuse_removal(const char *real, int flags)
 	long error;
 
 	if (!is_there(real, &status, &error))
-		return (int)vfe_result(error);
-	if (!vfe_path_is_master())
+		return (int)vfp_result(error);
+	if (!vfp_path_is_master())
 		return never();
 	if (flags & AT_REMOVEDIR && !S_ISDIR(status.st_mode))
-		return (int)vfe_result(-ENOTDIR);
+		return (int)vfp_result(-ENOTDIR);
 	if (!(flags & AT_REMOVEDIR) && S_ISDIR(status.st_mode))
-		return (int)vfe_result(-EISDIR);
+		return (int)vfp_result(-EISDIR);
 	return never();
 }
 
@@ -48,16 +48,16 @@ static int refuse_creation(const char *real)
 	long error;
 
 	if (is_there(real, &status, &error))
-		return (int)vfe_result(-EEXIST);
+		return (int)vfp_result(-EEXIST);
 	if (error != -ENOENT)
-		return (int)vfe_result(error);
+		return (int)vfp_result(error);
 	/* The directory that would hold it. */
-	VFE_PLACE(place);
-	char *parent = vfe_place_room(&place) ? place->real : NULL;
+	VFP_PLACE(place);
+	char *parent = vfp_place_room(&place) ? place->real : NULL;
 	size_t size = strlen(real);
 
 	if (!parent)
-		return (int)vfe_result(-ENOMEM);
+		return (int)vfp_result(-ENOMEM);
 	memcpy(parent, real, size + 1);
 	while (size && parent[size - 1] == '/')
 		size--;
@@ -65,33 +65,33 @@ static int refuse_creation(const char *real)
 		size--;
 	parent[size] = 0;
 	if (!is_there(parent, &status, &error))
-		return (int)vfe_result(error);
+		return (int)vfp_result(error);
 	return never();
 }
 
 /* A path of ours, to be changed: if it leads out of the tree after all, the
  * call goes on with the name of where it leads. */
-static bool is_refused(int dirfd, const char *path, struct vfe_place **place,
+static bool is_refused(int dirfd, const char *path, struct vfp_place **place,
 		       bool *moved)
 {
-	*moved = vfe_moved(dirfd, path, place);
-	return *moved && vfe_path_virtual((*place)->real);
+	*moved = vfp_moved(dirfd, path, place);
+	return *moved && vfp_path_virtual((*place)->real);
 }
 
 /* --- removal --- */
 
 #define REMOVE(name, number, flags)                                            \
-	VFE_EXPORT int name(const char *path)                                  \
+	VFP_EXPORT int name(const char *path)                                  \
 	{                                                                      \
-		VFE_PLACE(place);                                              \
+		VFP_PLACE(place);                                              \
 		bool moved;                                                    \
                                                                                \
 		if (is_refused(AT_FDCWD, path, &place, &moved))                \
 			return refuse_removal(place->real, flags);             \
 		if (moved)                                                     \
 			path = place->real;                                    \
-		return vfe.next.name ? vfe.next.name(path)                     \
-				     : (int)vfe_result(vfe_sys3(SYS_unlinkat,  \
+		return vfp.next.name ? vfp.next.name(path)                     \
+				     : (int)vfp_result(vfp_sys3(SYS_unlinkat,  \
 								AT_FDCWD,      \
 								path, flags)); \
 	}
@@ -99,9 +99,9 @@ static bool is_refused(int dirfd, const char *path, struct vfe_place **place,
 REMOVE(unlink, SYS_unlinkat, 0)
 REMOVE(rmdir, SYS_unlinkat, AT_REMOVEDIR)
 
-VFE_EXPORT int unlinkat(int dirfd, const char *path, int flags)
+VFP_EXPORT int unlinkat(int dirfd, const char *path, int flags)
 {
-	VFE_PLACE(place);
+	VFP_PLACE(place);
 	bool moved;
 
 	if (is_refused(dirfd, path, &place, &moved))
@@ -110,12 +110,12 @@ VFE_EXPORT int unlinkat(int dirfd, const char *path, int flags)
 		dirfd = AT_FDCWD;
 		path = place->real;
 	}
-	return VFE_NEXT(unlinkat, SYS_unlinkat, dirfd, path, flags);
+	return VFP_NEXT(unlinkat, SYS_unlinkat, dirfd, path, flags);
 }
 
-VFE_EXPORT int remove(const char *path)
+VFP_EXPORT int remove(const char *path)
 {
-	VFE_PLACE(place);
+	VFP_PLACE(place);
 	struct stat status;
 	bool moved;
 	long error;
@@ -129,8 +129,8 @@ VFE_EXPORT int remove(const char *path)
 	}
 	if (moved)
 		path = place->real;
-	return vfe.next.remove ? vfe.next.remove(path)
-			       : (int)vfe_result(-ENOSYS);
+	return vfp.next.remove ? vfp.next.remove(path)
+			       : (int)vfp_result(-ENOSYS);
 }
 
 /* --- two names --- */
@@ -138,8 +138,8 @@ VFE_EXPORT int remove(const char *path)
 /* Whether a name of ours is among them: then `*result` says what comes of it.
  */
 static bool refuse_two(int from_dirfd, const char **from,
-		       struct vfe_place **from_place, int to_dirfd,
-		       const char **to, struct vfe_place **to_place,
+		       struct vfp_place **from_place, int to_dirfd,
+		       const char **to, struct vfp_place **to_place,
 		       int *result)
 {
 	bool from_moved, to_moved;
@@ -155,52 +155,52 @@ static bool refuse_two(int from_dirfd, const char **from,
 	if (!ours && !theirs)
 		return false;
 	error = ours ? (is_there(*from, &status, &error) ? 0 : error)
-		     : vfe_sys4(SYS_newfstatat, from_dirfd, *from, &status,
+		     : vfp_sys4(SYS_newfstatat, from_dirfd, *from, &status,
 				AT_SYMLINK_NOFOLLOW);
 	if (error)
-		*result = (int)vfe_result(error);
+		*result = (int)vfp_result(error);
 	else
-		*result = ours && theirs ? never() : (int)vfe_result(-EXDEV);
+		*result = ours && theirs ? never() : (int)vfp_result(-EXDEV);
 	return true;
 }
 
 #define TWO(name, arguments, from_dirfd, to_dirfd, system_call, hand_on)      \
-	VFE_EXPORT int name arguments                                         \
+	VFP_EXPORT int name arguments                                         \
 	{                                                                     \
-		VFE_PLACE(from_place);                                        \
-		VFE_PLACE(to_place);                                          \
+		VFP_PLACE(from_place);                                        \
+		VFP_PLACE(to_place);                                          \
 		int result;                                                   \
                                                                               \
 		if (refuse_two(from_dirfd, &from, &from_place, to_dirfd, &to, \
 			       &to_place, &result))                           \
 			return result;                                        \
-		return vfe.next.name ? vfe.next.name hand_on                  \
-				     : (int)vfe_result(system_call);          \
+		return vfp.next.name ? vfp.next.name hand_on                  \
+				     : (int)vfp_result(system_call);          \
 	}
 
 TWO(rename, (const char *from, const char *to), AT_FDCWD, AT_FDCWD,
-    vfe_sys5(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0), (from, to))
+    vfp_sys5(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0), (from, to))
 TWO(renameat, (int olddir, const char *from, int newdir, const char *to),
-    olddir, newdir, vfe_sys5(SYS_renameat2, olddir, from, newdir, to, 0),
+    olddir, newdir, vfp_sys5(SYS_renameat2, olddir, from, newdir, to, 0),
     (olddir, from, newdir, to))
 TWO(renameat2,
     (int olddir, const char *from, int newdir, const char *to,
      unsigned int flags),
-    olddir, newdir, vfe_sys5(SYS_renameat2, olddir, from, newdir, to, flags),
+    olddir, newdir, vfp_sys5(SYS_renameat2, olddir, from, newdir, to, flags),
     (olddir, from, newdir, to, flags))
 TWO(link, (const char *from, const char *to), AT_FDCWD, AT_FDCWD,
-    vfe_sys5(SYS_linkat, AT_FDCWD, from, AT_FDCWD, to, 0), (from, to))
+    vfp_sys5(SYS_linkat, AT_FDCWD, from, AT_FDCWD, to, 0), (from, to))
 TWO(linkat,
     (int olddir, const char *from, int newdir, const char *to, int flags),
-    olddir, newdir, vfe_sys5(SYS_linkat, olddir, from, newdir, to, flags),
+    olddir, newdir, vfp_sys5(SYS_linkat, olddir, from, newdir, to, flags),
     (olddir, from, newdir, to, flags))
 
 /* --- creation: open() is in libc_open.c --- */
 
 #define MAKE(name, arguments, dirfd, moved_dirfd, system_call, hand_on) \
-	VFE_EXPORT int name arguments                                   \
+	VFP_EXPORT int name arguments                                   \
 	{                                                               \
-		VFE_PLACE(place);                                       \
+		VFP_PLACE(place);                                       \
 		bool moved;                                             \
                                                                         \
 		if (is_refused(dirfd, path, &place, &moved))            \
@@ -209,29 +209,29 @@ TWO(linkat,
 			path = place->real;                             \
 			moved_dirfd;                                    \
 		}                                                       \
-		return vfe.next.name ? vfe.next.name hand_on            \
-				     : (int)vfe_result(system_call);    \
+		return vfp.next.name ? vfp.next.name hand_on            \
+				     : (int)vfp_result(system_call);    \
 	}
 
 MAKE(mkdir, (const char *path, mode_t mode), AT_FDCWD, (void)0,
-     vfe_sys3(SYS_mkdirat, AT_FDCWD, path, mode), (path, mode))
+     vfp_sys3(SYS_mkdirat, AT_FDCWD, path, mode), (path, mode))
 MAKE(mkdirat, (int dirfd, const char *path, mode_t mode), dirfd,
-     dirfd = AT_FDCWD, vfe_sys3(SYS_mkdirat, dirfd, path, mode),
+     dirfd = AT_FDCWD, vfp_sys3(SYS_mkdirat, dirfd, path, mode),
      (dirfd, path, mode))
 MAKE(mknod, (const char *path, mode_t mode, dev_t device), AT_FDCWD, (void)0,
-     vfe_sys4(SYS_mknodat, AT_FDCWD, path, mode, device), (path, mode, device))
+     vfp_sys4(SYS_mknodat, AT_FDCWD, path, mode, device), (path, mode, device))
 MAKE(mknodat, (int dirfd, const char *path, mode_t mode, dev_t device), dirfd,
-     dirfd = AT_FDCWD, vfe_sys4(SYS_mknodat, dirfd, path, mode, device),
+     dirfd = AT_FDCWD, vfp_sys4(SYS_mknodat, dirfd, path, mode, device),
      (dirfd, path, mode, device))
 MAKE(mkfifo, (const char *path, mode_t mode), AT_FDCWD, (void)0,
-     vfe_sys4(SYS_mknodat, AT_FDCWD, path, mode | S_IFIFO, 0), (path, mode))
+     vfp_sys4(SYS_mknodat, AT_FDCWD, path, mode | S_IFIFO, 0), (path, mode))
 MAKE(mkfifoat, (int dirfd, const char *path, mode_t mode), dirfd,
-     dirfd = AT_FDCWD, vfe_sys4(SYS_mknodat, dirfd, path, mode | S_IFIFO, 0),
+     dirfd = AT_FDCWD, vfp_sys4(SYS_mknodat, dirfd, path, mode | S_IFIFO, 0),
      (dirfd, path, mode))
 MAKE(symlink, (const char *target, const char *path), AT_FDCWD, (void)0,
-     vfe_sys3(SYS_symlinkat, target, AT_FDCWD, path), (target, path))
+     vfp_sys3(SYS_symlinkat, target, AT_FDCWD, path), (target, path))
 MAKE(symlinkat, (const char *target, int dirfd, const char *path), dirfd,
-     dirfd = AT_FDCWD, vfe_sys3(SYS_symlinkat, target, dirfd, path),
+     dirfd = AT_FDCWD, vfp_sys3(SYS_symlinkat, target, dirfd, path),
      (target, dirfd, path))
 
 /* --- length: attributes have none that could be changed --- */
@@ -242,16 +242,16 @@ static int check_length(const char *real, off_t size)
 	long error;
 
 	if (size < 0)
-		return (int)vfe_result(-EINVAL);
-	error = vfe_sys4(SYS_newfstatat, AT_FDCWD, real, &status, 0);
+		return (int)vfp_result(-EINVAL);
+	error = vfp_sys4(SYS_newfstatat, AT_FDCWD, real, &status, 0);
 	if (error)
-		return (int)vfe_result(error);
+		return (int)vfp_result(error);
 	if (S_ISDIR(status.st_mode))
-		return (int)vfe_result(-EISDIR);
-	if (vfe_path_is_node(vfe_path_virtual(real)))
-		return (int)vfe_result(-EINVAL);
-	return (int)vfe_result(
-		vfe_sys4(SYS_faccessat2, AT_FDCWD, real, W_OK, AT_EACCESS));
+		return (int)vfp_result(-EISDIR);
+	if (vfp_path_is_node(vfp_path_virtual(real)))
+		return (int)vfp_result(-EINVAL);
+	return (int)vfp_result(
+		vfp_sys4(SYS_faccessat2, AT_FDCWD, real, W_OK, AT_EACCESS));
 }
 
 /* What DMA reaches of a file does not go with its end: dma.h. */
@@ -260,34 +260,34 @@ static int cut(const char *path, off_t size, __typeof__(truncate) *next)
 	int fd = -1, result;
 	struct statx file;
 
-	if (VFE_RARE(atomic_load(&vfe_dma_seen)) &&
-	    !vfe_sys5(SYS_statx, AT_FDCWD, path, AT_STATX_DONT_SYNC, STATX_TYPE,
+	if (VFP_RARE(atomic_load(&vfp_dma_seen)) &&
+	    !vfp_sys5(SYS_statx, AT_FDCWD, path, AT_STATX_DONT_SYNC, STATX_TYPE,
 		      &file) &&
 	    S_ISREG(file.stx_mode))
-		fd = (int)vfe_sys4(SYS_openat, AT_FDCWD, path,
+		fd = (int)vfp_sys4(SYS_openat, AT_FDCWD, path,
 				   O_WRONLY | O_CLOEXEC | O_NONBLOCK, 0);
-	bool kept = fd >= 0 && vfe_dma_truncates(fd, (uint64_t)size, false);
+	bool kept = fd >= 0 && vfp_dma_truncates(fd, (uint64_t)size, false);
 
 	result = next ? next(path, size)
-		      : (int)vfe_result(vfe_sys2(SYS_truncate, path, size));
+		      : (int)vfp_result(vfp_sys2(SYS_truncate, path, size));
 	if (kept && result)
-		vfe_dma_truncates(fd, (uint64_t)size, true);
+		vfp_dma_truncates(fd, (uint64_t)size, true);
 	if (fd >= 0)
-		vfe_sys1(SYS_close, fd);
+		vfp_sys1(SYS_close, fd);
 	return result;
 }
 
 #define TRUNCATE(name)                                          \
-	VFE_EXPORT int name(const char *path, off_t size)       \
+	VFP_EXPORT int name(const char *path, off_t size)       \
 	{                                                       \
-		VFE_PLACE(place);                               \
+		VFP_PLACE(place);                               \
 		bool moved;                                     \
                                                                 \
 		if (is_refused(AT_FDCWD, path, &place, &moved)) \
 			return check_length(place->real, size); \
 		if (moved)                                      \
 			path = place->real;                     \
-		return cut(path, size, vfe.next.name);          \
+		return cut(path, size, vfp.next.name);          \
 	}
 
 TRUNCATE(truncate)
@@ -296,27 +296,27 @@ TRUNCATE(truncate64)
 /* Whether an fd can be written to, as ftruncate() asks. */
 static int is_writable(int fd, off_t size, const char *real)
 {
-	long flags = vfe_sys2(SYS_fcntl, fd, F_GETFL);
+	long flags = vfp_sys2(SYS_fcntl, fd, F_GETFL);
 
 	if (size < 0 || (flags >= 0 && (flags & O_ACCMODE) == O_RDONLY) ||
-	    vfe_path_is_node(vfe_path_virtual(real)))
-		return (int)vfe_result(-EINVAL);
-	return (int)vfe_result(flags < 0 ? flags : 0);
+	    vfp_path_is_node(vfp_path_virtual(real)))
+		return (int)vfp_result(-EINVAL);
+	return (int)vfp_result(flags < 0 ? flags : 0);
 }
 
 #define FTRUNCATE(name)                                              \
-	VFE_EXPORT int name(int fd, off_t size)                      \
+	VFP_EXPORT int name(int fd, off_t size)                      \
 	{                                                            \
-		VFE_PLACE(place);                                    \
+		VFP_PLACE(place);                                    \
 		bool kept;                                           \
 		int result;                                          \
                                                                      \
-		if (vfe_path_behind_fd(fd, &place))                  \
+		if (vfp_path_behind_fd(fd, &place))                  \
 			return is_writable(fd, size, place->real);   \
-		kept = vfe_dma_truncates(fd, (uint64_t)size, false); \
-		result = VFE_NEXT(name, SYS_ftruncate, fd, size);    \
-		if (VFE_RARE(kept) && result)                        \
-			vfe_dma_truncates(fd, (uint64_t)size, true); \
+		kept = vfp_dma_truncates(fd, (uint64_t)size, false); \
+		result = VFP_NEXT(name, SYS_ftruncate, fd, size);    \
+		if (VFP_RARE(kept) && result)                        \
+			vfp_dma_truncates(fd, (uint64_t)size, true); \
 		return result;                                       \
 	}
 

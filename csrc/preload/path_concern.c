@@ -21,33 +21,33 @@ static atomic_int cwd_state;
  * one of them. */
 static atomic_bool has_tree_dirs, has_upper_dirs;
 
-void vfe_path_seen(bool in_tree)
+void vfp_path_seen(bool in_tree)
 {
 	atomic_store_explicit(in_tree ? &has_tree_dirs : &has_upper_dirs, true,
 			      memory_order_relaxed);
 }
 
-static void skip_slashes(struct vfe_text *path)
+static void skip_slashes(struct vfp_text *path)
 {
-	while (vfe_peek(path) == '/')
+	while (vfp_peek(path) == '/')
 		path->at++;
 }
 
 /* Whether a name is at its end. */
-static bool is_end(struct vfe_text *path)
+static bool is_end(struct vfp_text *path)
 {
-	int byte = vfe_peek(path);
+	int byte = vfp_peek(path);
 
 	return !byte || byte == '/';
 }
 
 /* Whether `name` comes next, as a whole; then it is taken. */
-static bool take(struct vfe_text *path, const char *name)
+static bool take(struct vfp_text *path, const char *name)
 {
-	struct vfe_text rest = *path;
+	struct vfp_text rest = *path;
 
 	for (; *name; name++, rest.at++)
-		if (vfe_peek(&rest) != *name)
+		if (vfp_peek(&rest) != *name)
 			return false;
 	if (!is_end(&rest))
 		return false;
@@ -56,25 +56,25 @@ static bool take(struct vfe_text *path, const char *name)
 }
 
 /* A directory's fd may lead on to what is below it. */
-static bool stays(struct vfe_text *path)
+static bool stays(struct vfp_text *path)
 {
-	int byte = vfe_peek(path);
+	int byte = vfp_peek(path);
 
 	return !byte || byte == '.';
 }
 
 /* What the tree may have in /dev, and the fds. */
-static bool is_device(struct vfe_text *path)
+static bool is_device(struct vfp_text *path)
 {
 	return take(path, "vfio") || take(path, "iommu") || take(path, "fd");
 }
 
 /* Digits, as a whole name. */
-static bool take_number(struct vfe_text *path)
+static bool take_number(struct vfp_text *path)
 {
-	struct vfe_text rest = *path;
+	struct vfp_text rest = *path;
 
-	while (vfe_peek(&rest) >= '0' && vfe_peek(&rest) <= '9')
+	while (vfp_peek(&rest) >= '0' && vfp_peek(&rest) <= '9')
 		rest.at++;
 	if (rest.at == path->at || !is_end(&rest))
 		return false;
@@ -83,7 +83,7 @@ static bool take_number(struct vfe_text *path)
 }
 
 /* Of /proc: links that lead where an fd, or the process, is (path_fd.c). */
-static bool is_link_of_process(struct vfe_text path)
+static bool is_link_of_process(struct vfp_text path)
 {
 	if (!take(&path, "proc"))
 		return false;
@@ -96,10 +96,10 @@ static bool is_link_of_process(struct vfe_text path)
 }
 
 /* An absolute path that may lead into the tree. */
-static bool absolute_concerns(struct vfe_text path)
+static bool absolute_concerns(struct vfp_text path)
 {
 	skip_slashes(&path);
-	switch (vfe_peek(&path)) {
+	switch (vfp_peek(&path)) {
 	case 's':
 		return take(&path, "sys");
 	case 'd':
@@ -115,7 +115,7 @@ static bool absolute_concerns(struct vfe_text path)
 }
 
 /* "../../dev/vfio/vfio", from wherever: it may be meant so. */
-static __attribute__((noinline)) bool upwards_concerns(struct vfe_text path)
+static __attribute__((noinline)) bool upwards_concerns(struct vfp_text path)
 {
 	bool up = false;
 
@@ -126,7 +126,7 @@ static __attribute__((noinline)) bool upwards_concerns(struct vfe_text path)
 	return up && absolute_concerns(path);
 }
 
-bool vfe_dirfd_concerns(int dirfd)
+bool vfp_dirfd_concerns(int dirfd)
 {
 	return dirfd != AT_FDCWD &&
 	       (atomic_load_explicit(&has_tree_dirs, memory_order_relaxed) ||
@@ -134,7 +134,7 @@ bool vfe_dirfd_concerns(int dirfd)
 }
 
 /* Below a directory that may be of the tree, or "/", or "/dev". */
-static bool downwards_concerns(struct vfe_text path)
+static bool downwards_concerns(struct vfp_text path)
 {
 	return atomic_load_explicit(&has_tree_dirs, memory_order_relaxed) ||
 	       (atomic_load_explicit(&has_upper_dirs, memory_order_relaxed) &&
@@ -143,13 +143,13 @@ static bool downwards_concerns(struct vfe_text path)
 
 static bool cwd_matters(void)
 {
-	char *name = vfe_scratch_take();
-	bool matters = !name || vfe_sys2(SYS_getcwd, name, VFE_PATH_MAX) <= 0 ||
-		       vfe_path_virtual(name) || !name[1] ||
-		       vfe_path_is_below(name, "/dev") ||
-		       vfe_path_is_below(name, "/sys");
+	char *name = vfp_scratch_take();
+	bool matters = !name || vfp_sys2(SYS_getcwd, name, VFP_PATH_MAX) <= 0 ||
+		       vfp_path_virtual(name) || !name[1] ||
+		       vfp_path_is_below(name, "/dev") ||
+		       vfp_path_is_below(name, "/sys");
 
-	vfe_scratch_drop(name);
+	vfp_scratch_drop(name);
 	return matters;
 }
 
@@ -158,39 +158,39 @@ static __attribute__((noinline)) int look_at_cwd(void)
 	int state = cwd_matters() ? CWD_MATTERS : CWD_ELSEWHERE;
 
 	/* A child of vfork() has our memory, but may have gone elsewhere. */
-	if (vfe_process_is_ours())
+	if (vfp_process_is_ours())
 		atomic_store_explicit(&cwd_state, state, memory_order_relaxed);
 	return state;
 }
 
-void vfe_path_moved(void)
+void vfp_path_moved(void)
 {
 	atomic_store_explicit(&cwd_state, CWD_UNKNOWN, memory_order_relaxed);
 }
 
-bool vfe_path_concerns(int dirfd, const char *name)
+bool vfp_path_concerns(int dirfd, const char *name)
 {
-	struct vfe_text path = vfe_text(name);
-	int first = vfe_peek(&path);
+	struct vfp_text path = vfp_text(name);
+	int first = vfp_peek(&path);
 
 	if (first == '/')
 		return absolute_concerns(path);
 	if (first <= 0)
 		return false;
-	if (VFE_RARE(first == '.') && upwards_concerns(path))
+	if (VFP_RARE(first == '.') && upwards_concerns(path))
 		return true;
 	if (dirfd != AT_FDCWD)
 		return downwards_concerns(path);
 	int state = atomic_load_explicit(&cwd_state, memory_order_relaxed);
 
-	if (VFE_RARE(state == CWD_UNKNOWN))
+	if (VFP_RARE(state == CWD_UNKNOWN))
 		state = look_at_cwd();
 	return state == CWD_MATTERS;
 }
 
-bool vfe_path_is_empty(const char *path)
+bool vfp_path_is_empty(const char *path)
 {
-	struct vfe_text text = vfe_text(path);
+	struct vfp_text text = vfp_text(path);
 
-	return !path || !vfe_peek(&text);
+	return !path || !vfp_peek(&text);
 }

@@ -38,18 +38,18 @@ static struct half *half_of(DIR *first)
  * the table, the tree's names are all that is seen. */
 static void merge(DIR *first)
 {
-	char name[VFE_PATH_MAX];
+	char name[VFP_PATH_MAX];
 	struct stat status;
-	int fd = vfe.next.dirfd ? vfe.next.dirfd(first) : -1;
+	int fd = vfp.next.dirfd ? vfp.next.dirfd(first) : -1;
 
-	if (vfe_sys2(SYS_fstat, fd, &status) || !vfe_path_of_fd(fd, name))
+	if (vfp_sys2(SYS_fstat, fd, &status) || !vfp_path_of_fd(fd, name))
 		return;
-	if (vfe_path_virtual(name) && status.st_mode & S_ISVTX)
-		vfe_path_strip(name);
-	else if (strcmp(name, "/dev") || !vfe_path_stand_in(name))
+	if (vfp_path_virtual(name) && status.st_mode & S_ISVTX)
+		vfp_path_strip(name);
+	else if (strcmp(name, "/dev") || !vfp_path_stand_in(name))
 		return; /* /dev is the system's, and has what the tree has */
 	int saved = errno;
-	DIR *second = vfe.next.opendir(name);
+	DIR *second = vfp.next.opendir(name);
 
 	errno = saved;
 	if (!second)
@@ -65,44 +65,44 @@ static void merge(DIR *first)
 		atomic_fetch_add(&used, 1);
 		return;
 	}
-	vfe.next.closedir(second);
+	vfp.next.closedir(second);
 }
 
-DIR *vfe_open_directory(const char *path)
+DIR *vfp_open_directory(const char *path)
 {
-	VFE_PLACE(place);
-	bool moved = vfe_moved(AT_FDCWD, path, &place);
+	VFP_PLACE(place);
+	bool moved = vfp_moved(AT_FDCWD, path, &place);
 
-	if (!vfe.next.opendir) {
+	if (!vfp.next.opendir) {
 		errno = ENOSYS;
 		return NULL;
 	}
-	DIR *first = vfe.next.opendir(moved ? place->real : path);
+	DIR *first = vfp.next.opendir(moved ? place->real : path);
 
-	if (first && (moved || vfe_concerns(AT_FDCWD, path)))
+	if (first && (moved || vfp_concerns(AT_FDCWD, path)))
 		merge(first);
 	return first;
 }
 
-VFE_EXPORT DIR *opendir(const char *path)
+VFP_EXPORT DIR *opendir(const char *path)
 {
-	return vfe_open_directory(path);
+	return vfp_open_directory(path);
 }
 
-VFE_EXPORT DIR *fdopendir(int fd)
+VFP_EXPORT DIR *fdopendir(int fd)
 {
-	if (!vfe_init() || !vfe.next.fdopendir) {
+	if (!vfp_init() || !vfp.next.fdopendir) {
 		errno = ENOSYS;
 		return NULL;
 	}
-	DIR *first = vfe.next.fdopendir(fd);
+	DIR *first = vfp.next.fdopendir(fd);
 
-	if (first && vfe.active && vfe_dirfd_concerns(fd))
+	if (first && vfp.active && vfp_dirfd_concerns(fd))
 		merge(first);
 	return first;
 }
 
-int vfe_close_directory(DIR *first)
+int vfp_close_directory(DIR *first)
 {
 	struct half *half = half_of(first);
 
@@ -111,15 +111,15 @@ int vfe_close_directory(DIR *first)
 
 		atomic_store_explicit(&half->first, NULL, memory_order_release);
 		atomic_fetch_sub(&used, 1);
-		vfe.next.closedir(second);
+		vfp.next.closedir(second);
 	}
-	return vfe.next.closedir(first);
+	return vfp.next.closedir(first);
 }
 
-VFE_EXPORT int closedir(DIR *first)
+VFP_EXPORT int closedir(DIR *first)
 {
-	vfe_init();
-	return vfe_close_directory(first);
+	vfp_init();
+	return vfp_close_directory(first);
 }
 
 /* Whether the tree's half has that name too. */
@@ -127,40 +127,40 @@ static bool is_shadowed(DIR *first, const char *name)
 {
 	struct stat status;
 
-	return !vfe_sys4(SYS_newfstatat, vfe.next.dirfd(first), name, &status,
+	return !vfp_sys4(SYS_newfstatat, vfp.next.dirfd(first), name, &status,
 			 AT_SYMLINK_NOFOLLOW);
 }
 
-struct dirent *vfe_read_directory(DIR *first)
+struct dirent *vfp_read_directory(DIR *first)
 {
 	struct half *half = half_of(first);
 	struct dirent *entry;
 
 	if (!half || !half->in_second) {
-		entry = vfe.next.readdir(first);
+		entry = vfp.next.readdir(first);
 		if (entry || !half)
 			return entry;
 		half->in_second = true;
 	}
 	do
-		entry = vfe.next.readdir(half->second);
+		entry = vfp.next.readdir(half->second);
 	while (entry && is_shadowed(first, entry->d_name));
 	return entry;
 }
 
-VFE_EXPORT struct dirent *readdir(DIR *first)
+VFP_EXPORT struct dirent *readdir(DIR *first)
 {
-	vfe_init();
-	return vfe_read_directory(first);
+	vfp_init();
+	return vfp_read_directory(first);
 }
 
 /* struct dirent and struct dirent64 are one and the same where off_t is. */
 _Static_assert(sizeof(struct dirent) == sizeof(struct dirent64), "LP64");
 
-VFE_EXPORT struct dirent64 *readdir64(DIR *first)
+VFP_EXPORT struct dirent64 *readdir64(DIR *first)
 {
-	vfe_init();
-	return (struct dirent64 *)vfe_read_directory(first);
+	vfp_init();
+	return (struct dirent64 *)vfp_read_directory(first);
 }
 
 static int read_into(DIR *first, struct dirent *entry, struct dirent **result)
@@ -169,7 +169,7 @@ static int read_into(DIR *first, struct dirent *entry, struct dirent **result)
 	int failed;
 
 	errno = 0;
-	struct dirent *found = vfe_read_directory(first);
+	struct dirent *found = vfp_read_directory(first);
 
 	failed = found ? 0 : errno;
 	errno = saved;
@@ -179,60 +179,60 @@ static int read_into(DIR *first, struct dirent *entry, struct dirent **result)
 	return failed;
 }
 
-VFE_EXPORT int readdir_r(DIR *restrict first, struct dirent *restrict entry,
+VFP_EXPORT int readdir_r(DIR *restrict first, struct dirent *restrict entry,
 			 struct dirent **restrict result)
 {
-	vfe_init();
+	vfp_init();
 	return read_into(first, entry, result);
 }
 
-VFE_EXPORT int readdir64_r(DIR *restrict first, struct dirent64 *restrict entry,
+VFP_EXPORT int readdir64_r(DIR *restrict first, struct dirent64 *restrict entry,
 			   struct dirent64 **restrict result)
 {
-	vfe_init();
+	vfp_init();
 	return read_into(first, (struct dirent *)entry,
 			 (struct dirent **)result);
 }
 
-VFE_EXPORT void rewinddir(DIR *first)
+VFP_EXPORT void rewinddir(DIR *first)
 {
 	struct half *half;
 
-	vfe_init();
+	vfp_init();
 	half = half_of(first);
 	if (half) {
 		half->in_second = false;
-		vfe.next.rewinddir(half->second);
+		vfp.next.rewinddir(half->second);
 	}
-	vfe.next.rewinddir(first);
+	vfp.next.rewinddir(first);
 }
 
 /* --- places: those in the second half are told as -2 and below --- */
 
-VFE_EXPORT long telldir(DIR *first)
+VFP_EXPORT long telldir(DIR *first)
 {
 	struct half *half;
 
-	vfe_init();
+	vfp_init();
 	half = half_of(first);
-	return half && half->in_second ? -2 - vfe.next.telldir(half->second)
-				       : vfe.next.telldir(first);
+	return half && half->in_second ? -2 - vfp.next.telldir(half->second)
+				       : vfp.next.telldir(first);
 }
 
-VFE_EXPORT void seekdir(DIR *first, long place)
+VFP_EXPORT void seekdir(DIR *first, long place)
 {
 	struct half *half;
 
-	vfe_init();
+	vfp_init();
 	half = half_of(first);
 	if (half)
 		half->in_second = place < -1;
 	if (half && place < -1)
-		vfe.next.seekdir(half->second, -2 - place);
+		vfp.next.seekdir(half->second, -2 - place);
 	else
-		vfe.next.seekdir(first, place);
+		vfp.next.seekdir(first, place);
 	if (half && place >= -1)
-		vfe.next.rewinddir(half->second);
+		vfp.next.rewinddir(half->second);
 }
 
 /* --- scandir(): libc's own would not see the second half --- */
@@ -270,7 +270,7 @@ static bool read_all(DIR *directory, struct list *list, filter_fn *filter)
 {
 	struct dirent *entry;
 
-	while (errno = 0, (entry = vfe_read_directory(directory)))
+	while (errno = 0, (entry = vfp_read_directory(directory)))
 		if ((!filter || filter(entry)) && !add(list, entry))
 			return false;
 	return !errno;
@@ -281,14 +281,14 @@ static int scan(const char *path, struct dirent ***out, filter_fn *filter,
 {
 	struct list list = { NULL, 0, 0 };
 	int saved = errno;
-	DIR *directory = vfe_open_directory(path);
+	DIR *directory = vfp_open_directory(path);
 
 	if (!directory)
 		return -1;
 	bool complete = read_all(directory, &list, filter);
 	int failed = errno;
 
-	vfe_close_directory(directory);
+	vfp_close_directory(directory);
 	if (!complete) {
 		while (list.count)
 			free(list.entries[--list.count]);
@@ -306,17 +306,17 @@ static int scan(const char *path, struct dirent ***out, filter_fn *filter,
 }
 
 #define SCANDIR(name, type)                                                 \
-	VFE_EXPORT int name(                                                \
+	VFP_EXPORT int name(                                                \
 		const char *restrict path, struct type ***restrict out,     \
 		int (*filter)(const struct type *),                         \
 		int (*compare)(const struct type **, const struct type **)) \
 	{                                                                   \
-		if (vfe_concerns(AT_FDCWD, path))                           \
+		if (vfp_concerns(AT_FDCWD, path))                           \
 			return scan(path, (struct dirent ***)out,           \
 				    (filter_fn *)(void (*)(void))filter,    \
 				    (compare_fn *)(void (*)(void))compare); \
-		if (vfe.next.name)                                          \
-			return vfe.next.name(path, out, filter, compare);   \
+		if (vfp.next.name)                                          \
+			return vfp.next.name(path, out, filter, compare);   \
 		errno = ENOSYS;                                             \
 		return -1;                                                  \
 	}
@@ -325,24 +325,24 @@ SCANDIR(scandir, dirent)
 SCANDIR(scandir64, dirent64)
 
 #define SCANDIRAT(name, type)                                               \
-	VFE_EXPORT int name(                                                \
+	VFP_EXPORT int name(                                                \
 		int dirfd, const char *restrict path,                       \
 		struct type ***restrict out,                                \
 		int (*filter)(const struct type *),                         \
 		int (*compare)(const struct type **, const struct type **)) \
 	{                                                                   \
-		VFE_PLACE(place);                                           \
+		VFP_PLACE(place);                                           \
                                                                             \
-		if (vfe_moved(dirfd, path, &place)) {                       \
-			const char *shown = vfe_path_virtual(place->real);  \
+		if (vfp_moved(dirfd, path, &place)) {                       \
+			const char *shown = vfp_path_virtual(place->real);  \
                                                                             \
 			return scan(shown ? shown : place->real,            \
 				    (struct dirent ***)out,                 \
 				    (filter_fn *)(void (*)(void))filter,    \
 				    (compare_fn *)(void (*)(void))compare); \
 		}                                                           \
-		if (vfe.next.name)                                          \
-			return vfe.next.name(dirfd, path, out, filter,      \
+		if (vfp.next.name)                                          \
+			return vfp.next.name(dirfd, path, out, filter,      \
 					     compare);                      \
 		errno = ENOSYS;                                             \
 		return -1;                                                  \

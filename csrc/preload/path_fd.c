@@ -21,20 +21,20 @@ static long fd_name(int fd, char *out, size_t room)
 
 	if (fd < 0)
 		return -EBADF;
-	*vfe_path_put_number(name + sizeof(FD_NAME) - 1, (unsigned int)fd) = 0;
-	long size = vfe_sys4(SYS_readlinkat, AT_FDCWD, name, out, room - 1);
+	*vfp_path_put_number(name + sizeof(FD_NAME) - 1, (unsigned int)fd) = 0;
+	long size = vfp_sys4(SYS_readlinkat, AT_FDCWD, name, out, room - 1);
 
 	if (size > 0)
 		out[size] = 0;
 	return size;
 }
 
-bool vfe_path_of_fd(int fd, char *out)
+bool vfp_path_of_fd(int fd, char *out)
 {
-	return fd_name(fd, out, VFE_PATH_MAX) > 0 && *out == '/';
+	return fd_name(fd, out, VFP_PATH_MAX) > 0 && *out == '/';
 }
 
-bool vfe_socket_name(int fd, char *out, size_t room)
+bool vfp_socket_name(int fd, char *out, size_t room)
 {
 	return fd_name(fd, out, room) > 0 && *out == 's';
 }
@@ -52,7 +52,7 @@ static const char *skip_slashes(const char *path)
 static const char *take(const char *path, const char *name)
 {
 	path = path ? skip_slashes(path) : "";
-	return vfe_path_is_below(path, name) ? path + strlen(name) : NULL;
+	return vfp_path_is_below(path, name) ? path + strlen(name) : NULL;
 }
 
 static const char *take_number(const char *path, long *number)
@@ -79,7 +79,7 @@ static const char *take_process(const char *path)
 	    (rest = take(process, "thread-self")))
 		return rest;
 	rest = take_number(process, &number);
-	return rest && number == vfe_sys0(SYS_getpid) ? rest : NULL;
+	return rest && number == vfp_sys0(SYS_getpid) ? rest : NULL;
 }
 
 /* "/proc/self/fd/N": what follows. */
@@ -90,7 +90,7 @@ static const char *take_fd(const char *path, long *fd)
 	return rest ? rest : take_number(take(take_process(path), "fd"), fd);
 }
 
-const char *vfe_path_through(const char *path, int *dirfd)
+const char *vfp_path_through(const char *path, int *dirfd)
 {
 	const char *process, *rest;
 	long fd;
@@ -112,13 +112,13 @@ const char *vfe_path_through(const char *path, int *dirfd)
 	return rest && *skip_slashes(rest) ? rest : path;
 }
 
-int vfe_path_link_fd(const char *name)
+int vfp_path_link_fd(const char *name)
 {
-	VFE_PLACE(place);
+	VFP_PLACE(place);
 	const char *rest;
 	long fd = -1;
 
-	if (!vfe_place_room(&place) || vfe_text_copy(place->real, name) <= 0)
+	if (!vfp_place_room(&place) || vfp_text_copy(place->real, name) <= 0)
 		return -1;
 	rest = *place->real == '/' ? take_fd(place->real, &fd) : NULL;
 	return rest && !*rest ? (int)fd : -1;

@@ -27,24 +27,24 @@ static int open_flags(const char *mode)
 /* A stream on a device node. */
 static FILE *open_node(const char *node, const char *mode)
 {
-	int fd = vfe_open(node, open_flags(mode));
-	FILE *file = fd < 0 ? NULL : vfe_stream(fd, mode);
+	int fd = vfp_open(node, open_flags(mode));
+	FILE *file = fd < 0 ? NULL : vfp_stream(fd, mode);
 
 	if (fd >= 0 && !file)
-		vfe_sys1(SYS_close, fd);
+		vfp_sys1(SYS_close, fd);
 	return file;
 }
 
 /* The mode in which libc opens a file of the tree; NULL: that is refused. */
 static const char *tree_mode(const char *real, const char *mode)
 {
-	int flags = vfe_path_flags(real, open_flags(mode));
+	int flags = vfp_path_flags(real, open_flags(mode));
 
 	if (flags < 0) {
 		errno = -flags;
 		return NULL;
 	}
-	if (*mode == 'r' || flags & O_EXCL || !vfe_path_virtual(real))
+	if (*mode == 'r' || flags & O_EXCL || !vfp_path_virtual(real))
 		return mode;
 	return flags & O_CLOEXEC ? "r+e" : "r+";
 }
@@ -53,25 +53,25 @@ static bool is_live(const char *real)
 {
 	struct stat status;
 
-	return vfe_path_virtual(real) &&
-	       !vfe_sys4(SYS_newfstatat, AT_FDCWD, real, &status, 0) &&
-	       vfe_is_live(&status);
+	return vfp_path_virtual(real) &&
+	       !vfp_sys4(SYS_newfstatat, AT_FDCWD, real, &status, 0) &&
+	       vfp_is_live(&status);
 }
 
 /* A stream that reads and writes by calls. */
 static FILE *open_live(const char *real, const char *mode)
 {
-	int flags = vfe_path_flags(real, open_flags(mode));
-	int fd = (int)vfe_result(
+	int flags = vfp_path_flags(real, open_flags(mode));
+	int fd = (int)vfp_result(
 		flags < 0 ? flags
-			  : vfe_sys4(SYS_openat, AT_FDCWD, real, flags, 0));
+			  : vfp_sys4(SYS_openat, AT_FDCWD, real, flags, 0));
 	FILE *stream = NULL;
 
 	if (fd >= 0) {
-		vfe_fd_appears(fd);
-		stream = vfe_stream(fd, mode);
+		vfp_fd_appears(fd);
+		stream = vfp_stream(fd, mode);
 		if (!stream)
-			vfe_sys1(SYS_close, fd);
+			vfp_sys1(SYS_close, fd);
 	}
 	return stream;
 }
@@ -83,17 +83,17 @@ static FILE *no_stream(void)
 }
 
 #define FOPEN(name)                                                \
-	VFE_EXPORT FILE *name(const char *restrict path,           \
+	VFP_EXPORT FILE *name(const char *restrict path,           \
 			      const char *restrict mode)           \
 	{                                                          \
-		char out[VFE_PATH_MAX];                            \
-		enum vfe_path what = VFE_PATH_OTHER;               \
+		char out[VFP_PATH_MAX];                            \
+		enum vfp_path what = VFP_PATH_OTHER;               \
                                                                    \
-		if (vfe_init() && vfe.active)                      \
-			what = vfe_path_find(AT_FDCWD, path, out); \
-		if (what == VFE_PATH_NODE)                         \
+		if (vfp_init() && vfp.active)                      \
+			what = vfp_path_find(AT_FDCWD, path, out); \
+		if (what == VFP_PATH_NODE)                         \
 			return open_node(out, mode);               \
-		if (what == VFE_PATH_TREE) {                       \
+		if (what == VFP_PATH_TREE) {                       \
 			path = out;                                \
 			if (is_live(out))                          \
 				return open_live(out, mode);       \
@@ -101,40 +101,40 @@ static FILE *no_stream(void)
 			if (!mode)                                 \
 				return NULL;                       \
 		}                                                  \
-		return vfe.next.name ? vfe.next.name(path, mode)   \
+		return vfp.next.name ? vfp.next.name(path, mode)   \
 				     : no_stream();                \
 	}
 
 FOPEN(fopen)
 FOPEN(fopen64)
 
-/* A stream that is there cannot become one on a device: vfe_stream() makes its
+/* A stream that is there cannot become one on a device: vfp_stream() makes its
  * own. It is closed, as by any freopen() that fails. */
 static FILE *refuse_node(FILE *file)
 {
-	vfe.next.freopen("", "r", file);
+	vfp.next.freopen("", "r", file);
 	errno = EINVAL;
 	return NULL;
 }
 
 #define FREOPEN(name)                                                          \
-	VFE_EXPORT FILE *name(const char *restrict path,                       \
+	VFP_EXPORT FILE *name(const char *restrict path,                       \
 			      const char *restrict mode, FILE *restrict file)  \
 	{                                                                      \
-		VFE_PLACE(place);                                              \
+		VFP_PLACE(place);                                              \
                                                                                \
-		if (vfe_moved(AT_FDCWD, path, &place)) {                       \
-			if (place->what == VFE_PATH_NODE && vfe.next.freopen)  \
+		if (vfp_moved(AT_FDCWD, path, &place)) {                       \
+			if (place->what == VFP_PATH_NODE && vfp.next.freopen)  \
 				return refuse_node(file);                      \
 			path = place->real;                                    \
 			mode = tree_mode(path, mode);                          \
 			if (!mode) /* the old stream is closed all the same */ \
 				path = "", mode = "r";                         \
 		}                                                              \
-		file = vfe.next.name ? vfe.next.name(path, mode, file)         \
+		file = vfp.next.name ? vfp.next.name(path, mode, file)         \
 				     : no_stream();                            \
 		if (file)                                                      \
-			vfe_fd_appears(file->_fileno);                         \
+			vfp_fd_appears(file->_fileno);                         \
 		return file;                                                   \
 	}
 
@@ -145,33 +145,33 @@ FREOPEN(freopen64)
 
 static void *glob_opendir(const char *path)
 {
-	return vfe_open_directory(path);
+	return vfp_open_directory(path);
 }
 
 static struct dirent *glob_readdir(void *directory)
 {
-	return vfe_read_directory(directory);
+	return vfp_read_directory(directory);
 }
 
 static void glob_closedir(void *directory)
 {
-	vfe_close_directory(directory);
+	vfp_close_directory(directory);
 }
 
 static int glob_stat(const char *restrict path, struct stat *restrict status)
 {
-	return vfe_stat(path, status, 0);
+	return vfp_stat(path, status, 0);
 }
 
 static int glob_lstat(const char *restrict path, struct stat *restrict status)
 {
-	return vfe_stat(path, status, AT_SYMLINK_NOFOLLOW);
+	return vfp_stat(path, status, AT_SYMLINK_NOFOLLOW);
 }
 
 /* Whatever the pattern is, as a wildcard may lead to us. */
 static bool may_be_ours(int flags)
 {
-	return vfe_init() && vfe.active && !(flags & GLOB_ALTDIRFUNC);
+	return vfp_init() && vfp.active && !(flags & GLOB_ALTDIRFUNC);
 }
 
 static int find_all(const char *pattern, int flags,
@@ -179,23 +179,23 @@ static int find_all(const char *pattern, int flags,
 {
 	bool ours = found && may_be_ours(flags);
 
-	if (!vfe.next.glob)
+	if (!vfp.next.glob)
 		return GLOB_ABORTED;
 	if (!ours)
-		return vfe.next.glob(pattern, flags, failed, found);
+		return vfp.next.glob(pattern, flags, failed, found);
 	found->gl_opendir = glob_opendir;
 	found->gl_readdir = glob_readdir;
 	found->gl_closedir = glob_closedir;
 	found->gl_stat = glob_stat;
 	found->gl_lstat = glob_lstat;
 	int result =
-		vfe.next.glob(pattern, flags | GLOB_ALTDIRFUNC, failed, found);
+		vfp.next.glob(pattern, flags | GLOB_ALTDIRFUNC, failed, found);
 
 	found->gl_flags &= ~GLOB_ALTDIRFUNC;
 	return result;
 }
 
-VFE_EXPORT int glob(const char *restrict pattern, int flags,
+VFP_EXPORT int glob(const char *restrict pattern, int flags,
 		    int (*failed)(const char *, int), glob_t *restrict found)
 {
 	return find_all(pattern, flags, failed, found);
@@ -203,7 +203,7 @@ VFE_EXPORT int glob(const char *restrict pattern, int flags,
 
 _Static_assert(sizeof(glob_t) == sizeof(glob64_t), "LP64");
 
-VFE_EXPORT int glob64(const char *restrict pattern, int flags,
+VFP_EXPORT int glob64(const char *restrict pattern, int flags,
 		      int (*failed)(const char *, int),
 		      glob64_t *restrict found)
 {

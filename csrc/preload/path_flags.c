@@ -10,13 +10,13 @@
 
 static long look(const char *path, struct stat *status)
 {
-	return vfe_sys4(SYS_newfstatat, AT_FDCWD, path, status, 0);
+	return vfp_sys4(SYS_newfstatat, AT_FDCWD, path, status, 0);
 }
 
 /* The directory that would hold it is there. */
 static bool has_parent(const char *real)
 {
-	char *parent = vfe_scratch_take();
+	char *parent = vfp_scratch_take();
 	struct stat status;
 
 	if (!parent)
@@ -25,13 +25,13 @@ static bool has_parent(const char *real)
 	*strrchr(parent, '/') = 0;
 	bool found = !look(parent, &status) && S_ISDIR(status.st_mode);
 
-	vfe_scratch_drop(parent);
+	vfp_scratch_drop(parent);
 	return found;
 }
 
-int vfe_path_flags(const char *real, int flags)
+int vfp_path_flags(const char *real, int flags)
 {
-	const char *path = vfe_path_virtual(real);
+	const char *path = vfp_path_virtual(real);
 	bool writes = (flags & O_ACCMODE) != O_RDONLY;
 	struct stat status;
 
@@ -41,7 +41,7 @@ int vfe_path_flags(const char *real, int flags)
 	    !look(real, &status) && S_ISDIR(status.st_mode))
 		return -EOPNOTSUPP; /* kernfs has none */
 	if (!writes && !(flags & (O_CREAT | O_TRUNC)))
-		return look(real, &status) || !vfe_path_is_write_only(&status)
+		return look(real, &status) || !vfp_path_is_write_only(&status)
 			       ? flags
 			       : -EACCES;
 	if (look(real, &status)) /* nobody can make files there */
@@ -51,7 +51,7 @@ int vfe_path_flags(const char *real, int flags)
 	/* kernfs_fop_open(): not even root */
 	if (writes && S_ISREG(status.st_mode) && !(status.st_mode & 0222))
 		return -EACCES;
-	if ((flags & O_ACCMODE) != O_WRONLY && vfe_path_is_write_only(&status))
+	if ((flags & O_ACCMODE) != O_WRONLY && vfp_path_is_write_only(&status))
 		return -EACCES;
 	/* What is written is for the daemon, and replaces what the file has. */
 	return flags & ~(O_TRUNC | O_APPEND);

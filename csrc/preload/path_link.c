@@ -15,15 +15,15 @@
 
 static ssize_t read_link(int dirfd, const char *path, char *out, size_t size)
 {
-	return vfe_result(vfe_sys4(SYS_readlinkat, dirfd, path, out, size));
+	return vfp_result(vfp_sys4(SYS_readlinkat, dirfd, path, out, size));
 }
 
 static __attribute__((noinline)) bool
 moved_link(int dirfd, const char *path, char *out, size_t size, ssize_t *result)
 {
-	VFE_PLACE(place);
+	VFP_PLACE(place);
 
-	if (!vfe_moved(dirfd, path, &place))
+	if (!vfp_moved(dirfd, path, &place))
 		return false;
 	*result = read_link(AT_FDCWD, place->real, out, size);
 	return true;
@@ -47,22 +47,22 @@ static int last_number(const char *path)
 }
 
 /* What the kernel says of an fd instead of "socket:[INODE]". */
-static void file_name(const struct vfe_file *file, char *out)
+static void file_name(const struct vfp_file *file, char *out)
 {
 	static const char *const names[] = {
-		[VFE_CONTAINER] = "/dev/vfio/vfio",
-		[VFE_GROUP] = "/dev/vfio/",
-		[VFE_DEVICE] = "anon_inode:[vfio-device]",
-		[VFE_DATA] = "anon_inode:[vfio-mig]",
-		[VFE_DMA_BUF] = "/dmabuf:",
+		[VFP_CONTAINER] = "/dev/vfio/vfio",
+		[VFP_GROUP] = "/dev/vfio/",
+		[VFP_DEVICE] = "anon_inode:[vfio-device]",
+		[VFP_DATA] = "anon_inode:[vfio-mig]",
+		[VFP_DMA_BUF] = "/dmabuf:",
 	};
 	char digits[10];
 	size_t count = 0;
 
 	strcpy(out, names[file->kind]);
-	if (file->kind != VFE_GROUP)
+	if (file->kind != VFP_GROUP)
 		return;
-	unsigned int number = vfe_number(file);
+	unsigned int number = vfp_number(file);
 
 	do
 		digits[count++] = (char)('0' + number % 10);
@@ -75,12 +75,12 @@ static void file_name(const struct vfe_file *file, char *out)
 static bool name_emulated(const char *path, char *text)
 {
 	char own[64];
-	struct vfe_file file;
+	struct vfp_file file;
 	int fd = last_number(path);
 
-	if (fd < 0 || !vfe_socket_name(fd, own, sizeof(own)) ||
-	    strcmp(own, text) || !vfe_emulated(fd, &file) ||
-	    file.kind == VFE_OTHER)
+	if (fd < 0 || !vfp_socket_name(fd, own, sizeof(own)) ||
+	    strcmp(own, text) || !vfp_emulated(fd, &file) ||
+	    file.kind == VFP_OTHER)
 		return false;
 	file_name(&file, text);
 	return true;
@@ -90,12 +90,12 @@ static bool name_emulated(const char *path, char *text)
 static const char *name_behind(int dirfd, const char *path, char *text)
 {
 	long whole =
-		vfe_sys4(SYS_readlinkat, dirfd, path, text, VFE_PATH_MAX - 1);
+		vfp_sys4(SYS_readlinkat, dirfd, path, text, VFP_PATH_MAX - 1);
 
 	if (whole <= 0)
 		return NULL;
 	text[whole] = 0;
-	return name_emulated(path, text) ? text : vfe_path_virtual(text);
+	return name_emulated(path, text) ? text : vfp_path_virtual(text);
 }
 
 /* /proc/self/fd/N: what emulated files and those of the tree are. */
@@ -103,7 +103,7 @@ static __attribute__((noinline)) ssize_t show_link(int dirfd, const char *path,
 						   char *out, size_t size,
 						   ssize_t result)
 {
-	char *text = vfe_scratch_take();
+	char *text = vfp_scratch_take();
 	const char *shown = text ? name_behind(dirfd, path, text) : NULL;
 
 	if (shown) {
@@ -111,33 +111,33 @@ static __attribute__((noinline)) ssize_t show_link(int dirfd, const char *path,
 
 		if (length < size)
 			size = length;
-		result = vfe_copy_out(out, shown, size) ? vfe_result(-EFAULT)
+		result = vfp_copy_out(out, shown, size) ? vfp_result(-EFAULT)
 							: (ssize_t)size;
 	}
-	vfe_scratch_drop(text);
+	vfp_scratch_drop(text);
 	return result;
 }
 
 static ssize_t shown(int dirfd, const char *path, char *out, size_t size,
 		     ssize_t result)
 {
-	if (result <= 0 || !vfe.active ||
+	if (result <= 0 || !vfp.active ||
 	    ((size_t)result < size && *out != 's' &&
-	     (*out != '/' || !vfe.root_size || (size_t)result < vfe.root_size)))
+	     (*out != '/' || !vfp.root_size || (size_t)result < vfp.root_size)))
 		return result;
 	return show_link(dirfd, path, out, size, result);
 }
 
 #define READLINK(name, arguments, dirfd, room, hand_on)                      \
-	VFE_EXPORT ssize_t name arguments                                    \
+	VFP_EXPORT ssize_t name arguments                                    \
 	{                                                                    \
 		ssize_t result;                                              \
                                                                              \
-		if (size <= (room) && vfe_concerns(dirfd, path) &&           \
+		if (size <= (room) && vfp_concerns(dirfd, path) &&           \
 		    moved_link(dirfd, path, out, size, &result))             \
 			return result;                                       \
-		result = vfe.next.name                                       \
-				 ? vfe.next.name hand_on                     \
+		result = vfp.next.name                                       \
+				 ? vfp.next.name hand_on                     \
 				 : read_link(dirfd, path, out,               \
 					     size < (room) ? size : (room)); \
 		return shown(dirfd, path, out, size, result);                \
@@ -165,76 +165,76 @@ static char *not_there(void)
 
 static char *stripped(char *result)
 {
-	vfe_path_strip(result);
+	vfp_path_strip(result);
 	return result;
 }
 
 static char *real_path(const char *path, char *resolved)
 {
-	VFE_PLACE(place);
+	VFP_PLACE(place);
 
-	if (vfe_moved(AT_FDCWD, path, &place))
+	if (vfp_moved(AT_FDCWD, path, &place))
 		path = place->real;
-	return vfe.next.realpath ? stripped(vfe.next.realpath(path, resolved))
+	return vfp.next.realpath ? stripped(vfp.next.realpath(path, resolved))
 				 : not_there();
 }
 
-VFE_EXPORT char *realpath(const char *restrict path, char *restrict resolved)
+VFP_EXPORT char *realpath(const char *restrict path, char *restrict resolved)
 {
 	return real_path(path, resolved);
 }
 
-VFE_EXPORT char *__realpath_chk(const char *restrict path,
+VFP_EXPORT char *__realpath_chk(const char *restrict path,
 				char *restrict resolved, size_t room)
 {
-	VFE_PLACE(place);
+	VFP_PLACE(place);
 
-	if (vfe_moved(AT_FDCWD, path, &place))
+	if (vfp_moved(AT_FDCWD, path, &place))
 		path = place->real;
-	return vfe.next.__realpath_chk
-		       ? stripped(vfe.next.__realpath_chk(path, resolved, room))
+	return vfp.next.__realpath_chk
+		       ? stripped(vfp.next.__realpath_chk(path, resolved, room))
 		       : not_there();
 }
 
-VFE_EXPORT char *canonicalize_file_name(const char *path)
+VFP_EXPORT char *canonicalize_file_name(const char *path)
 {
 	return real_path(path, NULL);
 }
 
 /* --- the working directory --- */
 
-VFE_EXPORT int chdir(const char *path)
+VFP_EXPORT int chdir(const char *path)
 {
-	VFE_PLACE(place);
+	VFP_PLACE(place);
 
-	if (vfe_moved(AT_FDCWD, path, &place))
+	if (vfp_moved(AT_FDCWD, path, &place))
 		path = place->real;
-	vfe_path_moved();
-	int result = VFE_NEXT(chdir, SYS_chdir, path);
+	vfp_path_moved();
+	int result = VFP_NEXT(chdir, SYS_chdir, path);
 
-	vfe_path_moved(); /* another thread may have looked in between */
+	vfp_path_moved(); /* another thread may have looked in between */
 	return result;
 }
 
-VFE_EXPORT int fchdir(int fd)
+VFP_EXPORT int fchdir(int fd)
 {
-	int result = VFE_NEXT(fchdir, SYS_fchdir, fd);
+	int result = VFP_NEXT(fchdir, SYS_fchdir, fd);
 
-	vfe_path_moved();
+	vfp_path_moved();
 	return result;
 }
 
 static char *working_directory(char *out, size_t size)
 {
-	if (!vfe_init() || !vfe.active)
-		return vfe.next.getcwd ? vfe.next.getcwd(out, size)
+	if (!vfp_init() || !vfp.active)
+		return vfp.next.getcwd ? vfp.next.getcwd(out, size)
 				       : not_there();
-	char name[VFE_PATH_MAX];
+	char name[VFP_PATH_MAX];
 
 	/* It may fit although the tree's own name would not. */
-	if (size && vfe_sys2(SYS_getcwd, name, sizeof(name)) > 0 &&
-	    vfe_path_virtual(name)) {
-		const char *path = vfe_path_virtual(name);
+	if (size && vfp_sys2(SYS_getcwd, name, sizeof(name)) > 0 &&
+	    vfp_path_virtual(name)) {
+		const char *path = vfp_path_virtual(name);
 
 		if (strlen(path) >= size) {
 			errno = ERANGE;
@@ -243,31 +243,31 @@ static char *working_directory(char *out, size_t size)
 		if (!out)
 			out = malloc(size);
 		if (!out ||
-		    vfe_result(vfe_copy_out(out, path, strlen(path) + 1)))
+		    vfp_result(vfp_copy_out(out, path, strlen(path) + 1)))
 			return NULL;
 		return out;
 	}
-	return vfe.next.getcwd ? stripped(vfe.next.getcwd(out, size))
+	return vfp.next.getcwd ? stripped(vfp.next.getcwd(out, size))
 			       : not_there();
 }
 
-VFE_EXPORT char *getcwd(char *out, size_t size)
+VFP_EXPORT char *getcwd(char *out, size_t size)
 {
 	return working_directory(out, size);
 }
 
-VFE_EXPORT char *__getcwd_chk(char *out, size_t size, size_t room)
+VFP_EXPORT char *__getcwd_chk(char *out, size_t size, size_t room)
 {
 	if (size <= room)
 		return working_directory(out, size);
-	return vfe.next.__getcwd_chk ? vfe.next.__getcwd_chk(out, size, room)
+	return vfp.next.__getcwd_chk ? vfp.next.__getcwd_chk(out, size, room)
 				     : not_there();
 }
 
-VFE_EXPORT char *get_current_dir_name(void)
+VFP_EXPORT char *get_current_dir_name(void)
 {
-	vfe_init();
-	return vfe.next.get_current_dir_name
-		       ? stripped(vfe.next.get_current_dir_name())
+	vfp_init();
+	return vfp.next.get_current_dir_name
+		       ? stripped(vfp.next.get_current_dir_name())
 		       : not_there();
 }

@@ -21,7 +21,7 @@
 
 static long look(const char *path, struct stat *status)
 {
-	return vfe_sys4(SYS_newfstatat, AT_FDCWD, path, status, 0);
+	return vfp_sys4(SYS_newfstatat, AT_FDCWD, path, status, 0);
 }
 
 /* The device that `path` is on, looked up once; 1, which is none, if it is not
@@ -52,7 +52,7 @@ static bool may_be_in_tree(const struct stat *status)
 {
 	static _Atomic uint64_t known;
 
-	return vfe.root_size && status->st_dev == device_of(vfe.root, &known);
+	return vfp.root_size && status->st_dev == device_of(vfp.root, &known);
 }
 
 /* --- owners --- */
@@ -67,25 +67,25 @@ static const char *take_number(const char *at, unsigned int *number)
 /* Where the owner of an inode is kept. */
 static bool owner_name(ino_t inode, char *out)
 {
-	if (vfe.root_size + sizeof(OWNERS) + 20 > VFE_PATH_MAX)
+	if (vfp.root_size + sizeof(OWNERS) + 20 > VFP_PATH_MAX)
 		return false;
-	memcpy(out, vfe.root, vfe.root_size);
-	memcpy(out + vfe.root_size, OWNERS, sizeof(OWNERS));
-	*vfe_path_put_number(out + vfe.root_size + sizeof(OWNERS) - 1, inode) =
+	memcpy(out, vfp.root, vfp.root_size);
+	memcpy(out + vfp.root_size, OWNERS, sizeof(OWNERS));
+	*vfp_path_put_number(out + vfp.root_size + sizeof(OWNERS) - 1, inode) =
 		0;
 	return true;
 }
 
 static void take_owner(struct stat *status)
 {
-	char *name = vfe_scratch_take();
+	char *name = vfp_scratch_take();
 	char text[OWNER_TEXT + 1];
 	long size = -ENAMETOOLONG;
 
 	if (name && owner_name(status->st_ino, name))
-		size = vfe_sys4(SYS_readlinkat, AT_FDCWD, name, text,
+		size = vfp_sys4(SYS_readlinkat, AT_FDCWD, name, text,
 				OWNER_TEXT);
-	vfe_scratch_drop(name);
+	vfp_scratch_drop(name);
 	if (size <= 0)
 		return;
 	text[size] = 0;
@@ -102,38 +102,38 @@ static long give(const char *real, int flags, uid_t uid, gid_t gid, char *name,
 	struct stat status;
 	long error;
 
-	error = vfe_sys4(SYS_newfstatat, AT_FDCWD, real, &status, flags);
+	error = vfp_sys4(SYS_newfstatat, AT_FDCWD, real, &status, flags);
 	if (error)
 		return error;
-	if (!vfe_path_is_master())
+	if (!vfp_path_is_master())
 		return -EPERM;
 	if (!owner_name(status.st_ino, name))
 		return -ENAMETOOLONG;
 	take_owner(&status);
-	char *at = vfe_path_put_number(text,
+	char *at = vfp_path_put_number(text,
 				       uid == (uid_t)-1 ? status.st_uid : uid);
 
 	*at++ = ':';
-	*vfe_path_put_number(at, gid == (gid_t)-1 ? status.st_gid : gid) = 0;
+	*vfp_path_put_number(at, gid == (gid_t)-1 ? status.st_gid : gid) = 0;
 	/* Replaced at once, for whoever looks meanwhile. */
 	strcpy(fresh, name);
 	at = fresh + strlen(fresh);
 	*at++ = '.';
-	*vfe_path_put_number(at, (uint64_t)vfe_sys0(SYS_gettid)) = 0;
-	error = vfe_sys3(SYS_symlinkat, text, AT_FDCWD, fresh);
+	*vfp_path_put_number(at, (uint64_t)vfp_sys0(SYS_gettid)) = 0;
+	error = vfp_sys3(SYS_symlinkat, text, AT_FDCWD, fresh);
 	return error ? error
-		     : vfe_sys5(SYS_renameat2, AT_FDCWD, fresh, AT_FDCWD, name,
+		     : vfp_sys5(SYS_renameat2, AT_FDCWD, fresh, AT_FDCWD, name,
 				0);
 }
 
-int vfe_path_give(const char *real, int flags, uid_t uid, gid_t gid)
+int vfp_path_give(const char *real, int flags, uid_t uid, gid_t gid)
 {
-	char *names = vfe_scratch_take();
+	char *names = vfp_scratch_take();
 	long error =
-		names ? give(real, flags, uid, gid, names, names + VFE_PATH_MAX)
+		names ? give(real, flags, uid, gid, names, names + VFP_PATH_MAX)
 		      : -ENOMEM;
 
-	vfe_scratch_drop(names);
+	vfp_scratch_drop(names);
 	return (int)error;
 }
 
@@ -152,33 +152,33 @@ static bool is_closed(char *real, int flags)
 		   : access == O_WRONLY ? W_OK
 					: R_OK | W_OK;
 
-	return vfe_path_stand_in(real) &&
-	       vfe_sys4(SYS_faccessat2, AT_FDCWD, real, mode, AT_EACCESS) ==
+	return vfp_path_stand_in(real) &&
+	       vfp_sys4(SYS_faccessat2, AT_FDCWD, real, mode, AT_EACCESS) ==
 		       -EACCES &&
 	       has_node(real);
 }
 
-int vfe_path_may_open(const char *node, int flags)
+int vfp_path_may_open(const char *node, int flags)
 {
-	if (!vfe.root_size || strlen(node) >= VFE_PATH_MAX)
+	if (!vfp.root_size || strlen(node) >= VFP_PATH_MAX)
 		return 0;
-	char *real = vfe_scratch_take();
+	char *real = vfp_scratch_take();
 
 	if (!real)
 		return -ENOMEM;
 	strcpy(real, node);
 	bool closed = is_closed(real, flags);
 
-	vfe_scratch_drop(real);
+	vfp_scratch_drop(real);
 	return closed ? -EACCES : 0;
 }
 
-bool vfe_path_is_master(void)
+bool vfp_path_is_master(void)
 {
 	struct stat status;
-	uid_t uid = (uid_t)vfe_sys0(SYS_geteuid);
+	uid_t uid = (uid_t)vfp_sys0(SYS_geteuid);
 
-	return !uid || (!look(vfe.root, &status) && status.st_uid == uid);
+	return !uid || (!look(vfp.root, &status) && status.st_uid == uid);
 }
 
 /* --- stat() --- */
@@ -200,7 +200,7 @@ static void dress_node(const char *path, struct stat *status)
 	struct stat node;
 	long number = node_number(path + 10);
 
-	vfe_node_stat(number < 0 ? VFE_CONTAINER : VFE_GROUP,
+	vfp_node_stat(number < 0 ? VFP_CONTAINER : VFP_GROUP,
 		      number < 0 ? 0 : (unsigned int)number, &node);
 	node.st_mode = S_IFCHR | (status->st_mode & 07777);
 	node.st_uid = status->st_uid;
@@ -212,7 +212,7 @@ static void dress_node(const char *path, struct stat *status)
 }
 
 /* An attribute with bytes of its own; all others are said to have a page. */
-bool vfe_path_is_binary(const char *path)
+bool vfp_path_is_binary(const char *path)
 {
 	const char *name = strrchr(path, '/') + 1;
 
@@ -220,20 +220,20 @@ bool vfe_path_is_binary(const char *path)
 	       (!strncmp(name, "resource", 8) && name[8]);
 }
 
-void vfe_path_dress(const char *real, struct stat *status)
+void vfp_path_dress(const char *real, struct stat *status)
 {
-	const char *path = vfe_path_virtual(real);
+	const char *path = vfp_path_virtual(real);
 
 	if (!path)
 		return;
 	take_owner(status);
-	if (vfe_path_is_node(path)) {
+	if (vfp_path_is_node(path)) {
 		dress_node(path, status);
 		return;
 	}
 	/* Our own marks: a merged directory, a file that the daemon answers,
 	 * and which cannot be read. */
-	if (vfe_path_is_write_only(status))
+	if (vfp_path_is_write_only(status))
 		status->st_mode &= ~(mode_t)(S_ISGID | 0444);
 	if (!S_ISLNK(status->st_mode))
 		status->st_mode &= ~(mode_t)S_ISVTX;
@@ -247,19 +247,19 @@ void vfe_path_dress(const char *real, struct stat *status)
 	status->st_blksize = SYSFS_FILE;
 	if (!S_ISREG(status->st_mode))
 		status->st_size = 0;
-	else if (!vfe_path_is_binary(path))
+	else if (!vfp_path_is_binary(path))
 		status->st_size = SYSFS_FILE;
 }
 
-bool vfe_path_dress_fd(int fd, struct stat *status)
+bool vfp_path_dress_fd(int fd, struct stat *status)
 {
 	if (!may_be_in_tree(status))
 		return false;
-	char *real = vfe_scratch_take();
-	bool found = real && vfe_path_of_fd(fd, real) && vfe_path_virtual(real);
+	char *real = vfp_scratch_take();
+	bool found = real && vfp_path_of_fd(fd, real) && vfp_path_virtual(real);
 
 	if (found)
-		vfe_path_dress(real, status);
-	vfe_scratch_drop(real);
+		vfp_path_dress(real, status);
+	vfp_scratch_drop(real);
 	return found;
 }

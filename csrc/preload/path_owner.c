@@ -20,86 +20,86 @@
 static int change_mode(const char *real, mode_t mode, int flags)
 {
 	struct stat status;
-	long error = vfe_sys4(SYS_newfstatat, AT_FDCWD, real, &status, flags);
+	long error = vfp_sys4(SYS_newfstatat, AT_FDCWD, real, &status, flags);
 
 	if (error)
-		return (int)vfe_result(error);
+		return (int)vfp_result(error);
 	if (S_ISLNK(status.st_mode))
-		return (int)vfe_result(-EOPNOTSUPP);
-	if (vfe_path_virtual(real)) {
-		mode_t ours = S_ISVTX | (vfe_is_live(&status) ? S_ISGID : 0);
+		return (int)vfp_result(-EOPNOTSUPP);
+	if (vfp_path_virtual(real)) {
+		mode_t ours = S_ISVTX | (vfp_is_live(&status) ? S_ISGID : 0);
 
 		mode = (mode & ~ours) | (status.st_mode & ours);
-		if (vfe_path_is_write_only(&status)) /* we read it */
+		if (vfp_path_is_write_only(&status)) /* we read it */
 			mode |= S_IRUSR;
 		if (S_ISDIR(status.st_mode))
 			mode |= S_IRWXU;
 	}
-	return (int)vfe_result(
-		vfe_sys3(SYS_fchmodat, AT_FDCWD, real, mode & 07777));
+	return (int)vfp_result(
+		vfp_sys3(SYS_fchmodat, AT_FDCWD, real, mode & 07777));
 }
 
-VFE_EXPORT int chmod(const char *path, mode_t mode)
+VFP_EXPORT int chmod(const char *path, mode_t mode)
 {
-	VFE_PLACE(place);
+	VFP_PLACE(place);
 
-	if (vfe_moved(AT_FDCWD, path, &place))
+	if (vfp_moved(AT_FDCWD, path, &place))
 		return change_mode(place->real, mode, 0);
-	return vfe.next.chmod ? vfe.next.chmod(path, mode)
-			      : (int)vfe_result(vfe_sys3(SYS_fchmodat, AT_FDCWD,
+	return vfp.next.chmod ? vfp.next.chmod(path, mode)
+			      : (int)vfp_result(vfp_sys3(SYS_fchmodat, AT_FDCWD,
 							 path, mode));
 }
 
-VFE_EXPORT int lchmod(const char *path, mode_t mode)
+VFP_EXPORT int lchmod(const char *path, mode_t mode)
 {
-	VFE_PLACE(place);
+	VFP_PLACE(place);
 
-	if (vfe_moved(AT_FDCWD, path, &place))
+	if (vfp_moved(AT_FDCWD, path, &place))
 		return change_mode(place->real, mode, AT_SYMLINK_NOFOLLOW);
-	return vfe.next.lchmod ? vfe.next.lchmod(path, mode)
-			       : (int)vfe_result(-ENOSYS);
+	return vfp.next.lchmod ? vfp.next.lchmod(path, mode)
+			       : (int)vfp_result(-ENOSYS);
 }
 
-VFE_EXPORT int fchmodat(int dirfd, const char *path, mode_t mode, int flags)
+VFP_EXPORT int fchmodat(int dirfd, const char *path, mode_t mode, int flags)
 {
-	VFE_PLACE(place);
+	VFP_PLACE(place);
 
-	if (!(flags & ~AT_SYMLINK_NOFOLLOW) && vfe_moved(dirfd, path, &place))
+	if (!(flags & ~AT_SYMLINK_NOFOLLOW) && vfp_moved(dirfd, path, &place))
 		return change_mode(place->real, mode, flags);
-	return vfe.next.fchmodat ? vfe.next.fchmodat(dirfd, path, mode, flags)
-				 : (int)vfe_result(vfe_sys3(SYS_fchmodat, dirfd,
+	return vfp.next.fchmodat ? vfp.next.fchmodat(dirfd, path, mode, flags)
+				 : (int)vfp_result(vfp_sys3(SYS_fchmodat, dirfd,
 							    path, mode));
 }
 
-VFE_EXPORT int fchmod(int fd, mode_t mode)
+VFP_EXPORT int fchmod(int fd, mode_t mode)
 {
-	VFE_PLACE(place);
+	VFP_PLACE(place);
 
-	if (vfe_path_behind_fd(fd, &place))
+	if (vfp_path_behind_fd(fd, &place))
 		return change_mode(place->real, mode, 0);
-	return VFE_NEXT(fchmod, SYS_fchmod, fd, mode);
+	return VFP_NEXT(fchmod, SYS_fchmod, fd, mode);
 }
 
 /* --- owners --- */
 
 static int give(const char *real, uid_t uid, gid_t gid, int flags)
 {
-	if (!vfe_path_virtual(real))
-		return (int)vfe_result(vfe_sys5(SYS_fchownat, AT_FDCWD, real,
+	if (!vfp_path_virtual(real))
+		return (int)vfp_result(vfp_sys5(SYS_fchownat, AT_FDCWD, real,
 						uid, gid, flags));
-	return (int)vfe_result(vfe_path_give(real, flags, uid, gid));
+	return (int)vfp_result(vfp_path_give(real, flags, uid, gid));
 }
 
 #define CHOWN(name, flags)                                                     \
-	VFE_EXPORT int name(const char *path, uid_t uid, gid_t gid)            \
+	VFP_EXPORT int name(const char *path, uid_t uid, gid_t gid)            \
 	{                                                                      \
-		VFE_PLACE(place);                                              \
+		VFP_PLACE(place);                                              \
                                                                                \
-		if (vfe_moved(AT_FDCWD, path, &place))                         \
+		if (vfp_moved(AT_FDCWD, path, &place))                         \
 			return give(place->real, uid, gid, flags);             \
-		return vfe.next.name                                           \
-			       ? vfe.next.name(path, uid, gid)                 \
-			       : (int)vfe_result(vfe_sys5(SYS_fchownat,        \
+		return vfp.next.name                                           \
+			       ? vfp.next.name(path, uid, gid)                 \
+			       : (int)vfp_result(vfp_sys5(SYS_fchownat,        \
 							  AT_FDCWD, path, uid, \
 							  gid, flags));        \
 	}
@@ -107,42 +107,42 @@ static int give(const char *real, uid_t uid, gid_t gid, int flags)
 CHOWN(chown, 0)
 CHOWN(lchown, AT_SYMLINK_NOFOLLOW)
 
-VFE_EXPORT int fchown(int fd, uid_t uid, gid_t gid)
+VFP_EXPORT int fchown(int fd, uid_t uid, gid_t gid)
 {
-	VFE_PLACE(place);
+	VFP_PLACE(place);
 
-	if (vfe_path_behind_fd(fd, &place))
+	if (vfp_path_behind_fd(fd, &place))
 		return give(place->real, uid, gid, 0);
-	return VFE_NEXT(fchown, SYS_fchown, fd, uid, gid);
+	return VFP_NEXT(fchown, SYS_fchown, fd, uid, gid);
 }
 
-VFE_EXPORT int fchownat(int dirfd, const char *path, uid_t uid, gid_t gid,
+VFP_EXPORT int fchownat(int dirfd, const char *path, uid_t uid, gid_t gid,
 			int flags)
 {
-	VFE_PLACE(place);
+	VFP_PLACE(place);
 
-	if (vfe_moved(dirfd, path, &place))
+	if (vfp_moved(dirfd, path, &place))
 		return give(place->real, uid, gid, flags & AT_SYMLINK_NOFOLLOW);
-	if (flags & AT_EMPTY_PATH && vfe_path_behind_fd(dirfd, &place))
+	if (flags & AT_EMPTY_PATH && vfp_path_behind_fd(dirfd, &place))
 		return give(place->real, uid, gid, 0);
-	return VFE_NEXT(fchownat, SYS_fchownat, dirfd, path, uid, gid, flags);
+	return VFP_NEXT(fchownat, SYS_fchownat, dirfd, path, uid, gid, flags);
 }
 
 /* --- times: the files have them themselves --- */
 
 static int not_there(void)
 {
-	return (int)vfe_result(-ENOSYS);
+	return (int)vfp_result(-ENOSYS);
 }
 
 #define TIMES(name, type)                                         \
-	VFE_EXPORT int name(const char *path, type)               \
+	VFP_EXPORT int name(const char *path, type)               \
 	{                                                         \
-		VFE_PLACE(place);                                 \
+		VFP_PLACE(place);                                 \
                                                                   \
-		if (vfe_moved(AT_FDCWD, path, &place))            \
+		if (vfp_moved(AT_FDCWD, path, &place))            \
 			path = place->real;                       \
-		return vfe.next.name ? vfe.next.name(path, times) \
+		return vfp.next.name ? vfp.next.name(path, times) \
 				     : not_there();               \
 	}
 
@@ -150,27 +150,27 @@ TIMES(utime, const struct utimbuf *times)
 TIMES(utimes, const struct timeval times[2])
 TIMES(lutimes, const struct timeval times[2])
 
-VFE_EXPORT int utimensat(int dirfd, const char *path,
+VFP_EXPORT int utimensat(int dirfd, const char *path,
 			 const struct timespec times[2], int flags)
 {
-	VFE_PLACE(place);
+	VFP_PLACE(place);
 
-	if (vfe_moved(dirfd, path, &place)) {
+	if (vfp_moved(dirfd, path, &place)) {
 		dirfd = AT_FDCWD;
 		path = place->real;
 	}
-	return VFE_NEXT(utimensat, SYS_utimensat, dirfd, path, times, flags);
+	return VFP_NEXT(utimensat, SYS_utimensat, dirfd, path, times, flags);
 }
 
-VFE_EXPORT int futimesat(int dirfd, const char *path,
+VFP_EXPORT int futimesat(int dirfd, const char *path,
 			 const struct timeval times[2])
 {
-	VFE_PLACE(place);
+	VFP_PLACE(place);
 
-	if (vfe_moved(dirfd, path, &place)) {
+	if (vfp_moved(dirfd, path, &place)) {
 		dirfd = AT_FDCWD;
 		path = place->real;
 	}
-	return vfe.next.futimesat ? vfe.next.futimesat(dirfd, path, times)
+	return vfp.next.futimesat ? vfp.next.futimesat(dirfd, path, times)
 				  : not_there();
 }

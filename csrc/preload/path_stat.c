@@ -15,23 +15,23 @@ _Static_assert(sizeof(struct stat) == sizeof(struct stat64), "LP64");
 
 static int by_system_call(int dirfd, const char *path, void *status, int flags)
 {
-	return (int)vfe_result(
-		vfe_sys4(SYS_newfstatat, dirfd, path, status, flags));
+	return (int)vfp_result(
+		vfp_sys4(SYS_newfstatat, dirfd, path, status, flags));
 }
 
 static __attribute__((noinline)) bool
 moved_stat(int dirfd, const char *path, int flags, void *status, int *result)
 {
-	VFE_PLACE(place);
+	VFP_PLACE(place);
 	struct stat found;
 
-	if (!vfe_moved(dirfd, path, &place))
+	if (!vfp_moved(dirfd, path, &place))
 		return false;
 	*result = by_system_call(AT_FDCWD, place->real, &found, flags);
 	if (!*result) {
-		vfe_path_dress(place->real, &found);
-		*result = (int)vfe_result(
-			vfe_copy_out(status, &found, sizeof(found)));
+		vfp_path_dress(place->real, &found);
+		*result = (int)vfp_result(
+			vfp_copy_out(status, &found, sizeof(found)));
 	}
 	return true;
 }
@@ -43,11 +43,11 @@ static __attribute__((noinline)) bool empty_stat(int fd, const char *path,
 	struct stat filled;
 	char first;
 
-	if (vfe_copy_in(&first, path, 1) || first ||
-	    vfe_sys2(SYS_fstat, fd, &filled) || !vfe_path_dress_fd(fd, &filled))
+	if (vfp_copy_in(&first, path, 1) || first ||
+	    vfp_sys2(SYS_fstat, fd, &filled) || !vfp_path_dress_fd(fd, &filled))
 		return false;
 	*result =
-		(int)vfe_result(vfe_copy_out(status, &filled, sizeof(filled)));
+		(int)vfp_result(vfp_copy_out(status, &filled, sizeof(filled)));
 	return true;
 }
 
@@ -55,20 +55,20 @@ static __attribute__((noinline)) bool empty_stat(int fd, const char *path,
 static __attribute__((noinline)) bool link_stat(const char *path, void *status,
 						int *result)
 {
-	struct vfe_file file;
+	struct vfp_file file;
 	struct stat filled;
-	int fd = vfe_path_link_fd(path);
+	int fd = vfp_path_link_fd(path);
 
 	if (fd < 0)
 		return false;
-	if (vfe_emulated(fd, &file)) {
-		*result = vfe_fstat(&file, status);
+	if (vfp_emulated(fd, &file)) {
+		*result = vfp_fstat(&file, status);
 		return true;
 	}
-	if (vfe_sys2(SYS_fstat, fd, &filled) || !vfe_path_dress_fd(fd, &filled))
+	if (vfp_sys2(SYS_fstat, fd, &filled) || !vfp_path_dress_fd(fd, &filled))
 		return false;
 	*result =
-		(int)vfe_result(vfe_copy_out(status, &filled, sizeof(filled)));
+		(int)vfp_result(vfp_copy_out(status, &filled, sizeof(filled)));
 	return true;
 }
 
@@ -76,23 +76,23 @@ static __attribute__((noinline)) bool link_stat(const char *path, void *status,
 static bool is_ours(int dirfd, const char *path, int flags, void *status,
 		    int *result)
 {
-	struct vfe_file file;
+	struct vfp_file file;
 
-	if (flags & AT_EMPTY_PATH && vfe_path_is_empty(path) &&
-	    vfe_emulated(dirfd, &file)) {
-		*result = vfe_fstat(&file, status);
+	if (flags & AT_EMPTY_PATH && vfp_path_is_empty(path) &&
+	    vfp_emulated(dirfd, &file)) {
+		*result = vfp_fstat(&file, status);
 		return true;
 	}
-	if (VFE_RARE(flags & AT_EMPTY_PATH && path && vfe.root_size) &&
+	if (VFP_RARE(flags & AT_EMPTY_PATH && path && vfp.root_size) &&
 	    empty_stat(dirfd, path, status, result))
 		return true;
-	return vfe_concerns(dirfd, path) &&
+	return vfp_concerns(dirfd, path) &&
 	       (moved_stat(dirfd, path, flags, status, result) ||
 		(!(flags & AT_SYMLINK_NOFOLLOW) &&
 		 link_stat(path, status, result)));
 }
 
-int vfe_stat(const char *path, struct stat *status, int flags)
+int vfp_stat(const char *path, struct stat *status, int flags)
 {
 	int result;
 
@@ -102,14 +102,14 @@ int vfe_stat(const char *path, struct stat *status, int flags)
 }
 
 #define STAT(name, arguments, dirfd, flags, hand_on)                         \
-	VFE_EXPORT int name arguments                                        \
+	VFP_EXPORT int name arguments                                        \
 	{                                                                    \
 		int result;                                                  \
                                                                              \
 		if (is_ours(dirfd, path, flags, status, &result))            \
 			return result;                                       \
-		return vfe.next.name                                         \
-			       ? vfe.next.name hand_on                       \
+		return vfp.next.name                                         \
+			       ? vfp.next.name hand_on                       \
 			       : by_system_call(dirfd, path, status, flags); \
 	}
 
@@ -175,10 +175,10 @@ static int fill_statx(struct statx *out, const struct stat *status)
 		.stx_dev_minor = minor(status->st_dev),
 	};
 
-	return (int)vfe_result(vfe_copy_out(out, &filled, sizeof(filled)));
+	return (int)vfp_result(vfp_copy_out(out, &filled, sizeof(filled)));
 }
 
-VFE_EXPORT int statx(int dirfd, const char *path, int flags, unsigned int mask,
+VFP_EXPORT int statx(int dirfd, const char *path, int flags, unsigned int mask,
 		     struct statx *out)
 {
 	bool valid = !(mask & STATX__RESERVED) && !(flags & ~KNOWN_FLAGS) &&
@@ -191,37 +191,37 @@ VFE_EXPORT int statx(int dirfd, const char *path, int flags, unsigned int mask,
 	    is_ours(dirfd, path, flags & understood, &status, &result)) {
 		return result ? result : fill_statx(out, &status);
 	}
-	return VFE_NEXT(statx, SYS_statx, dirfd, path, flags, mask, out);
+	return VFP_NEXT(statx, SYS_statx, dirfd, path, flags, mask, out);
 }
 
 /* --- access() --- */
 
 static int by_rights(int dirfd, const char *path, int mode, int flags)
 {
-	return (int)vfe_result(
-		vfe_sys4(SYS_faccessat2, dirfd, path, mode, flags));
+	return (int)vfp_result(
+		vfp_sys4(SYS_faccessat2, dirfd, path, mode, flags));
 }
 
 static __attribute__((noinline)) bool
 moved_access(int dirfd, const char *path, int mode, int flags, int *result)
 {
-	VFE_PLACE(place);
+	VFP_PLACE(place);
 
-	if (!vfe_moved(dirfd, path, &place))
+	if (!vfp_moved(dirfd, path, &place))
 		return false;
 	*result = by_rights(AT_FDCWD, place->real, mode, flags);
 	return true;
 }
 
 #define ACCESS(name, arguments, dirfd, flags, hand_on)                      \
-	VFE_EXPORT int name arguments                                       \
+	VFP_EXPORT int name arguments                                       \
 	{                                                                   \
 		int result;                                                 \
                                                                             \
-		if (vfe_concerns(dirfd, path) &&                            \
+		if (vfp_concerns(dirfd, path) &&                            \
 		    moved_access(dirfd, path, mode, flags, &result))        \
 			return result;                                      \
-		return vfe.next.name ? vfe.next.name hand_on                \
+		return vfp.next.name ? vfp.next.name hand_on                \
 				     : by_rights(dirfd, path, mode, flags); \
 	}
 

@@ -32,15 +32,15 @@ static void simple(struct statfs *status, long type)
 /* The system's own file system of that name. */
 static void real_one(const char *name, struct statfs *status, long type)
 {
-	if (vfe_sys2(SYS_statfs, name, status) || status->f_type != type)
+	if (vfp_sys2(SYS_statfs, name, status) || status->f_type != type)
 		simple(status, type);
 }
 
 /* The file system of a path of the tree: 0 or a negative errno. */
 static int of_path(const char *real, struct statfs *status)
 {
-	const char *path = vfe_path_virtual(real);
-	long error = vfe_sys2(SYS_statfs, real, status);
+	const char *path = vfp_path_virtual(real);
+	long error = vfp_sys2(SYS_statfs, real, status);
 
 	if (error || !path)
 		return (int)error;
@@ -53,17 +53,17 @@ static int of_path(const char *real, struct statfs *status)
 
 static bool of_fd(int fd, struct statfs *status, int *error)
 {
-	struct vfe_file file;
-	VFE_PLACE(place);
+	struct vfp_file file;
+	VFP_PLACE(place);
 
 	*error = 0;
-	if (vfe_path_behind_fd(fd, &place)) {
+	if (vfp_path_behind_fd(fd, &place)) {
 		*error = of_path(place->real, status);
 		return true;
 	}
-	if (!vfe_emulated(fd, &file) || file.kind == VFE_ATTRIBUTE)
+	if (!vfp_emulated(fd, &file) || file.kind == VFP_ATTRIBUTE)
 		return false;
-	if (file.kind == VFE_CONTAINER || file.kind == VFE_GROUP)
+	if (file.kind == VFP_CONTAINER || file.kind == VFP_GROUP)
 		real_one("/dev", status, TMPFS_MAGIC);
 	else
 		simple(status, ANON_INODE_FS_MAGIC);
@@ -75,34 +75,34 @@ static bool of_fd(int fd, struct statfs *status, int *error)
 static int told(int error, const struct statfs *status, void *out)
 {
 	if (!error)
-		error = vfe_copy_out(out, status, sizeof(*status));
-	return (int)vfe_result(error);
+		error = vfp_copy_out(out, status, sizeof(*status));
+	return (int)vfp_result(error);
 }
 
 #define STATFS(name, type)                                                  \
-	VFE_EXPORT int name(const char *path, struct type *out)             \
+	VFP_EXPORT int name(const char *path, struct type *out)             \
 	{                                                                   \
-		VFE_PLACE(place);                                           \
+		VFP_PLACE(place);                                           \
 		struct statfs status;                                       \
                                                                             \
-		if (vfe_moved(AT_FDCWD, path, &place))                      \
+		if (vfp_moved(AT_FDCWD, path, &place))                      \
 			return told(of_path(place->real, &status), &status, \
 				    out);                                   \
-		return VFE_NEXT(name, SYS_statfs, path, out);               \
+		return VFP_NEXT(name, SYS_statfs, path, out);               \
 	}
 
 STATFS(statfs, statfs)
 STATFS(statfs64, statfs64)
 
 #define FSTATFS(name, type)                                  \
-	VFE_EXPORT int name(int fd, struct type *out)        \
+	VFP_EXPORT int name(int fd, struct type *out)        \
 	{                                                    \
 		struct statfs status;                        \
 		int error;                                   \
                                                              \
 		if (of_fd(fd, &status, &error))              \
 			return told(error, &status, out);    \
-		return VFE_NEXT(name, SYS_fstatfs, fd, out); \
+		return VFP_NEXT(name, SYS_fstatfs, fd, out); \
 	}
 
 FSTATFS(fstatfs, statfs)
@@ -115,7 +115,7 @@ static int told_as_vfs(int error, const struct statfs *status, void *out)
 	struct statvfs result = { 0 };
 
 	if (error)
-		return (int)vfe_result(error);
+		return (int)vfp_result(error);
 	result.f_bsize = (unsigned long)status->f_bsize;
 	result.f_frsize = (unsigned long)(status->f_frsize ? status->f_frsize
 							   : status->f_bsize);
@@ -129,23 +129,23 @@ static int told_as_vfs(int error, const struct statfs *status, void *out)
 				<< 32;
 	result.f_flag = (unsigned long)(status->f_flags & ~ST_VALID);
 	result.f_namemax = (unsigned long)status->f_namelen;
-	return (int)vfe_result(vfe_copy_out(out, &result, sizeof(result)));
+	return (int)vfp_result(vfp_copy_out(out, &result, sizeof(result)));
 }
 
 #define STATVFS(name, type)                                               \
-	VFE_EXPORT int name(const char *restrict path,                    \
+	VFP_EXPORT int name(const char *restrict path,                    \
 			    struct type *restrict out)                    \
 	{                                                                 \
-		VFE_PLACE(place);                                         \
+		VFP_PLACE(place);                                         \
 		struct statfs status;                                     \
 		int error;                                                \
                                                                           \
-		if (vfe_moved(AT_FDCWD, path, &place))                    \
+		if (vfp_moved(AT_FDCWD, path, &place))                    \
 			error = of_path(place->real, &status);            \
-		else if (vfe.next.name)                                   \
-			return vfe.next.name(path, out);                  \
+		else if (vfp.next.name)                                   \
+			return vfp.next.name(path, out);                  \
 		else                                                      \
-			error = (int)vfe_sys2(SYS_statfs, path, &status); \
+			error = (int)vfp_sys2(SYS_statfs, path, &status); \
 		return told_as_vfs(error, &status, out);                  \
 	}
 
@@ -153,15 +153,15 @@ STATVFS(statvfs, statvfs)
 STATVFS(statvfs64, statvfs64)
 
 #define FSTATVFS(name, type)                                             \
-	VFE_EXPORT int name(int fd, struct type *out)                    \
+	VFP_EXPORT int name(int fd, struct type *out)                    \
 	{                                                                \
 		struct statfs status;                                    \
 		int error;                                               \
                                                                          \
 		if (!of_fd(fd, &status, &error)) {                       \
-			if (vfe.next.name)                               \
-				return vfe.next.name(fd, out);           \
-			error = (int)vfe_sys2(SYS_fstatfs, fd, &status); \
+			if (vfp.next.name)                               \
+				return vfp.next.name(fd, out);           \
+			error = (int)vfp_sys2(SYS_fstatfs, fd, &status); \
 		}                                                        \
 		return told_as_vfs(error, &status, out);                 \
 	}

@@ -12,63 +12,63 @@ static bool is_end(char c)
 	return !c || c == '/';
 }
 
-bool vfe_path_is_below(const char *path, const char *name)
+bool vfp_path_is_below(const char *path, const char *name)
 {
 	size_t size = strlen(name);
 
 	return !strncmp(path, name, size) && is_end(path[size]);
 }
 
-const char *vfe_path_virtual(const char *real)
+const char *vfp_path_virtual(const char *real)
 {
-	if (!vfe.root_size || strncmp(real, vfe.root, vfe.root_size) ||
-	    !is_end(real[vfe.root_size]))
+	if (!vfp.root_size || strncmp(real, vfp.root, vfp.root_size) ||
+	    !is_end(real[vfp.root_size]))
 		return NULL;
-	real += vfe.root_size;
+	real += vfp.root_size;
 	return *real ? real : "/";
 }
 
-void vfe_path_strip(char *result)
+void vfp_path_strip(char *result)
 {
-	const char *path = result ? vfe_path_virtual(result) : NULL;
+	const char *path = result ? vfp_path_virtual(result) : NULL;
 
 	if (path)
 		memmove(result, path, strlen(path) + 1);
 }
 
-bool vfe_path_in_tree(const char *path, char *out)
+bool vfp_path_in_tree(const char *path, char *out)
 {
 	size_t size = strlen(path) + 1;
 
-	if (vfe.root_size + size > VFE_PATH_MAX)
+	if (vfp.root_size + size > VFP_PATH_MAX)
 		return false;
-	memcpy(out, vfe.root, vfe.root_size);
-	memcpy(out + vfe.root_size, path, size);
+	memcpy(out, vfp.root, vfp.root_size);
+	memcpy(out + vfp.root_size, path, size);
 	return true;
 }
 
-bool vfe_path_stand_in(char *node)
+bool vfp_path_stand_in(char *node)
 {
 	size_t size = strlen(node) + 1;
 
-	if (vfe.root_size && !vfe_trust_root()) {
+	if (vfp.root_size && !vfp_trust_root()) {
 		strcpy(node, "/proc/self/fd/-"); /* nobody has such a file */
 		return true;
 	}
-	if (vfe.root_size + size > VFE_PATH_MAX)
+	if (vfp.root_size + size > VFP_PATH_MAX)
 		return false;
-	memmove(node + vfe.root_size, node, size);
-	memcpy(node, vfe.root, vfe.root_size);
+	memmove(node + vfp.root_size, node, size);
+	memcpy(node, vfp.root, vfp.root_size);
 	return true;
 }
 
-bool vfe_path_is_node(const char *path)
+bool vfp_path_is_node(const char *path)
 {
 	return (!strncmp(path, "/dev/vfio/", 10) && path[10]) ||
 	       !strcmp(path, "/dev/iommu");
 }
 
-char *vfe_path_put_number(char *at, uint64_t number)
+char *vfp_path_put_number(char *at, uint64_t number)
 {
 	char digits[20];
 	size_t count = 0;

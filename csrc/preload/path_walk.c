@@ -64,12 +64,12 @@ static int note(struct tour *tour, const struct stat *status)
 static int type_of(const struct tour *tour, struct stat *status)
 {
 	if (tour->flags & FTW_PHYS) {
-		if (vfe_stat(tour->path, status, AT_SYMLINK_NOFOLLOW))
+		if (vfp_stat(tour->path, status, AT_SYMLINK_NOFOLLOW))
 			return FTW_NS;
 		if (S_ISLNK(status->st_mode))
 			return FTW_SL;
-	} else if (vfe_stat(tour->path, status, 0)) {
-		if (vfe_stat(tour->path, status, AT_SYMLINK_NOFOLLOW) ||
+	} else if (vfp_stat(tour->path, status, 0)) {
+		if (vfp_stat(tour->path, status, AT_SYMLINK_NOFOLLOW) ||
 		    !S_ISLNK(status->st_mode))
 			return FTW_NS;
 		return tour->simple ? FTW_NS : FTW_SLN;
@@ -86,7 +86,7 @@ static int go_in(struct tour *tour, DIR *directory, int level)
 	struct dirent *entry;
 	int result = 0;
 
-	while (!result && (entry = vfe_read_directory(directory))) {
+	while (!result && (entry = vfp_read_directory(directory))) {
 		size_t length = strlen(entry->d_name);
 		bool slash = tour->path[size - 1] != '/';
 
@@ -115,7 +115,7 @@ static int go_down(struct tour *tour, const struct stat *status, int base,
 
 	if (known <= 0)
 		return known;
-	DIR *directory = vfe_open_directory(tour->path);
+	DIR *directory = vfp_open_directory(tour->path);
 
 	if (!directory)
 		return errno == EACCES
@@ -126,7 +126,7 @@ static int go_down(struct tour *tour, const struct stat *status, int base,
 
 	if (!told)
 		result = go_in(tour, directory, level);
-	vfe_close_directory(directory);
+	vfp_close_directory(directory);
 	/* Of what the program may answer, this is about what is in here. */
 	if (obeys && !told && result == FTW_SKIP_SIBLINGS)
 		result = 0;
@@ -168,7 +168,7 @@ static int travel(const char *path, struct tour *tour)
 	}
 	memcpy(tour->path, path, tour->size);
 	tour->path[tour->size] = 0;
-	if (vfe_stat(tour->path, &status, AT_SYMLINK_NOFOLLOW))
+	if (vfp_stat(tour->path, &status, AT_SYMLINK_NOFOLLOW))
 		return -1;
 	slash = strrchr(tour->path, '/');
 	int result = go(tour, slash ? (int)(slash + 1 - tour->path) : 0, 0);
@@ -181,9 +181,9 @@ static int travel(const char *path, struct tour *tour)
 
 static bool is_ours(const char *path, int flags)
 {
-	VFE_PLACE(place);
+	VFP_PLACE(place);
 
-	return !(flags & FTW_CHDIR) && vfe_moved(AT_FDCWD, path, &place);
+	return !(flags & FTW_CHDIR) && vfp_moved(AT_FDCWD, path, &place);
 }
 
 static int not_there(void)
@@ -193,7 +193,7 @@ static int not_there(void)
 }
 
 #define NFTW(name, fn_type)                                                    \
-	VFE_EXPORT int name(const char *path, fn_type visit, int nfds,         \
+	VFP_EXPORT int name(const char *path, fn_type visit, int nfds,         \
 			    int flags)                                         \
 	{                                                                      \
 		if (is_ours(path, flags)) {                                    \
@@ -204,7 +204,7 @@ static int not_there(void)
                                                                                \
 			return travel(path, &tour);                            \
 		}                                                              \
-		return vfe.next.name ? vfe.next.name(path, visit, nfds, flags) \
+		return vfp.next.name ? vfp.next.name(path, visit, nfds, flags) \
 				     : not_there();                            \
 	}
 
@@ -212,7 +212,7 @@ NFTW(nftw, __nftw_func_t)
 NFTW(nftw64, __nftw64_func_t)
 
 #define FTW(name, fn_type)                                                    \
-	VFE_EXPORT int name(const char *path, fn_type visit, int nfds)        \
+	VFP_EXPORT int name(const char *path, fn_type visit, int nfds)        \
 	{                                                                     \
 		if (is_ours(path, 0)) {                                       \
 			struct tour tour = {                                  \
@@ -221,7 +221,7 @@ NFTW(nftw64, __nftw64_func_t)
                                                                               \
 			return travel(path, &tour);                           \
 		}                                                             \
-		return vfe.next.name ? vfe.next.name(path, visit, nfds)       \
+		return vfp.next.name ? vfp.next.name(path, visit, nfds)       \
 				     : not_there();                           \
 	}
 

@@ -11,36 +11,36 @@
 #include "path.h"
 #include "sys.h"
 
-VFE_EXPORT int inotify_add_watch(int fd, const char *path, uint32_t mask)
+VFP_EXPORT int inotify_add_watch(int fd, const char *path, uint32_t mask)
 {
-	VFE_PLACE(place);
+	VFP_PLACE(place);
 
-	if (vfe_moved(AT_FDCWD, path, &place))
+	if (vfp_moved(AT_FDCWD, path, &place))
 		path = place->real;
-	return VFE_NEXT(inotify_add_watch, SYS_inotify_add_watch, fd, path,
+	return VFP_NEXT(inotify_add_watch, SYS_inotify_add_watch, fd, path,
 			mask);
 }
 
-VFE_EXPORT int name_to_handle_at(int dirfd, const char *path,
+VFP_EXPORT int name_to_handle_at(int dirfd, const char *path,
 				 struct file_handle *handle, int *mount_id,
 				 int flags)
 {
-	VFE_PLACE(place);
+	VFP_PLACE(place);
 
-	if (vfe_moved(dirfd, path, &place)) {
+	if (vfp_moved(dirfd, path, &place)) {
 		dirfd = AT_FDCWD;
 		path = place->real;
 	}
-	return VFE_NEXT(name_to_handle_at, SYS_name_to_handle_at, dirfd, path,
+	return VFP_NEXT(name_to_handle_at, SYS_name_to_handle_at, dirfd, path,
 			handle, mount_id, flags);
 }
 
-VFE_EXPORT long pathconf(const char *path, int name)
+VFP_EXPORT long pathconf(const char *path, int name)
 {
-	VFE_PLACE(place);
+	VFP_PLACE(place);
 
-	if (vfe_moved(AT_FDCWD, path, &place))
+	if (vfp_moved(AT_FDCWD, path, &place))
 		path = place->real;
-	return vfe.next.pathconf ? vfe.next.pathconf(path, name)
-				 : vfe_result(-ENOSYS);
+	return vfp.next.pathconf ? vfp.next.pathconf(path, name)
+				 : vfp_result(-ENOSYS);
 }

@@ -10,27 +10,27 @@
 #include "sys.h"
 
 #define GETXATTR(name, number)                                         \
-	VFE_EXPORT ssize_t name(const char *path, const char *key,     \
+	VFP_EXPORT ssize_t name(const char *path, const char *key,     \
 				void *value, size_t size)              \
 	{                                                              \
-		VFE_PLACE(place);                                      \
+		VFP_PLACE(place);                                      \
                                                                        \
-		if (vfe_moved(AT_FDCWD, path, &place))                 \
+		if (vfp_moved(AT_FDCWD, path, &place))                 \
 			path = place->real;                            \
-		return VFE_NEXT(name, number, path, key, value, size); \
+		return VFP_NEXT(name, number, path, key, value, size); \
 	}
 
 GETXATTR(getxattr, SYS_getxattr)
 GETXATTR(lgetxattr, SYS_lgetxattr)
 
 #define LISTXATTR(name, number)                                            \
-	VFE_EXPORT ssize_t name(const char *path, char *list, size_t size) \
+	VFP_EXPORT ssize_t name(const char *path, char *list, size_t size) \
 	{                                                                  \
-		VFE_PLACE(place);                                          \
+		VFP_PLACE(place);                                          \
                                                                            \
-		if (vfe_moved(AT_FDCWD, path, &place))                     \
+		if (vfp_moved(AT_FDCWD, path, &place))                     \
 			path = place->real;                                \
-		return VFE_NEXT(name, number, path, list, size);           \
+		return VFP_NEXT(name, number, path, list, size);           \
 	}
 
 LISTXATTR(listxattr, SYS_listxattr)
@@ -42,61 +42,61 @@ static int refuse_change(const char *key)
 {
 	char word[5];
 
-	if (vfe_copy_in(word, key, sizeof(word)))
-		return (int)vfe_result(-EFAULT);
+	if (vfp_copy_in(word, key, sizeof(word)))
+		return (int)vfp_result(-EFAULT);
 	if (!memcmp(word, "user.", sizeof(word)))
-		return (int)vfe_result(-EOPNOTSUPP);
-	return (int)vfe_result(vfe_path_is_master() ? -EOPNOTSUPP : -EPERM);
+		return (int)vfp_result(-EOPNOTSUPP);
+	return (int)vfp_result(vfp_path_is_master() ? -EOPNOTSUPP : -EPERM);
 }
 
 #define SETXATTR(name, number)                                                \
-	VFE_EXPORT int name(const char *path, const char *key,                \
+	VFP_EXPORT int name(const char *path, const char *key,                \
 			    const void *value, size_t size, int flags)        \
 	{                                                                     \
-		VFE_PLACE(place);                                             \
+		VFP_PLACE(place);                                             \
                                                                               \
-		if (vfe_moved(AT_FDCWD, path, &place)) {                      \
-			if (vfe_path_virtual(place->real))                    \
+		if (vfp_moved(AT_FDCWD, path, &place)) {                      \
+			if (vfp_path_virtual(place->real))                    \
 				return refuse_change(key);                    \
 			path = place->real;                                   \
 		}                                                             \
-		return VFE_NEXT(name, number, path, key, value, size, flags); \
+		return VFP_NEXT(name, number, path, key, value, size, flags); \
 	}
 
 SETXATTR(setxattr, SYS_setxattr)
 SETXATTR(lsetxattr, SYS_lsetxattr)
 
 #define REMOVEXATTR(name, number)                              \
-	VFE_EXPORT int name(const char *path, const char *key) \
+	VFP_EXPORT int name(const char *path, const char *key) \
 	{                                                      \
-		VFE_PLACE(place);                              \
+		VFP_PLACE(place);                              \
                                                                \
-		if (vfe_moved(AT_FDCWD, path, &place)) {       \
-			if (vfe_path_virtual(place->real))     \
+		if (vfp_moved(AT_FDCWD, path, &place)) {       \
+			if (vfp_path_virtual(place->real))     \
 				return refuse_change(key);     \
 			path = place->real;                    \
 		}                                              \
-		return VFE_NEXT(name, number, path, key);      \
+		return VFP_NEXT(name, number, path, key);      \
 	}
 
 REMOVEXATTR(removexattr, SYS_removexattr)
 REMOVEXATTR(lremovexattr, SYS_lremovexattr)
 
-VFE_EXPORT int fsetxattr(int fd, const char *key, const void *value,
+VFP_EXPORT int fsetxattr(int fd, const char *key, const void *value,
 			 size_t size, int flags)
 {
-	VFE_PLACE(place);
+	VFP_PLACE(place);
 
-	if (vfe_path_behind_fd(fd, &place))
+	if (vfp_path_behind_fd(fd, &place))
 		return refuse_change(key);
-	return VFE_NEXT(fsetxattr, SYS_fsetxattr, fd, key, value, size, flags);
+	return VFP_NEXT(fsetxattr, SYS_fsetxattr, fd, key, value, size, flags);
 }
 
-VFE_EXPORT int fremovexattr(int fd, const char *key)
+VFP_EXPORT int fremovexattr(int fd, const char *key)
 {
-	VFE_PLACE(place);
+	VFP_PLACE(place);
 
-	if (vfe_path_behind_fd(fd, &place))
+	if (vfp_path_behind_fd(fd, &place))
 		return refuse_change(key);
-	return VFE_NEXT(fremovexattr, SYS_fremovexattr, fd, key);
+	return VFP_NEXT(fremovexattr, SYS_fremovexattr, fd, key);
 }

@@ -19,9 +19,9 @@ static char target[PATH_MAX];  /* if that is a link: what it leads to */
 static bool is_trusted(const char *path, mode_t type, uid_t *owner)
 {
 	struct stat status;
-	uid_t uid = (uid_t)vfe_sys0(SYS_geteuid);
+	uid_t uid = (uid_t)vfp_sys0(SYS_geteuid);
 
-	if (vfe_sys4(SYS_newfstatat, AT_FDCWD, path, &status,
+	if (vfp_sys4(SYS_newfstatat, AT_FDCWD, path, &status,
 		     AT_SYMLINK_NOFOLLOW))
 		return false;
 	*owner = status.st_uid;
@@ -37,7 +37,7 @@ static void join(char *out, const char *directory, size_t size,
 	strcpy(out + size, name);
 }
 
-const char *vfe_place_library(void)
+const char *vfp_place_library(void)
 {
 	return library[0] ? library : NULL;
 }
@@ -46,44 +46,44 @@ const char *vfe_place_library(void)
  * them from who is not root. */
 static bool is_usable(void)
 {
-	char *directory = vfe_scratch_take();
+	char *directory = vfp_scratch_take();
 	struct stat status;
-	uid_t uid = (uid_t)vfe_sys0(SYS_geteuid);
+	uid_t uid = (uid_t)vfp_sys0(SYS_geteuid);
 
 	if (!directory)
 		return true;
 	join(directory, library, (size_t)(strrchr(library, '/') - library), "");
 	bool usable =
-		!vfe_sys4(SYS_newfstatat, AT_FDCWD, library, &status, 0) &&
-		!vfe_sys4(SYS_newfstatat, AT_FDCWD, directory, &status, 0) &&
+		!vfp_sys4(SYS_newfstatat, AT_FDCWD, library, &status, 0) &&
+		!vfp_sys4(SYS_newfstatat, AT_FDCWD, directory, &status, 0) &&
 		(!uid || status.st_uid == uid || status.st_mode & S_IXOTH);
 
-	vfe_scratch_drop(directory);
+	vfp_scratch_drop(directory);
 	return usable;
 }
 
-const char *vfe_place_instead(void)
+const char *vfp_place_instead(void)
 {
 	return target[0] && !is_usable() ? target : NULL;
 }
 
-void vfe_place_init(void)
+void vfp_place_init(void)
 {
 	Dl_info info;
 
-	if (!dladdr((void *)&vfe, &info) || !info.dli_fname ||
+	if (!dladdr((void *)&vfp, &info) || !info.dli_fname ||
 	    *info.dli_fname != '/' || strlen(info.dli_fname) >= PATH_MAX)
 		return;
 	strcpy(library, info.dli_fname);
-	if (vfe_sys4(SYS_readlinkat, AT_FDCWD, library, target,
+	if (vfp_sys4(SYS_readlinkat, AT_FDCWD, library, target,
 		     sizeof(target) - 1) <= 0 ||
 	    *target != '/')
 		target[0] = 0;
 }
 
-bool vfe_place_find(struct vfe_daemon_place *place)
+bool vfp_place_find(struct vfp_daemon_place *place)
 {
-	const char *name = vfe_place_library();
+	const char *name = vfp_place_library();
 	const char *end = name ? strrchr(name, '/') : NULL;
 	size_t size = end ? (size_t)(end - name) : 0;
 

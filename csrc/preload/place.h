@@ -5,32 +5,32 @@
  * the daemon's socket, so that a program finds its daemon whose environment
  * has been cleaned.
  */
-#ifndef VFE_PLACE_H
-#define VFE_PLACE_H
+#ifndef VFP_PLACE_H
+#define VFP_PLACE_H
 
 #include <limits.h>
 
 #include "preload.h"
 
 /** A daemon's places. */
-struct vfe_daemon_place {
+struct vfp_daemon_place {
 	char socket[PATH_MAX];
 	char root[PATH_MAX];
 	uid_t uid; /* whose it is: the code that we run is from there, too */
 };
 
 /** Once, before anything else here. */
-VFE_HIDDEN void vfe_place_init(void);
+VFP_HIDDEN void vfp_place_init(void);
 
 /** The daemon beside the library: false if there is none, or if others than
  * we and root could have put it there. */
-VFE_HIDDEN bool vfe_place_find(struct vfe_daemon_place *place);
+VFP_HIDDEN bool vfp_place_find(struct vfp_daemon_place *place);
 
 /** The name by which the library was loaded; NULL if that is not known. */
-VFE_HIDDEN const char *vfe_place_library(void);
+VFP_HIDDEN const char *vfp_place_library(void);
 
 /** What to name it in place of that from now on: NULL, unless it was loaded by
  * a link that is gone, or that we may not use any more. */
-VFE_HIDDEN const char *vfe_place_instead(void);
+VFP_HIDDEN const char *vfp_place_instead(void);
 
 #endif

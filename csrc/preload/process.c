@@ -16,87 +16,87 @@
 /** What a fork wipes. All zero: a process that has not looked at it yet. */
 static struct process {
 	atomic_int pid;
-	vfe_lock lock; /* of finding that out */
+	vfp_lock lock; /* of finding that out */
 } *process;
 
-uint64_t vfe_signals_block(void)
+uint64_t vfp_signals_block(void)
 {
 	uint64_t all = ~UINT64_C(0), mask = 0;
 
-	vfe_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, &mask, sizeof(mask));
+	vfp_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &all, &mask, sizeof(mask));
 	return mask;
 }
 
-void vfe_signals_restore(uint64_t mask)
+void vfp_signals_restore(uint64_t mask)
 {
-	vfe_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, sizeof(mask));
+	vfp_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, sizeof(mask));
 }
 
-void *vfe_wiped_memory(size_t size)
+void *vfp_wiped_memory(size_t size)
 {
 	long memory =
-		vfe_sys6(SYS_mmap, 0, VFE_ARG(size), PROT_READ | PROT_WRITE,
+		vfp_sys6(SYS_mmap, 0, VFP_ARG(size), PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (memory < 0 && memory >= -4095)
 		return NULL;
-	vfe_sys3(SYS_madvise, memory, size, MADV_WIPEONFORK);
+	vfp_sys3(SYS_madvise, memory, size, MADV_WIPEONFORK);
 	return (void *)memory;
 }
 
 /* Close what a parent was connected by. */
-static void disown(struct vfe_known *known)
+static void disown(struct vfp_known *known)
 {
-	int fd = vfe_own_number(known);
+	int fd = vfp_own_number(known);
 
 	atomic_store(&known->number, 0);
 	if (fd >= 0)
-		vfe_sys1(SYS_close, fd);
+		vfp_sys1(SYS_close, fd);
 }
 
 /* A process looks at its memory for the first time. */
 static void begin(void)
 {
-	uint64_t mask = vfe_signals_block();
+	uint64_t mask = vfp_signals_block();
 
-	vfe_lock_take(&process->lock);
+	vfp_lock_take(&process->lock);
 	if (!atomic_load(&process->pid)) {
-		for (unsigned int i = 0; i < VFE_CONNECTIONS; i++)
-			disown(&vfe_own_connections[i]);
-		disown(&vfe_own_service);
-		atomic_store(&process->pid, (int)vfe_sys0(SYS_getpid));
-		vfe_debug(VFE_DEBUG_SHIM, "process %d",
+		for (unsigned int i = 0; i < VFP_CONNECTIONS; i++)
+			disown(&vfp_own_connections[i]);
+		disown(&vfp_own_service);
+		atomic_store(&process->pid, (int)vfp_sys0(SYS_getpid));
+		vfp_debug(VFP_DEBUG_SHIM, "process %d",
 			  atomic_load(&process->pid));
 	}
-	vfe_lock_release(&process->lock);
-	vfe_signals_restore(mask);
+	vfp_lock_release(&process->lock);
+	vfp_signals_restore(mask);
 }
 
-bool vfe_process_is_ours(void)
+bool vfp_process_is_ours(void)
 {
-	if (VFE_RARE(!atomic_load(&process->pid)))
+	if (VFP_RARE(!atomic_load(&process->pid)))
 		begin();
-	return atomic_load(&process->pid) == (int)vfe_sys0(SYS_getpid);
+	return atomic_load(&process->pid) == (int)vfp_sys0(SYS_getpid);
 }
 
-bool vfe_process_is_copied(void)
+bool vfp_process_is_copied(void)
 {
 	int pid = atomic_load(&process->pid);
 
-	return pid && pid != (int)vfe_sys0(SYS_getpid);
+	return pid && pid != (int)vfp_sys0(SYS_getpid);
 }
 
-void vfe_process_forked(void)
+void vfp_process_forked(void)
 {
-	if (vfe_process_is_copied())
+	if (vfp_process_is_copied())
 		memset(process, 0, sizeof(*process));
-	vfe_process_is_ours();
+	vfp_process_is_ours();
 }
 
-bool vfe_process_init(void)
+bool vfp_process_init(void)
 {
-	process = vfe_wiped_memory(sizeof(*process));
+	process = vfp_wiped_memory(sizeof(*process));
 	if (process)
-		vfe_process_is_ours(); /* before a child of vfork() says so */
+		vfp_process_is_ours(); /* before a child of vfork() says so */
 	return process;
 }

@@ -82,15 +82,15 @@ static const char *convert(struct line *line, const char *format, va_list *args)
 	return format + 1;
 }
 
-void vfe_say(const char *format, ...)
+void vfp_say(const char *format, ...)
 {
 	struct line line = { .size = 0 };
 	va_list args;
 
 	put_string(&line, "vfioemu-preload: ");
-	if (vfe.debug) {
+	if (vfp.debug) {
 		put(&line, '[');
-		put_number(&line, (uint64_t)vfe_sys0(SYS_gettid), 10);
+		put_number(&line, (uint64_t)vfp_sys0(SYS_gettid), 10);
 		put_string(&line, "] ");
 	}
 	va_start(args, format);
@@ -101,17 +101,17 @@ void vfe_say(const char *format, ...)
 			put(&line, *format++);
 	va_end(args);
 	line.text[line.size++] = '\n';
-	vfe_sys3(SYS_write, 2, line.text, line.size);
+	vfp_sys3(SYS_write, 2, line.text, line.size);
 }
 
-bool vfe_forbidden(const char *call, long result)
+bool vfp_forbidden(const char *call, long result)
 {
 	static atomic_bool said;
 
 	if (result != -EPERM && result != -EACCES && result != -ENOSYS)
 		return false;
-	if (vfe.debug && !atomic_exchange(&said, true))
-		vfe_say("%s() is forbidden (%d), by a seccomp filter perhaps: "
+	if (vfp.debug && !atomic_exchange(&said, true))
+		vfp_say("%s() is forbidden (%d), by a seccomp filter perhaps: "
 			"calls on emulated files fail with EIO; "
 			"docs/preload.md says which system calls they need",
 			call, (int)result);

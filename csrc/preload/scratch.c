@@ -19,36 +19,36 @@ extern void __tsan_acquire(void *) __attribute__((weak));
 extern void __tsan_release(void *) __attribute__((weak));
 
 static struct {
-	_Alignas(16) char bytes[VFE_SCRATCH_SIZE];
+	_Alignas(16) char bytes[VFP_SCRATCH_SIZE];
 } pieces[PIECES];
 static atomic_bool in_use[PIECES];
 
-void *vfe_scratch_take(void)
+void *vfp_scratch_take(void)
 {
 	for (size_t i = 0; i < PIECES; i++)
 		if (!atomic_load_explicit(&in_use[i], memory_order_relaxed) &&
 		    !atomic_exchange_explicit(&in_use[i], true,
 					      memory_order_acquire)) {
-			if (VFE_RARE(__tsan_acquire != NULL))
+			if (VFP_RARE(__tsan_acquire != NULL))
 				__tsan_acquire(&pieces[i]);
 			return &pieces[i];
 		}
 	long address =
-		vfe_sys6(SYS_mmap, 0, VFE_SCRATCH_SIZE, PROT_READ | PROT_WRITE,
+		vfp_sys6(SYS_mmap, 0, VFP_SCRATCH_SIZE, PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	return address < 0 && address > -4096 ? NULL : (void *)address;
 }
 
-void vfe_scratch_drop(void *piece)
+void vfp_scratch_drop(void *piece)
 {
 	uintptr_t offset = (uintptr_t)piece - (uintptr_t)pieces;
 
 	if (offset < sizeof(pieces)) {
-		if (VFE_RARE(__tsan_release != NULL))
+		if (VFP_RARE(__tsan_release != NULL))
 			__tsan_release(piece);
 		atomic_store_explicit(&in_use[offset / sizeof(pieces[0])],
 				      false, memory_order_release);
 	} else if (piece)
-		vfe_sys2(SYS_munmap, piece, VFE_SCRATCH_SIZE);
+		vfp_sys2(SYS_munmap, piece, VFP_SCRATCH_SIZE);
 }

@@ -4,17 +4,17 @@
  * Room for names that is not on the caller's stack: a thread has 16 KiB of it
  * at least, and a signal handler 2.
  */
-#ifndef VFE_PRELOAD_SCRATCH_H
-#define VFE_PRELOAD_SCRATCH_H
+#ifndef VFP_PRELOAD_SCRATCH_H
+#define VFP_PRELOAD_SCRATCH_H
 
 #include "preload.h"
 
 /** What there is in one piece. */
-#define VFE_SCRATCH_SIZE (3 * VFE_PATH_MAX + 64)
+#define VFP_SCRATCH_SIZE (3 * VFP_PATH_MAX + 64)
 
 /** A piece; NULL if the system has no memory left. Signal-safe. */
-VFE_HIDDEN void *vfe_scratch_take(void);
+VFP_HIDDEN void *vfp_scratch_take(void);
 /** Give it back. NULL is none. */
-VFE_HIDDEN void vfe_scratch_drop(void *piece);
+VFP_HIDDEN void vfp_scratch_drop(void *piece);
 
 #endif

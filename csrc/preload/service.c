@@ -24,7 +24,7 @@
 enum state { STARTING, SERVING, FAILED };
 
 struct service {
-	struct vfe_connection connection;
+	struct vfp_connection connection;
 	atomic_int *state; /* futex: enum state, of whoever waits for it */
 	unsigned char data[VFIOEMU_MAX_DATA];
 };
@@ -32,8 +32,8 @@ struct service {
 /* Have no fd but this one, and share that with nobody. */
 static bool keep_only(unsigned int fd)
 {
-	return !vfe_sys3(SYS_close_range, fd + 1, ~0u, CLOSE_RANGE_UNSHARE) &&
-	       (!fd || !vfe_sys3(SYS_close_range, 0, fd - 1, 0));
+	return !vfp_sys3(SYS_close_range, fd + 1, ~0u, CLOSE_RANGE_UNSHARE) &&
+	       (!fd || !vfp_sys3(SYS_close_range, 0, fd - 1, 0));
 }
 
 /*
@@ -45,28 +45,28 @@ static void admit_signals_of_libc(void)
 {
 	uint64_t mask = ~(UINT64_C(1) << (32 - 1) | UINT64_C(1) << (33 - 1));
 
-	vfe_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, sizeof(mask));
+	vfp_sys4(SYS_rt_sigprocmask, SIG_SETMASK, &mask, NULL, sizeof(mask));
 }
 
 static void *serve(void *argument)
 {
 	struct service *service = argument;
-	struct vfe_connection *connection = &service->connection;
+	struct vfp_connection *connection = &service->connection;
 	atomic_int *state = service->state;
 	bool alone = keep_only((unsigned int)connection->fd);
 
 	admit_signals_of_libc();
-	vfe_sys2(SYS_prctl, PR_SET_NAME, "vfioemu");
+	vfp_sys2(SYS_prctl, PR_SET_NAME, "vfioemu");
 	atomic_store(state, alone ? SERVING : FAILED);
 	/* It may be gone, but the kernel looks at the address only. */
-	vfe_sys3(SYS_futex, state, FUTEX_WAKE_PRIVATE, 1);
-	while (alone && !vfe_receive(connection) &&
-	       !vfe_answer(connection, NULL))
+	vfp_sys3(SYS_futex, state, FUTEX_WAKE_PRIVATE, 1);
+	while (alone && !vfp_receive(connection) &&
+	       !vfp_answer(connection, NULL))
 		;
-	vfe_debug(VFE_DEBUG_SHIM, "the service ends");
+	vfp_debug(VFP_DEBUG_SHIM, "the service ends");
 	if (alone)
-		vfe_sys1(SYS_close, connection->fd);
-	vfe_sys2(SYS_munmap, service, sizeof(*service));
+		vfp_sys1(SYS_close, connection->fd);
+	vfp_sys2(SYS_munmap, service, sizeof(*service));
 	return NULL;
 }
 
@@ -92,41 +92,41 @@ static bool start(struct service *service)
 	}
 	pthread_attr_destroy(&attributes);
 	if (error) {
-		vfe_sys2(SYS_munmap, service, sizeof(*service));
+		vfp_sys2(SYS_munmap, service, sizeof(*service));
 		return false;
 	}
 	while (atomic_load(&state) == STARTING)
-		vfe_sys4(SYS_futex, &state, FUTEX_WAIT_PRIVATE, STARTING, NULL);
+		vfp_sys4(SYS_futex, &state, FUTEX_WAIT_PRIVATE, STARTING, NULL);
 	return atomic_load(&state) == SERVING;
 }
 
-void vfe_service_start(struct vfe_session *session, struct vfe_known *known)
+void vfp_service_start(struct vfp_session *session, struct vfp_known *known)
 {
-	struct vfe_connection ours;
+	struct vfp_connection ours;
 	struct service *service;
 	int saved = errno;
 	long memory;
 
 	if (session->has_service ||
-	    vfe_greeting()->memory_mode != VFIOEMU_MEMORY_ASK)
+	    vfp_greeting()->memory_mode != VFIOEMU_MEMORY_ASK)
 		return;
 	session->has_service = true;
-	memory = vfe_sys6(SYS_mmap, 0, sizeof(*service), PROT_READ | PROT_WRITE,
+	memory = vfp_sys6(SYS_mmap, 0, sizeof(*service), PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (memory < 0 && memory >= -4095)
 		return;
 	service = (struct service *)memory;
-	vfe_sys3(SYS_madvise, service, sizeof(*service), MADV_DONTFORK);
+	vfp_sys3(SYS_madvise, service, sizeof(*service), MADV_DONTFORK);
 	service->connection.data = service->data;
 	service->connection.known = known;
-	if (vfe_hello(&service->connection, session, VFIOEMU_F_SERVICE)) {
-		vfe_sys2(SYS_munmap, service, sizeof(*service));
+	if (vfp_hello(&service->connection, session, VFIOEMU_F_SERVICE)) {
+		vfp_sys2(SYS_munmap, service, sizeof(*service));
 		return;
 	}
 	/* A serving thread may end at any time, and its memory with it. */
 	ours = service->connection;
 	if (!start(service))
-		vfe_say("no thread can be made to serve DMA memory");
-	vfe_hang_up(&ours);
+		vfp_say("no thread can be made to serve DMA memory");
+	vfp_hang_up(&ours);
 	errno = saved;
 }

@@ -17,58 +17,58 @@
 
 struct slot {
 	atomic_int busy;
-	struct vfe_connection connection;
+	struct vfp_connection connection;
 };
 
 /** What a fork wipes. All zero: a process that has made no call yet. */
 static struct connections {
-	vfe_lock lock;	    /* of the session, and of making connections */
+	vfp_lock lock;	    /* of the session, and of making connections */
 	atomic_int freed;   /* futex: counts connections that were put back */
 	atomic_int waiting; /* threads that wait for one */
 	atomic_int limit;   /* how many there can be; 0: not known yet */
-	struct vfe_session session;
-	struct slot slots[VFE_CONNECTIONS];
+	struct vfp_session session;
+	struct slot slots[VFP_CONNECTIONS];
 } *ours;
 
-static unsigned char buffers[VFE_CONNECTIONS][VFIOEMU_MAX_DATA];
+static unsigned char buffers[VFP_CONNECTIONS][VFIOEMU_MAX_DATA];
 
-bool vfe_session_init(void)
+bool vfp_session_init(void)
 {
-	ours = vfe_wiped_memory(sizeof(*ours));
+	ours = vfp_wiped_memory(sizeof(*ours));
 	return ours;
 }
 
-void vfe_session_forked(void)
+void vfp_session_forked(void)
 {
-	if (vfe_process_is_copied())
+	if (vfp_process_is_copied())
 		memset(ours, 0, sizeof(*ours));
 }
 
 /* Have a session, if that is possible. */
 static void ensure_session(void)
 {
-	uint64_t mask = vfe_signals_block();
-	struct vfe_connection *connection = vfe_connection_get();
+	uint64_t mask = vfp_signals_block();
+	struct vfp_connection *connection = vfp_connection_get();
 
 	if (connection)
-		vfe_connection_put(connection, false);
-	vfe_signals_restore(mask);
+		vfp_connection_put(connection, false);
+	vfp_signals_restore(mask);
 }
 
-bool vfe_session_is(const uint8_t id[16])
+bool vfp_session_is(const uint8_t id[16])
 {
-	const struct vfioemu_hello *hello = vfe_greeting();
+	const struct vfioemu_hello *hello = vfp_greeting();
 
 	if (!hello) {
 		ensure_session();
-		hello = vfe_greeting();
+		hello = vfp_greeting();
 	}
 	return hello && !memcmp(hello->daemon_id, id, sizeof(hello->daemon_id));
 }
 
-struct vfe_session *vfe_session_here(void)
+struct vfp_session *vfp_session_here(void)
 {
-	if (!vfe_process_is_ours())
+	if (!vfp_process_is_ours())
 		return NULL;
 	if (!atomic_load(&ours->session.id))
 		ensure_session();
@@ -78,28 +78,28 @@ struct vfe_session *vfe_session_here(void)
 /* --- connections --- */
 
 /* A connection for one call of a vfork() child, in memory of its own. */
-static struct vfe_connection *borrow(void)
+static struct vfp_connection *borrow(void)
 {
-	struct vfe_session session = { .id = 0 };
-	struct vfe_connection *connection =
-		vfe_wiped_memory(sizeof(*connection) + VFIOEMU_MAX_DATA);
+	struct vfp_session session = { .id = 0 };
+	struct vfp_connection *connection =
+		vfp_wiped_memory(sizeof(*connection) + VFIOEMU_MAX_DATA);
 
 	if (!connection)
 		return NULL;
 	connection->data = (unsigned char *)(connection + 1);
-	if (!vfe_hello(connection, &session, 0))
+	if (!vfp_hello(connection, &session, 0))
 		return connection;
-	vfe_sys2(SYS_munmap, connection,
+	vfp_sys2(SYS_munmap, connection,
 		 sizeof(*connection) + VFIOEMU_MAX_DATA);
 	return NULL;
 }
 
-static bool is_borrowed(const struct vfe_connection *connection)
+static bool is_borrowed(const struct vfp_connection *connection)
 {
 	return connection->data == (const unsigned char *)(connection + 1);
 }
 
-static unsigned int index_of(const struct vfe_connection *connection)
+static unsigned int index_of(const struct vfp_connection *connection)
 {
 	const char *base = (const char *)&ours->slots[0].connection;
 
@@ -118,7 +118,7 @@ static bool take_slot(struct slot *slot)
 static void wait_for_slot(int freed)
 {
 	atomic_fetch_add(&ours->waiting, 1);
-	vfe_sys4(SYS_futex, &ours->freed, FUTEX_WAIT_PRIVATE, freed, NULL);
+	vfp_sys4(SYS_futex, &ours->freed, FUTEX_WAIT_PRIVATE, freed, NULL);
 	atomic_fetch_sub(&ours->waiting, 1);
 }
 
@@ -127,14 +127,14 @@ static void put(struct slot *slot)
 	atomic_store(&slot->busy, 0);
 	atomic_fetch_add(&ours->freed, 1);
 	if (atomic_load(&ours->waiting))
-		vfe_sys3(SYS_futex, &ours->freed, FUTEX_WAKE_PRIVATE, INT_MAX);
+		vfp_sys3(SYS_futex, &ours->freed, FUTEX_WAKE_PRIVATE, INT_MAX);
 }
 
 /* Whether there is none, or it is of this thread's fd table. */
-static bool is_here(const struct vfe_connection *connection)
+static bool is_here(const struct vfp_connection *connection)
 {
 	return !connection->open ||
-	       vfe_still_there(connection->fd, connection->cookie);
+	       vfp_still_there(connection->fd, connection->cookie);
 }
 
 /* A slot that is idle; `here`: no other than those. */
@@ -142,7 +142,7 @@ static struct slot *take_idle(bool here)
 {
 	int limit = atomic_load(&ours->limit);
 
-	for (int i = 0; i < (limit ? limit : VFE_CONNECTIONS); i++) {
+	for (int i = 0; i < (limit ? limit : VFP_CONNECTIONS); i++) {
 		struct slot *slot = &ours->slots[i];
 
 		if (!take_slot(slot))
@@ -159,7 +159,7 @@ static struct slot *take(void)
 {
 	for (;;) {
 		int freed = atomic_load(&ours->freed);
-		struct slot *slot = vfe.shares_no_fds ? take_idle(true) : NULL;
+		struct slot *slot = vfp.shares_no_fds ? take_idle(true) : NULL;
 
 		if (!slot)
 			slot = take_idle(false);
@@ -175,37 +175,37 @@ static int join(struct slot *slot, unsigned int index)
 	int error;
 
 	slot->connection.data = buffers[index];
-	slot->connection.known = &vfe_own_connections[index];
-	vfe_lock_take(&ours->lock);
-	error = vfe_hello(&slot->connection, &ours->session, 0);
+	slot->connection.known = &vfp_own_connections[index];
+	vfp_lock_take(&ours->lock);
+	error = vfp_hello(&slot->connection, &ours->session, 0);
 	if (!error) {
-		uint32_t most = vfe_greeting()->max_channels;
+		uint32_t most = vfp_greeting()->max_channels;
 
 		if (!atomic_load(&ours->limit))
 			atomic_store(&ours->limit,
-				     most && most < VFE_CONNECTIONS
+				     most && most < VFP_CONNECTIONS
 					     ? (int)most
-					     : VFE_CONNECTIONS);
-		vfe_service_start(&ours->session, &vfe_own_service);
+					     : VFP_CONNECTIONS);
+		vfp_service_start(&ours->session, &vfp_own_service);
 	}
-	vfe_lock_release(&ours->lock);
+	vfp_lock_release(&ours->lock);
 	return error;
 }
 
-struct vfe_connection *vfe_connection_get(void)
+struct vfp_connection *vfp_connection_get(void)
 {
-	if (!vfe_process_is_ours())
+	if (!vfp_process_is_ours())
 		return borrow();
 	for (;;) {
 		struct slot *slot = take();
-		struct vfe_connection *connection = &slot->connection;
+		struct vfp_connection *connection = &slot->connection;
 		unsigned int index = index_of(connection);
 		int error;
 
 		if (connection->open &&
-		    vfe_still_there(connection->fd, connection->cookie))
+		    vfp_still_there(connection->fd, connection->cookie))
 			return connection;
-		vfe_hang_up(connection);
+		vfp_hang_up(connection);
 		error = join(slot, index);
 		if (!error)
 			return connection;
@@ -218,16 +218,16 @@ struct vfe_connection *vfe_connection_get(void)
 	}
 }
 
-void vfe_connection_put(struct vfe_connection *connection, bool lost)
+void vfp_connection_put(struct vfp_connection *connection, bool lost)
 {
 	if (is_borrowed(connection)) {
-		vfe_hang_up(connection);
-		vfe_sys2(SYS_munmap, connection,
+		vfp_hang_up(connection);
+		vfp_sys2(SYS_munmap, connection,
 			 sizeof(*connection) + VFIOEMU_MAX_DATA);
 		return;
 	}
 	if (lost)
-		vfe_hang_up(connection);
+		vfp_hang_up(connection);
 	put(&ours->slots[index_of(connection)]);
 }
 
@@ -236,38 +236,38 @@ void vfe_connection_put(struct vfe_connection *connection, bool lost)
 /* Nobody makes a call on it now: give it another number. */
 static int renumber(struct slot *slot, int fd)
 {
-	struct vfe_connection *connection = &slot->connection;
+	struct vfp_connection *connection = &slot->connection;
 
 	if (connection->open && connection->fd == fd) {
-		long other = vfe_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, fd + 1);
+		long other = vfp_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, fd + 1);
 
 		if (other < 0)
-			other = vfe_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 3);
+			other = vfp_sys3(SYS_fcntl, fd, F_DUPFD_CLOEXEC, 3);
 		if (other < 0)
 			return -EBUSY;
 		/* The program's call may yet fail. */
-		if (vfe_still_there(fd, connection->cookie))
-			vfe_sys1(SYS_close, fd);
-		vfe_renumber(connection, (int)other);
+		if (vfp_still_there(fd, connection->cookie))
+			vfp_sys1(SYS_close, fd);
+		vfp_renumber(connection, (int)other);
 	}
 	return 0;
 }
 
-int vfe_connection_move(int fd)
+int vfp_connection_move(int fd)
 {
 	unsigned int i = 0;
 	uint64_t mask;
 	int error;
 
 	/* After vfork() it is a copy that nobody needs. */
-	if (!vfe_process_is_ours())
+	if (!vfp_process_is_ours())
 		return 0;
-	while (i < VFE_CONNECTIONS &&
-	       atomic_load(&vfe_own_connections[i].number) != fd + 1)
+	while (i < VFP_CONNECTIONS &&
+	       atomic_load(&vfp_own_connections[i].number) != fd + 1)
 		i++;
-	if (i == VFE_CONNECTIONS)
+	if (i == VFP_CONNECTIONS)
 		return 0;
-	mask = vfe_signals_block();
+	mask = vfp_signals_block();
 	for (;;) {
 		int freed = atomic_load(&ours->freed);
 
@@ -277,6 +277,6 @@ int vfe_connection_move(int fd)
 	}
 	error = renumber(&ours->slots[i], fd);
 	put(&ours->slots[i]);
-	vfe_signals_restore(mask);
+	vfp_signals_restore(mask);
 	return error;
 }

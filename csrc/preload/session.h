@@ -13,35 +13,35 @@
  * of vfork(), which has our very memory but another pid, makes one for each of
  * its calls.
  */
-#ifndef VFE_SESSION_H
-#define VFE_SESSION_H
+#ifndef VFP_SESSION_H
+#define VFP_SESSION_H
 
 #include "hello.h"
 #include "packet.h"
 #include "preload.h"
 
 /** Once: false if there is no memory. */
-VFE_HIDDEN bool vfe_session_init(void);
+VFP_HIDDEN bool vfp_session_init(void);
 /** In the child of fork(). */
-VFE_HIDDEN void vfe_session_forked(void);
+VFP_HIDDEN void vfp_session_forked(void);
 /** Whether that is the id of our daemon. Connects to it if need be. */
-VFE_HIDDEN bool vfe_session_is(const uint8_t id[16]);
+VFP_HIDDEN bool vfp_session_is(const uint8_t id[16]);
 
 /** The session, made if need be; NULL if there is none, or after vfork(). */
-VFE_HIDDEN struct vfe_session *vfe_session_here(void);
+VFP_HIDDEN struct vfp_session *vfp_session_here(void);
 
 /**
  * A connection for one call of this thread, whose signals are blocked; NULL
  * when there is no daemon. Put it back, `lost` if it is of no use any more.
  */
-VFE_HIDDEN struct vfe_connection *vfe_connection_get(void);
-VFE_HIDDEN void vfe_connection_put(struct vfe_connection *connection,
+VFP_HIDDEN struct vfp_connection *vfp_connection_get(void);
+VFP_HIDDEN void vfp_connection_put(struct vfp_connection *connection,
 				   bool lost);
 
 /**
  * Move a connection off a number that the program wants, if one is there: 0 or
  * a negative errno.
  */
-VFE_HIDDEN int vfe_connection_move(int fd);
+VFP_HIDDEN int vfp_connection_move(int fd);
 
 #endif

@@ -27,23 +27,23 @@ struct window {
 
 /** Wiped by a fork. */
 struct windows {
-	vfe_lock lock;
+	vfp_lock lock;
 	atomic_uint count; /* of those in use, free ones among them */
 	struct window list[WINDOWS];
 };
 
 static struct windows *windows;
-_Atomic uintptr_t vfe_shared_low = UINTPTR_MAX, vfe_shared_high;
+_Atomic uintptr_t vfp_shared_low = UINTPTR_MAX, vfp_shared_high;
 
-bool vfe_share_init(void)
+bool vfp_share_init(void)
 {
-	windows = vfe_wiped_memory(sizeof(*windows));
+	windows = vfp_wiped_memory(sizeof(*windows));
 	return windows;
 }
 
-static int64_t tell(uint16_t type, const struct vfe_area *area, int fd)
+static int64_t tell(uint16_t type, const struct vfp_area *area, int fd)
 {
-	struct vfe_call call = {
+	struct vfp_call call = {
 		.msg = { .type = type,
 			 .arg = { area->start, area->end - area->start,
 				  area->offset, area->inode } },
@@ -52,7 +52,7 @@ static int64_t tell(uint16_t type, const struct vfe_area *area, int fd)
 		.in_fd = -1,
 	};
 
-	return vfe_call(&call);
+	return vfp_call(&call);
 }
 
 /* The first window that overlaps [start, end). */
@@ -81,11 +81,11 @@ static void withdraw(uintptr_t start, uintptr_t end)
 	struct window *window;
 
 	while ((window = overlapping(start, end))) {
-		const struct vfe_area area = { .start = window->start,
+		const struct vfp_area area = { .start = window->start,
 					       .end = window->end };
 
 		tell(VFIOEMU_MEM_UNSHARE, &area, -1);
-		vfe_debug(VFE_DEBUG_SHIM, "0x%lx is not shared any more",
+		vfp_debug(VFP_DEBUG_SHIM, "0x%lx is not shared any more",
 			  (unsigned long)window->start);
 		forget(window);
 	}
@@ -103,19 +103,19 @@ static struct window *place(void)
 
 static void widen(uintptr_t start, uintptr_t end)
 {
-	uintptr_t low = atomic_load(&vfe_shared_low);
-	uintptr_t high = atomic_load(&vfe_shared_high);
+	uintptr_t low = atomic_load(&vfp_shared_low);
+	uintptr_t high = atomic_load(&vfp_shared_high);
 
 	while (start < low &&
-	       !atomic_compare_exchange_weak(&vfe_shared_low, &low, start))
+	       !atomic_compare_exchange_weak(&vfp_shared_low, &low, start))
 		;
 	while (end > high &&
-	       !atomic_compare_exchange_weak(&vfe_shared_high, &high, end))
+	       !atomic_compare_exchange_weak(&vfp_shared_high, &high, end))
 		;
 }
 
 /* Whoever unmaps it from now on finds it, and waits for our lock. */
-static void publish(struct window *window, const struct vfe_area *area)
+static void publish(struct window *window, const struct vfp_area *area)
 {
 	widen(area->start, area->end);
 	atomic_store(&window->start, area->start);
@@ -124,38 +124,38 @@ static void publish(struct window *window, const struct vfe_area *area)
 		atomic_fetch_add(&windows->count, 1);
 }
 
-static bool is_shared(int maps, const struct vfe_area *area, int fd)
+static bool is_shared(int maps, const struct vfp_area *area, int fd)
 {
 	/* What another thread did before it could find it shows now. */
-	return vfe_maps_still(maps, area) &&
+	return vfp_maps_still(maps, area) &&
 	       !tell(fd < 0 ? VFIOEMU_MEM_REGION : VFIOEMU_MEM_SHARE, area, fd);
 }
 
 /* A device's memory, if there is any, needs no fd: the daemon knows its file.
  */
-static bool share_area(int maps, const struct vfe_area *area, bool regions)
+static bool share_area(int maps, const struct vfp_area *area, bool regions)
 {
 	int fd, own = -1;
 	bool shared;
 
 	if (regions && is_shared(maps, area, -1))
 		return true;
-	fd = vfe_maps_fd(area);
+	fd = vfp_maps_fd(area);
 	if (fd < 0)
-		fd = own = vfe_maps_reopen(area);
+		fd = own = vfp_maps_reopen(area);
 	/* The number may have come to mean another file: looked at twice. */
 	shared = fd >= 0 && is_shared(maps, area, fd);
-	if (shared && !vfe_maps_is_fd(fd, area)) {
+	if (shared && !vfp_maps_is_fd(fd, area)) {
 		withdraw(area->start, area->end);
 		shared = false;
 	}
 	if (own >= 0)
-		vfe_sys1(SYS_close, own);
+		vfp_sys1(SYS_close, own);
 	return shared;
 }
 
-static void offer(int maps, const struct vfe_area *area,
-		  const struct vfe_session *session, bool regions)
+static void offer(int maps, const struct vfp_area *area,
+		  const struct vfp_session *session, bool regions)
 {
 	struct window *window;
 
@@ -169,13 +169,13 @@ static void offer(int maps, const struct vfe_area *area,
 		return;
 	}
 	window->session = atomic_load(&session->id);
-	vfe_debug(VFE_DEBUG_SHIM, "0x%lx, 0x%lx bytes are shared",
+	vfp_debug(VFP_DEBUG_SHIM, "0x%lx, 0x%lx bytes are shared",
 		  (unsigned long)area->start,
 		  (unsigned long)(area->end - area->start));
 }
 
 /* Those of a session that is over are shared with nobody. */
-static void keep_up(const struct vfe_session *session)
+static void keep_up(const struct vfp_session *session)
 {
 	uint64_t id = atomic_load(&session->id);
 
@@ -185,61 +185,61 @@ static void keep_up(const struct vfe_session *session)
 }
 
 static void share(uint64_t address, uint64_t end,
-		  const struct vfe_session *session, bool regions)
+		  const struct vfp_session *session, bool regions)
 {
 	struct window *window = overlapping(address, end);
-	struct vfe_area area;
+	struct vfp_area area;
 	int maps;
 
 	if (window && window->start <= address && window->end >= end)
 		return; /* as before */
-	maps = vfe_maps_open();
+	maps = vfp_maps_open();
 	if (maps < 0)
 		return;
 	for (unsigned int i = 0; i < AREAS && address < end; i++) {
-		if (!vfe_maps_find(maps, address, &area) || area.start >= end ||
+		if (!vfp_maps_find(maps, address, &area) || area.start >= end ||
 		    area.end <= address)
 			break;
 		if (area.shared && area.inode)
 			offer(maps, &area, session, regions);
 		address = area.end;
 	}
-	vfe_sys1(SYS_close, maps);
+	vfp_sys1(SYS_close, maps);
 }
 
-void vfe_share(uint64_t address, uint64_t size)
+void vfp_share(uint64_t address, uint64_t size)
 {
-	struct vfe_session *session;
+	struct vfp_session *session;
 	uint64_t end, mask;
 	bool regions;
 
 	if (!size || __builtin_add_overflow(address, size, &end))
 		return;
-	session = vfe_session_here();
+	session = vfp_session_here();
 	if (!session)
 		return;
-	regions = vfe_hold_is_in(address, end); /* has a lock before ours */
-	mask = vfe_signals_block();
-	vfe_lock_take(&windows->lock);
+	regions = vfp_hold_is_in(address, end); /* has a lock before ours */
+	mask = vfp_signals_block();
+	vfp_lock_take(&windows->lock);
 	keep_up(session);
 	share(address, end, session, regions);
-	vfe_lock_release(&windows->lock);
-	vfe_signals_restore(mask);
+	vfp_lock_release(&windows->lock);
+	vfp_signals_restore(mask);
 }
 
-void vfe_unshare(uintptr_t address, size_t size)
+void vfp_unshare(uintptr_t address, size_t size)
 {
 	uintptr_t end;
 	uint64_t mask;
 
 	if (__builtin_add_overflow(address, size, &end) ||
-	    !overlapping(address, end) || !vfe_process_is_ours())
+	    !overlapping(address, end) || !vfp_process_is_ours())
 		return;
 	int saved = errno;
-	mask = vfe_signals_block();
-	vfe_lock_take(&windows->lock);
+	mask = vfp_signals_block();
+	vfp_lock_take(&windows->lock);
 	withdraw(address, end);
-	vfe_lock_release(&windows->lock);
-	vfe_signals_restore(mask);
+	vfp_lock_release(&windows->lock);
+	vfp_signals_restore(mask);
 	errno = saved;
 }

@@ -6,31 +6,31 @@
  * for DMA, if it is a shared mapping of a file of which we have an fd, and
  * taken back before it is unmapped, replaced or protected.
  */
-#ifndef VFE_SHARE_H
-#define VFE_SHARE_H
+#ifndef VFP_SHARE_H
+#define VFP_SHARE_H
 
 #include "preload.h"
 
 /** Windows lie in [low, high). */
-VFE_HIDDEN extern _Atomic uintptr_t vfe_shared_low, vfe_shared_high;
+VFP_HIDDEN extern _Atomic uintptr_t vfp_shared_low, vfp_shared_high;
 
-VFE_HIDDEN bool vfe_share_init(void);
+VFP_HIDDEN bool vfp_share_init(void);
 /** [address, address + size) is about to be mapped for DMA. */
-VFE_HIDDEN void vfe_share(uint64_t address, uint64_t size);
+VFP_HIDDEN void vfp_share(uint64_t address, uint64_t size);
 /** It is about to become something else; out of line. */
-VFE_HIDDEN void vfe_unshare(uintptr_t address, size_t size);
+VFP_HIDDEN void vfp_unshare(uintptr_t address, size_t size);
 
 /** The memory is about to become something else: what every munmap() asks. */
-static inline void vfe_memory_goes(const void *memory, size_t size)
+static inline void vfp_memory_goes(const void *memory, size_t size)
 {
 	uintptr_t address = (uintptr_t)memory;
 
-	if (VFE_RARE(address < atomic_load_explicit(&vfe_shared_high,
+	if (VFP_RARE(address < atomic_load_explicit(&vfp_shared_high,
 						    memory_order_relaxed) &&
 		     address + size >
-			     atomic_load_explicit(&vfe_shared_low,
+			     atomic_load_explicit(&vfp_shared_low,
 						  memory_order_relaxed)))
-		vfe_unshare(address, size);
+		vfp_unshare(address, size);
 }
 
 #endif

@@ -8,10 +8,10 @@
 
 #include "preload.h"
 
-struct vfe vfe;
-__typeof__(syscall) *vfe_real_syscall;
+struct vfp vfp;
+__typeof__(syscall) *vfp_real_syscall;
 
-long vfe_result(long result)
+long vfp_result(long result)
 {
 	if (result < 0 && result >= -4095) {
 		errno = (int)-result;

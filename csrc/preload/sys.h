@@ -7,13 +7,13 @@
  *
  * Results are the kernel's: >= 0, or a negative errno. errno is not touched.
  */
-#ifndef VFE_PRELOAD_SYS_H
-#define VFE_PRELOAD_SYS_H
+#ifndef VFP_PRELOAD_SYS_H
+#define VFP_PRELOAD_SYS_H
 
 #include <sys/syscall.h>
 
 #if defined(__x86_64__)
-static inline long vfe_sys6(long number, long a, long b, long c, long d, long e,
+static inline long vfp_sys6(long number, long a, long b, long c, long d, long e,
 			    long f)
 {
 	register long r10 __asm__("r10") = d;
@@ -29,7 +29,7 @@ static inline long vfe_sys6(long number, long a, long b, long c, long d, long e,
 	return result;
 }
 #elif defined(__aarch64__)
-static inline long vfe_sys6(long number, long a, long b, long c, long d, long e,
+static inline long vfp_sys6(long number, long a, long b, long c, long d, long e,
 			    long f)
 {
 	register long x8 __asm__("x8") = number;
@@ -51,17 +51,17 @@ static inline long vfe_sys6(long number, long a, long b, long c, long d, long e,
 #endif
 
 /* Any argument that fits a register: an integer or a pointer. */
-#define VFE_ARG(x) ((long)(x))
+#define VFP_ARG(x) ((long)(x))
 
-#define vfe_sys0(n)	  vfe_sys6(n, 0, 0, 0, 0, 0, 0)
-#define vfe_sys1(n, a)	  vfe_sys6(n, VFE_ARG(a), 0, 0, 0, 0, 0)
-#define vfe_sys2(n, a, b) vfe_sys6(n, VFE_ARG(a), VFE_ARG(b), 0, 0, 0, 0)
-#define vfe_sys3(n, a, b, c) \
-	vfe_sys6(n, VFE_ARG(a), VFE_ARG(b), VFE_ARG(c), 0, 0, 0)
-#define vfe_sys4(n, a, b, c, d) \
-	vfe_sys6(n, VFE_ARG(a), VFE_ARG(b), VFE_ARG(c), VFE_ARG(d), 0, 0)
-#define vfe_sys5(n, a, b, c, d, e)                                  \
-	vfe_sys6(n, VFE_ARG(a), VFE_ARG(b), VFE_ARG(c), VFE_ARG(d), \
-		 VFE_ARG(e), 0)
+#define vfp_sys0(n)	  vfp_sys6(n, 0, 0, 0, 0, 0, 0)
+#define vfp_sys1(n, a)	  vfp_sys6(n, VFP_ARG(a), 0, 0, 0, 0, 0)
+#define vfp_sys2(n, a, b) vfp_sys6(n, VFP_ARG(a), VFP_ARG(b), 0, 0, 0, 0)
+#define vfp_sys3(n, a, b, c) \
+	vfp_sys6(n, VFP_ARG(a), VFP_ARG(b), VFP_ARG(c), 0, 0, 0)
+#define vfp_sys4(n, a, b, c, d) \
+	vfp_sys6(n, VFP_ARG(a), VFP_ARG(b), VFP_ARG(c), VFP_ARG(d), 0, 0)
+#define vfp_sys5(n, a, b, c, d, e)                                  \
+	vfp_sys6(n, VFP_ARG(a), VFP_ARG(b), VFP_ARG(c), VFP_ARG(d), \
+		 VFP_ARG(e), 0)
 
 #endif

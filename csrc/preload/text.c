@@ -31,7 +31,7 @@ static struct {
 	_Atomic uintptr_t start, end;
 } constants[CONSTANTS];
 
-void vfe_text_init(void)
+void vfp_text_init(void)
 {
 	const Elf64_Phdr *header = (const Elf64_Phdr *)getauxval(AT_PHDR);
 	unsigned long left = header ? getauxval(AT_PHNUM) : 0;
@@ -52,7 +52,7 @@ void vfe_text_init(void)
 	}
 }
 
-void vfe_text_goes(uintptr_t address, size_t size)
+void vfp_text_goes(uintptr_t address, size_t size)
 {
 	uintptr_t end;
 
@@ -76,16 +76,16 @@ static uintptr_t constant_until(uintptr_t address)
 	return 0;
 }
 
-bool vfe_is_readable(uintptr_t address)
+bool vfp_is_readable(uintptr_t address)
 {
 	address &= ~7ul;
 	if (!address) /* NULL is no set, and no fault */
 		address = 8;
-	return vfe_sys4(SYS_rt_sigprocmask, OPERATION, address, NULL, 8) !=
+	return vfp_sys4(SYS_rt_sigprocmask, OPERATION, address, NULL, 8) !=
 	       -EFAULT;
 }
 
-bool vfe_text_more(struct vfe_text *text)
+bool vfp_text_more(struct vfp_text *text)
 {
 	uintptr_t address = (uintptr_t)text->at;
 	uintptr_t frame = (uintptr_t)__builtin_frame_address(0);
@@ -93,18 +93,18 @@ bool vfe_text_more(struct vfe_text *text)
 	text->known = constant_until(address);
 	if (text->known)
 		return true;
-	if ((address ^ frame) >= PAGE && !vfe_is_readable(address))
+	if ((address ^ frame) >= PAGE && !vfp_is_readable(address))
 		return false;
 	text->known = (address | (PAGE - 1)) + 1;
 	return true;
 }
 
-long vfe_text_copy(char *out, const char *name)
+long vfp_text_copy(char *out, const char *name)
 {
-	struct vfe_text text = vfe_text(name);
+	struct vfp_text text = vfp_text(name);
 
-	for (long size = 0; size < VFE_PATH_MAX; size++, text.at++) {
-		int byte = vfe_peek(&text);
+	for (long size = 0; size < VFP_PATH_MAX; size++, text.at++) {
+		int byte = vfp_peek(&text);
 
 		if (byte < 0)
 			return -EFAULT;

@@ -44,15 +44,15 @@ static bool take_id(const char **text, uint8_t id[16])
 	return true;
 }
 
-static enum vfe_kind take_kind(const char **text)
+static enum vfp_kind take_kind(const char **text)
 {
 	static const char *const names[] = { "/container/", "/group/",
 					     "/device/", "/data/", "/dmabuf/" };
 
-	for (unsigned int kind = 0; kind < VFE_OTHER; kind++)
+	for (unsigned int kind = 0; kind < VFP_OTHER; kind++)
 		if (skip(text, names[kind]))
-			return (enum vfe_kind)kind;
-	return VFE_OTHER;
+			return (enum vfp_kind)kind;
+	return VFP_OTHER;
 }
 
 static bool take_serial(const char *text, uint64_t *serial)
@@ -66,12 +66,12 @@ static bool take_serial(const char *text, uint64_t *serial)
 	return !*text && *serial;
 }
 
-static bool parse(const char *name, struct vfe_file *file, uint8_t id[16])
+static bool parse(const char *name, struct vfp_file *file, uint8_t id[16])
 {
 	if (!skip(&name, VFIOEMU_TOKEN_PREFIX) || !take_id(&name, id))
 		return false;
 	file->kind = take_kind(&name);
-	return file->kind != VFE_OTHER && take_serial(name, &file->serial);
+	return file->kind != VFP_OTHER && take_serial(name, &file->serial);
 }
 
 /* A token has none of its own. A socket that was accepted has: anybody may have
@@ -81,17 +81,17 @@ static bool has_name(int fd)
 	struct sockaddr_un name;
 	int size = sizeof(name);
 
-	return vfe_sys3(SYS_getsockname, fd, &name, &size) < 0 ||
+	return vfp_sys3(SYS_getsockname, fd, &name, &size) < 0 ||
 	       size > (int)offsetof(struct sockaddr_un, sun_path);
 }
 
-bool vfe_token(struct vfe_file *file, uint8_t id[16], bool *forbidden)
+bool vfp_token(struct vfp_file *file, uint8_t id[16], bool *forbidden)
 {
 	struct sockaddr_un name;
 	int size = sizeof(name) - 1;
-	long error = vfe_sys3(SYS_getpeername, file->fd, &name, &size);
+	long error = vfp_sys3(SYS_getpeername, file->fd, &name, &size);
 
-	*forbidden = VFE_RARE(error < 0) && vfe_forbidden("getpeername", error);
+	*forbidden = VFP_RARE(error < 0) && vfp_forbidden("getpeername", error);
 	if (error < 0 || name.sun_family != AF_UNIX ||
 	    size > (int)sizeof(name) - 1 ||
 	    size < (int)offsetof(struct sockaddr_un, sun_path) + 2 ||

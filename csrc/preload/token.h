@@ -4,8 +4,8 @@
  * The name of an emulated file: a socket whose peer is bound to
  * vfioemu/DAEMON/KIND/SERIAL.
  */
-#ifndef VFE_TOKEN_H
-#define VFE_TOKEN_H
+#ifndef VFP_TOKEN_H
+#define VFP_TOKEN_H
 
 #include "preload.h"
 
@@ -17,7 +17,7 @@
  * @param forbidden whether the kernel would not say.
  * @return whether it is a token, of whatever daemon.
  */
-VFE_HIDDEN bool vfe_token(struct vfe_file *file, uint8_t id[16],
+VFP_HIDDEN bool vfp_token(struct vfp_file *file, uint8_t id[16],
 			  bool *forbidden);
 
 #endif

@@ -46,13 +46,13 @@ static uint64_t namespace_here(void)
 {
 	struct stat status;
 
-	return vfe_sys4(SYS_newfstatat, AT_FDCWD, "/proc/self/ns/user", &status,
+	return vfp_sys4(SYS_newfstatat, AT_FDCWD, "/proc/self/ns/user", &status,
 			0)
 		       ? 0
 		       : status.st_ino;
 }
 
-void vfe_trust_init(const char *named, uid_t own)
+void vfp_trust_init(const char *named, uid_t own)
 {
 	trusted.uid = own;
 	if (!named) {
@@ -70,7 +70,7 @@ void vfe_trust_init(const char *named, uid_t own)
 	}
 	if (text == named || *text || uid >= UINT32_MAX ||
 	    strlen(named) >= sizeof(trusted.name)) {
-		vfe_say("VFIOEMU_UID=%s is no UID, nor UID:NAMESPACE: no daemon "
+		vfp_say("VFIOEMU_UID=%s is no UID, nor UID:NAMESPACE: no daemon "
 			"is trusted",
 			named);
 		trusted.exact = true;
@@ -80,12 +80,12 @@ void vfe_trust_init(const char *named, uid_t own)
 	strcpy(trusted.name, named);
 }
 
-const char *vfe_trust_named(void)
+const char *vfp_trust_named(void)
 {
 	return *trusted.name ? trusted.name : NULL;
 }
 
-uid_t vfe_trust_uid(void)
+uid_t vfp_trust_uid(void)
 {
 	uint64_t here;
 
@@ -94,22 +94,22 @@ uid_t vfe_trust_uid(void)
 	here = namespace_here();
 	return !here || here == trusted.namespace
 		       ? trusted.uid
-		       : (uid_t)vfe_sys0(SYS_geteuid);
+		       : (uid_t)vfp_sys0(SYS_geteuid);
 }
 
 /* Whether a number of our user namespace is one user's. */
 static bool is_mapped(uid_t uid)
 {
 	char map[1024];
-	long file = vfe_sys4(SYS_openat, AT_FDCWD, "/proc/self/uid_map",
+	long file = vfp_sys4(SYS_openat, AT_FDCWD, "/proc/self/uid_map",
 			     O_RDONLY | O_CLOEXEC, 0);
 	const char *text = map;
 	long size;
 
 	if (file < 0)
 		return true;
-	size = vfe_sys3(SYS_read, file, map, sizeof(map) - 1);
-	vfe_sys1(SYS_close, file);
+	size = vfp_sys3(SYS_read, file, map, sizeof(map) - 1);
+	vfp_sys1(SYS_close, file);
 	map[size > 0 ? size : 0] = 0;
 	while (*text) {
 		uint64_t field[3];
@@ -130,7 +130,7 @@ static bool is_mapped(uid_t uid)
 /* Whether the directory that a file is in is ours alone. */
 static bool is_in_our_directory(const char *file)
 {
-	char directory[VFE_PATH_MAX];
+	char directory[VFP_PATH_MAX];
 	const char *end = strrchr(file, '/');
 	struct stat status;
 	bool ours;
@@ -140,40 +140,40 @@ static bool is_in_our_directory(const char *file)
 		return false;
 	memcpy(directory, file, (size_t)(end - file));
 	directory[end - file] = 0;
-	fd = vfe_sys4(SYS_openat, AT_FDCWD, directory,
+	fd = vfp_sys4(SYS_openat, AT_FDCWD, directory,
 		      O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0);
 	if (fd < 0)
 		return false;
-	ours = !vfe_sys4(SYS_newfstatat, fd, "", &status, AT_EMPTY_PATH) &&
+	ours = !vfp_sys4(SYS_newfstatat, fd, "", &status, AT_EMPTY_PATH) &&
 	       !(status.st_mode & 077);
-	vfe_sys1(SYS_close, fd);
+	vfp_sys1(SYS_close, fd);
 	return ours;
 }
 
 /* Whether `uid`, of whose something at `path` is, is whom we trust. */
 static bool is_trusted(uid_t uid, const char *path)
 {
-	return uid == vfe_trust_uid() &&
+	return uid == vfp_trust_uid() &&
 	       (trusted.exact || is_mapped(uid) || is_in_our_directory(path));
 }
 
-bool vfe_trust_peer(int fd)
+bool vfp_trust_peer(int fd)
 {
 	struct ucred peer = { 0, (uid_t)-1, 0 };
 	int size = sizeof(peer);
 
-	return !vfe_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_PEERCRED, &peer,
+	return !vfp_sys5(SYS_getsockopt, fd, SOL_SOCKET, SO_PEERCRED, &peer,
 			 &size) &&
-	       is_trusted(peer.uid, vfe.socket);
+	       is_trusted(peer.uid, vfp.socket);
 }
 
-bool vfe_trust_root(void)
+bool vfp_trust_root(void)
 {
 	static atomic_bool said;
 	struct stat status;
 	uint64_t owner_and_mode;
 
-	if (!vfe.root_size || vfe_sys4(SYS_newfstatat, AT_FDCWD, vfe.root,
+	if (!vfp.root_size || vfp_sys4(SYS_newfstatat, AT_FDCWD, vfp.root,
 				       &status, AT_SYMLINK_NOFOLLOW))
 		return false;
 	owner_and_mode = (uint64_t)status.st_uid << 32 | status.st_mode;
@@ -182,12 +182,12 @@ bool vfe_trust_root(void)
 	    atomic_load(&good.owner_and_mode) == owner_and_mode)
 		return true;
 	if (!S_ISDIR(status.st_mode) || status.st_mode & 022 ||
-	    !is_trusted(status.st_uid, vfe.root)) {
+	    !is_trusted(status.st_uid, vfp.root)) {
 		if (!atomic_exchange(&said, true))
-			vfe_say("VFIOEMU_ROOT=%s is not used: it is of uid %u; a "
+			vfp_say("VFIOEMU_ROOT=%s is not used: it is of uid %u; a "
 				"directory of uid %u is expected that nobody "
 				"else can write",
-				vfe.root, status.st_uid, vfe_trust_uid());
+				vfp.root, status.st_uid, vfp_trust_uid());
 		return false;
 	}
 	atomic_store(&good.inode, status.st_ino);

@@ -7,13 +7,13 @@
  * A socket's name can be anybody's by the time a program uses it: a program
  * outlives `vfioemu run`, a directory in /tmp is made again by somebody else.
  */
-#ifndef VFE_TRUST_H
-#define VFE_TRUST_H
+#ifndef VFP_TRUST_H
+#define VFP_TRUST_H
 
 #include "preload.h"
 
 /** The daemon at the socket is somebody else's. */
-#define VFE_STRANGER (-EKEYREJECTED)
+#define VFP_STRANGER (-EKEYREJECTED)
 
 /**
  * Once.
@@ -21,16 +21,16 @@
  * @param named VFIOEMU_UID: UID, as this program sees it; or UID:NAMESPACE, the
  * number in the user namespace with that inode number. NULL: `own`.
  */
-VFE_HIDDEN void vfe_trust_init(const char *named, uid_t own);
+VFP_HIDDEN void vfp_trust_init(const char *named, uid_t own);
 /** What was named; NULL: nobody. */
-VFE_HIDDEN const char *vfe_trust_named(void);
+VFP_HIDDEN const char *vfp_trust_named(void);
 /** Whether it is the trusted user's process that listens at the other end of
  * this connection. */
-VFE_HIDDEN bool vfe_trust_peer(int fd);
-/** Whether the tree at vfe.root is there, the trusted user's, and nobody else
+VFP_HIDDEN bool vfp_trust_peer(int fd);
+/** Whether the tree at vfp.root is there, the trusted user's, and nobody else
  * can write it. */
-VFE_HIDDEN bool vfe_trust_root(void);
+VFP_HIDDEN bool vfp_trust_root(void);
 /** Whom the daemon should be of, as this program sees him; for a message. */
-VFE_HIDDEN uid_t vfe_trust_uid(void);
+VFP_HIDDEN uid_t vfp_trust_uid(void);
 
 #endif

@@ -21,7 +21,7 @@ PATIENCE = 120.0
 ROOT = Path(__file__).parents[2]
 SHIM = [
     "-D_GNU_SOURCE", "-U_FORTIFY_SOURCE", "-fno-delete-null-pointer-checks", "-D__nonnull(arguments)=",
-    "-D__attribute_nonnull__(arguments)=", '-DVFE_EXPORT=__attribute__((visibility("hidden")))',
+    "-D__attribute_nonnull__(arguments)=", '-DVFP_EXPORT=__attribute__((visibility("hidden")))',
     "-I", ROOT / "protocol", "-I", ROOT / "csrc" / "preload", *sorted((ROOT / "csrc" / "preload").glob("*.c")),
 ]  # fmt: skip
 """What links the library into a program, so that a sanitizer sees both: theirs stands before libc and behind ours."""

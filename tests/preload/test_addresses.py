@@ -171,7 +171,7 @@ def test_no_compiler_knows_better(call, tmp_path, compiler, optimize):
     if not shutil.which(compiler):
         pytest.skip(f"there is no {compiler}")
     library = tmp_path / "library.so"
-    flags = [flag for flag in SHIM if not str(flag).startswith("-DVFE_EXPORT")]
+    flags = [flag for flag in SHIM if not str(flag).startswith("-DVFP_EXPORT")]
     subprocess.run(
         [compiler, "-std=gnu11", optimize, "-fPIC", "-shared", "-fvisibility=hidden", *flags, "-o", library],
         check=True,

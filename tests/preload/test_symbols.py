@@ -11,7 +11,7 @@ from vfioemu import preload
 
 SOURCES = Path(__file__).parents[2] / "csrc" / "preload"
 EXPORTING = re.compile(r"^(libc_\w+|path\w*)\.c$")
-DEFINITION = re.compile(r"^VFE_EXPORT\s[^;(]*?\b(\w+)\(", re.MULTILINE)
+DEFINITION = re.compile(r"^VFP_EXPORT\s[^;(]*?\b(\w+)\(", re.MULTILINE)
 BY_MACRO = re.compile(r"^([A-Z][A-Z0-9_]+)\((\w+)[,)]", re.MULTILINE)
 
 FROM_LIBC = {
@@ -76,7 +76,7 @@ def code():
 
 
 def test_exported_functions_are_where_they_belong(code):
-    found = {name: text for name, text in code.items() if re.search(r"^\s*VFE_EXPORT\b", text, re.MULTILINE)}
+    found = {name: text for name, text in code.items() if re.search(r"^\s*VFP_EXPORT\b", text, re.MULTILINE)}
 
     assert found
     assert [name for name in found if not EXPORTING.match(name)] == []
@@ -106,4 +106,4 @@ def test_nothing_calls_what_the_library_exports(code):
 def test_the_check_for_recursion_can_fail():
     assert "open" in calls("static int f(void)\n{\n\treturn open(path, 0);\n}\n")
     assert "open" not in calls("static int f(void)\n{\n\treturn vfe.next.open(path, 0);\n}\n")
-    assert "open" not in calls("VFE_EXPORT int open(const char *path, int flags, ...)\n{\n}\n")
+    assert "open" not in calls("VFP_EXPORT int open(const char *path, int flags, ...)\n{\n}\n")
