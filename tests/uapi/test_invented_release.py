@@ -19,6 +19,8 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "howto" / "release.md"
 NAME = "linux-7.9"
 NEWEST = [*PROFILES][-1]
+OTHERS = [name for name in PROFILES if name != NAME]
+"""Whoever does what the page says has that release among the real ones."""
 
 
 @pytest.fixture
@@ -86,7 +88,7 @@ def test_the_support_page_says_of_it_what_it_answers_and_of_no_other(folder):
     assert answers.count("EBUSY") == 1
     assert answers.endswith(", not EEXIST) |")
     differ = line(page, "| MAP_DMA of what is mapped already |")
-    assert differ.endswith(f"{' | EEXIST' * len(PROFILES)} | EBUSY |")
+    assert differ.endswith(f"{' | EEXIST' * len(OTHERS)} | EBUSY |")
 
 
 def test_a_release_that_differs_without_saying_so_is_found(folder):
