@@ -499,6 +499,17 @@ def dma_buf(call: Call, side: Side, pair: Pair) -> Allowed | None:
     return each(pair, lambda profile: answer if profile.has("VFIO_DEVICE_FEATURE_DMA_BUF") else "ENOTTY")
 
 
+def cap_offset(call: Call, side: Side, pair: Pair) -> Allowed | None:
+    """Of a PCI function, whose driver writes back what it has read."""
+    if call.name != "VFIO_DEVICE_GET_REGION_INFO" or not isinstance(side.device(call.on).model, PciFunction):
+        return None
+
+    def told(answer: Answer) -> Answer:
+        return answer._replace(out=answer.out[:12] + bytes(4) + answer.out[16:])
+
+    return lambda old, new: old == new or told(old) == new or old == told(new)
+
+
 def ioeventfd_64(call: Call, side: Side, pair: Pair) -> Allowed | None:
     """One of 8 bytes, of a PCI function that is on a bus; mdevs have none, whatever they look like."""
     if call.name != "VFIO_DEVICE_IOEVENTFD" or names.parse(side.device(call.on).name) is None:
@@ -578,6 +589,12 @@ RULES = (
     ),
     Rule(
         "feature 11 of vfio-pci", "migration_v2.md 2, DIFF-7.2 F11", ("VFIO_DEVICE_FEATURE_DMA_BUF",), dma_buf
+    ),
+    Rule(
+        "cap_offset of GET_REGION_INFO",
+        "group_device.md 6.1, 6.3",
+        ("region_info_keeps_cap_offset",),
+        cap_offset,
     ),
     Rule(
         "an ioeventfd of 8 bytes",

@@ -83,7 +83,10 @@ calls = st.one_of(
     act("unpin", iovas, st.integers(1, 4)),
     act("write", iovas, st.sampled_from([1, PAGE, PAGE + 1, 5 * PAGE])),
     ioctl("VFIO_DEVICE_FEATURE", "II24x", sometimes(24, 7, 8, 9), feature_flags, on=groups),
-    ioctl("VFIO_DEVICE_GET_REGION_INFO", "III20x", sometimes(32, 31), st.just(0), st.integers(0, 10), on=groups),
+    ioctl(
+        "VFIO_DEVICE_GET_REGION_INFO", "IIII16x", sometimes(32, 31), st.just(0), st.integers(0, 10), sometimes(0, 7),
+        on=groups,
+    ),
     ioctl("VFIO_DEVICE_GET_INFO", "I20x", sometimes(24, 16, 15), on=groups),
     ioctl(
         "VFIO_DEVICE_IOEVENTFD", "IIQQiI", sometimes(32, 31), st.sampled_from([8, 8, 4, 2, 1, 3, 0, 16]),
@@ -167,6 +170,10 @@ SHOWN = {
     "SET_IOMMU(6)": set_up(0, 6, 0),
     "a group that is too narrow": [*set_up(0, 3, 0), map_(1 << 40, PAGE), *NARROW],
     "feature 11 of vfio-pci": [*set_up(0, 3, 5), feature(5, 11 | 5 << 16)],
+    "cap_offset of GET_REGION_INFO": [
+        *set_up(0, 3, 5),
+        Call("VFIO_DEVICE_GET_REGION_INFO", 5, struct.pack("<IIII16x", 32, 0, 7, 7)),
+    ],
     "an ioeventfd of 8 bytes": [
         *set_up(0, 3, 5),
         Call("VFIO_DEVICE_IOEVENTFD", 5, struct.pack("<IIQQiI", 32, 8, 0x10, 0, -1, 0)),

@@ -2,6 +2,7 @@
 """GET_INFO, GET_REGION_INFO, and reading and writing regions."""
 
 import struct
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -108,9 +109,11 @@ def test_info_is_as_long_as_the_driver_makes_it(bench, argsz, size):
     assert bench.answer(32) == info[:written] + b"\xee" * (32 - written)
 
 
-@pytest.mark.parametrize("keeps", [False, True])
-def test_info_of_a_region_without_capabilities(bench, keeps):
-    bench.model.keeps_cap_offset = keeps
+@pytest.mark.parametrize(("driver", "release"), [(False, False), (False, True), (True, False), (True, True)])
+def test_info_of_a_region_without_capabilities(bench, driver, release):
+    bench.model.keeps_cap_offset = driver
+    bench.iommu.profile = replace(bench.iommu.profile, region_info_keeps_cap_offset=release)
+    keeps = driver and release
 
     assert bench.ioctl(c.VFIO_DEVICE_GET_REGION_INFO, struct.pack("<IIIIQQ", 33, 9, 1, 7, 7, 7)).ret == 0
     assert bench.answer(32) == struct.pack("<IIIIQQ", 33, 0, 1, 7 if keeps else 0, 0, 1 << 40)

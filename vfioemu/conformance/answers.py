@@ -149,7 +149,7 @@ def taken_by(fact: str) -> str:
     for name, profile in PROFILES.items():
         versions[getattr(profile, fact)].append(name.removeprefix("linux-"))
     return " and ".join(versions[True]) + (
-        ", not by " + " and ".join(versions[False]) if versions[False] else ""
+        ", not by " + " or ".join(versions[False]) if versions[False] else ""
     )
 
 

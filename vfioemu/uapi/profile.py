@@ -62,6 +62,10 @@ class Profile:
         int, Fact("a group joins whose IOMMU is too narrow for a mapping", "VFIO_GROUP_SET_CONTAINER")
     ]
     nesting: Annotated[bool, Fact("VFIO_TYPE1_NESTING_IOMMU is a type, which no x86 domain takes")]
+    region_info_keeps_cap_offset: Annotated[
+        bool,
+        Fact("GET_REGION_INFO of vfio-pci and mtty, without capabilities, leaves the caller's cap_offset"),
+    ]
     ioeventfd_64: Annotated[
         bool,
         Fact("IOEVENTFD takes 8 bytes: vfio_pci_rdwr.c sees iowrite64 (6.12.16 and later, and 7.3 again)"),

@@ -66,7 +66,7 @@ class DeviceFile(File):
     def get_region_info(self, caller: Caller, arg: int) -> Steps[int]:
         """VFIO_DEVICE_GET_REGION_INFO: EFAULT, EINVAL."""
         del caller
-        return regions.get_region_info(self.device.regions, arg)
+        return regions.get_region_info(self.device.regions, self.device.profile, arg)
 
     def get_irq_info(self, caller: Caller, arg: int) -> Steps[int]:
         """VFIO_DEVICE_GET_IRQ_INFO: EFAULT, EINVAL."""

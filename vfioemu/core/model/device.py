@@ -42,7 +42,8 @@ class DeviceModel:
         host: what the core offers; set before any callback runs.
         info_flags: VFIO_DEVICE_FLAGS_* of GET_INFO.
         info_size: how many bytes of vfio_device_info the driver writes: 16 up to num_irqs (mdev drivers), or 24.
-        keeps_cap_offset: GET_REGION_INFO leaves the caller's cap_offset as it is (vfio-pci of Linux 6.12).
+        keeps_cap_offset: GET_REGION_INFO fills in the struct that it has read: without capabilities the caller's
+            cap_offset is left in it, in a release of which `region_info_keeps_cap_offset` is true. Else it is 0.
         can_reset: VFIO_DEVICE_RESET works; otherwise it is EINVAL.
         moves_position: read() and write() without an offset advance the file's position.
         migration_flags: VFIO_MIGRATION_*; 0 is a device without migration (the features are ENOTTY).

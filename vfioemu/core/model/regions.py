@@ -14,6 +14,7 @@ from vfioemu.core.base.capchain import CapChain
 from vfioemu.core.base.effects import MaybeSteps, Steps, WriteUser, read_user, write_user
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.file import Mapped
+from vfioemu.core.base.profile import Profile
 from vfioemu.core.base.userrange import clip, refuse_bad_range
 from vfioemu.core.model import pieces
 from vfioemu.uapi import constants as c
@@ -90,7 +91,7 @@ def region_offset(index: int) -> int:
     return index << OFFSET_SHIFT
 
 
-def get_region_info(model: "RegionSource", arg: int) -> Steps[int]:
+def get_region_info(model: "RegionSource", profile: Profile, arg: int) -> Steps[int]:
     """VFIO_DEVICE_GET_REGION_INFO: EFAULT, EINVAL.
 
     A chain of capabilities that does not fit argsz is not written; argsz then says how much it takes.
@@ -101,7 +102,8 @@ def get_region_info(model: "RegionSource", arg: int) -> Steps[int]:
     region = _region(model, asked.index)
     flags = region.flags
     argsz = asked.argsz
-    cap_offset = asked.cap_offset if model.keeps_cap_offset else 0
+    kept = model.keeps_cap_offset and profile.region_info_keeps_cap_offset
+    cap_offset = asked.cap_offset if kept else 0
     if region.caps:
         flags |= c.VFIO_REGION_INFO_FLAG_CAPS
         chain = CapChain()

@@ -19,5 +19,6 @@ PROFILE: Final = Profile(
     top_wraps=True,
     beyond_width_errno=EFAULT,
     nesting=True,
+    region_info_keeps_cap_offset=True,  # the struct that was read is written back
     ioeventfd_64=True,  # 6.12.16 and later
 )
