@@ -100,8 +100,8 @@ async def serving(machine=None, memory=m.MemoryMode.ASK, **limits):
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             listener.listen(512)
             async with trio.open_nursery() as nursery:
-                dispatcher = Dispatcher(machine, nursery)
-                server = Server(dispatcher, access, nursery, Limits(**limits))
+                dispatcher = Dispatcher(machine, nursery, Limits(**limits))
+                server = Server(dispatcher, access, nursery)
                 async with trio.open_nursery() as services:
                     services.start_soon(server.listen, listener)
                     services.start_soon(server.watch_hangups)

@@ -171,8 +171,8 @@ async def running(
         controller = stack.enter_context(rd.listening(control_path, socket.SOCK_STREAM))
         async with tracing(trace) as sink:
             async with trio.open_nursery() as clients, trio.open_nursery() as services:
-                dispatcher = Dispatcher(machine, clients)
-                server = Server(dispatcher, access, clients, limits)
+                dispatcher = Dispatcher(machine, clients, limits, several=len(access.uids) > 1)
+                server = Server(dispatcher, access, clients)
                 tracer = Tracer(dispatcher, machine)
                 if sink is not None:
                     tracer.add(sink)

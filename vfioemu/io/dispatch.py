@@ -36,6 +36,8 @@ from vfioemu.core.base.caller import Caller
 from vfioemu.core.base.effects import Steps
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.file import File
+from vfioemu.io.base.accounts import Accounts
+from vfioemu.io.base.limits import Limits
 from vfioemu.io.base.poller import Poller
 from vfioemu.io.base.throttle import Throttle
 from vfioemu.io.base.turns import Rounds, Share
@@ -81,8 +83,11 @@ class Dispatcher:
     Args:
         machine: what opens device nodes.
         nursery: for what has to be waited for and nobody waits for.
+        limits: what each client may have; all transports together, since the fds are this process's.
+        several: more than one user may connect.
 
     Attributes:
+        accounts: what each process holds of ours.
         counters: of what has happened.
         tracer: set while somebody listens.
         poller: what has to be noticed before the next call.
@@ -91,12 +96,21 @@ class Dispatcher:
         progress: called when a device has worked, as poll() of its files may have changed.
     """
 
-    def __init__(self, machine: Opener, nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        machine: Opener,
+        nursery: trio.Nursery,
+        limits: Limits | None = None,
+        *,
+        several: bool = False,
+    ) -> None:
         self.machine = machine
+        self.limits = limits or Limits()
         self.counters = Counters()
         self.tracer: Tracer | None = None
         self.poller = Poller()
         self.rounds = Rounds()
+        self.accounts = Accounts(self.limits, self.rounds, several=several)
         self.hardware = Share(self.rounds)
         self.progress: list[Callable[[], None]] = []
         self._nursery = nursery

@@ -15,8 +15,8 @@ had otherwise, his memory and his fds. So it consists of two things:
 Why is that not one interface of asynchronous methods? Because most calls need nobody to be waited for: the shim's client sends
 the bytes behind the argument along with the call. So whatever is usually at hand comes in two forms, `read_now` and `read`: the
 driver calls the first in a plain loop, and only when it says "not now" does it await the second. A call that never waits costs
-one turn of the event loop. (Tried and given up: everything `async`. An `await` that never waits costs about as much as the
-rest of performing an effect, and a call has five of them.)
+one turn of the event loop. (Tried: each effect awaited. One that waits for nothing then takes a
+third longer, 0.37 us for 0.28 us; nearly all wait for nothing.)
 
 What holds for every method here:
 
@@ -178,16 +178,15 @@ class CallerAccess(Protocol):
 
 
 class Transport(Protocol):
-    """One connection on which one call at a time is made.
+    """One connection on which one call at a time is made."""
 
-    Attributes:
-        client: who is at the other end.
-        access: his memory and fds.
-        share: whose part of the daemon's time its calls use up; the transport waits for its turn in `receive`.
-    """
+    @property
+    def client(self) -> Client:
+        """Who is at the other end."""
 
-    client: Client
-    share: Share
+    @property
+    def share(self) -> Share:
+        """Whose part of the daemon's time its calls use up (base/turns.py). The transport waits for its turn in `receive`."""
 
     @property
     def access(self) -> CallerAccess:

@@ -1,7 +1,24 @@
 # SPDX-License-Identifier: MIT
 """A call connection: the `Transport` of the shim.
 
-The usual call costs one recvmsg, one poll of the hang-ups, the handler, and one send; nothing is awaited but the socket.
+How a connection works, and why like that:
+
+* **One connection for each calling thread, one call at a time on it.** A thread makes one system call at a time, so nothing has to
+  be multiplexed: the reply is the next message that is no question, and no thread of the client ever reads what is meant for
+  another. Closing the connection is what a thread's death looks like to us.
+* **Questions on the same connection.** While a call lasts we may need the caller's memory or an fd of his. He waits for the reply
+  anyway, so he is asked there, and his thread answers from within its own ioctl(): no second thread in the client, no signal, and
+  the memory is seen in the state that the kernel would see. Memory that is needed when no call is in progress, for DMA, is asked
+  for on the service connection, of which a session has at most one (session.py).
+* **SEQPACKET.** A message is a packet: it is all there or not there, its credentials and its fd are its own, and a client that
+  stops in the middle of one is not a case.
+* **Nothing is awaited but the socket.** The usual call costs one recvmsg, one poll of the hang-ups, the handler, and one send. The
+  order of these is a promise: what was closed before the call was sent has been released before its file is looked up, and the
+  references that the call took are dropped before the reply is sent, so that a client that closes an fd after the reply finds it
+  released at its next call.
+* **Turns.** A connection that has been answered is looked at again at once, at most `_IN_A_ROW` times: a client that calls in a
+  loop is then served without a round of the event loop for each call. Everything beyond that waits until the others had a look-in,
+  and a process, or a user, with many connections gets no more than one with few (base/turns.py).
 """
 
 import errno

@@ -10,9 +10,8 @@ from typing import Final
 import trio
 
 from vfioemu.core.base.errors import IoctlError
-from vfioemu.io.base.accounts import Account, Accounts
+from vfioemu.io.base.accounts import Account
 from vfioemu.io.base.fds import Graveyard
-from vfioemu.io.base.limits import Limits
 from vfioemu.io.base.listen import accept
 from vfioemu.io.base.poller import HANG_UP, NEWS
 from vfioemu.io.base.throttle import Throttle
@@ -39,22 +38,19 @@ class Server:
         dispatcher: what answers their calls.
         access: who may connect.
         nursery: for connections; cancelled after `stop`.
-        limits: bounds and time-outs.
 
     Attributes:
         clients: what all connections share.
         accounts: what each process holds.
     """
 
-    def __init__(
-        self, dispatcher: Dispatcher, access: Access, nursery: trio.Nursery, limits: Limits | None = None
-    ) -> None:
+    def __init__(self, dispatcher: Dispatcher, access: Access, nursery: trio.Nursery) -> None:
         self.dispatcher = dispatcher
         self.access = access
-        self.limits = limits or Limits()
+        self.limits = dispatcher.limits
         self.daemon_id = secrets.token_bytes(16)
         self.tokens = TokenTable(self.daemon_id, dispatcher.poller, self._released)
-        self.accounts = Accounts(self.limits, dispatcher.rounds, several=len(access.uids) > 1)
+        self.accounts = dispatcher.accounts
         self._nursery = nursery
         self._graveyard = Graveyard(nursery)
         self.clients = Clients(dispatcher, self.tokens, self.accounts, self.limits, self._graveyard)
