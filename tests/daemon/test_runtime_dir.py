@@ -109,7 +109,7 @@ def test_stale_socket_is_replaced_and_a_live_one_is_not(folder):
         dead.bind(os.fspath(path))
     with rd.listening(path, socket.SOCK_STREAM):
         assert stat.S_IMODE(path.lstat().st_mode) == 0o600
-        with pytest.raises(rd.StartError, match="somebody does"), rd.listening(path, socket.SOCK_STREAM):
+        with pytest.raises(rd.StartError, match="somebody listens"), rd.listening(path, socket.SOCK_STREAM):
             pass
     assert not path.exists()
     path.write_text("")

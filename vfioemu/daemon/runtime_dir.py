@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from vfioemu import private
+from vfioemu.syscalls import unix_sockets
 from vfioemu.world import refusal
 
 log: Final = logging.getLogger(__name__)
@@ -233,51 +234,15 @@ def listening(path: Path, kind: socket.SocketKind, mode: int = 0o600) -> Iterato
         StartError: somebody listens there, or it cannot be made.
     """
     check_length(path)
-    _remove_stale(path, kind)
-    listener = socket.socket(socket.AF_UNIX, kind | socket.SOCK_CLOEXEC)
-    try:
-        if (
-            kind == socket.SOCK_SEQPACKET
-        ):  # inherited by connections (from Linux 6.16 on as early as connect())
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX, kind | socket.SOCK_CLOEXEC))
+        if kind == socket.SOCK_SEQPACKET:
+            # Inherited by connections (from Linux 6.16 on as early as connect()).
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        mask = os.umask(~mode & 0o777)
         try:
-            listener.bind(os.fspath(path))
+            stack.enter_context(unix_sockets.bound(listener, path, mode))
         except OSError as error:
-            raise StartError(f"cannot listen on {path}: {error.strerror}") from None
-        finally:
-            os.umask(mask)
-        inode = path.lstat().st_ino
+            hint = "end that daemon, or choose another place" if error.errno == errno.EADDRINUSE else ""
+            raise StartError(f"cannot listen on {path}: {error.strerror}", hint) from None
         listener.listen(socket.SOMAXCONN)
-        try:
-            yield listener
-        finally:
-            with contextlib.suppress(OSError):
-                if path.lstat().st_ino == inode:
-                    path.unlink()
-    finally:
-        listener.close()
-
-
-def _remove_stale(path: Path, kind: socket.SocketKind) -> None:
-    """Remove a socket that nobody listens on.
-
-    Raises:
-        StartError: somebody does, or it is no socket.
-    """
-    try:
-        status = path.lstat()
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise StartError(f"cannot look at {path}: {error.strerror}") from None
-    if not stat.S_ISSOCK(status.st_mode):
-        raise StartError(f"{path} exists and is no socket")
-    with socket.socket(socket.AF_UNIX, kind) as probe:
-        probe.setblocking(False)
-        result = probe.connect_ex(os.fspath(path))
-    if result != errno.ECONNREFUSED:
-        raise StartError(
-            f"cannot listen on {path}: somebody does already", "end that daemon, or choose another place"
-        )
-    path.unlink(missing_ok=True)
+        yield listener

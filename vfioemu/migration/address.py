@@ -9,12 +9,10 @@ another uid is turned away, by both sides: who listens could be somebody else, t
 import errno
 import os
 import socket
-import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Final
 
 import trio
@@ -24,6 +22,7 @@ from vfioemu.migration.messages import Problem
 from vfioemu.migration.peers import Peers, own, peer_uid
 from vfioemu.migration.plan import Reason
 from vfioemu.migration.stream import FrameType, StreamError
+from vfioemu.syscalls import unix_sockets
 
 MAX_PATH: Final = 107
 BUFFER: Final = 4 << 20
@@ -128,31 +127,19 @@ class Address:
         Raises:
             AddressError: somebody else listens there, or the place cannot be used.
         """
-        sock = socket.socket(
-            socket.AF_UNIX if self.path is not None else _family(self.host), socket.SOCK_STREAM
-        )
-        try:
-            if self.path is None:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                sock.bind((self.host, self.port))
-            else:
-                _remove_stale(self.path)
-                before = os.umask(0o177)
-                try:
-                    sock.bind(self.path)
-                finally:
-                    os.umask(before)
-            sock.listen(16)
-        except OSError as error:
-            sock.close()
-            raise AddressError(f"cannot listen on {self}: {error.strerror}") from None
-        mine = None if self.path is None else Path(self.path).stat()
-        try:
+        family = socket.AF_UNIX if self.path is not None else _family(self.host)
+        with ExitStack() as stack:
+            sock = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            try:
+                if self.path is not None:
+                    stack.enter_context(unix_sockets.bound(sock, self.path))
+                else:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    sock.bind((self.host, self.port))
+                sock.listen(16)
+            except OSError as error:
+                raise AddressError(f"cannot listen on {self}: {error.strerror}") from None
             yield Listener(sock, self)
-        finally:
-            sock.close()
-            if self.path is not None and mine is not None:
-                _unlink_own(self.path, mine)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,26 +211,3 @@ def _turn_away(sock: socket.socket, why: str) -> None:
     except OSError:
         pass  # it is gone already
     sock.close()
-
-
-def _remove_stale(path: str) -> None:
-    try:
-        if not stat.S_ISSOCK(Path(path).stat().st_mode):
-            raise FileExistsError(errno.EEXIST, "exists and is no socket")
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)  # somebody whose queue is full is somebody
-        if probe.connect_ex(path) == errno.ECONNREFUSED:
-            Path(path).unlink(missing_ok=True)
-            return
-    raise OSError(errno.EADDRINUSE, "somebody listens there")
-
-
-def _unlink_own(path: str, mine: os.stat_result) -> None:
-    try:
-        now = Path(path).stat()
-        if (now.st_dev, now.st_ino) == (mine.st_dev, mine.st_ino):
-            Path(path).unlink()
-    except FileNotFoundError:
-        pass
