@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from vfioemu.sizes import format_size
+
 ROOT: Final = Path("/")
 
 
@@ -28,12 +30,13 @@ def require_room(what: str, size: int, *, largest: int = 0, root: Path = ROOT) -
     if file_limit != resource.RLIM_INFINITY and largest > file_limit:
         raise OSError(
             errno.EFBIG,
-            f"{what} needs {_size(largest)} in one file, and a file may have {_size(file_limit)} (ulimit -f)",
+            f"{what} needs {format_size(largest)} in one file, and a file may have {format_size(file_limit)} (ulimit -f)",
         )
     for have, whose in sorted(available(root)):
         if size > have:
             raise OSError(
-                errno.ENOMEM, f"{what} needs {_size(size)}, and there are {_size(max(0, have))} ({whose})"
+                errno.ENOMEM,
+                f"{what} needs {format_size(size)}, and there are {format_size(max(0, have))} ({whose})",
             )
 
 
@@ -100,11 +103,3 @@ def _table(path: Path, unit: int = 1024) -> dict[str, int]:
         if len(words) >= 2 and words[1].isdecimal():
             found[words[0]] = int(words[1]) * unit
     return found
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"

@@ -9,8 +9,8 @@ import time
 import pytest
 
 from tests.migration.test_cli import argv
-from vfioemu.cli.values import exact_rate, size
-from vfioemu.migration.guestspec import parse_size
+from vfioemu.cli.values import exact_rate
+from vfioemu.sizes import format_size, parse_size
 
 
 def demo(*options):
@@ -91,4 +91,4 @@ def test_rates_are_shown_as_one_types_them(count, text):
 
 
 def test_sizes_are_shown_up_to_terabytes():
-    assert [size(n) for n in (5, 1 << 20, 3 << 39)] == ["5 B", "1.0 MiB", "1.5 TiB"]
+    assert [format_size(n) for n in (5, 1 << 20, 3 << 39)] == ["5 B", "1.0 MiB", "1.5 TiB"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vfioemu.migration.guestcheck import mistakes
 from vfioemu.migration.guestfile import GuestFileError, load_guest, parse_guest
-from vfioemu.migration.guestspec import SizeError, parse_size
+from vfioemu.sizes import SizeError, parse_size
 
 DOCS = Path(__file__).parents[2] / "docs" / "migration.md"
 MEMORY = '[[memory]]\nname = "low"\nsize = "1 MiB"\n'

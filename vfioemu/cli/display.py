@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import msgspec
 
-from vfioemu.cli.values import duration, size
+from vfioemu.cli.values import duration
 from vfioemu.migration import events
 from vfioemu.migration.events import Told
 from vfioemu.printable import printable_json
+from vfioemu.sizes import format_size
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -62,7 +63,7 @@ class Building:
         now = time.monotonic()
         if now - self._said >= self.EVERY and done < total:
             self._said = now
-            text = f" building the guest: {size(done)} of {size(total)}"
+            text = f" building the guest: {format_size(done)} of {format_size(total)}"
             self._open = sys.stderr.isatty()
             print(
                 f"\r\x1b[K{text}" if self._open else text,
@@ -141,9 +142,9 @@ class TextDisplay:
             print(text, file=sys.stderr, flush=True)
 
     def _greet(self, event: events.Hello) -> None:
-        limit = f"{size(event.bandwidth)}/s" if event.bandwidth else "unlimited"
+        limit = f"{format_size(event.bandwidth)}/s" if event.bandwidth else "unlimited"
         self._line(
-            f" {event.guest} -> {event.uri}\n   RAM {size(event.ram_bytes)}, {event.cpus} CPUs, bandwidth {limit},"
+            f" {event.guest} -> {event.uri}\n   RAM {format_size(event.ram_bytes)}, {event.cpus} CPUs, bandwidth {limit},"
             f" downtime limit {duration(event.downtime)}"
         )
         for device in event.devices:
@@ -157,8 +158,8 @@ class TextDisplay:
             self._line(HEADINGS)
             self._headings = True
         self._line(
-            f" {event.number:5d} {event.pages:12d} {event.dirtied:10d} {size(event.ram_bytes):>11}"
-            f" {size(event.bandwidth) + '/s':>14}{size(event.remaining):>12}{size(event.threshold):>12}"
+            f" {event.number:5d} {event.pages:12d} {event.dirtied:10d} {format_size(event.ram_bytes):>11}"
+            f" {format_size(event.bandwidth) + '/s':>14}{format_size(event.remaining):>12}{format_size(event.threshold):>12}"
         )
 
     def _alive(self, event: events.Alive) -> None:
@@ -173,8 +174,8 @@ class TextDisplay:
             return
         if event.outcome == "completed":
             print(
-                f" completed in {duration(event.seconds)}: {event.rounds} rounds, {size(event.ram_bytes)} of RAM sent"
-                f" ({event.zero_pages} zero pages left out), {size(event.device_bytes)} of device state"
+                f" completed in {duration(event.seconds)}: {event.rounds} rounds, {format_size(event.ram_bytes)} of RAM sent"
+                f" ({event.zero_pages} zero pages left out), {format_size(event.device_bytes)} of device state"
             )
         else:
             # Why, in words, is what the command says in the end.
@@ -272,8 +273,8 @@ class BarDisplay(TextDisplay):
             description=f"round {event.number}",
             total=total,
             completed=total - event.remaining,
-            left=size(event.remaining),
-            rate=size(event.bandwidth),
+            left=format_size(event.remaining),
+            rate=format_size(event.bandwidth),
             writes=event.cpu_writes,
         )
 

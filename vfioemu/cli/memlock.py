@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from vfioemu.core.memory.accounting import Memlock
-from vfioemu.migration.guestspec import parse_size
+from vfioemu.sizes import parse_size
 
 
 class MemlockType(click.ParamType[Memlock]):

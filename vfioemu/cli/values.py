@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from vfioemu.migration.guestspec import parse_size
+from vfioemu.sizes import parse_size
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|min|)")
 _SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "": 1.0, "min": 60.0}
@@ -49,15 +49,6 @@ class _Duration(click.ParamType[float]):
 SIZE: Final = _Size()
 RATE: Final = _Rate()
 DURATION: Final = _Duration()
-
-
-def size(count: float) -> str:
-    """Bytes, for people: ``64.0 MiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(count) < 1024 or unit == "TiB":
-            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    raise AssertionError("unreachable")
 
 
 def duration(seconds: float) -> str:

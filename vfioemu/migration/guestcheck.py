@@ -11,12 +11,11 @@ from vfioemu.migration.guestspec import (
     MemorySpec,
     ProgramSpec,
     Size,
-    SizeError,
-    parse_size,
 )
 from vfioemu.migration.messages import MAX_PAGES
 from vfioemu.migration.plan import PAGE
 from vfioemu.printable import printable
+from vfioemu.sizes import SizeError, parse_size
 from vfioemu.tomlfile import KeyPath, guess
 
 _END: Final = 1 << 48

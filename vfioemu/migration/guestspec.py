@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: MIT
 """What a guest is made of, as its file says it (guestfile.py): values that have been typed, and nothing checked yet."""
 
-import re
-from fractions import Fraction
 from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
@@ -12,9 +10,8 @@ from vfioemu.migration.cpus import Pattern
 from vfioemu.migration.messages import MAX_BLOCKS, MAX_CPUS
 from vfioemu.migration.plan import PAGE
 from vfioemu.migration.stamps import MAX_CPUS as MAX_STAMPED
+from vfioemu.sizes import parse_size
 
-_UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-_SIZE: Final = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 MAX_RATE: Final = 1_000_000
 """Pages a second that one CPU may be asked to write: more would leave no time for anything else."""
 _U32: Final = (1 << 32) - 1
@@ -23,20 +20,6 @@ Size: TypeAlias = int | str
 Percent: TypeAlias = Annotated[int, Meta(ge=0, le=100)]
 Rate: TypeAlias = Annotated[float, Meta(ge=0, le=MAX_RATE)]
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=100)]
-
-
-class SizeError(ValueError):
-    """A text that is no size."""
-
-
-def parse_size(text: Size) -> int:
-    """Bytes: a number, or text as ``"64 MiB"``, ``"64M"``, ``"1.5g"`` (powers of 1024)."""
-    if isinstance(text, int):
-        return text
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise SizeError(f"{text[:60]!r} is no size; try 64MiB")
-    return int(Fraction(match[1]) * _UNITS[match[2].lower()])
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
