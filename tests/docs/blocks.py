@@ -2,16 +2,17 @@
 """The console blocks of the pages: what is typed, and what is said to be printed."""
 
 import re
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / "README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "protocol").glob("*.md")),
 ]
-_BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^( *)```console\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _VARYING = re.compile(r"0x[0-9a-f]+|\d+(?:\.\d+)?|/\S*")
 """Addresses, numbers and absolute paths."""
 NOT_HERE = {
@@ -86,7 +87,7 @@ def _pattern(line):
 def blocks():
     """All blocks of all pages."""
     return [
-        Block(str(page.relative_to(ROOT)), match[1])
+        Block(str(page.relative_to(ROOT)), textwrap.dedent(match[2]))
         for page in PAGES
         for match in _BLOCK.finditer(page.read_text(encoding="utf-8"))
     ]

@@ -168,7 +168,7 @@ class TestRefusals:
                 ["name='1234' is neither a PCI address"],
             ),
             (["--device=oracle,variant=wrong", "--", "true"], 2, ["wrong"]),
-            (["--device=,x=1", "--", "true"], 2, ["begins with no model"]),
+            (["--device=,x=1", "--", "true"], 2, ["no model name before the options"]),
             (["--", "true"], 2, ["no device is named", "--connect"]),
             (["--machine=/nonexistent.toml", "--", "true"], 2, ["/nonexistent.toml", "No such file"]),
             (["--connect=/nonexistent", "--", "true"], 1, ["no daemon runs in /nonexistent"]),

@@ -8,19 +8,35 @@ import click
 from vfioemu.cli.errors import USAGE, CommandError
 from vfioemu.core.model.device import Factory
 from vfioemu.daemon.arguments import COMMON, unknown
-from vfioemu.devices.registry import BrokenModel, default_bus, load_models, options, summary
+from vfioemu.devices.options import Option
+from vfioemu.devices.registry import (
+    BrokenModel,
+    default_bus,
+    load_models_and_classes,
+    option_rows,
+    option_schema,
+    options,
+    summary,
+)
 
 
 @click.command(name="devices")
 @click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def command(name: str | None, as_json: bool) -> None:
-    """List the device models, or the options of one."""
-    models = load_models()
+@click.option("--json-schema", "as_schema", is_flag=True, help="The options of NAME as a JSON Schema.")
+def command(name: str | None, as_json: bool, as_schema: bool) -> None:
+    """List the device models, or the options of one: its name, or package.module:Class."""
+    if as_schema and name is None:
+        raise CommandError(
+            "--json-schema: no model is named", "as in vfioemu devices edu --json-schema", USAGE
+        )
+    models = load_models_and_classes()
     if name is not None and name not in models:
         error = unknown("device", name, models, "vfioemu devices")
         raise CommandError(str(error), error.hint, USAGE)
-    if as_json:
+    if as_schema and name is not None:
+        print(json.dumps(option_schema(models[name]), indent=2))
+    elif as_json:
         found = [_describe(model, models[model]) for model in ([name] if name else models)]
         print(json.dumps(found[0] if name else found, indent=2))
     elif name is None:
@@ -46,14 +62,25 @@ def _describe(name: str, factory: Factory) -> dict[str, object]:
 
 
 def _show(name: str, factory: Factory) -> None:
-    own = options(factory)
-    width = max(len(key) for key in (*COMMON, *own))
+    own = option_rows(factory)
+    common = [
+        Option(
+            key, meaning, "pci or mdev" if key == "bus" else "", default_bus(factory) if key == "bus" else ""
+        )
+        for key, meaning in COMMON.items()
+    ]
+    width = max(len(row.name) for row in (*own, *common))
     print(f"{name}: {summary(factory)}")
     if own:
         print("\nIts options:")
-        for key, meaning in own.items():
-            print(f"  {key:<{width}}  {meaning}")
+        _show_rows(own, width)
     print("\nOptions of every device:")
-    for key, meaning in COMMON.items():
-        default = f" (default: {default_bus(factory)})" if key == "bus" else ""
-        print(f"  {key:<{width}}  {meaning}{default}")
+    _show_rows(common, width)
+
+
+def _show_rows(rows: list[Option], width: int) -> None:
+    for row in rows:
+        print(f"  {row.name:<{width}}  {row.meaning}")
+        default = f"default {row.default}" if row.default else ""
+        if details := "; ".join(filter(None, (row.kind, default))):
+            print(f"  {'':<{width}}    {details}")

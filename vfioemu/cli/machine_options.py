@@ -12,7 +12,7 @@ from vfioemu.cli.errors import USAGE, CommandError
 from vfioemu.core.objects.spec import MachineSpec
 from vfioemu.daemon.arguments import DeviceError, Wish, parse_device, with_devices
 from vfioemu.daemon.config import ConfigError, load_machine
-from vfioemu.devices.registry import load_models
+from vfioemu.devices.registry import load_models_and_classes
 
 log: Final = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def device_option(function: F) -> F:
         multiple=True,
         metavar="MODEL[,KEY=VALUE...]",
         callback=_wishes,
-        help="A device; `vfioemu devices` lists the models.",
+        help="A device; `vfioemu devices` lists the models. package.module:Class is one that is not installed.",
     )(function)
 
 
@@ -52,10 +52,11 @@ def machine_of(machine_file: Path | None, devices: tuple[Wish, ...]) -> MachineS
             USAGE,
         )
     try:
-        spec = MachineSpec() if machine_file is None else load_machine(machine_file, load_models())
+        models = load_models_and_classes()
+        spec = MachineSpec() if machine_file is None else load_machine(machine_file, models)
         if machine_file is not None and not spec.devices and not devices:
             log.warning("%s: no [[group]] with a [[group.device]]: a machine without devices", machine_file)
-        return with_devices(spec, devices, load_models())
+        return with_devices(spec, devices, models)
     except ConfigError as error:
         raise CommandError(str(error), exit_code=USAGE) from None
     except DeviceError as error:

@@ -215,7 +215,7 @@ def _failed(error: BaseException) -> int:
     from vfioemu.devices.registry import BrokenModel
 
     if isinstance(error, BrokenModel):
-        report(str(error), "repair or remove that package")
+        report(str(error), error.hint)
         return FAILED
     traceback.print_exception(error)
     report("internal error", "please report it with the lines above")

@@ -5,11 +5,11 @@ import json
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
 from vfioemu.cli.where import answer, ask, connected, directory, runtime_dir_option
+from vfioemu.devices.options import read_pairs
 
 
 @click.group(name="mdev")
@@ -57,7 +57,10 @@ def start(
     runtime_dir: Path | None, instance: str, model: str, uuid: str | None, options: tuple[str, ...]
 ) -> None:
     """Create a device in a group of its own; prints uuid and group node."""
-    arguments: dict[str, object] = {"type": model, "options": dict(_option(text) for text in options)}
+    try:
+        arguments: dict[str, object] = {"type": model, "options": read_pairs(options)}
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--option") from None
     if uuid is not None:
         arguments["uuid"] = uuid
     made = ask(runtime_dir, instance, "mdev-start", **arguments)
@@ -81,14 +84,3 @@ def stop(runtime_dir: Path | None, instance: str, uuid: str) -> None:
     except KeyboardInterrupt:
         print("it goes as soon as it is closed", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
-
-
-def _option(text: str) -> tuple[str, Any]:
-    """KEY=VALUE; the value as JSON if it is some, else as text."""
-    key, separator, value = text.partition("=")
-    if not separator or not key:
-        raise click.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--option")
-    try:
-        return key, json.loads(value)
-    except ValueError:
-        return key, value

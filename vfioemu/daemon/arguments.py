@@ -7,7 +7,7 @@ Keys that every device has:
   name=NAME         the function's address, or the mediated device's UUID
   group=N           N of /dev/vfio/N
 
-All others are the model's. A value is a number (also 0x...), true, false, a list [a,b], or a text.
+All others are the model's; how values are written is in vfioemu/devices/options.py.
 """
 
 import dataclasses
@@ -23,7 +23,8 @@ from vfioemu.core.objects.spec import GROUP_MAX, DeviceSpec, GroupSpec, MachineS
 from vfioemu.daemon import real
 from vfioemu.daemon.names import checked_name
 from vfioemu.daemon.sysfs import bus_of
-from vfioemu.devices.registry import default_bus
+from vfioemu.devices.options import read_pairs, split_pairs
+from vfioemu.devices.registry import default_bus, is_class
 from vfioemu.devices.registry import options as options_of
 
 COMMON: Final[Mapping[str, str]] = {
@@ -33,7 +34,6 @@ COMMON: Final[Mapping[str, str]] = {
 }
 _IOMMU: Final = IommuSpec(reserved=((0xFEE00000, 0xFEEFFFFF),))
 _BUSES: Final = ("pci", "mdev")
-_OUTSIDE_BRACKETS: Final = re.compile(r",(?![^\[]*\])")
 
 
 class DeviceError(Exception):
@@ -59,19 +59,17 @@ def parse_device(text: str) -> Wish:
     """Read ``MODEL[,key=value...]``.
 
     Raises:
-        DeviceError: it is none.
+        DeviceError: the text names no model, or has something other than key=value behind it.
     """
-    model, *pairs = _OUTSIDE_BRACKETS.split(text)
+    model, *pairs = split_pairs(text)
     if not model or "=" in model:
-        raise DeviceError(f"device {text!r}: it begins with no model", "as in --device dma-engine,type=3")
-    values: dict[str, object] = {}
-    for pair in pairs:
-        key, separator, value = pair.partition("=")
-        if not separator or not key:
-            raise DeviceError(f"device {text!r}: {pair!r} is not key=value")
-        if key in values:
-            raise DeviceError(f"device {text!r}: {key} is there twice")
-        values[key] = parse_value(value)
+        raise DeviceError(
+            f"device {text!r}: no model name before the options", "as in --device dma-engine,type=3"
+        )
+    try:
+        values = read_pairs(pairs)
+    except ValueError as error:
+        raise DeviceError(f"device {text!r}: {error}") from None
     bus, name, group = (values.pop(key, None) for key in ("bus", "name", "group"))
     if bus is not None and bus not in _BUSES:
         raise DeviceError(f"device {text!r}: bus is one of {', '.join(_BUSES)}, not {bus!r}")
@@ -86,22 +84,6 @@ def parse_device(text: str) -> Wish:
         group=group,
         options=values,
     )
-
-
-def parse_value(text: str) -> object:
-    """A number, a truth value, a list of such, or the text itself."""
-    if text.startswith("[") and text.endswith("]"):
-        return [parse_value(part.strip()) for part in text[1:-1].split(",") if part.strip()]
-    if text in ("true", "false"):
-        return text == "true"
-    try:
-        return int(text, 0)
-    except ValueError:
-        pass
-    try:
-        return float(text)
-    except ValueError:
-        return text.strip('"')
 
 
 def unknown(what: str, name: str, known: Iterable[str], where: str) -> DeviceError:
@@ -162,11 +144,19 @@ def with_devices(spec: MachineSpec, wishes: Sequence[Wish], models: Mapping[str,
                 "without group= it gets a group of its own; bus=mdev is a mediated device, which needs no IOMMU",
             )
         symbols = {device.symbol for device in devices}
-        symbol = next(s for n in range(len(devices) + 1) if (s := f"{wish.model}{n}") not in symbols)
+        stem = _stem(wish.model)
+        symbol = next(s for n in range(len(devices) + 1) if (s := f"{stem}{n}") not in symbols)
         devices.append(
             DeviceSpec(symbol=symbol, name=name, group=number, model=wish.model, options=wish.options)
         )
     return dataclasses.replace(spec, groups=tuple(groups.values()), devices=tuple(devices))
+
+
+def _stem(model: str) -> str:
+    """What symbols of a model's devices begin with: its name; of ``package.module:DoorBell``, ``door-bell``."""
+    return (
+        re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", model.rpartition(":")[2]).lower() if is_class(model) else model
+    )
 
 
 def _free_name(bus: str, taken: set[str]) -> str:

@@ -152,7 +152,7 @@ async def running(
     if isinstance(memory, str):
         memory = MemoryMode[memory.upper()]
     _check_system()
-    models = load_models()
+    models = load_models(tried={device.model for device in spec.devices})
     _require_room(spec, models)
     machine = Machine(spec, models)
     access = Access(

@@ -23,7 +23,7 @@ from vfioemu.core.memory.iommu_spec import IommuSpec
 from vfioemu.core.model.device import Factory
 from vfioemu.core.objects.machine import Machine
 from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
-from vfioemu.devices.registry import default_bus, load_models
+from vfioemu.devices.registry import default_bus, load_models, load_models_and_classes
 from vfioemu.testing.handles import MemoryContainer, MemoryDevice
 from vfioemu.testing.holdings import holdings
 from vfioemu.testing.process import Process
@@ -80,7 +80,7 @@ def machine(
     Raises:
         ValueError: no such model, or not with these options.
     """
-    models = load_models()
+    models = load_models_and_classes()
     groups, specs = [], []
     for number, asked in enumerate(devices):
         wish = DeviceWish(asked) if isinstance(asked, str) else asked
@@ -126,7 +126,7 @@ class MemoryMachine:
     """
 
     def __init__(self, spec: MachineSpec) -> None:
-        self.core = Machine(spec, load_models())
+        self.core = Machine(spec, load_models(tried={device.model for device in spec.devices}))
         self.scheduler = Scheduler()
         self._clients = 0
         self._now = 0.0

@@ -4,6 +4,8 @@
 import errno
 from typing import Final, Protocol
 
+from msgspec import UNSET
+
 from vfioemu.core.base.effects import Steps
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.slices import Slices
@@ -159,7 +161,7 @@ class Activity:
         """Before its first pin, the device pins what it has used."""
         if self._used:  # after its first pin a group is dirty where it is pinned, and nowhere else
             yield from self.held.acquire_used(self._host, self._used)
-        if self._options.hide_page is None:
+        if self._options.hide_page is UNSET:
             return (yield from self.held.acquire(self._host, pages))
         shown = [page for page in pages if page != self._options.hide_page]
         ready = set((yield from self.held.acquire(self._host, shown)))

@@ -7,6 +7,8 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Final
 
+from msgspec import UNSET
+
 from vfioemu.core.base.effects import MaybeSteps, Steps
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.memory.iova_bitmap import DirtySink, LogRange
@@ -41,6 +43,7 @@ from vfioemu.devices.dma_engine.options import Options
 from vfioemu.devices.dma_engine.registers import Registers
 from vfioemu.devices.dma_engine.vectors import Vectors
 from vfioemu.devices.dma_engine.writer import Writer
+from vfioemu.devices.options import OptionTable
 from vfioemu.devices.pci import PciFunction, names
 from vfioemu.native.dma import Op
 from vfioemu.native.log import DirtyLog
@@ -54,7 +57,7 @@ _PRECOPYING: Final = frozenset({PRE_COPY, PRE_COPY_P2P})
 class DmaEngine(PciFunction):
     """A scriptable DMA device: area or ring, pattern, rate, pins and interrupts by registers; logs its DMA, migrates."""
 
-    OPTIONS: ClassVar[Mapping[str, str]] = {**Options.HELP, **PciFunction.OPTIONS}
+    OPTIONS: ClassVar[Mapping[str, str]] = OptionTable(Options)
 
     @staticmethod
     def memory_size(options: Mapping[str, object]) -> int:
@@ -65,9 +68,9 @@ class DmaEngine(PciFunction):
     def __init__(self, options: Mapping[str, object]) -> None:
         self.options = Options.parse(options)
         super().__init__(options, describe(self.options.big_bar))
-        self.migration_flags = self.options.migration
+        self.migration_flags = self.options.migration_flags
         self.has_dma_logging = self.options.logging
-        self.registers = Registers(self.options.pins, self.options.pin_modes)
+        self.registers = Registers(self.options.pin_mode, self.options.pin_modes)
         operation = Op.WRITE if self.options.type == 1 else Op.HARDWARE_WRITE
         self.writer = Writer(self.registers, operation, self.options.lie, self._ring)
         self.journal = Journal() if self.options.journal else None
@@ -98,7 +101,7 @@ class DmaEngine(PciFunction):
     def may_dma(self) -> bool:
         """It is a bus master. An mdev's parent need not be, unless the machine's owner wants that."""
         checked = self.options.bus_master
-        if checked is None:
+        if checked is UNSET:
             checked = names.parse(self.host.name) is not None
         return not checked or self.bus_master
 
@@ -120,7 +123,7 @@ class DmaEngine(PciFunction):
         self.writer.reset()
         name = self.host.name.encode()
         default = int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")
-        self.writer.device_id = default if self.options.id is None else self.options.id
+        self.writer.device_id = default if self.options.id is UNSET else self.options.id
         self.activity.reset()
         self.vectors.reset()
         self.memory.clear()
@@ -285,9 +288,9 @@ class DmaEngine(PciFunction):
 
     def log_start(self, page_size: int, ranges: Sequence[LogRange]) -> int:
         """Log with the page size nearest to the one asked for, 4 KiB to 2 MiB."""
-        if self.options.fail_logging:
+        if self.options.logging_errno:
             raise IoctlError(
-                self.options.fail_logging, f"page_size {page_size:#x}: option fail_logging is set"
+                self.options.logging_errno, f"page_size {page_size:#x}: option fail-logging-start is set"
             )
         if self.log is not None:
             raise IoctlError(errno.EINVAL, f"page_size {page_size:#x}: the device logs already")

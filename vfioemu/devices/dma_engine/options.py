@@ -1,181 +1,149 @@
 # SPDX-License-Identifier: MIT
-"""What a machine file can say of a dma-engine."""
+"""What can be said of a dma-engine in a machine file and on command lines."""
 
 import errno
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Final, Self, TypeVar
+from collections.abc import Callable
+from typing import Annotated, Final, Literal, TypeAlias
 
+from msgspec import UNSET, Meta, UnsetType
+
+from vfioemu.devices.options import U64, guess
+from vfioemu.devices.pci.options import PciOptions
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.dma_engine import PinMode
 
-T = TypeVar("T")
-
 MAX_BIG_BAR: Final = 64 << 20
+_PAGE: Final = 4096
 _MIGRATION: Final = {
     "stop-copy": c.VFIO_MIGRATION_STOP_COPY,
     "p2p": c.VFIO_MIGRATION_P2P,
     "pre-copy": c.VFIO_MIGRATION_PRE_COPY,
 }
 _PINS: Final = {"none": PinMode.NONE, "keep": PinMode.KEEP, "window": PinMode.WINDOW}
+_ERRNOS: Final = {name: number for name, number in vars(errno).items() if name.startswith("E")}
+
+Part: TypeAlias = Literal["stop-copy", "p2p", "pre-copy"]
+Pins: TypeAlias = Literal["none", "keep", "window"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """The options of one device.
+class Options(PciOptions, frozen=True):
+    """The options of one device; the properties below say what follows from several of them."""
 
-    Attributes:
-        type: 1, 2 or 3.
-        id: of its stamps; None derives it from the device's name.
-        migration: VFIO_MIGRATION_* flags.
-        logging: it logs its DMA.
-        pins: the default of PIN_MODE.
-        pins_late: it begins to pin with its first PRE_COPY.
-        hide: every so many writes one leaves no mark; 0 is none.
-        hide_page: writes to this page (an IOVA) leave no mark.
-        journal: it notes what it has written last to each page.
-        big_bar: the size of BAR 4; 0 is none.
-        fail_logging: the errno of DMA_LOGGING_START; 0 for a device that logs.
-        bus_master: DMA needs COMMAND's bus master bit; None is as the device's name says.
-        config: config space is part of its migration state.
-    """
+    type: Annotated[
+        Literal[1, 2, 3],
+        Meta(
+            description="1: an mdev; 2: behind an IOMMU, does not pin; 3: behind an IOMMU, pins what it uses"
+        ),
+    ] = 1
+    id: Annotated[
+        U64 | UnsetType, Meta(description="number in the stamps; by default made from the name")
+    ] = UNSET
+    migration: Annotated[
+        tuple[Part, ...],
+        Meta(description="by which protocol it migrates, or what it can in v2: a list of parts"),
+    ] = ("stop-copy", "p2p", "pre-copy")
+    p2p: Annotated[bool, Meta(description="whether it knows the P2P states")] = True
+    precopy: Annotated[bool, Meta(description="whether it knows the PRE_COPY states")] = True
+    logging: Annotated[bool, Meta(description="whether it logs its DMA")] = True
+    pins: Annotated[
+        Pins | UnsetType,
+        Meta(description="initial value of register PIN_MODE; by default keep for type 3, else none"),
+    ] = UNSET
+    pin_from: Annotated[
+        Literal["run", "pre-copy"] | UnsetType,
+        Meta(description="type 3 pins when it begins to run, or from its first pre-copy on (the default)"),
+    ] = UNSET
+    config: Annotated[
+        bool,
+        Meta(
+            description="whether config space travels with its state; if not, who migrates it restores that"
+        ),
+    ] = False
+    bus_master: Annotated[
+        bool | UnsetType,
+        Meta(
+            description="whether DMA needs the bus master bit of COMMAND; by default if its name is a PCI address"
+        ),
+    ] = UNSET
+    big_bar: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=MAX_BIG_BAR,
+            description="bytes of BAR 4, memory behind a 64-bit prefetchable BAR: a power of two from 4096 on, or 0 for none",
+        ),
+    ] = 0
+    journal: Annotated[
+        bool,
+        Meta(description="whether it notes what it wrote last to each page, for the control command inspect"),
+    ] = False
+    hide: Annotated[U64, Meta(description="a liar: every n-th write leaves no dirty mark; 0 for none")] = 0
+    hide_page: Annotated[
+        U64 | UnsetType, Meta(description="a liar: writes to the page at this IOVA leave no dirty mark")
+    ] = UNSET
+    fail_logging_start: Annotated[
+        str | UnsetType, Meta(description="the errno with which DMA_LOGGING_START fails, as in ENOMEM")
+    ] = UNSET
 
-    HELP: ClassVar[Mapping[str, str]] = {
-        "type": "1 (emulated), 2 (behind an IOMMU, does not pin), 3 (behind an IOMMU, pins what it uses); default 1",
-        "id": "number in the stamps (default: made from the name)",
-        "migration": "v2 (default), v1, none; or what it can in v2: a list of stop-copy, p2p, pre-copy (default: all)",
-        "logging": "whether it logs its DMA (default true)",
-        "pins": "default of register PIN_MODE: none, keep, window (default: keep for type 3, else none)",
-        "pin-from": "type 3 pins from its first 'pre-copy' on (default), or when it begins to 'run'",
-        "hide": "a liar: every n-th write leaves no dirty mark",
-        "hide-page": "a liar: writes to the page at this IOVA leave no dirty mark",
-        "p2p": "whether it knows the P2P states (default true)",
-        "precopy": "whether it knows the PRE_COPY states (default true)",
-        "journal": "whether it notes what it wrote last to each page, for the control command inspect (default false)",
-        "big-bar": "size of BAR 4, memory behind a 64-bit prefetchable BAR: a power of two up to 64 MiB (default: none)",
-        "fail-logging-start": "the errno with which DMA_LOGGING_START fails, as in ENOMEM (default: none)",
-        "config": "whether config space travels with its state (default false: who migrates it restores that)",
-        "bus-master": "whether DMA needs the bus master bit of COMMAND (default: if the device's name is a PCI address)",
-    }
-
-    type: int
-    id: int | None
-    migration: int
-    logging: bool
-    pins: PinMode
-    pins_late: bool
-    hide: int
-    hide_page: int | None
-    journal: bool
-    big_bar: int
-    fail_logging: int
-    bus_master: bool | None
-    config: bool
-
-    @classmethod
-    def parse(cls, options: Mapping[str, object]) -> Self:
-        """Read the options; ValueError says what is wrong with them."""
-        type_ = _number(options, "type", 1, 3)
-        if not type_:
-            raise ValueError("type: 1, 2 or 3, not 0")
-        default_pins = "keep" if type_ == 3 else "none"
-        pins = _choice(options, "pins", default_pins, _PINS)
-        if pins and type_ == 2:
+    def __post_init__(self) -> None:
+        if self.pin_mode and self.type == 2:
             raise ValueError("pins: a device of type 2 does not pin")
-        pin_from = _choice(options, "pin-from", "pre-copy", {"run": False, "pre-copy": True})
-        if "pin-from" in options and type_ != 3:
-            raise ValueError("pin-from: only for type 3")
-        return cls(
-            type=type_,
-            id=_number(options, "id", 0, (1 << 64) - 1) if "id" in options else None,
-            migration=_migration(options),
-            logging=_bool(options, "logging", default=True),
-            pins=pins,
-            pins_late=pin_from and type_ == 3,
-            hide=_number(options, "hide", 0, (1 << 64) - 1),
-            hide_page=_page(options) if "hide-page" in options else None,
-            journal=_bool(options, "journal", default=False),
-            big_bar=_bar_size(options),
-            fail_logging=_errno(options, "fail-logging-start"),
-            bus_master=_bool(options, "bus-master", default=False) if "bus-master" in options else None,
-            config=_bool(options, "config", default=False),
-        )
+        if self.pin_from is not UNSET and self.type != 3:
+            raise ValueError(f"pin-from: only for type 3, not type {self.type}")
+        if self.hide_page is not UNSET and self.hide_page % _PAGE:
+            raise ValueError(
+                f"hide-page: the address of a page (a multiple of {_PAGE}), not {self.hide_page:#x}"
+            )
+        if self.big_bar and (self.big_bar < _PAGE or self.big_bar & (self.big_bar - 1)):
+            raise ValueError(
+                f"big-bar: 0 or a power of two from {_PAGE} to {MAX_BIG_BAR}, not {self.big_bar}"
+            )
+        name = self.fail_logging_start
+        if name is not UNSET and name not in _ERRNOS:
+            why = f"fail-logging-start: the name of an errno, not {name!r}"
+            raise ValueError(why + guess(name, list(_ERRNOS)))
+        if self.migration and "stop-copy" not in self.migration:
+            raise ValueError(f"migration: without stop-copy there is none, not {list(self.migration)}")
+
+    @property
+    def migration_flags(self) -> int:
+        """VFIO_MIGRATION_*; 0 for a device that does not migrate."""
+        flags = 0
+        for part in self.migration:
+            flags |= _MIGRATION[part]
+        if not self.p2p:
+            flags &= ~c.VFIO_MIGRATION_P2P
+        return flags if self.precopy else flags & ~c.VFIO_MIGRATION_PRE_COPY
+
+    @property
+    def pin_mode(self) -> PinMode:
+        """The initial value of PIN_MODE."""
+        if self.pins is UNSET:
+            return PinMode.KEEP if self.type == 3 else PinMode.NONE
+        return _PINS[self.pins]
+
+    @property
+    def pins_late(self) -> bool:
+        """It begins to pin with its first PRE_COPY."""
+        return self.type == 3 and self.pin_from != "run"
 
     @property
     def pin_modes(self) -> frozenset[PinMode]:
         """What PIN_MODE may be: type 2 cannot pin, and type 3 cannot stop to, since its group counts by its pins."""
         if self.type == 1:
             return frozenset(PinMode)
-        return frozenset({PinMode.NONE} if self.pins == PinMode.NONE else {PinMode.KEEP, PinMode.WINDOW})
+        none = self.pin_mode == PinMode.NONE
+        return frozenset({PinMode.NONE} if none else {PinMode.KEEP, PinMode.WINDOW})
+
+    @property
+    def logging_errno(self) -> int:
+        """The errno of DMA_LOGGING_START; 0 for a device that logs."""
+        return 0 if self.fail_logging_start is UNSET else _ERRNOS[self.fail_logging_start]
 
     @property
     def lie(self) -> Callable[[int, int], bool] | None:
         """Which writes (sequence number, page) leave no mark; None for an honest device."""
-        if not self.hide and self.hide_page is None:
+        if not self.hide and self.hide_page is UNSET:
             return None
         hide, hide_page = self.hide, self.hide_page
         return lambda seq, page: page == hide_page or (hide != 0 and seq % hide == 0)
-
-
-def _number(options: Mapping[str, object], name: str, default: int, most: int) -> int:
-    value = options.get(name, default)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-        raise ValueError(f"{name}: a number up to {most}, not {value!r}")
-    return value
-
-
-def _page(options: Mapping[str, object]) -> int:
-    page = _number(options, "hide-page", 0, (1 << 64) - 1)
-    if page % 4096:
-        raise ValueError(f"hide-page: the address of a page, not {page:#x}")
-    return page
-
-
-def _choice(options: Mapping[str, object], name: str, default: str, choices: Mapping[str, T]) -> T:
-    value = options.get(name, default)
-    if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name}: one of {', '.join(choices)}, not {value!r}")
-    return choices[value]
-
-
-def _bool(options: Mapping[str, object], name: str, *, default: bool) -> bool:
-    value = options.get(name, default)
-    if not isinstance(value, bool):
-        raise ValueError(f"{name}: true or false, not {value!r}")
-    return value
-
-
-def _bar_size(options: Mapping[str, object]) -> int:
-    size = _number(options, "big-bar", 0, MAX_BIG_BAR)
-    if size and (size < 4096 or size & (size - 1)):
-        raise ValueError(f"big-bar: a power of two from 4096 to {MAX_BIG_BAR}, not {size}")
-    return size
-
-
-def _errno(options: Mapping[str, object], name: str) -> int:
-    value = options.get(name)
-    if value is None:
-        return 0
-    number = getattr(errno, value, 0) if isinstance(value, str) and value.startswith("E") else 0
-    if not isinstance(number, int) or not number:
-        raise ValueError(f"{name}: the name of an errno, not {value!r}")
-    return number
-
-
-def _migration(options: Mapping[str, object]) -> int:
-    flags = _migration_list(options.get("migration", list(_MIGRATION)))
-    for name, flag in (("p2p", c.VFIO_MIGRATION_P2P), ("precopy", c.VFIO_MIGRATION_PRE_COPY)):
-        if not _bool(options, name, default=True):
-            flags &= ~flag
-    return flags
-
-
-def _migration_list(value: object) -> int:
-    if not isinstance(value, list) or not all(isinstance(item, str) and item in _MIGRATION for item in value):
-        raise ValueError(f"migration: a list of {', '.join(_MIGRATION)}, not {value!r}")
-    flags = 0
-    for item in value:
-        flags |= _MIGRATION[item]
-    if flags and not flags & c.VFIO_MIGRATION_STOP_COPY:
-        raise ValueError("migration: without stop-copy there is none")
-    return flags

@@ -16,7 +16,9 @@ one happens waits for ever. MSI is raised at events.
 
 import errno
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Final
+from typing import Annotated, ClassVar, Final, Literal
+
+from msgspec import Meta
 
 from vfioemu.core.base.effects import MaybeSteps, Steps
 from vfioemu.core.base.errors import IoctlError
@@ -34,6 +36,7 @@ from vfioemu.core.model.streams import (
 )
 from vfioemu.devices.mtty import config, migrate
 from vfioemu.devices.mtty.uart import REGISTERS, Uart
+from vfioemu.devices.options import Options, OptionTable
 from vfioemu.uapi import constants as c
 
 _INTX: Final = c.VFIO_PCI_INTX_IRQ_INDEX
@@ -43,13 +46,19 @@ _BARS: Final = 6
 _U16: Final = 0xFFFF
 
 
+class MttyOptions(Options, frozen=True):
+    """What can be said of a mtty."""
+
+    ports: Annotated[Literal[1, 2], Meta(description="how many serial ports it has")] = 1
+    info_known: Annotated[
+        bool, Meta(description="whether somebody has called GET_INFO already (true for recorded traces)")
+    ] = False
+
+
 class Mtty(DeviceModel):
     """A PCI serial card of one or two ports that are looped back: the kernel's mtty sample, quirks included."""
 
-    OPTIONS: ClassVar[Mapping[str, str]] = {
-        "ports": "how many serial ports it has: 1 (default) or 2",
-        "info-known": "whether somebody has called GET_INFO already (default false; true for recorded traces)",
-    }
+    OPTIONS: ClassVar[Mapping[str, str]] = OptionTable(MttyOptions)
 
     BUS = "mdev"  # as the kernel's mtty is
 
@@ -63,17 +72,12 @@ class Mtty(DeviceModel):
     pieces_below = 1 << 24  # of every region, those included that do not exist
 
     def __init__(self, options: Mapping[str, object]) -> None:
+        own = MttyOptions.parse(options)
         super().__init__(options)
-        ports = options.get("ports", 1)
-        if isinstance(ports, bool) or ports not in (1, 2):
-            raise ValueError(f"ports: 1 or 2, not {ports!r}")
-        known = options.get("info-known", False)
-        if not isinstance(known, bool):
-            raise ValueError(f"info-known: true or false, not {known!r}")
-        self._ports = int(ports == 2) + 1
+        self._ports = own.ports
         self._uarts = [Uart(), Uart()]  # the sample has two, however many are shown
         self._config = config.ConfigSpace(self._ports)
-        self._info_known = known
+        self._info_known = own.info_known
         self._masked = False
         self._arrived = False  # with a migration: interrupts that were under way are lost
         self._saving: migrate.MttySaving | None = None

@@ -27,7 +27,9 @@ import errno
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Final, TypeAlias
+from typing import Annotated, ClassVar, Final, Literal, TypeAlias
+
+from msgspec import Meta
 
 from vfioemu.core.base.effects import Steps
 from vfioemu.core.base.errors import IoctlError
@@ -47,6 +49,7 @@ from vfioemu.core.model.streams import (
     SavingStream,
     StateLost,
 )
+from vfioemu.devices.options import Options, OptionTable
 from vfioemu.devices.oracle.dirty_log import DirtyLog
 from vfioemu.devices.oracle.migrate import OracleResuming, OracleSaving, Sizes
 from vfioemu.uapi import constants as c
@@ -91,17 +94,24 @@ VARIANTS: Final[Mapping[str, Variant]] = {
 }
 
 
+class OracleOptions(Options, frozen=True):
+    """What can be said of an oracle."""
+
+    variant: Annotated[
+        Literal["basic", "nounmap", "log", "migs", "migsp", "migsc", "migspc"],
+        Meta(description="what it has: a dma_unmap callback, DMA logging, parts of migration"),
+    ] = "basic"
+
+
 class Oracle(DeviceModel):
     """The device; see the module."""
 
-    OPTIONS: ClassVar[Mapping[str, str]] = {"variant": f"what it has: {', '.join(VARIANTS)} (default basic)"}
+    OPTIONS: ClassVar[Mapping[str, str]] = OptionTable(OracleOptions)
 
     def __init__(self, options: Mapping[str, object]) -> None:
+        own = OracleOptions.parse(options)
         super().__init__(options)
-        name = options.get("variant", "basic")
-        if not isinstance(name, str) or name not in VARIANTS:
-            raise ValueError(f"variant {name!r} is none of {', '.join(VARIANTS)}")
-        self._variant = VARIANTS[name]
+        self._variant = VARIANTS[own.variant]
         self.migration_flags = self._variant.migration
         self.has_dma_logging = self._variant.logging
         self._result = [0] * 8

@@ -22,12 +22,16 @@ after its start; one that does not fit the buffer is dropped, one that memory re
 
 import errno
 from collections.abc import Mapping
-from typing import ClassVar, Final
+from typing import Annotated, ClassVar, Final
+
+from msgspec import Meta
 
 from vfioemu.core.base.effects import Steps
 from vfioemu.core.base.errors import IoctlError
+from vfioemu.devices.options import U64, OptionTable
 from vfioemu.devices.pci.description import Bar, Function, Msi
 from vfioemu.devices.pci.function import PciFunction
+from vfioemu.devices.pci.options import PciOptions
 
 IDENTIFICATION: Final = 0x010000ED
 ID: Final = 0x00
@@ -67,25 +71,29 @@ DESCRIPTION: Final = Function(
 )
 
 
+class EduOptions(PciOptions, frozen=True):
+    """What can be said of an edu."""
+
+    dma_mask: Annotated[
+        U64, Meta(description="the address bits that its DMA engine has, one at least; by default 28 of them")
+    ] = 0x0FFFFFFF
+    dma_delay: Annotated[float, Meta(ge=0, le=3600, description="seconds that a transfer takes")] = 0.1
+
+    def __post_init__(self) -> None:
+        if not self.dma_mask:
+            raise ValueError("dma-mask: a whole number from 1 to 2^64 - 1, not 0")
+
+
 class Edu(PciFunction):
     """QEMU's educational device: factorials, a DMA engine with a buffer of 4 KiB, INTx and MSI."""
 
-    OPTIONS: ClassVar[Mapping[str, str]] = {
-        **PciFunction.OPTIONS,
-        "dma-mask": "the address bits that its DMA engine has (default 0x0fffffff, 28 bits)",
-        "dma-delay": "seconds that a transfer takes (default 0.1)",
-    }
+    OPTIONS: ClassVar[Mapping[str, str]] = OptionTable(EduOptions)
 
     def __init__(self, options: Mapping[str, object]) -> None:
+        own = EduOptions.parse(options)
         super().__init__(options, DESCRIPTION)
-        mask = options.get("dma-mask", 0x0FFFFFFF)
-        delay = options.get("dma-delay", 0.1)
-        if not isinstance(mask, int) or isinstance(mask, bool) or not 0 < mask < 1 << 64:
-            raise ValueError(f"dma-mask: up to 64 bits, not {mask!r}")
-        if not isinstance(delay, int | float) or isinstance(delay, bool) or not 0 <= delay <= 3600:
-            raise ValueError(f"dma-delay: 0 to 3600 seconds, not {delay!r}")
-        self._mask = mask
-        self._delay = float(delay)
+        self._mask = own.dma_mask
+        self._delay = own.dma_delay
         self._due: float | None = None
         self.reset_function()
 

@@ -6,20 +6,20 @@ are vfio-pci's (driver.py).
 """
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
 from vfioemu.core.base.effects import Buffer, MaybeSteps, Steps
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.file import Mapped
+from vfioemu.devices.options import OptionTable
 from vfioemu.devices.pci import registers as r
 from vfioemu.devices.pci import state
 from vfioemu.devices.pci.description import Function
 from vfioemu.devices.pci.driver import VfioPci
 from vfioemu.devices.pci.interrupts import ERR, REQ
-
-_MOST_VECTORS = 2048
+from vfioemu.devices.pci.options import PciOptions
 
 
 class PciFunction(VfioPci):
@@ -30,21 +30,12 @@ class PciFunction(VfioPci):
         function: what it is made of.
     """
 
-    OPTIONS: ClassVar[Mapping[str, str]] = {
-        "mmap": "whether memory BARs can be mapped (default true); what is stored to a mapping reaches no register",
-        "addresses": "where firmware has put the BARs on the bus: a list by index (default: places of our choice)",
-        "host-vectors": "how many MSI or MSI-X vectors the host has to give at a time (default 2048)",
-    }
+    OPTIONS: ClassVar[Mapping[str, str]] = OptionTable(PciOptions)
 
     def __init__(self, options: Mapping[str, object], function: Function) -> None:
-        mappable = options.get("mmap", True)
-        if not isinstance(mappable, bool):
-            raise ValueError(f"mmap: true or false, not {mappable!r}")
-        vectors = options.get("host-vectors", _MOST_VECTORS)
-        if not isinstance(vectors, int) or isinstance(vectors, bool) or not 0 < vectors <= _MOST_VECTORS:
-            raise ValueError(f"host-vectors: a number from 1 to {_MOST_VECTORS}, not {vectors!r}")
-        located = _locate(function, options.get("addresses", []))
-        super().__init__(options, located, mappable=mappable, host_vectors=vectors)
+        own = PciOptions.parse_own(options)
+        located = _locate(function, own.addresses)
+        super().__init__(options, located, mappable=own.mmap, host_vectors=own.host_vectors)
 
     # --- what to override ---
 
@@ -92,11 +83,6 @@ class PciFunction(VfioPci):
     def sends_messages(self) -> bool:
         """MSI and MSI-X are writes to memory, which only a bus master makes."""
         return self.bus_master
-
-    @property
-    def io_enabled(self) -> bool:
-        """COMMAND lets the function decode I/O ports."""
-        return bool(self.hardware.command & r.COMMAND_IO)
 
     def interrupt(self, vector: int = 0) -> Steps[bool]:
         """Raise an interrupt through MSI-X, MSI or INTx, whichever is enabled; False if nobody hears it.
@@ -151,13 +137,16 @@ class PciFunction(VfioPci):
         yield from self.interrupts.set_line(line)
 
 
-def _locate(function: Function, addresses: object) -> Function:
+def _locate(function: Function, addresses: Sequence[int]) -> Function:
     """The function with its BARs at other bus addresses."""
-    if not isinstance(addresses, list) or not all(isinstance(place, int) for place in addresses):
-        raise ValueError(f"addresses: a list of numbers, not {addresses!r}")
     bars = dict(function.bars)
     for index, place in enumerate(addresses):
-        if index not in bars or not 0 < place < 1 << 64 or place % bars[index].size:
-            raise ValueError(f"addresses: BAR {index} cannot be at {place:#x}")
+        if index not in bars:
+            raise ValueError(f"addresses: {place:#x} is for BAR {index}, which the function does not have")
+        size = bars[index].size
+        if not 0 < place < 1 << 64 or place % size:
+            raise ValueError(
+                f"addresses: BAR {index} cannot be at {place:#x}: not a multiple of {size:#x} below 2^64"
+            )
         bars[index] = replace(bars[index], address=place)
     return replace(function, bars=bars)
