@@ -9,6 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "protocol").glob("*.md")),
 ]
@@ -16,6 +17,7 @@ _BLOCK = re.compile(r"^( *)```console\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 _VARYING = re.compile(r"0x[0-9a-f]+|\d+(?:\.\d+)?|/\S*")
 """Addresses, numbers and absolute paths."""
 NOT_HERE = {
+    "make build": "would install into the .venv that runs this test: whoever runs it has built it",
     "make demo": "the make targets themselves, in a folder of their own: .ci/as-user runs both",
     "sudo apt install qemu-system-x86": "needs root and QEMU: tests/interop/test_walkthrough.py types the rest of it",
     "guest# dmesg | grep ttyS1": "is typed in the guest: tests/interop/test_walkthrough.py",
