@@ -41,6 +41,11 @@ ssize_t __write(int fd, const void *data, size_t size);
 ssize_t __pread64(int fd, void *data, size_t size, off_t offset);
 ssize_t __pwrite64(int fd, const void *data, size_t size, off_t offset);
 int __fcntl(int fd, int cmd, ...);
+ssize_t __recv_chk(int fd, void *data, size_t size, size_t room, int flags);
+ssize_t __recvfrom_chk(int fd, void *data, size_t size, size_t room, int flags,
+		       __SOCKADDR_ARG name, socklen_t *length);
+ssize_t __send(int fd, const void *data, size_t size, int flags);
+int __connect(int fd, __CONST_SOCKADDR_ARG name, socklen_t size);
 ssize_t __read_chk(int fd, void *data, size_t size, size_t room);
 ssize_t __pread_chk(int fd, void *data, size_t size, off_t at, size_t room);
 ssize_t __pread64_chk(int fd, void *data, size_t size, off_t at, size_t room);
@@ -523,6 +528,32 @@ static void transfer(const char *what, void *memory, int fd)
 	CALL(pwritev64v2, fd, B, 2, CONFIG, 0);
 }
 
+static void as_a_socket(void *memory, int fd)
+{
+	void *volatile B = memory;
+
+	CALL(recvmsg, fd, B, MSG_DONTWAIT);
+	CALL(recvmmsg, fd, B, 2, MSG_DONTWAIT, NULL);
+	CALL(recv, fd, B, 4, MSG_DONTWAIT);
+	CALL(__recv_chk, fd, B, 4, 4, MSG_DONTWAIT);
+	CALL(recvfrom, fd, B, 4, MSG_DONTWAIT, B, B);
+	CALL(__recvfrom_chk, fd, B, 4, 4, MSG_DONTWAIT, B, B);
+	CALL(sendmsg, fd, B, MSG_DONTWAIT);
+	CALL(sendmmsg, fd, B, 2, MSG_DONTWAIT);
+	CALL(send, fd, B, 4, MSG_DONTWAIT);
+	CALL(__send, fd, B, 4, MSG_DONTWAIT);
+	CALL(sendto, fd, B, 4, MSG_DONTWAIT, B, 16);
+	CALL(bind, fd, B, 16);
+	CALL(connect, fd, B, 16);
+	CALL(__connect, fd, B, 16);
+	CALL(accept, fd, B, B);
+	CALL(accept4, fd, B, B, SOCK_CLOEXEC);
+	CALL(getsockname, fd, B, B);
+	CALL(getpeername, fd, B, B);
+	CALL(getsockopt, fd, SOL_SOCKET, SO_TYPE, B, B);
+	CALL(setsockopt, fd, SOL_SOCKET, SO_SNDBUF, B, 4);
+}
+
 static void use(const char *what, void *memory, int fd)
 {
 	void *volatile B = memory;
@@ -541,8 +572,7 @@ static void use(const char *what, void *memory, int fd)
 	CALL(fcntl, fd, F_GETLK, B);
 	CALL(fcntl64, fd, F_OFD_GETLK, B);
 	CALL(__fcntl, fd, F_SETLK, B);
-	CALL(recvmsg, fd, B, MSG_DONTWAIT);
-	CALL(recvmmsg, fd, B, 2, MSG_DONTWAIT, NULL);
+	as_a_socket(memory, fd);
 	CALL(ioctl, fd, FIONBIO, B);
 	BY_NUMBER(read, fd, B, 4);
 	BY_NUMBER(pwrite64, fd, B, 4, CONFIG);
