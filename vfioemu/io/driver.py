@@ -168,7 +168,7 @@ class Driver:
         return self.result if effect is None else await self.finish(effect)
 
     def _refusal(self, error: Exception) -> IoctlError:
-        """The boundary: a bug of ours costs this caller an EIO, and nobody else anything."""
+        """Turn any exception into an answer: a bug of ours costs this caller an EIO, and nobody else anything."""
         if isinstance(error, IoctlError):
             return error
         if isinstance(error, Gone):

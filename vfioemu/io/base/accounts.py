@@ -85,17 +85,17 @@ class Account(Ledger):
         self._buried: trio.Event | None = None
 
     def add_fds(self, number: int) -> None:
-        """So many more fds of ours, or fewer, exist for it."""
+        """Count fds of ours that exist for it: so many more, or fewer."""
         self.fds += number
         self.user.fds += number
         self._all.fds += number
 
     def no_fd(self) -> str:
-        """Why it gets no further fd of ours; empty if it does."""
+        """Say why it gets no further fd of ours; nothing if it does."""
         return self._all.no_fd(self)
 
     def burial_ends(self) -> None:
-        """A foreign fd is closed."""
+        """Note that a foreign fd of its has been closed."""
         self.burials -= 1
         if self._buried is not None:
             self._buried.set()
@@ -110,7 +110,7 @@ class Account(Ledger):
 
 
 class Accounts:
-    """All of them.
+    """The accounts of all processes.
 
     Args:
         limits: what each may have.
@@ -137,18 +137,18 @@ class Accounts:
         self._users: dict[int, User] = {}  # few may connect at all
 
     def find(self, pid: int, uid: int) -> Account | None:
-        """A process that holds something."""
+        """Find a process that holds something."""
         return self._accounts.get((pid, uid))
 
     def of(self, pid: int, uid: int) -> Account:
-        """A process."""
+        """Find a process, or begin its account."""
         account = self._accounts.get((pid, uid))
         if account is None:
             account = self._accounts[pid, uid] = Account(pid, uid, self)
         return account
 
     def user(self, uid: int) -> User:
-        """A user."""
+        """Find a user, or begin the account of his processes."""
         user = self._users.get(uid)
         if user is None:
             limits = self._limits
@@ -163,7 +163,7 @@ class Accounts:
         return user
 
     def quotas_of_process(self, user: User) -> Quotas:
-        """What a process of that user may have."""
+        """Return what a process of that user may have."""
         limits = self._limits
         return Quotas.of(
             mappings=limits.max_mappings,
@@ -174,7 +174,7 @@ class Accounts:
         )
 
     def no_fd(self, account: Account | None) -> str:
-        """Why a process, None for one that holds nothing yet, gets no further fd of ours; empty if it does."""
+        """Say why a process, None for one that holds nothing yet, gets no further fd of ours; nothing if it does."""
         if self.fds >= self.max_fds:
             return f"the daemon has no fd left: {self.fds} of {self.max_fds} are in use"
         if account is None or account.fds < FEW:
@@ -187,7 +187,7 @@ class Accounts:
 
 
 def _fds_left() -> int:
-    """How many fds we may have, without those that are our own."""
+    """Count the fds that we may have, without those that are our own."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         soft = 1 << 30

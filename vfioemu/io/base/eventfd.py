@@ -121,7 +121,7 @@ class ClientEventFd(Signalled):
             _signal(self._fd)
 
     def fileno(self) -> int:
-        """Our fd of it."""
+        """Return our fd of it; -1 when it is closed."""
         return self._fd
 
     def take(self) -> bool:

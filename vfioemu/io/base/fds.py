@@ -30,7 +30,7 @@ _getsockopt: Final = ctypes.CDLL(None).getsockopt
 
 
 def socket_cookie(fd: int) -> int | None:
-    """The number by which the kernel tells a socket from every other that ever was; None if `fd` is none.
+    """Return the number by which the kernel tells a socket from every other that ever was; None if `fd` is no socket.
 
     Inode numbers will not do: they are reused, and whoever makes sockets for an hour gets the one he wants. Nor will a
     socket object: to make one of an fd calls getsockname(), which waits for a TCP socket's lock, and that is held by whoever
@@ -44,7 +44,7 @@ def socket_cookie(fd: int) -> int | None:
 
 
 def is_eventfd(fd: int) -> bool:
-    """Whether `fd` is an eventfd.
+    """Tell whether `fd` is an eventfd.
 
     Names of the kernel's own begin without a slash, which no path does, so they cannot be forged.
     """
@@ -52,7 +52,7 @@ def is_eventfd(fd: int) -> bool:
 
 
 def duplicate(fd: int) -> int:
-    """A copy of one of our own, for a client; IoctlError EMFILE, ENFILE."""
+    """Copy one of our own fds, for a client; IoctlError EMFILE, ENFILE."""
     try:
         return os.dup(fd)
     except OSError as error:
@@ -71,7 +71,7 @@ class Graveyard:
         self._pending: dict[int, int] = {}
 
     def pending(self, uid: int) -> int:
-        """How many fds of a user have not been closed yet."""
+        """Count the fds of a user that have not been closed yet."""
         return self._pending.get(uid, 0)
 
     def bury(self, fd: int, account: Account) -> None:
@@ -79,7 +79,7 @@ class Graveyard:
         self._begin(_nothing, fd, account)
 
     async def ask(self, question: Callable[[int], bool], fd: int, account: Account, patience: float) -> bool:
-        """Whether the answer is yes; no answer within `patience` seconds is a no. `fd` stays the caller's.
+        """Ask in a thread whether the answer is yes; no answer within `patience` seconds is a no. `fd` stays the caller's.
 
         Raises:
             OSError: we have no more fds.

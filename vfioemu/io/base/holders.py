@@ -17,7 +17,7 @@ _LINK: Final = "anon_inode:[eventfd]"
 
 
 def is_abandoned(fd: int, clients: Collection[int], own: int = 1) -> bool:
-    """Whether no client has the eventfd. No if that cannot be seen: a system may hide it.
+    """Tell whether no client has the eventfd. No if that cannot be seen: a system may hide it.
 
     Args:
         fd: ours.
@@ -86,7 +86,7 @@ def _is_eventfd(pid: int, fd: str) -> bool:
 
 
 def _number(pid: str, fd: str) -> str | None:
-    """The number of an eventfd; None before Linux 5.2, and if the fd has been closed."""
+    """Read the number of an eventfd; None before Linux 5.2, and if the fd has been closed."""
     try:
         with open(f"/proc/{pid}/fdinfo/{fd}", encoding="ascii") as lines:
             return next((line.removeprefix(_KEY).strip() for line in lines if line.startswith(_KEY)), None)

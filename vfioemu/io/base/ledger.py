@@ -12,10 +12,10 @@ from vfioemu.io.base.unmapping import unmapping
 
 
 class Ledger:
-    """How many windows there are of how many bytes: of a process, or of all.
+    """Counts mapped windows and their bytes, of a process or of all.
 
-    The kernel limits mappings (vm.max_map_count) and address space for all of us, and who runs out of them cannot even
-    raise an exception; so nobody may use them up.
+    Exhausting vm.max_map_count or address space is fatal to the daemon, which cannot even raise an exception then. So clients are
+    limited first.
     """
 
     __slots__ = ("_gone", "kept", "leaving", "size", "total", "windows")
@@ -36,7 +36,7 @@ class Ledger:
             raise IoctlError(errno.ENOSPC, f"{self.total.kept:#x} bytes are kept for all processes already")
 
     def add_kept(self, size: int) -> None:
-        """So much more is kept, or less."""
+        """Count bytes that are kept: so many more, or fewer."""
         self.kept += size
         if self.total is not None:
             self.total.add_kept(size)
@@ -62,7 +62,7 @@ class Ledger:
             self.total.add(windows, size)
 
     def unmap(self, address: int, size: int, fd: int) -> None:
-        """A window goes, and its fd if it has one; it counts until it has gone."""
+        """Unmap a window, and close its fd if it has one; it counts until it has gone, which may take a thread 150 ms for each GiB."""
         self.leaving += 1
 
         def gone() -> None:
@@ -84,10 +84,10 @@ class Ledger:
             await self._gone.wait()
 
     def add_fds(self, number: int) -> None:
-        """So many more fds of ours, or fewer, exist for it."""
+        """Count fds of ours that exist for it; nobody is limited here, but see Account."""
 
     def no_fd(self) -> str:
-        """Why it gets no further fd of ours; empty if it does."""
+        """Say why it gets no further fd of ours; nothing if it does."""
         return ""
 
 

@@ -33,7 +33,7 @@ class Peer:
         self._pid = pid
 
     def number(self) -> int:
-        """Its number in /proc.
+        """Return its number in /proc.
 
         Raises:
             OSError: it has none there (ESRCH), or nobody can tell.
@@ -44,7 +44,7 @@ class Peer:
         return number
 
     def _by_fdinfo(self) -> int:
-        """0: it is not seen there; -1: it has ended."""
+        """Read it from the pidfd's fdinfo. 0: it is not seen there; -1: it has ended."""
         if self._pidfd < 0:
             return 0
         for line in Path(f"/proc/self/fdinfo/{self._pidfd}").read_text(encoding="ascii").splitlines():
@@ -55,7 +55,7 @@ class Peer:
 
 
 def _shows_our_namespace() -> bool:
-    """Whether /proc is of our PID namespace: then we have one number there, our own."""
+    """Tell whether /proc is of our PID namespace: then we have one number there, our own."""
     for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
         name, _, value = line.partition(":")
         if name == "NSpid":
@@ -65,7 +65,7 @@ def _shows_our_namespace() -> bool:
 
 @contextlib.contextmanager
 def peer_of(sock: socket.socket, pid: int) -> Iterator[Peer]:
-    """The process that has connected a socket, whose number in our namespace is `pid`."""
+    """Look at the process that has connected a socket, whose number in our namespace is `pid`, while the block lasts."""
     pidfd = -1
     try:
         pidfd = _INT.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD, _INT.size))[0]
@@ -80,7 +80,7 @@ def peer_of(sock: socket.socket, pid: int) -> Iterator[Peer]:
 
 
 def name_of(sock: socket.socket, pid: int) -> str:
-    """What the process that has connected a socket is called (comm).
+    """Read the name (comm) of the process that has connected a socket.
 
     Raises:
         OSError: nobody can tell.

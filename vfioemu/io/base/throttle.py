@@ -20,7 +20,7 @@ class Throttle:
         self._unsaid = 0
 
     def allows(self) -> bool:
-        """Whether to log a line now; it counts as logged, or as left out."""
+        """Decide whether to log a line now; it counts as logged, or as left out."""
         now = trio.current_time()
         if now - self._at >= _PERIOD:
             self._said = max(0, self._said - int((now - self._at) / _PERIOD))
@@ -32,6 +32,6 @@ class Throttle:
         return True
 
     def left_out(self) -> str:
-        """What to append to a line: how many were left out before it."""
+        """Return what to append to a line: how many were left out before it."""
         unsaid, self._unsaid = self._unsaid, 0
         return f" ({unsaid} more left out)" if unsaid else ""

@@ -37,14 +37,14 @@ class Rounds(trio.abc.Instrument):
         self._began = time.thread_time()
 
     def before_io_wait(self, timeout: float) -> None:
-        """A round has ended."""
+        """Measure the round that has ended."""
         del timeout
         took = time.thread_time() - self._began
         if took > self.longest:
             self.longest = took
 
     def after_io_wait(self, timeout: float) -> None:
-        """The next one begins."""
+        """Begin the next one."""
         del timeout
         self.number += 1
         self._began = time.thread_time()
@@ -75,7 +75,7 @@ class Share:
 
     @classmethod
     def of_user(cls, rounds: Rounds) -> "Share":
-        """A user's, of which his processes have parts."""
+        """Make a user's share, of which his processes have parts."""
         return cls(rounds, processes=_PROCESSES)
 
     @property
@@ -119,7 +119,7 @@ class Share:
             await self.parent.turn()
 
     async def breathe(self) -> None:
-        """A slice of work is done: let others be served."""
+        """Count a slice of work, and let others be served before the next."""
         self.spend(CALLS)
         await self.turn()
 

@@ -34,7 +34,7 @@ _OUTSTANDING: Final = 256
 
 
 def leaves(space: ClientSpace, vaddr: int, size: int, ledger: Ledger, limits: Limits) -> Steps[int]:
-    """[vaddr, vaddr+size) is about to mean something else: keep what hardware holds there.
+    """Keep what hardware holds of [vaddr, vaddr+size), which is about to mean something else.
 
     Returns:
         How many bytes are kept.
@@ -63,7 +63,7 @@ def hole(
     ledger: Ledger,
     limits: Limits,
 ) -> Steps[int]:
-    """The pages of a file in [offset, offset+size) are about to be given up: keep those that hardware holds, whosever.
+    """Keep the pages of a file that hardware holds, whosever, in [offset, offset+size): they are about to be given up.
 
     Args:
         space: who says so.
@@ -132,7 +132,7 @@ def _keep(
 
 
 def _leave_shared(parts: "list[Part]") -> Steps[None]:
-    """What is shared with somebody, or mapped once more, is reached there: a copy would not be the same to them."""
+    """Reach what is shared with somebody, or mapped once more, there: a copy would not be the same to them."""
     first, last = parts[0][0], max(at + _size(piece) for at, _, piece in parts)
     slices = Slices()
     for _, pages, piece in parts:
@@ -148,7 +148,7 @@ def _leave_shared(parts: "list[Part]") -> Steps[None]:
 
 
 def returns(space: ClientSpace, vaddr: int, size: int, to: int) -> Steps[int]:
-    """What has left [vaddr, vaddr+size) is at `to`: it has only moved, or has not gone at all.
+    """Give back what had left [vaddr, vaddr+size) and is at `to`: it has only moved, or has not gone at all.
 
     Returns:
         How many bytes that devices wrote in between are there as well now.
@@ -162,7 +162,7 @@ def returns(space: ClientSpace, vaddr: int, size: int, to: int) -> Steps[int]:
 
 
 def filled(space: ClientSpace, file: FileId, offset: int, size: int) -> Steps[int]:
-    """The hole has not been made; returns as `returns`."""
+    """Give back what was kept for a hole that has not been made; returns as `returns`."""
     total = 0
     for left in _take_back(space, file, offset, size):
         total += yield from _give_back(left, left.old)
@@ -170,7 +170,7 @@ def filled(space: ClientSpace, file: FileId, offset: int, size: int) -> Steps[in
 
 
 def _take_back(space: ClientSpace, file: FileId | None, start: int, size: int) -> list[Left]:
-    """What had left there, and is left no more: another call of the client's finds none of it while this one waits."""
+    """Take out what had left there: another call of the client's finds none of it while this one waits."""
     taken: list[Left] = []
     others: list[Left] = []
     for left in space.left:
@@ -212,7 +212,7 @@ class _Locks:
 
 @contextmanager
 def _locks(found: Iterable[ClientPages]) -> Iterator[_Locks]:
-    """The locks of all containers, in an order of their own: nobody else takes two."""
+    """Collect the locks of all containers, in an order of their own: nobody else takes two, so this cannot deadlock."""
     locks = _Locks(sorted({pages.holder.lock for pages in found}, key=id))
     try:
         yield locks
@@ -259,7 +259,7 @@ def _in_file(found: Iterable[ClientPages], file: FileId, offset: int, end: int) 
 
 
 def _copy(parts: list[Part], kept: Kept, low: int) -> Steps[int]:
-    """Copy what is in the parts, each address once; returns how many bytes that is."""
+    """Copy what is in the parts, each address once; return how many bytes that is."""
     slices = Slices()
     done = low
     total = 0
@@ -279,7 +279,7 @@ def _copy(parts: list[Part], kept: Kept, low: int) -> Steps[int]:
 
 
 def _read(pages: ClientPages, offset: int, size: int) -> Steps[bytes]:
-    """What can be read; zeros for pages that are not there."""
+    """Read what can be read; zeros for pages that are not there."""
     try:
         data: bytes = yield PagesRead(pages, offset, size)
     except IoctlError:
@@ -294,7 +294,7 @@ def _read(pages: ClientPages, offset: int, size: int) -> Steps[bytes]:
 
 
 def _forget(space: ClientSpace) -> None:
-    """Calls that are over long since have said by now if something came back."""
+    """Forget the oldest: calls that are over long since have said by now if something came back."""
     while len(space.left) > _OUTSTANDING:
         kept = space.left.pop(0).new.window
         if isinstance(kept, Kept):

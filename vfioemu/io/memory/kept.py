@@ -35,7 +35,7 @@ class Kept:
         weakref.finalize(self, ledger.add_kept, -size)
 
     def read(self, at: int, size: int) -> bytes:
-        """Bytes at an offset."""
+        """Return bytes at an offset."""
         return self._map[at : at + size]
 
     def write(self, at: int, data: Buffer) -> None:
@@ -48,7 +48,7 @@ class Kept:
                 self.journal = [(0, len(self._map))]
 
     def take_written(self, start: int, end: int) -> list[tuple[int, int]]:
-        """What was written in [start, end), as (first, last), and forget it: other pages may be of the same memory."""
+        """Return what was written in [start, end), as (first, last), and forget it: other pages may be of the same memory."""
         written = []
         left = []
         for at, count in self.journal or ():

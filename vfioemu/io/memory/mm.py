@@ -79,7 +79,7 @@ class BoundMemory:
         self._query = True
 
     def alive(self) -> bool:
-        """Whether its process still runs in it: what is reached by the pid alone is what was meant."""
+        """Tell whether its process still runs in it: what is reached by the pid alone is what was meant."""
         try:
             return bool(os.pread(self._mem, 1, 0))
         except OSError:
@@ -125,7 +125,7 @@ class BoundMemory:
             raise IoctlError(errno.EFAULT, f"{vaddr + done:#x} is not writable")
 
     def present(self, vaddr: int, npages: int, *, write: bool) -> int:
-        """pin_user_pages(): how many leading pages are there, with the protection that is wanted.
+        """Count the leading pages that are there, with the protection that is wanted (pin_user_pages()).
 
         Beyond the end of a mapped file there are no pages although there is a mapping; a read fails there.
         """
@@ -137,7 +137,7 @@ class BoundMemory:
         return self._readable(start, allowed)
 
     def _readable(self, start: int, npages: int) -> int:
-        """How many leading pages of a permitted range can be read, which makes them present."""
+        """Count the leading pages of a permitted range that can be read, which makes them present."""
         done = 0
         while done < npages * PAGE:
             try:
@@ -150,7 +150,7 @@ class BoundMemory:
         return done // PAGE
 
     def shared_at(self, vaddr: int) -> tuple[int, SharedObject] | None:
-        """What is shared at an address: the end of that mapping, and which object, as if it began at address 0."""
+        """Look what is shared at an address: the end of that mapping, and which object, as if it began at address 0."""
         try:
             area = self._area(vaddr)
         except IoctlError:
@@ -160,7 +160,7 @@ class BoundMemory:
         return area.stop, SharedObject(area.device, area.inode, area.offset - area.start)
 
     def find(self, wanted: SharedObject, offset: int, size: int, but: tuple[int, int] = (0, 0)) -> int | None:
-        """Where the process has [offset, offset+size) of an object mapped for reading and writing; or None.
+        """Find where the process has [offset, offset+size) of an object mapped for reading and writing; or None.
 
         Args:
             wanted: which object.
@@ -186,7 +186,7 @@ class BoundMemory:
         return None
 
     def _allowed(self, vaddr: int, size: int, wanted: int, *, pinned: bool = False) -> int:
-        """How many leading bytes of a range are mapped with the permissions `wanted`; EPERM when it is gone.
+        """Count the leading bytes of a range that are mapped with the permissions `wanted`; EPERM when it is gone.
 
         What was pinned needs no permission. Code is not what was pinned: something else has come there.
         """
@@ -202,7 +202,7 @@ class BoundMemory:
         return max(min(position, end) - vaddr, 0)
 
     def _area(self, vaddr: int) -> "_Area":
-        """The area that covers `vaddr`, or the next one, or an empty one."""
+        """Find the area that covers `vaddr`, or the next one, or an empty one."""
         if self._query:
             query = bytearray(_QUERY.size)
             _QUERY.pack_into(query, 0, _QUERY.size, _COVERING_OR_NEXT, vaddr, *[0] * 12)

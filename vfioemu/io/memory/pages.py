@@ -114,13 +114,13 @@ class Piece:
         self.shared: SharedObject | None = None
 
     def in_file(self, file: FileId) -> int | None:
-        """Where in that file it begins, if it is of it."""
+        """Return the offset in that file at which it begins; None if it is not of that file."""
         if self.window is None or self.window.file != file:
             return None
         return self.window.offset + self.at - self.window.vaddr
 
     def cut(self, start: int, end: int) -> "Piece":
-        """The part of it from `start` up to `end`."""
+        """Return the part of it from `start` up to `end`."""
         skipped = start - self.start
         part = Piece(start, end, self.space, self.vaddr + skipped, self.window, self.at + skipped)
         if self.shared is not None:
@@ -142,7 +142,7 @@ class Pinned:
         self.by_file: dict[FileId, set[ClientPages]] = {}
 
     def add(self, pages: "ClientPages") -> None:
-        """Pages are pinned, or have moved."""
+        """Enter pages that are pinned, or have moved."""
         for piece in pages.pieces:
             if piece.window is None:
                 self.by_address.setdefault(piece.space, set()).add(pages)
@@ -150,7 +150,7 @@ class Pinned:
                 self.by_file.setdefault(piece.window.file, set()).add(pages)
 
     def drop(self, pages: "ClientPages") -> None:
-        """Pages are pinned no more, or about to move."""
+        """Take out pages that are pinned no more, or about to move."""
         for piece in pages.pieces:
             if piece.window is None:
                 _discard(self.by_address, piece.space, pages)
@@ -225,7 +225,7 @@ class ClientPages(Pages):
         self.pieces.append(piece)
 
     def look_elsewhere(self, offset: int, leaving: tuple[int, int] = (0, 0)) -> bool:
-        """The piece at `offset` is not where it was: whether another process, or its own, has the same object mapped.
+        """Look for the piece at `offset`, which is not where it was: another process, or its own, may have the same object mapped.
 
         Args:
             offset: in the pages.
@@ -249,7 +249,7 @@ class ClientPages(Pages):
         return False
 
     def lost(self, offset: int, why: str) -> None:
-        """Hardware would still have what is at `offset`: say once that we have not."""
+        """Say once that we have not what is at `offset`, and hardware would have."""
         if not self._lost:
             self._lost = True
             piece = self.pieces[bisect.bisect_right(self._starts, offset) - 1]
@@ -258,14 +258,14 @@ class ClientPages(Pages):
             )
 
     def host(self) -> int | None:
-        """Where one window has all of it."""
+        """Return the address in this process where one window has all of it, or None."""
         piece = self.pieces[0]
         if len(self.pieces) > 1 or piece.window is None or not piece.window.local:
             return None
         return piece.window.local + piece.at - piece.window.vaddr
 
     def readdress(self, space: object, vaddr: int) -> None:
-        """Where its owner has gone, what is not mapped here is looked for where it is said to be."""
+        """Take from now on what is not mapped here, and whose owner has gone, from where it is said to be."""
         self._pinned.drop(self)
         for piece in self.pieces:
             if piece.window is None and piece.space.gone():
@@ -307,7 +307,7 @@ class ClientPages(Pages):
         self._pinned.add(self)
 
     def release(self) -> None:
-        """Whatever is kept for it goes."""
+        """Unpin: whatever is kept for it goes."""
         self._pinned.drop(self)
         if self.pieces:
             self._quota.give(len(self.pieces) - 1)
@@ -315,7 +315,7 @@ class ClientPages(Pages):
         self._starts.clear()
 
     def parts(self, offset: int, size: int) -> Iterator[Piece]:
-        """The pieces of [offset, offset+size), cut to it."""
+        """Yield the pieces of [offset, offset+size), cut to it."""
         end = offset + size
         while offset < end:  # whoever reaches one may replace it before he asks for the next
             piece = self.pieces[bisect.bisect_right(self._starts, offset) - 1]

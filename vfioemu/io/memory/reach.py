@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def pieces(pages: "Pages", offset: int, size: int) -> Iterator[Piece]:
-    """The pieces of a part of pinned pages; EFAULT for those of another driver."""
+    """Return the pieces of a part of pinned pages; EFAULT for those of another driver."""
     if not isinstance(pages, ClientPages):
         raise IoctlError(errno.EFAULT, "no client's memory")
     return pages.parts(offset, size)
@@ -44,7 +44,7 @@ def _elsewhere(pages: "Pages", piece: Piece, error: IoctlError) -> Piece:
 
 
 def lost(pages: "Pages", piece: Piece, error: IoctlError) -> IoctlError:
-    """The memory cannot be reached any more; to hardware that is an IOMMU fault."""
+    """Make the error of memory that cannot be reached any more, and say so once; to hardware that is an IOMMU fault."""
     if isinstance(pages, ClientPages):
         pages.lost(piece.start, error.why)
     return IoctlError(errno.EFAULT, error.why)

@@ -42,7 +42,7 @@ _fstatfs.argtypes = (ctypes.c_int, ctypes.POINTER(_Statfs))
 
 
 def is_shmem(fd: int) -> bool:
-    """Whether this is a memfd, or a file on tmpfs or hugetlbfs: they alone have seals, and to ask for these never waits."""
+    """Tell whether this is a memfd, or a file on tmpfs or hugetlbfs: they alone have seals, and to ask for these never waits."""
     try:
         fcntl.fcntl(fd, _F_GET_SEALS)
     except OSError:
@@ -51,7 +51,7 @@ def is_shmem(fd: int) -> bool:
 
 
 def is_local(fd: int) -> bool:
-    """Whether the file is on a file system that nobody but the kernel answers for. To ask any other one may wait for ever."""
+    """Tell whether the file is on a file system that nobody but the kernel answers for. To ask any other one may wait for ever."""
     return _magic(fd) in _LOCAL
 
 
@@ -61,7 +61,7 @@ def _magic(fd: int) -> int:
 
 
 def needs_guard(fd: int, *, trusted: bool) -> bool:
-    """Whether accesses to a mapping of this file may fault.
+    """Tell whether accesses to a mapping of this file may fault.
 
     Args:
         fd: the file; unless the client is trusted, `is_shmem` or `is_local` has said yes of it.

@@ -91,11 +91,11 @@ class ClientSpace(AddressSpace):
         self._windows: list[Window] = []
 
     def memlock_limit(self) -> int | None:
-        """RLIMIT_MEMLOCK in bytes; None for no limit."""
+        """Return RLIMIT_MEMLOCK in bytes; None for no limit."""
         return self.memlock
 
     def beyond_memlock(self, npages: int, limit: int) -> None:
-        """Linux would have refused: it is said once, if that is so now, too."""
+        """Say once that Linux would have refused, if that is so now, too."""
         if "memlock" in self.remarked:
             return
         try:
@@ -111,7 +111,7 @@ class ClientSpace(AddressSpace):
             )
 
     def _pinned_on_disk(self, vaddr: int, size: int) -> None:
-        """Linux would have refused (check_vma_flags(), since 6.5): that the file is to be written back may be lost."""
+        """Say once that Linux would have refused (check_vma_flags(), since 6.5): that the file is to be written back may be lost."""
         if "file" not in self.remarked:
             self.pinned.remark(
                 self,
@@ -121,7 +121,7 @@ class ClientSpace(AddressSpace):
             )
 
     def gone(self) -> bool:
-        """Whether its process has exited or become another program, as far as can be seen from here."""
+        """Tell whether its process has exited or become another program, as far as can be seen from here."""
         if self.bound is not None:
             return not self.bound.alive()
         return self.owner is None or self.owner.hung_up()
@@ -131,7 +131,7 @@ class ClientSpace(AddressSpace):
     def share_region(
         self, vaddr: int, size: int, inode: int, offset: int, limits: Limits, ledger: Ledger
     ) -> None:
-        """The same for memory of a device, of which the client has a mapping from us.
+        """Map memory of a device, of which the client has a mapping from us, as `share` maps its own.
 
         Raises:
             IoctlError: ENOENT: it has not; and as `share`.
@@ -142,7 +142,7 @@ class ClientSpace(AddressSpace):
         self.share(vaddr, size, file.fd, offset, limits, ledger, region=True)
 
     def reserved(self, vaddr: int, size: int) -> int:
-        """How many bytes of a range are mappings of devices' memory."""
+        """Count the bytes of a range that are mappings of devices' memory."""
         end = vaddr + size
         return sum(
             min(window.end, end) - max(window.vaddr, vaddr)
@@ -191,7 +191,7 @@ class ClientSpace(AddressSpace):
         self.shared += size
 
     def unshare(self, vaddr: int, size: int) -> None:
-        """The client maps something else there: forget the windows that overlap [vaddr, vaddr+size).
+        """Forget the windows that overlap [vaddr, vaddr+size): the client maps something else there.
 
         What hardware has pinned keeps them, as the kernel keeps the pages. vfio_dma_rw() goes by the address again.
         """
@@ -211,7 +211,7 @@ class ClientSpace(AddressSpace):
         self.changes += 1
 
     def windows_in(self, vaddr: int, size: int) -> list[Window]:
-        """The windows that overlap [vaddr, vaddr+size), in order."""
+        """Return the windows that overlap [vaddr, vaddr+size), in order."""
         if self._starts is None:
             return []
         first = max(bisect.bisect_right(self._starts, vaddr) - 1, 0)
@@ -219,15 +219,15 @@ class ClientSpace(AddressSpace):
         return [window for window in self._windows[first:last] if window.end > vaddr]
 
     def pages(self, vaddr: int, size: int, holder: Holder) -> ClientPages:
-        """What hardware holds of [vaddr, vaddr+size) from now on."""
+        """Hold [vaddr, vaddr+size) for hardware from now on."""
         return ClientPages(self, vaddr, size, holder)
 
     def hold(self, vaddr: int, size: int) -> "Window | None":
-        """The window of `window()`, for whoever keeps its address."""
+        """Return the window of `window()`, for whoever keeps its address."""
         return self._covering(vaddr, size)
 
     def window(self, vaddr: int, size: int) -> int | None:
-        """Where [vaddr, vaddr+size) is in this process, if it lies within one window."""
+        """Return where [vaddr, vaddr+size) is in this process, if it lies within one window; else None."""
         window = self._covering(vaddr, size)
         return None if window is None else window.local + vaddr - window.vaddr
 
@@ -284,7 +284,7 @@ class ClientSpace(AddressSpace):
         return False
 
     def pin_now(self, vaddr: int, npages: int, *, write: bool) -> int | None:
-        """How many leading pages are present; None if the client has to be asked."""
+        """Count the leading pages that are present; None if the client has to be asked."""
         start = vaddr & ~(PAGE - 1)
         window = self._covering(start, npages * PAGE)
         if window is not None:

@@ -90,7 +90,7 @@ class Window:
             raise IoctlError(errno.EFAULT, f"the file behind {vaddr + done:#x} has become shorter")
 
     def present(self, vaddr: int, npages: int) -> int:
-        """How many leading pages the file has now."""
+        """Count the leading pages that the file has now."""
         if self._fd < 0:
             return npages
         start = vaddr - self.vaddr + self.offset

@@ -45,7 +45,7 @@ class Sink:
         self._news = trio.Event()
 
     def put(self, event: e.AnyEvent) -> None:
-        """Take an event, if it is wanted and there is room."""
+        """Take an event, if it is wanted and there is room; else it is counted as lost."""
         if not self._wanted.wants(event):
             return
         if self._waiting >= self._room:
@@ -66,7 +66,7 @@ class Sink:
             self._append(e.Lost(t=now, count=count))
 
     def take_nowait(self) -> bytes:
-        """All lines that wait."""
+        """Return all lines that wait."""
         self._flush_lost(now())
         data = b"".join(self._lines)
         self._lines.clear()
@@ -76,7 +76,7 @@ class Sink:
         return data
 
     async def take(self) -> bytes:
-        """All lines that wait, at least one; nothing only after the end."""
+        """Wait for lines, and return all that there are; nothing only after the end."""
         while True:
             await self._news.wait()
             closed = self._closed
@@ -84,7 +84,7 @@ class Sink:
                 return data
 
     def close(self) -> None:
-        """This is the end: what waits can still be taken."""
+        """End the queue: what waits can still be taken."""
         self._closed = True
         self._news.set()
 

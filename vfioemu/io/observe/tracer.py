@@ -68,7 +68,7 @@ class Record:
         self.began = time.perf_counter()
 
     def starter(self, start: Callable[..., Effect | None]) -> Callable[..., Effect | None]:
-        """What starts a handler in the place of `start`, and records it."""
+        """Return what starts a handler in the place of `start`, and records what it does."""
 
         def tap(make: Callable[..., Steps[Any]], *args: object) -> Steps[Any]:
             return tapped(make(*args), self.capture, self)
@@ -76,11 +76,11 @@ class Record:
         return lambda make, *args: start(tap, make, *args)
 
     def enters(self) -> None:
-        """What devices do from now on is because of this call."""
+        """Attribute what devices do from now on to this call."""
         self._tracer.current = self
 
     def leaves(self) -> None:
-        """It is not any more."""
+        """Attribute it to no call any more."""
         self._tracer.current = None
 
 
@@ -108,7 +108,7 @@ class Tracer:
 
     @property
     def listeners(self) -> int:
-        """How many there are."""
+        """How many listeners there are."""
         return len(self._sinks)
 
     def add(self, sink: Sink) -> None:
@@ -273,18 +273,18 @@ class Tracer:
             self._put(event)
 
     def state(self, device: str, old: int, new: int) -> None:
-        """A device made an arc."""
+        """Tell of a device's change of migration state."""
         self._happened(e.State(t=now(), device=device, old=old, new=new))
 
     def dirtied(self, device: str, ranges: Iterable[tuple[int, int]], how: str) -> None:
-        """A device wrote."""
+        """Tell of pages that a device has written, as (iova, bytes)."""
         every = list(ranges)
         self._happened(
             e.Dirtied(t=now(), device=device, count=len(every), ranges=every[: self._limit], how=how)
         )
 
     def interrupt(self, device: str, index: int, vector: int, heard: bool) -> None:
-        """A device raised an interrupt."""
+        """Tell of an interrupt; `heard`: there is an eventfd for it."""
         self._happened(e.Interrupt(t=now(), device=device, index=index, vector=vector, eventfd=heard))
 
 

@@ -277,7 +277,7 @@ class Channel:
             self._finish(self._token)
 
     def _remark_on(self, mapped: Mapped) -> bool:
-        """Whether the client is to tell of a mapping that hides registers: once for each device."""
+        """Decide whether the client is to tell of a mapping that hides registers: once for each device."""
         session = self._session
         if mapped.hides is None or not session.tell_once(mapped.hides[0]):
             return False
@@ -313,7 +313,7 @@ class Channel:
         return token
 
     async def _refuse_token(self, kind: int, seq: int, serial: int, *, proved: bool) -> None:
-        """EBADF; without a proof the client may try again with one."""
+        """Reply EBADF; without a proof the client may try again with one."""
         self._clients.dispatcher.counters.count(None, _NAMES[kind], 0, -errno.EBADF)
         if proved:
             why = f"what came with the call is no token, not {serial}, or one too many"
@@ -321,7 +321,7 @@ class Channel:
         await self._reply(seq, -errno.EBADF, flags=0 if proved else m.F_UNPROVED)
 
     async def _refuse_lost(self, kind: int, seq: int) -> None:
-        """EMFILE: the kernel drops an fd that is sent to us when we have no room for it (scm_detach_fds())."""
+        """Reply EMFILE: the kernel drops an fd that is sent to us when we have no room for it (scm_detach_fds())."""
         dispatcher = self._clients.dispatcher
         dispatcher.counters.count(None, _NAMES[kind], 0, -errno.EMFILE)
         why = "the daemon has no fd left for the one that came with the call"
@@ -426,7 +426,7 @@ class Channel:
         return True
 
     async def _open(self, seq: int, flags: int, path: bytearray) -> None:
-        """OPEN: the reply carries the new token."""
+        """Open a node (OPEN): the reply carries the new token."""
         clients = self._clients
         dispatcher = clients.dispatcher
         session = self._session

@@ -74,7 +74,7 @@ class Connection:
         return self._receive_special(size, ancillary, flags)
 
     def _receive_special(self, size: int, ancillary: list[tuple[int, int, bytes]], flags: int) -> int:
-        """The first packet, one with an fd, or a wrong one."""
+        """Check the first packet, one with an fd, or a wrong one: its size."""
         credentials = b""
         for level, kind, data in ancillary:
             if level != socket.SOL_SOCKET:
@@ -104,11 +104,11 @@ class Connection:
         return size
 
     def take_fd(self) -> int:
-        """The fd that came with the last packet, which the caller owns now; -1 without one."""
+        """Return the fd that came with the last packet, which the caller owns now; -1 without one."""
         return self._taken.pop() if self._taken else -1
 
     def refuse_fd(self) -> None:
-        """No fd belongs to the last packet. One that we kept could be the client's own end, which then never hangs up.
+        """Refuse an fd with the last packet. One that we kept could be the client's own end, which then never hangs up.
 
         Raises:
             PeerError: there is one.
@@ -117,7 +117,7 @@ class Connection:
             raise PeerError("an fd where none belongs")
 
     def expect_silence(self) -> None:
-        """Nothing is asked: end the connection if something was sent. What lies unread may hold fds, as in `refuse_fd`."""
+        """End the connection if something was sent although nothing is asked. What lies unread may hold fds, as in `refuse_fd`."""
         try:
             said = self.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except OSError:
@@ -228,7 +228,7 @@ class Connection:
         return m.signed(result), size
 
     async def ask_read(self, seq: int, address: int, size: int, *, pinned: bool = False) -> bytes | None:
-        """READ_USER: the bytes; None if they cannot be read. Gone as in `ask`.
+        """Ask for memory (READ_USER): the bytes; None if they cannot be read. Gone as in `ask`.
 
         Args:
             seq: of the call, or the daemon's own.
@@ -259,7 +259,7 @@ class Connection:
         return None if result < 0 else bytes(memory)
 
     async def ask_write(self, seq: int, address: int, data: Buffer, *, pinned: bool = False) -> bool:
-        """WRITE_USER: whether all bytes were written. Gone as in `ask`; `pinned` as for `ask_read`."""
+        """Have memory written (WRITE_USER): whether all bytes were. Gone as in `ask`; `pinned` as for `ask_read`."""
         view = memoryview(data).cast("B")
         size = len(view)
         header = m.HEADER.pack(m.WRITE_USER, m.F_PINNED if pinned else 0, seq, 0, address, size, 0, 0)
@@ -271,7 +271,7 @@ class Connection:
         return result >= 0
 
     async def ask_pin(self, seq: int, address: int, npages: int, *, write: bool) -> int:
-        """PIN: how many leading pages are present. Gone as in `ask`."""
+        """Ask how many leading pages are present (PIN). Gone as in `ask`."""
         result, _ = await self.ask(m.PIN, seq, address, npages, flags=m.F_WRITE if write else 0)
         return min(max(result, 0), npages)
 

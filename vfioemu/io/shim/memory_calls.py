@@ -127,7 +127,7 @@ class MemoryCalls:
         return kept
 
     async def _hole(self, seq: int, args: Args, fd: int) -> int:
-        """MEM_HOLE: arg = offset, size, vaddr (without an fd: of a window of the client's), 1 if it was not made after all."""
+        """Answer MEM_HOLE: arg = offset, size, vaddr (without an fd: of a window of the client's), 1 if it was not made after all."""
         session, clients = self._session, self._clients
         try:
             offset, size = _range(args)
@@ -165,7 +165,7 @@ class MemoryCalls:
         return window.file
 
     async def _file_of(self, fd: int) -> FileId | None:
-        """Which file that is, of whoever may make holes in it; None if hardware holds nothing of it.
+        """Identify a file in which the client may make holes; None if hardware holds nothing of it.
 
         What cannot be shared is held by nobody, and is not looked at further: on FUSE, fstat() waits for its owner.
         """

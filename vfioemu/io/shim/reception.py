@@ -49,7 +49,7 @@ class Reception:
         self._fell_back = False
 
     def join(self, connection: Connection, account: Account, hello: m.Message) -> Session:
-        """The session that HELLO names, or a new one.
+        """Find the session that HELLO names, or make a new one.
 
         Raises:
             IoctlError: EPERM, EMFILE, EPROTONOSUPPORT as in protocol/wire.md section 3.
@@ -88,7 +88,7 @@ class Reception:
         return session
 
     def _bind(self, connection: Connection) -> BoundMemory | None:
-        """The memory of a process in process_vm mode; None if it has to be asked after all.
+        """Open the memory of a process in process_vm mode; None if it has to be asked after all.
 
         The system may refuse: another uid, a process that is not dumpable, Yama, a seccomp filter. And /proc may be
         of another PID namespace, in which it has another number or none.
@@ -114,7 +114,7 @@ class Reception:
         return None
 
     def greeting(self, session: Session) -> m.Greeting:
-        """What the daemon tells of itself in the answer to HELLO."""
+        """Return what the daemon tells of itself in the answer to HELLO."""
         limits = self._limits
         return m.Greeting(
             version=m.VERSION,

@@ -40,7 +40,7 @@ class Service:
         self.seq = 0
 
     def next_seq(self) -> int:
-        """A number for the next ask."""
+        """Return a number for the next question."""
         self.seq = (self.seq + 1) & 0xFFFFFFFF
         return self.seq
 
@@ -104,14 +104,14 @@ class Session:
         return f"pid={self.pid} uid={self.uid}"
 
     def tell_once(self, device: str) -> bool:
-        """Whether it has not been told yet that a mapping of that device hides registers; now it is."""
+        """Tell whether this is the first time that a mapping of that device hides registers; the next time it is not."""
         if device in self.told:
             return False
         self.told.add(device)
         return True
 
     def set_limits(self, memlock: int, *, ipc_lock: bool) -> None:
-        """RLIMIT_MEMLOCK and CAP_IPC_LOCK as the client says they are."""
+        """Take RLIMIT_MEMLOCK (bytes) and CAP_IPC_LOCK as the client says they are."""
         self.space.memlock = None if memlock == m.INFINITE else memlock
         self.caller = Caller(space=self.space, pid=self.pid, ipc_lock=ipc_lock)
 
@@ -180,24 +180,24 @@ class Session:
     # --- tokens ---
 
     def prove(self, token: Token) -> None:
-        """The session holds that token."""
+        """Note that the session holds that token."""
         if token.serial not in self.tokens:
             self.tokens[token.serial] = token
             token.sessions.append(self)
 
     def unprove(self, token: Token) -> None:
-        """The session does not want to name it any more."""
+        """Note that the session does not want to name it any more."""
         if self.tokens.pop(token.serial, None) is not None:
             token.sessions.remove(self)
 
     # --- releases that wait ---
 
     def release_begins(self) -> None:
-        """A release of something that we held has to wait for a lock."""
+        """Hold back calls: the release of a file that the client has closed has to wait for a lock."""
         self.releases += 1
 
     def release_ends(self) -> None:
-        """It is done."""
+        """Note that a release has ended."""
         self.releases -= 1
         if not self.releases and self._settled is not None:
             self._settled.set()

@@ -119,14 +119,14 @@ class Token:
         return f"{self.file.kind}#{self.serial}"
 
     def forget(self) -> None:
-        """No session can name it any more."""
+        """Take it from all sessions: none can name it any more."""
         for session in self.sessions:
             del session.tokens[self.serial]
         self.sessions.clear()
 
 
 class TokenTable:
-    """All tokens of a daemon.
+    """The tokens of a daemon.
 
     Args:
         daemon_id: 16 random bytes.
@@ -205,7 +205,7 @@ class TokenTable:
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
     def by_cookie(self, cookie: int) -> Token | None:
-        """The token whose client end has that cookie."""
+        """Find the token whose client end has that cookie."""
         return self._by_cookie.get(cookie)
 
     def discard(self, token: Token) -> None:
@@ -214,7 +214,7 @@ class TokenTable:
             self._close(token)
 
     def _event(self, fd: int, what: int) -> None:
-        """The client's end of a token is closed, or somebody has read the packet in it."""
+        """React to a client's end that is closed, or out of which somebody has read the packet."""
         token = self._by_fd[fd]
         if what & HANG_UP:
             self._hang_up(token)
@@ -222,7 +222,7 @@ class TokenTable:
             self._poller.afterwards(lambda: self._fill_again(token))
 
     def _hang_up(self, token: Token) -> None:
-        """The last copy of the client's end is closed."""
+        """Release the file, at once or after the calls that use it: the last copy of the client's end is closed."""
         sessions = list(token.sessions)
         self._close(token)
         if token.users:
@@ -231,7 +231,7 @@ class TokenTable:
             self._release(token, sessions)
 
     def put(self, token: Token, session: Holder) -> None:
-        """A call of that session does not refer to the token any more: fdput()."""
+        """End a call's reference to the token: fdput(). A hang-up that came meanwhile takes effect now."""
         token.users -= 1
         if token.hung and not token.users:
             token.hung = False
@@ -252,7 +252,7 @@ class TokenTable:
     # --- poll() ---
 
     def refresh(self) -> None:
-        """Data may have come or gone: make the tokens of data fds poll accordingly.
+        """Make the tokens of data fds poll as their files do now: data may have come or gone.
 
         This is done after each call, of anybody. A device has one stream at a time, but a client may keep the fds of all that it
         ever had; so those that will not change are not looked at again.
@@ -280,7 +280,7 @@ class TokenTable:
         token.readable = True
 
     def _fill_again(self, token: Token) -> None:
-        """Somebody has read the packet whom nobody had told to: it is readable still."""
+        """Put the packet back that somebody has read whom nobody had told to: the file is readable still."""
         if token.fd >= 0 and token.readable and not token.drain and not _unread(token.fd):
             self._make_readable(token)
 
@@ -291,7 +291,7 @@ class TokenTable:
 
 
 def _unread(fd: int) -> bool:
-    """Whether something that we sent lies with the peer still."""
+    """Tell whether something that we sent lies with the peer still."""
     buffer = bytearray(4)
     fcntl.ioctl(fd, termios.TIOCOUTQ, buffer)
     return any(buffer)
