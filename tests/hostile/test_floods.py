@@ -12,8 +12,8 @@ import pytest
 from tests.hostile.helpers import HOSTILE_GROUP, PAGE, Raw, settles, start_victim
 from vfioemu import client
 from vfioemu.core.base.errors import IoctlError
-from vfioemu.io.base.ledger import Ledger
 from vfioemu.io.base.limits import Limits
+from vfioemu.io.base.usage import Usage
 from vfioemu.native import bitmap
 from vfioemu.uapi import constants as c
 from vfioemu.wire import messages as m
@@ -143,8 +143,8 @@ async def test_windows_of_a_process_are_bounded_over_all_its_sessions(daemon, by
 
 def test_windows_of_all_processes_are_bounded():
     limits = Limits(max_windows=4, max_shared=8 * PAGE, max_all_windows=5, max_all_shared=10 * PAGE)
-    everything = Ledger()
-    one, two = Ledger(everything), Ledger(everything)
+    everything = Usage()
+    one, two = Usage(everything), Usage(everything)
     for _ in range(4):
         one.refuse(PAGE, limits)
         one.add(1, PAGE)

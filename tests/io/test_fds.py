@@ -17,7 +17,7 @@ import trio
 from tests.io.fake import FakeFile, FakeMachine, Raw, serving
 from vfioemu.io.base import fds
 from vfioemu.io.base.accounts import Accounts
-from vfioemu.io.base.fds import Graveyard, socket_cookie
+from vfioemu.io.base.fds import Closer, socket_cookie
 from vfioemu.io.base.limits import Limits
 from vfioemu.io.base.turns import Rounds
 from vfioemu.io.memory import sharing
@@ -145,22 +145,22 @@ async def test_user_whose_fds_cannot_be_closed_is_in_nobodys_way(stuck):
     accounts = everybody()
     mine, theirs = (accounts.of(1, uid) for uid in (1, 2))
     async with trio.open_nursery() as nursery:
-        graveyard = Graveyard(nursery)
+        closer = Closer(nursery)
         for _ in range(40):
-            graveyard.bury(os.open("/dev/null", os.O_RDONLY), theirs)
+            closer.close_later(os.open("/dev/null", os.O_RDONLY), theirs)
         await trio.sleep(0.05)
-        assert (theirs.burials, graveyard.pending(2)) == (40, 40)
+        assert (theirs.closing, closer.pending(2)) == (40, 40)
         with trio.fail_after(1):
-            assert await graveyard.ask(lambda fd: fd >= 0, 0, mine, 1)
-            while mine.burials:
+            assert await closer.ask(lambda fd: fd >= 0, 0, mine, 1)
+            while mine.closing:
                 await trio.lowlevel.checkpoint()
         stuck.set()
-    assert (theirs.burials, graveyard.pending(2)) == (0, 0)
+    assert (theirs.closing, closer.pending(2)) == (0, 0)
 
 
 async def test_fds_that_cannot_be_closed_are_counted_for_the_user(stuck):
     """A process that hangs up, or dies, does not begin again with none."""
-    async with serving(max_user_burials=5, max_burials=3, ask_timeout=0.1) as served:
+    async with serving(max_user_closing=5, max_closing=3, ask_timeout=0.1) as served:
         for _ in range(5):
             async with Raw(served.path, greet=False) as client:
                 await client.send(bytes(48), fd=0)
@@ -169,7 +169,7 @@ async def test_fds_that_cannot_be_closed_are_counted_for_the_user(stuck):
             await client.ended()
         stuck.set()
         with trio.fail_after(PATIENCE):
-            while served.server._graveyard.pending(os.getuid()):
+            while served.server._closer.pending(os.getuid()):
                 await trio.lowlevel.checkpoint()
         async with Raw(served.path):
             pass
@@ -181,14 +181,14 @@ async def test_fds_of_a_daemon_that_ends_are_closed():
     accounts = everybody()
     account = accounts.of(1, 1)
     async with trio.open_nursery() as nursery:
-        graveyard = Graveyard(nursery)
+        closer = Closer(nursery)
         for _ in range(30):
-            graveyard.bury(os.open("/dev/null", os.O_RDONLY), account)
+            closer.close_later(os.open("/dev/null", os.O_RDONLY), account)
         nursery.cancel_scope.cancel()
     with trio.fail_after(PATIENCE):
         while open_fds() > before:
             await trio.lowlevel.checkpoint()
-    assert account.burials == 0
+    assert account.closing == 0
 
 
 async def test_proof_that_is_repeated_at_the_limit():
@@ -219,7 +219,7 @@ async def test_close_that_fails(monkeypatch):
                 reply, _ = await client.call(m.IOCTL, 1, 1, fd=null.fileno())
                 assert m.signed(reply.arg0) == -errno.EBADF
             with trio.fail_after(PATIENCE):
-                while served.server._graveyard.pending(os.getuid()) or not failed:
+                while served.server._closer.pending(os.getuid()) or not failed:
                     await trio.lowlevel.checkpoint()
             async with Raw(served.path):
                 pass
@@ -243,10 +243,10 @@ async def test_user_who_may_have_no_more_threads(monkeypatch, caplog):
     accounts = everybody()
     account = accounts.of(1, 1)
     async with trio.open_nursery() as nursery:
-        graveyard = Graveyard(nursery)
-        graveyard.bury(os.open("/dev/null", os.O_RDONLY), account)
+        closer = Closer(nursery)
+        closer.close_later(os.open("/dev/null", os.O_RDONLY), account)
         with trio.fail_after(PATIENCE):
-            while account.burials:
+            while account.closing:
                 await trio.lowlevel.checkpoint()
     assert not failures
     assert open_fds() == before

@@ -46,7 +46,7 @@ async def world():
     machine = FakeMachine()
     lock = Lock("test")
     file = FakeFile()
-    async with serving(machine, ask_timeout=0.3, hello_timeout=0.2, max_burials=4) as served:
+    async with serving(machine, ask_timeout=0.3, hello_timeout=0.2, max_closing=4) as served:
         state = World(served, file, lock)
 
         def ending(work):

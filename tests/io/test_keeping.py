@@ -15,8 +15,8 @@ from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.locks import Lock
 from vfioemu.core.base.quota import UNBOUNDED, Quota, Quotas
 from vfioemu.core.base.slices import SLICE
-from vfioemu.io.base.ledger import Ledger
 from vfioemu.io.base.limits import Limits
+from vfioemu.io.base.usage import Usage
 from vfioemu.io.memory import keeping, reach
 from vfioemu.io.memory.pages import Piece, Pinned
 from vfioemu.io.memory.space import ClientSpace
@@ -44,7 +44,7 @@ class Client:
     def __init__(self, pinned=None):
         self.space = ClientSpace(None, None, pinned)
         self.memory = bytearray(b"".join(bytes([n + 1]) * PAGE for n in range(8)))
-        self.ledger = Ledger(Ledger())
+        self.usage = Usage(Usage())
         self.limits = Limits()
 
     def pin(self, first, npages, holder=None):
@@ -89,7 +89,7 @@ class Client:
 
     def leaves(self, first, npages):
         return self.run(
-            keeping.leaves(self.space, VADDR + first * PAGE, npages * PAGE, self.ledger, self.limits)
+            keeping.leaves(self.space, VADDR + first * PAGE, npages * PAGE, self.usage, self.limits)
         )
 
     def returns(self, first, npages, to):
@@ -110,7 +110,7 @@ def test_what_leaves_is_kept_as_it_was_and_nothing_else(client):
 
     assert client.read(pages, 0, 4 * PAGE) == bytes(PAGE) + b"\3" * PAGE + b"\4" * PAGE + bytes(PAGE)
     assert not pages.holder.lock.held
-    assert client.ledger.kept == client.ledger.total.kept == 2 * PAGE
+    assert client.usage.kept == client.usage.total.kept == 2 * PAGE
 
 
 def test_what_nobody_has_pinned_is_not_kept(client):
@@ -119,7 +119,7 @@ def test_what_nobody_has_pinned_is_not_kept(client):
     assert client.leaves(3, 5) == 0
     pages.release()
     assert client.leaves(0, 8) == 0
-    assert client.ledger.kept == 0
+    assert client.usage.kept == 0
 
 
 def test_two_pins_of_a_page_stay_one_page(client):
@@ -145,7 +145,7 @@ def test_what_has_not_gone_is_given_back_with_what_was_written_in_between(client
     client.write(pages, 0, b"as before")
     assert client.memory[:9] == b"as before"
     gc.collect()
-    assert client.ledger.kept == 0
+    assert client.usage.kept == 0
 
 
 def test_what_has_moved_is_where_it_moved_to(client):
@@ -172,7 +172,7 @@ def test_no_more_is_kept_than_a_process_and_all_may_have(client):
     assert client.read(pages, 4 * PAGE, 1) == b"\5"
 
     other = Client()
-    other.limits, other.ledger = client.limits, Ledger(client.ledger.total)
+    other.limits, other.usage = client.limits, Usage(client.usage.total)
     theirs = other.pin(0, 8)
     assert other.leaves(0, 2) == 2 * PAGE
     with pytest.raises(IoctlError, match="kept for all processes already"):
@@ -182,7 +182,7 @@ def test_no_more_is_kept_than_a_process_and_all_may_have(client):
     client.space.left.clear()
     other.space.left.clear()
     gc.collect()
-    assert client.ledger.total.kept == 0
+    assert client.usage.total.kept == 0
 
 
 def test_a_hole_is_kept_for_all_who_have_the_file_and_filled_if_it_was_not_made():
@@ -194,12 +194,12 @@ def test_a_hole_is_kept_for_all_who_have_the_file_and_filled_if_it_was_not_made(
     try:
         status = os.fstat(fd)
         file = status.st_dev, status.st_ino
-        one.space.share(VADDR, 8 * PAGE, fd, 0, one.limits, one.ledger)
-        two.space.share(VADDR, 4 * PAGE, fd, 4 * PAGE, two.limits, two.ledger)
+        one.space.share(VADDR, 8 * PAGE, fd, 0, one.limits, one.usage)
+        two.space.share(VADDR, 4 * PAGE, fd, 4 * PAGE, two.limits, two.usage)
         first, second = one.pin(0, 8), two.pin(0, 4)
         assert first.host() is not None
 
-        kept = one.run(keeping.hole(one.space, file, 5 * PAGE, 2 * PAGE, one.ledger, one.limits))
+        kept = one.run(keeping.hole(one.space, file, 5 * PAGE, 2 * PAGE, one.usage, one.limits))
         with mmap.mmap(fd, 8 * PAGE) as view:
             assert kept == 2 * PAGE
             assert first.host() is None  # not for C any more, as a whole
@@ -256,7 +256,7 @@ def test_a_mapping_of_many_windows_counts_as_many(client):
     os.truncate(fd, PAGE)
     try:
         for page in (1, 3):
-            client.space.share(VADDR + page * PAGE, PAGE, fd, 0, client.limits, client.ledger)
+            client.space.share(VADDR + page * PAGE, PAGE, fd, 0, client.limits, client.usage)
     finally:
         os.close(fd)
 
@@ -295,7 +295,7 @@ def test_many_pieces_are_replaced_in_slices(client):
     os.truncate(fd, PAGE)
     try:
         for page in range(1, 600, 2):
-            client.space.share(VADDR + page * PAGE, PAGE, fd, 0, client.limits, client.ledger)
+            client.space.share(VADDR + page * PAGE, PAGE, fd, 0, client.limits, client.usage)
     finally:
         os.close(fd)
     several = [client.pin(0, 600) for _ in range(10)]
@@ -311,7 +311,7 @@ def test_many_pieces_are_replaced_in_slices(client):
         except StopIteration as stop:
             return stop.value
 
-    steps = keeping.leaves(client.space, VADDR, 600 * PAGE, client.ledger, client.limits)
+    steps = keeping.leaves(client.space, VADDR, 600 * PAGE, client.usage, client.limits)
     client.run(watched(steps))
 
     replaced = sum(len(pages.pieces) for pages in several)

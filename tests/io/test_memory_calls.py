@@ -115,6 +115,6 @@ async def test_a_hole_nowhere_leaves_no_fd_behind(served, client, ram, where):
 
     before = here()
     assert await hole(client, ram, *where) == -errno.EINVAL
-    while served.server.accounts.of(os.getpid(), os.getuid()).burials:
+    while served.server.accounts.of(os.getpid(), os.getuid()).closing:
         await trio.lowlevel.checkpoint()
     assert here() == before

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfioemu.core.base.errors import IoctlError
-from vfioemu.io.base.ledger import Ledger
 from vfioemu.io.base.limits import Limits
+from vfioemu.io.base.usage import Usage
 from vfioemu.io.memory import space as memory
 from vfioemu.io.memory.pages import Pinned
 from vfioemu.io.memory.sharing import needs_guard
@@ -53,7 +53,7 @@ def shared(fd, *, trusted=True):
     space = ClientSpace(None, None)
     if trusted:
         space.bound = object()  # of a private daemon; not reached, as all accesses are within the window
-    space.share(VADDR, os.fstat(fd).st_size, fd, 0, Limits(), Ledger())
+    space.share(VADDR, os.fstat(fd).st_size, fd, 0, Limits(), Usage())
     return space
 
 
@@ -116,7 +116,7 @@ def test_it_is_said_once_that_linux_would_not_let_a_device_write_to_a_file_on_a_
         monkeypatch.setattr(memory, "is_shmem", lambda fd: False)
     with memfd() as fd:
         space = ClientSpace(None, None, Pinned(lambda space, about, text: said.append((about, text))))
-        space.share(VADDR, PAGES * PAGE, fd, 0, Limits(), Ledger())
+        space.share(VADDR, PAGES * PAGE, fd, 0, Limits(), Usage())
 
         assert space.pin_now(VADDR, 1, write=False) == 1
         assert said == []

@@ -14,9 +14,9 @@ from weakref import WeakValueDictionary
 import trio
 
 from vfioemu.core.base.quota import Quotas
-from vfioemu.io.base.ledger import Ledger
 from vfioemu.io.base.limits import Limits
 from vfioemu.io.base.turns import Rounds, Share
+from vfioemu.io.base.usage import Usage
 
 FEW: Final = 64
 """Who has as many fds of ours, or fewer, gets one as long as there is any."""
@@ -39,8 +39,8 @@ class User:
         self.fds = 0
 
 
-class Account(Ledger):
-    """What one process holds, over all its sessions; as a ledger, the memory that it shares.
+class Account(Usage):
+    """What one process holds, over all its sessions; as a usage, the memory that it shares.
 
     It lasts as long as anything of that does: whoever hangs up and connects again finds what he has not given back.
 
@@ -48,7 +48,7 @@ class Account(Ledger):
         connections: greeted or not.
         files: tokens that were made for it and are not released.
         eventfds: of its own that we hold.
-        burials: foreign fds that it sent and whose close() has not returned.
+        closing: foreign fds that it sent and whose close() has not returned.
         quotas: what its containers may take of our memory.
         share: of the daemon's time.
     """
@@ -56,8 +56,8 @@ class Account(Ledger):
     __slots__ = (
         "__weakref__",
         "_all",
-        "_buried",
-        "burials",
+        "_one_closed",
+        "closing",
         "connections",
         "eventfds",
         "fds",
@@ -81,8 +81,8 @@ class Account(Ledger):
         self.files = 0
         self.eventfds = 0
         self.fds = 0
-        self.burials = 0
-        self._buried: trio.Event | None = None
+        self.closing = 0
+        self._one_closed: trio.Event | None = None
 
     def add_fds(self, number: int) -> None:
         """Count fds of ours that exist for it: so many more, or fewer."""
@@ -94,19 +94,19 @@ class Account(Ledger):
         """Say why it gets no further fd of ours; nothing if it does."""
         return self._all.no_fd(self)
 
-    def burial_ends(self) -> None:
+    def one_closed(self) -> None:
         """Note that a foreign fd of its has been closed."""
-        self.burials -= 1
-        if self._buried is not None:
-            self._buried.set()
-            self._buried = None
+        self.closing -= 1
+        if self._one_closed is not None:
+            self._one_closed.set()
+            self._one_closed = None
 
-    async def buried(self, most: int) -> None:
+    async def closed_down_to(self, most: int) -> None:
         """Wait until no more than `most` foreign fds are being closed."""
-        while self.burials > most:
-            if self._buried is None:
-                self._buried = trio.Event()
-            await self._buried.wait()
+        while self.closing > most:
+            if self._one_closed is None:
+                self._one_closed = trio.Event()
+            await self._one_closed.wait()
 
 
 class Accounts:
@@ -125,7 +125,7 @@ class Accounts:
 
     def __init__(self, limits: Limits, rounds: Rounds, *, several: bool) -> None:
         self.rounds = rounds
-        self.shared = Ledger()
+        self.shared = Usage()
         self.fds = 0
         self.max_fds = limits.max_fds or _fds_left()
         self._limits = limits

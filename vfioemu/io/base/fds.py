@@ -59,7 +59,7 @@ def duplicate(fd: int) -> int:
         raise IoctlError(error.errno or errno.EMFILE, "the daemon has no fd left") from error
 
 
-class Graveyard:
+class Closer:
     """Closes foreign fds, and looks at them, where it does not matter how long that takes.
 
     Each user has threads of his own: those that somebody's files hold up are not missed by anybody else.
@@ -74,8 +74,8 @@ class Graveyard:
         """Count the fds of a user that have not been closed yet."""
         return self._pending.get(uid, 0)
 
-    def bury(self, fd: int, account: Account) -> None:
-        """Close `fd` some time; how many burials are under way is counted with whoever sent it."""
+    def close_later(self, fd: int, account: Account) -> None:
+        """Close `fd` some time; how many are under way is counted with whoever sent it."""
         self._begin(_nothing, fd, account)
 
     async def ask(self, question: Callable[[int], bool], fd: int, account: Account, patience: float) -> bool:
@@ -94,7 +94,7 @@ class Graveyard:
     def _begin(
         self, job: Callable[[int], None], fd: int, account: Account, done: trio.Event | None = None
     ) -> None:
-        account.burials += 1
+        account.closing += 1
         self._pending[account.uid] = self.pending(account.uid) + 1
         self._nursery.start_soon(self._work, job, [fd], account, done)
 
@@ -116,7 +116,7 @@ class Graveyard:
                 with contextlib.suppress(RuntimeError):
                     trio.lowlevel.start_thread_soon(lambda: _work(job, fds), lambda _: None)
             self._pending[account.uid] -= 1
-            account.burial_ends()
+            account.one_closed()
             if done is not None:
                 done.set()
 

@@ -27,8 +27,8 @@ class Limits:
         max_all_bitmaps: of all processes.
         max_fds: fds of the daemon's for all clients; 0 for as many as the system allows it, without its own.
         max_eventfds: eventfds of a process that the daemon holds.
-        max_burials: fds of a process whose close() has not returned yet.
-        max_user_burials: such fds of all processes of a user.
+        max_closing: fds of a process whose close() has not returned yet.
+        max_user_closing: such fds of all processes of a user.
         hello_timeout: seconds between connecting and HELLO.
         ask_timeout: seconds that the daemon waits for one answer, one fragment, or room for one message.
     """
@@ -50,7 +50,7 @@ class Limits:
     max_all_bitmaps: int = 1 << 32
     max_fds: int = 0
     max_eventfds: int = 16384
-    max_burials: int = 16
-    max_user_burials: int = 1024
+    max_closing: int = 16
+    max_user_closing: int = 1024
     hello_timeout: float = 10.0
     ask_timeout: float = 10.0

@@ -17,8 +17,8 @@ from vfioemu.core.base.effects import PagesRead, PagesWrite, Steps, locked
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.locks import Lock
 from vfioemu.core.base.slices import MAPPING, Slices
-from vfioemu.io.base.ledger import Ledger
 from vfioemu.io.base.limits import Limits
+from vfioemu.io.base.usage import Usage
 from vfioemu.io.memory.kept import Kept, Left
 from vfioemu.io.memory.mm import PAGE
 from vfioemu.io.memory.pages import ClientPages, FileId, Piece
@@ -33,7 +33,7 @@ _OUTSTANDING: Final = 256
 """Parts that may be about to go at the same time, in several threads."""
 
 
-def leaves(space: ClientSpace, vaddr: int, size: int, ledger: Ledger, limits: Limits) -> Steps[int]:
+def leaves(space: ClientSpace, vaddr: int, size: int, usage: Usage, limits: Limits) -> Steps[int]:
     """Keep what hardware holds of [vaddr, vaddr+size), which is about to mean something else.
 
     Returns:
@@ -51,7 +51,7 @@ def leaves(space: ClientSpace, vaddr: int, size: int, ledger: Ledger, limits: Li
         if slices.done(_PIECE * len(pages.pieces)):
             yield from slices.breathe()
     return (
-        yield from _keep(space, found, lambda: _at_address(found, space, vaddr, end), None, ledger, limits)
+        yield from _keep(space, found, lambda: _at_address(found, space, vaddr, end), None, usage, limits)
     )
 
 
@@ -60,7 +60,7 @@ def hole(
     file: FileId,
     offset: int,
     size: int,
-    ledger: Ledger,
+    usage: Usage,
     limits: Limits,
 ) -> Steps[int]:
     """Keep the pages of a file that hardware holds, whosever, in [offset, offset+size): they are about to be given up.
@@ -70,7 +70,7 @@ def hole(
         file: which.
         offset: where.
         size: bytes.
-        ledger: who pays.
+        usage: who pays.
         limits: how much.
 
     Returns:
@@ -82,7 +82,7 @@ def hole(
     found = set(space.pinned.by_file.get(file, ()))
     return (
         yield from _keep(
-            space, found, lambda: _in_file(found, file, offset, offset + size), file, ledger, limits
+            space, found, lambda: _in_file(found, file, offset, offset + size), file, usage, limits
         )
     )
 
@@ -92,7 +92,7 @@ def _keep(
     found: set[ClientPages],
     parts_now: "Callable[[], Steps[list[Part]]]",
     file: FileId | None,
-    ledger: Ledger,
+    usage: Usage,
     limits: Limits,
 ) -> Steps[int]:
     _forget(space)
@@ -110,10 +110,10 @@ def _keep(
             return 0
         low = parts[0][0]
         size = max(at + _size(piece) for at, _, piece in parts) - low
-        ledger.refuse(size, limits)
+        usage.refuse(size, limits)
         if space.bound is None:
-            ledger.refuse_kept(size, limits)
-        kept = Kept(size, ledger)
+            usage.refuse_kept(size, limits)
+        kept = Kept(size, usage)
         total = yield from _copy(parts, kept, low)
         places: dict[ClientPages, list[Left]] = {}
         slices = Slices()

@@ -6,7 +6,7 @@ import weakref
 from typing import Final, NamedTuple
 
 from vfioemu.core.base.effects import Buffer
-from vfioemu.io.base.ledger import Ledger
+from vfioemu.io.base.usage import Usage
 from vfioemu.io.memory.pages import ClientPages, FileId, Piece
 
 _NORESERVE: Final = 0x4000  # mmap.MAP_NORESERVE, of Python 3.12
@@ -19,20 +19,20 @@ class Kept:
 
     Args:
         size: bytes.
-        ledger: who pays.
+        usage: who pays.
     """
 
     __slots__ = ("__weakref__", "_map", "file", "journal", "local", "offset", "vaddr")
 
-    def __init__(self, size: int, ledger: Ledger) -> None:
+    def __init__(self, size: int, usage: Usage) -> None:
         self._map = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE)
         self.local = self.vaddr = self.offset = 0
         self.file: FileId | None = None
         self.journal: list[tuple[int, int]] | None = []
-        ledger.add(1, size)
-        weakref.finalize(self, ledger.add, -1, -size)
-        ledger.add_kept(size)
-        weakref.finalize(self, ledger.add_kept, -size)
+        usage.add(1, size)
+        weakref.finalize(self, usage.add, -1, -size)
+        usage.add_kept(size)
+        weakref.finalize(self, usage.add_kept, -size)
 
     def read(self, at: int, size: int) -> bytes:
         """Return bytes at an offset."""

@@ -9,7 +9,7 @@ from collections.abc import MutableMapping
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.io.base.accounts import Account
 from vfioemu.io.base.fds import duplicate
-from vfioemu.io.base.ledger import close_counted
+from vfioemu.io.base.usage import close_counted
 
 
 class RegionFile:

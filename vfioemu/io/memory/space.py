@@ -12,8 +12,8 @@ from vfioemu.core.base.caller import AddressSpace
 from vfioemu.core.base.effects import Buffer
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.pages import Holder
-from vfioemu.io.base.ledger import Ledger
 from vfioemu.io.base.limits import Limits
+from vfioemu.io.base.usage import Usage
 from vfioemu.io.memory.kept import Left
 from vfioemu.io.memory.mm import PAGE, TOP, BoundMemory
 from vfioemu.io.memory.pages import ClientPages, Piece, Pinned
@@ -129,7 +129,7 @@ class ClientSpace(AddressSpace):
     # --- windows ---
 
     def share_region(
-        self, vaddr: int, size: int, inode: int, offset: int, limits: Limits, ledger: Ledger
+        self, vaddr: int, size: int, inode: int, offset: int, limits: Limits, usage: Usage
     ) -> None:
         """Map memory of a device, of which the client has a mapping from us, as `share` maps its own.
 
@@ -139,7 +139,7 @@ class ClientSpace(AddressSpace):
         file = self.regions.get(inode)
         if file is None:
             raise IoctlError(errno.ENOENT, f"the process has not mapped any region with inode {inode}")
-        self.share(vaddr, size, file.fd, offset, limits, ledger, region=True)
+        self.share(vaddr, size, file.fd, offset, limits, usage, region=True)
 
     def reserved(self, vaddr: int, size: int) -> int:
         """Count the bytes of a range that are mappings of devices' memory."""
@@ -157,11 +157,11 @@ class ClientSpace(AddressSpace):
         fd: int,
         offset: int,
         limits: Limits,
-        ledger: Ledger,
+        usage: Usage,
         *,
         region: bool = False,
     ) -> None:
-        """Map [offset, offset+size) of `fd`, which the client has mapped at `vaddr`; it counts for `ledger`.
+        """Map [offset, offset+size) of `fd`, which the client has mapped at `vaddr`; it counts for `usage`.
 
         Raises:
             IoctlError: EINVAL, EPERM, EEXIST, ENOSPC as in protocol/wire.md section 7.
@@ -179,10 +179,10 @@ class ClientSpace(AddressSpace):
             raise IoctlError(
                 errno.EEXIST, f"[{vaddr:#x}, {vaddr + size:#x}) overlaps memory that is shared already"
             )
-        ledger.refuse(size, limits)
-        if guarded and (why := ledger.no_fd()):
+        usage.refuse(size, limits)
+        if guarded and (why := usage.no_fd()):
             raise IoctlError(errno.ENOSPC, why)
-        window = Window(vaddr, size, fd, offset, ledger, guarded=guarded)
+        window = Window(vaddr, size, fd, offset, usage, guarded=guarded)
         window.reserved = region
         window.on_disk = not region and not is_shmem(fd)
         self._windows.insert(at, window)

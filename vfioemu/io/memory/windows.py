@@ -13,8 +13,8 @@ from typing import Final
 
 from vfioemu.core.base.effects import Buffer
 from vfioemu.core.base.errors import IoctlError
-from vfioemu.io.base.ledger import Ledger
 from vfioemu.io.base.unmapping import unmapping
+from vfioemu.io.base.usage import Usage
 from vfioemu.io.memory.mm import PAGE
 from vfioemu.io.memory.pages import FileId
 from vfioemu.native import guard
@@ -41,7 +41,7 @@ class Window:
     __slots__ = ("__weakref__", "_fd", "end", "file", "local", "offset", "on_disk", "reserved", "vaddr")
 
     def __init__(
-        self, vaddr: int, size: int, fd: int, offset: int, ledger: Ledger, *, guarded: bool = False
+        self, vaddr: int, size: int, fd: int, offset: int, usage: Usage, *, guarded: bool = False
     ) -> None:
         self.vaddr = vaddr
         self.end = vaddr + size
@@ -60,11 +60,11 @@ class Window:
                 os.close(self._fd)
             raise IoctlError(error, f"mapping {size:#x} bytes of shared memory: {os.strerror(error)}")
         self.local: int = local
-        ledger.add(1, size)
+        usage.add(1, size)
         if guarded:
-            ledger.add_fds(1)
+            usage.add_fds(1)
         unmapping.begin()
-        weakref.finalize(self, ledger.unmap, local, size, self._fd)
+        weakref.finalize(self, usage.unmap, local, size, self._fd)
 
     def read(self, vaddr: int, size: int) -> bytes:
         """Read for a device: EFAULT where the file has come to end."""

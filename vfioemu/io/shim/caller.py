@@ -204,7 +204,7 @@ class ShimCaller(InCall):
         fd = connection.take_fd()
         if result < 0:
             if fd >= 0:
-                await self._clients.bury_for(fd, self.session)
+                await self._clients.close_for(fd, self.session)
             raise IoctlError(errno.EBADF, f"the caller's fd {number} is not open")
         if fd < 0:  # scm_detach_fds() drops what there is no room for
             raise IoctlError(errno.ENOMEM, f"the daemon has no fd left for the caller's fd {number}")
@@ -225,7 +225,7 @@ class ShimCaller(InCall):
                 os.close(fd)
                 raise IoctlError(errno.ENOMEM, why)
             return ClientEventFd(fd, account)
-        await self._clients.bury_for(fd, self.session)
+        await self._clients.close_for(fd, self.session)
         return ForeignFd(number)
 
     async def give_fd(self, file: File) -> int:

@@ -303,7 +303,7 @@ class Channel:
         cookie = socket_cookie(fd)
         token = None if cookie is None else self._clients.tokens.by_cookie(cookie)
         if token is None or (serial and token.serial != serial):
-            await self._clients.bury_for(fd, self._session)
+            await self._clients.close_for(fd, self._session)
             return None
         os.close(fd)
         session = self._session
@@ -357,7 +357,7 @@ class Channel:
         try:
             if type == m.OPEN:
                 if fd >= 0:
-                    await self._clients.bury_for(fd, session)
+                    await self._clients.close_for(fd, session)
                     raise PeerError("an fd with OPEN")
                 await self._open(seq, args[0], data or bytearray())
                 counters.count(None, _NAMES[type], 0, 0)
@@ -370,7 +370,7 @@ class Channel:
             elif type in memory_calls.CALLS:
                 result = await self._memory.serve(type, seq, args, fd)
             elif fd >= 0:
-                await self._clients.bury_for(fd, session)
+                await self._clients.close_for(fd, session)
                 raise PeerError("an fd where none belongs")
             elif type == m.LIMITS:
                 session.set_limits(args[1], ipc_lock=bool(flags & m.F_IPC_LOCK))

@@ -11,7 +11,7 @@ from vfioemu.core.base.effects import Steps
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.file import Mapped
 from vfioemu.io.base.accounts import Account, Accounts
-from vfioemu.io.base.fds import Graveyard, socket_cookie
+from vfioemu.io.base.fds import Closer, socket_cookie
 from vfioemu.io.base.limits import Limits
 from vfioemu.io.dispatch import Dispatcher
 from vfioemu.io.memory.sharing import is_local, is_shmem
@@ -40,7 +40,7 @@ class Clients:
         tokens: their fds.
         accounts: what each of them holds.
         limits: bounds and time-outs.
-        graveyard: closes fds that they have sent.
+        closer: closes fds that they have sent.
 
     Attributes:
         sessions: by their id.
@@ -53,7 +53,7 @@ class Clients:
         tokens: TokenTable,
         accounts: Accounts,
         limits: Limits,
-        graveyard: Graveyard,
+        closer: Closer,
     ) -> None:
         self.dispatcher = dispatcher
         self.tokens = tokens
@@ -61,7 +61,7 @@ class Clients:
         self.limits = limits
         self.sessions: dict[int, Session] = {}
         self.attributes: Attributes | None = None
-        self._graveyard = graveyard
+        self._closer = closer
 
     def check_room(self, session: Session) -> None:
         """Refuse a file beyond the limits.
@@ -75,10 +75,10 @@ class Clients:
         if why := session.account.no_fd():
             raise IoctlError(errno.EMFILE, why)
 
-    def bury(self, fd: int, account: Account) -> None:
+    def close_later(self, fd: int, account: Account) -> None:
         """Close a foreign fd some time, and one of our own at once: it would keep its file open."""
         if not self._close_own(fd):
-            self._graveyard.bury(fd, account)
+            self._closer.close_later(fd, account)
 
     def _close_own(self, fd: int) -> bool:
         cookie = socket_cookie(fd)
@@ -87,22 +87,22 @@ class Clients:
             os.close(fd)
         return own
 
-    async def bury_for(self, fd: int, session: Session) -> None:
+    async def close_for(self, fd: int, session: Session) -> None:
         """Close a foreign fd that came with a call; too many whose close takes its time hold up their sender.
 
         Shielded, as a handler may be in progress.
         """
         account = session.account
-        self.bury(fd, account)
-        if account.burials > self.limits.max_burials:
+        self.close_later(fd, account)
+        if account.closing > self.limits.max_closing:
             deadline = trio.current_time() + self.limits.ask_timeout
             with trio.CancelScope(deadline=deadline, shield=True) as scope:
-                await account.buried(self.limits.max_burials)
+                await account.closed_down_to(self.limits.max_closing)
             if scope.cancelled_caught:
-                session.end(f"sent {account.burials} fds whose close does not return")
+                session.end(f"sent {account.closing} fds whose close does not return")
 
     async def can_be_mapped(self, fd: int, session: Session) -> bool:
         """Tell whether a file cannot make us wait. To find out may take as long as its close()."""
         if session.space.bound is not None or is_shmem(fd):
             return True
-        return await self._graveyard.ask(is_local, fd, session.account, self.limits.ask_timeout)
+        return await self._closer.ask(is_local, fd, session.account, self.limits.ask_timeout)

@@ -53,7 +53,7 @@ class MemoryCalls:
         """Answer one; IoctlError, OSError, PeerError for an fd where none belongs."""
         session = self._session
         if fd >= 0 and type not in _WITH_FD:
-            await self._clients.bury_for(fd, session)
+            await self._clients.close_for(fd, session)
             raise PeerError("an fd where none belongs")
         if type == m.MEM_SHARE:
             await self._share(args, fd)
@@ -92,10 +92,10 @@ class MemoryCalls:
                 raise IoctlError(errno.EPERM, "a file system that might make us wait")
             session.space.share(args[0], args[1], fd, args[2], self._clients.limits, session.account)
         except (IoctlError, OSError):
-            await self._clients.bury_for(fd, session)
+            await self._clients.close_for(fd, session)
             raise
         except trio.Cancelled:
-            self._clients.bury(fd, session.account)
+            self._clients.close_later(fd, session.account)
             raise
         os.close(fd)  # a memfd
 
@@ -148,7 +148,7 @@ class MemoryCalls:
             raise
         finally:
             if fd >= 0:
-                await clients.bury_for(fd, session)
+                await clients.close_for(fd, session)
         if kept:
             clients.dispatcher.remark(
                 session.space,

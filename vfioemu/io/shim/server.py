@@ -11,7 +11,7 @@ import trio
 
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.io.base.accounts import Account
-from vfioemu.io.base.fds import Graveyard
+from vfioemu.io.base.fds import Closer
 from vfioemu.io.base.listen import accept
 from vfioemu.io.base.poller import HANG_UP, NEWS
 from vfioemu.io.base.throttle import Throttle
@@ -52,8 +52,8 @@ class Server:
         self.tokens = TokenTable(self.daemon_id, dispatcher.poller, self._released)
         self.accounts = dispatcher.accounts
         self._nursery = nursery
-        self._graveyard = Graveyard(nursery)
-        self.clients = Clients(dispatcher, self.tokens, self.accounts, self.limits, self._graveyard)
+        self._closer = Closer(nursery)
+        self.clients = Clients(dispatcher, self.tokens, self.accounts, self.limits, self._closer)
         self.sessions = self.clients.sessions
         self.pinned = Pinned(dispatcher.remark)
         self._reception = Reception(access, self.limits, self.daemon_id, self.pinned, self.sessions)
@@ -87,7 +87,7 @@ class Server:
             return f"refused: has {account.connections} connections"
         if why := self.accounts.no_fd(account):
             return f"refused: {why}"
-        if (pending := self._graveyard.pending(uid)) >= self.limits.max_user_burials:
+        if (pending := self._closer.pending(uid)) >= self.limits.max_user_closing:
             return f"refused: the user has sent {pending} fds whose close does not return"
         return ""
 
@@ -135,7 +135,7 @@ class Server:
             self.dispatcher.counters.refused_peers += 1
             self._log(connection.pid or account.pid, connection.uid, f"connection ended: {connection.why}")
         while (fd := connection.take_fd()) >= 0:
-            self.clients.bury(fd, account)
+            self.clients.close_later(fd, account)
         connection.close()
         account.connections -= 1
         account.add_fds(-1)

@@ -11,7 +11,7 @@ from vfioemu.io.base.limits import Limits
 from vfioemu.io.base.unmapping import unmapping
 
 
-class Ledger:
+class Usage:
     """Counts mapped windows and their bytes, of a process or of all.
 
     Exhausting vm.max_map_count or address space is fatal to the daemon, which cannot even raise an exception then. So clients are
@@ -20,7 +20,7 @@ class Ledger:
 
     __slots__ = ("_gone", "kept", "leaving", "size", "total", "windows")
 
-    def __init__(self, total: "Ledger | None" = None) -> None:
+    def __init__(self, total: "Usage | None" = None) -> None:
         self.total = total
         self.windows = 0
         self.leaving = 0
@@ -91,7 +91,7 @@ class Ledger:
         return ""
 
 
-def close_counted(fd: int, ledger: Ledger) -> None:
+def close_counted(fd: int, usage: Usage) -> None:
     """Close an fd of ours that counted for somebody."""
     os.close(fd)
-    ledger.add_fds(-1)
+    usage.add_fds(-1)
