@@ -9,8 +9,8 @@ import errno
 import trio
 
 from vfioemu.core.base.caller import Caller
+from vfioemu.core.base.effects import EventFd
 from vfioemu.core.base.errors import IoctlError
-from vfioemu.io.base.eventfd import Signalled
 from vfioemu.io.base.throttle import Throttle
 from vfioemu.io.base.turns import Share
 from vfioemu.io.memory.space import ClientSpace
@@ -19,7 +19,7 @@ from vfioemu.io.transport import IOCTL, Call, Gone
 BASE = 0x10000
 
 
-class LocalEventFd(Signalled):
+class LocalEventFd(EventFd):
     """An eventfd that is a number."""
 
     def __init__(self):

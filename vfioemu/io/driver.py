@@ -33,7 +33,6 @@ from vfioemu.core.base.effects import (
     WriteUser,
 )
 from vfioemu.core.base.errors import IoctlError
-from vfioemu.io.base.eventfd import Signalled
 from vfioemu.io.base.turns import BYTES_SHIFT, SLICE, Share
 from vfioemu.io.memory import reach
 from vfioemu.io.memory.space import ClientSpace
@@ -204,8 +203,7 @@ class Driver:
         return False, self.access.space
 
     def _signal_now(self, effect: Signal) -> tuple[bool, Any]:
-        if isinstance(effect.eventfd, Signalled):
-            effect.eventfd.signal()
+        effect.eventfd.signal()
         return False, None
 
     def _pin_now(self, effect: PinUser) -> tuple[bool, Any]:

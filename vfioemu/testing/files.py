@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple, TypeAlias
 
-from vfioemu.core.base.effects import Steps
+from vfioemu.core.base.effects import EventFd, Steps
 from vfioemu.core.base.file import File, Mapped
 from vfioemu.testing.memory import Memory
 
@@ -28,10 +28,9 @@ class Result(NamedTuple):
     err: str | None = None
 
 
-class MemoryEventFd:
+class MemoryEventFd(EventFd):
     """An eventfd: the counter, how many references the core holds to it, and what fds refer to."""
 
-    is_eventfd = True
     opened: "OpenFile"
 
     def __init__(self) -> None:

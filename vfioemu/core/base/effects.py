@@ -38,6 +38,7 @@ address space, because vfio_dma_rw() goes to whoever called MAP_DMA. `PagesRead`
 holds, wherever that is.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, cast
@@ -54,16 +55,24 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 """What an effect carries; a bitmap is passed as a memoryview, never copied on the way."""
 
 
-class EventFd(Protocol):
+class EventFd(ABC):
     """An eventfd that the caller gave us: a reference that stays valid after the caller closes its own.
 
-    A class that implements it sets ``is_eventfd = True``, by which the core tells it from a ForeignFd.
+    Drivers subclass it, so that `isinstance` tells it from a File and from a ForeignFd.
     """
 
-    is_eventfd: bool
+    __slots__ = ()
 
+    @abstractmethod
+    def signal(self) -> None:
+        """Add one to its count, at most up to the largest value, without waiting (eventfd_signal()).
+
+        For drivers, which perform `Signal` so; a handler yields that effect, or a trace and a test would not see it.
+        """
+
+    @abstractmethod
     def close(self) -> None:
-        """Drop the reference (eventfd_ctx_put)."""
+        """Drop the reference (eventfd_ctx_put())."""
 
 
 @dataclass(frozen=True, slots=True)

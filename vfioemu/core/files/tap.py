@@ -7,7 +7,7 @@ in the same order as any other.
 
 from typing import Protocol, TypeVar
 
-from vfioemu.core.base.effects import GiveFd, ReadUser, Steps, TakeFd, WriteUser
+from vfioemu.core.base.effects import EventFd, GiveFd, ReadUser, Steps, TakeFd, WriteUser
 from vfioemu.core.base.file import File
 from vfioemu.trace.decode import Capture
 from vfioemu.trace.names import file_label
@@ -59,4 +59,4 @@ def describe(thing: object) -> str:
     """What an fd is, in the words that a trace puts behind its number."""
     if isinstance(thing, File):
         return file_label(thing.kind, thing.label)
-    return "eventfd" if getattr(thing, "is_eventfd", False) else "other"
+    return "eventfd" if isinstance(thing, EventFd) else "other"

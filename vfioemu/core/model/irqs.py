@@ -144,10 +144,9 @@ def take_eventfd(number: int) -> Steps[EventFd | None]:
     if number < 0:
         return None
     taken = yield TakeFd(number)
-    if not getattr(taken, "is_eventfd", False):
+    if not isinstance(taken, EventFd):
         raise IoctlError(errno.EINVAL, f"fd {number} is not an eventfd")
-    eventfd: EventFd = taken
-    return eventfd
+    return taken
 
 
 def trigger_irqs(table: IrqTable, request: IrqRequest) -> Steps[None]:

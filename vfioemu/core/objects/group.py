@@ -155,7 +155,7 @@ class GroupFile(File):
         group = self.group
         number = int.from_bytes((yield from read_user(arg, _FD_SIZE)), "little", signed=True)
         taken: File | EventFd | ForeignFd = yield TakeFd(number)
-        if not isinstance(taken, File | ForeignFd):
+        if isinstance(taken, EventFd):
             taken.close()
         yield from locked(group.lock)
         try:

@@ -9,9 +9,8 @@ import errno
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from vfioemu.core.base.effects import Breathe, Steps, TakeFd, read_user, write_user
+from vfioemu.core.base.effects import Breathe, EventFd, Steps, TakeFd, read_user, write_user
 from vfioemu.core.base.errors import IoctlError, header_why
-from vfioemu.core.base.file import File
 from vfioemu.core.objects.group import GroupFile
 from vfioemu.devices.pci import names
 from vfioemu.uapi.structs import PciDependentDevice, PciHotReset, PciHotResetInfo
@@ -60,7 +59,7 @@ def reset(own: str, devices: "Iterable[Device]", arg: int) -> Steps[int]:
         number = int.from_bytes(data[i : i + _FD_SIZE], "little", signed=True)
         taken = yield TakeFd(number)
         if not isinstance(taken, GroupFile):
-            if not isinstance(taken, File) and hasattr(taken, "close"):
+            if isinstance(taken, EventFd):
                 taken.close()
             raise IoctlError(errno.EINVAL, f"fd {number} is no group")
         groups.add(taken.group.number)

@@ -7,7 +7,6 @@ eventfd (IOCB_FLAG_RESFD) when a request completes, by calling eventfd_signal() 
 eventfd is polled before it is written; a client that fills it between the two could then block us.
 """
 
-import abc
 import ctypes
 import os
 import platform
@@ -15,6 +14,7 @@ import select
 import sys
 from typing import Final
 
+from vfioemu.core.base.effects import EventFd
 from vfioemu.io.base.accounts import Account
 
 _SYSCALLS: Final = {"x86_64": (206, 208, 209), "aarch64": (0, 4, 2)}
@@ -88,22 +88,7 @@ class _Signaller:
 _signal: Final = _Signaller()
 
 
-class Signalled(abc.ABC):
-    """A reference to an eventfd that the driver can signal: the EventFd of core/base/effects.py, whatever a transport has."""
-
-    is_eventfd = True
-    __slots__ = ()
-
-    @abc.abstractmethod
-    def signal(self) -> None:
-        """Add one to its count, at most up to the largest value, without waiting (eventfd_signal())."""
-
-    @abc.abstractmethod
-    def close(self) -> None:
-        """Drop the reference (eventfd_ctx_put())."""
-
-
-class ClientEventFd(Signalled):
+class ClientEventFd(EventFd):
     """A real eventfd of a client."""
 
     __slots__ = ("_account", "_fd")
