@@ -2,7 +2,6 @@
 """A guest whose devices are a few lines of Python: for tests of the drivers, without a daemon."""
 
 import errno
-import hashlib
 import json
 from contextlib import asynccontextmanager
 
@@ -11,7 +10,6 @@ import trio
 from vfioemu.client import Memory
 from vfioemu.migration.cpus import Cpus, Pattern, Workload
 from vfioemu.migration.guest import Guest
-from vfioemu.migration.messages import DeviceLedger
 from vfioemu.migration.plan import PAGE
 from vfioemu.migration.ram import RamBlock, fill
 from vfioemu.migration.vfio import close_memory
@@ -130,11 +128,16 @@ class FakeDevice:
         if iova == self.block.base:
             self.log.harvest_or(bitmap, 0, self.block.npages)
 
-    async def ledger(self):
-        digest = hashlib.blake2b(str(self.seq).encode()).hexdigest()
-        return DeviceLedger(
-            name=self.name, registers={"SEQ": hex(self.seq), "DEVICE_ID": hex(DEVICE_ID)}, digest=digest
-        )
+    @property
+    def driver(self):
+        """It is its own driver."""
+        return self
+
+    async def registers(self):
+        return {"SEQ": hex(self.seq), "DEVICE_ID": hex(DEVICE_ID)}
+
+    async def writer(self):
+        return DEVICE_ID
 
     async def writes(self):
         return self.seq

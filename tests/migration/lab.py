@@ -24,8 +24,9 @@ QUICK = Limits(bandwidth=32 << 20, downtime=0.3)
 
 @dataclass(kw_only=True)
 class Dma:
-    """A dma-engine: the options of its model, and its program."""
+    """A dma-engine, or another device: the options of its model, and its program."""
 
+    model: str = "dma-engine"
     options: dict = field(default_factory=dict)
     container: str = "c0"
     group: int | None = None
@@ -45,7 +46,7 @@ def machine(*devices, **options):
         for i, dma in enumerate(devices)
     )
     specs = tuple(
-        MachineDevice(symbol=f"dma{i}", name=uuid(i), group=10 + i, model="dma-engine", options=dma.options)
+        MachineDevice(symbol=f"dma{i}", name=uuid(i), group=10 + i, model=dma.model, options=dma.options)
         for i, dma in enumerate(devices)
     )
     return MachineSpec(groups=groups, devices=specs, **options)
@@ -87,13 +88,13 @@ class Lab:
     async def lives(self, guest=None):
         """CPUs and programmed devices make progress."""
         guest = guest or self.guest
-        cpus, dma = guest.cpus.writes, [await device.writes() for device in guest.devices.values()]
+        cpus, dma = guest.cpus.writes, [await device.driver.writes() for device in guest.devices.values()]
         with trio.fail_after(10):
             while guest.cpus.writes == cpus or not await self._all_wrote(guest, dma):  # noqa: ASYNC110
                 await trio.sleep(0.02)
 
     async def _all_wrote(self, guest, before):
-        now = [await device.writes() for device in guest.devices.values()]
+        now = [await device.driver.writes() for device in guest.devices.values()]
         return all(n > b for n, b in zip(now, before, strict=True))
 
 

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: MIT
 """Migrations between two daemons, with the three kinds of devices and the three kinds of trackers."""
 
+import errno
+
 import pytest
 import trio
 
 from tests.migration.lab import HIGH, QUICK, Dma, lab
 from vfioemu.migration import events
 from vfioemu.migration.actions import Outcome
+from vfioemu.migration.building import BuildError, Step
 from vfioemu.migration.guestspec import ProgramSpec
 from vfioemu.migration.plan import Limits, Reason, Tracker
 from vfioemu.migration.source import Source
+from vfioemu.migration.workload.none import NoDriver
 from vfioemu.uapi import constants as u
 
 LOGGED = {"type": 1, "logging": True}
@@ -40,18 +44,38 @@ async def test_every_page_and_device_arrives(devices, expected, scheme, tmp_path
     monkeypatch.chdir(tmp_path)
     told = []
     async with lab(*devices, uri="unix:m" if scheme == "unix" else "tcp:127.0.0.1:0") as it:
-        before = [await device.writes() for device in it.guest.devices.values()]
+        before = [await device.driver.writes() for device in it.guest.devices.values()]
         result = await it.migrate(tell=told.append)
         assert (result.code, result.lost) == (0, []), result.finish
         assert list(trackers(told).values()) == expected
         assert result.checked.pages == 2048
         assert result.checked.devices == len(devices)
         moved = it.arrivals[0].guest
-        after = [await device.writes() for device in moved.devices.values()]
+        after = [await device.driver.writes() for device in moved.devices.values()]
         assert all(b > a for a, b in zip(before, after, strict=True))
         await it.lives(moved)
         states = [await device.get_state() for device in it.guest.devices.values()]
         assert states == [u.VFIO_DEVICE_STATE_STOP] * len(devices)
+
+
+async def test_a_device_without_a_driver_moves_and_is_not_said_to_be_compared():
+    """What it has in its registers nobody reads, so nobody can say that it is the same on both sides."""
+    told, heard = [], []
+    devices = Dma(options=LOGGED), Dma(model="mtty", container="c1", program=None)
+    async with lab(*devices, told=heard.append) as it:
+        result = await it.migrate(tell=told.append)
+        assert (result.code, result.lost) == (0, []), result.finish
+        assert (result.checked.devices, result.checked.devices_not_compared) == (1, ["dma1"])
+        assert await it.arrivals[0].guest.devices["dma1"].get_state() == u.VFIO_DEVICE_STATE_RUNNING
+    for side in told, heard:
+        [event] = [event for event in side if isinstance(event, events.Verified)]
+        assert (event.devices, event.devices_not_compared) == (1, ["dma1"])
+
+
+async def test_a_device_without_a_driver_cannot_be_programmed():
+    with pytest.raises(BuildError, match="cannot be programmed") as error:
+        await NoDriver("dma0").program(STEADY, HIGH, 1 << 20, 1)
+    assert (error.value.errno, error.value.step) == (errno.ENODEV, Step.PROGRAM)
 
 
 @pytest.mark.parametrize("options", [LOGGED, TRACKED])
@@ -71,7 +95,7 @@ async def test_one_hidden_page_fails_the_verification_and_is_named(options):
         assert lost.held.startswith("dma0 seq ")
         assert int(lost.held.split()[2]) < lost.seq
         assert it.arrivals[0].mismatches == 1
-        assert int(await it.guest.devices["dma0"].writes()) > lost.seq - 1
+        assert int(await it.guest.devices["dma0"].driver.writes()) > lost.seq - 1
     [event] = [event for event in told if isinstance(event, events.LostWrite)]
     assert (event.iova, event.write) == (page, lost.seq)
 

@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from tests.migration.fake import EIO, fake_guest
-from vfioemu.migration import events
+from vfioemu.migration import events, loader
 from vfioemu.migration.actions import Outcome
 from vfioemu.migration.address import Address
 from vfioemu.migration.destination import Destination
@@ -84,6 +84,16 @@ async def test_migration_moves_all_and_proves_it(scheme, tmp_path, monkeypatch):
         Engine(result.engine.plan, result.engine.limits), result.engine.timeline.began, result.history
     )
     assert again[-1] == result.finish
+
+
+@pytest.mark.parametrize("claims", [[], ["dma1"], ["dma0"]])
+async def test_destination_that_did_not_compare_a_device_is_caught(claims, monkeypatch):
+    """The source knows which devices can be compared."""
+    monkeypatch.setattr(loader, "not_compared", lambda _: claims)
+    async with fake_guest(running=True) as guest, destination() as (address, _, _):
+        result = await Source(guest, address, Limits(downtime=0.3)).migrate()
+        code = 3 if claims else 0
+        assert (result.code, result.finish.reason) == (code, Reason.STREAM_CORRUPT if claims else None)
 
 
 async def test_write_that_left_no_mark_is_found_and_named():

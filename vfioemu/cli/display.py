@@ -209,7 +209,8 @@ class TextDisplay:
         for name, what in done.mismatched_devices.items():
             print(f" DIFFERENT {name}: {what}")
         pages = f"{done.pages - done.mismatched_pages}/{done.pages} pages"
-        devices = f"{done.devices - len(done.mismatched_devices)}/{done.devices} devices"
+        right = done.devices - len(done.mismatched_devices)
+        devices = f"{right}/{done.devices + len(done.devices_not_compared)} devices"
         lost_writes = (
             f"{done.mismatched_pages} pages with lost writes"
             if done.mismatched_pages

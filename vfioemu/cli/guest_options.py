@@ -23,7 +23,7 @@ from vfioemu.migration.guestspec import (
 )
 from vfioemu.migration.peers import Peers
 from vfioemu.migration.plan import PAGE
-from vfioemu.migration.stamps import MAX_CPUS as MAX_STAMPED
+from vfioemu.migration.workload.stamps import MAX_CPUS as MAX_STAMPED
 
 F = TypeVar("F", bound=Callable[..., Any])
 FOUR_GIB = 1 << 32

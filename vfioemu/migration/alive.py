@@ -18,11 +18,11 @@ async def watch(guest: Guest, narrator: Narrator, seconds: float) -> None:
 
 async def _count(guest: Guest, seconds: float) -> events.Alive:
     cpu = guest.cpus.writes
-    dma = {name: await device.writes() for name, device in guest.devices.items()}
+    dma = {name: await device.driver.writes() for name, device in guest.devices.items()}
     began = trio.current_time()
     await trio.sleep(seconds)
     return events.Alive(
         seconds=trio.current_time() - began,
         cpu_writes=guest.cpus.writes - cpu,
-        dma_writes={name: await device.writes() - dma[name] for name, device in guest.devices.items()},
+        dma_writes={name: await device.driver.writes() - dma[name] for name, device in guest.devices.items()},
     )

@@ -16,7 +16,7 @@ import trio
 from vfioemu.migration.messages import CpuState
 from vfioemu.migration.plan import PAGE
 from vfioemu.migration.ram import RamBlock
-from vfioemu.migration.stamps import cpu_slot, cpu_stamp
+from vfioemu.migration.workload.stamps import cpu_slot, cpu_stamp
 
 TICK: Final = 0.005
 _STEPS: Final = 64

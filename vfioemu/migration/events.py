@@ -139,7 +139,12 @@ class LostWrite(Told, frozen=True, kw_only=True, tag="lost_write"):
 
 
 class Verified(Told, frozen=True, kw_only=True, tag="verify"):
-    """The comparison of every page and device."""
+    """The comparison of every page and device.
+
+    Attributes:
+        devices: how many devices were compared.
+        devices_not_compared: names of the others, of which the guest knows no registers.
+    """
 
     pages: int
     mismatched_pages: int
@@ -147,6 +152,7 @@ class Verified(Told, frozen=True, kw_only=True, tag="verify"):
     mismatched_devices: dict[str, str]
     lost_writes: int
     seconds: float
+    devices_not_compared: list[str] = []
 
 
 class Alive(Told, frozen=True, kw_only=True, tag="alive"):

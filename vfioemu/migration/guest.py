@@ -11,7 +11,8 @@ from typing import Protocol
 
 from vfioemu.migration.actions import Target, TargetKind
 from vfioemu.migration.cpus import Cpus
-from vfioemu.migration.messages import BlockGeometry, DeviceGeometry, DeviceLedger, Setup
+from vfioemu.migration.guestspec import ProgramSpec
+from vfioemu.migration.messages import BlockGeometry, DeviceGeometry, Setup
 from vfioemu.migration.plan import Block, ContainerPlan, DevicePlan, Plan, Reason, Tracker
 from vfioemu.migration.ram import RamBlock
 from vfioemu.migration.stream import MAX_DETAIL
@@ -39,6 +40,28 @@ class GuestError(Exception):
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}"
+
+
+class GuestDriver(Protocol):
+    """What a guest knows of one of its devices beyond VFIO: all that depends on a model is here, and comes from workload/.
+
+    Methods raise OSError with the errno of the call that failed.
+    """
+
+    async def program(self, program: ProgramSpec, base: int, size: int, seed: int) -> None:
+        """Have it write [base, base+size) by DMA, by itself; BuildError if it cannot."""
+
+    async def registers(self) -> dict[str, str]:
+        """Read the registers that have to be the same on both sides, by name, as hexadecimal text, while it stands still.
+
+        Without any, nothing tells whether the device has arrived as it was: it then counts as not compared.
+        """
+
+    async def writes(self) -> int:
+        """Count the DMA writes that it has made; 0 if they are not known."""
+
+    async def writer(self) -> int | None:
+        """Read by which number its stamps name it; None if it leaves none."""
 
 
 class GuestDevice(Protocol):
@@ -86,11 +109,9 @@ class GuestDevice(Protocol):
     async def report(self, iova: int, size: int, bitmap: bytearray) -> None:
         """DMA_LOGGING_REPORT: OR what was written into `bitmap`."""
 
-    async def ledger(self) -> DeviceLedger:
-        """Its registers, while it stands still."""
-
-    async def writes(self) -> int:
-        """How many DMA writes it has made."""
+    @property
+    def driver(self) -> GuestDriver:
+        """What the guest runs on it."""
 
 
 class GuestContainer(Protocol):

@@ -9,7 +9,7 @@ from msgspec import Meta
 from vfioemu.migration.cpus import Pattern
 from vfioemu.migration.messages import MAX_BLOCKS, MAX_CPUS
 from vfioemu.migration.plan import PAGE
-from vfioemu.migration.stamps import MAX_CPUS as MAX_STAMPED
+from vfioemu.migration.workload.stamps import MAX_CPUS as MAX_STAMPED
 from vfioemu.sizes import parse_size
 
 MAX_RATE: Final = 1_000_000

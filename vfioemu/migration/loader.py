@@ -13,7 +13,7 @@ from vfioemu.migration.narrator import Narrator
 from vfioemu.migration.plan import PAGE, Reason
 from vfioemu.migration.stream import FrameType, Header, Run, StreamError, corrupt
 from vfioemu.migration.transport import Channel
-from vfioemu.migration.verify import PageVerifier, compare_ledgers
+from vfioemu.migration.verify import PageVerifier, compare_ledgers, not_compared, read_ledger
 from vfioemu.uapi.constants import (
     VFIO_DEVICE_STATE_RESUMING,
     VFIO_DEVICE_STATE_RUNNING,
@@ -80,17 +80,20 @@ class Loader:
         ours = {}
         for device in self._devices:
             try:
-                ours[device.name] = await device.ledger()
+                ours[device.name] = await read_ledger(device)
             except OSError as error:
                 raise _failed(device, "registers", error) from None
-        different = compare_ledgers(stream.decode(body, Ledger).devices, ours)
+        theirs = stream.decode(body, Ledger).devices
+        different = compare_ledgers(theirs, ours)
+        skipped = not_compared(theirs)
         self._seconds += trio.current_time() - began
         self.mismatches = self._verifier.mismatched + len(different)
         return Checked(
             pages=self._verifier.verified,
             mismatched_pages=self._verifier.mismatched,
             mismatches=self._verifier.mismatches,
-            devices=len(ours),
+            devices=len(theirs) - len(skipped),
+            devices_not_compared=skipped,
             mismatched_devices=different,
             seconds=self._seconds,
         )

@@ -136,6 +136,7 @@ class Checked(Message, frozen=True, kw_only=True):
         mismatches: the first of the pages that differ.
         mismatched_pages: how many differ in all.
         devices: how many were compared.
+        devices_not_compared: names of those that were not, because the guest knows none of their registers.
         mismatched_devices: names of devices whose registers differ, with what differs.
         seconds: how long it took.
     """
@@ -144,5 +145,6 @@ class Checked(Message, frozen=True, kw_only=True):
     mismatched_pages: Count
     mismatches: Annotated[list[PageMismatch], Meta(max_length=64)]
     devices: Count
+    devices_not_compared: Annotated[list[Name], Meta(max_length=MAX_DEVICES)] = []
     mismatched_devices: Annotated[dict[Name, Text], Meta(max_length=MAX_DEVICES)]
     seconds: float

@@ -186,6 +186,7 @@ class Narrator:
                 pages=checked.pages,
                 mismatched_pages=checked.mismatched_pages,
                 devices=checked.devices,
+                devices_not_compared=list(checked.devices_not_compared),
                 mismatched_devices=dict(checked.mismatched_devices),
                 lost_writes=len(lost),
                 seconds=checked.seconds,

@@ -27,7 +27,7 @@ from vfioemu.migration.plan import PAGE, Limits, Reason, Tracker
 from vfioemu.migration.ram import split_zero, sums
 from vfioemu.migration.result import Patience, Result, exit_code, stopped_limit
 from vfioemu.migration.stream import MAX_DETAIL, FrameType, StreamError
-from vfioemu.migration.verify import Lost, name_lost_writes
+from vfioemu.migration.verify import Lost, name_lost_writes, not_compared, read_ledger
 from vfioemu.printable import printable
 from vfioemu.uapi.constants import VFIO_DEVICE_STATE_STOP
 
@@ -316,19 +316,20 @@ class Source:
                 count = min(SUMS_PER_FRAME, block.npages - first)
                 packed = await trio.to_thread.run_sync(sums, block.view, first, count)
                 await self._peer.send(FrameType.SUMS, stream.pack_sums(index, first, packed))
-        ledgers = [await device.ledger() for device in self.guest.devices.values()]
+        devices = self.guest.devices.values()
+        ledgers = [await read_ledger(device) for device in devices]
         await self._peer.send(FrameType.LEDGER, Ledger(devices=ledgers))
         _, body = await self._peer.expect(FrameType.CHECKED, patience=float("inf"))
         checked = stream.decode(body, Checked)
-        if (checked.pages, checked.devices) != (self.guest.size // PAGE, len(ledgers)):
+        skipped = not_compared(ledgers)
+        compared = (checked.pages, checked.devices, checked.devices_not_compared)
+        if compared != (self.guest.size // PAGE, len(ledgers) - len(skipped), skipped):
             raise stream.corrupt(
                 f"the destination compared {checked.pages} pages and {checked.devices} devices"
             )
         self._checked = checked
         names = {
-            int(ledger.registers["DEVICE_ID"], 16): ledger.name
-            for ledger in ledgers
-            if "DEVICE_ID" in ledger.registers
+            writer: device.name for device in devices if (writer := await device.driver.writer()) is not None
         }
         self._lost = name_lost_writes(self.guest.ram, checked.mismatches, names)
         self.narrator.verified(checked, self._lost)

@@ -8,15 +8,17 @@ has is a lost write.
 
 import base64
 import binascii
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from vfioemu.migration.guest import GuestDevice
 from vfioemu.migration.messages import DeviceLedger, PageMismatch
 from vfioemu.migration.plan import PAGE
 from vfioemu.migration.ram import RamBlock, sums
-from vfioemu.migration.stamps import find_stamps
 from vfioemu.migration.stream import SUM_SIZE, corrupt
+from vfioemu.migration.workload.stamps import find_stamps
 
 MAX_CONTENTS: Final = 16
 """How many pages are fetched to name the lost writes; more differ only when something is thoroughly wrong."""
@@ -131,6 +133,18 @@ def _bytes(page: bytes, at: int) -> str:
     if not any(page):
         return "a zero page"
     return f"bytes {page[at : at + 16].hex(' ')} at {at:#x}"
+
+
+async def read_ledger(device: GuestDevice) -> DeviceLedger:
+    """Read what a stopped device shows; OSError with the errno of the call that failed."""
+    registers = await device.driver.registers()
+    digest = hashlib.blake2b(repr(sorted(registers.items())).encode(), digest_size=16).hexdigest()
+    return DeviceLedger(name=device.name, registers=registers, digest=digest)
+
+
+def not_compared(ledgers: Sequence[DeviceLedger]) -> list[str]:
+    """Name the devices of which the source's guest knows no register: two of them are never seen to differ."""
+    return [ledger.name for ledger in ledgers if not ledger.registers]
 
 
 def compare_ledgers(theirs: Sequence[DeviceLedger], ours: Mapping[str, DeviceLedger]) -> dict[str, str]:

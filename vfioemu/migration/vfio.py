@@ -19,7 +19,8 @@ from vfioemu.migration.guest import Guest
 from vfioemu.migration.guestspec import ContainerSpec, GuestSpec
 from vfioemu.migration.plan import PAGE
 from vfioemu.migration.ram import RamBlock, filling
-from vfioemu.migration.vfio_device import VfioDevice, whole
+from vfioemu.migration.shielded import shielded
+from vfioemu.migration.vfio_device import VfioDevice
 from vfioemu.room import require_room
 from vfioemu.uapi import constants as u
 from vfioemu.uapi.structs import IommuType1InfoCapMigration
@@ -62,15 +63,15 @@ class VfioContainer:
 
     async def start_dirty(self) -> None:
         """DIRTY_PAGES START."""
-        await whole(self._file.dirty_start())
+        await shielded(self._file.dirty_start())
 
     async def stop_dirty(self) -> None:
         """DIRTY_PAGES STOP."""
-        await whole(self._file.dirty_stop())
+        await shielded(self._file.dirty_stop())
 
     async def dirty_bitmap(self, iova: int, size: int, bitmap: bytearray) -> None:
         """DIRTY_PAGES GET_BITMAP."""
-        await whole(self._file.dirty_bitmap(iova, size, PAGE, bitmap))
+        await shielded(self._file.dirty_bitmap(iova, size, PAGE, bitmap))
 
     def close(self) -> None:
         """Close all fds, devices first."""
@@ -196,7 +197,7 @@ async def _program(spec: GuestSpec, guest: Guest, containers: Sequence[VfioConta
             if program is not None:
                 first, npages = spec.area(program)
                 base = blocks[program.memory].base + first * PAGE
-                await device.program(program, base, npages * PAGE, seed)
+                await device.driver.program(program, base, npages * PAGE, seed)
 
 
 def close_memory(memory: client.Memory) -> None:

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: MIT
+"""The guest's driver for the dma-engine: has it write stamped pages, and reads the registers that have to move with it."""
+
+from typing import Final, Self
+
+from vfioemu import client
+from vfioemu.migration.building import Step, about
+from vfioemu.migration.guestspec import ProgramSpec
+from vfioemu.migration.shielded import shielded
+from vfioemu.uapi import constants as u
+from vfioemu.uapi import dma_engine as dma
+
+_STATE: Final = (
+    *(dma.Register.ID, dma.Register.DEVICE_ID, dma.Register.CONTROL, dma.Register.BASE, dma.Register.SIZE),
+    *(
+        dma.Register.PATTERN,
+        dma.Register.RATE,
+        dma.Register.WRITE_SIZE,
+        dma.Register.OFFSET,
+        dma.Register.SEED,
+    ),
+    *(dma.Register.HOT_PAGES, dma.Register.LIMIT, dma.Register.PIN_MODE, dma.Register.PIN_PAGES),
+    *(dma.Register.IRQ_EVERY, dma.Register.BATCH, dma.Register.SEQ, dma.Register.WRITES, dma.Register.BYTES),
+    *(dma.Register.FAILED, dma.Register.HIDDEN, dma.Register.IRQS, dma.Register.LAST_IOVA),
+)
+"""What has to be the same on both sides; pins held and the result of the last command are not state that moves."""
+
+
+class DmaEngineDriver:
+    """Drives one dma-engine; `probe` makes one.
+
+    Args:
+        name: how the guest file calls the device.
+        file: the device.
+        bar: where BAR 0 begins in the device's file.
+    """
+
+    def __init__(self, name: str, file: client.Device, bar: int) -> None:
+        self._name = name
+        self._file = file
+        self._bar = bar
+
+    @classmethod
+    async def probe(cls, name: str, file: client.Device) -> Self | None:
+        """Look whether a device is a dma-engine; None if it is not."""
+        region = await file.region_info(u.VFIO_PCI_BAR0_REGION_INDEX)
+        if region.size < dma.BAR_SIZE or not region.flags & u.VFIO_REGION_INFO_FLAG_READ:
+            return None
+        driver = cls(name, file, region.offset)
+        return driver if await driver._read(dma.Register.ID) == dma.ENGINE_ID else None
+
+    async def program(self, program: ProgramSpec, base: int, size: int, seed: int) -> None:
+        """Have it write [base, base+size) by DMA, by itself.
+
+        Raises:
+            BuildError: a register does not take its value.
+        """
+        pins = {} if program.pin is None else {dma.Register.PIN_MODE: dma.PinMode[program.pin.upper()]}
+        registers = {
+            dma.Register.BASE: base,
+            dma.Register.SIZE: size,
+            dma.Register.PATTERN: dma.Pattern[program.pattern.upper()],
+            dma.Register.RATE: program.rate,
+            dma.Register.WRITE_SIZE: program.write_size,
+            dma.Register.SEED: seed,
+            dma.Register.HOT_PAGES: program.hot_pages,
+            **pins,
+            dma.Register.PIN_PAGES: program.pin_pages,
+            dma.Register.CONTROL: dma.CONTROL_RUN,
+        }
+        for register, value in registers.items():
+            with about(Step.PROGRAM, f"{self._name} {register.name} = {value:#x}"):
+                await self._file.pwrite(value.to_bytes(8, "little"), self._bar + register)
+
+    async def registers(self) -> dict[str, str]:
+        """Read the registers that move with the device."""
+        bar = await shielded(self._file.pread(dma.REGISTERS_SIZE, self._bar))
+        return {
+            register.name: hex(int.from_bytes(bar[register : register + 8], "little")) for register in _STATE
+        }
+
+    async def writes(self) -> int:
+        """Read WRITES."""
+        return await self._read(dma.Register.WRITES)
+
+    async def writer(self) -> int | None:
+        """Read DEVICE_ID, which its stamps carry."""
+        return await self._read(dma.Register.DEVICE_ID)
+
+    async def _read(self, register: dma.Register) -> int:
+        return int.from_bytes(await shielded(self._file.pread(8, self._bar + register)), "little")

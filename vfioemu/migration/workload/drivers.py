@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: MIT
+"""Which driver a guest has for a device."""
+
+from vfioemu import client
+from vfioemu.migration.guest import GuestDriver
+from vfioemu.migration.workload.dma_engine import DmaEngineDriver
+from vfioemu.migration.workload.none import NoDriver
+
+
+async def find_driver(name: str, file: client.Device) -> GuestDriver:
+    """Probe a device.
+
+    Args:
+        name: how the guest file calls it, for errors.
+        file: the device.
+
+    Raises:
+        OSError: the daemon refuses a call.
+    """
+    return await DmaEngineDriver.probe(name, file) or NoDriver(name)
