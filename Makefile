@@ -117,7 +117,7 @@ guest: build
 lint: build
 	ruff check
 	ruff format --check
-	mypy vfioemu bench
+	mypy --explicit-package-bases --exclude '/test_[a-z_]*\.py$$' vfioemu bench tests/fuzzing
 	lint-imports
 	clang-format --dry-run -Werror $(C_FORMATTED)
 	@test -f build/lint/build.ninja || meson setup build/lint -Dextension=false -Dwerror=true \
@@ -134,13 +134,13 @@ bench: build
 	$(BIN)/python -m bench $(BENCH)
 
 # atheris for the core, libFuzzer for the C kernel where there is clang (Debian: apt install clang libclang-rt-14-dev).
-# What fails is left in build/fuzz/findings; FUZZ='--keep tests/fuzz/regressions' hands it to the tests.
+# What fails is left in build/fuzz/findings; FUZZ='--keep tests/fuzzing/regressions' hands it to the tests.
 fuzz: build $(VENV)/.fuzz
 	@test -f build/fuzz/kernel/build.ninja || CC=$$(command -v clang || echo cc) meson setup build/fuzz/kernel \
 		-Dfuzz=true -Dextension=false -Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false \
 		>build/fuzz.log || { cat build/fuzz.log; exit 1; }
 	@ninja --quiet -C build/fuzz/kernel $(FUZZ_TARGETS)
-	$(BIN)/vfioemu fuzz --minutes $(MINUTES) $(FUZZ)
+	$(BIN)/python -m tests.fuzzing --minutes $(MINUTES) $(FUZZ)
 
 # Where there is no atheris for this Python, that engine is left out.
 $(VENV)/.fuzz: $(VENV)/.installed

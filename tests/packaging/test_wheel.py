@@ -2,12 +2,15 @@
 """What somebody gets who installs the wheel instead of using the tree."""
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.testing.test_promised import promises
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,6 +40,7 @@ def test_the_wheel_has_every_file_of_the_package_and_nothing_else(tmp_path, tool
         for file in (ROOT / "vfioemu").rglob("*")
         if file.is_file() and "__pycache__" not in file.parts
     }
+    assert not [name for name in packaged if re.search("fuzz|testing/(model|world|client)|/test_", name)]
     assert packaged == here | {"vfioemu/_kernel.abi3.so", "vfioemu/libvfioemu-preload.so"}
 
 
@@ -50,8 +54,8 @@ def test_the_wheel_works_outside_the_tree(tmp_path, tools):
     )  # fmt: skip
     program = (
         f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); "
-        "import vfioemu.uapi.structs, vfioemu._kernel as k; print(k.__file__, k.ffi.sizeof('uint64_t'))"
-    )
+        "import vfioemu.uapi.structs, vfioemu._kernel as k; print(k.__file__, k.ffi.sizeof('uint64_t'))\n"
+    ) + "".join(f"from {module} import {name}\n" for module, name in promises())
 
     printed = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True, text=True

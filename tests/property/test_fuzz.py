@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from tests.fuzzing.campaign import Summary, campaign, run_one
+from tests.fuzzing.command_line import command
+from tests.fuzzing.engines import Plan, plant_corpus
+from tests.fuzzing.program import decode, encode
+from tests.fuzzing.run import Run
+from tests.fuzzing.shrink import failure
 from tests.property import planted
 from tests.property.test_programs import inputs
 from tests.sample import sampled
-from vfioemu.cli.fuzz import command
-from vfioemu.testing.fuzz.campaign import Summary, campaign, run_one
-from vfioemu.testing.fuzz.engines import Plan, plant_corpus
-from vfioemu.testing.fuzz.program import decode, encode
-from vfioemu.testing.fuzz.run import Run
-from vfioemu.testing.fuzz.shrink import failure
 from vfioemu.uapi.registry import IOCTLS
 
 RUNS = 150
@@ -78,7 +78,7 @@ def test_failing_seed_is_printed_and_fails_again(monkeypatch):
         ["--engine", "walk", "--seconds", "3", "--from-seed", "0", "-j", "2"],
         standalone_mode=False,
     )
-    seed = found.output.partition("vfioemu fuzz --seed ")[2].split()[0]
+    seed = found.output.partition("python -m tests.fuzzing --seed ")[2].split()[0]
     again = CliRunner().invoke(command, ["--seed", seed], standalone_mode=False)
 
     assert (found.return_value, again.return_value) == (1, 1)
@@ -105,7 +105,7 @@ def test_saved_input_fails_again_and_is_kept(tmp_path, monkeypatch):
     )
 
     assert done.return_value == 1
-    assert f"again: vfioemu fuzz --input {saved}" in done.output
+    assert f"again: python -m tests.fuzzing --input {saved}" in done.output
     assert (tmp_path / "kept/guided-0123").read_bytes() == data
 
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""No dirty page is lost, however the effects of two processes' calls come after one another (testing/fuzz/storm.py)."""
+"""No dirty page is lost, however the effects of two processes' calls come after one another (tests/fuzzing/storm.py)."""
 
 import random
 
 import pytest
 
+from tests.fuzzing.storm import EXPECTED, Storm
 from vfioemu.core.base.effects import DmaWrite
 from vfioemu.core.type1 import external
-from vfioemu.testing.fuzz.storm import EXPECTED, Storm
 
 
 @pytest.mark.parametrize("quirks", ["recorded", "clean"])

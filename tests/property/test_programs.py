@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Programs: any bytes are one, golden traces and mutations of nothing pass, and planted mistakes are found."""
 
+import importlib.util
 import os
 import random
 import subprocess
@@ -12,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.fuzzing.entry import run_input
+from tests.fuzzing.golden import programs
+from tests.fuzzing.mutate import Mutator
+from tests.fuzzing.play import Play
+from tests.fuzzing.program import MAX_STEPS, decode, encode
+from tests.fuzzing.shrink import failure, shrink
 from tests.property import planted
 from tests.sample import sampled
-from vfioemu.testing.fuzz.entry import run_input
-from vfioemu.testing.fuzz.golden import programs
-from vfioemu.testing.fuzz.mutate import Mutator
-from vfioemu.testing.fuzz.play import Play
-from vfioemu.testing.fuzz.program import MAX_STEPS, decode, encode
-from vfioemu.testing.fuzz.shrink import failure, shrink
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "protocol/golden/linux-6.12"
@@ -108,14 +109,14 @@ def test_what_fails_is_made_short(monkeypatch):
 GUIDED = """
 import sys
 from tests.property import planted
-from vfioemu.testing.fuzz.guided import main
+from tests.fuzzing.guided import main
 main(sys.argv[2:], lambda: planted.by_name(sys.argv[1])(planted.Patch()))
 """
 
 
 @pytest.mark.full
 @pytest.mark.timeout(2 * PATIENCE)
-@pytest.mark.vfioemu_requires("atheris")
+@pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is not installed")
 @pytest.mark.parametrize("plant", planted.SEEN_BY_PROGRAMS, ids=lambda plant: plant.__name__)
 def test_planted_mistake_is_found_from_an_empty_corpus(plant, tmp_path):
     for seed in SEEDS:

@@ -5,11 +5,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from vfioemu.testing import model
-from vfioemu.testing.client import BITMAP_SIZE, DATA_PAGES, LAYOUT, Client
+from tests.fuzzing import model
+from tests.fuzzing.client import BITMAP_SIZE, DATA_PAGES, LAYOUT, Client
+from tests.fuzzing.model import PAGE
+from tests.fuzzing.world import Handle, World
 from vfioemu.testing.holdings import holdings
-from vfioemu.testing.model import PAGE
-from vfioemu.testing.world import Handle, World
 
 PAGES = st.integers(0, 40)
 FAR_PAGES = st.sampled_from([0xFEDFF, 0xFEE00, 0xFEF00, 0xFFFFFFFFF, 0x1000000000])

@@ -28,7 +28,6 @@ COMMANDS = {
     "run": ["run", "--device=mtty", "--", "echo", "done"],
     "conformance": ["conformance", ROOT / "protocol/golden/linux-6.12/map.jsonl"],
     "conformance --socket": ["conformance", "--socket", "-j2", ROOT / "protocol/golden/linux-6.12/map.jsonl"],
-    "fuzz": ["fuzz", "--engine=walk", "--seconds=1", "-j2"],
     "devices": ["devices"],
     "decode": ["decode", "--ioctl=MAP_DMA", "00" * 32],
     "serve": ["serve", "--device=mtty", "--private", "--exit-with-fd=0"],
@@ -99,12 +98,3 @@ def test_fixture_takes_no_code_from_there(folder):
     )
     assert done.returncode == 0, done.stderr
     assert executed(folder) == ""
-
-
-@pytest.mark.full
-def test_guided_fuzzer_takes_no_code_from_there(folder):
-    pytest.importorskip("atheris")
-    line = [VFIOEMU, "fuzz", "--engine=guided", "--seconds=5", "-j1"]
-    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=250)
-    assert executed(folder) == ""
-    assert done.returncode == 0, done.stdout + done.stderr

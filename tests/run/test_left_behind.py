@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.sample import sampled
-from vfioemu.starting import command
+from vfioemu.starting import command, python
 
 ROOT = Path(__file__).parents[2]
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL]
@@ -54,7 +54,14 @@ STARTERS = {
         ],
         4.0,
     ),
-    "fuzz": (lambda folder: command("fuzz", "--engine=walk", "-j2", "--work", folder / "w"), 2.0),
+    "fuzz": (
+        lambda folder: [
+            "env",
+            f"PYTHONPATH={ROOT}",
+            *python("tests.fuzzing", "--engine=walk", "-j2", "--work", folder / "w"),
+        ],
+        2.0,
+    ),
 }
 """How each is started, and how long it takes until nothing new happens."""
 

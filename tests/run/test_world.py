@@ -183,7 +183,6 @@ class TestLimits:
             RUN,
             ["demo"],
             ["conformance", "--socket", "-j1", GOLDEN],
-            ["fuzz", "--engine=walk", "-j2"],
         ):
             done = vfioemu(*command, env={"PYTHONPATH": os.fspath(tmp_path)})
             assert_told(done, "Resource temporarily unavailable")

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fuzzing.checks import allowed_errnos
 from tests.releases import PROFILES
 from vfioemu.testing import device, machine, strategies
 from vfioemu.testing.files import errno_name
-from vfioemu.testing.fuzz.checks import allowed_errnos
 from vfioemu.uapi.kinds import FdKind
 from vfioemu.uapi.registry import IOCTLS, lookup
 

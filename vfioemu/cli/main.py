@@ -25,7 +25,6 @@ COMMANDS: Final = {
     "devices": "List the device models, or the options of one.",
     "decode": "Bytes of an ioctl's argument as text, and the other way.",
     "demo": "Two daemons, and a guest that moves between them.",
-    "fuzz": "Feed arbitrary bytes to every ioctl.",
     "incoming": "Receive a migrating guest.",
     "mdev": "Create and remove mediated devices of a running daemon.",
     "migrate": "Move a guest to another daemon, and verify it.",

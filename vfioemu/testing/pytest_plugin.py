@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from vfioemu.testing.instance import Instance
     from vfioemu.testing.pair import TrioKernels
 
-_MARKER: Final = (
-    'vfioemu_requires(*programs): skip, with the reason, without these programs (or "preload", "atheris")'
-)
+_MARKER: Final = 'vfioemu_requires(*programs): skip, with the reason, without these programs (or "preload")'
 _LAST: Final = 40
 _KEPT: Final = "vfioemu_kept"
 _QEMU: Final = "qemu-system-x86_64"
@@ -142,8 +140,4 @@ def _missing(name: str) -> str:
         except FileNotFoundError as error:
             return f"vfioemu has no preload library: {error}"
         return ""
-    if name == "atheris":
-        import importlib.util
-
-        return "" if importlib.util.find_spec(name) else "atheris is not installed"
     return "" if shutil.which(name) else f"{name} is not installed"
