@@ -16,7 +16,8 @@ from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.memory.iommu_spec import IommuSpec
 from vfioemu.core.objects.machine import Machine
 from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
-from vfioemu.devices.pci import PciFunction, names
+from vfioemu.devices.pci import VfioPci
+from vfioemu.devices.pci.vfio_pci import names
 from vfioemu.devices.registry import load_models
 from vfioemu.testing.holdings import holdings
 from vfioemu.testing.process import Process
@@ -492,7 +493,7 @@ def _feature(call: Call, number: int) -> tuple[int, bool] | None:
 def dma_buf(call: Call, side: Side, pair: Pair) -> Allowed | None:
     """The payload is zeros, which no device makes a dma-buf of."""
     found = _feature(call, c.VFIO_DEVICE_FEATURE_DMA_BUF)
-    if found is None or not isinstance(side.device(call.on).model, PciFunction):
+    if found is None or not isinstance(side.device(call.on).model, VfioPci):
         return None
     asked, probe = found
     answer = 0 if probe and not asked & 2 else "EINVAL"
@@ -501,7 +502,7 @@ def dma_buf(call: Call, side: Side, pair: Pair) -> Allowed | None:
 
 def cap_offset(call: Call, side: Side, pair: Pair) -> Allowed | None:
     """Of a PCI function, whose driver writes back what it has read."""
-    if call.name != "VFIO_DEVICE_GET_REGION_INFO" or not isinstance(side.device(call.on).model, PciFunction):
+    if call.name != "VFIO_DEVICE_GET_REGION_INFO" or not isinstance(side.device(call.on).model, VfioPci):
         return None
 
     def told(answer: Answer) -> Answer:

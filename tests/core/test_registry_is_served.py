@@ -7,7 +7,7 @@ from tests.releases import DEFAULT, every_release
 from vfioemu.conformance.answers import extensions
 from vfioemu.core.objects.machine import Machine
 from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
-from vfioemu.devices.pci.dmabuf import DmaBuf
+from vfioemu.devices.pci.vfio_pci.dmabuf import DmaBuf
 from vfioemu.devices.registry import load_models
 from vfioemu.testing.files import OpenFile
 from vfioemu.testing.process import Process

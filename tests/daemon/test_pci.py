@@ -11,7 +11,7 @@ import pytest
 from vfioemu import client, daemon
 from vfioemu.core.memory.iommu_spec import IommuSpec
 from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
-from vfioemu.devices.pci import edu
+from vfioemu.devices.pci.cards import edu
 from vfioemu.uapi import constants as c
 
 PAGE = 4096

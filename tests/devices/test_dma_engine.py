@@ -152,7 +152,7 @@ def test_every_write_is_stamped_where_it_goes(base, npages, pattern, size, offse
 def test_nine_of_ten_writes_are_hot(make):
     driver = make()
     driver.set(size=1000 * PAGE, pattern=2, hot_pages=10)
-    pages = Counter(driver.device.model.writer.next_pages(10000))
+    pages = Counter(driver.device.model.hardware.writer.next_pages(10000))
 
     hot = sum(count for page, count in pages.items() if page < 10 * PAGE)
 

@@ -40,8 +40,8 @@ def test_command_that_comes_while_another_is_done_within_work_is_not_within_it()
         yield from ()
 
     idle = SimpleNamespace(refuse_idle=lambda: None)
-    engine = SimpleNamespace(write=write)
-    commands = Commands(lambda: host, idle, engine, lambda: True, lambda vector: None, done)
+    engine = SimpleNamespace(write=write, raise_vector=done)
+    commands = Commands(SimpleNamespace(host=host, may_dma=True), idle, engine)
     interrupting = Command.WRITE | COMMAND_INTERRUPT
     assert run(commands.execute(interrupting, (3, 0, 0))) == -errno.EINPROGRESS
     host.migration_state = RUNNING

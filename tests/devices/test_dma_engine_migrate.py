@@ -58,7 +58,7 @@ def test_the_destination_goes_on_as_if_nothing_had_happened(make, pattern, first
         driver.command("write", second)
 
     assert [destination.get(name) for name in NUMBERS] == [stayed.get(name) for name in NUMBERS]
-    now = [driver.device.model.writer.next_pages(50) for driver in (destination, stayed)]
+    now = [driver.device.model.hardware.writer.next_pages(50) for driver in (destination, stayed)]
     assert now[0] == now[1]
 
 

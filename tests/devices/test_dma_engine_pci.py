@@ -168,7 +168,7 @@ def test_a_ring_is_gone_through_entry_by_entry(pages, counts, batch):
 def test_what_is_mapped_is_what_the_device_reads(rig):
     rig = rig(id=3)
     rig.set(pattern=Pattern.RING, size=2 * PAGE)
-    fd = rig.model.bar_memory(0).fd
+    fd = rig.model.hardware.bar_memory(0).fd
     os.pwrite(fd, struct.pack("<2Q", 5 * PAGE, 9 * PAGE), RING_OFFSET)
 
     rig.set(doorbell=2)

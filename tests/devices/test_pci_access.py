@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from tests.devices.test_pci_driver import Recorder, at
 from tests.devices.test_pci_irqs import ADDRESS
 from tests.releases import every_release
-from vfioemu.devices.pci import Bar, Express, Function, MsiX, PciFunction
-from vfioemu.devices.pci.e1000e import E1000e
-from vfioemu.devices.pci.edu import Edu
-from vfioemu.devices.pci.nvme import Nvme
-from vfioemu.devices.pci.plain import PlainFunction
-from vfioemu.devices.pci.testdev import PciTestdev
+from vfioemu.devices.pci import Bar, Express, Function, MsiX, PciHardware, VfioPci
+from vfioemu.devices.pci.cards.e1000e import E1000e
+from vfioemu.devices.pci.cards.edu import Edu
+from vfioemu.devices.pci.cards.nvme import Nvme
+from vfioemu.devices.pci.cards.plain import PlainFunction
+from vfioemu.devices.pci.cards.testdev import PciTestdev
 from vfioemu.testing.bench import Bench
 from vfioemu.uapi import constants as c
 
@@ -52,17 +52,17 @@ def test_accesses_are_cut_as_by_the_kernel(bar, offset, size):
     expected = pieces(offset, size, TABLE if bar == 4 else range(0))
 
     assert len(bench.pread(size, at(bar, offset))) == size
-    assert bench.model.seen == [("r", bar, *piece) for piece in expected]
-    bench.model.seen.clear()
+    assert bench.model.hardware.seen == [("r", bar, *piece) for piece in expected]
+    bench.model.hardware.seen.clear()
     assert bench.pwrite(bytes(size), at(bar, offset)).ret == size
-    assert bench.model.seen == [("w", bar, place, bytes(width)) for place, width in expected]
+    assert bench.model.hardware.seen == [("w", bar, place, bytes(width)) for place, width in expected]
 
 
 def test_ports_see_two_accesses_of_32_bits():
     bench = Bench(Recorder(), name=ADDRESS)
     bench.pread(8, at(1, 8))
     bench.pwrite(bytes(range(16)), at(1))
-    assert bench.model.seen == [
+    assert bench.model.hardware.seen == [
         ("r", 1, 8, 4),
         ("r", 1, 12, 4),
         ("w", 1, 0, bytes(range(4))),
@@ -90,7 +90,7 @@ def test_an_eventfd_that_writes_8_bytes(profile):
     assert rule(at(1, 8), 1) is None
     bench.process.memory.write(bench.arg, (1).to_bytes(8, "little"))
     bench.process.write(eventfd, bench.arg, 8)
-    assert sorted(bench.model.seen) == [
+    assert sorted(bench.model.hardware.seen) == [
         ("w", 1, 8, b"\1\0\0\0"),
         ("w", 1, 12, bytes(4)),
         ("w", 2, 8, bytes.fromhex("8877665544332211")),
@@ -121,7 +121,7 @@ def test_a_write_that_faults_has_written_what_was_whole(place, offset):
         assert result.err == "EFAULT"
 
     assert plain.pread(64, at(0)) == (b"\xaa" * offset + data[:whole]).ljust(64, b"\xaa")
-    assert b"".join(data for _, _, _, data in recorder.model.seen) == data[:whole]
+    assert b"".join(data for _, _, _, data in recorder.model.hardware.seen) == data[:whole]
 
 
 def test_a_large_write_that_faults_in_a_later_page():
@@ -138,7 +138,7 @@ def test_a_read_that_faults_has_read_no_further(there):
     bench = Bench(Recorder(), name=ADDRESS)
     page = bench.process.memory.allocate(PAGE)
     assert bench.process.pread(bench.fd, page + PAGE - there, 48, at(2)).err == "EFAULT"
-    assert bench.model.seen == [("r", 2, 8 * i, 8) for i in range(there // 8 + 1)]
+    assert bench.model.hardware.seen == [("r", 2, 8 * i, 8) for i in range(there // 8 + 1)]
     assert bench.process.memory.read(page + PAGE - there, there // 8 * 8) == bytes(range(there // 8 * 8))
 
 
@@ -201,7 +201,7 @@ def test_testdev_counts_by_the_byte():
     ],
 )
 def test_which_bars_can_be_mapped(bars, rom, mapped):
-    model = PciFunction({}, Function(vendor=1, device=2, class_code=0, bars=bars, rom=rom))
+    model = VfioPci({}, PciHardware(Function(vendor=1, device=2, class_code=0, bars=bars, rom=rom)))
     bench = Bench(model, name=ADDRESS)
     found = set()
     for index in bars:
@@ -215,7 +215,9 @@ def test_which_bars_can_be_mapped(bars, rom, mapped):
 
 
 def test_none_is_mapped_if_the_machine_says_so():
-    bench = Bench(PciFunction({"mmap": False}, Function(vendor=1, device=2, class_code=0, bars={0: Bar(16)})))
+    bench = Bench(
+        VfioPci({"mmap": False}, PciHardware(Function(vendor=1, device=2, class_code=0, bars={0: Bar(16)})))
+    )
     assert bench.process.mmap(bench.fd, PAGE, "rw", at(0)).err == "EINVAL"
 
 

@@ -99,7 +99,7 @@ def test_anything_is_answered(model, history, release):
             now += arguments[0]
             bench.run(bench.device.work(now))
         else:
-            bench.run(bench.model.interrupt(arguments[0]))
+            bench.run(bench.model.hardware.interrupt(arguments[0]))
 
     process.close(bench.fd)
     process.scheduler.run_all(1000)

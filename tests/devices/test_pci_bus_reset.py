@@ -77,7 +77,7 @@ def test_other_buses_do_not_count():
 def test_a_function_that_can_reset_itself_needs_no_reset_of_the_bus():
     rig = Rig(("vfio-pci", "0000:02:01.0", {"reset": True}), ("edu", "0000:02:02.0", {}))
     resets = []
-    inner = rig.kernel.core.devices["dev1"].model
+    inner = rig.kernel.core.devices["dev1"].model.hardware
     inner.reset_function = lambda: resets.append(1)
     opened = rig.open("dev0")
     rig.close(opened)
@@ -106,9 +106,9 @@ def test_no_open_of_another_fd_is_a_last_close():
     copy = client.process.dup(handle.fd)
     client.process.close(handle.fd)
     assert client.process.pread(copy, client.argument if hasattr(client, "argument") else 0, 0, 0).err is None
-    assert rig.kernel.core.devices["dev0"].model._current == (0, 0)
+    assert rig.kernel.core.devices["dev0"].model.hardware._current == (0, 0)
     client.process.exit()
-    assert rig.kernel.core.devices["dev0"].model._current is None
+    assert rig.kernel.core.devices["dev0"].model.hardware._current is None
 
 
 def test_config_space_is_the_kernels():

@@ -16,13 +16,14 @@ from vfioemu.devices.pci import (
     Function,
     Msi,
     MsiX,
-    PciFunction,
+    PciHardware,
     PowerManagement,
+    VfioPci,
 )
-from vfioemu.devices.pci.e1000e import E1000e
-from vfioemu.devices.pci.edu import Edu
-from vfioemu.devices.pci.nvme import Nvme
-from vfioemu.devices.pci.testdev import PciTestdev
+from vfioemu.devices.pci.cards.e1000e import E1000e
+from vfioemu.devices.pci.cards.edu import Edu
+from vfioemu.devices.pci.cards.nvme import Nvme
+from vfioemu.devices.pci.cards.testdev import PciTestdev
 from vfioemu.testing.bench import Bench
 from vfioemu.uapi import constants as c
 
@@ -32,10 +33,10 @@ QEMU = [Edu, E1000e, Nvme, PciTestdev]
 PM = 0x80
 
 
-class Rich(PciFunction):
+class RichCard(PciHardware):
     """A function with one of everything, some of which vfio-pci does not know."""
 
-    def __init__(self, options=None, **changes):
+    def __init__(self, **changes):
         function = {
             "vendor": 0x1234,
             "device": 0x5678,
@@ -63,11 +64,15 @@ class Rich(PciFunction):
                 ExtendedCapability(0x01, 2, bytes(0x44), b"\xff" * 0x44),
             ),
         }
-        super().__init__(options or {}, Function(**function | changes))
+        super().__init__(Function(**function | changes))
         self.resets = 0
 
     def reset_function(self):
         self.resets += 1
+
+
+def Rich(options=None, **changes):
+    return VfioPci(options or {}, RichCard(**changes))
 
 
 def open_bench(model):
@@ -75,7 +80,7 @@ def open_bench(model):
 
 
 def config(bench):
-    return bench.pread(len(bench.model.hardware.data), CONFIG)
+    return bench.pread(len(bench.model.hardware.config.data), CONFIG)
 
 
 def write(bench, place, data):
@@ -103,7 +108,7 @@ def test_no_write_changes_what_identifies_the_function(model, history):
 
     after = config(bench)
     fixed = [*range(4), *range(6, 0x0C), 0x0E, *range(0x28, 0x30), 0x34, 0x3D]
-    for capability in bench.model.hardware.caps.values():
+    for capability in bench.model.hardware.config.caps.values():
         fixed += [capability, capability + 1]
     for place in fixed:
         assert after[place] == before[place], hex(place)
@@ -223,20 +228,20 @@ def test_d3hot_turns_memory_off_and_coming_back_resets():
     bench = open_bench(Rich())
     model = bench.model
     write(bench, 4, b"\x06\0")
-    assert model.memory_enabled
-    assert model.bus_master
-    before = model.resets
+    assert model.hardware.memory_enabled
+    assert model.hardware.bus_master
+    before = model.hardware.resets
 
     write(bench, PM + 4, b"\x03\0")
     assert word(bench, PM + 4) & 3 == 3
-    assert not model.memory_enabled
-    assert not model.bus_master
+    assert not model.hardware.memory_enabled
+    assert not model.hardware.bus_master
     assert bench.process.pread(bench.fd, bench.arg, 4, 0).err == "EIO"
     assert bench.ioctl(c.VFIO_DEVICE_SET_IRQS, struct.pack("<5Ii", 24, 0x24, 1, 0, 1, -1)).err == "EINVAL"
 
     write(bench, PM + 4, b"\0\0")
-    assert model.memory_enabled
-    assert model.resets == before + 1
+    assert model.hardware.memory_enabled
+    assert model.hardware.resets == before + 1
     assert word(bench, 4) == 6  # restored
 
 
@@ -260,7 +265,7 @@ def test_a_function_with_no_soft_reset_keeps_its_state():
 def test_power_management_events_are_hidden():
     bench = open_bench(E1000e({}))
     assert word(bench, 0xCA) == 0x22
-    assert bench.model.hardware.read(0xCA, 2) == 0xC822
+    assert bench.model.hardware.config.read(0xCA, 2) == 0xC822
 
     write(bench, 0xCC, b"\0\x81")
     assert word(bench, 0xCC) == 0
@@ -269,11 +274,11 @@ def test_power_management_events_are_hidden():
 @pytest.mark.parametrize(("place", "data"), [(0x4C, b"\0\x80"), (0xD4, b"\x01")])
 def test_the_guest_can_ask_for_a_function_reset(place, data):
     bench = open_bench(Rich())
-    before = bench.model.resets
+    before = bench.model.hardware.resets
 
     write(bench, place, data)
 
-    assert bench.model.resets == before + 1
+    assert bench.model.hardware.resets == before + 1
     assert bench.pread(len(data), CONFIG + place) == bytes(len(data))
 
 
@@ -309,7 +314,7 @@ def test_a_saved_state_makes_another_function_look_the_same(history, line):
     source, target = open_bench(Rich()), open_bench(Rich())
     for place, data in history:
         source.pwrite(data, CONFIG + place)
-    source.run(source.model.set_intx(line))
+    source.run(source.model.hardware.set_intx(line))
 
     target.run(target.model.load_pci(source.model.save_pci()))
 
@@ -321,10 +326,10 @@ def test_a_saved_state_makes_another_function_look_the_same(history, line):
 @settings(deadline=None)
 def test_whatever_is_loaded_changes_nothing_that_cannot_be_written(junk, place, value):
     bench = open_bench(Rich())
-    before = bytes(bench.model.hardware.data)
+    before = bytes(bench.model.hardware.config.data)
     saved = bytearray(bench.model.save_pci())
     saved[place % len(saved)] = value
-    hardware = bench.model.hardware
+    hardware = bench.model.hardware.config
     for data in (junk, bytes(saved), bytes(saved[:-1])):
         now = bytes(hardware.data)
         try:

@@ -25,15 +25,16 @@ from vfioemu.devices.pci import (
     Function,
     Msi,
     MsiX,
-    PciFunction,
+    PciHardware,
     PowerManagement,
     SharedBar,
+    VfioPci,
 )
-from vfioemu.devices.pci.e1000e import E1000e
-from vfioemu.devices.pci.edu import Edu
-from vfioemu.devices.pci.nvme import Nvme
-from vfioemu.devices.pci.plain import PlainFunction
-from vfioemu.devices.pci.testdev import PciTestdev
+from vfioemu.devices.pci.cards.e1000e import E1000e
+from vfioemu.devices.pci.cards.edu import Edu
+from vfioemu.devices.pci.cards.nvme import Nvme
+from vfioemu.devices.pci.cards.plain import PlainFunction
+from vfioemu.devices.pci.cards.testdev import PciTestdev
 from vfioemu.devices.registry import load_models
 from vfioemu.testing.bench import Bench
 from vfioemu.testing.process import Process
@@ -42,10 +43,10 @@ from vfioemu.uapi import constants as c
 PAGE = 4096
 
 
-class Recorder(PciFunction):
+class RecorderCard(PciHardware):
     """Remembers every access."""
 
-    def __init__(self, options=None, **changes):
+    def __init__(self, **changes):
         function = {
             "vendor": 1,
             "device": 2,
@@ -63,7 +64,7 @@ class Recorder(PciFunction):
                 PowerManagement(),
             ),
         }
-        super().__init__(options or {}, Function(**function | changes))
+        super().__init__(Function(**function | changes))
         self.seen = []
 
     def read_bar(self, bar, offset, size):
@@ -72,6 +73,10 @@ class Recorder(PciFunction):
 
     def write_bar(self, bar, offset, data):
         self.seen.append(("w", bar, offset, data))
+
+
+def Recorder(options=None, **changes):
+    return VfioPci(options or {}, RecorderCard(**changes))
 
 
 def at(bar, offset=0):
@@ -85,11 +90,11 @@ def bench():
 
 def test_accesses_are_cut_into_aligned_pieces(bench):
     assert bench.pread(8, at(0, 1)) == bytes(range(1, 9))
-    assert bench.model.seen == [("r", 0, 1, 1), ("r", 0, 2, 2), ("r", 0, 4, 4), ("r", 0, 8, 1)]
-    bench.model.seen.clear()
+    assert bench.model.hardware.seen == [("r", 0, 1, 1), ("r", 0, 2, 2), ("r", 0, 4, 4), ("r", 0, 8, 1)]
+    bench.model.hardware.seen.clear()
 
     assert bench.pwrite(b"abcdefg", at(2, 2)).ret == 7
-    assert bench.model.seen == [("w", 2, 2, b"ab"), ("w", 2, 4, b"cdef"), ("w", 2, 8, b"g")]
+    assert bench.model.hardware.seen == [("w", 2, 2, b"ab"), ("w", 2, 4, b"cdef"), ("w", 2, 8, b"g")]
 
 
 def test_an_access_ends_where_the_bar_ends(bench):
@@ -104,10 +109,10 @@ def test_an_access_ends_where_the_bar_ends(bench):
 def test_the_msix_table_is_the_kernels(bench):
     assert bench.pread(0x60, at(4, 0xFF8))[:8] == bytes((*range(0xF8, 0xFC), *range(0xFC, 0x100)))
     assert bench.pread(0x40, at(4, 0x1000)) == b"\xff" * 0x40
-    bench.model.seen.clear()
+    bench.model.hardware.seen.clear()
 
     assert bench.pwrite(bytes(0x48), at(4, 0xFFC)).ret == 0x48
-    assert bench.model.seen == [("w", 4, 0xFFC, bytes(4)), ("w", 4, 0x1040, bytes(4))]
+    assert bench.model.hardware.seen == [("w", 4, 0xFFC, bytes(4)), ("w", 4, 0x1040, bytes(4))]
 
 
 def test_a_write_that_faults_has_done_what_came_before(bench):
@@ -116,14 +121,14 @@ def test_a_write_that_faults_has_done_what_came_before(bench):
 
     assert bench.process.pwrite(bench.fd, page + PAGE - 14, 20, at(2, 4)).err == "EFAULT"
 
-    assert bench.model.seen == [("w", 2, 4, b"abcd"), ("w", 2, 8, b"efghijkl")]
+    assert bench.model.hardware.seen == [("w", 2, 4, b"abcd"), ("w", 2, 8, b"efghijkl")]
 
 
 def test_what_is_behind_the_registers_costs_nothing(bench):
     assert bench.pread(0x2000, at(3)) == bytes(range(16)) + b"\xee" * 0x1FF0
     assert bench.pwrite(bytes(0x2000), at(3)).ret == 0x2000
-    assert [(call, size) for call, _, _, size in bench.model.seen[:2]] == [("r", 8)] * 2
-    assert len(bench.model.seen) == 4
+    assert [(call, size) for call, _, _, size in bench.model.hardware.seen[:2]] == [("r", 8)] * 2
+    assert len(bench.model.hardware.seen) == 4
 
 
 def test_regions_tell_what_can_be_mapped(bench):
@@ -211,12 +216,16 @@ def held(*files):
     return sum(os.fstat(fd).st_blocks * 512 for fd in files)
 
 
-class Rememberer(PciFunction):
+class RemembererCard(PciHardware):
     """A function whose BARs are memory, which no reset clears."""
 
     def __init__(self, sizes):
         bars = {index: Bar(size, memory=True) for index, size in enumerate(sizes)}
-        super().__init__({}, Function(vendor=1, device=2, class_code=0, bars=bars))
+        super().__init__(Function(vendor=1, device=2, class_code=0, bars=bars))
+
+
+def Rememberer(sizes):
+    return VfioPci({}, RemembererCard(sizes))
 
 
 MIB = 1 << 20
@@ -226,7 +235,7 @@ MIB = 1 << 20
 @pytest.mark.parametrize("make", [Rememberer, lambda sizes: PlainFunction({"bars": sizes, "reset": True})])
 def test_no_step_of_the_last_close_gives_back_much(make, decoded):
     bench = Bench(make([MIB, 128 * MIB, 128 * MIB, MIB]), name=ADDRESS)
-    memories = [bench.model.bar_memory(bar) for bar in range(4)]
+    memories = [bench.model.hardware.bar_memory(bar) for bar in range(4)]
     for memory in memories:
         for at in range(0, memory.size, 32 * MIB):
             memory.write(at, bytes(MIB))  # 10 MiB in all
@@ -250,18 +259,18 @@ def test_no_step_of_the_last_close_gives_back_much(make, decoded):
 def test_memory_that_somebody_asks_for_during_the_last_close_is_new_and_stays():
     """A file in /sys is not the device's: whoever reads there does not hold the function open."""
     bench = Bench(Rememberer([MIB, MIB]), name=ADDRESS)
-    old = [bench.model.bar_memory(bar) for bar in range(2)]
+    old = [bench.model.hardware.bar_memory(bar) for bar in range(2)]
     closing = bench.model.close_device()
     while not isinstance(next(closing), Breathe):
         pass
 
-    new = [bench.model.bar_memory(bar) for bar in range(2)]
+    new = [bench.model.hardware.bar_memory(bar) for bar in range(2)]
     new[1].write(0, b"new")
     for _ in closing:
         pass
 
     assert [memory.files for memory in old] == [(), ()]
-    assert [bench.model.bar_memory(bar) for bar in range(2)] == new
+    assert [bench.model.hardware.bar_memory(bar) for bar in range(2)] == new
     assert new[1].read(0, 3) == b"new"
 
 
@@ -328,16 +337,16 @@ def test_pages_of_a_large_bar_go_step_by_step_and_nothing_is_lost_on_the_way(tur
 
 
 def test_a_mapping_ends_with_memory_decoding(bench):
-    bench.model.bar_memory(3).write(0, b"kept")
-    size = lambda: os.fstat(bench.model.bar_memory(3).fd).st_size  # noqa: E731
+    bench.model.hardware.bar_memory(3).write(0, b"kept")
+    size = lambda: os.fstat(bench.model.hardware.bar_memory(3).fd).st_size  # noqa: E731
 
     for off, on in ((b"\0", b"\x02"), (b"\x03", b"\0")):
-        place = CONFIG + (4 if off == b"\0" else bench.model.hardware.caps[1] + 4)
+        place = CONFIG + (4 if off == b"\0" else bench.model.hardware.config.caps[1] + 4)
         assert size() == 0x2000
         assert bench.pwrite(off, place).ret == 1
         assert size() == 0
         assert bench.pwrite(on, place).ret == 1
-    assert bench.model.bar_memory(3).read(0, 4) == b"kept"
+    assert bench.model.hardware.bar_memory(3).read(0, 4) == b"kept"
 
 
 def test_a_rom_is_there_as_far_as_its_bar_goes():
@@ -363,7 +372,7 @@ def test_a_rom_that_is_not_decoded_cannot_be_mapped_to_be_read(off, place):
 # --- hot reset ---
 
 
-class Resettable(Recorder):
+class Resettable(RecorderCard):
     """Counts its resets."""
 
     count = 0
@@ -390,7 +399,7 @@ class Lab:
                 DeviceSpec(symbol=s, name=PLACES[s][0], group=PLACES[s][1], model="counted") for s in symbols
             ),
         )
-        self.machine = Machine(spec, load_models({"counted": Resettable}))
+        self.machine = Machine(spec, load_models({"counted": lambda options: VfioPci(options, Resettable())}))
         self.process = Process(self.machine)
         self.page = self.process.memory.allocate(PAGE)
         self.container = self.process.open("/dev/vfio/vfio").ret
@@ -420,7 +429,7 @@ class Lab:
         return self.ask(self.fds[symbol], c.VFIO_DEVICE_PCI_HOT_RESET, payload).err
 
     def counts(self):
-        return [self.machine.devices[symbol].model.count for symbol in self.fds]
+        return [self.machine.devices[symbol].model.hardware.count for symbol in self.fds]
 
 
 def test_a_hot_reset_lists_and_hits_the_whole_bus():
@@ -495,7 +504,7 @@ def test_a_signalled_eventfd_writes(console):
 
     console.write_eventfd("a")
 
-    seen = console.bench.model.seen
+    seen = console.bench.model.hardware.seen
     assert sorted(seen) == [("w", 1, 2, b"\xcd\xab"), ("w", 2, 8, b"\x88\x77\x66\x55")]
     seen.clear()
     assert console.bench.pwrite(b"\0", CONFIG + 4).ret == 1
@@ -551,10 +560,10 @@ def feature(bench, flags, payload=b""):
 
 
 def test_low_power_mode_takes_mappings_away_and_keeps_registers_reachable(bench):
-    memory = bench.model.bar_memory(3)
+    memory = bench.model.hardware.bar_memory(3)
     assert feature(bench, ENTRY) is None
     assert os.fstat(memory.fd).st_size == 0
-    assert not bench.model.bus_master
+    assert not bench.model.hardware.bus_master
     assert feature(bench, ENTRY) == "EINVAL"
     assert bench.pread(2, at(2)) == b"\0\x01"
     assert bench.pread(4, CONFIG) == b"\x01\0\x02\0"
@@ -644,7 +653,7 @@ def test_intx_is_silent_in_low_power_mode():
     console = Console()
     assert console.call(0, 0x24, 0, 1, ["a"]) == ""
     assert feature(console.bench, ENTRY) is None
-    console.bench.run(console.bench.model.set_intx(True))
+    console.bench.run(console.bench.model.hardware.set_intx(True))
     assert console.rung()["a"] == 0
 
     assert feature(console.bench, EXIT) is None
@@ -781,12 +790,12 @@ def test_only_functions_that_may_have_virtual_ones_take_a_token():
 def test_dma_needs_a_bus_master(bench):
     model = bench.model
     with pytest.raises(IoctlError) as refused:
-        bench.run(model.dma_write(0x1000, b"x"))
+        bench.run(model.hardware.dma_write(0x1000, b"x"))
     assert refused.value.errno == errno.EIO
 
     bench.pwrite(b"\x06", CONFIG + 4)
-    bench.run(model.dma_write(0x1000, b"x"))
-    assert bench.run(model.dma_read(0x1000, 1)) == b"x"
+    bench.run(model.hardware.dma_write(0x1000, b"x"))
+    assert bench.run(model.hardware.dma_read(0x1000, 1)) == b"x"
 
 
 @pytest.mark.parametrize("options", [{"mmap": 1}, {"host-vectors": 0}, {"host-vectors": True}, {"bars": []}])
@@ -802,6 +811,6 @@ def test_msi_with_an_eventfd_for_a_function_behind_the_layer():
     assert bench.ioctl(c.VFIO_DEVICE_SET_IRQS, struct.pack("<5Ii", 24, 0x24, 1, 1, 1, eventfd)).ret == 0
     assert bench.pwrite(b"\6", CONFIG + 4).ret == 1
 
-    assert bench.run(bench.model.interrupt(0)) is False
-    assert bench.run(bench.model.interrupt(1)) is True
+    assert bench.run(bench.model.hardware.interrupt(0)) is False
+    assert bench.run(bench.model.hardware.interrupt(1)) is True
     assert bench.process.fds[eventfd].what.count == 1

@@ -21,7 +21,7 @@ from tests.devices.pci_model import (
     UNMASK,
     Interrupts,
 )
-from vfioemu.devices.pci import Bar, Express, Function, Msi, MsiX, PciFunction, PowerManagement
+from vfioemu.devices.pci import Bar, Express, Function, Msi, MsiX, PciHardware, PowerManagement, VfioPci
 from vfioemu.testing.bench import Bench
 from vfioemu.uapi import constants as c
 
@@ -32,10 +32,9 @@ MASTER = 6
 """COMMAND: memory, bus master."""
 
 
-class Subject(PciFunction):
-    def __init__(self, options=None, *more):
+class SubjectCard(PciHardware):
+    def __init__(self, *more):
         super().__init__(
-            options or {},
             Function(
                 vendor=1,
                 device=2,
@@ -45,6 +44,10 @@ class Subject(PciFunction):
                 capabilities=(Msi(4), MsiX(8, table_bar=1, pba_bar=1, pba_offset=0x800), Express(), *more),
             ),
         )
+
+
+def Subject(options=None, *more):
+    return VfioPci(options or {}, SubjectCard(*more))
 
 
 class Console:
@@ -162,7 +165,7 @@ def test_nothing_is_left_behind_by_a_close():
 
 
 def raise_line(console, level=True):
-    console.bench.run(console.bench.model.set_intx(level))
+    console.bench.run(console.bench.model.hardware.set_intx(level))
 
 
 def status(console):
@@ -280,7 +283,7 @@ def test_an_eventfd_that_unmasks_and_is_signalled_by_it_is_a_storm_and_no_hang()
 
 def test_enabling_shows_in_the_capabilities():
     console = Console()
-    msi, msix = 0x40, console.bench.model.hardware.caps[0x11]
+    msi, msix = 0x40, console.bench.model.hardware.config.caps[0x11]
 
     assert console.call(2, EVENTFD | TRIGGER, 0, 1, ["a"]) == OK
     assert console.bench.pread(2, CONFIG + msix + 2) == b"\x07\x80"
@@ -304,7 +307,7 @@ def test_the_guest_gets_as_many_messages_as_were_ever_enabled_last(vectors, aske
     for _ in range(closes):
         bench.process.close(bench.fd)
         bench.fd = bench.open()
-    flags = CONFIG + bench.model.hardware.caps[5] + 2
+    flags = CONFIG + bench.model.hardware.config.caps[5] + 2
 
     assert bench.pwrite(bytes((asked << 4,)), flags).ret == 1
 
@@ -315,7 +318,7 @@ def test_the_guest_gets_as_many_messages_as_were_ever_enabled_last(vectors, aske
 def test_no_vectors_in_d3hot(index, refused):
     """MSI looks at the power state first, MSI-X at the number (__pci_enable_msi_range(), __pci_enable_msix_range())."""
     console = Console(PowerManagement())
-    place = CONFIG + console.bench.model.hardware.caps[1] + 4
+    place = CONFIG + console.bench.model.hardware.config.caps[1] + 4
     assert console.bench.pwrite(b"\x03", place).ret == 1
 
     assert console.call(index, TRIGGER | EVENTFD, 0, 0, []) == refused
@@ -342,7 +345,7 @@ def test_a_signalled_msi_vector_wraps_around_those_that_were_enabled():
     assert console.call(1, EVENTFD | TRIGGER, 0, 2, ["a", "b"]) == OK
 
     for vector in (0, 1, 2, 3, 3):
-        assert console.bench.run(console.bench.model.interrupt(vector))
+        assert console.bench.run(console.bench.model.hardware.interrupt(vector))
 
     assert console.rung() == {"a": 2, "b": 3, "c": 0}
 

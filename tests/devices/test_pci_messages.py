@@ -7,7 +7,7 @@ import pytest
 
 from tests.devices.pci_model import EVENTFD, NONE, OK, TRIGGER
 from tests.devices.test_pci_irqs import ADDRESS, CONFIG, MASTER, Console
-from vfioemu.devices.pci import Bar, Function, Msi, MsiX, PciFunction, PowerManagement
+from vfioemu.devices.pci import Bar, Function, Msi, MsiX, PciHardware, PowerManagement, VfioPci
 from vfioemu.testing.bench import Bench
 from vfioemu.uapi import constants as c
 
@@ -16,7 +16,7 @@ PBA = (1 << 40) + 0x800
 
 
 def ring(console, vector=0):
-    return console.bench.run(console.bench.model.interrupt(vector))
+    return console.bench.run(console.bench.model.hardware.interrupt(vector))
 
 
 def capability(bench, wanted):
@@ -93,15 +93,15 @@ def test_a_guest_allows_fewer_messages():
     assert console.rung() == {"a": 1, "b": 1, "c": 0}
 
 
-class Masking(PciFunction):
+class Masking(PciHardware):
     def __init__(self, *, wide):
         caps = (Msi(8, is_64bit=wide, maskable=True),)
-        super().__init__({}, Function(vendor=1, device=2, class_code=0, interrupt_pin=1, capabilities=caps))
+        super().__init__(Function(vendor=1, device=2, class_code=0, interrupt_pin=1, capabilities=caps))
 
 
 @pytest.mark.parametrize("wide", [False, True])
 def test_masked_msi_vectors_are_pending(wide):
-    bench = Bench(Masking(wide=wide), name=ADDRESS)
+    bench = Bench(VfioPci({}, Masking(wide=wide)), name=ADDRESS)
     bench.pwrite(b"\6", CONFIG + 4)
     eventfds = [bench.process.eventfd() for _ in range(8)]
     request = struct.pack("<5I8i", 52, EVENTFD | TRIGGER, 1, 0, 8, *eventfds)
@@ -113,7 +113,7 @@ def test_masked_msi_vectors_are_pending(wide):
 
     bench.pwrite(struct.pack("<I", 0b1010), mask)
     for vector in (0, 1, 1, 3):
-        bench.run(bench.model.interrupt(vector))
+        bench.run(bench.model.hardware.interrupt(vector))
     assert counts() == [1, 0, 0, 0, 0, 0, 0, 0]
     assert bench.pread(4, mask + 4) == b"\x0a\0\0\0"
     bench.pwrite(b"\xff" * 4, mask + 4)  # read-only
@@ -168,7 +168,7 @@ def test_intx_needs_no_bus_master_but_its_disable_bit_clear():
     assert console.call(0, EVENTFD | TRIGGER, 0, 1, ["a"]) == OK
     assert ring(console)
     assert console.rung()["a"] == 1
-    console.bench.run(console.bench.model.set_intx(False))
+    console.bench.run(console.bench.model.hardware.set_intx(False))
     assert console.call(0, NONE | 16, 0, 1, []) == OK
 
     console.command(2 | INTX_DISABLE)
@@ -179,10 +179,9 @@ def test_intx_needs_no_bus_master_but_its_disable_bit_clear():
 
 
 def test_pending_bits_lie_where_the_function_says():
-    class Far(PciFunction):
+    class Far(PciHardware):
         def __init__(self):
             super().__init__(
-                {},
                 Function(
                     vendor=1,
                     device=2,
@@ -192,11 +191,11 @@ def test_pending_bits_lie_where_the_function_says():
                 ),
             )
 
-    bench = Bench(Far(), name=ADDRESS)
+    bench = Bench(VfioPci({}, Far()), name=ADDRESS)
     bench.pwrite(b"\6", CONFIG + 4)
     request = struct.pack("<5Ii", 24, EVENTFD | TRIGGER, 2, 0, 1, bench.process.eventfd())
     assert bench.ioctl(c.VFIO_DEVICE_SET_IRQS, request).ret == 0
-    bench.run(bench.model.interrupt(69))
+    bench.run(bench.model.hardware.interrupt(69))
     for beyond in (70, 128, 4096):  # a mistake of the model's: there are no such vectors
-        bench.run(bench.model.interrupt(beyond))
+        bench.run(bench.model.hardware.interrupt(beyond))
     assert bench.pread(32, (2 << 40) + 0x3000) == b"\xee" * 8 + bytes(8) + b"\x20" + bytes(7) + b"\xee" * 8

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vfioemu.devices.pci import edu
-from vfioemu.devices.pci.e1000e import E1000e
-from vfioemu.devices.pci.edu import Edu
-from vfioemu.devices.pci.nvme import Nvme
-from vfioemu.devices.pci.plain import PlainFunction
-from vfioemu.devices.pci.testdev import PciTestdev
+from vfioemu.devices.pci.cards import edu
+from vfioemu.devices.pci.cards.e1000e import E1000e
+from vfioemu.devices.pci.cards.edu import Edu
+from vfioemu.devices.pci.cards.nvme import Nvme
+from vfioemu.devices.pci.cards.plain import PlainFunction
+from vfioemu.devices.pci.cards.testdev import PciTestdev
 from vfioemu.testing.bench import Bench
 from vfioemu.uapi import constants as c
 
@@ -171,7 +171,7 @@ def test_edu_survives_transfers_that_cannot_be_made(source, destination, length,
 
 def test_edu_does_no_dma_without_bus_mastering_and_cuts_addresses():
     guest = Guest(Edu({"dma-delay": 0, "dma-mask": 0xFFFF}))
-    guest.bench.model.buffer[:4] = b"data"
+    guest.bench.model.hardware.buffer[:4] = b"data"
     transfer(guest, edu.BUFFER, 0x2000, 4, 3)
     guest.work()
     assert guest.bench.iommu.memory[0x2000:0x2004] == bytes(4)

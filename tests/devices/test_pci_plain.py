@@ -6,7 +6,7 @@ import struct
 import pytest
 
 from vfioemu.core.base.errors import IoctlError
-from vfioemu.devices.pci.plain import PlainFunction
+from vfioemu.devices.pci.cards.plain import PlainFunction
 from vfioemu.testing.bench import Bench
 from vfioemu.uapi import constants as c
 

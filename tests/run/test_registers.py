@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from vfioemu.devices.dma_engine.device import DmaEngine
 
 from tests.run.helpers import Runner
-from vfioemu.devices.dma_engine.device import DmaEngine
-from vfioemu.devices.pci.description import Bar
+from vfioemu.devices.pci.hardware.description import Bar
 from vfioemu.devices.registry import load_models
 
 MAP = """

@@ -21,8 +21,8 @@ from vfioemu.daemon import sysfs
 from vfioemu.daemon.function_files import SETTABLE, is_binary
 from vfioemu.daemon.functions import Function, Functions
 from vfioemu.daemon.tree import Tree
-from vfioemu.devices.pci import registers as r
-from vfioemu.devices.pci.driver import VfioPci
+from vfioemu.devices.pci.hardware import registers as r
+from vfioemu.devices.pci.vfio_pci.driver import VfioPci
 from vfioemu.printable import printable
 
 _PAGE: Final = 4096
@@ -88,7 +88,7 @@ class Attributes:
         if not function.rom:
             raise IoctlError(errno.EINVAL, "the ROM is read after a 1 has been written to it")
         model = function.device.model
-        rom = (model.function.rom or b"") if isinstance(model, VfioPci) else b""
+        rom = (model.hardware.function.rom or b"") if isinstance(model, VfioPci) else b""
         if not rom:
             raise IoctlError(errno.EIO, "there is no ROM to be seen")
         return rom[offset : offset + size]
@@ -98,7 +98,9 @@ class Attributes:
         digits = name.removeprefix("resource")
         model = function.device.model
         bar = (
-            model.function.bars.get(int(digits)) if digits.isdigit() and isinstance(model, VfioPci) else None
+            model.hardware.function.bars.get(int(digits))
+            if digits.isdigit() and isinstance(model, VfioPci)
+            else None
         )
         if bar is None or bar.kind != "io":
             raise IoctlError(errno.EIO, f"{name}: memory can be mapped only")
@@ -126,12 +128,12 @@ class Attributes:
         if function is None or not name.startswith("resource") or not digits.isdigit():
             raise IoctlError(errno.ENODEV, f"/{path} cannot be mapped")
         model = function.device.model
-        bar = model.function.bars.get(int(digits)) if isinstance(model, VfioPci) else None
+        bar = model.hardware.function.bars.get(int(digits)) if isinstance(model, VfioPci) else None
         if not isinstance(model, VfioPci) or bar is None or bar.kind == "io":
             raise IoctlError(errno.ENODEV, f"/{path} cannot be mapped")
         if offset % _PAGE or offset + size > max(bar.size, _PAGE):
             raise IoctlError(errno.EINVAL, f"/{path}: {size:#x} bytes at {offset:#x} of {bar.size:#x}")
-        mapped = yield from finish(model.map_bar(int(digits), offset, size, 3))
+        mapped = yield from finish(model.hardware.map_bar(int(digits), offset, size, 3))
         if mapped is None:
             raise IoctlError(errno.EINVAL, f"/{path} cannot be mapped")
         whole = mapped if isinstance(mapped, Mapped) else Mapped(mapped, offset)
@@ -188,10 +190,10 @@ class Attributes:
         data = data[: len(config) - offset]
         model = function.device.model
         if isinstance(model, VfioPci):
-            model.hardware.write(offset, len(data), int.from_bytes(data, "little"))
+            model.hardware.config.write(offset, len(data), int.from_bytes(data, "little"))
             if offset <= r.COMMAND + 1 or offset >= r.HEADER_SIZE:
                 yield from model.command_written()
-            self._tree.write(f"{function.path}/config", bytes(model.hardware.data))
+            self._tree.write(f"{function.path}/config", bytes(model.hardware.config.data))
         return len(data)
 
     def _write_function(self, function: Function, path: str, name: str, text: str) -> Steps[None]:

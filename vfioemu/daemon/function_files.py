@@ -9,8 +9,8 @@ from typing import Final
 from vfioemu.core.objects.device import Device
 from vfioemu.daemon.addresses import Window
 from vfioemu.daemon.entries import Directory, Entries, File, text
-from vfioemu.devices.pci import registers as r
-from vfioemu.devices.pci.driver import VfioPci
+from vfioemu.devices.pci.hardware import registers as r
+from vfioemu.devices.pci.vfio_pci.driver import VfioPci
 
 DRIVER: Final = "vfio-pci"
 UNSET: Final = "(null)"

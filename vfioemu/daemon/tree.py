@@ -34,7 +34,7 @@ from vfioemu.daemon import function_files, real, sysfs
 from vfioemu.daemon.addresses import Addresses, Window
 from vfioemu.daemon.entries import Directory, Entries, Entry, File, Link, Node
 from vfioemu.daemon.runtime_dir import ROOT
-from vfioemu.devices.pci.driver import VfioPci
+from vfioemu.devices.pci.vfio_pci.driver import VfioPci
 from vfioemu.devices.registry import summary
 from vfioemu.io.driver import Driver
 from vfioemu.private import remove_tree
@@ -289,7 +289,7 @@ class Tree:
         if isinstance(device.model, VfioPci):
             for index, window in placed.items():
                 if window.start != wanted[index].start:
-                    device.model.hardware.move(index, window.start, wide=index in wide)
+                    device.model.hardware.config.move(index, window.start, wide=index in wide)
         return placed
 
     def _unit(self, iommu: IommuSpec) -> int:
@@ -308,7 +308,7 @@ class Tree:
         """The config space of a PCI function, as the hardware has it; empty for what has none."""
         model = device.model
         if isinstance(model, VfioPci):
-            return bytes(model.hardware.data)
+            return bytes(model.hardware.config.data)
         if not model.info_flags & c.VFIO_DEVICE_FLAGS_PCI:
             return b""
         regions = model.regions()

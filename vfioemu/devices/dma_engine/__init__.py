@@ -13,6 +13,6 @@ Beside that it logs its DMA itself (DMA logging) and migrates with its state: re
 the destination goes on with the write after the source's last one. The registers are in `vfioemu.uapi.dma_engine`.
 """
 
-from vfioemu.devices.dma_engine.device import DmaEngine
+from vfioemu.devices.dma_engine.driver import DmaEngine
 
 __all__ = ["DmaEngine"]

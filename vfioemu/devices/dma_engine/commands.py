@@ -3,7 +3,6 @@
 
 import errno
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Protocol
 
@@ -11,8 +10,9 @@ from vfioemu.core.base.effects import Steps
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.model.host import Host
 from vfioemu.core.model.streams import P2P_STATES
-from vfioemu.devices.dma_engine.activity import Activity
+from vfioemu.devices.dma_engine.engine import Engine
 from vfioemu.devices.dma_engine.registers import Registers
+from vfioemu.devices.pci import PciHardware
 from vfioemu.uapi.dma_engine import (
     AREA_END,
     COMMAND_INTERRUPT,
@@ -31,40 +31,30 @@ class Commands:
     """Executes commands.
 
     Args:
-        host: what the device reaches memory by.
-        registers: of the device.
-        activity: its DMA.
-        may_dma: whether it is a bus master, or need not be one.
-        interrupt: raises a vector.
-        done: raises IRQ_VECTOR.
+        hardware: the card.
+        registers: what its driver has set.
+        engine: its DMA.
 
     Attributes:
         put_off: what is to be done when the device may do DMA again: commands with their arguments.
     """
 
-    def __init__(
-        self,
-        host: Callable[[], Host],
-        registers: Registers,
-        activity: Activity,
-        may_dma: Callable[[], bool],
-        interrupt: Callable[[int], Steps[None]],
-        done: Callable[[], Steps[None]],
-    ) -> None:
-        self._host = host
+    def __init__(self, hardware: PciHardware, registers: Registers, engine: Engine) -> None:
+        self._hardware = hardware
         self._registers = registers
-        self._activity = activity
-        self._may_dma = may_dma
-        self._interrupt = interrupt
-        self._done = done
+        self._engine = engine
         self.put_off: deque[tuple[int, int, int, int]] = deque()
+
+    @property
+    def _host(self) -> Host:
+        return self._hardware.host
 
     def execute(self, command: int, arguments: tuple[int, int, int]) -> Steps[int]:
         """What RESULT is afterwards: how much was done, or a negative errno.
 
         In the P2P states DMA is put off, since nobody knows which of it would go to another device: -EINPROGRESS.
         """
-        if command & ~COMMAND_INTERRUPT in _DMA and self._host().migration_state in P2P_STATES:
+        if command & ~COMMAND_INTERRUPT in _DMA and self._host.migration_state in P2P_STATES:
             if len(self.put_off) >= MAX_PUT_OFF:
                 return -errno.EBUSY
             self.put_off.append((command, *arguments))
@@ -91,10 +81,10 @@ class Commands:
         if command == Command.WRITE:
             return (yield from self._write(active, arg0))
         if command == Command.PIN:
-            yield from active(self._activity.begin_to_pin(), dma=False)
-            return (yield from self._host().pin(arg0, _int32(arg1), arg2 & 0xFFFFFFFF))
+            yield from active(self._engine.begin_to_pin(), dma=False)
+            return (yield from self._host.pin(arg0, _int32(arg1), arg2 & 0xFFFFFFFF))
         if command == Command.UNPIN:
-            return (yield from self._host().unpin(arg0, min(arg1, (1 << 63) - 1)))
+            return (yield from self._host.unpin(arg0, min(arg1, (1 << 63) - 1)))
         if command == Command.UNPIN_ALL:
             return (yield from active(self._unpin_all(), dma=False))
         if command == Command.COPY:
@@ -108,35 +98,35 @@ class Commands:
             raise IoctlError(errno.EINVAL, f"{count} writes at once, at most {MAX_WRITE}")
         self._registers.refuse_idle()
         self._check_master()
-        return (yield from active(self._activity.write(count)))
+        return (yield from active(self._engine.write(count)))
 
     def _copy(self, active: "_Active", source: int, target: int, size: int) -> Steps[int]:
         if size > MAX_COPY or max(source, target) + size > AREA_END:
             raise IoctlError(errno.EINVAL, f"a copy of {size:#x} bytes from {source:#x} to {target:#x}")
         self._check_master()
-        return (yield from active(self._activity.copy(source, target, size)))
+        return (yield from active(self._engine.copy(source, target, size)))
 
     def _raise(self, vector: int) -> Steps[int]:
-        yield from self._interrupt(vector)
+        yield from self._engine.raise_vector(vector)
         return 1
 
     def _tell(self) -> Steps[int]:
-        yield from self._done()
+        yield from self._engine.raise_vector()
         return 1
 
     def _unpin_all(self) -> Steps[int]:
-        before = self._host().npinned
-        self._activity.held.clear()
-        yield from self._host().unpin_range(0, _U64 + 1)
+        before = self._host.npinned
+        self._engine.held.clear()
+        yield from self._host.unpin_range(0, _U64 + 1)
         return before
 
     def _check_master(self) -> None:
-        if not self._may_dma():
+        if not self._hardware.may_dma:
             raise IoctlError(errno.EIO, "the function is no bus master")
 
     def _active(self, steps: Steps[int], *, dma: bool = True) -> Steps[int]:
         """Do something that excludes `work`; EBUSY while the device is stopped."""
-        result = yield from self._host().active(steps, dma=dma)
+        result = yield from self._host.active(steps, dma=dma)
         if result is None:
             raise IoctlError(errno.EBUSY, "the device is stopped")
         return result

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: MIT
 """The parts of a dma-engine's BARs that are memory and not registers: the ring table and BAR 4."""
 
-from collections.abc import Callable, Iterator, Sequence
+import struct
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from vfioemu.core.base.errors import IoctlError
-from vfioemu.devices.pci import SharedBar
-from vfioemu.uapi.dma_engine import BAR_SIZE, RING_OFFSET
+from vfioemu.devices.pci import PciHardware
+from vfioemu.uapi.dma_engine import BAR_SIZE, RING_ENTRIES, RING_OFFSET
 
 BIG_BAR: Final = 4
 CHUNK: Final = 16 << 10
@@ -19,14 +20,19 @@ class BarMemory:
 
     Args:
         big_bar: the size of BAR 4; 0 if there is none.
-        shared: gives the memory of a BAR.
+        hardware: the card whose BARs they are in.
     """
 
-    def __init__(self, big_bar: int, shared: Callable[[int], SharedBar]) -> None:
-        self._shared = shared
+    def __init__(self, big_bar: int, hardware: PciHardware) -> None:
+        self._shared = hardware.bar_memory
         self._areas = [(0, RING_OFFSET, BAR_SIZE - RING_OFFSET)]
         if big_bar:
             self._areas.append((BIG_BAR, 0, big_bar))
+
+    def ring(self, count: int) -> Sequence[int]:
+        """The first `count` entries of the ring table, or all that there are."""
+        size = 8 * min(count, RING_ENTRIES)
+        return struct.unpack(f"<{size // 8}Q", self._shared(0).read(RING_OFFSET, size))
 
     def clear(self) -> None:
         """As after power on."""

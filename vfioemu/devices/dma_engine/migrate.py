@@ -41,7 +41,7 @@ from vfioemu.core.model.streams import ResumingStream, SavingStream
 from vfioemu.devices.dma_engine.registers import STATE, Registers
 from vfioemu.devices.dma_engine.writer import COUNTERS
 from vfioemu.devices.pci import Function
-from vfioemu.devices.pci.registers import BAR_COUNT
+from vfioemu.devices.pci.hardware.registers import BAR_COUNT
 
 LIMIT: Final = 1 << 20
 """How much a resuming device takes besides the memory of its BARs: more is ENOMEM."""

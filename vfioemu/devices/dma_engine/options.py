@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal, TypeAlias
 from msgspec import UNSET, Meta, UnsetType
 
 from vfioemu.devices.options import U64, guess
-from vfioemu.devices.pci.options import PciOptions
+from vfioemu.devices.pci.vfio_pci.options import PciOptions
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.dma_engine import PinMode
 

@@ -2,11 +2,11 @@
 """The interrupts of a dma-engine: which were raised, and the level of INTx that follows from it."""
 
 import errno
-from collections.abc import Callable
 from typing import Final
 
 from vfioemu.core.base.effects import Steps
 from vfioemu.core.base.errors import IoctlError
+from vfioemu.devices.pci import PciHardware
 from vfioemu.uapi.dma_engine import MSIX_VECTORS
 
 ALL: Final = (1 << MSIX_VECTORS) - 1
@@ -16,18 +16,14 @@ class Vectors:
     """IRQ_STATUS.
 
     Args:
-        interrupt: raises a vector, by whatever kind of interrupt is enabled; asserts INTx, if that is it.
-        set_intx: the level of INTx.
+        hardware: the card, whose interrupts they are.
 
     Attributes:
         status: bit n: vector n was raised and has not been acknowledged.
     """
 
-    def __init__(
-        self, interrupt: Callable[[int], Steps[bool]], set_intx: Callable[[bool], Steps[None]]
-    ) -> None:
-        self._interrupt = interrupt
-        self._set_intx = set_intx
+    def __init__(self, hardware: PciHardware) -> None:
+        self._hardware = hardware
         self.status = 0
 
     def reset(self) -> None:
@@ -37,13 +33,13 @@ class Vectors:
     def raise_vector(self, vector: int) -> Steps[None]:
         """Raise one, whether anybody hears it or not."""
         self.status |= 1 << vector
-        yield from self._interrupt(vector)
+        yield from self._hardware.interrupt(vector)
 
     def acknowledge(self, bits: int) -> Steps[None]:
         """Clear bits of the status; with the last one INTx goes down."""
         self.status &= ~bits
         if not self.status:
-            yield from self._set_intx(False)
+            yield from self._hardware.set_intx(False)
 
     def load(self, status: int) -> None:
         """Go on where another one stopped. Its line is part of the PCI state.

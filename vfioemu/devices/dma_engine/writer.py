@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """What a dma-engine writes: which page is next, and the stamp that goes there. All of this state migrates."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
+from vfioemu.devices.dma_engine.memory import BarMemory
 from vfioemu.devices.dma_engine.registers import PAGE, Registers
 from vfioemu.native.dma import DmaBatch, Op, Status
 from vfioemu.uapi.dma_engine import (
@@ -29,7 +30,7 @@ class Writer:
         registers: what the driver has set.
         operation: how the device writes.
         lie: says which writes (sequence number, page) leave no mark; None for a device that does not lie.
-        ring: the first n entries of the ring table.
+        memory: where the ring table is.
 
     Attributes:
         operation: the same.
@@ -46,12 +47,12 @@ class Writer:
         registers: Registers,
         operation: Op,
         lie: Callable[[int, int], bool] | None,
-        ring: Callable[[int], Sequence[int]],
+        memory: BarMemory,
     ) -> None:
         self._registers = registers
         self.operation = operation
         self._lie = lie
-        self._ring = ring
+        self._memory = memory
         self.buffer = bytearray(MAX_BATCH * PAGE)
         self._batch = DmaBatch(self.buffer, MAX_BATCH)
         self.device_id = 0
@@ -79,7 +80,7 @@ class Writer:
             self.cursor = (first + count) % npages
             return [base + (first + i) % npages * PAGE for i in range(count)]
         if pattern == Pattern.RING:
-            entries = self._ring(npages)
+            entries = self._memory.ring(npages)
             first = self.cursor
             self.cursor = (first + count) % npages
             wanted = (entries[(first + i) % npages] for i in range(count))

@@ -9,9 +9,10 @@ BAR 0 holds the registers, the doorbells from 0x1000, the MSI-X table at 0x2000 
 from collections.abc import Mapping
 from typing import Final
 
-from vfioemu.devices.pci.description import Bar, Express, Function, MsiX, PowerManagement
-from vfioemu.devices.pci.function import PciFunction
-from vfioemu.devices.pci.registers import EXP_TYPE_RC_END
+from vfioemu.devices.pci.hardware.card import PciHardware
+from vfioemu.devices.pci.hardware.description import Bar, Express, Function, MsiX, PowerManagement
+from vfioemu.devices.pci.hardware.registers import EXP_TYPE_RC_END
+from vfioemu.devices.pci.vfio_pci.driver import VfioPci
 
 CAP: Final = 0x00
 VS: Final = 0x08
@@ -56,11 +57,11 @@ DESCRIPTION: Final = Function(
 )
 
 
-class Nvme(PciFunction):
-    """QEMU's NVM Express controller: config space, MSI-X, registers that get ready and shut down; has no queues."""
+class NvmeCard(PciHardware):
+    """The card."""
 
-    def __init__(self, options: Mapping[str, object]) -> None:
-        super().__init__(options, DESCRIPTION)
+    def __init__(self) -> None:
+        super().__init__(DESCRIPTION)
         self._values: dict[int, int] = {}
         self.reset_function()
 
@@ -116,3 +117,10 @@ class Nvme(PciFunction):
             self._values[CSTS] |= CSTS_SHUT_DOWN
         elif before & CC_SHN and not now & CC_SHN:
             self._values[CSTS] &= ~CSTS_SHUT_DOWN
+
+
+class Nvme(VfioPci):
+    """QEMU's NVM Express controller: config space, MSI-X, registers that get ready and shut down; has no queues."""
+
+    def __init__(self, options: Mapping[str, object]) -> None:
+        super().__init__(options, NvmeCard())

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from vfioemu.core.base.effects import EventFd, Signal, Steps
 from vfioemu.core.base.errors import IoctlError
-from vfioemu.devices.pci.interrupts import INTX, Interrupts
+from vfioemu.devices.pci.vfio_pci.interrupts import INTX, Interrupts
 
 
 class Owner(Protocol):

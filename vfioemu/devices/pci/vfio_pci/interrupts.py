@@ -7,15 +7,16 @@ eventfd is signalled again at once. The eventfds themselves are in the core's ta
 """
 
 import errno
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Final
 
 from vfioemu.core.base.effects import Abandoned, EventFd, Steps, Watch, Watcher
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.model.irqs import Irq, IrqRequest, IrqTable, take_eventfd
-from vfioemu.devices.pci import registers as r
-from vfioemu.devices.pci.description import Function
-from vfioemu.devices.pci.hardware import ConfigHardware
-from vfioemu.devices.pci.messages import MSI, MSIX, Messages
+from vfioemu.devices.pci.hardware import registers as r
+from vfioemu.devices.pci.hardware.card import PciHardware
+from vfioemu.devices.pci.hardware.messages import MSI, MSIX, Messages
+from vfioemu.devices.pci.vfio_pci.options import MAX_VECTORS
 from vfioemu.uapi import constants as c
 
 INTX: Final = c.VFIO_PCI_INTX_IRQ_INDEX
@@ -33,25 +34,12 @@ _UNMASK: Final = c.VFIO_IRQ_SET_ACTION_UNMASK
 _TRIGGER: Final = c.VFIO_IRQ_SET_ACTION_TRIGGER
 
 
-class Owner(Protocol):
-    """Whose interrupts they are."""
-
-    @property
-    def irq_table(self) -> IrqTable:
-        """Where the eventfds are kept."""
-
-    @property
-    def sends_messages(self) -> bool:
-        """It may write to memory, which MSI and MSI-X do."""
-
-
 class Interrupts:
     """The interrupt state of an open function.
 
     Args:
-        function: what it is.
-        hardware: its config space.
-        owner: see `Owner`.
+        hardware: the function.
+        table: where the eventfds are kept.
         host_vectors: how many MSI or MSI-X vectors the host has to give at a time.
 
     Attributes:
@@ -65,13 +53,13 @@ class Interrupts:
     """
 
     def __init__(
-        self, function: Function, hardware: ConfigHardware, owner: Owner, host_vectors: int = 2048
+        self, hardware: PciHardware, table: Callable[[], IrqTable], host_vectors: int = MAX_VECTORS
     ) -> None:
-        self._function = function
-        self._hardware = hardware
-        self._owner = owner
+        self._function = hardware.function
+        self._hardware = hardware.config
+        self._irq_table = table
         self._host_vectors = host_vectors
-        self.messages = Messages(hardware, lambda: owner.irq_table, lambda: owner.sends_messages)
+        self.messages = Messages(hardware.config, table, lambda: hardware.may_dma)
         self.active: int | None = None
         self.vectors = 0
         self.msi_qmax = 0
@@ -82,7 +70,7 @@ class Interrupts:
 
     @property
     def _table(self) -> IrqTable:
-        return self._owner.irq_table
+        return self._irq_table()
 
     def irqs(self) -> tuple[Irq | None, ...]:
         """What GET_IRQ_INFO tells: vfio_pci_get_irq_count(), vfio_pci_ioctl_get_irq_info()."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from vfioemu.devices.pci import registers as r
+from vfioemu.devices.pci.hardware import registers as r
 
 _ALL: Final = 0xFFFFFFFF
 

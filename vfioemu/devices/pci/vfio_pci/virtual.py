@@ -11,12 +11,12 @@ from typing import Final, Protocol
 
 from vfioemu.core.base.effects import Steps
 from vfioemu.core.base.errors import IoctlError
-from vfioemu.devices.pci import permissions
-from vfioemu.devices.pci import registers as r
-from vfioemu.devices.pci.description import Function
-from vfioemu.devices.pci.hardware import ConfigHardware, bar_flags, rom_size
-from vfioemu.devices.pci.lengths import capability_length, extended_length
-from vfioemu.devices.pci.permissions import Permissions, Reads, Writes
+from vfioemu.devices.pci.hardware import registers as r
+from vfioemu.devices.pci.hardware.config import ConfigSpace, bar_flags, rom_size
+from vfioemu.devices.pci.hardware.description import Function
+from vfioemu.devices.pci.vfio_pci import permissions
+from vfioemu.devices.pci.vfio_pci.lengths import capability_length, extended_length
+from vfioemu.devices.pci.vfio_pci.permissions import Permissions, Reads, Writes
 
 _BASIC: Final = 0
 _INVALID: Final = 0xFF
@@ -63,7 +63,7 @@ class VirtualConfig:
         copy: vfio-pci's copy (vconfig).
     """
 
-    def __init__(self, hardware: ConfigHardware, function: Function, driver: Driver) -> None:
+    def __init__(self, hardware: ConfigSpace, function: Function, driver: Driver) -> None:
         self._hardware = hardware
         self._function = function
         self._driver = driver

@@ -7,44 +7,31 @@ to it are lost. Memory BARs answer EIO while the function does not decode memory
 """
 
 import errno
-from typing import Final, Protocol
+from typing import Final
 
-from vfioemu.core.base.effects import MaybeSteps, Steps, finish
+from vfioemu.core.base.effects import Steps, finish
 from vfioemu.core.base.errors import IoctlError
-from vfioemu.devices.pci.description import Bar, Function
-from vfioemu.devices.pci.messages import Messages
+from vfioemu.devices.pci.hardware.card import PciHardware
+from vfioemu.devices.pci.hardware.description import Bar
+from vfioemu.devices.pci.hardware.messages import Messages
 
 _QWORD: Final = 8
-
-
-class Owner(Protocol):
-    """Whose BARs they are: see PciFunction."""
-
-    @property
-    def memory_enabled(self) -> bool:
-        """Memory is decoded."""
-
-    def read_bar(self, bar: int, offset: int, size: int) -> MaybeSteps[bytes]:
-        """Read registers."""
-
-    def write_bar(self, bar: int, offset: int, data: bytes) -> MaybeSteps[None]:
-        """Write registers."""
 
 
 class BarAccess:
     """The BARs of a function.
 
     Args:
-        function: what it is.
-        owner: the model.
+        hardware: the function.
         messages: whose pending bits lie in a BAR.
     """
 
-    def __init__(self, function: Function, owner: Owner, messages: Messages) -> None:
+    def __init__(self, hardware: PciHardware, messages: Messages) -> None:
+        function = hardware.function
         self._bars = function.bars
-        self._owner = owner
-        self._read = owner.read_bar
-        self._write = owner.write_bar
+        self._hardware = hardware
+        self._read = hardware.read_bar
+        self._write = hardware.write_bar
         self._messages = messages
         msix = function.msix
         self._table = (msix.table_bar, msix.table_offset, msix.table_size) if msix else (-1, 0, 0)
@@ -85,7 +72,7 @@ class BarAccess:
 
     def check(self, index: int) -> None:
         """Whether the BAR answers at all: EIO."""
-        if self._bars[index].kind != "io" and not self._owner.memory_enabled:
+        if self._bars[index].kind != "io" and not self._hardware.memory_enabled:
             raise IoctlError(errno.EIO, f"BAR {index}: the function does not decode memory")
 
     def read(self, index: int, offset: int, size: int) -> Steps[bytes]:

@@ -8,8 +8,8 @@ in virtual.py. Bytes that belong to nothing can be written, as in QEMU's devices
 from collections.abc import Sequence
 from typing import Final
 
-from vfioemu.devices.pci import registers as r
-from vfioemu.devices.pci.description import Bar, Capability, ExtendedCapability, Function
+from vfioemu.devices.pci.hardware import registers as r
+from vfioemu.devices.pci.hardware.description import Bar, Capability, ExtendedCapability, Function
 
 FIRMWARE_COMMAND: Final = r.COMMAND_IO | r.COMMAND_MEMORY | r.COMMAND_SERR
 """COMMAND when vfio-pci has opened the function: decoding is on (pci_enable_device()), bus mastering is off."""
@@ -23,7 +23,7 @@ _MEM64_WINDOW: Final = 0xC000000000
 _IO_WINDOW: Final = 0xC000
 
 
-class ConfigHardware:
+class ConfigSpace:
     """The registers.
 
     Args:

@@ -29,9 +29,10 @@ from msgspec import Meta
 from vfioemu.core.base.effects import Steps
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.devices.options import U64, OptionTable
-from vfioemu.devices.pci.description import Bar, Function, Msi
-from vfioemu.devices.pci.function import PciFunction
-from vfioemu.devices.pci.options import PciOptions
+from vfioemu.devices.pci.hardware.card import PciHardware
+from vfioemu.devices.pci.hardware.description import Bar, Function, Msi
+from vfioemu.devices.pci.vfio_pci.driver import VfioPci
+from vfioemu.devices.pci.vfio_pci.options import PciOptions
 
 IDENTIFICATION: Final = 0x010000ED
 ID: Final = 0x00
@@ -84,16 +85,17 @@ class EduOptions(PciOptions, frozen=True):
             raise ValueError("dma-mask: a whole number from 1 to 2^64 - 1, not 0")
 
 
-class Edu(PciFunction):
-    """QEMU's educational device: factorials, a DMA engine with a buffer of 4 KiB, INTx and MSI."""
+class EduCard(PciHardware):
+    """The card.
 
-    OPTIONS: ClassVar[Mapping[str, str]] = OptionTable(EduOptions)
+    Args:
+        options: what was said of it.
+    """
 
-    def __init__(self, options: Mapping[str, object]) -> None:
-        own = EduOptions.parse(options)
-        super().__init__(options, DESCRIPTION)
-        self._mask = own.dma_mask
-        self._delay = own.dma_delay
+    def __init__(self, options: EduOptions) -> None:
+        super().__init__(DESCRIPTION)
+        self._mask = options.dma_mask
+        self._delay = options.dma_delay
         self._due: float | None = None
         self.reset_function()
 
@@ -201,6 +203,15 @@ class Edu(PciFunction):
             place = _place(self._dma[DMA_DESTINATION], length)
             data = yield from self.dma_read(self._dma[DMA_SOURCE] & self._mask, length)
             self.buffer[place : place + length] = data
+
+
+class Edu(VfioPci):
+    """QEMU's educational device: factorials, a DMA engine with a buffer of 4 KiB, INTx and MSI."""
+
+    OPTIONS: ClassVar[Mapping[str, str]] = OptionTable(EduOptions)
+
+    def __init__(self, options: Mapping[str, object]) -> None:
+        super().__init__(options, EduCard(EduOptions.parse(options)))
 
 
 def _place(address: int, length: int) -> int:

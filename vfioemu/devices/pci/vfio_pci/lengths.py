@@ -3,9 +3,9 @@
 
 from typing import Final
 
-from vfioemu.devices.pci import permissions
-from vfioemu.devices.pci import registers as r
-from vfioemu.devices.pci.hardware import ConfigHardware
+from vfioemu.devices.pci.hardware import registers as r
+from vfioemu.devices.pci.hardware.config import ConfigSpace
+from vfioemu.devices.pci.vfio_pci import permissions
 
 _VC_BASE: Final = 16
 _VC_EACH: Final = 12
@@ -14,7 +14,7 @@ _TPH_BASE: Final = 12
 _DPA_BASE: Final = 16
 
 
-def capability_length(hardware: ConfigHardware, cap: int, at: int) -> int:
+def capability_length(hardware: ConfigSpace, cap: int, at: int) -> int:
     """Of a capability, 0 for one that vfio-pci does not know and hides."""
     length = permissions.LENGTHS.get(cap, 0)
     if length != permissions.VARIABLE:
@@ -36,7 +36,7 @@ def capability_length(hardware: ConfigHardware, cap: int, at: int) -> int:
     return 16 if hardware.read(at + 4, 1) & 0xF == 0xF else 8  # SATA
 
 
-def extended_length(hardware: ConfigHardware, cap: int, at: int) -> int:
+def extended_length(hardware: ConfigSpace, cap: int, at: int) -> int:
     """Of an extended capability, 0 for one that vfio-pci does not know and hides."""
     length = permissions.EXTENDED_LENGTHS.get(cap, 0)
     if length != permissions.VARIABLE:

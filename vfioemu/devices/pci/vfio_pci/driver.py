@@ -1,31 +1,35 @@
 # SPDX-License-Identifier: MIT
 """vfio-pci around a function: what drivers/vfio/pci/vfio_pci_core.c does, whatever the function is.
 
-Everything of DeviceModel but migration and DMA logging is answered here. `PciFunction` adds what models see.
+Everything of DeviceModel but migration and DMA logging is answered here. What the function itself does is the card's
+(hardware/card.py), which the driver holds.
 """
 
 import contextlib
 import errno
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 from vfioemu.core.base.effects import Breathe, MaybeSteps, Steps, finish, read_user
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.file import Mapped
 from vfioemu.core.model.device import DeviceModel
-from vfioemu.core.model.irqs import Irq, IrqRequest, IrqTable, take_eventfd
+from vfioemu.core.model.irqs import Irq, IrqRequest, take_eventfd
 from vfioemu.core.model.regions import ABSENT, PIECE, READ_WRITE, Region
-from vfioemu.devices.pci import dmabuf, hotreset, names
-from vfioemu.devices.pci import registers as r
-from vfioemu.devices.pci.bars import BarAccess
-from vfioemu.devices.pci.description import Bar, Function
-from vfioemu.devices.pci.hardware import FIRMWARE_COMMAND, ConfigHardware, rom_size
-from vfioemu.devices.pci.interrupts import Interrupts
-from vfioemu.devices.pci.ioeventfd import IoEventFds
-from vfioemu.devices.pci.mappable import mappable_bars
-from vfioemu.devices.pci.memory import SharedBar
-from vfioemu.devices.pci.power import LowPower
-from vfioemu.devices.pci.virtual import VirtualConfig
+from vfioemu.devices.options import OptionTable
+from vfioemu.devices.pci.hardware import registers as r
+from vfioemu.devices.pci.hardware.card import PciHardware
+from vfioemu.devices.pci.hardware.config import FIRMWARE_COMMAND, rom_size
+from vfioemu.devices.pci.hardware.description import Bar, Function
+from vfioemu.devices.pci.hardware.memory import SharedBar
+from vfioemu.devices.pci.vfio_pci import dmabuf, hotreset, names, state
+from vfioemu.devices.pci.vfio_pci.bars import BarAccess
+from vfioemu.devices.pci.vfio_pci.interrupts import ERR, REQ, Interrupts
+from vfioemu.devices.pci.vfio_pci.ioeventfd import IoEventFds
+from vfioemu.devices.pci.vfio_pci.mappable import mappable_bars
+from vfioemu.devices.pci.vfio_pci.options import PciOptions
+from vfioemu.devices.pci.vfio_pci.power import LowPower
+from vfioemu.devices.pci.vfio_pci.virtual import VirtualConfig
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.structs import (
     DeviceLowPowerEntryWithWakeup,
@@ -49,78 +53,43 @@ _LOW_POWER: Final = frozenset(
 
 
 class VfioPci(DeviceModel):
-    """A function that is bound to vfio-pci.
+    """A card that is bound to vfio-pci. A driver that adds migration or DMA logging, as variant drivers do, derives from it.
 
     Args:
-        options: of the machine file, those of this layer taken out.
-        function: what it is made of.
-        mappable: whether memory BARs can be mapped.
-        host_vectors: how many MSI or MSI-X vectors the host has to give at a time.
+        options: of the machine file; this layer takes those of `PciOptions`.
+        hardware: the card.
 
     Attributes:
-        function: the same.
-        hardware: its configuration space.
-        config: what user space sees of it, while it is open.
-        interrupts: of the function.
+        hardware: the card that it drives.
+        config: what user space sees of the card's config space, while it is open.
+        interrupts: of the card.
         bars: access to its BARs.
     """
+
+    OPTIONS: ClassVar[Mapping[str, str]] = OptionTable(PciOptions)
 
     info_size = 24
     keeps_cap_offset = True
     moves_position = True
 
-    def __init__(
-        self, options: Mapping[str, object], function: Function, *, mappable: bool, host_vectors: int
-    ) -> None:
+    def __init__(self, options: Mapping[str, object], hardware: PciHardware) -> None:
         super().__init__(options)
-        self.function = function
+        own = PciOptions.parse_own(options)
+        hardware.place(own.addresses)
+        hardware.slot = self
+        self.hardware = hardware
+        function = hardware.function
         self.can_reset = function.can_reset
         self.info_flags = c.VFIO_DEVICE_FLAGS_PCI | (c.VFIO_DEVICE_FLAGS_RESET if self.can_reset else 0)
-        self.hardware = ConfigHardware(function)
-        self.interrupts = Interrupts(function, self.hardware, self, host_vectors)
-        self.config = VirtualConfig(self.hardware, function, self)
-        self.bars = BarAccess(function, self, self.interrupts.messages)
+        self.interrupts = Interrupts(hardware, lambda: self.host.irqs, own.host_vectors)
+        self.config = VirtualConfig(hardware.config, function, self)
+        self.bars = BarAccess(hardware, self.interrupts.messages)
         self._low_power = LowPower(self)
-        self._ioeventfds = IoEventFds(self)
+        self._ioeventfds = IoEventFds(hardware, self.bars)
         self._memory: dict[int, SharedBar] = {}
         self._token = bytes(16)
-        self._mappable = mappable_bars(function, self.hardware.addresses) if mappable else frozenset()
+        self._mappable = mappable_bars(function, hardware.config.addresses) if own.mmap else frozenset()
         self._regions = self._describe_regions()
-
-    # --- what the function does: see PciFunction ---
-
-    def read_bar(self, bar: int, offset: int, size: int) -> MaybeSteps[bytes]:
-        """See PciFunction."""
-        raise NotImplementedError
-
-    def write_bar(self, bar: int, offset: int, data: bytes) -> MaybeSteps[None]:
-        """See PciFunction."""
-        raise NotImplementedError
-
-    @property
-    def sends_messages(self) -> bool:
-        """See PciFunction."""
-        raise NotImplementedError
-
-    def map_bar(self, bar: int, offset: int, size: int, prot: int) -> MaybeSteps[int | Mapped] | None:
-        """See PciFunction."""
-        raise NotImplementedError
-
-    def bar_image(self, bar: int) -> bytes:
-        """See PciFunction."""
-        raise NotImplementedError
-
-    def reset_function(self) -> MaybeSteps[None]:
-        """See PciFunction."""
-        raise NotImplementedError
-
-    def function_opened(self) -> MaybeSteps[None]:
-        """See PciFunction."""
-        raise NotImplementedError
-
-    def function_closed(self) -> MaybeSteps[None]:
-        """See PciFunction."""
-        raise NotImplementedError
 
     # --- what it looks like ---
 
@@ -134,7 +103,7 @@ class VfioPci(DeviceModel):
     @property
     def _is_physical(self) -> bool:
         """It could have virtual functions, so there is a token for whoever uses them."""
-        return any(cap.id == r.EXT_CAP_ID_SRIOV for cap in self.function.extended)
+        return any(cap.id == r.EXT_CAP_ID_SRIOV for cap in self.hardware.function.extended)
 
     def regions(self) -> Sequence[Region | None]:
         """Six BARs, the ROM, config space, no VGA."""
@@ -144,14 +113,9 @@ class VfioPci(DeviceModel):
         """INTx, MSI, MSI-X, the error interrupt of PCI Express, the request interrupt."""
         return self.interrupts.irqs()
 
-    @property
-    def irq_table(self) -> IrqTable:
-        """The eventfds."""
-        return self.host.irqs
-
     def _describe_regions(self) -> tuple[Region | None, ...]:
         """vfio_pci_ioctl_get_region_info()."""
-        function = self.function
+        function = self.hardware.function
         bars = [_describe_bar(function, i, i in self._mappable) for i in range(r.BAR_COUNT)]
         rom = Region(rom_size(function), _READ) if function.rom else ABSENT
         return (*bars, rom, Region(function.config_size, READ_WRITE), None)
@@ -160,26 +124,26 @@ class VfioPci(DeviceModel):
 
     def open_device(self) -> Steps[None]:
         """vfio_pci_core_enable(): decoding on, bus mastering off, a reset, a new copy of config space."""
-        self.hardware.command = FIRMWARE_COMMAND
-        self._set_power(0)
+        self.hardware.config.command = FIRMWARE_COMMAND
+        self.hardware.force_power_state(0)
         if self.can_reset:
-            yield from finish(self.reset_function())
-        self.config = VirtualConfig(self.hardware, self.function, self)
+            yield from finish(self.hardware.reset_function())
+        self.config = VirtualConfig(self.hardware.config, self.hardware.function, self)
         yield from self.command_written()
-        yield from finish(self.function_opened())
+        yield from finish(self.hardware.function_opened())
 
     def close_device(self) -> Steps[None]:
         """vfio_pci_core_disable(): a close cannot be refused."""
         with contextlib.suppress(IoctlError):
-            yield from finish(self.function_closed())
+            yield from finish(self.hardware.function_closed())
         self._low_power.close()
         self.awake = True
-        self._set_power(0)
+        self.hardware.force_power_state(0)
         self._ioeventfds.close()
         self.interrupts.close()
-        self.hardware.command = FIRMWARE_COMMAND
+        self.hardware.config.command = FIRMWARE_COMMAND
         if self.can_reset:
-            yield from finish(self.reset_function())
+            yield from finish(self.hardware.reset_function())
             yield from self.interrupts.set_line(False)
         self.needs_reset = not self.can_reset
         # Others are served meanwhile: whoever reaches a BAR by /sys gets memory of his own, and never what is on its way out.
@@ -200,43 +164,69 @@ class VfioPci(DeviceModel):
 
     def try_reset_function(self) -> Steps[None]:
         """pci_try_reset_function(): what config space held is restored afterwards."""
-        yield from finish(self.reset_function())
+        yield from finish(self.hardware.reset_function())
         self.needs_reset = False
         self.interrupts.messages.clear()
         yield from self.interrupts.set_line(False)
 
+    def work(self, now: float) -> MaybeSteps[float | None]:
+        """What the card does by itself."""
+        return self.hardware.work(now)
+
+    # --- what the card is given: hardware.card.Slot ---
+
+    def raise_vector(self, vector: int) -> Steps[bool]:
+        """See hardware.card.Slot."""
+        return self.interrupts.raise_vector(vector)
+
+    def set_line(self, level: bool) -> Steps[None]:
+        """See hardware.card.Slot."""
+        return self.interrupts.set_line(level)
+
+    def raise_error(self) -> Steps[bool]:
+        """An uncorrectable error of the function: the ERR interrupt. False if nobody hears it."""
+        return self.interrupts.signal(ERR)
+
+    def request_removal(self) -> Steps[bool]:
+        """Ask user space to give the function back: the REQ interrupt. False if nobody hears it."""
+        return self.interrupts.signal(REQ)
+
+    # --- the state of config space, for drivers that migrate it ---
+
+    def save_pci(self) -> bytes:
+        """The state of config space and of the INTx line, for migration."""
+        return state.save(self.hardware.config, self.config, line=self.interrupts.line)
+
+    @property
+    def pci_state_size(self) -> int:
+        """How many bytes `save_pci` gives."""
+        return state.size(self.hardware.config)
+
+    def load_pci(self, data: bytes) -> Steps[None]:
+        """Take a state over; an INTx line that is asserted is delivered to whoever listens here.
+
+        Raises:
+            StateLost: EINVAL for anything but the state of such a function; nothing has been changed.
+        """
+        line = state.load(data, self.hardware.config, self.config)
+        yield from self.command_written()
+        yield from self.interrupts.set_line(line)
+
     # --- power ---
-
-    @property
-    def power_state(self) -> int:
-        """0 for D0, 3 for D3hot."""
-        cap = self.hardware.caps.get(r.CAP_ID_PM)
-        return 0 if cap is None else self.hardware.read(cap + r.PM_CTRL, 1) & r.PM_CTRL_STATE
-
-    @property
-    def memory_enabled(self) -> bool:
-        """COMMAND lets the function decode memory, and it has power: __vfio_pci_memory_enabled()."""
-        return bool(self.hardware.command & r.COMMAND_MEMORY) and self.power_state < r.D3HOT
 
     def set_power_state(self, state: int) -> Steps[None]:
         """vfio_pci_set_power_state(): a function without NoSoftRst comes back from D3hot reset, and is restored."""
-        power = self.function.power
+        power = self.hardware.function.power
         if power is None or state in (
             1,
             2,
         ):  # D1 and D2 are not supported: pci_set_power_state() refuses them
             return
-        before = self.power_state
-        self._set_power(state)
+        before = self.hardware.power_state
+        self.hardware.force_power_state(state)
         if before == r.D3HOT and not state and not power.no_soft_reset:
             yield from self.try_reset_function()
         yield from self.command_written()
-
-    def _set_power(self, state: int) -> None:
-        cap = self.hardware.caps.get(r.CAP_ID_PM)
-        if cap is not None:
-            control = self.hardware.read(cap + r.PM_CTRL, 1) & ~r.PM_CTRL_STATE
-            self.hardware.force(cap + r.PM_CTRL, 1, control | state)
 
     def wake_up(self) -> Steps[None]:
         """An ioctl, a read or a write in low power mode."""
@@ -262,7 +252,7 @@ class VfioPci(DeviceModel):
                 yield Breathe()
 
     def _adjust(self, memory: SharedBar) -> bool:
-        return memory.move(shown=self.memory_enabled and not self._low_power.engaged)
+        return memory.move(shown=self.hardware.memory_enabled and not self._low_power.engaged)
 
     def set_virtual_intx_disable(self, disabled: bool) -> Steps[None]:
         """See virtual.Driver. It comes with every write to COMMAND, which may have made the function a bus master."""
@@ -280,7 +270,7 @@ class VfioPci(DeviceModel):
         memory = self._memory.get(bar)
         if memory is None:
             try:
-                memory = SharedBar(self.function.bars[bar].size, self.bar_image(bar))
+                memory = SharedBar(self.hardware.function.bars[bar].size, self.hardware.bar_image(bar))
             except OSError as error:
                 raise IoctlError(errno.ENOMEM, f"memory of BAR {bar}: {error.strerror}") from error
             self._memory[bar] = memory
@@ -317,7 +307,7 @@ class VfioPci(DeviceModel):
 
     def reads_show(self, index: int) -> bool:
         """Registers may change when they are read."""
-        return index in self.function.bars and self.bars.reads_show(index)
+        return index in self.hardware.function.bars and self.bars.reads_show(index)
 
     def accept_write(self, index: int, offset: int, size: int) -> int:
         """What is lost anyway is not even copied."""
@@ -333,11 +323,11 @@ class VfioPci(DeviceModel):
 
     def _read_rom(self, offset: int, size: int) -> bytes:
         """vfio_pci_bar_rw() maps the ROM at each read, and pci_map_rom() wants to see its signature then: ENOMEM."""
-        if not self.memory_enabled:
+        if not self.hardware.memory_enabled:
             raise IoctlError(
                 errno.ENOMEM, "no signature of a ROM is to be seen: the function does not decode memory"
             )
-        return (self.function.rom or b"")[offset : offset + size].ljust(size, b"\xff")
+        return (self.hardware.function.rom or b"")[offset : offset + size].ljust(size, b"\xff")
 
     def write_region(self, index: int, offset: int, data: bytes) -> MaybeSteps[None]:
         """One piece."""
@@ -347,13 +337,13 @@ class VfioPci(DeviceModel):
 
     def map_region(self, index: int, offset: int, size: int, prot: int) -> MaybeSteps[int | Mapped] | None:
         """vfio_pci_core_mmap(): whole pages, even of a BAR that is smaller than one."""
-        if index not in self._mappable or not self.function.bars[index].maps(offset, size):
+        if index not in self._mappable or not self.hardware.function.bars[index].maps(offset, size):
             return None
-        return self.map_bar(index, offset, size, prot)
+        return self.hardware.map_bar(index, offset, size, prot)
 
     def maps_registers(self, index: int, offset: int, size: int) -> bool:
         """Registers behind a mapping are the model's no more."""
-        bar = self.function.bars.get(index)
+        bar = self.hardware.function.bars.get(index)
         return bar is not None and bar.has_registers(offset, size)
 
     # --- ioctls and features ---
@@ -380,7 +370,7 @@ class VfioPci(DeviceModel):
     def feature(self, number: int, arg: int, size: int) -> Steps[int]:
         """Low power mode, DMA buffers, the token of virtual functions."""
         if number == c.VFIO_DEVICE_FEATURE_DMA_BUF:
-            return (yield from dmabuf.get(self.function.bars, self.hardware.addresses, arg))
+            return (yield from dmabuf.get(self.hardware.function.bars, self.hardware.config.addresses, arg))
         if number == c.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN:
             self._token = yield from read_user(arg, len(self._token))
             return 0

@@ -15,8 +15,8 @@ from vfioemu.core.base.caller import Caller
 from vfioemu.core.base.effects import GiveFd, Steps, read_user
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.file import File, Mapped
-from vfioemu.devices.pci import registers as r
-from vfioemu.devices.pci.description import Bar
+from vfioemu.devices.pci.hardware import registers as r
+from vfioemu.devices.pci.hardware.description import Bar
 from vfioemu.uapi.kinds import FdKind
 from vfioemu.uapi.structs import DeviceFeatureDmaBuf, RegionDmaRange
 

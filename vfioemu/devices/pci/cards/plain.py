@@ -12,11 +12,12 @@ from msgspec import Meta
 
 from vfioemu.core.base.effects import Breathe, Steps
 from vfioemu.devices.options import OptionTable
-from vfioemu.devices.pci.description import Bar, Encodes, Express, Function, Msi, MsiX
-from vfioemu.devices.pci.function import PciFunction
-from vfioemu.devices.pci.memory import FREED
-from vfioemu.devices.pci.options import PciOptions
-from vfioemu.devices.pci.registers import BAR_COUNT
+from vfioemu.devices.pci.hardware.card import PciHardware
+from vfioemu.devices.pci.hardware.description import Bar, Encodes, Express, Function, Msi, MsiX
+from vfioemu.devices.pci.hardware.memory import FREED
+from vfioemu.devices.pci.hardware.registers import BAR_COUNT
+from vfioemu.devices.pci.vfio_pci.driver import VfioPci
+from vfioemu.devices.pci.vfio_pci.options import PciOptions
 
 MIN_BAR: Final = 16
 MAX_BAR: Final = 1 << 30
@@ -59,13 +60,8 @@ class PlainOptions(PciOptions, frozen=True):
             raise ValueError(f"msix: BAR {_LAST_BAR} is taken, and the MSI-X table belongs there")
 
 
-class PlainFunction(PciFunction):
-    """A PCI function of any shape with nothing behind its BARs but memory."""
-
-    OPTIONS: ClassVar[Mapping[str, str]] = OptionTable(PlainOptions)
-
-    def __init__(self, options: Mapping[str, object]) -> None:
-        super().__init__(options, _describe(PlainOptions.parse(options)))
+class PlainCard(PciHardware):
+    """The card."""
 
     def read_bar(self, bar: int, offset: int, size: int) -> bytes:
         """Memory."""
@@ -82,6 +78,15 @@ class PlainFunction(PciFunction):
             for offset in range(0, memory.size, FREED):
                 memory.clear(offset, FREED)
                 yield Breathe()
+
+
+class PlainFunction(VfioPci):
+    """A PCI function of any shape with nothing behind its BARs but memory."""
+
+    OPTIONS: ClassVar[Mapping[str, str]] = OptionTable(PlainOptions)
+
+    def __init__(self, options: Mapping[str, object]) -> None:
+        super().__init__(options, PlainCard(_describe(PlainOptions.parse(options))))
 
 
 def _describe(options: PlainOptions) -> Function:

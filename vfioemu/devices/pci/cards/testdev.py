@@ -10,8 +10,9 @@ import struct
 from collections.abc import Mapping
 from typing import Final
 
-from vfioemu.devices.pci.description import Bar, Function
-from vfioemu.devices.pci.function import PciFunction
+from vfioemu.devices.pci.hardware.card import PciHardware
+from vfioemu.devices.pci.hardware.description import Bar, Function
+from vfioemu.devices.pci.vfio_pci.driver import VfioPci
 
 _MEMORY: Final = 0x1000
 _PORTS: Final = 0x100
@@ -31,11 +32,11 @@ DESCRIPTION: Final = Function(
 )
 
 
-class PciTestdev(PciFunction):
-    """QEMU's pci-testdev: a conventional PCI function without interrupts; counts accesses."""
+class PciTestdevCard(PciHardware):
+    """The card."""
 
-    def __init__(self, options: Mapping[str, object]) -> None:
-        super().__init__(options, DESCRIPTION)
+    def __init__(self) -> None:
+        super().__init__(DESCRIPTION)
         self._current: tuple[int, int] | None = None
         self._counts: dict[tuple[int, int], int] = {}
 
@@ -72,6 +73,13 @@ class PciTestdev(PciFunction):
         data = _NO_MATCH if test == _WILDCARD else _MATCH
         head = _HEADER.pack(kind * len(_TESTS) + test, 1, _offset(kind, test), data, self._counts[chosen])
         return head + f"{_KINDS[kind]}-{_TESTS[test]}\0".encode()
+
+
+class PciTestdev(VfioPci):
+    """QEMU's pci-testdev: a conventional PCI function without interrupts; counts accesses."""
+
+    def __init__(self, options: Mapping[str, object]) -> None:
+        super().__init__(options, PciTestdevCard())
 
 
 def _offset(kind: int, test: int) -> int:

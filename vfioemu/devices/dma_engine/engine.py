@@ -2,7 +2,7 @@
 """What a dma-engine does to guest memory: writes at a rate or when it is told to, and copies. It pins what it has to."""
 
 import errno
-from typing import Final, Protocol
+from typing import Final
 
 from msgspec import UNSET
 
@@ -15,7 +15,9 @@ from vfioemu.devices.dma_engine.options import Options
 from vfioemu.devices.dma_engine.pace import Pace
 from vfioemu.devices.dma_engine.pins import HeldPages, UsedPages
 from vfioemu.devices.dma_engine.registers import PAGE, Registers
+from vfioemu.devices.dma_engine.vectors import Vectors
 from vfioemu.devices.dma_engine.writer import Writer
+from vfioemu.devices.pci import PciHardware
 from vfioemu.native.dma import DmaBatch, Op, Status
 from vfioemu.native.log import DirtyLog
 from vfioemu.uapi.dma_engine import MAX_BATCH, PinMode, Register
@@ -27,32 +29,19 @@ MAX_AT_ONCE: Final = 256
 """Writes in one call of `work`, which holds up everybody else: what is due beyond waits for the next."""
 
 
-class Owner(Protocol):
-    """The device whose activity it is."""
-
-    host: Host
-    log: DirtyLog | None
-    """Where its DMA is logged."""
-
-    @property
-    def may_dma(self) -> bool:
-        """It is a bus master, or need not be one."""
-
-    def raise_vector(self) -> Steps[None]:
-        """Interrupt."""
-
-
-class Activity:
+class Engine:
     """The DMA of a device.
 
     Args:
-        owner: the device.
+        hardware: the card.
         options: of the device.
         registers: what its driver has set.
         writer: what it writes.
         journal: where it notes that, if anywhere.
+        vectors: its interrupts.
 
     Attributes:
+        log: where its DMA is logged, if anywhere.
         held: the pages that it has pinned for itself.
         pinning: it pins pages before it writes to them.
         pace: how many writes are due.
@@ -60,13 +49,16 @@ class Activity:
 
     def __init__(
         self,
-        owner: Owner,
+        hardware: PciHardware,
         options: Options,
         registers: Registers,
         writer: Writer,
         journal: Journal | None,
+        vectors: Vectors,
     ) -> None:
-        self._owner = owner
+        self._hardware = hardware
+        self._vectors = vectors
+        self.log: DirtyLog | None = None
         self._options = options
         self._registers = registers
         self._writer = writer
@@ -79,7 +71,7 @@ class Activity:
 
     @property
     def _host(self) -> Host:
-        return self._owner.host
+        return self._hardware.host
 
     def reset(self) -> None:
         """As after power on."""
@@ -121,7 +113,7 @@ class Activity:
             count -= size
             if slices.done(size * _WORK):
                 yield from slices.breathe()
-            if not self._owner.may_dma:
+            if not self._hardware.may_dma:
                 writer.failed += size
                 continue
             pages = yield from self._reach(writer.next_pages(size))
@@ -130,7 +122,7 @@ class Activity:
                 continue
             batch = writer.batch(pages)
             try:
-                done = yield from self._host.dma_batch(batch, self._owner.log)
+                done = yield from self._host.dma_batch(batch, self.log)
             except IoctlError:
                 done = 0  # the container as a whole does not let it: a vaddr is invalid
             self._note_use(batch)
@@ -175,7 +167,12 @@ class Activity:
         every = self._registers[Register.IRQ_EVERY]
         if every:
             for _ in range(self._writer.writes // every - before // every):
-                yield from self._owner.raise_vector()
+                yield from self.raise_vector()
+
+    def raise_vector(self, vector: int | None = None) -> Steps[None]:
+        """Raise a vector, and count that: by default IRQ_VECTOR."""
+        self._writer.irqs += 1
+        return self._vectors.raise_vector(self._registers[Register.IRQ_VECTOR] if vector is None else vector)
 
     def begin_to_pin(self) -> Steps[int]:
         """From now on pages are pinned before they are written, and those that have been are pinned at once."""
@@ -224,7 +221,7 @@ class Activity:
             part = min(size - at, PAGE - (iova + at) % PAGE)
             batch.add(operation, iova + at, part, at)
             at += part
-        done = yield from self._host.dma_batch(batch, self._owner.log)
+        done = yield from self._host.dma_batch(batch, self.log)
         if operation != Op.READ:
             self._note_use(batch)
         if done < len(batch):

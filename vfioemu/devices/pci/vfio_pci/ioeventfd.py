@@ -3,17 +3,16 @@
 
 import errno
 from collections.abc import Callable
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from vfioemu.core.base.effects import Steps, Watch, Watcher, locked, read_user
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.locks import Lock
-from vfioemu.core.model.host import Host
 from vfioemu.core.model.irqs import take_eventfd
 from vfioemu.core.model.regions import OFFSET_SHIFT
-from vfioemu.devices.pci import registers as r
-from vfioemu.devices.pci.bars import BarAccess
-from vfioemu.devices.pci.description import Function
+from vfioemu.devices.pci.hardware import registers as r
+from vfioemu.devices.pci.hardware.card import PciHardware
+from vfioemu.devices.pci.vfio_pci.bars import BarAccess
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.structs import DeviceIoeventfd
 
@@ -33,23 +32,12 @@ class Rule(NamedTuple):
     size: int
 
 
-class Owner(Protocol):
-    """Whose BARs they are."""
-
-    function: Function
-    bars: BarAccess
-    host: Host
-
-    @property
-    def memory_enabled(self) -> bool:
-        """The function decodes memory."""
-
-
 class IoEventFds:
     """The rules of one open function."""
 
-    def __init__(self, owner: Owner) -> None:
-        self._owner = owner
+    def __init__(self, hardware: PciHardware, bars: BarAccess) -> None:
+        self._hardware = hardware
+        self._access = bars
         self._lock = Lock("ioeventfds")
         self._rules: dict[Rule, Watcher] = {}
 
@@ -92,26 +80,27 @@ class IoEventFds:
             self._rules[rule] = yield Watch(eventfd, self._writer(rule))
 
     def _check(self, rule: Rule) -> None:
-        bars = self._owner.function.bars
+        bars = self._hardware.function.bars
         size = bars[rule.bar].size if rule.bar in bars else 0
         if rule.bar >= r.BAR_COUNT or rule.offset + rule.size > size:
             raise IoctlError(errno.EINVAL, f"{rule} is in no BAR")
-        access = self._owner.bars
+        access = self._access
         if any(access.hidden(rule.bar, rule.offset + i, 1) for i in range(rule.size)):
             raise IoctlError(errno.EINVAL, f"{rule} is in the MSI-X table")
-        if rule.size == _QWORD and not self._owner.host.profile.ioeventfd_64:
+        if rule.size == _QWORD and not self._hardware.host.profile.ioeventfd_64:
             raise IoctlError(
-                errno.EINVAL, f"flags: {self._owner.host.profile.name} makes no writes of {rule.size} bytes"
+                errno.EINVAL,
+                f"flags: {self._hardware.host.profile.name} makes no writes of {rule.size} bytes",
             )
 
     def _writer(self, rule: Rule) -> Callable[[], Steps[None]]:
         """vfio_pci_ioeventfd_thread()."""
 
         def write() -> Steps[None]:
-            if self._owner.function.bars[rule.bar].kind == "io" or self._owner.memory_enabled:
+            if self._hardware.function.bars[rule.bar].kind == "io" or self._hardware.memory_enabled:
                 mask = (1 << 8 * rule.size) - 1
                 data = (rule.data & mask).to_bytes(rule.size, "little")
-                yield from self._owner.bars.write(rule.bar, rule.offset, data)
+                yield from self._access.write(rule.bar, rule.offset, data)
 
         return write
 

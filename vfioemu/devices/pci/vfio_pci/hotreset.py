@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from vfioemu.core.base.effects import Breathe, EventFd, Steps, TakeFd, read_user, write_user
 from vfioemu.core.base.errors import IoctlError, header_why
 from vfioemu.core.objects.group import GroupFile
-from vfioemu.devices.pci import names
+from vfioemu.devices.pci.vfio_pci import names
 from vfioemu.uapi.structs import PciDependentDevice, PciHotReset, PciHotResetInfo
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from vfioemu.core.base.effects import MaybeSteps, Steps
-from vfioemu.devices.pci.description import (
+from vfioemu.devices.pci.hardware.card import PciHardware
+from vfioemu.devices.pci.hardware.description import (
     Bar,
     Express,
     ExtendedCapability,
@@ -22,8 +23,8 @@ from vfioemu.devices.pci.description import (
     MsiX,
     PowerManagement,
 )
-from vfioemu.devices.pci.function import PciFunction
-from vfioemu.devices.pci.registers import EXP_TYPE_RC_END
+from vfioemu.devices.pci.hardware.registers import EXP_TYPE_RC_END
+from vfioemu.devices.pci.vfio_pci.driver import VfioPci
 
 CTRL: Final = 0x0000
 CTRL_DUP: Final = 0x0004
@@ -108,11 +109,11 @@ DESCRIPTION: Final = Function(
 )
 
 
-class E1000e(PciFunction):
-    """QEMU's Intel 82574L network controller: config space, BARs, MSI-X and initial registers; moves no packets."""
+class E1000eCard(PciHardware):
+    """The card."""
 
-    def __init__(self, options: Mapping[str, object]) -> None:
-        super().__init__(options, DESCRIPTION)
+    def __init__(self) -> None:
+        super().__init__(DESCRIPTION)
         self._values = dict(_INITIAL)
         self._selected = 0
 
@@ -186,6 +187,13 @@ class E1000e(PciFunction):
             yield from self.interrupt()
         else:
             yield from self.set_intx(False)
+
+
+class E1000e(VfioPci):
+    """QEMU's Intel 82574L network controller: config space, BARs, MSI-X and initial registers; moves no packets."""
+
+    def __init__(self, options: Mapping[str, object]) -> None:
+        super().__init__(options, E1000eCard())
 
 
 def _part(value: int, offset: int, size: int) -> bytes:

@@ -11,8 +11,8 @@ from typing import Final
 
 from vfioemu.core.base.effects import Steps
 from vfioemu.core.model.irqs import IrqTable
-from vfioemu.devices.pci import registers as r
-from vfioemu.devices.pci.hardware import ConfigHardware
+from vfioemu.devices.pci.hardware import registers as r
+from vfioemu.devices.pci.hardware.config import ConfigSpace
 from vfioemu.uapi import constants as c
 
 MSI: Final = c.VFIO_PCI_MSI_IRQ_INDEX
@@ -32,7 +32,7 @@ class Messages:
     """
 
     def __init__(
-        self, hardware: ConfigHardware, table: Callable[[], IrqTable], may_send: Callable[[], bool]
+        self, hardware: ConfigSpace, table: Callable[[], IrqTable], may_send: Callable[[], bool]
     ) -> None:
         self._hardware = hardware
         self._table = table

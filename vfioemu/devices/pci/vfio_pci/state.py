@@ -10,15 +10,15 @@ import struct
 from typing import Final
 
 from vfioemu.core.model.streams import StateLost
-from vfioemu.devices.pci import registers as r
-from vfioemu.devices.pci.hardware import ConfigHardware
-from vfioemu.devices.pci.virtual import VirtualConfig
+from vfioemu.devices.pci.hardware import registers as r
+from vfioemu.devices.pci.hardware.config import ConfigSpace
+from vfioemu.devices.pci.vfio_pci.virtual import VirtualConfig
 
 _HEAD: Final = struct.Struct("<4sHHHBx")
 _MAGIC: Final = b"PCI\x01"
 
 
-def save(hardware: ConfigHardware, config: VirtualConfig, *, line: bool) -> bytes:
+def save(hardware: ConfigSpace, config: VirtualConfig, *, line: bool) -> bytes:
     """Registers, vfio-pci's copy of them, and whether INTx is asserted."""
     head = _HEAD.pack(
         _MAGIC, len(hardware.data), hardware.read(r.VENDOR_ID, 2), hardware.read(r.DEVICE_ID, 2), line
@@ -26,12 +26,12 @@ def save(hardware: ConfigHardware, config: VirtualConfig, *, line: bool) -> byte
     return head + bytes(hardware.data) + bytes(config.copy)
 
 
-def size(hardware: ConfigHardware) -> int:
+def size(hardware: ConfigSpace) -> int:
     """How long that is."""
     return _HEAD.size + 2 * len(hardware.data)
 
 
-def load(data: bytes, hardware: ConfigHardware, config: VirtualConfig) -> bool:
+def load(data: bytes, hardware: ConfigSpace, config: VirtualConfig) -> bool:
     """Take a state over: whether INTx is asserted.
 
     Raises:
@@ -55,7 +55,7 @@ def load(data: bytes, hardware: ConfigHardware, config: VirtualConfig) -> bool:
     return bool(line)
 
 
-def _driven_by_host(hardware: ConfigHardware) -> dict[int, int]:
+def _driven_by_host(hardware: ConfigSpace) -> dict[int, int]:
     """Bits that follow from which interrupts are enabled here: byte -> mask."""
     kept = {r.COMMAND + 1: r.COMMAND_INTX_DISABLE >> 8}
     if (msi := hardware.caps.get(r.CAP_ID_MSI)) is not None:

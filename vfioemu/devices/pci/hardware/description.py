@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol, TypeAlias
 
-from vfioemu.devices.pci import registers as r
+from vfioemu.devices.pci.hardware import registers as r
 
 BarKind: TypeAlias = Literal["mem32", "mem64", "io"]
 

@@ -8,9 +8,9 @@ lies in the rest of that page, which vfio-pci then reserves: what is mapped is t
 from collections.abc import Mapping
 from typing import Final
 
-from vfioemu.devices.pci.description import Function
-from vfioemu.devices.pci.hardware import rom_size
-from vfioemu.devices.pci.registers import ROM_BAR
+from vfioemu.devices.pci.hardware.config import rom_size
+from vfioemu.devices.pci.hardware.description import Function
+from vfioemu.devices.pci.hardware.registers import ROM_BAR
 
 _PAGE: Final = 4096
 
