@@ -14,6 +14,7 @@ from vfioemu.migration.address import Address
 from vfioemu.migration.destination import Destination
 from vfioemu.migration.engine import Engine
 from vfioemu.migration.plan import PAGE, Limits, Reason
+from vfioemu.migration.policies.policy import GiveUp, GoOn
 from vfioemu.migration.result import Patience
 from vfioemu.migration.source import Source
 from vfioemu.migration.virtual import replay
@@ -84,6 +85,37 @@ async def test_migration_moves_all_and_proves_it(scheme, tmp_path, monkeypatch):
         Engine(result.engine.plan, result.engine.limits), result.engine.timeline.began, result.history
     )
     assert again[-1] == result.finish
+
+
+class Slowing:
+    """A policy that slows the CPUs down, and then gives up."""
+
+    def __init__(self, limits):
+        self.asked = 0
+
+    def decide(self, situation):
+        self.asked += 1
+        return GoOn(0.5) if self.asked == 1 else GiveUp(Reason.NOT_CONVERGING, "asked twice")
+
+
+async def test_cpus_are_slowed_down_as_the_policy_says_and_run_freely_afterwards():
+    told = []
+    async with fake_guest(running=True) as guest, destination() as (address, _, _):
+        source = Source(guest, address, Limits(downtime=0.3), policy=Slowing, tell=told.append)
+        result = await source.migrate()
+        assert (result.finish.detail, result.finish.source_runs) == ("asked twice", True)
+        assert [event.share for event in told if isinstance(event, events.Throttled)] == [0.5, 0.0]
+        assert guest.cpus.throttle == 0.0
+        await progresses(guest)
+
+
+@pytest.mark.parametrize("throttle", [0.0, 0.75])
+async def test_cpus_write_in_their_share_of_the_time(throttle, autojump_clock):
+    async with fake_guest(running=False, cpus=1, cpu_rate=1000.0) as guest:
+        guest.cpus.resume()
+        guest.cpus.throttle = throttle
+        await trio.sleep(10)
+        assert guest.cpus.writes == pytest.approx(10_000 * (1 - throttle), rel=0.01)
 
 
 @pytest.mark.parametrize("claims", [[], ["dma1"], ["dma0"]])

@@ -12,6 +12,9 @@ from vfioemu.migration.actions import Finish, Outcome, TargetKind
 from vfioemu.migration.engine import Engine, Phase
 from vfioemu.migration.handover import Handover, Standing
 from vfioemu.migration.plan import Block, ContainerPlan, DevicePlan, Limits, Plan, Reason, Tracker
+from vfioemu.migration.policies.auto_converge import AutoConverge
+from vfioemu.migration.policies.policy import GiveUp, GoOn, StopGuest
+from vfioemu.migration.policies.precopy_limits import PrecopyLimits
 from vfioemu.uapi import constants as u
 
 FLAGS = u.VFIO_MIGRATION_STOP_COPY, u.VFIO_MIGRATION_P2P, u.VFIO_MIGRATION_PRE_COPY
@@ -38,6 +41,7 @@ class World:
     plan: Plan
     now: float = 0.0
     cpus: bool = True
+    throttle: float = 0.0
     tracking: set = field(default_factory=set)
     states: dict = field(default_factory=dict)
     pages: int = 0
@@ -116,6 +120,8 @@ class World:
                 self.cpus = False
             case do.ResumeCpus():
                 self.cpus = True
+            case do.Throttle(share):
+                self.throttle = share
             case do.SetState(name, state):
                 assert legal_arc(self.states[name], state)
                 self.states[name] = state
@@ -177,6 +183,7 @@ class World:
             assert not self.writers, "in doubt, and the source runs"
         else:
             assert source_runs
+            assert not self.throttle, "it runs slowly for ever"
             assert not destination_runs
             if finish.source_runs:
                 assert all(state == u.VFIO_DEVICE_STATE_RUNNING for state in self.states.values())
@@ -245,12 +252,31 @@ CAN_FAIL = (
 )
 
 
+class Fickle:
+    """A policy that may decide anything, ten times."""
+
+    def __init__(self, data):
+        self.data = data
+        self.left = 10
+
+    def decide(self, situation):
+        assert len(situation.rounds) >= 2
+        self.left -= 1
+        if not self.left:
+            return StopGuest()
+        decisions = st.builds(GoOn, st.sampled_from([0.0, 0.2, 0.99])) | st.sampled_from(
+            [StopGuest(), GiveUp(Reason.NOT_CONVERGING, "")]
+        )
+        return self.data.draw(decisions, label="decision")
+
+
 @settings(max_examples=300, deadline=None)
 @given(plan=plans(), data=st.data())
 def test_any_failure_and_any_cancel_leaves_exactly_one_owner(plan, data):
     world = World(plan)
     limits = Limits(bandwidth=data.draw(st.sampled_from([0, 2_000_000])), max_rounds=5, slice_bytes=1 << 20)
-    engine = Engine(plan, limits)
+    policies = [PrecopyLimits, AutoConverge, lambda _: Fickle(data)]
+    engine = Engine(plan, limits, data.draw(st.sampled_from(policies), label="policy"))
 
     def decide(action):
         fate = data.draw(

@@ -121,6 +121,10 @@ class TextDisplay:
                     self._line(f" {_PHASES[phase]}")
             case events.Round():
                 self._round(event)
+            case events.Throttled(share=share):
+                self._line(
+                    f" the CPUs stand still for {share:.0%} of the time" if share else " the CPUs run freely"
+                )
             case events.Owner(owner=owner, side=side):
                 if owner == "destination":
                     self._line(

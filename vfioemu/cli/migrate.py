@@ -15,6 +15,7 @@ from vfioemu.cli.guest_options import address, guest_options, guest_spec, place_
 from vfioemu.cli.hints import daemon_failed
 from vfioemu.cli.signals import Signals, name_of
 from vfioemu.cli.values import DURATION, RATE
+from vfioemu.migration import policies
 from vfioemu.migration.address import Address
 from vfioemu.migration.background import background
 from vfioemu.migration.plan import Limits, Reason
@@ -24,7 +25,7 @@ from vfioemu.migration.vfio import open_guest
 
 ALIVE = 0.3
 _HINTS = {
-    "not_converging": "allow more --downtime or --bandwidth, or let the guest write less",
+    "not_converging": "allow more --downtime or --bandwidth, or slow its CPUs down: --policy auto-converge",
     "device_state_too_large": "allow more --downtime",
     "peer_lost": "is `vfioemu incoming` running there?",
     "peer_silent": "the log of the destination's daemon may say why; --stop-timeout allows more",
@@ -47,6 +48,13 @@ _HINTS = {
     type=DURATION,
     default="0",
     help="How long to wait until `vfioemu incoming` listens. [default: not]",
+)
+@click.option(
+    "--policy",
+    type=click.Choice(policies.names()),
+    default="precopy-limits",
+    show_default=True,
+    help="Who decides when it stops, whether its CPUs are slowed down, and when to give up.",
 )
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Compare all pages and devices.")
 @click.option("--stay", is_flag=True, help="After a failure, run the guest on until Ctrl-C.")
@@ -101,6 +109,7 @@ def command(ctx: click.Context, /, uri: str, **options: Any) -> int:
                             guest,
                             target,
                             limits,
+                            policy=policies.load(options["policy"]),
                             verify=options["verify"],
                             tell=display.show,
                             patience=Patience(stopped=options["stop_timeout"], listen=options["wait"]),

@@ -17,6 +17,7 @@ SetState(device)        MIG_DEVICE_STATE                            Done | Faile
 ResetDevice(device)     DEVICE_RESET                                Done | Failed
 SendDevice(device)      bytes of its saving fd                      DeviceSent | Failed
 PauseCpus / ResumeCpus  virtual CPUs                                Done
+Throttle(share)         slow the virtual CPUs down                  Done
 Wait(seconds)           nothing, for so long                        Done | Failed
 SendCpus                state of the virtual CPUs                   Done | Failed
 SendSums                checksums, device ledgers; the comparison   Checked | Failed
@@ -139,6 +140,17 @@ class ResumeCpus:
 
 
 @dataclass(frozen=True, slots=True)
+class Throttle:
+    """Keep the virtual CPUs from running for a share of the time.
+
+    Attributes:
+        share: from 0, they run as fast as they like, to less than 1.
+    """
+
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
 class SendCpus:
     """Send the state of the (stopped) virtual CPUs."""
 
@@ -226,6 +238,7 @@ Action: TypeAlias = (
     | SendDevice
     | PauseCpus
     | ResumeCpus
+    | Throttle
     | SendCpus
     | SendSums
     | Wait

@@ -111,11 +111,13 @@ class Cpus:
 
     Attributes:
         running: they run, or would if `run()` did.
+        throttle: the share of time, less than 1, in which they are kept from running.
     """
 
     def __init__(self, workloads: Sequence[Workload], *, running: bool) -> None:
         self.cpus = [VirtualCpu(index, workload) for index, workload in enumerate(workloads)]
         self.running = running
+        self.throttle = 0.0
         self._resumed = trio.Event()
         if running:
             self._resumed.set()
@@ -152,7 +154,8 @@ class Cpus:
                 continue
             now = trio.current_time()
             # A CPU that was kept waiting catches up a little, not all of it: real ones do not either.
-            due = min(due + (now - last) * cpu.workload.rate, cpu.workload.rate * TICK * 10)
+            rate = cpu.workload.rate * (1 - self.throttle)
+            due = min(due + (now - last) * rate, rate * TICK * 10)
             last = now
             until = now + TICK  # whatever rate it has: others want to run, and signals to be seen
             while due >= 1 and trio.current_time() < until:

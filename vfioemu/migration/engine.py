@@ -8,13 +8,14 @@ confirmed by the destination, so that both sides never run; the first 100 ms are
 not converge ends with a reason instead of running for ever.
 
 Like the handlers of the core it is written as a generator, here of actions, because the order *is* the algorithm and
-a reader should see it in one piece. `Engine.step()` hides the generator.
+a reader should see it in one piece. `Engine.step()` hides the generator. What is a matter of taste (when the guest stops, when to
+give up, whether its CPUs are slowed down) is asked of a policy after each round (policies/policy.py), which can break no rule.
 
 Rules that must never break, and that tests/migration/test_engine.py holds against any sequence of events:
 
 * tracking is on, in every container, before the first page is read;
 * devices are stopped (P2P first) and the CPUs paused before the final sync, and the final sync is before the last page;
-* until COMMIT any failure ends with devices RUNNING, CPUs running and tracking off on the source;
+* until COMMIT any failure ends with devices RUNNING, CPUs running at full speed and tracking off on the source;
 * after COMMIT the source runs again only if the destination has refused; if nobody can tell, nobody guesses.
 """
 
@@ -27,6 +28,8 @@ from vfioemu.migration import actions as do
 from vfioemu.migration.actions import Action, Event, Finish, Outcome, Target, TargetKind
 from vfioemu.migration.pace import Pace
 from vfioemu.migration.plan import PAGE, DevicePlan, Limits, Plan, Reason, Round, Timeline, Tracker
+from vfioemu.migration.policies.policy import GiveUp, GoOn, MakePolicy, Situation, StopGuest
+from vfioemu.migration.policies.precopy_limits import PrecopyLimits
 from vfioemu.uapi.constants import (
     VFIO_DEVICE_STATE_PRE_COPY,
     VFIO_DEVICE_STATE_PRE_COPY_P2P,
@@ -71,6 +74,7 @@ class Engine:
     Args:
         plan: the guest.
         limits: what the user allows.
+        policy: is made, and asked after each round: policies/.
 
     Attributes:
         phase: where it is; for display.
@@ -79,9 +83,10 @@ class Engine:
         ram_bytes: bytes of RAM sent so far, headers included.
         state_bytes: bytes of device state sent so far.
         connected: the destination has accepted the guest.
+        throttle: the share of time in which the CPUs are kept from running.
     """
 
-    def __init__(self, plan: Plan, limits: Limits) -> None:
+    def __init__(self, plan: Plan, limits: Limits, policy: MakePolicy = PrecopyLimits) -> None:
         self.plan = plan
         self.limits = limits
         self.phase = Phase.NEW
@@ -95,6 +100,8 @@ class Engine:
         self._cancelled = False
         self._flow: Flow[Finish] = self._migrate()
         self.connected = False
+        self.throttle = 0.0
+        self._policy = policy(limits)
         self._tracking: list[Target] = []
         self._touched: list[DevicePlan] = []
         self._paused = False
@@ -205,10 +212,9 @@ class Engine:
         began = self._now
         while True:
             if self.remaining == 0 or self.remaining < self.threshold:
-                exact = yield from self._sync(final=False)
-                if exact == 0 or exact < self.threshold:
+                left = yield from self._sync(final=False)
+                if (yield from self._decide(left, began)):
                     return
-                self._check_progress(exact, began)
             sent = 0
             for device in self.plan.devices:
                 if device.precopy and self._device_pending.get(device.name, 0):
@@ -220,23 +226,28 @@ class Engine:
                 yield from self._must(do.Wait(wait))
             self._pace.measure(self._now)
 
-    def _check_progress(self, exact: int, began: float) -> None:
-        last = self.rounds[-1]
-        seconds = self._now - began
-        if last.number <= self.limits.max_rounds and not 0 < self.limits.max_seconds < seconds:
-            return
-        needed = f"{exact / self.bandwidth:.3g} s of downtime" if self.bandwidth else "a faster connection"
-        if last.device_bytes > self.threshold:
-            raise _Abandoned(
-                Reason.DEVICE_STATE_TOO_LARGE,
-                f"{last.device_bytes} bytes of device state are above the threshold of {self.threshold:.0f} bytes;"
-                f" it would take {needed}",
+    def _decide(self, left: int, began: float) -> Flow[bool]:
+        """Ask the policy; True: the guest stops now."""
+        decision = self._policy.decide(
+            Situation(
+                rounds=self.rounds,
+                seconds=self._now - began,
+                left=left,
+                bandwidth=self.bandwidth,
+                threshold=self.threshold,
+                throttle=self.throttle,
             )
-        raise _Abandoned(
-            Reason.NOT_CONVERGING,
-            f"after {last.number} rounds in {seconds:.1f} s {exact} bytes are left, above the threshold of"
-            f" {self.threshold:.0f} bytes; it would take {needed}",
         )
+        match decision:
+            case StopGuest():
+                return True
+            case GiveUp(reason, detail):
+                raise _Abandoned(reason, detail)
+            case GoOn(throttle):
+                if throttle != self.throttle:
+                    self.throttle = throttle  # before it is asked for: a rollback takes it away, done or not
+                    yield from self._must(do.Throttle(throttle))
+                return False
 
     def _stop(self) -> Flow[None]:
         """QEMU's vm_stop(): CPUs first, then the devices in two passes, children before parents."""
@@ -294,6 +305,9 @@ class Engine:
             return self._end(Finish(Outcome.IN_DOUBT, why.reason, why.detail, errno=why.errno))
         self.phase = Phase.ROLLBACK
         lost = yield from self._resume()
+        if self.throttle:
+            yield from self._try(do.Throttle(0.0))
+            self.throttle = 0.0
         if self.connected:
             yield from self._try(do.Abort(why.reason, why.detail))
         for target in reversed(self._tracking):

@@ -108,6 +108,12 @@ class Progress(Told, frozen=True, kw_only=True, tag="progress"):
     cpu_writes: int
 
 
+class Throttled(Told, frozen=True, kw_only=True, tag="throttle"):
+    """The CPUs are kept from running for another share of the time, from 0 to less than 1."""
+
+    share: float
+
+
 class Device(Told, frozen=True, kw_only=True, tag="device"):
     """A device has changed its state."""
 
@@ -189,6 +195,7 @@ Event: TypeAlias = (
     | Synced
     | Round
     | Progress
+    | Throttled
     | Device
     | Owner
     | LostWrite

@@ -24,6 +24,8 @@ from vfioemu.migration.messages import Checked, Cpus, Handshake, Hello, Ledger, 
 from vfioemu.migration.narrator import Narrator
 from vfioemu.migration.peer import Peer, query
 from vfioemu.migration.plan import PAGE, Limits, Reason, Tracker
+from vfioemu.migration.policies.policy import MakePolicy
+from vfioemu.migration.policies.precopy_limits import PrecopyLimits
 from vfioemu.migration.ram import split_zero, sums
 from vfioemu.migration.result import Patience, Result, exit_code, stopped_limit
 from vfioemu.migration.stream import MAX_DETAIL, FrameType, StreamError
@@ -48,6 +50,7 @@ class Source:
         guest: what is migrated; its CPUs and devices run.
         address: where to.
         limits: what the user allows.
+        policy: when the guest stops, when it is slowed down, when to give up.
         verify: compare every page and device before the destination runs.
         tell: gets every event of events.py.
         patience: how long to wait for the destination.
@@ -65,6 +68,7 @@ class Source:
         address: Address,
         limits: Limits,
         *,
+        policy: MakePolicy = PrecopyLimits,
         verify: bool = True,
         tell: Callable[[events.Told], None] = lambda told: None,
         patience: Patience | None = None,
@@ -76,6 +80,7 @@ class Source:
         self.narrator = Narrator(tell, "source")
         self._address = address
         self._limits = limits
+        self._policy = policy
         self._verify = verify
         self._patience = patience or Patience()
         limit = self._patience.stopped
@@ -108,7 +113,7 @@ class Source:
     async def migrate(self) -> Result:
         """Migrate. However it ends, the result says who runs the guest."""
         plan = await self.guest.plan(verify=self._verify)
-        self._engine = Engine(plan, self._limits)
+        self._engine = Engine(plan, self._limits, self._policy)
         if self.cancelling:
             self._engine.cancel()
         self._tell_plan(self._engine)
@@ -224,6 +229,9 @@ class Source:
                 self._stopped_until = trio.current_time() + self._stopped_limit
             case do.ResumeCpus():
                 guest.cpus.resume()
+            case do.Throttle(share):
+                guest.cpus.throttle = share
+                self.narrator.say(events.Throttled(share=share))
             case do.Wait(seconds):
                 await trio.sleep(seconds)
             case do.SendCpus():

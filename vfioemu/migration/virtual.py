@@ -39,6 +39,7 @@ class VirtualGuest:
     logged: float = 0.0
     sent: int = 0
     running: bool = True
+    throttle: float = 0.0
     history: list[Action] = field(default_factory=list)
 
     def pass_time(self, seconds: float) -> None:
@@ -47,10 +48,11 @@ class VirtualGuest:
         if not self.running or not self.working_set:
             return
         clean = self.working_set - self.logged
+        writes = self.write_rate * (1 - self.throttle) * seconds
         if self.overlap:
-            self.logged += clean * -math.expm1(-self.write_rate * seconds / self.working_set)
+            self.logged += clean * -math.expm1(-writes / self.working_set)
         else:
-            self.logged += min(clean, self.write_rate * seconds)
+            self.logged += min(clean, writes)
 
     def sync(self) -> int:
         """Merge the log into the dirty pages; how many that added."""
@@ -94,6 +96,8 @@ def _perform(guest: VirtualGuest, engine: Engine, action: Action) -> Event:
             guest.running = False
         case do.ResumeCpus():
             guest.running = True
+        case do.Throttle(share):
+            guest.throttle = share
         case do.Wait(seconds):
             guest.pass_time(seconds)
         case do.Sync():
@@ -115,6 +119,18 @@ def _perform(guest: VirtualGuest, engine: Engine, action: Action) -> Event:
             return do.Checked(guest.now)
         case do.Commit() | do.Query():
             return do.Started(guest.now)
-        case _:
-            pass
+        case (
+            do.Connect()
+            | do.StartTracking()
+            | do.StopTracking()
+            | do.SetState()
+            | do.ResetDevice()
+            | do.SendCpus()
+            | do.Prepare()
+            | do.Abort()
+            | do.Release()
+        ):
+            pass  # nothing that takes time, or that a count can tell
+        case do.Finish():
+            raise AssertionError("nothing is to be done for it")
     return do.Done(guest.now)
