@@ -7,6 +7,7 @@ from typing import Final, TypeAlias
 
 from tests.fuzzing.model import PAGE
 from vfioemu.core.base.profile import Quirks
+from vfioemu.core.base.userrange import TASK_SIZE_MAX
 from vfioemu.core.memory.iommu_spec import IommuSpec
 from vfioemu.core.objects.machine import Machine
 from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
@@ -18,7 +19,7 @@ IOMMU: Final = IommuSpec(address_bits=48, pgsizes=0x40201000, reserved=((0xFEE0_
 DATA_PAGES: Final = 48
 ARGUMENT_SIZE: Final = 8 * PAGE
 BITMAP_SIZE: Final = 4 * PAGE
-ADDRESS_END: Final = 0x7FFF_FFFF_F000
+ADDRESS_END: Final = TASK_SIZE_MAX
 """End of user addresses."""
 
 VFIO_PCI: Final = "vfio-pci"

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from typing import Final
 
 from vfioemu.core.base.effects import Buffer
+from vfioemu.core.base.userrange import TASK_SIZE_MAX
 
 PAGE: Final = 4096
 GUARD: Final = 8 << 20
 FIRST_ADDRESS: Final = 0x7F00_0000_0000
-ADDRESS_LIMIT: Final = 0x7FFF_FFFF_F000
-"""TASK_SIZE_MAX of x86-64: user addresses end here."""
+ADDRESS_LIMIT: Final = TASK_SIZE_MAX
 
 NONE: Final = 0
 READ: Final = 1

@@ -26,14 +26,6 @@ DMA_UNMAP_RETRIES: Final = 10
 DEVICE_NAME_MAX: Final = PAGE_SIZE
 """GET_DEVICE_FD: strndup_user(arg, PAGE_SIZE), the NUL included."""
 
-TASK_SIZE_MAX: Final = 0x7FFF_FFFF_F000
-"""End of a user's addresses: x86-64 with 4-level paging."""
-
-
-def access_ok(addr: int, size: int) -> bool:
-    """Whether [addr, addr+size) are addresses that a user may have at all (access_ok())."""
-    return size <= TASK_SIZE_MAX and addr <= TASK_SIZE_MAX - size
-
 
 def dirty_bitmap_bytes(npages: int) -> int:
     """DIRTY_BITMAP_BYTES(): a bit per page, in whole 64-bit words."""

@@ -6,16 +6,16 @@ from typing import Final
 
 from vfioemu.core.base.errors import IoctlError
 
-USER_END: Final = 0x7FFFFFFFF000
-"""TASK_SIZE_MAX of x86-64 with four page table levels: no user memory at or above it."""
+TASK_SIZE_MAX: Final = 0x7FFFFFFFF000
+"""End of a user's addresses on x86-64 with four page table levels: no user memory at or above it."""
 
 MAX_RW_COUNT: Final = 0x7FFFF000
 """No read or write moves more than this; the rest is a short count."""
 
 
-def is_user_range(addr: int, size: int) -> bool:
-    """access_ok()."""
-    return addr + size <= USER_END
+def access_ok(addr: int, size: int) -> bool:
+    """Tell whether [addr, addr+size) are addresses that a user may have at all (access_ok())."""
+    return addr + size <= TASK_SIZE_MAX
 
 
 def refuse_bad_range(addr: int, size: int, position: int = 0) -> None:
@@ -23,7 +23,7 @@ def refuse_bad_range(addr: int, size: int, position: int = 0) -> None:
 
     EINVAL, too, for bytes behind the largest offset that a file can have.
     """
-    if not is_user_range(addr, size):
+    if not access_ok(addr, size):
         raise IoctlError(errno.EFAULT, f"{addr:#x}+{size:#x} is not user memory")
     if size >> 63:
         raise IoctlError(errno.EINVAL, f"a count of {size:#x} is negative")

@@ -17,7 +17,7 @@ from vfioemu.core.base.effects import PinUser, Steps, locked, read_user, write_u
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.limits import PAGE_SIZE
 from vfioemu.core.base.locks import Lock
-from vfioemu.core.base.userrange import is_user_range
+from vfioemu.core.base.userrange import access_ok
 
 _U64: Final = (1 << 64) - 1
 _WINDOW_PAGES: Final = PAGE_SIZE // 8
@@ -218,7 +218,7 @@ class _Window:
             return False
         npages = -(-(self._total - index) // PAGE_SIZE) + (address % PAGE_SIZE != 0)
         npages = min(npages, _WINDOW_PAGES)
-        if not is_user_range(page, npages * PAGE_SIZE):
+        if not access_ok(page, npages * PAGE_SIZE):
             return False
         present: int = yield PinUser(self._space, page, npages, write=True)
         if present <= 0:

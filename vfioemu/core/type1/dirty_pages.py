@@ -20,10 +20,10 @@ from vfioemu.core.base.limits import (
     DIRTY_BITMAP_PAGES_MAX,
     DIRTY_BITMAP_SIZE_MAX,
     U64_MAX,
-    access_ok,
     dirty_bitmap_bytes,
 )
 from vfioemu.core.base.slices import MAPPING, Slices
+from vfioemu.core.base.userrange import access_ok
 from vfioemu.core.memory.iova_map import Dma
 from vfioemu.core.type1 import manual_clear, windows
 from vfioemu.core.type1.state import Iommu
