@@ -41,7 +41,7 @@ def require_room(what: str, size: int, *, largest: int = 0, root: Path = ROOT) -
 
 
 def available(root: Path = ROOT) -> Iterator[tuple[int, str]]:
-    """What each limit leaves, in bytes, and whose limit it is."""
+    """Yield what each limit leaves, in bytes, and whose limit it is."""
     memory = _table(root / "proc/meminfo")
     if "MemAvailable" in memory:
         free = memory["MemAvailable"] + memory.get("SwapFree", 0)
@@ -57,7 +57,7 @@ def available(root: Path = ROOT) -> Iterator[tuple[int, str]]:
 
 
 def _cgroups(root: Path) -> Iterator[tuple[int, str]]:
-    """The memory controllers that this process is under, of either version."""
+    """Yield what the memory controllers leave that this process is under, of either version."""
     for line in _text(root / "proc/self/cgroup").splitlines():
         names, _, path = line.partition(":")[2].partition(":")
         if names == "":
@@ -68,7 +68,7 @@ def _cgroups(root: Path) -> Iterator[tuple[int, str]]:
 
 
 def _limits(base: Path, path: str, most: str, used: str, prefix: str) -> Iterator[tuple[int, str]]:
-    """Of each group on the way. Files in the page cache count as used, and make room: a build before us fills it."""
+    """Yield what each group on the way leaves. Files in the page cache count as used, and make room: a build before us fills it."""
     parts = [part for part in path.split("/") if part not in ("", "..")]
     for length in range(len(parts), -1, -1):
         group = base.joinpath(*parts[:length])
@@ -96,7 +96,7 @@ def _number(path: Path) -> int | None:
 
 
 def _table(path: Path, unit: int = 1024) -> dict[str, int]:
-    """A file of lines `Name: number kB`, or `name number`."""
+    """Parse a file of lines `Name: number kB`, or `name number`."""
     found = {}
     for line in _text(path).splitlines():
         words = line.replace(":", " ").split()

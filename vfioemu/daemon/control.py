@@ -36,7 +36,7 @@ MAX_CONNECTIONS: Final = 64
 
 
 def package_version() -> str:
-    """Of this package."""
+    """Return the version of this package."""
     try:
         return version("vfioemu")
     except PackageNotFoundError:

@@ -100,7 +100,7 @@ class Address:
             )
 
     async def connect(self, patience: float = 10.0) -> socket.socket:
-        """A connected, nonblocking socket; `check` it before the first secret.
+        """Connect: return a nonblocking socket; `check` it before the first secret.
 
         Raises:
             StreamError: PEER_LOST when there is nobody.
@@ -122,7 +122,7 @@ class Address:
 
     @contextmanager
     def listen(self) -> Iterator["Listener"]:
-        """A listening socket; a UNIX socket of a dead process is replaced, one of a living process is not.
+        """Listen; a UNIX socket of a dead process is replaced, one of a living process is not.
 
         Raises:
             AddressError: somebody else listens there, or the place cannot be used.
@@ -160,7 +160,7 @@ class Listener:
     async def accept(
         self, refused: Callable[[int | None], None] = lambda uid: None
     ) -> tuple[socket.socket, bool]:
-        """The next connection of somebody who may connect, and whether it is known who that is.
+        """Accept the next connection of somebody who may connect; return it, and whether it is known who that is.
 
         Args:
             refused: is told the uid of who was turned away; None: it cannot be told.

@@ -9,7 +9,7 @@ import trio
 
 @asynccontextmanager
 async def background() -> AsyncIterator[trio.Nursery]:
-    """A nursery whose tasks end with the block, and out of which the block's own exceptions come as they are.
+    """Open a nursery whose tasks end with the block, and out of which the block's own exceptions come as they are.
 
     A plain nursery would wrap an OSError of the block into an ExceptionGroup, and every caller would have to unwrap it.
     """

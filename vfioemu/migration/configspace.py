@@ -53,7 +53,7 @@ class ConfigSpace:
             self._offset, self._size = region.offset, min(region.size, _LARGEST)
 
     async def save(self) -> bytes:
-        """What goes behind the device's state."""
+        """Read what goes behind the device's state."""
         data = await self._file.pread(self._size, self._offset) if self._size else b""
         return data + _TAIL.pack(_MAGIC, len(data))
 
@@ -77,7 +77,7 @@ def is_end(piece: bytes | bytearray) -> bool:
 
 
 def split(end: bytes) -> tuple[bytes, bytes]:
-    """The last piece of a state: (what is the device's own, config space).
+    """Split the last piece of a state: (what is the device's own, config space).
 
     Raises:
         OSError: EINVAL, there is no config space.

@@ -219,7 +219,7 @@ class Destination:
         return visit
 
     def _has_spoken(self, channel: Channel) -> None:
-        """It is not silent any more; StreamError if it made room for another one in this very moment."""
+        """Note that it is not silent any more; StreamError if it made room for another one in this very moment."""
         patience = self._mute.pop(channel, None)
         if patience is None:
             raise lost("it was silent for too long, and there are others")

@@ -206,7 +206,7 @@ Event: TypeAlias = (
 
 
 def schema() -> dict[str, Any]:
-    """The JSON Schema of one line of `--json`."""
+    """Return the JSON Schema of one line of `--json`."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "vfioemu migration event",

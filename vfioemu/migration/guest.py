@@ -95,7 +95,7 @@ class GuestDevice(Protocol):
         """Write the resuming fd."""
 
     async def pending(self) -> int:
-        """Initial and dirty bytes of PRECOPY_INFO."""
+        """Return the sum of the initial and dirty bytes of PRECOPY_INFO."""
 
     async def stop_copy_size(self) -> int:
         """MIG_DATA_SIZE."""
@@ -149,7 +149,7 @@ class SyncResult:
 
 
 def logging_ranges(blocks: Sequence[RamBlock]) -> list[tuple[int, int]]:
-    """What a device is asked to log: one range below 4 GiB and one above, from the first to the last byte of RAM.
+    """Return what a device is asked to log: one range below 4 GiB and one above, from the first to the last byte of RAM.
 
     QEMU: vfio_dirty_tracking_update_range(); a block that straddles 4 GiB belongs to the upper range as a whole.
     """
@@ -208,7 +208,7 @@ class Guest:
         )
 
     async def plan(self, *, verify: bool) -> Plan:
-        """What the engine has to know of it."""
+        """Tell the engine what it has to know of the guest."""
         containers = []
         for container in self.containers:
             devices = [

@@ -58,15 +58,15 @@ class Handover:
         return self._move(token, Standing.READY, Standing.STARTING)
 
     def started(self, token: str) -> bool:
-        """The guest runs."""
+        """Note that the guest runs."""
         return self._move(token, Standing.STARTING, Standing.STARTED)
 
     def not_started(self, token: str) -> bool:
-        """It could not be started; nothing of it runs."""
+        """Note that the guest could not be started; nothing of it runs."""
         return self._move(token, Standing.STARTING, Standing.REFUSED)
 
     def lost(self, token: str) -> None:
-        """The connection is gone, or the source sent ABORT."""
+        """Note that the connection is gone, or that the source sent ABORT."""
         if self.standing(token) in (Standing.LOADING, Standing.READY):
             self._standing[token] = Standing.REFUSED
 

@@ -188,7 +188,7 @@ def _failed(device: GuestDevice, what: str, error: OSError) -> StreamError:
 
 
 def _no_overlap(runs: Sequence[Run]) -> None:
-    """A frame that names a page twice would be received in an order that nobody promised."""
+    """Refuse a frame that names a page twice: it would be received in an order that nobody promised."""
     end = 0
     for first, length in runs:
         if first < end:

@@ -20,33 +20,16 @@ from vfioemu.migration.stream import MAX_DETAIL
 from vfioemu.migration.verify import Lost
 from vfioemu.printable import printable
 from vfioemu.uapi import constants as u
+from vfioemu.uapi.flags import state_name
 
 PROGRESS: Final = 0.1
 """Seconds between two progress events."""
 
-_STATES: Final = {
-    getattr(u, f"VFIO_DEVICE_STATE_{name}"): name
-    for name in (
-        "ERROR",
-        "STOP",
-        "RUNNING",
-        "STOP_COPY",
-        "RESUMING",
-        "RUNNING_P2P",
-        "PRE_COPY",
-        "PRE_COPY_P2P",
-    )
-}
 _FLAGS: Final = {
     u.VFIO_MIGRATION_STOP_COPY: "STOP_COPY",
     u.VFIO_MIGRATION_P2P: "P2P",
     u.VFIO_MIGRATION_PRE_COPY: "PRE_COPY",
 }
-
-
-def state_name(state: int) -> str:
-    """VFIO_DEVICE_STATE_* without its prefix."""
-    return _STATES.get(state, str(state))
 
 
 class Narrator:
@@ -70,21 +53,21 @@ class Narrator:
         self._seq += 1
 
     def warn(self, detail: str) -> None:
-        """Something that the user should know."""
+        """Tell something that the user should know."""
         self.say(events.Warned(detail=detail))
 
     def device(self, name: str, state: int) -> None:
-        """A device has changed its state."""
+        """Tell that a device has changed its state."""
         self.say(events.Device(device=name, state=state_name(state)))
 
     def owner(self, side: events.Side) -> None:
-        """Somebody runs the guest."""
+        """Tell that somebody runs the guest, if that is news."""
         if side != self._owner:
             self._owner = side
             self.say(events.Owner(owner=side))
 
     def hello(self, guest: Guest, plan: Plan, uri: str, limits: Limits) -> None:
-        """The migration begins."""
+        """Tell that the migration begins."""
         devices = [
             events.GuestDevice(
                 name=device.name,
@@ -111,7 +94,7 @@ class Narrator:
         self.owner("source")
 
     def answered(self, engine: Engine, action: Action, event: do.Event) -> None:
-        """An action was answered, and the engine does not know it yet."""
+        """Tell what follows from the answer to an action; the engine does not know it yet."""
         match action, event:
             case do.Sync(final), do.Synced(_, pages, dirtied, device_bytes):
                 if not final and engine.rounds:
@@ -129,7 +112,7 @@ class Narrator:
                 pass
 
     def stepped(self, engine: Engine, cpu_writes: int, sent: int) -> None:
-        """The engine has taken an event."""
+        """Tell what has changed in the engine, which has taken an event."""
         if engine.phase is not self._phase:
             if self._phase is Phase.PRECOPY:
                 self._round(engine)
@@ -169,7 +152,7 @@ class Narrator:
         )
 
     def verified(self, checked: Checked, lost: Sequence[Lost]) -> None:
-        """The comparison is over."""
+        """Tell what the comparison has found."""
         for write in lost:
             self.say(
                 events.LostWrite(
@@ -194,7 +177,7 @@ class Narrator:
         )
 
     def end(self, finish: Finish, code: int, engine: Engine, zero_pages: int) -> None:
-        """The migration is over."""
+        """Tell how the migration has ended."""
         for blocker in finish.blockers:
             self.say(events.Blocked(reason=blocker.reason, detail=blocker.detail))
         self.say(
@@ -219,7 +202,7 @@ T = TypeVar("T")
 
 
 def _clean(value: T) -> T:
-    """The same with all its text printable: some of it comes from the peer, and ends on a terminal or in a log."""
+    """Make all text in an event printable: some of it comes from the peer, and ends on a terminal or in a log."""
     cleaned: Any = value
     if isinstance(value, str) and not isinstance(value, Enum):
         cleaned = printable(value, 2 * MAX_DETAIL)

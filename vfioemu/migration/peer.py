@@ -82,7 +82,7 @@ class Peer:
         self._torn = False
 
     async def expect(self, *kinds: FrameType, patience: float) -> _Frame:
-        """The next frame, which is one of `kinds`."""
+        """Receive the next frame, which has to be one of `kinds`."""
         if self._frames is None:
             raise StreamError(Reason.PEER_LOST, "there is no connection")
         with trio.move_on_after(patience):
@@ -98,7 +98,7 @@ class Peer:
         raise StreamError(Reason.PEER_LOST, f"the destination has been silent for {patience:g} s")
 
     async def why(self, error: StreamError) -> StreamError:
-        """A broken pipe is what one sees; what the destination said before it went is the reason."""
+        """Find the reason of an error: a broken pipe is what one sees, what the destination said before it went is why."""
         if error.reason is Reason.PEER_LOST and self._frames is not None:
             with trio.move_on_after(0.2):
                 await self._gone.wait()

@@ -65,7 +65,7 @@ def peer_uid(sock: socket.socket) -> int | None:
 def find_owner(
     ours: tuple[str, int], theirs: tuple[str, int], proc: Path = Path("/proc/self/net")
 ) -> int | None:
-    """The uid of the socket at the other end of a TCP connection within this machine; None if there is none.
+    """Find the uid of the socket at the other end of a TCP connection within this machine; None if there is none.
 
     Args:
         ours: address and port of our end, as getsockname() has them.
@@ -88,7 +88,7 @@ def find_owner(
 
 
 def _shown(address: tuple[str, int]) -> list[str]:
-    """An address as the tables have it: as IPv4 and as IPv6, for an IPv6 socket may speak to an IPv4 one."""
+    """Format an address as the tables have it: as IPv4 and as IPv6, for an IPv6 socket may speak to an IPv4 one."""
     ip = ip_address(address[0].partition("%")[0])
     if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
         ip = ip.ipv4_mapped
@@ -111,7 +111,7 @@ def _unix_uid(sock: socket.socket) -> int | None:
 
 @cache
 def _stranger() -> int | None:
-    """The uid that stands for everybody whom this user namespace does not know; None where all are known."""
+    """Find the uid that stands for everybody whom this user namespace does not know; None where all are known."""
     try:
         first, _, count = Path("/proc/self/uid_map").read_text(encoding="ascii").split()[:3]
         if int(first) == 0 and int(count) == 0xFFFFFFFF:

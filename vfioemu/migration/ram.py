@@ -64,7 +64,7 @@ class PageMap:
         return self._bits.count() - before
 
     def merge_all(self) -> int:
-        """The same with a bitmap of ones."""
+        """OR a bitmap of ones into it; return how many pages that added."""
         before = len(self)
         self.fill()
         return self.npages - before
@@ -138,13 +138,13 @@ class RamBlock:
         return (self.npages + 63) // 64 * 8
 
     def write(self, offset: int, data: bytes) -> None:
-        """A CPU writes: the data first, the mark after it; never over the end of a page."""
+        """Write as a CPU does: the data first, the mark after it; never over the end of a page."""
         self.memory.view[offset : offset + len(data)] = data
         if self.logging:
             self.log.mark(offset // PAGE)
 
     def page(self, page: int) -> bytes:
-        """What a page holds."""
+        """Return the contents of a page."""
         return bytes(self.memory.view[page * PAGE : (page + 1) * PAGE])
 
     def harvest_log(self) -> int:
@@ -200,7 +200,7 @@ def _zero_runs(view: memoryview, first: int, length: int) -> list[Run]:
 
 
 def sums(view: memoryview, first: int, count: int) -> bytes:
-    """A checksum of SUM_SIZE bytes for each page: it finds what was lost, it does not defend against malice."""
+    """Compute a checksum of SUM_SIZE bytes for each page: it finds what was lost, it does not defend against malice."""
     return page_sums(view, first, count).tobytes()
 
 

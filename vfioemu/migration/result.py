@@ -20,7 +20,7 @@ _EXIT_CODES: Final[Mapping[Outcome, int]] = {
 
 
 def exit_code(finish: Finish) -> int:
-    """The exit code that `vfioemu migrate` has for an end."""
+    """Return the exit code that `vfioemu migrate` has for an end."""
     if finish.outcome is Outcome.COMPLETED and finish.mismatches:
         return 5
     if finish.lost_devices:

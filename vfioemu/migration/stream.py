@@ -79,7 +79,7 @@ class StreamError(Exception):
 
 
 def corrupt(detail: str) -> StreamError:
-    """The peer sent what makes no sense."""
+    """Make the error for a peer that has sent what makes no sense."""
     return StreamError(Reason.STREAM_CORRUPT, detail)
 
 
@@ -132,7 +132,7 @@ class Header:
 
 
 def preamble() -> bytes:
-    """The first bytes of either direction."""
+    """Return the first bytes of either direction."""
     return PREAMBLE.pack(MAGIC, MAJOR, MINOR, MUST)
 
 
@@ -179,12 +179,12 @@ def check_body(head: bytes | memoryview, body: bytes) -> None:
 
 
 def encode(message: Message) -> bytes:
-    """A message as the body of a frame."""
+    """Encode a message as the body of a frame."""
     return msgspec.json.encode(message)
 
 
 def decode(body: bytes, type: type[M]) -> M:
-    """The message in a body."""
+    """Decode the message in a body."""
     try:
         return msgspec.json.decode(body, type=type)
     except (msgspec.DecodeError, RecursionError) as error:
@@ -196,7 +196,7 @@ Run: TypeAlias = tuple[int, int]
 
 
 def pack_runs(block: int, runs: list[Run]) -> bytes:
-    """The body of a RAM or ZERO frame."""
+    """Pack the body of a RAM or ZERO frame."""
     flat = [number for run in runs for number in run]
     return _TABLE.pack(block, len(runs)) + struct.pack(f"<{len(flat)}Q", *flat)
 
@@ -225,7 +225,7 @@ def unpack_runs(body: bytes, npages: list[int]) -> tuple[int, list[Run]]:
 
 
 def pack_sums(block: int, first: int, sums: bytes) -> bytes:
-    """The body of a SUMS frame: one checksum of SUM_SIZE bytes for each page from `first` on."""
+    """Pack the body of a SUMS frame: one checksum of SUM_SIZE bytes for each page from `first` on."""
     return _SUMS.pack(block, len(sums) // SUM_SIZE, first) + sums
 
 
@@ -246,7 +246,7 @@ LAST: Final = 1
 
 
 def pack_state(device: int, index: int, flags: int) -> bytes:
-    """The body of a DEVICE frame; the state itself is its bulk."""
+    """Pack the body of a DEVICE frame; the state itself is its bulk."""
     return _STATE.pack(device, index, flags)
 
 
@@ -296,7 +296,7 @@ NEXT: Final[dict[Stage, dict[FrameType, Stage]]] = {
 
 
 def follow(stage: Stage, type: FrameType) -> Stage:
-    """The stage after a frame; a frame out of order is an error."""
+    """Return the stage after a frame; a frame out of order is an error."""
     after = NEXT[stage].get(type)
     if after is None:
         raise corrupt(f"{type.name} frame while {stage.name.lower()}")

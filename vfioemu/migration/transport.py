@@ -49,7 +49,7 @@ class Pages(Protocol):
 
 
 def lost(error: OSError | str) -> StreamError:
-    """The connection is of no use any more."""
+    """Make the error for a connection that is of no use any more."""
     return StreamError(Reason.PEER_LOST, error if isinstance(error, str) else f"connection: {error.strerror}")
 
 
@@ -198,7 +198,7 @@ class Channel:
         return len(head) + bulk
 
     async def receive(self, *, wait: float | None = None) -> tuple[Header, bytes]:
-        """The next frame's header and body; its bulk is read by `receive_bulk`.
+        """Receive the next frame's header and body; its bulk is read by `receive_bulk`.
 
         Args:
             wait: seconds to wait for the frame to begin; None = for ever.

@@ -93,7 +93,7 @@ class Lost:
 def name_lost_writes(
     blocks: Sequence[RamBlock], mismatches: Sequence[PageMismatch], devices: Mapping[int, str]
 ) -> list[Lost]:
-    """The source's side: what is missing from the pages that the destination says are different.
+    """Find, at the source, what is missing from the pages that the destination says are different.
 
     Args:
         blocks: the source's RAM.
@@ -148,7 +148,7 @@ def not_compared(ledgers: Sequence[DeviceLedger]) -> list[str]:
 
 
 def compare_ledgers(theirs: Sequence[DeviceLedger], ours: Mapping[str, DeviceLedger]) -> dict[str, str]:
-    """The destination's side: devices whose registers are not what the source's were; name -> what differs."""
+    """Find, at the destination, devices whose registers are not what the source's were: name -> what differs."""
     different: dict[str, str] = {}
     seen = set()
     for ledger in theirs:

@@ -40,7 +40,7 @@ class VfioContainer:
         self._groups: dict[int, client.Group] = {}
 
     async def open(self, session: client.Session, spec: ContainerSpec, ram: Sequence[RamBlock]) -> None:
-        """Groups, IOMMU, mappings, devices; in QEMU's order."""
+        """Open groups, IOMMU, mappings, devices; in QEMU's order."""
         for device in spec.device:
             if device.group not in self._groups:
                 with about(Step.GROUP, f"group {device.group}"):

@@ -44,7 +44,7 @@ class FoundStamp:
         return f"cpu {self.writer}" if self.cpu else devices.get(self.writer, f"device {self.writer:#x}")
 
     def tell(self, devices: Mapping[int, str]) -> str:
-        """The whole stamp, for people."""
+        """Format the whole stamp, for people."""
         return f"{self.origin(devices)} seq {self.seq} iova {self.iova:#x}"
 
 
@@ -54,7 +54,7 @@ def cpu_slot(index: int) -> int:
 
 
 def cpu_stamp(index: int, seq: int, address: int) -> bytes:
-    """The stamp of a CPU's write."""
+    """Pack the stamp of a CPU's write."""
     return _STAMP.pack(CPU_MAGIC, index, seq, address)
 
 
