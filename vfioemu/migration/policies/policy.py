@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """What a policy is asked, and what it may answer.
 
-The engine (engine.py) has the order of a migration: trackers before pages, the final sync before the last page, and so on, which
-no policy can change. What is a matter of taste it asks a policy, at one point: when all that is known to be left would fit into the
-downtime limit, the logs have been read, and it is known exactly how much is left. There a round ends, and the next begins.
+The engine (engine.py) has the order of a migration: trackers before pages, the final sync before the last page, and so on,
+which no policy can change. What is a matter of taste it asks a policy, at one point: when all that is known to be left would fit
+into the downtime limit, the logs have been read, and it is known exactly how much is left. There a round ends, and the next begins.
 
 A policy is pure like the engine: no clock, no I/O, no randomness. It may remember what it likes, and is made anew for each
 migration.
