@@ -60,7 +60,8 @@ def memory(request):
 async def server(memory, monkeypatch):
     """A running daemon whose machine has a device with memory to map."""
     monkeypatch.setattr(
-        "vfioemu.daemon.serve.load_models", lambda: load_models({"mapped": Mapped, "hardware": Hardware})
+        "vfioemu.daemon.serve.load_models",
+        lambda tried: load_models({"mapped": Mapped, "hardware": Hardware}, tried=tried),
     )
     async with daemon.running(MACHINE, memory=memory) as running:
         yield running
