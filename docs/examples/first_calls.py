@@ -12,8 +12,8 @@ import sys
 import trio
 
 import vfioemu.client
+from vfioemu.abi.dma_engine import Command, Register
 from vfioemu.uapi.constants import VFIO_TYPE1v2_IOMMU
-from vfioemu.uapi.dma_engine import Command, Register
 
 
 async def main(path: str) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from vfioemu.core.base.effects import read_user
 from vfioemu.core.model.device import DeviceModel
+from vfioemu.core.model.quirks import DriverQuirks
 from vfioemu.core.model.regions import ABSENT, READ_WRITE, Region
 from vfioemu.testing.bench import Bench
 from vfioemu.uapi import constants as c
@@ -86,7 +87,7 @@ def test_the_position_stays_unless_the_driver_moves_it(bench):
     for expected in (b"abcd", b"abcd"):
         assert bench.process.read(bench.fd, bench.arg, 4).ret == 4
         assert bench.answer(4) == expected
-    bench.model.moves_position = True
+    bench.model.quirks = DriverQuirks(moves_position=True)
     for expected in (b"abcd", b"efgh"):
         assert bench.process.read(bench.fd, bench.arg, 4).ret == 4
         assert bench.answer(4) == expected
@@ -97,7 +98,7 @@ def test_the_position_stays_unless_the_driver_moves_it(bench):
 @pytest.mark.parametrize("argsz", [0, 15, 16, 20, 24, 64])
 @pytest.mark.parametrize("size", [16, 24])
 def test_info_is_as_long_as_the_driver_makes_it(bench, argsz, size):
-    bench.model.info_size = size
+    bench.model.quirks = DriverQuirks(info_size=size)
 
     result = bench.ioctl(c.VFIO_DEVICE_GET_INFO, struct.pack("<I", argsz) + b"\xee" * 28)
 
@@ -111,7 +112,7 @@ def test_info_is_as_long_as_the_driver_makes_it(bench, argsz, size):
 
 @pytest.mark.parametrize(("driver", "release"), [(False, False), (False, True), (True, False), (True, True)])
 def test_info_of_a_region_without_capabilities(bench, driver, release):
-    bench.model.keeps_cap_offset = driver
+    bench.model.quirks = DriverQuirks(keeps_cap_offset=driver)
     bench.iommu.profile = replace(bench.iommu.profile, region_info_keeps_cap_offset=release)
     keeps = driver and release
 

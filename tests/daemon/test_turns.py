@@ -15,13 +15,13 @@ import trio
 
 from tests.daemon.neighbours import BIG_BAR, HOSTILE, MACHINE, ORACLE, World
 from vfioemu import client
+from vfioemu.abi.dma_engine import Register
 from vfioemu.core.base import slices
 from vfioemu.daemon.serve import running
 from vfioemu.io import driver
 from vfioemu.io.base import turns
 from vfioemu.syscalls.procmem import address_of
 from vfioemu.uapi import constants as c
-from vfioemu.uapi.dma_engine import Register
 
 PAGE = 4096
 MANY = 3000

@@ -5,6 +5,7 @@ import struct
 
 import pytest
 
+from vfioemu.abi.dma_engine import Command, Register
 from vfioemu.core.memory.iommu_spec import IommuSpec
 from vfioemu.core.objects.machine import Machine
 from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
@@ -13,7 +14,6 @@ from vfioemu.devices.registry import load_models
 from vfioemu.testing.bench import Bench
 from vfioemu.testing.process import Process
 from vfioemu.uapi import constants as c
-from vfioemu.uapi.dma_engine import Command, Register
 
 PAGE = 4096
 HARDWARE = IommuSpec(reserved=((0xFEE0_0000, 0xFEEF_FFFF),))

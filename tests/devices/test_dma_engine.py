@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.stamps import Stamp
+from vfioemu.abi.dma_engine import ENGINE_ID, Register
 from vfioemu.devices.dma_engine import DmaEngine
 from vfioemu.devices.dma_engine.pace import MAX_LAG, Pace
 from vfioemu.devices.dma_engine.registers import DEFAULTS
 from vfioemu.testing.bench import GUEST, Bench
 from vfioemu.uapi import constants as c
-from vfioemu.uapi.dma_engine import ENGINE_ID, Register, Stamp
 
 PAGE = 4096
 

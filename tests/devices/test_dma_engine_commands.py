@@ -4,10 +4,10 @@
 import errno
 from types import SimpleNamespace
 
+from vfioemu.abi.dma_engine import COMMAND_INTERRUPT, Command
 from vfioemu.core.base.effects import Breathe
 from vfioemu.core.model.streams import RUNNING, RUNNING_P2P
 from vfioemu.devices.dma_engine.commands import Commands
-from vfioemu.uapi.dma_engine import COMMAND_INTERRUPT, Command
 
 
 class Host:

@@ -6,10 +6,11 @@ import struct
 import pytest
 
 from tests.releases import having
+from tests.stamps import Stamp
 from vfioemu import client, daemon
+from vfioemu.abi.dma_engine import Command, Register
 from vfioemu.client.control import ControlError
 from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
-from vfioemu.uapi.dma_engine import Command, Register, Stamp
 
 PAGE = 4096
 UUID = "00000000-0000-4000-8000-000000000001"

@@ -9,12 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfioemu.core.base.errors import IoctlError
-from vfioemu.devices.dma_engine import DmaEngine
-from vfioemu.native.bitmap import DirtyBitmap
-from vfioemu.testing.bench import GUEST, Bench
-from vfioemu.uapi import constants as c
-from vfioemu.uapi.dma_engine import (
+from tests.stamps import Stamp
+from vfioemu.abi.dma_engine import (
     COMMAND_INTERRUPT,
     MSI_VECTORS,
     MSIX_VECTORS,
@@ -22,8 +18,12 @@ from vfioemu.uapi.dma_engine import (
     Command,
     Pattern,
     Register,
-    Stamp,
 )
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.devices.dma_engine import DmaEngine
+from vfioemu.native.bitmap import DirtyBitmap
+from vfioemu.testing.bench import GUEST, Bench
+from vfioemu.uapi import constants as c
 
 PAGE = 4096
 CONFIG = 7 << 40

@@ -5,11 +5,11 @@ import struct
 
 import pytest
 
+from vfioemu.abi.dma_engine import Register
 from vfioemu.core.model.streams import RESUMING, RUNNING, STOP, STOP_COPY
 from vfioemu.devices.registry import load_models
 from vfioemu.testing.bench import Bench
 from vfioemu.uapi import constants as c
-from vfioemu.uapi.dma_engine import Register
 
 BASE = 9 << 40
 SET = c.VFIO_DEVICE_FEATURE_SET | c.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE

@@ -15,8 +15,8 @@ from tests.fuzzing.model import PAGE
 from tests.fuzzing.model.oracle import LOGGING, Command
 from tests.fuzzing.program import Link, Op, Place, Step, Transfer
 from tests.fuzzing.registers import BITMAP, DATA, LINKED_FD
+from vfioemu.abi.dma_engine import Register
 from vfioemu.uapi import constants as c
-from vfioemu.uapi.dma_engine import Register
 from vfioemu.uapi.registry import IOCTLS
 
 CONTAINER, GROUP, DEVICE, DATA_FD, EVENTFD = 0, 16, 48, 80, 90

@@ -13,10 +13,10 @@ import trio
 
 from bench.build import program
 from vfioemu import client
+from vfioemu.abi.dma_engine import Register
 from vfioemu.syscalls import procmem
 from vfioemu.testing.daemon import device_name, machine_of
 from vfioemu.uapi import constants as c
-from vfioemu.uapi.dma_engine import Register
 from vfioemu.wire import messages as m
 from vfioemu.wire import names
 

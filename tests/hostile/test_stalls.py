@@ -24,12 +24,12 @@ from tests.hostile.helpers import (
 )
 from vfioemu import client
 from vfioemu import daemon as daemons
+from vfioemu.abi.dma_engine import Register
 from vfioemu.daemon.config import parse_machine
 from vfioemu.syscalls import procmem
 from vfioemu.testing.daemon import device_name
 from vfioemu.uapi import constants as c
 from vfioemu.uapi import structs as s
-from vfioemu.uapi.dma_engine import Register
 from vfioemu.wire import messages as m
 
 

@@ -22,10 +22,10 @@ from tests.hostile.helpers import (
     set_register,
 )
 from vfioemu import client
+from vfioemu.abi.dma_engine import Pattern, Register
 from vfioemu.syscalls import procmem
 from vfioemu.testing.daemon import daemon_process
 from vfioemu.uapi import constants as c
-from vfioemu.uapi.dma_engine import Pattern, Register
 
 PAGES = 8
 SIZE = PAGES * PAGE

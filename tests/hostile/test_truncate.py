@@ -15,7 +15,7 @@ from tests.hostile.helpers import (
     set_register,
 )
 from vfioemu import client
-from vfioemu.uapi.dma_engine import Pattern, Register
+from vfioemu.abi.dma_engine import Pattern, Register
 
 PAGES = 32
 IOVA = 1 << 20

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from tests.hostile.helpers import HOSTILE_GROUP, PAGE, PATIENCE, Raw, guest, registers, settles
 from vfioemu import client
+from vfioemu.abi.dma_engine import Register
 from vfioemu.uapi import constants as c
 from vfioemu.uapi import structs as s
-from vfioemu.uapi.dma_engine import Register
 from vfioemu.wire import messages as m
 
 TYPES = [int(kind) for kind in m.Type]

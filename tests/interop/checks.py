@@ -8,8 +8,9 @@ from typing import Final
 
 from tests.interop.machine import PATIENCE, Device, Vm
 from tests.interop.qmp import until
+from tests.stamps import Stamp
+from vfioemu.abi.dma_engine import Pattern
 from vfioemu.testing.daemon import DaemonProcess
-from vfioemu.uapi.dma_engine import Pattern, Stamp
 
 PAGE: Final = 4096
 LOOPBACK_BYTES: Final = 65536

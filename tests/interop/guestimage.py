@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.interop.programs import cache, guest_files
-from vfioemu.uapi import dma_engine as engine
+from vfioemu.abi import dma_engine as engine
 
 SOURCES: Final = Path(__file__).parent / "guest"
 PROGRAMS: Final = ("loopback", "dma", "ring", "msix")

@@ -17,8 +17,8 @@ from tests.interop.machine import PATIENCE, Device, workplace
 from tests.interop.programs import Qemu
 from tests.interop.qmp import until
 from tests.interop.report import Entry
+from vfioemu.abi.dma_engine import Pattern
 from vfioemu.testing.daemon import DaemonProcess
-from vfioemu.uapi.dma_engine import Pattern
 
 MTTY = Device(model="mtty", group=1, slot=0x10)
 ENGINE = Device(model="dma-engine", group=2, slot=0x11, options={"journal": True})

@@ -17,7 +17,7 @@ from tests.interop.machine import PATIENCE, Device, workplace
 from tests.interop.programs import VERSIONS, Qemu
 from tests.interop.qmp import QmpError, until
 from tests.interop.report import Entry
-from vfioemu.uapi.dma_engine import Pattern
+from vfioemu.abi.dma_engine import Pattern
 
 CONTAINER = "enable-migration=on,x-device-dirty-page-tracking=off"
 V1 = "x-enable-migration=on"

@@ -12,6 +12,7 @@ import trio
 from tests.io.fake import FakeFile
 from tests.io.local import BASE, Local, LocalEventFd
 from vfioemu import client
+from vfioemu.abi.dma_engine import Command, Register
 from vfioemu.core.base.effects import Abandoned, Current, ReadUser, Signal, TakeFd, Watch, WriteUser
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
@@ -22,7 +23,6 @@ from vfioemu.io.transport import PREAD, PWRITE
 from vfioemu.trace import events
 from vfioemu.trace.filter import Filter
 from vfioemu.uapi import constants as c
-from vfioemu.uapi.dma_engine import Command, Register
 from vfioemu.uapi.structs import DeviceInfo, IommuType1DmaMap
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "stream_transport.py"

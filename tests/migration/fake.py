@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from tests.stamps import Stamp
+from vfioemu.abi.dma_engine import STAMP_SIZE
 from vfioemu.client import Memory
 from vfioemu.migration.cpus import Cpus, Pattern, Workload
 from vfioemu.migration.guest import Guest
@@ -15,7 +17,6 @@ from vfioemu.migration.ram import RamBlock, fill
 from vfioemu.migration.vfio import close_memory
 from vfioemu.native.bitmap import DirtyBitmap
 from vfioemu.uapi import constants as u
-from vfioemu.uapi.dma_engine import STAMP_SIZE, Stamp
 
 HIGH = 1 << 32
 SAVING = (u.VFIO_DEVICE_STATE_PRE_COPY, u.VFIO_DEVICE_STATE_PRE_COPY_P2P, u.VFIO_DEVICE_STATE_STOP_COPY)

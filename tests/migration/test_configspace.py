@@ -6,13 +6,13 @@ import struct
 import pytest
 
 from vfioemu import client, daemon
+from vfioemu.abi.dma_engine import Register
 from vfioemu.core.memory.iommu_spec import IommuSpec
 from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
 from vfioemu.migration import configspace
 from vfioemu.migration.guestspec import DeviceSpec as GuestDevice
 from vfioemu.migration.vfio_device import VfioDevice
 from vfioemu.uapi import constants as c
-from vfioemu.uapi.dma_engine import Register
 
 CONFIG = c.VFIO_PCI_CONFIG_REGION_INDEX << 40
 STOP, RUNNING, STOP_COPY, RESUMING, PRE_COPY = 1, 2, 3, 4, 6

@@ -6,9 +6,9 @@ import struct
 
 import pytest
 
+from vfioemu.abi.dma_engine import Register
 from vfioemu.testing import device, machine
 from vfioemu.uapi import constants as c
-from vfioemu.uapi.dma_engine import Register
 from vfioemu.uapi.flags import DeviceState
 
 PAGE = 4096

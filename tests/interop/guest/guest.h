@@ -9,7 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "engine_regs.h" /* made from vfioemu/uapi/dma_engine.py */
+#include "engine_regs.h" /* made from vfioemu/abi/dma_engine.py */
 
 #define PAGE	   4096ul
 #define HUGE_PAGE  (2ul << 20)

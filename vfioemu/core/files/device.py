@@ -14,7 +14,6 @@ from vfioemu.core.files.feature import feature
 from vfioemu.core.model import irqs, regions
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.kinds import FdKind
-from vfioemu.uapi.structs import DeviceInfo
 
 if TYPE_CHECKING:
     from vfioemu.core.objects.device import Device
@@ -53,14 +52,8 @@ class DeviceFile(File):
         if argsz < _INFO_MINSZ:
             raise IoctlError(errno.EINVAL, f"argsz {argsz} < {_INFO_MINSZ}")
         model = self.device.model
-        model.info_told()
-        info = DeviceInfo(
-            argsz=argsz,
-            flags=model.info_flags,
-            num_regions=len(self.device.regions.regions()),
-            num_irqs=len(model.irqs()),
-        )
-        yield from write_user(arg, info.build()[: min(argsz, model.info_size)])
+        info = model.info(argsz, len(self.device.regions.regions()))
+        yield from write_user(arg, info.build()[: min(argsz, model.quirks.info_size)])
         return 0
 
     def get_region_info(self, caller: Caller, arg: int) -> Steps[int]:
@@ -111,14 +104,14 @@ class DeviceFile(File):
     def read(self, caller: Caller, addr: int, size: int) -> Steps[int]:
         """read(2) at the file's own position, which moves only if the driver moves it."""
         done = yield from self.pread(caller, addr, size, self._position)
-        if self.device.model.moves_position:
+        if self.device.model.quirks.moves_position:
             self._position += done
         return done
 
     def write(self, caller: Caller, addr: int, size: int) -> Steps[int]:
         """write(2) at the file's own position, which moves only if the driver moves it."""
         done = yield from self.pwrite(caller, addr, size, self._position)
-        if self.device.model.moves_position:
+        if self.device.model.quirks.moves_position:
             self._position += done
         return done
 

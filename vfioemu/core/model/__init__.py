@@ -12,6 +12,7 @@ from vfioemu.core.memory.iova_bitmap import DirtySink, LogRange
 from vfioemu.core.model.device import DeviceModel, Factory
 from vfioemu.core.model.host import Host
 from vfioemu.core.model.irqs import Irq, IrqRequest, IrqTable, take_eventfd
+from vfioemu.core.model.quirks import DriverQuirks
 from vfioemu.core.model.regions import ABSENT, READ_WRITE, Region
 from vfioemu.core.model.streams import (
     ERROR,
@@ -41,6 +42,7 @@ __all__ = [
     "Buffer",
     "DeviceModel",
     "DirtySink",
+    "DriverQuirks",
     "Factory",
     "Host",
     "IoctlError",

@@ -24,9 +24,11 @@ from vfioemu.core.base.file import Mapped
 from vfioemu.core.model import regions
 from vfioemu.core.model.host import Host
 from vfioemu.core.model.irqs import Irq, IrqRequest, trigger_irqs
+from vfioemu.core.model.quirks import PLAIN, DriverQuirks
 from vfioemu.core.model.regions import Region
 from vfioemu.core.model.streams import ResumingStream, SavingStream
 from vfioemu.uapi import constants as c
+from vfioemu.uapi.structs import DeviceInfo
 
 if TYPE_CHECKING:
     from vfioemu.core.memory.iova_bitmap import DirtySink, LogRange
@@ -41,17 +43,11 @@ class DeviceModel:
     Attributes:
         host: what the core offers; set before any callback runs.
         info_flags: VFIO_DEVICE_FLAGS_* of GET_INFO.
-        info_size: how many bytes of vfio_device_info the driver writes: 16 up to num_irqs (mdev drivers), or 24.
-        keeps_cap_offset: GET_REGION_INFO fills in the struct that it has read: without capabilities the caller's
-            cap_offset is left in it, in a release of which `region_info_keeps_cap_offset` is true. Else it is 0.
+        quirks: how the driver answers where drivers differ: a driver's affair, not a device's.
         can_reset: VFIO_DEVICE_RESET works; otherwise it is EINVAL.
-        moves_position: read() and write() without an offset advance the file's position.
         migration_flags: VFIO_MIGRATION_*; 0 is a device without migration (the features are ENOTTY).
-        keeps_migration_state: the last close ends sessions, but leaves the state as it is (mtty).
         has_dma_logging: the DMA logging features exist (ENOTTY otherwise).
         BUS: where a device of this model is unless somebody says otherwise: "pci", or "mdev" for a mediated device.
-        pieces_below: accesses to regions with an index below this are made as the kernel's mdev samples make them: in
-            naturally aligned pieces of 4, 2 and 1 bytes, wherever they are; any failure is EFAULT.
         tells_p2p: it tells DMA to other devices from all other DMA, and begins none in the P2P states by itself, or it
             never does DMA. Without that, the core lets it do no DMA at all in those states.
         needs_reset: it was used since it was last reset, and could not be reset when it was closed; a reset of its bus can.
@@ -64,13 +60,9 @@ class DeviceModel:
 
     host: Host
     info_flags: int = c.VFIO_DEVICE_FLAGS_PCI | c.VFIO_DEVICE_FLAGS_RESET
-    info_size: int = 16
-    keeps_cap_offset: bool = False
+    quirks: DriverQuirks = PLAIN
     can_reset: bool = True
-    moves_position: bool = False
     migration_flags: int = 0
-    keeps_migration_state: bool = False
-    pieces_below: int = 0
     has_dma_logging: bool = False
     tells_p2p: bool = False
     needs_reset: bool = False
@@ -113,8 +105,16 @@ class DeviceModel:
         irq = irqs[index] if index < len(irqs) else None
         return irq.count if irq else 0
 
-    def info_told(self) -> None:
-        """VFIO_DEVICE_GET_INFO is about to be answered."""
+    def info(self, argsz: int, num_regions: int) -> DeviceInfo:
+        """Answer VFIO_DEVICE_GET_INFO, whose argsz was checked.
+
+        Args:
+            argsz: what the caller said; it is told again.
+            num_regions: the regions of the device, with one for migration v1 if it has that.
+        """
+        return DeviceInfo(
+            argsz=argsz, flags=self.info_flags, num_regions=num_regions, num_irqs=len(self.irqs())
+        )
 
     # --- life ---
 

@@ -17,6 +17,7 @@ from vfioemu.core.base.file import Mapped
 from vfioemu.core.base.profile import Profile
 from vfioemu.core.base.userrange import clip, refuse_bad_range
 from vfioemu.core.model import pieces
+from vfioemu.core.model.quirks import DriverQuirks
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.structs import RegionInfo
 
@@ -51,11 +52,7 @@ class RegionSource(Protocol):
     """What has regions: a DeviceModel, whose methods these are, or a layer that adds to them."""
 
     @property
-    def keeps_cap_offset(self) -> bool:
-        """See DeviceModel."""
-
-    @property
-    def pieces_below(self) -> int:
+    def quirks(self) -> DriverQuirks:
         """See DeviceModel."""
 
     def regions(self) -> "Sequence[Region | None]":
@@ -102,7 +99,7 @@ def get_region_info(model: "RegionSource", profile: Profile, arg: int) -> Steps[
     region = _region(model, asked.index)
     flags = region.flags
     argsz = asked.argsz
-    kept = model.keeps_cap_offset and profile.region_info_keeps_cap_offset
+    kept = model.quirks.keeps_cap_offset and profile.region_info_keeps_cap_offset
     cap_offset = asked.cap_offset if kept else 0
     if region.caps:
         flags |= c.VFIO_REGION_INFO_FLAG_CAPS
@@ -130,7 +127,7 @@ def get_region_info(model: "RegionSource", profile: Profile, arg: int) -> Steps[
 def read(model: "RegionSource", addr: int, size: int, position: int) -> Steps[int]:
     """Read a device fd at `position`: EFAULT, EINVAL, what the model says."""
     refuse_bad_range(addr, size, position)
-    if position >> OFFSET_SHIFT < model.pieces_below:
+    if position >> OFFSET_SHIFT < model.quirks.pieces_below:
         return (yield from pieces.read(model, addr, clip(size), position))
     index, offset = position >> OFFSET_SHIFT, position & _OFFSET_MASK
     left = model.clip_access(index, offset, clip(size), write=False)
@@ -152,7 +149,7 @@ def read(model: "RegionSource", addr: int, size: int, position: int) -> Steps[in
 def write(model: "RegionSource", addr: int, size: int, position: int) -> Steps[int]:
     """Write a device fd at `position`: EFAULT, EINVAL, what the model says."""
     refuse_bad_range(addr, size, position)
-    if position >> OFFSET_SHIFT < model.pieces_below:
+    if position >> OFFSET_SHIFT < model.quirks.pieces_below:
         return (yield from pieces.write(model, addr, clip(size), position))
     index, offset = position >> OFFSET_SHIFT, position & _OFFSET_MASK
     left = model.clip_access(index, offset, clip(size), write=True)

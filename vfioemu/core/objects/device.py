@@ -212,7 +212,7 @@ class Device:
             try:
                 yield from self._close_model()
                 self.irqs.drop()
-                if self.model.keeps_migration_state and self._region is None:
+                if self.model.quirks.keeps_migration_state and self._region is None:
                     yield from self.migration.end_session()
                 else:
                     yield from self.migration.reset()

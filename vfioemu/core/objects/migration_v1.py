@@ -27,6 +27,7 @@ import contextlib
 import errno
 import struct
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from vfioemu.core.base.effects import MaybeSteps, Steps, locked
@@ -34,6 +35,7 @@ from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.file import Mapped
 from vfioemu.core.model import regions
 from vfioemu.core.model.device import DeviceModel
+from vfioemu.core.model.quirks import DriverQuirks
 from vfioemu.core.model.regions import Region
 from vfioemu.core.model.streams import (
     ERROR,
@@ -148,14 +150,11 @@ class RegionsWithMigration:
     # --- what stands where the model would (core/model/regions.py) ---
 
     @property
-    def keeps_cap_offset(self) -> bool:
-        """As the model."""
-        return self._model.keeps_cap_offset
-
-    @property
-    def pieces_below(self) -> int:
+    def quirks(self) -> DriverQuirks:
         """As the model, as far as its regions go."""
-        return min(self._model.pieces_below, self.index)
+        quirks = self._model.quirks
+        below = min(quirks.pieces_below, self.index)
+        return quirks if below == quirks.pieces_below else replace(quirks, pieces_below=below)
 
     def regions(self) -> Sequence[Region | None]:
         """The model's and the migration region."""

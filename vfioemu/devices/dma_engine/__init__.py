@@ -10,7 +10,7 @@ type   its group                              how its writes become known to the
 =====  =====================================  ============================================================
 
 Beside that it logs its DMA itself (DMA logging) and migrates with its state: registers, counters and generator move, and
-the destination goes on with the write after the source's last one. The registers are in `vfioemu.uapi.dma_engine`.
+the destination goes on with the write after the source's last one. The registers are in `vfioemu.abi.dma_engine`.
 """
 
 from vfioemu.devices.dma_engine.driver import DmaEngine

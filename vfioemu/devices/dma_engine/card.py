@@ -8,6 +8,8 @@ from typing import ClassVar, Final
 
 from msgspec import UNSET
 
+from vfioemu.abi import dma_engine as u
+from vfioemu.abi.dma_engine import Command, Register
 from vfioemu.core.base.effects import MaybeSteps, Steps
 from vfioemu.devices.dma_engine.commands import Commands
 from vfioemu.devices.dma_engine.engine import Engine
@@ -21,8 +23,6 @@ from vfioemu.devices.dma_engine.writer import Writer
 from vfioemu.devices.pci import PciHardware
 from vfioemu.devices.pci.vfio_pci import names
 from vfioemu.native.dma import Op
-from vfioemu.uapi import dma_engine as u
-from vfioemu.uapi.dma_engine import Command, Register
 
 _U64: Final = (1 << 64) - 1
 

@@ -6,14 +6,7 @@ from collections import deque
 from contextlib import suppress
 from typing import Final, Protocol
 
-from vfioemu.core.base.effects import Steps
-from vfioemu.core.base.errors import IoctlError
-from vfioemu.core.model.host import Host
-from vfioemu.core.model.streams import P2P_STATES
-from vfioemu.devices.dma_engine.engine import Engine
-from vfioemu.devices.dma_engine.registers import Registers
-from vfioemu.devices.pci import PciHardware
-from vfioemu.uapi.dma_engine import (
+from vfioemu.abi.dma_engine import (
     AREA_END,
     COMMAND_INTERRUPT,
     MAX_COPY,
@@ -22,6 +15,13 @@ from vfioemu.uapi.dma_engine import (
     MSIX_VECTORS,
     Command,
 )
+from vfioemu.core.base.effects import Steps
+from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.model.host import Host
+from vfioemu.core.model.streams import P2P_STATES
+from vfioemu.devices.dma_engine.engine import Engine
+from vfioemu.devices.dma_engine.registers import Registers
+from vfioemu.devices.pci import PciHardware
 
 _U64: Final = (1 << 64) - 1
 _DMA: Final = frozenset({Command.WRITE, Command.COPY})

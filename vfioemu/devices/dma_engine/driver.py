@@ -5,6 +5,7 @@ import errno
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Final
 
+from vfioemu.abi import dma_engine as u
 from vfioemu.core.base.effects import MaybeSteps, Steps
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.memory.iova_bitmap import DirtySink, LogRange
@@ -34,7 +35,6 @@ from vfioemu.devices.dma_engine.migrate import (
 from vfioemu.devices.dma_engine.options import Options
 from vfioemu.devices.options import OptionTable
 from vfioemu.devices.pci import VfioPci
-from vfioemu.uapi import dma_engine as u
 
 _PRECOPYING: Final = frozenset({PRE_COPY, PRE_COPY_P2P})
 

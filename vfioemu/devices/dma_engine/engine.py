@@ -6,6 +6,7 @@ from typing import Final
 
 from msgspec import UNSET
 
+from vfioemu.abi.dma_engine import MAX_BATCH, PinMode, Register
 from vfioemu.core.base.effects import Steps
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.slices import Slices
@@ -20,7 +21,6 @@ from vfioemu.devices.dma_engine.writer import Writer
 from vfioemu.devices.pci import PciHardware
 from vfioemu.native.dma import DmaBatch, Op, Status
 from vfioemu.native.log import DirtyLog
-from vfioemu.uapi.dma_engine import MAX_BATCH, PinMode, Register
 
 _PAGE_MASK: Final = ~(PAGE - 1)
 _WORK: Final = 16

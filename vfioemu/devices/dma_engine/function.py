@@ -3,9 +3,9 @@
 
 from typing import Final
 
+from vfioemu.abi import dma_engine as u
 from vfioemu.devices.dma_engine.memory import BIG_BAR
 from vfioemu.devices.pci import Bar, Function, Msi, MsiX, PowerManagement
-from vfioemu.uapi import dma_engine as u
 
 _PAGE: Final = 4096
 

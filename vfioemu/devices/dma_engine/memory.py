@@ -5,9 +5,9 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from vfioemu.abi.dma_engine import BAR_SIZE, RING_ENTRIES, RING_OFFSET
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.devices.pci import PciHardware
-from vfioemu.uapi.dma_engine import BAR_SIZE, RING_ENTRIES, RING_OFFSET
 
 BIG_BAR: Final = 4
 CHUNK: Final = 16 << 10

@@ -7,10 +7,10 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 from msgspec import UNSET, Meta, UnsetType
 
+from vfioemu.abi.dma_engine import PinMode
 from vfioemu.devices.options import U64, guess
 from vfioemu.devices.pci.vfio_pci.options import PciOptions
 from vfioemu.uapi import constants as c
-from vfioemu.uapi.dma_engine import PinMode
 
 MAX_BIG_BAR: Final = 64 << 20
 _PAGE: Final = 4096

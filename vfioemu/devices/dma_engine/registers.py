@@ -8,8 +8,7 @@ import errno
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from vfioemu.core.base.errors import IoctlError
-from vfioemu.uapi.dma_engine import (
+from vfioemu.abi.dma_engine import (
     AREA_END,
     CONTROL_RUN,
     MAX_BATCH,
@@ -20,6 +19,7 @@ from vfioemu.uapi.dma_engine import (
     PinMode,
     Register,
 )
+from vfioemu.core.base.errors import IoctlError
 
 PAGE: Final = 4096
 

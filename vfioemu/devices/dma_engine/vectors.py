@@ -4,10 +4,10 @@
 import errno
 from typing import Final
 
+from vfioemu.abi.dma_engine import MSIX_VECTORS
 from vfioemu.core.base.effects import Steps
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.devices.pci import PciHardware
-from vfioemu.uapi.dma_engine import MSIX_VECTORS
 
 ALL: Final = (1 << MSIX_VECTORS) - 1
 

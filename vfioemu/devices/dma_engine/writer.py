@@ -4,10 +4,7 @@
 from collections.abc import Callable
 from typing import Final
 
-from vfioemu.devices.dma_engine.memory import BarMemory
-from vfioemu.devices.dma_engine.registers import PAGE, Registers
-from vfioemu.native.dma import DmaBatch, Op, Status
-from vfioemu.uapi.dma_engine import (
+from vfioemu.abi.dma_engine import (
     AREA_END,
     MAX_BATCH,
     STAMP_LAYOUT,
@@ -16,6 +13,9 @@ from vfioemu.uapi.dma_engine import (
     Pattern,
     Register,
 )
+from vfioemu.devices.dma_engine.memory import BarMemory
+from vfioemu.devices.dma_engine.registers import PAGE, Registers
+from vfioemu.native.dma import DmaBatch, Op, Status
 
 _U64: Final = (1 << 64) - 1
 _MULTIPLIER: Final = 6364136223846793005

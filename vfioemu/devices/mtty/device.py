@@ -25,6 +25,7 @@ from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.memory.iova_bitmap import DirtySink, LogRange
 from vfioemu.core.model.device import DeviceModel
 from vfioemu.core.model.irqs import Irq, IrqRequest, take_eventfd
+from vfioemu.core.model.quirks import DriverQuirks
 from vfioemu.core.model.regions import READ_WRITE, Region
 from vfioemu.core.model.streams import (
     RESUMING,
@@ -38,6 +39,7 @@ from vfioemu.devices.mtty import config, migrate
 from vfioemu.devices.mtty.uart import REGISTERS, Uart
 from vfioemu.devices.options import Options, OptionTable
 from vfioemu.uapi import constants as c
+from vfioemu.uapi.structs import DeviceInfo
 
 _INTX: Final = c.VFIO_PCI_INTX_IRQ_INDEX
 _MSI: Final = c.VFIO_PCI_MSI_IRQ_INDEX
@@ -63,13 +65,15 @@ class Mtty(DeviceModel):
     BUS = "mdev"  # as the kernel's mtty is
 
     info_flags = c.VFIO_DEVICE_FLAGS_PCI
-    keeps_cap_offset = True
-    moves_position = True
+    quirks = DriverQuirks(
+        keeps_cap_offset=True,
+        moves_position=True,
+        keeps_migration_state=True,
+        pieces_below=1 << 24,  # of every region, those included that do not exist
+    )
     migration_flags = c.VFIO_MIGRATION_STOP_COPY | c.VFIO_MIGRATION_P2P | c.VFIO_MIGRATION_PRE_COPY
-    keeps_migration_state = True
     tells_p2p = True  # it does no DMA
     has_dma_logging = True
-    pieces_below = 1 << 24  # of every region, those included that do not exist
 
     def __init__(self, options: Mapping[str, object]) -> None:
         own = MttyOptions.parse(options)
@@ -93,9 +97,10 @@ class Mtty(DeviceModel):
         """INTx and MSI, one each."""
         return _IRQS
 
-    def info_told(self) -> None:
-        """The driver remembers what it has told."""
+    def info(self, argsz: int, num_regions: int) -> DeviceInfo:
+        """mtty_get_device_info(): the driver remembers that it has told what it has."""
         self._info_known = True
+        return super().info(argsz, num_regions)
 
     def irq_info(self, index: int) -> Irq | None:
         """mtty_get_irq_info()."""

@@ -4,11 +4,11 @@
 from typing import Final, Self
 
 from vfioemu import client
+from vfioemu.abi import dma_engine as dma
 from vfioemu.migration.building import Step, about
 from vfioemu.migration.guestspec import ProgramSpec
 from vfioemu.migration.shielded import shielded
 from vfioemu.uapi import constants as u
-from vfioemu.uapi import dma_engine as dma
 
 _STATE: Final = (
     *(dma.Register.ID, dma.Register.DEVICE_ID, dma.Register.CONTROL, dma.Register.BASE, dma.Register.SIZE),

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from vfioemu.abi.dma_engine import STAMP_MAGIC, STAMP_SIZE
 from vfioemu.migration.plan import PAGE
-from vfioemu.uapi.dma_engine import STAMP_MAGIC, STAMP_SIZE
 
 CPU_MAGIC: Final = b"VFE-CPU\0"
 _STAMP: Final = struct.Struct("<8sQQQ")

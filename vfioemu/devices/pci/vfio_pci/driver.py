@@ -15,6 +15,7 @@ from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.file import Mapped
 from vfioemu.core.model.device import DeviceModel
 from vfioemu.core.model.irqs import Irq, IrqRequest, take_eventfd
+from vfioemu.core.model.quirks import DriverQuirks
 from vfioemu.core.model.regions import ABSENT, PIECE, READ_WRITE, Region
 from vfioemu.devices.options import OptionTable
 from vfioemu.devices.pci.hardware import registers as r
@@ -68,9 +69,7 @@ class VfioPci(DeviceModel):
 
     OPTIONS: ClassVar[Mapping[str, str]] = OptionTable(PciOptions)
 
-    info_size = 24
-    keeps_cap_offset = True
-    moves_position = True
+    quirks = DriverQuirks(info_size=24, keeps_cap_offset=True, moves_position=True)
 
     def __init__(self, options: Mapping[str, object], hardware: PciHardware) -> None:
         super().__init__(options)

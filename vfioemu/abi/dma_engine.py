@@ -54,7 +54,6 @@ offset  register      r/w   meaning
 """
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
@@ -153,30 +152,3 @@ STAMP_MAGIC: Final = b"VFE-DMA\0"
 STAMP_LAYOUT: Final = struct.Struct("<8sQQQ")
 STAMP_SIZE: Final = STAMP_LAYOUT.size
 """32 bytes; with the default registers they are the first of a page."""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Stamp:
-    """What every write begins with.
-
-    Attributes:
-        device: DEVICE_ID of the writer.
-        seq: its sequence number.
-        iova: where the writer meant it to go.
-    """
-
-    device: int
-    seq: int
-    iova: int
-
-    def build(self) -> bytes:
-        """The 32 bytes."""
-        return STAMP_LAYOUT.pack(STAMP_MAGIC, self.device, self.seq, self.iova)
-
-    @classmethod
-    def parse(cls, data: bytes | bytearray | memoryview, offset: int = 0) -> "Stamp | None":
-        """The stamp at `offset`, or None if there is none."""
-        if offset + STAMP_SIZE > len(data):
-            return None
-        magic, device, seq, iova = STAMP_LAYOUT.unpack_from(data, offset)
-        return cls(device, seq, iova) if magic == STAMP_MAGIC else None
