@@ -5,7 +5,7 @@ import dataclasses
 import struct
 
 from vfioemu.conformance.machine import machine_file
-from vfioemu.core.objects.machine import Machine
+from vfioemu.core.machine import Machine
 from vfioemu.daemon.config import load_machine
 from vfioemu.devices.registry import load_models
 from vfioemu.testing.process import Process

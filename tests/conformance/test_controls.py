@@ -115,7 +115,7 @@ def test_machine_that_answers_otherwise_fails(family, change):
 
 
 def test_something_left_behind_is_reported(monkeypatch):
-    from vfioemu.core.objects.group import GroupFile
+    from vfioemu.core.files.group import GroupFile
 
     def forget(self):
         yield from ()

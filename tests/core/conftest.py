@@ -7,9 +7,9 @@ import pytest
 
 from vfioemu.core.base import slices
 from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.machine import Machine
 from vfioemu.core.memory.iommu_spec import IommuSpec
 from vfioemu.core.model.device import DeviceModel
-from vfioemu.core.objects.machine import Machine
 from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
 from vfioemu.core.type1 import manual_clear, windows
 from vfioemu.testing.holdings import holdings

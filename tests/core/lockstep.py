@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from tests.releases import name
 from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.machine import Machine
 from vfioemu.core.memory.iommu_spec import IommuSpec
-from vfioemu.core.objects.machine import Machine
 from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
 from vfioemu.devices.pci import VfioPci
 from vfioemu.devices.pci.vfio_pci import names

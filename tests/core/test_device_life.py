@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.files.device import open_device
 from vfioemu.core.model.device import DeviceModel
 from vfioemu.testing.bench import Bench
 from vfioemu.testing.scheduler import Scheduler
@@ -89,13 +90,12 @@ def test_an_open_that_the_driver_refuses_leaves_nothing(bench):
 
 
 def test_the_backend_matters_at_the_first_open_only(bench):
-    container, iommu = bench.group.container, bench.iommu
-    container.iommu = None
+    bench.group.backend = None
     assert bench.open() > 0
-    bench.group.container = None
+    bench.group.attached = False
     with pytest.raises(IoctlError, match="EINVAL"):
         bench.open()
-    bench.group.container, container.iommu = container, iommu
+    bench.group.attached, bench.group.backend = True, bench.iommu
 
 
 def test_pins_that_a_driver_forgets_are_taken_back(bench):
@@ -170,7 +170,7 @@ def test_a_stopped_device_writes_nothing_more(random, state, reset):
 def test_opens_and_closes_that_meet_leave_the_device_as_often_open_as_there_are_fds(random):
     bench = Bench(Worker(), Scheduler(random.choice))
     process = bench.process
-    tasks = [process.start(bench.device.open(), f"open {i}") for i in range(3)]
+    tasks = [process.start(open_device(bench.device), f"open {i}") for i in range(3)]
     tasks.append(process.start(bench.device.close(), "close"))
     files = [process.scheduler.run(task) for task in tasks]
 

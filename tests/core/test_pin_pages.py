@@ -297,9 +297,9 @@ def test_rw_batch_while_a_vaddr_is_invalid_is_ebusy(rig):
     client = rig("p")
     client.map(0)
     client.unmap(0, PAGE, 4)
-    iommu = client.machine.devices["d0"].group.container.iommu
+    iommu = client.machine.devices["d0"].group.backend
 
-    assert client.run(iommu.rw_batch(make_batch([(Op.WRITE, 0, 8, 0)]))) == "EBUSY"
+    assert client.run(iommu.rw_batch(make_batch([(Op.WRITE, 0, 8, 0)]), None)) == "EBUSY"
 
 
 def test_batch_beside_a_mapping_up_to_2_to_the_64_still_reaches_what_lookups_find(rig):

@@ -5,7 +5,9 @@ import pytest
 
 from tests.releases import DEFAULT, every_release
 from vfioemu.conformance.answers import extensions
-from vfioemu.core.objects.machine import Machine
+from vfioemu.core import type1
+from vfioemu.core.files import container, data, device, group
+from vfioemu.core.machine import Machine
 from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
 from vfioemu.devices.pci.vfio_pci.dmabuf import DmaBuf
 from vfioemu.devices.registry import load_models
@@ -58,6 +60,25 @@ class Client:
 
     def __call__(self, kind, number, arg=None):
         return self.process.ioctl(self.fds[kind], number, self.page if arg is None else arg)
+
+
+TABLES = {
+    FdKind.CONTAINER: container.TABLE | type1.TABLE,
+    FdKind.GROUP: group.TABLE,
+    FdKind.DEVICE: device.TABLE,
+    FdKind.DATA: data.TABLE,
+    FdKind.DMA_BUF: {},
+}
+"""What serves the ioctls of each kind of fd."""
+
+
+@pytest.mark.parametrize("kind", FdKind)
+def test_the_tables_serve_what_the_registry_lists_and_nothing_else(kind):
+    assert set(TABLES[kind]) == {row.number for row in IOCTLS if row.kind is kind}
+
+
+def test_no_ioctl_is_both_the_containers_own_and_its_backends():
+    assert not container.TABLE.keys() & type1.TABLE.keys()
 
 
 @pytest.mark.parametrize("row", IOCTLS, ids=lambda row: row.name)

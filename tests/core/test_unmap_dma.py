@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.releases import every_release, name
 from vfioemu.core.base.effects import locked
+from vfioemu.uapi.constants import VFIO_IOMMU_MAP_DMA, VFIO_IOMMU_UNMAP_DMA
 
 PAGE = 4096
 TOP = 1 << 64
@@ -205,9 +206,9 @@ def test_unmap_that_a_callback_makes_bisecting_ends_with_success(rig):
         yield from device.unpin_range(iova, size)
         header = struct.pack("<IIQQ", 24, 0, 2 * PAGE, PAGE)
         client.memory.poke(client.bitmap, header)
-        yield from container.iommu.unmap_dma(process.caller, client.bitmap)
+        yield from container.iommu.ioctl(process.caller, VFIO_IOMMU_UNMAP_DMA, client.bitmap)
         client.memory.poke(client.bitmap, struct.pack("<IIQQQ", 32, 3, client.data, 2 * PAGE, 2 * PAGE))
-        yield from container.iommu.map_dma(process.caller, client.bitmap)
+        yield from container.iommu.ioctl(process.caller, VFIO_IOMMU_MAP_DMA, client.bitmap)
 
     client.model().on_unmap = on_unmap
     client.map(0)

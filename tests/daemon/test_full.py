@@ -10,7 +10,7 @@ from tests.daemon.helpers import MACHINE
 from tests.daemon.test_tree import BDF, SPEC, snapshot
 from vfioemu import client, daemon, room
 from vfioemu.core.base.errors import IoctlError
-from vfioemu.core.objects.machine import Machine
+from vfioemu.core.machine import Machine
 from vfioemu.core.objects.spec import DeviceSpec
 from vfioemu.daemon.functions import Functions
 from vfioemu.daemon.tree import Tree

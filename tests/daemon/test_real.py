@@ -6,8 +6,8 @@ import os
 import pytest
 
 from vfioemu import client
+from vfioemu.core.machine import Machine
 from vfioemu.core.memory.iommu_spec import IommuSpec
-from vfioemu.core.objects.machine import Machine
 from vfioemu.core.objects.spec import GROUP_MAX, DeviceSpec, GroupSpec, MachineSpec
 from vfioemu.daemon import real, running
 from vfioemu.daemon.arguments import DeviceError, Wish, parse_device, with_devices

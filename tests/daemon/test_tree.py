@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.machine import Machine
 from vfioemu.core.memory.iommu_spec import IommuSpec
-from vfioemu.core.objects.machine import Machine
 from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
 from vfioemu.daemon import running
 from vfioemu.daemon.sysfs import bus_of, sysfsdev

@@ -6,8 +6,8 @@ import struct
 import pytest
 
 from vfioemu.abi.dma_engine import Command, Register
+from vfioemu.core.machine import Machine
 from vfioemu.core.memory.iommu_spec import IommuSpec
-from vfioemu.core.objects.machine import Machine
 from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
 from vfioemu.devices.dma_engine import DmaEngine
 from vfioemu.devices.registry import load_models

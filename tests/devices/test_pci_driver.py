@@ -15,8 +15,8 @@ from tests.devices.test_pci_irqs import ADDRESS, CONFIG, Console
 from tests.releases import having
 from vfioemu.core.base.effects import Breathe
 from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.machine import Machine
 from vfioemu.core.memory.iommu_spec import IommuSpec
-from vfioemu.core.objects.machine import Machine
 from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
 from vfioemu.devices.pci import (
     Bar,

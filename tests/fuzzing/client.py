@@ -8,8 +8,8 @@ from typing import Final, TypeAlias
 from tests.fuzzing.model import PAGE
 from vfioemu.core.base.profile import Quirks
 from vfioemu.core.base.userrange import TASK_SIZE_MAX
+from vfioemu.core.machine import Machine
 from vfioemu.core.memory.iommu_spec import IommuSpec
-from vfioemu.core.objects.machine import Machine
 from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
 from vfioemu.testing.process import Process
 from vfioemu.testing.scheduler import Scheduler

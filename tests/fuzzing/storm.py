@@ -16,7 +16,7 @@ from tests.fuzzing.world import COMMAND
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.file import File
 from vfioemu.core.base.profile import Quirks
-from vfioemu.core.objects.machine import Machine
+from vfioemu.core.machine import Machine
 from vfioemu.devices.registry import load_models
 from vfioemu.testing.holdings import holdings
 from vfioemu.testing.process import Process

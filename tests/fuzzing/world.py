@@ -26,7 +26,7 @@ from tests.fuzzing.client import (
 from tests.fuzzing.model import PAGE, Refusal, oracle
 from tests.fuzzing.model.oracle import Command
 from vfioemu.core.base.profile import Quirks
-from vfioemu.core.objects.machine import Machine
+from vfioemu.core.machine import Machine
 from vfioemu.devices.registry import load_models
 from vfioemu.testing.holdings import holdings
 from vfioemu.testing.process import Result, errno_name

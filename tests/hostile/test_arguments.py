@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tests.hostile.helpers import MACHINE, ORACLE_GROUP, PAGE, PATIENCE
 from vfioemu import client
 from vfioemu.conformance import realmemory
-from vfioemu.core.objects.machine import Machine
+from vfioemu.core.machine import Machine
 from vfioemu.daemon.config import parse_machine
 from vfioemu.devices.registry import load_models
 from vfioemu.syscalls import procmem

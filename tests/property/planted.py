@@ -4,7 +4,6 @@
 import errno
 import inspect
 from collections.abc import Callable
-from types import SimpleNamespace
 
 from tests.native.mutants import MUTANTS
 from vfioemu.core.base.effects import PinUser, read_user
@@ -17,9 +16,10 @@ from vfioemu.core.objects import device, migration
 from vfioemu.core.objects.container import Container
 from vfioemu.core.objects.group import Group
 from vfioemu.core.objects.migration_v1 import RegionsWithMigration
-from vfioemu.core.type1 import attach, dirty_pages, external, map_dma, state, unmap_dma
+from vfioemu.core.type1 import TABLE, Type1, attach, dirty_pages, external, map_dma, state, unmap_dma
 from vfioemu.devices.oracle.dirty_log import DirtyLog
 from vfioemu.io.shim.connection import Connection
+from vfioemu.uapi.constants import VFIO_IOMMU_DIRTY_PAGES
 from vfioemu.wire import messages
 
 
@@ -67,7 +67,10 @@ def reserved_iovas_are_accepted(patch):
 
 
 def overlaps_have_another_errno(patch):
-    patch.setattr(map_dma, "errno", SimpleNamespace(**vars(errno) | {"EEXIST": errno.EBUSY}))
+    def refused(number, why):
+        return IoctlError(errno.EBUSY if number == errno.EEXIST else number, why)
+
+    patch.setattr(map_dma, "IoctlError", refused)
 
 
 def locked_memory_is_not_given_back(patch):
@@ -77,7 +80,7 @@ def locked_memory_is_not_given_back(patch):
 
 def groups_are_opened_twice(patch):
     def open_again(self):
-        self.file = None
+        self.is_open = False
         return (yield from open_once(self))
 
     open_once = Group.open
@@ -100,7 +103,7 @@ def a_leaving_group_dirties_nothing(patch):
         yield from detach(iommu, group)
         iommu.dirty_page_tracking = tracking
 
-    patch.setattr(attach, "detach_group", silently)
+    patch.setattr(Type1, "detach_group", silently)
 
 
 def eventfds_are_never_put(patch):
@@ -119,7 +122,7 @@ def errno_order_is_swapped(patch):
         yield from read_user(arg, 8)
         return (yield from dirty(iommu, caller, arg))
 
-    patch.setattr(dirty_pages, "dirty_pages", read_first)
+    patch.setitem(TABLE, VFIO_IOMMU_DIRTY_PAGES, read_first)
 
 
 def one_page_too_many_is_pinned(patch):
@@ -158,7 +161,7 @@ def a_lock_is_kept_after_an_error(patch):
             iommu.lock.acquire(_nothing)
             raise
 
-    patch.setattr(external, "rw_read", rw_read)
+    patch.setattr(Type1, "rw_read", rw_read)
 
 
 def the_state_after_a_failed_arc_is_the_wanted_one(patch):
@@ -220,7 +223,11 @@ def a_second_logged_range_crashes(patch):
 
 def a_piece_of_v1_is_one_byte_short(patch):
     tell = RegionsWithMigration._tell
-    patch.setattr(RegionsWithMigration, "_tell", lambda self, stream: max(0, tell(self, stream) - 1))
+
+    def short(self, stream):
+        return max(0, (yield from tell(self, stream)) - 1)
+
+    patch.setattr(RegionsWithMigration, "_tell", short)
 
 
 def replies_are_sent_twice(patch):

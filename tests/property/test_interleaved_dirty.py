@@ -7,7 +7,7 @@ import pytest
 
 from tests.fuzzing.storm import EXPECTED, Storm
 from vfioemu.core.base.effects import DmaWrite
-from vfioemu.core.type1 import external
+from vfioemu.core.type1 import Type1
 
 
 @pytest.mark.parametrize("quirks", ["recorded", "clean"])
@@ -30,7 +30,7 @@ def mark_too_early(iommu, iova, data):
 
 
 def test_mark_before_the_write_is_found(monkeypatch):
-    monkeypatch.setattr(external, "rw_write", mark_too_early)
+    monkeypatch.setattr(Type1, "rw_write", mark_too_early)
 
     storms = [Storm(random.Random(seed)) for seed in range(20)]
 

@@ -19,8 +19,8 @@ from vfioemu.cli.machine_options import device_option, machine_of
 from vfioemu.cli.memlock import memlock_option
 from vfioemu.cli.tracing import trace_options
 from vfioemu.cli.where import new_directory, runtime_dir_option
+from vfioemu.core.machine import OptionsError
 from vfioemu.core.memory.accounting import Memlock
-from vfioemu.core.objects.machine import OptionsError
 from vfioemu.core.objects.spec import MachineSpec
 from vfioemu.daemon.arguments import Wish
 from vfioemu.daemon.config import refused_options

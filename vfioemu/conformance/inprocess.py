@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from vfioemu.conformance.replay import Difference, Replay
 from vfioemu.conformance.trace import Environment, Scenario
-from vfioemu.core.objects.machine import Machine
+from vfioemu.core.machine import Machine
 from vfioemu.core.objects.spec import MachineSpec
 from vfioemu.devices.registry import load_models
 from vfioemu.testing.holdings import holdings

@@ -12,7 +12,7 @@ from itertools import combinations
 from typing import Any, Final
 
 from vfioemu.conformance.machine import FOLDER
-from vfioemu.core.objects.machine import Machine
+from vfioemu.core.machine import Machine
 from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
 from vfioemu.daemon.config import load_machine
 from vfioemu.devices.registry import load_models

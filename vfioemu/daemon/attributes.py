@@ -16,7 +16,7 @@ from typing import Final, Protocol
 from vfioemu.core.base.effects import Steps, finish
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.file import Mapped
-from vfioemu.core.objects.machine import Machine
+from vfioemu.core.machine import Machine
 from vfioemu.daemon import sysfs
 from vfioemu.daemon.function_files import SETTABLE, is_binary
 from vfioemu.daemon.functions import Function, Functions

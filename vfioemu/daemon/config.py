@@ -29,9 +29,9 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from vfioemu.core.base.profile import DEFAULT, PROFILES, Quirks
+from vfioemu.core.machine import OptionsError
 from vfioemu.core.memory.iommu_spec import IommuSpec
 from vfioemu.core.model.device import Factory
-from vfioemu.core.objects.machine import OptionsError
 from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
 from vfioemu.daemon.names import checked_name
 from vfioemu.daemon.sysfs import bus_of

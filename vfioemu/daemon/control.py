@@ -13,8 +13,8 @@ import msgspec
 import trio
 
 from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.machine import Machine
 from vfioemu.core.objects.device import Device
-from vfioemu.core.objects.machine import Machine
 from vfioemu.daemon import messages as d
 from vfioemu.daemon import statistics
 from vfioemu.daemon.mediated import MediatedDevices

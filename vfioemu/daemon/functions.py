@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.machine import Machine
 from vfioemu.core.objects.device import Device
-from vfioemu.core.objects.machine import Machine
 from vfioemu.daemon import function_files, sysfs
 from vfioemu.daemon.function_files import DRIVER
 from vfioemu.daemon.tree import Tree

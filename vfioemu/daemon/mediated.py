@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import trio
 
 from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.machine import Machine
 from vfioemu.core.objects.device import Device
-from vfioemu.core.objects.machine import Machine
 from vfioemu.core.objects.spec import DeviceSpec
 from vfioemu.daemon import messages as d
 from vfioemu.daemon import real
@@ -113,7 +113,7 @@ class MediatedDevices:
             ControlError: there is none of that name.
         """
         device = self._find(text)
-        if device in device.group.devices:
+        if not self._machine.is_withdrawn(device):
             try:
                 self._remove(device)
             except IoctlError:
@@ -137,7 +137,7 @@ class MediatedDevices:
             device = self._find(name)
         except ControlError as error:
             raise IoctlError(errno.ENODEV, str(error)) from None
-        if device not in device.group.devices:
+        if self._machine.is_withdrawn(device):
             raise IoctlError(errno.EBUSY, f"device {name} is being removed")
         self._remove(device)
 

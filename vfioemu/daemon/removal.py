@@ -12,8 +12,8 @@ from typing import Final
 import trio
 
 from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.machine import Machine
 from vfioemu.core.objects.device import Device
-from vfioemu.core.objects.machine import Machine
 from vfioemu.io.dispatch import Dispatcher
 from vfioemu.io.driver import Driver
 

@@ -14,8 +14,8 @@ from typing import Final
 
 import trio
 
+from vfioemu.core.machine import Machine
 from vfioemu.core.model.device import Factory
-from vfioemu.core.objects.machine import Machine
 from vfioemu.core.objects.spec import MachineSpec
 from vfioemu.daemon import runtime_dir as rd
 from vfioemu.daemon.attributes import Attributes

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from vfioemu.core.objects.machine import Machine
+from vfioemu.core.machine import Machine
 from vfioemu.daemon import messages as d
 from vfioemu.io.shim.server import Server
 

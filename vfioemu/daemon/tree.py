@@ -27,9 +27,9 @@ from typing import Final, Self
 
 from vfioemu.core.base.effects import finish
 from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.machine import Machine
 from vfioemu.core.memory.iommu_spec import IommuSpec
 from vfioemu.core.objects.device import Device
-from vfioemu.core.objects.machine import Machine
 from vfioemu.daemon import function_files, real, sysfs
 from vfioemu.daemon.addresses import Addresses, Window
 from vfioemu.daemon.entries import Directory, Entries, Entry, File, Link, Node

@@ -8,9 +8,9 @@ from typing import Final
 import trio
 
 from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.machine import Machine
 from vfioemu.core.model.device import DeviceModel
 from vfioemu.core.objects.device import Device
-from vfioemu.core.objects.machine import Machine
 from vfioemu.io.base.turns import CALLS
 from vfioemu.io.dispatch import Dispatcher
 

@@ -14,6 +14,7 @@ import trio
 
 from vfioemu.core.base.effects import (
     Abandoned,
+    AllocatePages,
     Breathe,
     Current,
     DmaRead,
@@ -33,10 +34,12 @@ from vfioemu.core.base.effects import (
     WriteUser,
 )
 from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.file import File
 from vfioemu.io.base.turns import BYTES_SHIFT, SLICE, Share
 from vfioemu.io.memory import reach
 from vfioemu.io.memory.space import ClientSpace
 from vfioemu.io.transport import NOBODY, CallerAccess, Gone
+from vfioemu.syscalls.shared_pages import SharedPages
 
 _PIN_SLICE: Final = 1024
 """Pages that are looked at in one go."""
@@ -198,6 +201,12 @@ class Driver:
     def _watch_now(self, effect: Watch) -> tuple[bool, Any]:
         return False, self.access.watch(effect.eventfd, effect.then)
 
+    def _allocate_now(self, effect: AllocatePages) -> tuple[bool, Any]:
+        try:
+            return False, SharedPages(effect.name, effect.size)
+        except OSError as error:
+            raise IoctlError(errno.ENOMEM, f"no memory for {effect.name}: {error}") from error
+
     def _current_now(self, effect: Current) -> tuple[bool, Any]:
         del effect
         return False, self.access.space
@@ -301,7 +310,9 @@ class Driver:
         return await self.access.take_fd(effect.number)
 
     async def _give_fd_later(self, effect: GiveFd) -> int:
-        return await self.access.give_fd(effect.file)
+        file = effect.file
+        assert isinstance(file, File)
+        return await self.access.give_fd(file)
 
     async def _revoke_fd_later(self, effect: RevokeFd) -> None:
         await self.access.revoke_fd(effect.number)
@@ -382,6 +393,7 @@ class Driver:
         DmaWrite: _dma_write_now,
         PagesRead: _pages_read_now,
         PagesWrite: _pages_write_now,
+        AllocatePages: _allocate_now,
         Current: _current_now,
         Locked: _locked_now,
         Breathe: _breathe_now,

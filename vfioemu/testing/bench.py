@@ -14,10 +14,12 @@ from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.file import File
 from vfioemu.core.base.locks import Lock
 from vfioemu.core.base.profile import DEFAULT, Profile
+from vfioemu.core.files.device import open_device
+from vfioemu.core.memory.backend import Backend, PinningDevice
 from vfioemu.core.model.device import DeviceModel
 from vfioemu.core.objects.device import Device
 from vfioemu.core.objects.migration_v1 import MigrationProtocol
-from vfioemu.core.objects.spec import DeviceSpec
+from vfioemu.core.objects.spec import DeviceSpec, GroupSpec
 from vfioemu.native.dma import DmaBatch, Op, Status
 from vfioemu.native.log import DirtyLog
 from vfioemu.testing.process import Process, Result
@@ -29,8 +31,8 @@ GUEST: Final = 16 << 20
 PAGE: Final = 4096
 
 
-class BenchIommu:
-    """Guest memory [0, GUEST), all of it readable and writable.
+class BenchIommu(Backend):
+    """An IO address space that is guest memory [0, GUEST), all of it readable and writable.
 
     Args:
         profile: of the kernel.
@@ -48,36 +50,36 @@ class BenchIommu:
         self.memory = bytearray(GUEST)
         self.pins: Counter[int] = Counter()
         self.dirty: set[int] = set()
-        self.told: list[Device] = []
+        self.told: list[PinningDevice] = []
 
-    def register_device(self, device: Device) -> Steps[None]:
+    def register_device(self, device: PinningDevice) -> Steps[None]:
         """The first open."""
         yield from locked(self.lock)
         self.told.append(device)
         self.lock.release()
 
-    def unregister_device(self, device: Device) -> Steps[None]:
+    def unregister_device(self, device: PinningDevice) -> Steps[None]:
         """The last close."""
         yield from locked(self.lock)
         self.told.remove(device)
         self.lock.release()
 
-    def pin_pages(self, device: Device, iova: int, npage: int, prot: int) -> Steps[int]:
+    def pin_pages(self, device: PinningDevice, iova: int, npages: int, prot: int) -> Steps[int]:
         """EINVAL outside."""
         del device, prot
         yield from locked(self.lock)
         try:
-            self._check(iova, npage * PAGE)
-            self.pins.update(range(iova, iova + npage * PAGE, PAGE))
+            self._check(iova, npages * PAGE)
+            self.pins.update(range(iova, iova + npages * PAGE, PAGE))
         finally:
             self.lock.release()
-        return npage
+        return npages
 
-    def unpin_pages(self, device: Device, iova: int, npage: int) -> Steps[None]:
+    def unpin_pages(self, device: PinningDevice, iova: int, npages: int) -> Steps[None]:
         """Never fails."""
         del device
         yield from locked(self.lock)
-        self.pins.subtract(range(iova, iova + npage * PAGE, PAGE))
+        self.pins.subtract(range(iova, iova + npages * PAGE, PAGE))
         self.pins += Counter()
         self.lock.release()
 
@@ -119,6 +121,22 @@ class BenchIommu:
         self.lock.release()
         return done
 
+    def dma_read(self, iova: int, size: int) -> Steps[bytes]:
+        """Read; a device on a bench is behind no IOMMU, so that only tests call it."""
+        return self.rw_read(iova, size)
+
+    def dma_write(self, iova: int, data: Buffer) -> Steps[None]:
+        """Write, as `rw_write`."""
+        return self.rw_write(iova, data)
+
+    def dma_batch(self, batch: DmaBatch, log: DirtyLog | None = None) -> Steps[int]:
+        """Make many transfers, as `rw_batch`."""
+        return self.rw_batch(batch, log)
+
+    def count_mappings(self) -> int:
+        """Count them: all of guest memory is one."""
+        return 1
+
     def _write(self, iova: int, data: bytes, *, seen: bool = True) -> None:
         self.memory[iova : iova + len(data)] = data
         if seen:
@@ -129,40 +147,36 @@ class BenchIommu:
             raise IoctlError(errno.EINVAL, f"{iova:#x}+{size:#x} is not mapped")
 
 
-class BenchContainer:
-    """A container with its backend set."""
-
-    def __init__(self, iommu: BenchIommu) -> None:
-        self.iommu: BenchIommu | None = iommu
-
-    @property
-    def profile(self) -> Profile:
-        """The backend's kernel release."""
-        return DEFAULT if self.iommu is None else self.iommu.profile
-
-
 class BenchGroup:
-    """A group of one device, attached.
+    """A group of one device without an IOMMU, in a container (a `DeviceGroup`).
 
     Attributes:
+        backend: its IO address space; None is a container before SET_IOMMU.
+        attached: whether it is in a container.
         users: open devices.
     """
 
+    spec = GroupSpec(number=1)
     number = 1
+    iommu = None
     behind_iommu = False
 
-    def __init__(self, container: BenchContainer) -> None:
-        self.container: BenchContainer | None = container
+    def __init__(self, backend: "BenchIommu") -> None:
+        self.backend: BenchIommu | None = backend
+        self.attached = True
         self.users = 0
 
-    def device_opened(self, device: Device) -> None:
-        """The first open."""
-        del device
+    @property
+    def profile(self) -> Profile | None:
+        """The kernel release of the backend."""
+        return None if self.backend is None else self.backend.profile
+
+    def device_opened(self) -> None:
+        """Count the first open."""
         self.users += 1
 
-    def device_closed(self, device: Device) -> Steps[None]:
-        """The last close."""
-        del device
+    def device_closed(self) -> Steps[None]:
+        """Count the last close."""
         yield from ()
         self.users -= 1
 
@@ -191,17 +205,17 @@ class Bench:
         migration: MigrationProtocol | None = None,
     ) -> None:
         self.iommu = BenchIommu()
-        self.group = BenchGroup(BenchContainer(self.iommu))
+        self.group = BenchGroup(self.iommu)
         self.model = model
         spec = DeviceSpec(symbol="dev", name=name, group=1, model="bench")
-        self.device = Device(spec, model, self.group, migration)  # type: ignore[arg-type]  # as much of a group as it needs
+        self.device = Device(spec, model, self.group, migration)
         self.process = Process(_NoNodes(), scheduler=scheduler)
         self.arg = self.process.memory.allocate(64 << 10)
         self.fd = self.open()
 
     def open(self) -> int:
         """Open the device once more; returns the fd."""
-        file = self.run(self.device.open())
+        file = self.run(open_device(self.device))
         number: int = self.run(_give(file))
         return number
 

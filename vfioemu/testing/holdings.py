@@ -3,7 +3,7 @@
 
 from collections import Counter
 
-from vfioemu.core.objects.machine import Machine
+from vfioemu.core.machine import Machine
 
 
 def holdings(machine: Machine) -> dict[str, int]:
@@ -12,7 +12,7 @@ def holdings(machine: Machine) -> dict[str, int]:
     for gauges in machine.gauges().values():
         totals["containers"] += 1
         totals.update({name: value for name, value in gauges.items() if name not in _PER_CONTAINER})
-    totals["groups"] = sum(group.file is not None for group in machine.groups.values())
+    totals["groups"] = sum(group.is_open for group in machine.groups.values())
     totals["opened_devices"] = sum(device.open_count > 0 for device in machine.devices.values())
     totals["held_pins"] = sum(device.npinned for device in machine.devices.values())
     return dict(totals)

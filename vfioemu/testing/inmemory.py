@@ -19,9 +19,9 @@ from typing import Any, Final
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.file import File
 from vfioemu.core.base.profile import DEFAULT, Quirks
+from vfioemu.core.machine import Machine
 from vfioemu.core.memory.iommu_spec import IommuSpec
 from vfioemu.core.model.device import Factory
-from vfioemu.core.objects.machine import Machine
 from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
 from vfioemu.devices.registry import default_bus, load_models, load_models_and_classes
 from vfioemu.testing.handles import MemoryContainer, MemoryDevice

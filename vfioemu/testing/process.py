@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Final, Protocol, TypeVar
 from vfioemu.core.base.caller import AddressSpace, Caller
 from vfioemu.core.base.effects import (
     Abandoned,
+    AllocatePages,
     Breathe,
     Buffer,
     Current,
@@ -37,6 +38,7 @@ from vfioemu.core.base.effects import (
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.file import POLLIN, POLLOUT, POLLPRI, File
 from vfioemu.core.base.pages import Holder
+from vfioemu.syscalls.shared_pages import SharedPages
 from vfioemu.testing import files
 from vfioemu.testing.files import (
     EVENTFD_MAX,
@@ -373,10 +375,18 @@ class Process(AddressSpace):
         return opened.what
 
     def _give_fd(self, effect: GiveFd) -> int:
-        return self.install(OpenFile(effect.file))
+        file = effect.file
+        assert isinstance(file, File)
+        return self.install(OpenFile(file))
 
     def _revoke_fd(self, effect: RevokeFd) -> None:
         del self.fds[effect.number]
+
+    def _allocate_pages(self, effect: AllocatePages) -> SharedPages:
+        try:
+            return SharedPages(effect.name, effect.size)
+        except OSError as error:
+            raise IoctlError(errno.ENOMEM, f"no memory for {effect.name}: {error}") from error
 
     def _breathe(self, effect: Breathe) -> None:
         """The scheduler lets others go on after any effect, if anybody is to."""
@@ -428,6 +438,7 @@ class Process(AddressSpace):
         GiveFd: _give_fd,
         RevokeFd: _revoke_fd,
         Signal: _signal,
+        AllocatePages: _allocate_pages,
         Breathe: _breathe,
         Watch: _watch,
         Abandoned: _abandoned,

@@ -45,7 +45,6 @@ class Ioctl:
         payload: the struct that the argument points to; None for plain values, names and fd numbers.
         minsz: how many bytes the kernel insists on reading, which may be less than the whole struct.
         errnos: what it may fail with in every release; `Profile.errnos` adds what only some answer.
-        handler: the method of the core's file class.
         flags: the bits of the payload's `flags` that mean something going in.
         pointee: see `Pointee`.
         values: names for an argument that is a number.
@@ -60,7 +59,6 @@ class Ioctl:
     payload: type[Payload] | None
     minsz: int
     errnos: frozenset[str]
-    handler: str
     flags: type[IntFlag] | None = None
     pointee: Pointee = "struct"
     values: type[IntEnum] | None = None
@@ -88,7 +86,6 @@ class Unserved:
 def _ioctl(
     kind: FdKind,
     name: str,
-    handler: str,
     argument: Argument,
     errnos: str = "",
     payload: type[Payload] | None = None,
@@ -109,7 +106,6 @@ def _ioctl(
         payload,
         minsz,
         frozenset(errnos.split()),
-        handler,
         flags,
         pointee,
         values,
@@ -126,14 +122,11 @@ _ATTACH: Final = "EINVAL EPERM EBUSY ENOMEM"
 """vfio_iommu_type1_attach_group() with no mapping to replay."""
 
 IOCTLS: Final[tuple[Ioctl, ...]] = (
-    _ioctl(_CONTAINER, "VFIO_GET_API_VERSION", "get_api_version", "none", classes="info"),
-    _ioctl(
-        _CONTAINER, "VFIO_CHECK_EXTENSION", "check_extension", "value", values=f.Extension, classes="info"
-    ),
+    _ioctl(_CONTAINER, "VFIO_GET_API_VERSION", "none", classes="info"),
+    _ioctl(_CONTAINER, "VFIO_CHECK_EXTENSION", "value", values=f.Extension, classes="info"),
     _ioctl(
         _CONTAINER,
         "VFIO_SET_IOMMU",
-        "set_iommu",
         "value",
         f"ENODEV {_ATTACH}",
         values=f.Extension,
@@ -142,7 +135,6 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
     _ioctl(
         _CONTAINER,
         "VFIO_IOMMU_GET_INFO",
-        "iommu_get_info",
         "pointer",
         "EFAULT EINVAL ENOMEM",
         s.IommuType1Info,
@@ -152,7 +144,6 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
     _ioctl(
         _CONTAINER,
         "VFIO_IOMMU_MAP_DMA",
-        "map_dma",
         "pointer",
         "EFAULT EINVAL ENOENT ENOSPC ENOMEM",
         s.IommuType1DmaMap,
@@ -162,7 +153,6 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
     _ioctl(
         _CONTAINER,
         "VFIO_IOMMU_UNMAP_DMA",
-        "unmap_dma",
         "pointer",
         "EFAULT EINVAL EBUSY",
         s.IommuType1DmaUnmap,
@@ -172,7 +162,6 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
     _ioctl(
         _CONTAINER,
         "VFIO_IOMMU_DIRTY_PAGES",
-        "dirty_pages",
         "pointer",
         "EACCES EFAULT EINVAL ENOMEM",
         s.IommuType1DirtyBitmap,
@@ -182,7 +171,6 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
     _ioctl(
         _GROUP,
         "VFIO_GROUP_GET_STATUS",
-        "get_status",
         "pointer",
         "EFAULT EINVAL ENODEV",
         s.GroupStatus,
@@ -191,18 +179,16 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
     _ioctl(
         _GROUP,
         "VFIO_GROUP_SET_CONTAINER",
-        "set_container",
         "pointer",
         f"EFAULT EBADF EBADFD ENODEV {_ATTACH}",
         minsz=4,
         pointee="fd",
         classes="group",
     ),
-    _ioctl(_GROUP, "VFIO_GROUP_UNSET_CONTAINER", "unset_container", "none", "EINVAL EBUSY", classes="group"),
+    _ioctl(_GROUP, "VFIO_GROUP_UNSET_CONTAINER", "none", "EINVAL EBUSY", classes="group"),
     _ioctl(
         _GROUP,
         "VFIO_GROUP_GET_DEVICE_FD",
-        "get_device_fd",
         "pointer",
         "EFAULT EINVAL ENODEV EACCES EPERM EMFILE EBUSY ENOMEM EIO",
         minsz=1,
@@ -213,7 +199,6 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
     _ioctl(
         _DEVICE,
         "VFIO_DEVICE_GET_INFO",
-        "get_info",
         "pointer",
         "EFAULT EINVAL ENOMEM",
         s.DeviceInfo,
@@ -223,7 +208,6 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
     _ioctl(
         _DEVICE,
         "VFIO_DEVICE_GET_REGION_INFO",
-        "get_region_info",
         "pointer",
         "EFAULT EINVAL ENOMEM",
         s.RegionInfo,
@@ -232,7 +216,6 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
     _ioctl(
         _DEVICE,
         "VFIO_DEVICE_GET_IRQ_INFO",
-        "get_irq_info",
         "pointer",
         "EFAULT EINVAL",
         s.IrqInfo,
@@ -241,18 +224,16 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
     _ioctl(
         _DEVICE,
         "VFIO_DEVICE_SET_IRQS",
-        "set_irqs",
         "pointer",
         "EFAULT EINVAL ENOTTY EBADF ENOMEM ENODEV ENOSPC ERANGE EBUSY",
         s.IrqSet,
         flags=f.IrqSetFlag,
         classes="irq",
     ),
-    _ioctl(_DEVICE, "VFIO_DEVICE_RESET", "reset", "none", "EINVAL EAGAIN EIO", classes="reset"),
+    _ioctl(_DEVICE, "VFIO_DEVICE_RESET", "none", "EINVAL EAGAIN EIO", classes="reset"),
     _ioctl(
         _DEVICE,
         "VFIO_DEVICE_GET_PCI_HOT_RESET_INFO",
-        "get_pci_hot_reset_info",
         "pointer",
         "EFAULT EINVAL ENODEV ENOSPC ENOTTY ENOMEM EPERM EAGAIN",
         s.PciHotResetInfo,
@@ -261,7 +242,6 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
     _ioctl(
         _DEVICE,
         "VFIO_DEVICE_PCI_HOT_RESET",
-        "pci_hot_reset",
         "pointer",
         "EFAULT EINVAL EBADF ENODEV ENOTTY ENOMEM EBUSY EAGAIN",
         s.PciHotReset,
@@ -270,7 +250,6 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
     _ioctl(
         _DEVICE,
         "VFIO_DEVICE_IOEVENTFD",
-        "ioeventfd",
         "pointer",
         "EFAULT EINVAL EBADF EEXIST ENODEV ENOMEM ENOSPC ENOTTY",
         s.DeviceIoeventfd,
@@ -281,7 +260,6 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
     _ioctl(
         _DEVICE,
         "VFIO_DEVICE_FEATURE",
-        "feature",
         "pointer",
         FEATURE_ERRNOS,
         s.DeviceFeature,
@@ -291,7 +269,6 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
     _ioctl(
         _DATA,
         "VFIO_MIG_GET_PRECOPY_INFO",
-        "get_precopy_info",
         "pointer",
         "EFAULT EINVAL ENODEV ENOTTY",
         s.PrecopyInfo,

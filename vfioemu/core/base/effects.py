@@ -28,6 +28,7 @@ DmaRead        bytes of exactly `size`           EFAULT; EPERM when the address 
 DmaWrite       None                              EFAULT (a prefix may have been written); EPERM as above
 PagesRead      bytes of exactly `size`           EFAULT: the memory has been lost
 PagesWrite     None                              EFAULT (a prefix may have been written)
+AllocatePages  SharedMemory                      ENOMEM
 Current        AddressSpace, or None             nothing
 Locked         None: the lock is held            nothing
 Breathe        None                              nothing
@@ -43,9 +44,10 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, cast
 
+from vfioemu.uapi.kinds import FdKind
+
 if TYPE_CHECKING:
     from vfioemu.core.base.caller import AddressSpace
-    from vfioemu.core.base.file import File
     from vfioemu.core.base.locks import Lock
     from vfioemu.core.base.pages import Pages
 
@@ -73,6 +75,34 @@ class EventFd(ABC):
     @abstractmethod
     def close(self) -> None:
         """Drop the reference (eventfd_ctx_put())."""
+
+
+class Installable(Protocol):
+    """What an fd can be made of: an open file of ours. It is a File (file.py), which is made of effects itself."""
+
+    kind: FdKind
+
+    @property
+    def label(self) -> str:
+        """Which one of its kind, for people."""
+
+    def release(self) -> "Steps[None]":
+        """Run when the last reference to the file is gone."""
+
+
+class SharedMemory(Protocol):
+    """Zeroed memory that a caller can map, of a size that nobody can change.
+
+    Attributes:
+        fd: to be given to who maps it, from offset 0 on; it belongs to this object.
+        view: the bytes. Callers change them at any time: copy before looking.
+    """
+
+    fd: int
+    view: Any
+
+    def close(self) -> None:
+        """Unmap it here and give up the fd; the mappings of callers stay as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +149,7 @@ class TakeFd:
 class GiveFd:
     """fd_install(): a new fd (O_CLOEXEC) of the caller for `file`; on EMFILE the handler must undo `file`."""
 
-    file: "File"
+    file: "Installable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +231,14 @@ class PagesWrite:
 
 
 @dataclass(frozen=True, slots=True)
+class AllocatePages:
+    """alloc_pages() for a region that callers map: `size` bytes, a multiple of 4096, under `name` in /proc/PID/maps."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Current:
     """current->mm: the address space of whoever made this call; None where nobody did, as in a kernel thread."""
 
@@ -234,6 +272,7 @@ Effect: TypeAlias = (
     | DmaWrite
     | PagesRead
     | PagesWrite
+    | AllocatePages
     | Current
     | Locked
     | Breathe
@@ -268,6 +307,12 @@ def current() -> Steps["AddressSpace | None"]:
     """Ask who calls."""
     space: AddressSpace | None = yield Current()
     return space
+
+
+def allocate_pages(name: str, size: int) -> Steps[SharedMemory]:
+    """Allocate memory that callers can map; ENOMEM."""
+    memory: SharedMemory = yield AllocatePages(name, size)
+    return memory
 
 
 def locked(lock: "Lock") -> Steps[None]:

@@ -6,7 +6,6 @@ SCM_RIGHTS message in flight counts). The defaults are what the kernel answers w
 """
 
 import errno
-import os
 from typing import NamedTuple
 
 from vfioemu.core.base.caller import Caller
@@ -14,6 +13,10 @@ from vfioemu.core.base.effects import Steps
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.uapi.kinds import FdKind
 
+O_RDONLY = 0
+O_WRONLY = 1
+O_RDWR = 2
+PROT_WRITE = 2
 POLLIN = 0x1
 POLLPRI = 0x2
 POLLOUT = 0x4
@@ -44,7 +47,7 @@ class File:
 
     kind: FdKind
     number: int = 0
-    access: int = os.O_RDWR
+    access: int = O_RDWR
 
     @property
     def label(self) -> str:
@@ -58,14 +61,14 @@ class File:
     def read(self, caller: Caller, addr: int, size: int) -> Steps[int]:
         """read(2) into the caller's `addr`: bytes read; EINVAL without a read operation."""
         yield from ()
-        if self.access & os.O_WRONLY:
+        if self.access & O_WRONLY:
             raise IoctlError(errno.EBADF, f"this {self.kind} fd is not open for reading")
         raise IoctlError(errno.EINVAL, f"a {self.kind} fd has no read operation")
 
     def write(self, caller: Caller, addr: int, size: int) -> Steps[int]:
         """write(2) from the caller's `addr`: bytes written; EINVAL without a write operation."""
         yield from ()
-        if self.access not in (os.O_WRONLY, os.O_RDWR):
+        if self.access not in (O_WRONLY, O_RDWR):
             raise IoctlError(errno.EBADF, f"this {self.kind} fd is not open for writing")
         raise IoctlError(errno.EINVAL, f"a {self.kind} fd has no write operation")
 

@@ -2,17 +2,17 @@
 """A migration data fd: the stream of one session."""
 
 import errno
-import os
-from mmap import PROT_WRITE
+from typing import Final
 
 from vfioemu.core.base import dispatch
 from vfioemu.core.base.caller import Caller
 from vfioemu.core.base.effects import Steps, locked, read_user, write_user
 from vfioemu.core.base.errors import IoctlError
-from vfioemu.core.base.file import POLLIN, POLLOUT, File, Mapped
+from vfioemu.core.base.file import O_RDONLY, O_WRONLY, POLLIN, POLLOUT, PROT_WRITE, File, Mapped
 from vfioemu.core.base.userrange import clip, refuse_bad_range
 from vfioemu.core.model.streams import DEFAULT_CHUNK, ResumingStream, SavingStream
 from vfioemu.core.objects.migration import Session
+from vfioemu.uapi import constants as c
 from vfioemu.uapi.kinds import FdKind
 from vfioemu.uapi.structs import PrecopyInfo
 
@@ -24,7 +24,7 @@ class DataFile(File):
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self.access = os.O_RDONLY if isinstance(session.stream, SavingStream) else os.O_WRONLY
+        self.access = O_RDONLY if isinstance(session.stream, SavingStream) else O_WRONLY
 
     @property
     def label(self) -> str:
@@ -33,7 +33,7 @@ class DataFile(File):
 
     def ioctl(self, caller: Caller, cmd: int, arg: int) -> Steps[int]:
         """ENOTTY for anything but MIG_GET_PRECOPY_INFO."""
-        return dispatch.ioctl(self, caller, cmd, arg)
+        return dispatch.ioctl(TABLE, self, caller, cmd, arg)
 
     def read(self, caller: Caller, addr: int, size: int) -> Steps[int]:
         """Read saved state: EBADF (a resuming fd), EFAULT, ENODEV, ENOMSG, what the model says; 0 is the end."""
@@ -120,27 +120,6 @@ class DataFile(File):
             raise IoctlError(errno.EACCES, f"prot {prot:#x}: a data fd is open for reading or writing alone")
         raise IoctlError(errno.ENODEV, "a data fd cannot be mapped")
 
-    def get_precopy_info(self, caller: Caller, arg: int) -> Steps[int]:
-        """VFIO_MIG_GET_PRECOPY_INFO: ENOTTY (a resuming fd), EFAULT, EINVAL (argsz, or not in pre-copy), ENODEV."""
-        del caller
-        stream = self.session.stream
-        if not isinstance(stream, SavingStream):
-            raise IoctlError(errno.ENOTTY, f"device {self.label} is RESUMING: that has no pre-copy")
-        info = PrecopyInfo.parse((yield from read_user(arg, PrecopyInfo.SIZE)))
-        if info.argsz < PrecopyInfo.SIZE:
-            raise IoctlError(errno.EINVAL, f"argsz {info.argsz} < {PrecopyInfo.SIZE}")
-        yield from locked(self.session.lock)
-        try:
-            stream.before_info()
-            self.session.refuse_ended()
-            initial, dirty = stream.precopy_info()
-            flags = info.flags if stream.returns_flags and not self.session.info_v2 else 0
-            answer = PrecopyInfo(argsz=info.argsz, flags=flags, initial_bytes=initial, dirty_bytes=dirty)
-            yield from write_user(arg, answer.build())
-        finally:
-            self.session.lock.release()
-        return 0
-
     def poll(self) -> int:
         """Readable when there is data or the end of it; a resuming fd is writable; an ended session is both."""
         stream = self.session.stream
@@ -154,3 +133,30 @@ class DataFile(File):
     def poll_is_final(self) -> bool:
         """An ended session stays so."""
         return self.session.ended
+
+
+def _get_precopy_info(file: DataFile, caller: Caller, arg: int) -> Steps[int]:
+    """VFIO_MIG_GET_PRECOPY_INFO: ENOTTY (a resuming fd), EFAULT, EINVAL (argsz, or not in pre-copy), ENODEV."""
+    del caller
+    stream = file.session.stream
+    if not isinstance(stream, SavingStream):
+        raise IoctlError(errno.ENOTTY, f"device {file.label} is RESUMING: that has no pre-copy")
+    info = PrecopyInfo.parse((yield from read_user(arg, PrecopyInfo.SIZE)))
+    if info.argsz < PrecopyInfo.SIZE:
+        raise IoctlError(errno.EINVAL, f"argsz {info.argsz} < {PrecopyInfo.SIZE}")
+    yield from locked(file.session.lock)
+    try:
+        stream.before_info()
+        file.session.refuse_ended()
+        initial, dirty = stream.precopy_info()
+        flags = info.flags if stream.returns_flags and not file.session.info_v2 else 0
+        answer = PrecopyInfo(argsz=info.argsz, flags=flags, initial_bytes=initial, dirty_bytes=dirty)
+        yield from write_user(arg, answer.build())
+    finally:
+        file.session.lock.release()
+    return 0
+
+
+TABLE: Final[dispatch.Table[DataFile]] = {
+    c.VFIO_MIG_GET_PRECOPY_INFO: _get_precopy_info,
+}

@@ -2,7 +2,7 @@
 """A device fd: VFIO_DEVICE_* ioctls, and the regions as one file."""
 
 import errno
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from vfioemu.core.base import dispatch
 from vfioemu.core.base.caller import Caller
@@ -12,13 +12,17 @@ from vfioemu.core.base.file import File, Mapped
 from vfioemu.core.base.userrange import refuse_bad_range
 from vfioemu.core.files.feature import feature
 from vfioemu.core.model import irqs, regions
+from vfioemu.core.objects.device import Device
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.kinds import FdKind
 
-if TYPE_CHECKING:
-    from vfioemu.core.objects.device import Device
-
 _INFO_MINSZ: Final = 16
+
+
+def open_device(device: Device) -> Steps["DeviceFile"]:
+    """vfio_device_open_file(): a new file on the device; errors as `Device.open`."""
+    yield from device.open()
+    return DeviceFile(device)
 
 
 class DeviceFile(File):
@@ -26,7 +30,7 @@ class DeviceFile(File):
 
     kind = FdKind.DEVICE
 
-    def __init__(self, device: "Device") -> None:
+    def __init__(self, device: Device) -> None:
         self.device = device
         self._position = 0
 
@@ -37,69 +41,13 @@ class DeviceFile(File):
 
     def ioctl(self, caller: Caller, cmd: int, arg: int) -> Steps[int]:
         """Dispatch; ENOTTY for what neither vfio core nor the driver knows."""
-        steps = dispatch.ioctl(self, caller, cmd, arg)
+        steps = dispatch.ioctl(TABLE, self, caller, cmd, arg)
         return steps if self.device.model.awake else self._wake_first(steps)
 
     def _wake_first(self, steps: Steps[int]) -> Steps[int]:
         """vfio_device_pm_runtime_get()."""
         yield from finish(self.device.model.wake_up())
         return (yield from steps)
-
-    def get_info(self, caller: Caller, arg: int) -> Steps[int]:
-        """VFIO_DEVICE_GET_INFO: EFAULT, EINVAL. The driver says how much of the struct it writes."""
-        del caller
-        argsz = int.from_bytes((yield from read_user(arg, _INFO_MINSZ))[:4], "little")
-        if argsz < _INFO_MINSZ:
-            raise IoctlError(errno.EINVAL, f"argsz {argsz} < {_INFO_MINSZ}")
-        model = self.device.model
-        info = model.info(argsz, len(self.device.regions.regions()))
-        yield from write_user(arg, info.build()[: min(argsz, model.quirks.info_size)])
-        return 0
-
-    def get_region_info(self, caller: Caller, arg: int) -> Steps[int]:
-        """VFIO_DEVICE_GET_REGION_INFO: EFAULT, EINVAL."""
-        del caller
-        return regions.get_region_info(self.device.regions, self.device.profile, arg)
-
-    def get_irq_info(self, caller: Caller, arg: int) -> Steps[int]:
-        """VFIO_DEVICE_GET_IRQ_INFO: EFAULT, EINVAL."""
-        del caller
-        return irqs.get_irq_info(self.device.model, arg)
-
-    def set_irqs(self, caller: Caller, arg: int) -> Steps[int]:
-        """VFIO_DEVICE_SET_IRQS: EFAULT, EINVAL, EBADF, ENOTTY, the model's."""
-        del caller
-        request = yield from irqs.read_request(self.device.model, arg)
-        yield from locked(self.device.lock)
-        try:
-            result = yield from finish(self.device.model.set_irqs(request))
-        finally:
-            self.device.lock.release()
-        return result or 0
-
-    def get_pci_hot_reset_info(self, caller: Caller, arg: int) -> Steps[int]:
-        """VFIO_DEVICE_GET_PCI_HOT_RESET_INFO: ENOTTY, the model's."""
-        del caller
-        return self.device.model.ioctl(c.VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, arg)
-
-    def pci_hot_reset(self, caller: Caller, arg: int) -> Steps[int]:
-        """VFIO_DEVICE_PCI_HOT_RESET: ENOTTY, the model's."""
-        del caller
-        return self.device.model.ioctl(c.VFIO_DEVICE_PCI_HOT_RESET, arg)
-
-    def ioeventfd(self, caller: Caller, arg: int) -> Steps[int]:
-        """VFIO_DEVICE_IOEVENTFD: ENOTTY, the model's."""
-        del caller
-        return self.device.model.ioctl(c.VFIO_DEVICE_IOEVENTFD, arg)
-
-    def reset(self, caller: Caller, arg: int) -> Steps[int]:
-        """VFIO_DEVICE_RESET, which takes no argument: EINVAL."""
-        del caller, arg
-        return self.device.reset()
-
-    def feature(self, caller: Caller, arg: int) -> Steps[int]:
-        """VFIO_DEVICE_FEATURE: EFAULT, EINVAL, ENOTTY, the feature's."""
-        return feature(self.device, caller, arg)
 
     def read(self, caller: Caller, addr: int, size: int) -> Steps[int]:
         """read(2) at the file's own position, which moves only if the driver moves it."""
@@ -145,3 +93,81 @@ class DeviceFile(File):
     def release(self) -> Steps[None]:
         """vfio_device_fops_release()."""
         return self.device.close()
+
+
+def _get_info(file: DeviceFile, caller: Caller, arg: int) -> Steps[int]:
+    """VFIO_DEVICE_GET_INFO: EFAULT, EINVAL. The driver says how much of the struct it writes."""
+    del caller
+    argsz = int.from_bytes((yield from read_user(arg, _INFO_MINSZ))[:4], "little")
+    if argsz < _INFO_MINSZ:
+        raise IoctlError(errno.EINVAL, f"argsz {argsz} < {_INFO_MINSZ}")
+    model = file.device.model
+    info = model.info(argsz, len(file.device.regions.regions()))
+    yield from write_user(arg, info.build()[: min(argsz, model.quirks.info_size)])
+    return 0
+
+
+def _get_region_info(file: DeviceFile, caller: Caller, arg: int) -> Steps[int]:
+    """VFIO_DEVICE_GET_REGION_INFO: EFAULT, EINVAL."""
+    del caller
+    return regions.get_region_info(file.device.regions, file.device.profile, arg)
+
+
+def _get_irq_info(file: DeviceFile, caller: Caller, arg: int) -> Steps[int]:
+    """VFIO_DEVICE_GET_IRQ_INFO: EFAULT, EINVAL."""
+    del caller
+    return irqs.get_irq_info(file.device.model, arg)
+
+
+def _set_irqs(file: DeviceFile, caller: Caller, arg: int) -> Steps[int]:
+    """VFIO_DEVICE_SET_IRQS: EFAULT, EINVAL, EBADF, ENOTTY, the model's."""
+    del caller
+    request = yield from irqs.read_request(file.device.model, arg)
+    yield from locked(file.device.lock)
+    try:
+        result = yield from finish(file.device.model.set_irqs(request))
+    finally:
+        file.device.lock.release()
+    return result or 0
+
+
+def _reset(file: DeviceFile, caller: Caller, arg: int) -> Steps[int]:
+    """VFIO_DEVICE_RESET, which takes no argument: EINVAL."""
+    del caller, arg
+    return file.device.reset()
+
+
+def _get_pci_hot_reset_info(file: DeviceFile, caller: Caller, arg: int) -> Steps[int]:
+    """VFIO_DEVICE_GET_PCI_HOT_RESET_INFO: ENOTTY, the model's."""
+    del caller
+    return file.device.model.ioctl(c.VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, arg)
+
+
+def _pci_hot_reset(file: DeviceFile, caller: Caller, arg: int) -> Steps[int]:
+    """VFIO_DEVICE_PCI_HOT_RESET: ENOTTY, the model's."""
+    del caller
+    return file.device.model.ioctl(c.VFIO_DEVICE_PCI_HOT_RESET, arg)
+
+
+def _ioeventfd(file: DeviceFile, caller: Caller, arg: int) -> Steps[int]:
+    """VFIO_DEVICE_IOEVENTFD: ENOTTY, the model's."""
+    del caller
+    return file.device.model.ioctl(c.VFIO_DEVICE_IOEVENTFD, arg)
+
+
+def _feature(file: DeviceFile, caller: Caller, arg: int) -> Steps[int]:
+    """VFIO_DEVICE_FEATURE: EFAULT, EINVAL, ENOTTY, the feature's."""
+    return feature(file.device, caller, arg)
+
+
+TABLE: Final[dispatch.Table[DeviceFile]] = {
+    c.VFIO_DEVICE_GET_INFO: _get_info,
+    c.VFIO_DEVICE_GET_REGION_INFO: _get_region_info,
+    c.VFIO_DEVICE_GET_IRQ_INFO: _get_irq_info,
+    c.VFIO_DEVICE_SET_IRQS: _set_irqs,
+    c.VFIO_DEVICE_RESET: _reset,
+    c.VFIO_DEVICE_GET_PCI_HOT_RESET_INFO: _get_pci_hot_reset_info,
+    c.VFIO_DEVICE_PCI_HOT_RESET: _pci_hot_reset,
+    c.VFIO_DEVICE_IOEVENTFD: _ioeventfd,
+    c.VFIO_DEVICE_FEATURE: _feature,
+}

@@ -10,27 +10,25 @@ A REPORT ORs into the caller's memory: bits are only ever set, and bytes for whi
 
 import errno
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from vfioemu.core.base.caller import Caller
 from vfioemu.core.base.effects import Steps, finish, locked, read_user, write_user
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.limits import PAGE_SIZE
 from vfioemu.core.memory.iova_bitmap import DirtySink, LogRange
+from vfioemu.core.objects.device import Device
 from vfioemu.uapi.structs import (
     DeviceFeatureDmaLoggingControl,
     DeviceFeatureDmaLoggingRange,
     DeviceFeatureDmaLoggingReport,
 )
 
-if TYPE_CHECKING:
-    from vfioemu.core.objects.device import Device
-
 LOG_MAX_RANGES: Final = PAGE_SIZE // DeviceFeatureDmaLoggingRange.SIZE
 _U64: Final = (1 << 64) - 1
 
 
-def start(device: "Device", arg: int) -> Steps[None]:
+def start(device: Device, arg: int) -> Steps[None]:
     """DMA_LOGGING_START, after the checks that all features share.
 
     Raises:
@@ -64,7 +62,7 @@ def start(device: "Device", arg: int) -> Steps[None]:
         device.lock.release()
 
 
-def _begin(device: "Device", page_size: int, ranges: list[LogRange]) -> Steps[int]:
+def _begin(device: Device, page_size: int, ranges: list[LogRange]) -> Steps[int]:
     """A transfer that is under way does not know of a log that begins: what it writes from now on would be lost."""
     return (yield from finish(device.model.log_start(page_size, ranges)))
 
@@ -86,7 +84,7 @@ def _check_range(asked: DeviceFeatureDmaLoggingRange, page_size: int, earlier: l
     return range_
 
 
-def report(device: "Device", caller: Caller, arg: int) -> Steps[None]:
+def report(device: Device, caller: Caller, arg: int) -> Steps[None]:
     """DMA_LOGGING_REPORT, after the checks that all features share.
 
     Raises:

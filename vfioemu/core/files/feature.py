@@ -7,13 +7,14 @@ before any check of its own operation or size; PROBE never looks at the size.
 
 import errno
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from vfioemu.core.base.caller import Caller
 from vfioemu.core.base.effects import GiveFd, RevokeFd, Steps, finish, locked, read_user, write_user
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.files import dma_logging
 from vfioemu.core.files.data import DataFile
+from vfioemu.core.objects.device import Device
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.registry import FEATURES
 from vfioemu.uapi.structs import (
@@ -22,9 +23,6 @@ from vfioemu.uapi.structs import (
     DeviceFeatureMigration,
     DeviceFeatureMigState,
 )
-
-if TYPE_CHECKING:
-    from vfioemu.core.objects.device import Device
 
 _KNOWN: Final = (
     c.VFIO_DEVICE_FEATURE_MASK
@@ -35,7 +33,7 @@ _KNOWN: Final = (
 _GET_AND_SET: Final = c.VFIO_DEVICE_FEATURE_GET | c.VFIO_DEVICE_FEATURE_SET
 
 
-def feature(device: "Device", caller: Caller, arg: int) -> Steps[int]:
+def feature(device: Device, caller: Caller, arg: int) -> Steps[int]:
     """VFIO_DEVICE_FEATURE.
 
     Raises:
@@ -83,7 +81,7 @@ def _operations(ops: int) -> str:
     return "GET" if ops == c.VFIO_DEVICE_FEATURE_GET else "SET"
 
 
-def _offers(device: "Device", number: int) -> bool:
+def _offers(device: Device, number: int) -> bool:
     """Whether the device has a feature; one is missed with EINVAL.
 
     Kernel: vfio_ioctl_device_feature_migration_precopy_info_v2() looks for PRE_COPY where the others look for their
@@ -102,13 +100,13 @@ def _offers(device: "Device", number: int) -> bool:
     return device.migration_flags != 0
 
 
-def _migration(device: "Device", caller: Caller, asked: int, arg: int) -> Steps[None]:
+def _migration(device: Device, caller: Caller, asked: int, arg: int) -> Steps[None]:
     """vfio_ioctl_device_feature_migration()."""
     del caller, asked
     yield from write_user(arg, DeviceFeatureMigration(flags=device.migration_flags).build())
 
 
-def _mig_device_state(device: "Device", caller: Caller, asked: int, arg: int) -> Steps[None]:
+def _mig_device_state(device: Device, caller: Caller, asked: int, arg: int) -> Steps[None]:
     """vfio_ioctl_device_feature_mig_device_state().
 
     On failure the caller's structure gets data_fd -1 and the state that it asked for, not the one that it has; if that
@@ -153,26 +151,26 @@ def _return_fd(file: DataFile, arg: int, state: int) -> Steps[None]:
         raise
 
 
-def _mig_data_size(device: "Device", caller: Caller, asked: int, arg: int) -> Steps[None]:
+def _mig_data_size(device: Device, caller: Caller, asked: int, arg: int) -> Steps[None]:
     """vfio_ioctl_device_feature_migration_data_size()."""
     del caller, asked
     size = device.model.stop_copy_size()
     yield from write_user(arg, DeviceFeatureMigDataSize(stop_copy_length=size).build())
 
 
-def _mig_precopy_info_v2(device: "Device", caller: Caller, asked: int, arg: int) -> Steps[None]:
+def _mig_precopy_info_v2(device: Device, caller: Caller, asked: int, arg: int) -> Steps[None]:
     """The caller promises to take the flags of PRECOPY_INFO for an output; what is in them going in does not matter."""
     del caller, asked, arg
     yield from ()
     device.migration.set_info_v2(True)
 
 
-def _logging_start(device: "Device", caller: Caller, asked: int, arg: int) -> Steps[None]:
+def _logging_start(device: Device, caller: Caller, asked: int, arg: int) -> Steps[None]:
     del caller, asked
     yield from dma_logging.start(device, arg)
 
 
-def _logging_stop(device: "Device", caller: Caller, asked: int, arg: int) -> Steps[None]:
+def _logging_stop(device: Device, caller: Caller, asked: int, arg: int) -> Steps[None]:
     del caller, asked, arg
     yield from locked(device.lock)
     try:
@@ -181,7 +179,7 @@ def _logging_stop(device: "Device", caller: Caller, asked: int, arg: int) -> Ste
         device.lock.release()
 
 
-def _logging_report(device: "Device", caller: Caller, asked: int, arg: int) -> Steps[None]:
+def _logging_report(device: Device, caller: Caller, asked: int, arg: int) -> Steps[None]:
     del asked
     yield from dma_logging.report(device, caller, arg)
 
@@ -193,7 +191,7 @@ _LOGGING: Final = frozenset(
         c.VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT,
     }
 )
-_HANDLERS: Final[Mapping[int, Callable[["Device", Caller, int, int], Steps[None]]]] = {
+_HANDLERS: Final[Mapping[int, Callable[[Device, Caller, int, int], Steps[None]]]] = {
     c.VFIO_DEVICE_FEATURE_MIGRATION: _migration,
     c.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE: _mig_device_state,
     c.VFIO_DEVICE_FEATURE_MIG_DATA_SIZE: _mig_data_size,

@@ -16,11 +16,12 @@ DMA in flight. Region accesses and `dma_unmap` may run at any yield of any other
 
 import errno
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias
 
 from vfioemu.core.base.effects import MaybeSteps, Steps
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.file import Mapped
+from vfioemu.core.memory.iova_bitmap import DirtySink, LogRange
 from vfioemu.core.model import regions
 from vfioemu.core.model.host import Host
 from vfioemu.core.model.irqs import Irq, IrqRequest, trigger_irqs
@@ -29,9 +30,6 @@ from vfioemu.core.model.regions import Region
 from vfioemu.core.model.streams import ResumingStream, SavingStream
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.structs import DeviceInfo
-
-if TYPE_CHECKING:
-    from vfioemu.core.memory.iova_bitmap import DirtySink, LogRange
 
 
 class DeviceModel:
@@ -275,7 +273,7 @@ class DeviceModel:
 
     # --- DMA logging (has_dma_logging) ---
 
-    def log_start(self, page_size: int, ranges: "Sequence[LogRange]") -> MaybeSteps[int]:
+    def log_start(self, page_size: int, ranges: Sequence[LogRange]) -> MaybeSteps[int]:
         """Begin to log DMA writes to `ranges` (ascending); returns the page size that the device chose.
 
         Raises:
@@ -287,7 +285,7 @@ class DeviceModel:
         """End logging; nothing happens if it is off. Also called at the last close."""
         return None
 
-    def log_report(self, iova: int, length: int, sink: "DirtySink") -> MaybeSteps[None]:
+    def log_report(self, iova: int, length: int, sink: DirtySink) -> MaybeSteps[None]:
         """Put what was written in [iova, iova+length) into `sink`, and forget it.
 
         Raises:

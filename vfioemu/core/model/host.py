@@ -5,19 +5,44 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from vfioemu.core.base.effects import Buffer, Steps
+from vfioemu.core.base.profile import Profile
 from vfioemu.core.model.irqs import IrqTable
 
 if TYPE_CHECKING:
-    from vfioemu.core.base.profile import Profile
-    from vfioemu.core.objects.device import Device
     from vfioemu.native.dma import DmaBatch
     from vfioemu.native.log import DirtyLog
 
 T = TypeVar("T")
 
 
+class Neighbour(Protocol):
+    """What one device may know of another device of its machine, and do to it."""
+
+    @property
+    def name(self) -> str:
+        """What GET_DEVICE_FD calls it."""
+
+    @property
+    def group_number(self) -> int:
+        """N of its group's /dev/vfio/N."""
+
+    @property
+    def open_count(self) -> int:
+        """How many files are open on it."""
+
+    @property
+    def needs_reset(self) -> bool:
+        """See `DeviceModel.needs_reset`."""
+
+    def reset_by_bus(self) -> Steps[None]:
+        """Reset it, open or not; its model cannot refuse."""
+
+    def reset_if_closed(self) -> Steps[None]:
+        """Reset it by its bus unless somebody has it open by now."""
+
+
 class Host(Protocol):
-    """What vfio core offers a device: `self.host` of a model. It is core/objects/device.py's Device."""
+    """What vfio core offers a device: `self.host` of a model. It is the Device of core/objects/device.py."""
 
     @property
     def name(self) -> str:
@@ -28,12 +53,12 @@ class Host(Protocol):
         """N of the group's /dev/vfio/N."""
 
     @property
-    def profile(self) -> "Profile":
+    def profile(self) -> Profile:
         """The kernel release whose answers are given."""
 
     @property
-    def all_devices(self) -> "Callable[[], Iterable[Device]]":
-        """The devices of the machine, this one among them."""
+    def all_devices(self) -> Callable[[], Iterable[Neighbour]]:
+        """The devices of the machine, this one among them: for what reaches beyond one device (a reset of a PCI bus)."""
 
     @property
     def irqs(self) -> IrqTable:

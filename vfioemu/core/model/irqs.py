@@ -7,16 +7,14 @@ read the 20-byte header, have it validated, and only then copy the data.
 
 import errno
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from vfioemu.core.base.effects import EventFd, Signal, Steps, TakeFd, read_user, write_user
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.structs import IrqInfo, IrqSet
-
-if TYPE_CHECKING:
-    from vfioemu.core.model.device import DeviceModel
 
 _U32_MAX: Final = 0xFFFFFFFF
 _KNOWN_FLAGS: Final = c.VFIO_IRQ_SET_DATA_TYPE_MASK | c.VFIO_IRQ_SET_ACTION_TYPE_MASK
@@ -38,6 +36,19 @@ class Irq:
 
     count: int
     flags: int = c.VFIO_IRQ_INFO_EVENTFD
+
+
+class IrqSource(Protocol):
+    """What has interrupts: a DeviceModel, whose methods these are."""
+
+    def irqs(self) -> Sequence[Irq | None]:
+        """See DeviceModel."""
+
+    def irq_info(self, index: int) -> Irq | None:
+        """See DeviceModel."""
+
+    def irq_limit(self, index: int) -> int:
+        """See DeviceModel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +183,7 @@ def trigger_irqs(table: IrqTable, request: IrqRequest) -> Steps[None]:
                 yield from table.signal(request.index, request.start + i)
 
 
-def get_irq_info(model: "DeviceModel", arg: int) -> Steps[int]:
+def get_irq_info(model: IrqSource, arg: int) -> Steps[int]:
     """VFIO_DEVICE_GET_IRQ_INFO: EFAULT, EINVAL."""
     info = IrqInfo.parse((yield from read_user(arg, IrqInfo.SIZE)))
     if info.argsz < IrqInfo.SIZE:
@@ -185,7 +196,7 @@ def get_irq_info(model: "DeviceModel", arg: int) -> Steps[int]:
     return 0
 
 
-def read_request(model: "DeviceModel", arg: int) -> Steps[IrqRequest]:
+def read_request(model: IrqSource, arg: int) -> Steps[IrqRequest]:
     """The part of VFIO_DEVICE_SET_IRQS before the driver's own: EFAULT, EINVAL."""
     header = IrqSet.parse((yield from read_user(arg, IrqSet.SIZE)))
     size = validate_and_prepare(header, model.irq_limit(header.index), len(model.irqs()))

@@ -9,20 +9,27 @@ count, because others wait meanwhile.
 
 import errno
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
-from vfioemu.core.base.effects import Steps, read_user, write_user
+from vfioemu.core.base.effects import MaybeSteps, Steps, read_user, write_user
 from vfioemu.core.base.errors import IoctlError
-
-if TYPE_CHECKING:
-    from vfioemu.core.model.regions import RegionSource
 
 MOST: Final = 64 << 10
 _SHIFT: Final = 40
 _MASK: Final = (1 << _SHIFT) - 1
 
 
-def read(model: "RegionSource", addr: int, size: int, position: int) -> Steps[int]:
+class Accessible(Protocol):
+    """What is read and written: a DeviceModel, whose methods these are, or a layer around it."""
+
+    def read_region(self, index: int, offset: int, size: int) -> MaybeSteps[bytes]:
+        """See DeviceModel."""
+
+    def write_region(self, index: int, offset: int, data: bytes) -> MaybeSteps[None]:
+        """See DeviceModel."""
+
+
+def read(model: Accessible, addr: int, size: int, position: int) -> Steps[int]:
     """Read `size` bytes of a device fd at `position`: EFAULT."""
     done = 0
     size = min(size, MOST)
@@ -39,7 +46,7 @@ def read(model: "RegionSource", addr: int, size: int, position: int) -> Steps[in
     return done
 
 
-def write(model: "RegionSource", addr: int, size: int, position: int) -> Steps[int]:
+def write(model: Accessible, addr: int, size: int, position: int) -> Steps[int]:
     """Write `size` bytes to a device fd at `position`: EFAULT."""
     done = 0
     size = min(size, MOST)

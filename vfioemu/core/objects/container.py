@@ -1,58 +1,84 @@
 # SPDX-License-Identifier: MIT
-"""The container and its fd: drivers/vfio/container.c.
+"""The container: drivers/vfio/container.c.
 
 A container outlives its fd while groups are in it. When its last group leaves it loses the backend with everything in
 it, and SET_IOMMU may choose anew. Its one lock stands for the kernel's group_lock and iommu->lock.
 """
 
 import errno
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
-from vfioemu.core.base.caller import Caller
-from vfioemu.core.base.dispatch import handler
 from vfioemu.core.base.effects import Steps, locked
 from vfioemu.core.base.errors import IoctlError
-from vfioemu.core.base.file import File
 from vfioemu.core.base.locks import Lock
-from vfioemu.core.base.profile import PROFILES
-from vfioemu.core.memory.manual_clear import VARIANTS
-from vfioemu.core.objects.spec import ContainerOptions
-from vfioemu.core.type1 import Type1, check_extension
-from vfioemu.uapi.constants import VFIO_API_VERSION
-from vfioemu.uapi.kinds import FdKind
+from vfioemu.core.base.profile import Profile, Quirks
+from vfioemu.core.memory.accounting import Accounting
+from vfioemu.core.memory.backend import ContainerBackend, IommuDriver, IommuGroup, Setting
+from vfioemu.core.memory.manual_clear import ManualClear
 
-if TYPE_CHECKING:
-    from vfioemu.core.objects.group import Group
-    from vfioemu.core.objects.machine import Machine
+
+class ContainedGroup(IommuGroup, Protocol):
+    """What a container needs to know of a group."""
+
+    container: "Container | None"
+
+    @property
+    def viable(self) -> bool:
+        """Whether no other driver holds a device of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What holds for a container from its first open on.
+
+    Attributes:
+        drivers: the IOMMU drivers of its machine, in the order in which they are asked.
+        profile: the kernel release whose answers it gives.
+        quirks: how the backend answers where the kernel errs; read when SET_IOMMU succeeds.
+        manual_clear: whether and how its dirty log can be cleared by hand; read when SET_IOMMU succeeds.
+        accounting: who has how much memory locked.
+        parameters: the module parameters as they are now.
+    """
+
+    drivers: Sequence[IommuDriver]
+    profile: Profile
+    quirks: Quirks
+    manual_clear: ManualClear
+    accounting: Accounting
+    parameters: Mapping[str, int]
 
 
 class Container:
     """struct vfio_container.
 
-    Attributes:
+    Args:
         number: counts the machine's containers, for traces and statistics.
-        lock: guards all of it, and the backend.
+        terms: see `Terms`.
+        on_use: told whenever the last reference to it may have come or gone.
+
+    Attributes:
+        lock: guards all of it, and the backend. Who takes a group's lock as well takes that one first.
         groups: its groups, newest first.
         iommu: the backend; None before SET_IOMMU.
         is_open: an fd refers to it.
         profile: the kernel release whose answers it gives.
-        quirks: how the backend answers where the kernel errs; read when SET_IOMMU succeeds.
-        manual_clear: whether and how its dirty log can be cleared by hand; read when SET_IOMMU succeeds.
     """
 
-    def __init__(self, machine: "Machine", number: int, options: ContainerOptions) -> None:
-        self.machine = machine
+    def __init__(self, number: int, terms: Terms, on_use: Callable[["Container"], None]) -> None:
         self.number = number
+        self.terms = terms
+        self.profile = terms.profile
         self.lock = Lock(f"container {number}")
-        self.groups: list[Group] = []
-        self.iommu: Type1 | None = None
+        self.groups: list[ContainedGroup] = []
+        self.iommu: ContainerBackend | None = None
         self.is_open = True
-        self.profile = PROFILES[options.profile or machine.spec.profile]
-        self.quirks = options.quirks or machine.spec.quirks
-        self.manual_clear = VARIANTS[options.manual_clear or machine.spec.manual_clear]
+        self._driver: IommuDriver | None = None
+        self._on_use = on_use
 
-    def attach(self, group: "Group") -> Steps[None]:
-        """Take a group in, which holds its own lock.
+    def attach(self, group: ContainedGroup) -> Steps[None]:
+        """Take a group in, whose lock the caller holds.
 
         Raises:
             IoctlError: EPERM when another driver owns the group's DMA; what the backend says.
@@ -61,7 +87,7 @@ class Container:
         """
         yield from locked(self.lock)
         try:
-            if not group.spec.viable:
+            if not group.viable:
                 raise IoctlError(errno.EPERM, f"group {group.number} is not viable")
             if self.iommu is not None:
                 yield from self.iommu.attach_group(group)
@@ -69,10 +95,11 @@ class Container:
             group.container = self
         finally:
             self.lock.release()
-        self.machine.keep(self)
+        # Whoever is told looks at the groups, not at what the lock guards; and nothing of ours runs under it without need.
+        self._on_use(self)
 
-    def detach(self, group: "Group") -> Steps[None]:
-        """Let a group go, which holds its own lock. Kernel: vfio_group_detach_container()."""
+    def detach(self, group: ContainedGroup) -> Steps[None]:
+        """Let a group go, whose lock the caller holds. Kernel: vfio_group_detach_container()."""
         yield from locked(self.lock)
         try:
             if self.iommu is not None:
@@ -82,15 +109,28 @@ class Container:
             if not self.groups and self.iommu is not None:
                 yield from self.iommu.release()
                 self.iommu = None
+                self._driver = None
         finally:
             self.lock.release()
-        self.machine.keep(self)
+        self._on_use(self)
+
+    def check_extension(self, extension: int) -> int:
+        """Answer VFIO_CHECK_EXTENSION: of the backend once there is one, of any driver before.
+
+        Kernel: vfio_container_ioctl_check_extension().
+        """
+        if self._driver is not None:
+            return self._driver.check_extension(self.profile, self.iommu, extension)
+        return max(
+            (driver.check_extension(self.profile, None, extension) for driver in self.terms.drivers),
+            default=0,
+        )
 
     def set_iommu(self, type: int) -> Steps[None]:
         """Choose the backend. Kernel: vfio_ioctl_set_iommu().
 
         Raises:
-            IoctlError: EINVAL without a group or with a backend, ENODEV for a type that nobody has, what the groups'
+            IoctlError: EINVAL without a group or with a backend, ENODEV for a type that no driver has, what the groups'
                 attaching runs into.
         """
         yield from locked(self.lock)
@@ -98,23 +138,33 @@ class Container:
             if not self.groups or self.iommu is not None:
                 why = "no group yet" if self.iommu is None else "a type already"
                 raise IoctlError(errno.EINVAL, f"type {type}: the container has {why}")
-            machine = self.machine
-            if not check_extension(self.profile, None, type):
-                raise IoctlError(errno.ENODEV, f"type {type} is not to be had")
-            iommu = Type1.open(
-                type,
-                lock=self.lock,
-                profile=self.profile,
-                quirks=self.quirks,
-                accounting=machine.accounting,
-                dma_avail=machine.parameters["dma_entry_limit"],
-                manual_clear=self.manual_clear,
-            )
+            driver, iommu = self._open(type)
             for group in self.groups:
                 yield from iommu.attach_group(group)
             self.iommu = iommu
+            self._driver = driver
         finally:
             self.lock.release()
+
+    def _open(self, type: int) -> tuple[IommuDriver, ContainerBackend]:
+        terms = self.terms
+        setting = Setting(
+            lock=self.lock,
+            profile=self.profile,
+            quirks=terms.quirks,
+            accounting=terms.accounting,
+            dma_avail=terms.parameters["dma_entry_limit"],
+            manual_clear=terms.manual_clear,
+        )
+        for driver in terms.drivers:
+            if driver.check_extension(self.profile, None, type) > 0:
+                return driver, driver.open(type, setting)
+        raise IoctlError(errno.ENODEV, f"IOMMU type {type} is not supported")
+
+    def closed(self) -> None:
+        """Its fd is closed for good; it goes with its last group, if it has one. Kernel: vfio_fops_release()."""
+        self.is_open = False
+        self._on_use(self)
 
     def gauges(self) -> dict[str, int]:
         """What it holds."""
@@ -122,51 +172,3 @@ class Container:
         if self.iommu is not None:
             held |= self.iommu.gauges()
         return held
-
-
-class ContainerFile(File):
-    """An open /dev/vfio/vfio."""
-
-    kind = FdKind.CONTAINER
-
-    def __init__(self, container: Container) -> None:
-        self.container = container
-
-    def ioctl(self, caller: Caller, cmd: int, arg: int) -> Steps[int]:
-        """vfio_fops_unl_ioctl(): three calls are the container's own; all others are EINVAL without a backend.
-
-        The backend answers ENOTTY to what it does not know.
-        """
-        serve = handler(self, self.kind, cmd)
-        if serve is None:
-            iommu = self.container.iommu
-            if iommu is None:
-                raise IoctlError(errno.EINVAL, f"ioctl {cmd:#x} before SET_IOMMU")
-            serve = handler(iommu, self.kind, cmd)
-            if serve is None:
-                raise IoctlError(errno.ENOTTY, f"type1 has no ioctl {cmd:#x}")
-        return (yield from serve(caller, arg))
-
-    def get_api_version(self, caller: Caller, arg: int) -> Steps[int]:
-        """``VFIO_GET_API_VERSION``; never fails."""
-        del caller, arg
-        yield from ()
-        return VFIO_API_VERSION
-
-    def check_extension(self, caller: Caller, arg: int) -> Steps[int]:
-        """``VFIO_CHECK_EXTENSION``: 0 or 1, never an error; the argument has 64 bits."""
-        del caller
-        yield from ()
-        return check_extension(self.container.profile, self.container.iommu, arg)
-
-    def set_iommu(self, caller: Caller, arg: int) -> Steps[int]:
-        """``VFIO_SET_IOMMU``: EINVAL, ENODEV, EPERM."""
-        del caller
-        yield from self.container.set_iommu(arg)
-        return 0
-
-    def release(self) -> Steps[None]:
-        """vfio_fops_release(): the container goes with its last group, if it has one."""
-        yield from ()
-        self.container.is_open = False
-        self.container.machine.keep(self.container)

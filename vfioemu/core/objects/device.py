@@ -13,31 +13,60 @@ comes after all of them, and whoever holds it takes none of these.
 import contextlib
 import errno
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from vfioemu.core.base.effects import Buffer, Steps, finish, locked
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.limits import PIN_PAGES_MAX
 from vfioemu.core.base.locks import Lock
 from vfioemu.core.base.profile import DEFAULT, Profile
-from vfioemu.core.files.device import DeviceFile
+from vfioemu.core.memory.backend import Backend, IommuGroup
 from vfioemu.core.memory.held_pins import HeldPins
 from vfioemu.core.model import irqs, observe, regions
 from vfioemu.core.model.device import DeviceModel
+from vfioemu.core.model.host import Neighbour
 from vfioemu.core.model.observe import Observer
 from vfioemu.core.objects.migration import Migration
 from vfioemu.core.objects.migration_v1 import MigrationProtocol, RegionsWithMigration
+from vfioemu.core.objects.spec import DeviceSpec, GroupSpec
 
 if TYPE_CHECKING:
-    from vfioemu.core.objects.group import Group
-    from vfioemu.core.objects.spec import DeviceSpec
-    from vfioemu.core.type1 import Type1
     from vfioemu.native.dma import DmaBatch
     from vfioemu.native.log import DirtyLog
 
 T = TypeVar("T")
 
 _U64: Final = (1 << 64) - 1
+
+
+class DeviceGroup(IommuGroup, Protocol):
+    """What a device needs to know of its group: where its DMA goes, and who must not be let go while it is open."""
+
+    @property
+    def spec(self) -> GroupSpec:
+        """What the machine's description says of it."""
+
+    @property
+    def behind_iommu(self) -> bool:
+        """Whether its DMA goes through an IOMMU; otherwise its driver makes it (vfio_dma_rw())."""
+
+    @property
+    def attached(self) -> bool:
+        """Whether the group is in a container."""
+
+    @property
+    def backend(self) -> Backend | None:
+        """The IO address space; None before SET_IOMMU."""
+
+    @property
+    def profile(self) -> Profile | None:
+        """The kernel release that the container answers as; None outside of any."""
+
+    def device_opened(self) -> None:
+        """Count a first open, while the backend is there."""
+
+    def device_closed(self) -> Steps[None]:
+        """Count a last close, or a first open that failed."""
 
 
 class Device:
@@ -59,9 +88,9 @@ class Device:
 
     def __init__(
         self,
-        spec: "DeviceSpec",
+        spec: DeviceSpec,
         model: DeviceModel,
-        group: "Group",
+        group: DeviceGroup,
         protocol: MigrationProtocol | None = None,
         profile: Profile = DEFAULT,
     ) -> None:
@@ -75,7 +104,7 @@ class Device:
         self.lock = Lock(f"device {spec.symbol}")
         self.on_wake: list[Callable[[], None]] = []
         self.on_closed: list[Callable[[], None]] = []
-        self.all_devices: Callable[[], Iterable[Device]] = lambda: (self,)
+        self.all_devices: Callable[[], Iterable[Neighbour]] = lambda: (self,)
         self.observer: Observer | None = None
         self._open_lock = Lock(f"opening of device {spec.symbol}")
         self._activity = Lock(f"activity of device {spec.symbol}")
@@ -106,8 +135,7 @@ class Device:
     @property
     def profile(self) -> Profile:
         """The kernel release whose answers are given: the container's, or the machine's outside of any container."""
-        container = self.group.container
-        return self._profile if container is None else container.profile
+        return self.group.profile or self._profile
 
     @property
     def migration_flags(self) -> int:
@@ -118,6 +146,11 @@ class Device:
     def migration_state(self) -> int:
         """Its migration state."""
         return self.migration.state
+
+    @property
+    def needs_reset(self) -> bool:
+        """Whether a reset of its bus is due once all of the bus is closed; see `DeviceModel.needs_reset`."""
+        return self.model.needs_reset
 
     @property
     def npinned(self) -> int:
@@ -135,32 +168,31 @@ class Device:
 
     # --- life ---
 
-    def open(self) -> Steps[DeviceFile]:
-        """vfio_device_open_file(): a new file on the device.
+    def open(self) -> Steps[None]:
+        """Count one more open file on the device; `close` counts it off again. Kernel: vfio_device_open_file().
 
         Raises:
             IoctlError: EINVAL without a container, or without its backend at the first open; the model's.
         """
         yield from locked(self._open_lock)
         try:
-            if self.group.container is None:
+            if not self.group.attached:
                 raise IoctlError(errno.EINVAL, f"group {self.group.number} has no container")
             if self.open_count == 0:
                 yield from self._first_open()
             self.open_count += 1
         finally:
             self._open_lock.release()
-        return DeviceFile(self)
 
     def _first_open(self) -> Steps[None]:
         """vfio_df_device_first_open(): use the container, be in its list, then the driver's own."""
-        iommu = self._iommu()
+        iommu = self.group.backend
         if iommu is None:
             raise IoctlError(
                 errno.EINVAL,
                 f"group {self.group.number}: its container has no IOMMU yet, VFIO_SET_IOMMU comes first",
             )
-        self.group.device_opened(self)
+        self.group.device_opened()
         if self.has_dma_unmap:
             yield from iommu.register_device(self)
         try:
@@ -168,7 +200,7 @@ class Device:
         except IoctlError:
             if self.has_dma_unmap:
                 yield from iommu.unregister_device(self)
-            yield from self.group.device_closed(self)
+            yield from self.group.device_closed()
             raise
 
     def close(self) -> Steps[None]:
@@ -182,7 +214,7 @@ class Device:
         finally:
             self._open_lock.release()
         if last:
-            yield from self.group.device_closed(self)
+            yield from self.group.device_closed()
             yield from finish(self.model.closed())
             for call in self.on_closed:
                 call()
@@ -224,7 +256,7 @@ class Device:
         finally:
             self.lock.release()
         yield from self.unpin_range(0, _U64 + 1)
-        iommu = self._iommu()
+        iommu = self.group.backend
         if iommu is not None and self.has_dma_unmap:
             yield from iommu.unregister_device(self)
 
@@ -393,19 +425,15 @@ class Device:
             observe.batch(self.observer, self.symbol, batch)
         return done
 
-    def _hardware(self) -> "Type1":
+    def _hardware(self) -> Backend:
         """What translates its DMA. Nobody opens a device that has no container, so there is one while it is open."""
-        iommu = self._iommu()
+        iommu = self.group.backend
         if iommu is None or not self.open_count:
             raise IoctlError(errno.EFAULT, f"IOMMU fault: {self.symbol} is in no container, or not open")
         return iommu
 
-    def _iommu(self) -> "Type1 | None":
-        container = self.group.container
-        return None if container is None else container.iommu
-
-    def _backend(self) -> "Type1":
-        iommu = self._iommu()
+    def _backend(self) -> Backend:
+        iommu = self.group.backend
         if iommu is None:
             raise IoctlError(errno.ENOTTY, "the container has no IOMMU backend")
         return iommu

@@ -11,9 +11,9 @@ good, when the device leaves the states of that session: the fd then answers ENO
 
 import errno
 from collections.abc import Callable, Generator, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
-from vfioemu.core.base.effects import Steps, locked
+from vfioemu.core.base.effects import MaybeSteps, Steps, locked
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.locks import Lock
 from vfioemu.core.model.streams import (
@@ -34,9 +34,6 @@ from vfioemu.core.model.streams import (
 )
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.flags import state_name
-
-if TYPE_CHECKING:
-    from vfioemu.core.model.device import DeviceModel
 
 _S: Final = c.VFIO_MIGRATION_STOP_COPY
 _P: Final = c.VFIO_MIGRATION_P2P
@@ -111,6 +108,21 @@ def next_state(flags: int, current: int, target: int) -> int:
     return hop
 
 
+class Migrating(Protocol):
+    """What makes the arcs: a DeviceModel, whose attributes these are."""
+
+    @property
+    def migration_flags(self) -> int:
+        """See DeviceModel."""
+
+    @property
+    def tells_p2p(self) -> bool:
+        """See DeviceModel."""
+
+    def arc(self, current: int, target: int) -> MaybeSteps[SavingStream | ResumingStream | None]:
+        """See DeviceModel."""
+
+
 class Migration:
     """The migration state of one device. Its user holds the device's lock over every call.
 
@@ -119,7 +131,7 @@ class Migration:
         on_dma: called when the device may do DMA again.
     """
 
-    def __init__(self, model: "DeviceModel", device_name: str, activity: Lock) -> None:
+    def __init__(self, model: Migrating, device_name: str, activity: Lock) -> None:
         self.state: int = RUNNING
         self.session: Session | None = None
         self.on_state: Callable[[int, int], None] | None = None

@@ -30,7 +30,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from vfioemu.core.base.effects import MaybeSteps, Steps, locked
+from vfioemu.core.base.effects import MaybeSteps, SharedMemory, Steps, allocate_pages, locked
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.file import Mapped
 from vfioemu.core.model import regions
@@ -48,7 +48,6 @@ from vfioemu.core.model.streams import (
     SavingStream,
 )
 from vfioemu.core.objects.migration import Migration, Session
-from vfioemu.syscalls.shared_pages import SharedPages
 from vfioemu.uapi import constants as c
 
 if TYPE_CHECKING:
@@ -124,7 +123,7 @@ class RegionsWithMigration:
         self._lock = lock
         self._state = V1_RUNNING
         self._kept = 0  # reserved bits of device_state
-        self._pages: SharedPages | None = None
+        self._pages: SharedMemory | None = None
         self._staged = 0  # bytes of the stream that are in the data section and have not been taken back
         self._told = False  # whether data_size has told of them
         self._of: Session | None = None  # the session that they are of
@@ -204,9 +203,7 @@ class RegionsWithMigration:
         if index != self.index:
             return self._model.write_region(index, offset, data)
         if offset >= DATA_OFFSET:
-            start = offset - DATA_OFFSET
-            self._data().view[start : start + len(data)] = data
-            return None
+            return self._put(offset - DATA_OFFSET, data)
         value = int.from_bytes(data, "little")
         if offset == _DEVICE_STATE:
             return self._set_state(value)
@@ -221,7 +218,14 @@ class RegionsWithMigration:
         start = offset - DATA_OFFSET
         if start < 0 or start % 4096:
             raise IoctlError(errno.EINVAL, f"offset {offset:#x}: the data section begins at {DATA_OFFSET:#x}")
-        return Mapped(self._data().fd, start)
+        return self._map(start)
+
+    def _put(self, start: int, data: bytes) -> Steps[None]:
+        pages = yield from self._data()
+        pages.view[start : start + len(data)] = data
+
+    def _map(self, start: int) -> Steps[Mapped]:
+        return Mapped((yield from self._data()).fd, start)
 
     # --- fields ---
 
@@ -251,7 +255,7 @@ class RegionsWithMigration:
 
     # --- saving ---
 
-    def _saving(self, action: Callable[[SavingStream], int]) -> Steps[int]:
+    def _saving(self, action: Callable[[SavingStream], Steps[int]]) -> Steps[int]:
         """Do `action` with the stream that is being saved, which nobody else touches meanwhile; 0 if there is none."""
         session = self._migration.session
         if session is None or not isinstance(session.stream, SavingStream):
@@ -263,27 +267,29 @@ class RegionsWithMigration:
             if session is not self._of:
                 self._forget()
                 self._of = session
-            return action(session.stream)
+            return (yield from action(session.stream))
         finally:
             session.lock.release()
 
-    def _stage(self, stream: SavingStream) -> int:
+    def _stage(self, stream: SavingStream) -> Steps[int]:
         """Put the next piece into the data section, if the last one has been taken back; returns its length."""
         if not self._staged:
             piece = _peek(stream)
             if piece:
-                self._data().view[: len(piece)] = piece
+                pages = yield from self._data()
+                pages.view[: len(piece)] = piece
                 stream.advance(len(piece))
                 self._staged = len(piece)
         return self._staged
 
-    def _tell(self, stream: SavingStream) -> int:
+    def _tell(self, stream: SavingStream) -> Steps[int]:
         """data_size: from now on the client can have read the piece."""
-        self._told = self._stage(stream) > 0
+        self._told = (yield from self._stage(stream)) > 0
         return self._staged
 
-    def _take_back(self, stream: SavingStream) -> int:
+    def _take_back(self, stream: SavingStream) -> Steps[int]:
         """pending_bytes: the client has read what it was told of; returns how much there is besides, about."""
+        yield from ()
         if self._told:
             self._staged = 0
             self._told = False
@@ -317,7 +323,8 @@ class RegionsWithMigration:
         yield from locked(session.lock)
         try:
             session.refuse_ended()
-            data = self._data().view[:size]
+            pages = yield from self._data()
+            data = pages.view[:size]
             for at in range(0, size, session.stream.chunk):
                 piece = data[at : at + session.stream.chunk]
                 session.stream.reserve(len(piece))
@@ -325,13 +332,21 @@ class RegionsWithMigration:
         finally:
             session.lock.release()
 
-    def _data(self) -> SharedPages:
-        """The data section; made when it is first needed, since most devices are never migrated."""
+    def _data(self) -> Steps[SharedMemory]:
+        """The data section; made when it is first needed, since most devices are never migrated. ENOMEM."""
+        pages = self._pages
+        return (
+            pages
+            if pages is not None
+            else self._keep((yield from allocate_pages("vfio-migration", DATA_SIZE)))
+        )
+
+    def _keep(self, made: SharedMemory) -> SharedMemory:
+        """Keep a new data section, unless another access has made one meanwhile: an access holds no lock."""
         if self._pages is None:
-            try:
-                self._pages = SharedPages("vfio-migration", DATA_SIZE)
-            except OSError as error:
-                raise IoctlError(errno.ENOMEM, f"no memory for the data section: {error}") from error
+            self._pages = made
+        else:
+            made.close()
         return self._pages
 
     # --- device_state ---

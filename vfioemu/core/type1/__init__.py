@@ -1,136 +1,86 @@
 # SPDX-License-Identifier: MIT
-"""The type1 IOMMU backend (drivers/vfio/vfio_iommu_type1.c): an instance, and its calls by name.
+"""The type1 IOMMU backend (drivers/vfio/vfio_iommu_type1.c): one module for each thing that an instance does.
 
-state.py has what an instance knows; each call is a module beside it. `Type1` is the face that containers, groups and
-devices use.
+state.py has what an instance knows. `Type1` is a `ContainerBackend` (memory/backend.py) whose operations are the functions
+of the modules beside this one; TABLE has its ioctls. It may import memory and base; it knows a group and a device as far
+as memory/backend.py describes them.
 """
 
 import errno
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import Final
 
 from vfioemu.core.base.caller import Caller
-from vfioemu.core.base.effects import Buffer, Steps
+from vfioemu.core.base.dispatch import Table
+from vfioemu.core.base.effects import Steps
 from vfioemu.core.base.errors import IoctlError
-from vfioemu.core.base.locks import Lock
-from vfioemu.core.base.profile import Profile, Quirks
-from vfioemu.core.memory.accounting import Accounting
-from vfioemu.core.memory.manual_clear import OFF, ManualClear
+from vfioemu.core.base.profile import Profile
+from vfioemu.core.memory.backend import ContainerBackend, IommuDriver, Setting
 from vfioemu.core.type1 import attach, dirty_pages, external, hardware, info, map_dma, unmap_dma
-from vfioemu.core.type1.state import Iommu, PinningDevice
-from vfioemu.native.dma import DmaBatch
-from vfioemu.uapi.constants import VFIO_TYPE1_IOMMU, VFIO_TYPE1_NESTING_IOMMU, VFIO_TYPE1v2_IOMMU
+from vfioemu.core.type1.state import Iommu
+from vfioemu.uapi import constants as c
 
-if TYPE_CHECKING:
-    from vfioemu.core.objects.group import Group
-    from vfioemu.native.log import DirtyLog
-
-__all__ = ["Type1", "check_extension"]
-
-check_extension = info.check_extension
+TABLE: Final[Table[Iommu]] = {
+    c.VFIO_IOMMU_GET_INFO: info.get_info,
+    c.VFIO_IOMMU_MAP_DMA: map_dma.map_dma,
+    c.VFIO_IOMMU_UNMAP_DMA: unmap_dma.unmap_dma,
+    c.VFIO_IOMMU_DIRTY_PAGES: dirty_pages.dirty_pages,
+}
+"""Its ioctls. Kernel: vfio_iommu_type1_ioctl()."""
 
 
 class Type1(Iommu):
-    """A type1 instance with its calls. Ioctls are named as in the registry."""
+    """A type1 instance as containers and devices use it."""
 
-    @classmethod
-    def open(
-        cls,
-        type: int,
-        *,
-        lock: Lock,
-        profile: Profile,
-        quirks: Quirks,
-        accounting: Accounting,
-        dma_avail: int,
-        manual_clear: ManualClear = OFF,
-    ) -> "Type1":
-        """vfio_iommu_type1_open(): EINVAL for what is an extension but no type (VFIO_UNMAP_ALL)."""
-        if type not in (VFIO_TYPE1_IOMMU, VFIO_TYPE1v2_IOMMU, VFIO_TYPE1_NESTING_IOMMU):
-            raise IoctlError(errno.EINVAL, f"type {type} is an extension, and no type of IOMMU")
-        return cls(
-            lock=lock,
-            v2=type != VFIO_TYPE1_IOMMU,
-            nesting=type == VFIO_TYPE1_NESTING_IOMMU,
-            profile=profile,
-            quirks=quirks,
-            accounting=accounting,
-            dma_avail=dma_avail,
-            manual_clear=manual_clear,
-        )
+    attach_group = attach.attach_group
+    detach_group = attach.detach_group
+    register_device = external.register_device
+    unregister_device = external.unregister_device
+    pin_pages = external.pin_pages
+    unpin_pages = external.unpin_pages
+    rw_read = external.rw_read
+    rw_write = external.rw_write
+    rw_batch = external.rw_batch
+    dma_read = hardware.dma_read
+    dma_write = hardware.dma_write
+    dma_batch = hardware.dma_batch
+
+    def ioctl(self, caller: Caller, cmd: int, arg: int) -> Steps[int]:
+        """Serve an ioctl of TABLE; ENOTTY for any other."""
+        serve = TABLE.get(cmd)
+        if serve is None:
+            raise IoctlError(errno.ENOTTY, f"type1 has no ioctl {cmd:#x}")
+        return serve(self, caller, arg)
 
     def release(self) -> Steps[None]:
         """vfio_iommu_type1_release(): the last group has left; calls on their way find out in `hold()`."""
         yield from self.remove_all()
         self.released = True
 
-    # --- ioctls ---
 
-    def iommu_get_info(self, caller: Caller, arg: int) -> Steps[int]:
-        """``VFIO_IOMMU_GET_INFO``: EFAULT, EINVAL."""
-        return info.get_info(self, caller, arg)
+class Type1Driver:
+    """What opens type1 backends: vfio_iommu_driver_ops_type1."""
 
-    def map_dma(self, caller: Caller, arg: int) -> Steps[int]:
-        """``VFIO_IOMMU_MAP_DMA``: EFAULT, EINVAL, EOVERFLOW, EEXIST, ENOENT, ENOSPC, ENOMEM."""
-        return map_dma.map_dma(self, caller, arg)
+    _types: Final = MappingProxyType(
+        {
+            c.VFIO_TYPE1_IOMMU: {"v2": False, "nesting": False},
+            c.VFIO_TYPE1v2_IOMMU: {"v2": True, "nesting": False},
+            c.VFIO_TYPE1_NESTING_IOMMU: {"v2": True, "nesting": True},
+        }
+    )
 
-    def unmap_dma(self, caller: Caller, arg: int) -> Steps[int]:
-        """``VFIO_IOMMU_UNMAP_DMA``: EFAULT, EINVAL, EOVERFLOW, EBUSY."""
-        return unmap_dma.unmap_dma(self, caller, arg)
+    def check_extension(self, profile: Profile, iommu: ContainerBackend | None, extension: int) -> int:
+        """Answer VFIO_CHECK_EXTENSION; asking for manual clear has an effect on `iommu`, as its proposal wants it."""
+        if iommu is not None and not isinstance(iommu, Iommu):
+            raise TypeError(f"{iommu!r} is not of type1")
+        return info.check_extension(profile, iommu, extension)
 
-    def dirty_pages(self, caller: Caller, arg: int) -> Steps[int]:
-        """``VFIO_IOMMU_DIRTY_PAGES``: EACCES, EFAULT, EINVAL, EOVERFLOW, ENOMEM."""
-        return dirty_pages.dirty_pages(self, caller, arg)
+    def open(self, type: int, setting: Setting) -> ContainerBackend:
+        """vfio_iommu_type1_open(): EINVAL for what is an extension but no type (VFIO_UNMAP_ALL)."""
+        kind = self._types.get(type)
+        if kind is None:
+            raise IoctlError(errno.EINVAL, f"type {type} is an extension, and no type of IOMMU")
+        return Type1(setting, **kind)
 
-    # --- groups; the container holds the lock ---
 
-    def attach_group(self, group: "Group") -> Steps[None]:
-        """A group comes: EBUSY, EINVAL, EPERM, EFAULT, ENOMEM."""
-        return attach.attach_group(self, group)
-
-    def detach_group(self, group: "Group") -> Steps[None]:
-        """A group goes."""
-        return attach.detach_group(self, group)
-
-    # --- devices ---
-
-    def register_device(self, device: PinningDevice) -> Steps[None]:
-        """A device with a dma_unmap callback is open."""
-        return external.register_device(self, device)
-
-    def unregister_device(self, device: PinningDevice) -> Steps[None]:
-        """It is closed."""
-        return external.unregister_device(self, device)
-
-    def pin_pages(self, device: PinningDevice, iova: int, npages: int, prot: int) -> Steps[int]:
-        """vfio_pin_pages(): EACCES, EOVERFLOW, EBUSY, EINVAL, EPERM, ENODEV, EFAULT, ENOMEM."""
-        return external.pin_pages(self, device, iova, npages, prot)
-
-    def unpin_pages(self, device: PinningDevice, iova: int, npages: int) -> Steps[None]:
-        """vfio_unpin_pages()."""
-        return external.unpin_pages(self, device, iova, npages)
-
-    def rw_read(self, iova: int, size: int) -> Steps[bytes]:
-        """vfio_dma_rw(), read: EBUSY, EINVAL, EPERM, EFAULT."""
-        return external.rw_read(self, iova, size)
-
-    def rw_write(self, iova: int, data: Buffer) -> Steps[None]:
-        """vfio_dma_rw(), write: EBUSY, EINVAL, EPERM, EFAULT."""
-        return external.rw_write(self, iova, data)
-
-    def rw_batch(self, batch: DmaBatch, log: "DirtyLog | None" = None) -> Steps[int]:
-        """Many vfio_dma_rw() in one go: EBUSY; how many are done."""
-        return external.rw_batch(self, batch, log)
-
-    # --- hardware ---
-
-    def dma_read(self, iova: int, size: int) -> Steps[bytes]:
-        """A device reads through the IOMMU: EFAULT."""
-        return hardware.dma_read(self, iova, size)
-
-    def dma_write(self, iova: int, data: Buffer) -> Steps[None]:
-        """A device writes through the IOMMU: EFAULT."""
-        return hardware.dma_write(self, iova, data)
-
-    def dma_batch(self, batch: DmaBatch, log: "DirtyLog | None" = None) -> Steps[int]:
-        """A device makes many transfers through the IOMMU: how many are done."""
-        return hardware.dma_batch(self, batch, log)
+DRIVER: Final[IommuDriver] = Type1Driver()

@@ -5,21 +5,18 @@ Both run under the container's lock, which the container holds.
 """
 
 import errno
-from typing import TYPE_CHECKING
 
 from vfioemu.core.base.effects import Steps
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.slices import MAPPING, Slices
+from vfioemu.core.memory.backend import IommuGroup
 from vfioemu.core.memory.iova_map import Dma
 from vfioemu.core.type1 import iova_list
 from vfioemu.core.type1.pinning import pin_whole, unpin_whole
 from vfioemu.core.type1.state import AttachedGroup, Domain, Iommu, pages
 
-if TYPE_CHECKING:
-    from vfioemu.core.objects.group import Group
 
-
-def attach_group(iommu: Iommu, group: "Group") -> Steps[None]:
+def attach_group(iommu: Iommu, group: IommuGroup) -> Steps[None]:
     """Take a group in; on any error the container stays as it was.
 
     Raises:
@@ -31,7 +28,7 @@ def attach_group(iommu: Iommu, group: "Group") -> Steps[None]:
         raise IoctlError(errno.EBUSY, f"{iommu.vaddr_invalid_count} mappings wait for their vaddr")
     if group in iommu.groups:
         raise IoctlError(errno.EINVAL, f"group {group.number} is in this container already")
-    spec = group.spec.iommu
+    spec = group.iommu
     if spec is None:
         iommu.groups[group] = AttachedGroup(group, None)
         return
@@ -107,7 +104,7 @@ def _replay(iommu: Iommu, domain: Domain) -> Steps[None]:
             yield from slices.breathe()
 
 
-def detach_group(iommu: Iommu, group: "Group") -> Steps[None]:
+def detach_group(iommu: Iommu, group: IommuGroup) -> Steps[None]:
     """Let a group go, with all mappings if it was the last, or from hardware if it was the last with an IOMMU."""
     attached = iommu.groups.pop(group)
     domain = attached.domain
@@ -142,8 +139,8 @@ def _leave_domain(iommu: Iommu, domain: Domain, attached: AttachedGroup) -> Step
         region
         for left in iommu.domains
         for other in left.groups
-        if other.group.spec.iommu is not None
-        for region in other.group.spec.iommu.reserved
+        if other.group.iommu is not None
+        for region in other.group.iommu.reserved
     ]
     try:
         iommu.iova_list = iova_list.refresh(usable, reserved)

@@ -13,9 +13,10 @@ from vfioemu.core.base.caller import AddressSpace
 from vfioemu.core.base.effects import Buffer, DmaRead, DmaWrite, PinUser, Steps, current
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.limits import PAGE_MASK, PAGE_SIZE, U64_MAX
+from vfioemu.core.memory import batches
+from vfioemu.core.memory.backend import PinningDevice
 from vfioemu.core.memory.iova_map import PROT_READ, PROT_WRITE, Dma
-from vfioemu.core.type1 import batches
-from vfioemu.core.type1.state import Iommu, PinningDevice, pages
+from vfioemu.core.type1.state import Iommu, pages
 from vfioemu.native.dma import DmaBatch
 
 if TYPE_CHECKING:

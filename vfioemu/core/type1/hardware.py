@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from vfioemu.core.base.effects import Buffer, PagesRead, PagesWrite, Steps
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.pages import Pages
+from vfioemu.core.memory import batches
 from vfioemu.core.memory.iova_map import PROT_READ, PROT_WRITE, Dma
-from vfioemu.core.type1 import batches
 from vfioemu.core.type1.state import Iommu
 from vfioemu.native.dma import DmaBatch
 

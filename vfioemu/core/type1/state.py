@@ -7,43 +7,21 @@ it over the effects that they yield. The handlers are in the modules beside this
 
 import errno
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from vfioemu.core.base.effects import Steps, locked
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.limits import PAGE_MASK, PAGE_SHIFT, PAGE_SIZE, U64_MAX, dirty_bitmap_bytes
-from vfioemu.core.base.locks import Lock
-from vfioemu.core.base.profile import Profile, Quirks
 from vfioemu.core.base.slices import MAPPING, Slices
-from vfioemu.core.memory.accounting import Accounting
+from vfioemu.core.memory.backend import IommuGroup, PinningDevice, Setting
 from vfioemu.core.memory.iommu_spec import IommuSpec
 from vfioemu.core.memory.iova_map import Dma, IovaMap
-from vfioemu.core.memory.manual_clear import OFF, ManualClear
 from vfioemu.core.memory.pin_counts import AREA, runs
 from vfioemu.core.type1.owners import Owners
 from vfioemu.native.index import IovaIndex
 
 if TYPE_CHECKING:
     from vfioemu.core.base.caller import AddressSpace
-    from vfioemu.core.objects.group import Group
-
-
-class PinningDevice(Protocol):
-    """What type1 sees of a device (struct vfio_device)."""
-
-    @property
-    def group(self) -> "Group":
-        """Its group."""
-
-    @property
-    def has_dma_unmap(self) -> bool:
-        """Whether its driver has a dma_unmap callback; without one it cannot pin."""
-
-    def dma_unmap(self, iova: int, size: int) -> Steps[None]:
-        """Give back every pin in the range; called without the container's lock."""
-
-    def pins_taken(self, iova: int, size: int) -> None:
-        """Its pins in the range are gone: it did not give them back when it was told to."""
 
 
 class Domain:
@@ -76,7 +54,7 @@ class AttachedGroup:
 
     __slots__ = ("domain", "group", "pinned_page_dirty_scope")
 
-    def __init__(self, group: "Group", domain: Domain | None) -> None:
+    def __init__(self, group: IommuGroup, domain: Domain | None) -> None:
         self.group = group
         self.domain = domain
         self.pinned_page_dirty_scope = domain is None
@@ -86,46 +64,31 @@ class Iommu:
     """A type1 instance.
 
     Args:
-        lock: the container's.
+        setting: what the container gives it.
         v2: VFIO_TYPE1v2_IOMMU.
         nesting: VFIO_TYPE1_NESTING_IOMMU.
-        profile: the kernel release.
-        quirks: whether dirty bitmaps and the top of the address space have the kernel's mistakes.
-        accounting: who has how much locked.
-        dma_avail: how many mappings it takes.
-        manual_clear: whether and how the dirty log can be cleared by hand.
 
     Attributes:
         manual_clear_on: GET_BITMAP clears nothing any more.
     """
 
-    def __init__(
-        self,
-        *,
-        lock: Lock,
-        v2: bool,
-        nesting: bool,
-        profile: Profile,
-        quirks: Quirks,
-        accounting: Accounting,
-        dma_avail: int,
-        manual_clear: ManualClear = OFF,
-    ) -> None:
-        self.lock = lock
+    def __init__(self, setting: Setting, *, v2: bool, nesting: bool) -> None:
+        profile = setting.profile
+        self.lock = setting.lock
         self.v2 = v2
         self.nesting = nesting
         self.profile = profile
-        self.recorded = quirks == "recorded"
-        self.accounting = accounting
-        self.dma_avail = dma_avail
-        self.manual_clear = manual_clear
+        self.recorded = setting.quirks == "recorded"
+        self.accounting = setting.accounting
+        self.dma_avail = setting.dma_avail
+        self.manual_clear = setting.manual_clear
         self.manual_clear_on = False
         self.released = False
         self.map = IovaMap(top_wraps=profile.top_wraps and self.recorded)
         self.index = IovaIndex()
         self.owners = Owners()
         self.domains: list[Domain] = []
-        self.groups: dict[Group, AttachedGroup] = {}
+        self.groups: dict[IommuGroup, AttachedGroup] = {}
         self.iova_list: list[tuple[int, int]] = []
         """Usable ranges, inclusive and ascending; empty until there has been an IOMMU-backed group."""
         self.pgsize_bitmap = PAGE_MASK
@@ -281,6 +244,10 @@ class Iommu:
             if slices.done(MAPPING):
                 yield from slices.breathe()
             self.remove(dma)
+
+    def count_mappings(self) -> int:
+        """Count the mappings."""
+        return len(self.map)
 
     def gauges(self) -> dict[str, int]:
         """What is held, in the kernel's own units, for statistics and for the checks of fuzzers."""

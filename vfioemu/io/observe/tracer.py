@@ -15,12 +15,13 @@ from typing import Any, Final, Protocol
 
 from vfioemu.core.base.effects import Effect, Steps
 from vfioemu.core.base.file import File
+from vfioemu.core.files.container import ContainerFile
 from vfioemu.core.files.device import DeviceFile
+from vfioemu.core.files.group import GroupFile
 from vfioemu.core.files.tap import tapped
+from vfioemu.core.machine import Machine
+from vfioemu.core.memory.backend import Backend
 from vfioemu.core.model.regions import OFFSET_SHIFT
-from vfioemu.core.objects.container import Container, ContainerFile
-from vfioemu.core.objects.group import GroupFile
-from vfioemu.core.objects.machine import Machine
 from vfioemu.io.observe.sink import Sink, now
 from vfioemu.io.transport import IOCTL, MMAP, PREAD, PWRITE, READ, WRITE, Call, Client
 from vfioemu.trace import calls
@@ -211,11 +212,11 @@ class Tracer:
     def mappings_with(self, file: File) -> Callable[[], int]:
         """Return what counts the mappings that may go with a file.
 
-        Those of one container: to count those of all would take too long for each of thousands of files. It is looked up
+        Those of one backend: to count those of all would take too long for each of thousands of files. It is looked up
         before the file is released, since afterwards nothing leads there.
         """
-        container = _container_of(file)
-        return lambda: 0 if container is None or container.iommu is None else len(container.iommu.map)
+        backend = _backend_of(file)
+        return lambda: 0 if backend is None else backend.count_mappings()
 
     def closed(self, file: File, pid: int, files_left: int, mappings: int) -> None:
         """Tell that the last reference to a file is gone, and so many mappings with it.
@@ -288,14 +289,14 @@ class Tracer:
         self._happened(e.Interrupt(t=now(), device=device, index=index, vector=vector, eventfd=heard))
 
 
-def _container_of(file: File) -> Container | None:
+def _backend_of(file: File) -> Backend | None:
     match file:
         case ContainerFile():
-            return file.container
+            return file.container.iommu
         case GroupFile():
-            return file.group.container
+            return file.group.backend
         case DeviceFile():
-            return file.device.group.container
+            return file.device.group.backend
         case _:
             return None
 

@@ -7,21 +7,19 @@ is the root bus, which cannot be reset.
 
 import errno
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from vfioemu.core.base.effects import Breathe, EventFd, Steps, TakeFd, read_user, write_user
 from vfioemu.core.base.errors import IoctlError, header_why
-from vfioemu.core.objects.group import GroupFile
+from vfioemu.core.files.group import GroupFile
+from vfioemu.core.model.host import Neighbour
 from vfioemu.devices.pci.vfio_pci import names
 from vfioemu.uapi.structs import PciDependentDevice, PciHotReset, PciHotResetInfo
-
-if TYPE_CHECKING:
-    from vfioemu.core.objects.device import Device
 
 _FD_SIZE: Final = 4
 
 
-def info(own: str, devices: "Iterable[Device]", arg: int) -> Steps[int]:
+def info(own: str, devices: Iterable[Neighbour], arg: int) -> Steps[int]:
     """VFIO_DEVICE_GET_PCI_HOT_RESET_INFO: EFAULT, EINVAL, ENODEV on the root bus, ENOSPC with the count."""
     asked = PciHotResetInfo.parse((yield from read_user(arg, PciHotResetInfo.SIZE)))
     if asked.argsz < PciHotResetInfo.SIZE:
@@ -43,7 +41,7 @@ def info(own: str, devices: "Iterable[Device]", arg: int) -> Steps[int]:
     return 0
 
 
-def reset(own: str, devices: "Iterable[Device]", arg: int) -> Steps[int]:
+def reset(own: str, devices: Iterable[Neighbour], arg: int) -> Steps[int]:
     """VFIO_DEVICE_PCI_HOT_RESET: EFAULT, EINVAL, ENODEV on the root bus, EBADF."""
     asked = PciHotReset.parse((yield from read_user(arg, PciHotReset.SIZE)))
     if asked.argsz < PciHotReset.SIZE or asked.flags:
@@ -74,20 +72,20 @@ def reset(own: str, devices: "Iterable[Device]", arg: int) -> Steps[int]:
     return 0
 
 
-def after_close(own: str, devices: "Iterable[Device]") -> Steps[None]:
+def after_close(own: str, devices: Iterable[Neighbour]) -> Steps[None]:
     """vfio_pci_dev_set_try_reset(): the bus is reset when its last function was closed, if one could not be reset by itself."""
     here = names.parse(own)
     if here is None or not here.bus:
         return
     hit = [device for _, device in _on_bus(own, devices)]
-    if any(device.open_count for device in hit) or not any(device.model.needs_reset for device in hit):
+    if any(device.open_count for device in hit) or not any(device.needs_reset for device in hit):
         return
     for device in hit:
         yield from device.reset_if_closed()
         yield Breathe()
 
 
-def _on_bus(own: str, devices: "Iterable[Device]") -> "list[tuple[names.Address, Device]]":
+def _on_bus(own: str, devices: Iterable[Neighbour]) -> list[tuple[names.Address, Neighbour]]:
     """The functions of our bus, by slot: ENOTTY for what has no PCI address, ENODEV on the root bus."""
     here = names.parse(own)
     if here is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Batches of DMA: what C leaves to Python, on either of the two ways (hardware.py, external.py)."""
+"""Batches of DMA: what C leaves to Python, whichever backend it is made through, by a driver or by hardware."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final

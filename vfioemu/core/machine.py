@@ -2,19 +2,24 @@
 """A machine: groups, devices, and the device nodes by which programs reach them."""
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from vfioemu.core import type1
 from vfioemu.core.base.caller import Caller
 from vfioemu.core.base.effects import Steps, locked
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.file import File
 from vfioemu.core.base.profile import PROFILES
+from vfioemu.core.files.container import ContainerFile
+from vfioemu.core.files.group import open_group
 from vfioemu.core.memory.accounting import Accounting
+from vfioemu.core.memory.backend import IommuDriver
 from vfioemu.core.memory.iommu_spec import IommuSpec
+from vfioemu.core.memory.manual_clear import VARIANTS
 from vfioemu.core.model.device import Factory
 from vfioemu.core.model.observe import Observer
-from vfioemu.core.objects.container import Container, ContainerFile
+from vfioemu.core.objects.container import Container, Terms
 from vfioemu.core.objects.device import Device
 from vfioemu.core.objects.group import Group
 from vfioemu.core.objects.migration_v1 import take_option
@@ -46,6 +51,7 @@ class Machine:
     Args:
         spec: what it consists of.
         models: device models by name.
+        iommu_drivers: what containers can choose from by SET_IOMMU.
 
     Raises:
         ValueError: a device's model does not exist or refuses its options.
@@ -57,13 +63,22 @@ class Machine:
         containers: those that an fd or a group refers to, oldest first.
     """
 
-    def __init__(self, spec: MachineSpec, models: Mapping[str, Factory]) -> None:
+    def __init__(
+        self,
+        spec: MachineSpec,
+        models: Mapping[str, Factory],
+        iommu_drivers: Sequence[IommuDriver] = (type1.DRIVER,),
+    ) -> None:
         self.spec = spec
         self.models = models
+        self._iommu_drivers = tuple(iommu_drivers)
         self.accounting = Accounting(spec.memlock)
         self.parameters = {"dma_entry_limit": spec.dma_entry_limit}
         self.groups = {group.number: Group(group) for group in spec.groups}
         self.devices: dict[str, Device] = {}
+        self._groups: dict[
+            str, Group
+        ] = {}  # of each device: one that is being removed is in no list of its group
         self.containers: dict[int, Container] = {}
         self._serial = 0
         self._observer: Observer | None = None
@@ -74,8 +89,8 @@ class Machine:
         """open(2) of a device node; the container's may have options behind it: ``/dev/vfio/vfio,profile=RELEASE``.
 
         Raises:
-            IoctlError: ENOENT for any other path, and for a group that does not exist; EINVAL for options of a container
-                that there are not; EBUSY, ENODEV from the group.
+            IoctlError: ENOENT for any other path, and for a group that does not exist; EINVAL for an unknown
+                container option; EBUSY, ENODEV from the group.
         """
         del caller
         node, comma, options = path.partition(",")
@@ -93,7 +108,7 @@ class Machine:
         )
         if group is None or path == name:
             raise IoctlError(errno.ENOENT, f"there is no {path}")
-        return (yield from group.open())
+        return (yield from open_group(group))
 
     def add_device(self, spec: DeviceSpec) -> Device:
         """Create a device; its group is created too if it is new: as in the machine's description, or as an mdev's.
@@ -124,6 +139,7 @@ class Machine:
         device.all_devices = self.devices.values
         group.devices.insert(0, device)
         self.devices[spec.symbol] = device
+        self._groups[spec.symbol] = group
         return device
 
     @property
@@ -142,31 +158,35 @@ class Machine:
         device = self.devices[symbol]
         if device.open_count:
             raise IoctlError(errno.EBUSY, f"device {symbol} is open")
-        group = device.group
+        group = self._groups[symbol]
         if group.container is not None and len(group.devices) == 1:
             raise IoctlError(errno.EBUSY, f"group {group.number} is in a container")
-        del self.devices[symbol]
+        del self.devices[symbol], self._groups[symbol]
         group.devices.remove(device)
         if not group.devices:
             del self.groups[group.number]
 
     def withdraw(self, device: Device) -> None:
         """Let nobody open a device any more; those who have it open keep it. Kernel: vfio_device_group_unregister()."""
-        device.group.devices.remove(device)
+        self._groups[device.symbol].devices.remove(device)
+
+    def is_withdrawn(self, device: Device) -> bool:
+        """Whether `withdraw` was called for it."""
+        return device not in self._groups[device.symbol].devices
 
     def take_away(self, device: Device) -> Steps[None]:
         """Take a device away that was withdrawn and closed, with the last one its group, out of its container too.
 
         Kernel: vfio_device_remove_group().
         """
-        group = device.group
+        group = self._groups[device.symbol]
         yield from locked(group.lock)
         try:
             if not group.devices and group.container is not None:
                 yield from group.container.detach(group)
         finally:
             group.lock.release()
-        del self.devices[device.symbol]
+        del self.devices[device.symbol], self._groups[device.symbol]
         if not group.devices:
             self.groups.pop(group.number, None)
 
@@ -196,6 +216,15 @@ class Machine:
 
     def _new_container(self, options: ContainerOptions) -> Container:
         self._serial += 1
-        container = Container(self, self._serial, options)
+        spec = self.spec
+        terms = Terms(
+            drivers=self._iommu_drivers,
+            profile=PROFILES[options.profile or spec.profile],
+            quirks=options.quirks or spec.quirks,
+            manual_clear=VARIANTS[options.manual_clear or spec.manual_clear],
+            accounting=self.accounting,
+            parameters=self.parameters,
+        )
+        container = Container(self._serial, terms, self.keep)
         self.keep(container)
         return container
