@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.files.irqs import validate_and_prepare
 from vfioemu.core.model.device import DeviceModel
-from vfioemu.core.model.irqs import Irq, validate_and_prepare
+from vfioemu.core.model.irqs import Irq
 from vfioemu.testing.bench import Bench
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.structs import IrqSet

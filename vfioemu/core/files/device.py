@@ -10,8 +10,9 @@ from vfioemu.core.base.effects import Steps, finish, locked, read_user, write_us
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.file import File, Mapped
 from vfioemu.core.base.userrange import refuse_bad_range
+from vfioemu.core.files import irqs, regions
 from vfioemu.core.files.feature import feature
-from vfioemu.core.model import irqs, regions
+from vfioemu.core.model.regions import OFFSET_SHIFT
 from vfioemu.core.objects.device import Device
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.kinds import FdKind
@@ -78,7 +79,7 @@ class DeviceFile(File):
     def _wake_if_used(self, steps: Steps[int], addr: int, size: int, offset: int) -> Steps[int]:
         """vfio_pci_rw(): what has an index of the device's and is not empty wakes it, even if it is refused then."""
         refuse_bad_range(addr, size, offset)
-        if not size or offset >> regions.OFFSET_SHIFT >= len(self.device.regions.regions()):
+        if not size or offset >> OFFSET_SHIFT >= len(self.device.regions.regions()):
             return (yield from steps)
         return (yield from self._wake_first(steps))
 

@@ -6,7 +6,7 @@ Answers are those of the kernel's sample driver, samples/vfio-mdev/mtty.c, quirk
 * GET_IRQ_INFO and SET_IRQS are EINVAL until GET_INFO has been called once in the device's life (mtty_ioctl).
 * RESET resets the migration state and nothing else, and GET_INFO does not tell that there is one (mtty_reset).
 * What the device is, its migration state included, stays over its last close; only sessions end (mtty_close).
-* Accesses look at no region's size, go in pieces, and fail with EFAULT (mtty_read, mtty_write; core/model/pieces.py).
+* Accesses look at no region's size, go in pieces, and fail with EFAULT (mtty_read, mtty_write; core/files/pieces.py).
 * DMA logging can be started as often as one likes, and never reports anything (mtty_log_start).
 
 INTx is a level here, as on a real card: when it is unmasked, enabled, or has come with a migration while a port still has

@@ -9,27 +9,17 @@ count, because others wait meanwhile.
 
 import errno
 from collections.abc import Generator
-from typing import Final, Protocol
+from typing import Final
 
-from vfioemu.core.base.effects import MaybeSteps, Steps, read_user, write_user
+from vfioemu.core.base.effects import Steps, read_user, write_user
 from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.model.regions import OFFSET_SHIFT, RegionSource
 
 MOST: Final = 64 << 10
-_SHIFT: Final = 40
-_MASK: Final = (1 << _SHIFT) - 1
+_MASK: Final = (1 << OFFSET_SHIFT) - 1
 
 
-class Accessible(Protocol):
-    """What is read and written: a DeviceModel, whose methods these are, or a layer around it."""
-
-    def read_region(self, index: int, offset: int, size: int) -> MaybeSteps[bytes]:
-        """See DeviceModel."""
-
-    def write_region(self, index: int, offset: int, data: bytes) -> MaybeSteps[None]:
-        """See DeviceModel."""
-
-
-def read(model: Accessible, addr: int, size: int, position: int) -> Steps[int]:
+def read(model: RegionSource, addr: int, size: int, position: int) -> Steps[int]:
     """Read `size` bytes of a device fd at `position`: EFAULT."""
     done = 0
     size = min(size, MOST)
@@ -37,7 +27,7 @@ def read(model: Accessible, addr: int, size: int, position: int) -> Steps[int]:
         at = position + done
         length = _piece(at, size - done)
         try:
-            answer = model.read_region(at >> _SHIFT, at & _MASK, length)
+            answer = model.read_region(at >> OFFSET_SHIFT, at & _MASK, length)
             data = (yield from answer) if isinstance(answer, Generator) else answer
             yield from write_user(addr + done, data)
         except IoctlError as error:
@@ -46,7 +36,7 @@ def read(model: Accessible, addr: int, size: int, position: int) -> Steps[int]:
     return done
 
 
-def write(model: Accessible, addr: int, size: int, position: int) -> Steps[int]:
+def write(model: RegionSource, addr: int, size: int, position: int) -> Steps[int]:
     """Write `size` bytes to a device fd at `position`: EFAULT."""
     done = 0
     size = min(size, MOST)
@@ -55,7 +45,7 @@ def write(model: Accessible, addr: int, size: int, position: int) -> Steps[int]:
         length = _piece(at, size - done)
         data = yield from read_user(addr + done, length)
         try:
-            answer = model.write_region(at >> _SHIFT, at & _MASK, data)
+            answer = model.write_region(at >> OFFSET_SHIFT, at & _MASK, data)
             if answer is not None:
                 yield from answer
         except IoctlError as error:
