@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from vfioemu.devices.dma_engine.device import DmaEngine
 
 from tests.run.helpers import Runner
+from vfioemu.devices.dma_engine import DmaEngine
 from vfioemu.devices.pci.hardware.description import Bar
 from vfioemu.devices.registry import load_models
 
@@ -64,7 +64,7 @@ def test_each_device_is_told_of_and_each_process():
 
 
 def test_parts_that_a_model_names_are_memory():
-    ring = DmaEngine({}).function.bars[0]
+    ring = DmaEngine({}).hardware.function.bars[0]
     [(offset, size)] = ring.areas
 
     assert ring.maps(offset, size)

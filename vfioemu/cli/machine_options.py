@@ -35,7 +35,7 @@ def device_option(function: F) -> F:
         multiple=True,
         metavar="MODEL[,KEY=VALUE...]",
         callback=_wishes,
-        help="A device; `vfioemu devices` lists the models. package.module:Class is one that is not installed.",
+        help="A device: of `vfioemu devices`, or module:Class.",
     )(function)
 
 
