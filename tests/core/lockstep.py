@@ -24,6 +24,7 @@ from vfioemu.testing.process import Process
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.kinds import FdKind
 from vfioemu.uapi.profile import Profile
+from vfioemu.uapi.registry import IOCTLS
 
 PAGE = 4096
 TOP = 1 << 64
@@ -500,6 +501,22 @@ def dma_buf(call: Call, side: Side, pair: Pair) -> Allowed | None:
     return each(pair, lambda profile: answer if profile.has("VFIO_DEVICE_FEATURE_DMA_BUF") else "ENOTTY")
 
 
+MADE_OF = {
+    "join": "VFIO_GROUP_SET_CONTAINER",
+    "device": "VFIO_GROUP_GET_DEVICE_FD",
+    "state": "VFIO_DEVICE_FEATURE",
+}
+"""The ioctls that other calls here make."""
+
+
+def missing_ioctl(call: Call, side: Side, pair: Pair) -> Allowed | None:
+    ioctl = MADE_OF.get(call.name, call.name)
+    if not pair.differ(ioctl) if ioctl.startswith("VFIO_") else True:
+        return None
+    early = KINDS.get(call.name) == "container" and _iommu(side, call.on) is None
+    return each(pair, lambda profile: None if profile.has(ioctl) else "EINVAL" if early else "ENOTTY")
+
+
 def cap_offset(call: Call, side: Side, pair: Pair) -> Allowed | None:
     """Of a PCI function, whose driver writes back what it has read."""
     if call.name != "VFIO_DEVICE_GET_REGION_INFO" or not isinstance(side.device(call.on).model, VfioPci):
@@ -608,6 +625,13 @@ RULES = (
         "migration_v2.md 2, DIFF-7.2 F12",
         ("VFIO_DEVICE_FEATURE_MIG_PRECOPY_INFOv2",),
         precopy_info_v2,
+    ),
+    Rule(
+        "an ioctl that one of them does not have",
+        "<linux/vfio.h>; group_device.md 2 and 3, type1.md 2: what an unknown number gets",
+        tuple(row.name for row in IOCTLS),
+        missing_ioctl,
+        parts=True,
     ),
     Rule(
         "flags of PRECOPY_INFO",

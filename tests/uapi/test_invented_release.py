@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.core.lockstep import KINDS, MADE_OF
 from tests.releases import PROFILES
+from vfioemu.uapi.kinds import FdKind
 from vfioemu.uapi.profile import FACTS
+from vfioemu.uapi.registry import IOCTLS
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "howto" / "release.md"
@@ -125,6 +128,43 @@ def test_a_release_may_differ_in_any_fact_and_in_any_feature(tmp_path):
     for number in range(len(FACTS)):
         assert re.search(rf"test_each_rule_is_needed\[linux-90\.{number}: .*\] PASSED", told)
     assert "test_each_rule_is_needed[linux-91.0: feature 12 of the core] PASSED" in told
+
+
+SHOWN = [row for row in IOCTLS if row.name in KINDS or row.name in MADE_OF.values()]
+"""The ioctls that the lockstep test makes."""
+
+
+@pytest.mark.slow
+def test_a_release_may_lack_any_ioctl(tmp_path):
+    """One release for each ioctl that it alone does not have; what it gets is what an unknown number gets."""
+    for number, row in enumerate(SHOWN):
+        invent(tmp_path, f"linux-90.{number}", f"absent=BASE.absent | {{{row.name!r}}}")
+
+    told = run_tests(tmp_path, "linux-90 and needed", "tests/core/test_profiles.py")
+
+    assert told.count("an ioctl that one of them does not have] PASSED") == len(SHOWN)
+
+
+def test_the_support_page_says_who_does_not_have_an_ioctl(tmp_path):
+    invent(tmp_path, NAME, "absent=BASE.absent | {'VFIO_IOMMU_DIRTY_PAGES'}")
+
+    page = python(tmp_path, "from vfioemu.conformance.answers import matrix; print(matrix())")
+
+    assert f"{NAME}: ENOTTY, not EACCES, not EFAULT" in line(page, "| `VFIO_IOMMU_DIRTY_PAGES` | 0x3b75 ")
+    assert line(page, "| `VFIO_IOMMU_DIRTY_PAGES` | yes ").endswith(" | no |")
+
+
+def test_an_ioctl_that_a_release_does_not_have_is_an_unknown_number(tmp_path):
+    """On fds of each kind; what is not needed to come so far."""
+    lacking = {
+        "VFIO_CHECK_EXTENSION", "VFIO_IOMMU_DIRTY_PAGES", "VFIO_GROUP_GET_STATUS", "VFIO_DEVICE_RESET",
+        "VFIO_MIG_GET_PRECOPY_INFO",
+    }  # fmt: skip
+    invent(tmp_path, NAME, f"absent=BASE.absent | {lacking}")
+
+    told = run_tests(tmp_path, f"{NAME} and numbers_in_no_row", "tests/core/test_registry_is_served.py")
+
+    assert told.count(" PASSED") == len(FdKind)
 
 
 def invent(folder, name, change):

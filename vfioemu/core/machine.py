@@ -74,7 +74,7 @@ class Machine:
         self._iommu_drivers = tuple(iommu_drivers)
         self.accounting = Accounting(spec.memlock)
         self.parameters = {"dma_entry_limit": spec.dma_entry_limit}
-        self.groups = {group.number: Group(group) for group in spec.groups}
+        self.groups = {group.number: Group(group, PROFILES[spec.profile]) for group in spec.groups}
         self.devices: dict[str, Device] = {}
         self._groups: dict[
             str, Group
@@ -132,9 +132,11 @@ class Machine:
         group = self.groups.get(spec.group)
         if group is None:
             described = {group.number: group for group in self.spec.groups}
-            group = Group(described.get(spec.group, GroupSpec(number=spec.group)))
+            group = Group(
+                described.get(spec.group, GroupSpec(number=spec.group)), PROFILES[self.spec.profile]
+            )
             self.groups[spec.group] = group
-        device = Device(spec, model, group, protocol, PROFILES[self.spec.profile])
+        device = Device(spec, model, group, protocol)
         device.observe(self._observer)
         device.all_devices = self.devices.values
         group.devices.insert(0, device)

@@ -167,9 +167,9 @@ class BenchGroup:
         self.users = 0
 
     @property
-    def profile(self) -> Profile | None:
+    def profile(self) -> Profile:
         """The kernel release of the backend."""
-        return None if self.backend is None else self.backend.profile
+        return DEFAULT if self.backend is None else self.backend.profile
 
     def device_opened(self) -> None:
         """Count the first open."""

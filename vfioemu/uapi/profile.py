@@ -90,9 +90,13 @@ class Profile:
         """Tell whether the release has the feature of this number."""
         return number in FEATURES and FEATURES[number].c_name not in self.absent
 
+    def serves(self, kind: FdKind, number: int) -> bool:
+        """Tell whether the release has ioctl `number` on fds of `kind`, if it is one of the registry."""
+        return not self._absent or (kind, number) not in self._absent
+
     def lookup(self, kind: FdKind, number: int) -> Ioctl | None:
         """Return the row of ioctl `number` on a fd of `kind`, or None if the release has none or it is not served."""
-        return None if (kind, number) in self._absent else lookup(kind, number)
+        return lookup(kind, number) if self.serves(kind, number) else None
 
     def errnos(self, kind: FdKind, number: int) -> frozenset[str]:
         """Return all that ioctl `number` on an open fd of `kind` may fail with, served or not."""

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from vfioemu.core.base.caller import Caller
 from vfioemu.core.base.effects import Steps
 from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.profile import DEFAULT, Profile
 from vfioemu.uapi.kinds import FdKind
 
 O_RDONLY = 0
@@ -48,6 +49,11 @@ class File:
     kind: FdKind
     number: int = 0
     access: int = O_RDWR
+
+    @property
+    def profile(self) -> Profile:
+        """The kernel release whose ioctls it has."""
+        return DEFAULT
 
     @property
     def label(self) -> str:

@@ -5,10 +5,11 @@ import errno
 from typing import Final
 
 from vfioemu.core.base.caller import Caller
-from vfioemu.core.base.dispatch import Table
+from vfioemu.core.base.dispatch import Table, serving
 from vfioemu.core.base.effects import Steps
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.file import File
+from vfioemu.core.base.profile import Profile
 from vfioemu.core.objects.container import Container
 from vfioemu.uapi import constants as c
 from vfioemu.uapi.kinds import FdKind
@@ -22,12 +23,17 @@ class ContainerFile(File):
     def __init__(self, container: Container) -> None:
         self.container = container
 
+    @property
+    def profile(self) -> Profile:
+        """That of the container."""
+        return self.container.profile
+
     def ioctl(self, caller: Caller, cmd: int, arg: int) -> Steps[int]:
         """Serve three ioctls that are the container's own; all others are the backend's, and EINVAL without one.
 
         Kernel: vfio_fops_unl_ioctl().
         """
-        serve = TABLE.get(cmd)
+        serve = serving(TABLE, self.profile, self.kind, cmd)
         if serve is not None:
             return (yield from serve(self, caller, arg))
         iommu = self.container.iommu

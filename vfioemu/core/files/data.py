@@ -9,6 +9,7 @@ from vfioemu.core.base.caller import Caller
 from vfioemu.core.base.effects import Steps, locked, read_user, write_user
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.file import O_RDONLY, O_WRONLY, POLLIN, POLLOUT, PROT_WRITE, File, Mapped
+from vfioemu.core.base.profile import DEFAULT, Profile
 from vfioemu.core.base.userrange import clip, refuse_bad_range
 from vfioemu.core.model.streams import DEFAULT_CHUNK, ResumingStream, SavingStream
 from vfioemu.core.objects.migration import Session
@@ -22,9 +23,15 @@ class DataFile(File):
 
     kind = FdKind.DATA
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, profile: Profile = DEFAULT) -> None:
         self.session = session
+        self._profile = profile
         self.access = O_RDONLY if isinstance(session.stream, SavingStream) else O_WRONLY
+
+    @property
+    def profile(self) -> Profile:
+        """That of the device when it gave the fd out: while it is open, it stays in its container."""
+        return self._profile
 
     @property
     def label(self) -> str:

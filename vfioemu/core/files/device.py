@@ -9,6 +9,7 @@ from vfioemu.core.base.caller import Caller
 from vfioemu.core.base.effects import Steps, finish, locked, read_user, write_user
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.file import File, Mapped
+from vfioemu.core.base.profile import Profile
 from vfioemu.core.base.userrange import refuse_bad_range
 from vfioemu.core.files import irqs, regions
 from vfioemu.core.files.feature import feature
@@ -34,6 +35,11 @@ class DeviceFile(File):
     def __init__(self, device: Device) -> None:
         self.device = device
         self._position = 0
+
+    @property
+    def profile(self) -> Profile:
+        """That of the device."""
+        return self.device.profile
 
     @property
     def label(self) -> str:

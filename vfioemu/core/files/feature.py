@@ -123,7 +123,7 @@ def _mig_device_state(device: Device, caller: Caller, asked: int, arg: int) -> S
             state = device.migration.state
         else:
             session = yield from device.migration.set_state(state)
-            file = None if session is None else DataFile(session)
+            file = None if session is None else DataFile(session, device.profile)
     except IoctlError as error:
         refusal = error
     finally:

@@ -10,6 +10,7 @@ from vfioemu.core.base.effects import EventFd, ForeignFd, GiveFd, Steps, TakeFd,
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.file import File
 from vfioemu.core.base.limits import DEVICE_NAME_MAX, PAGE_SIZE
+from vfioemu.core.base.profile import Profile
 from vfioemu.core.files.container import ContainerFile
 from vfioemu.core.files.device import open_device
 from vfioemu.core.objects.device import Device
@@ -35,6 +36,11 @@ class GroupFile(File):
     def __init__(self, group: Group) -> None:
         self.group = group
         self.number = group.number
+
+    @property
+    def profile(self) -> Profile:
+        """That of the container that the group is in, or else the machine's."""
+        return self.group.profile
 
     @property
     def label(self) -> str:

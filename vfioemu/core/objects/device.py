@@ -19,7 +19,7 @@ from vfioemu.core.base.effects import Buffer, Steps, finish, locked
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.limits import PIN_PAGES_MAX
 from vfioemu.core.base.locks import Lock
-from vfioemu.core.base.profile import DEFAULT, Profile
+from vfioemu.core.base.profile import Profile
 from vfioemu.core.memory.backend import Backend, IommuGroup
 from vfioemu.core.memory.held_pins import HeldPins
 from vfioemu.core.model import irqs, observe, regions
@@ -59,8 +59,8 @@ class DeviceGroup(IommuGroup, Protocol):
         """The IO address space; None before SET_IOMMU."""
 
     @property
-    def profile(self) -> Profile | None:
-        """The kernel release that the container answers as; None outside of any."""
+    def profile(self) -> Profile:
+        """The kernel release that the container answers as; the machine outside of any."""
 
     def device_opened(self) -> None:
         """Count a first open, while the backend is there."""
@@ -92,10 +92,8 @@ class Device:
         model: DeviceModel,
         group: DeviceGroup,
         protocol: MigrationProtocol | None = None,
-        profile: Profile = DEFAULT,
     ) -> None:
         self.spec = spec
-        self._profile = profile
         self.model = model
         self.group = group
         self.open_count = 0
@@ -135,7 +133,7 @@ class Device:
     @property
     def profile(self) -> Profile:
         """The kernel release whose answers are given: the container's, or the machine's outside of any container."""
-        return self.group.profile or self._profile
+        return self.group.profile
 
     @property
     def migration_flags(self) -> int:

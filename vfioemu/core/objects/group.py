@@ -10,7 +10,7 @@ import errno
 from vfioemu.core.base.effects import Steps, locked
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.locks import Lock
-from vfioemu.core.base.profile import Profile
+from vfioemu.core.base.profile import DEFAULT, Profile
 from vfioemu.core.memory.backend import Backend
 from vfioemu.core.memory.iommu_spec import IommuSpec
 from vfioemu.core.objects.container import Container
@@ -30,7 +30,8 @@ class Group:
         is_open: something refers to its open file still.
     """
 
-    def __init__(self, spec: GroupSpec) -> None:
+    def __init__(self, spec: GroupSpec, profile: Profile = DEFAULT) -> None:
+        self._profile = profile
         self.spec = spec
         self.devices: list[Device] = []
         self.lock = Lock(f"group {spec.number}")
@@ -71,10 +72,10 @@ class Group:
         return None if container is None else container.iommu
 
     @property
-    def profile(self) -> Profile | None:
-        """The kernel release that its container answers as."""
+    def profile(self) -> Profile:
+        """The kernel release whose answers are given: the container's, or the machine's outside of any container."""
         container = self.container
-        return None if container is None else container.profile
+        return self._profile if container is None else container.profile
 
     def open(self) -> Steps[None]:
         """vfio_group_fops_open(): ENODEV without a device, EBUSY while it or one of its devices is open."""

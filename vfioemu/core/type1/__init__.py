@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Final
 
 from vfioemu.core.base.caller import Caller
-from vfioemu.core.base.dispatch import Table
+from vfioemu.core.base.dispatch import Table, serving
 from vfioemu.core.base.effects import Steps
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.profile import Profile
@@ -19,6 +19,7 @@ from vfioemu.core.memory.backend import ContainerBackend, IommuDriver, Setting
 from vfioemu.core.type1 import attach, dirty_pages, external, hardware, info, map_dma, unmap_dma
 from vfioemu.core.type1.state import Iommu
 from vfioemu.uapi import constants as c
+from vfioemu.uapi.kinds import FdKind
 
 TABLE: Final[Table[Iommu]] = {
     c.VFIO_IOMMU_GET_INFO: info.get_info,
@@ -47,7 +48,7 @@ class Type1(Iommu):
 
     def ioctl(self, caller: Caller, cmd: int, arg: int) -> Steps[int]:
         """Serve an ioctl of TABLE; ENOTTY for any other."""
-        serve = TABLE.get(cmd)
+        serve = serving(TABLE, self.profile, FdKind.CONTAINER, cmd)
         if serve is None:
             raise IoctlError(errno.ENOTTY, f"type1 has no ioctl {cmd:#x}")
         return serve(self, caller, arg)
