@@ -16,7 +16,7 @@ PRELOAD := vfioemu/libvfioemu-preload.so
 C_SOURCES := $(wildcard csrc/*.c csrc/*.h)
 PRELOAD_SOURCES := $(wildcard csrc/preload/*) protocol/vfioemu_wire.h
 FUZZ_TARGETS := $(patsubst csrc/%.c,csrc/%,$(filter-out csrc/fuzz_main.c,$(wildcard csrc/fuzz_*.c)))
-C_FORMATTED := $(C_SOURCES) $(wildcard csrc/preload/*.[ch] protocol/*.h bench/*.[ch] tests/*.[ch] tests/*/*.[ch] tests/*/*/*.[ch])
+C_FORMATTED := $(C_SOURCES) $(wildcard csrc/preload/*.[ch] protocol/*.h bench/*.[ch] tests/*.[ch] tests/*/*.[ch] tests/*/*/*.[ch] tests/*/*/*/*.[ch])
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Not the user's own.
@@ -98,21 +98,21 @@ test-c: build
 
 # QEMUs of three generations and a guest, below ~/.cache/vfioemu; one test after the other.
 test-interop: build
-	tests/interop/fetch
+	tests/system/interop/fetch
 	$(BIN)/python -m pytest -q -n0 -m interop -o faulthandler_timeout=1800 \
-		tests/interop --interop-report docs/interop.md $(INTEROP)
+		tests/system/interop --interop-report docs/interop.md $(INTEROP)
 
 # What nobody here wrote, under `vfioemu run`, below ~/.cache/vfioemu. PROGRAMS='--programs-before FILE' adds a column: the
 # results of an earlier run, which --programs-results FILE has kept.
 test-programs: build
-	tests/programs/fetch
+	tests/system/programs/fetch
 	$(BIN)/python -m pytest -q -n0 -m programs -o faulthandler_timeout=600 \
-		tests/programs --programs-report docs/programs.md $(PROGRAMS)
+		tests/system/programs --programs-report docs/programs.md $(PROGRAMS)
 
 # Below ~/.cache/vfioemu as well, with links where people find them.
 guest: build
-	tests/interop/fetch guest
-	$(BIN)/python -m tests.interop.link_guest build/guest
+	tests/system/interop/fetch guest
+	$(BIN)/python -m tests.system.interop.link_guest build/guest
 
 lint: build
 	ruff check

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """How long a QEMU takes to boot Linux to its shell: with an emulated device under the shim, against no device and no shim.
 
-The QEMU and the guest are the interop suite's (tests/interop/fetch gets them). TCG: most of the time is the guest's.
+The QEMU and the guest are the interop suite's (tests/system/interop/fetch gets them). TCG: most of the time is the guest's.
 """
 
 import time
@@ -12,10 +12,10 @@ from typing import Final
 import trio
 
 from bench.harness import Row, Unavailable, compare, interleave
-from tests.interop.guestimage import GuestImage, guest_image
-from tests.interop.launch import private, properties
-from tests.interop.machine import PATIENCE, Device, qemu_process
-from tests.interop.programs import VERSIONS, MissingError, Qemu, qemu
+from tests.system.interop.guestimage import GuestImage, guest_image
+from tests.system.interop.launch import private, properties
+from tests.system.interop.machine import PATIENCE, Device, qemu_process
+from tests.system.interop.programs import VERSIONS, MissingError, Qemu, qemu
 
 DEVICES: Final = {
     "a mtty": [Device(model="mtty", group=1, slot=0x10)],

@@ -62,8 +62,8 @@ BUILT = {
     "`make test` builds the fuzz targets before this": "make test",
     "could not import 'atheris'": "make fuzz",
     "atheris is not installed": "make fuzz",
-    "there is no QEMU: tests/interop/fetch": "tests/interop/fetch",
-    "QEMU 7.2 is not here": "tests/interop/fetch",
+    "there is no QEMU: tests/system/interop/fetch": "tests/system/interop/fetch",
+    "QEMU 7.2 is not here": "tests/system/interop/fetch",
 }
 """Parts of reasons, and the command that makes them untrue; .ci/run has run it."""
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 import trio
 
-from tests.run.helpers import HERE, Runner
+from tests.system.run.helpers import HERE, Runner
 from vfioemu import client
 from vfioemu.cli import errors
 from vfioemu.printable import Lines

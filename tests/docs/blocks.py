@@ -19,8 +19,8 @@ _VARYING = re.compile(r"0x[0-9a-f]+|\d+(?:\.\d+)?|/\S*")
 NOT_HERE = {
     "make build": "would install into the .venv that runs this test: whoever runs it has built it",
     "make demo": "the make targets themselves, in a folder of their own: .ci/as-user runs both",
-    "sudo apt install qemu-system-x86": "needs root and QEMU: tests/interop/test_walkthrough.py types the rest of it",
-    "guest# dmesg | grep ttyS1": "is typed in the guest: tests/interop/test_walkthrough.py",
+    "sudo apt install qemu-system-x86": "needs root and QEMU: tests/system/interop/test_walkthrough.py types the rest of it",
+    "guest# dmesg | grep ttyS1": "is typed in the guest: tests/system/interop/test_walkthrough.py",
     "make test-programs": "fetches 2 GB: people do, and docs/programs.md is what they saw",
     "python3 -m venv build/mine": "needs the packages of PyPI: tests/packaging installs a wheel without them",
 }

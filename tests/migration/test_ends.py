@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.migration.test_cli import ENDS, argv, finish, json_events, place, wait_for
+from tests.cli.test_migrate import ENDS, argv, finish, json_events, place, wait_for
 from tests.sample import sampled
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.preload.conftest import SHIM
+from tests.system.preload.conftest import SHIM
 
 SOURCES = Path(__file__).parents[2] / "csrc" / "preload"
 

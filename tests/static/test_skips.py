@@ -49,7 +49,7 @@ def reasons(source):
             yield f"could not import {node.args[0].value!r}"
         elif name == "pytest.mark.vfioemu_requires":
             yield from (f"{argument.value} is not installed" for argument in node.args)
-        elif name == "tools":  # tests/run/test_tools.py
+        elif name == "tools":  # tests/system/run/test_tools.py
             yield from (
                 f"not installed: {argument.value}"
                 for argument in node.args

@@ -65,7 +65,7 @@ def session(folder, *arguments):
 @pytest.mark.slow
 def test_interactive_shells_and_daemons_of_tests_leave_nothing(folder):
     chosen = [
-        "tests/run/test_life.py",
+        "tests/system/run/test_life.py",
         "tests/daemon/test_background.py",
         "-k",
         "Terminal or Neighbours or directories",

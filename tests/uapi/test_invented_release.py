@@ -74,7 +74,11 @@ def test_it_is_drawn_by_the_strategies(folder):
 
 def test_it_is_tested(folder):
     """Step by step against the release that it is based on, and by every test that is run for each release."""
-    files = ["tests/core/test_profiles.py", "tests/core/test_map_dma.py", "tests/core/test_container.py"]
+    files = [
+        "tests/core/base/test_profiles.py",
+        "tests/core/type1/test_map_dma.py",
+        "tests/core/objects/test_container.py",
+    ]
 
     told = run_tests(folder, NAME, *files)
 
@@ -100,7 +104,7 @@ def test_a_release_that_differs_without_saying_so_is_found(folder):
         folder,
         "from dataclasses import replace; from errno import EEXIST\n"
         "from tests.core.lockstep import Disagreement, run\n"
-        "from tests.core.test_profiles import SHOWN\n"
+        "from tests.core.base.test_profiles import SHOWN\n"
         "from vfioemu.uapi.profiles import PROFILES\n"
         f"silent = replace(PROFILES[{NAME!r}], map_overlap_errno=EEXIST)\n"
         "try:\n"
@@ -122,7 +126,7 @@ def test_a_release_may_differ_in_any_fact_and_in_any_feature(tmp_path):
     (feature,) = {name for release in PROFILES.values() for name in release.absent if name.endswith("v2")}
     invent(tmp_path, "linux-91.0", f"absent=BASE.absent | {{{feature!r}}}")
 
-    told = run_tests(tmp_path, "linux-9", "tests/core/test_profiles.py")
+    told = run_tests(tmp_path, "linux-9", "tests/core/base/test_profiles.py")
 
     assert "FAILED" not in told
     for number in range(len(FACTS)):
@@ -140,7 +144,7 @@ def test_a_release_may_lack_any_ioctl(tmp_path):
     for number, row in enumerate(SHOWN):
         invent(tmp_path, f"linux-90.{number}", f"absent=BASE.absent | {{{row.name!r}}}")
 
-    told = run_tests(tmp_path, "linux-90 and needed", "tests/core/test_profiles.py")
+    told = run_tests(tmp_path, "linux-90 and needed", "tests/core/base/test_profiles.py")
 
     assert told.count("an ioctl that one of them does not have] PASSED") == len(SHOWN)
 
@@ -162,7 +166,7 @@ def test_an_ioctl_that_a_release_does_not_have_is_an_unknown_number(tmp_path):
     }  # fmt: skip
     invent(tmp_path, NAME, f"absent=BASE.absent | {lacking}")
 
-    told = run_tests(tmp_path, f"{NAME} and numbers_in_no_row", "tests/core/test_registry_is_served.py")
+    told = run_tests(tmp_path, f"{NAME} and numbers_in_no_row", "tests/core/files/test_registry_is_served.py")
 
     assert told.count(" PASSED") == len(FdKind)
 
