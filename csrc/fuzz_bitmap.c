@@ -141,7 +141,7 @@ static void step_harvest(struct pair *pair)
 	uint64_t end = below(pair, 4);
 
 	if (end == 0) {
-		vfe_spoil(pair->fast, out + odd, nwords);
+		vfe_restore_shifted(pair->fast, out + odd, nwords);
 	} else if (end == 1 && shift) {
 		vfe_unshift(pair->fast, out + odd, nwords, shift);
 		unshift_slow(pair, shift, nwords);

@@ -38,7 +38,7 @@ DECLARATIONS = """
     size_t vfe_buffer_runs(const void *data, uint64_t nbits, uint64_t *cursor, struct vfe_run *runs, size_t max);
     size_t vfe_harvest_words(const struct vfe_bitmap *bitmap, unsigned int shift);
     void vfe_harvest(struct vfe_bitmap *bitmap, void *out, unsigned int shift, uint64_t lead, bool residue);
-    void vfe_spoil(struct vfe_bitmap *bitmap, const void *out, size_t nwords);
+    void vfe_restore_shifted(struct vfe_bitmap *bitmap, const void *out, size_t nwords);
     void vfe_unshift(struct vfe_bitmap *bitmap, const void *out, size_t nwords, unsigned int shift);
     void vfe_peek(struct vfe_bitmap *bitmap, uint64_t first, uint64_t npages, void *out, uint64_t dst_bit);
     void vfe_harvest_or(struct vfe_bitmap *bitmap, uint64_t first, uint64_t npages, void *out, uint64_t dst_bit);

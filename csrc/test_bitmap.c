@@ -154,7 +154,7 @@ static void step_harvest(struct pair *pair)
 		vfe_unshift(pair->fast, out + odd, nwords, shift);
 		unshift_slow(pair, shift);
 	} else {
-		vfe_spoil(pair->fast, out + odd, nwords);
+		vfe_restore_shifted(pair->fast, out + odd, nwords);
 	}
 	free(out);
 }

@@ -203,7 +203,8 @@ void vfe_harvest(struct vfe_bitmap *bitmap, void *out, unsigned int shift,
  * Undo vfe_harvest() after a failed copy, as the kernel leaves it: all bits of
  * the `nwords` words of `out` come back, those past the end as residue.
  */
-void vfe_spoil(struct vfe_bitmap *bitmap, const void *out, size_t nwords);
+void vfe_restore_shifted(struct vfe_bitmap *bitmap, const void *out,
+			 size_t nwords);
 
 /**
  * Undo vfe_harvest() after a successful copy by shifting back, over the

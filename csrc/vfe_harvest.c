@@ -168,7 +168,8 @@ void vfe_harvest(struct vfe_bitmap *bitmap, void *out, unsigned int shift,
 	finish_residue(bitmap, &sink, lead, residue);
 }
 
-void vfe_spoil(struct vfe_bitmap *bitmap, const void *out, size_t nwords)
+void vfe_restore_shifted(struct vfe_bitmap *bitmap, const void *out,
+			 size_t nwords)
 {
 	size_t tail = (size_t)(bitmap->nbits / 64);
 

@@ -70,8 +70,8 @@ def test_a_byte_order_mark_is_no_fault(tmp_path):
         ("name = ''", "f:1: name: is empty"),
         ("name = '123456'", "f:1: name: has 6 characters, expected at most 5"),
         ("spare = [[1, 2],\n  [3,\n  'x']]", 'f:3: spare[1][1]: expected an integer, got a string "x"'),
-        ("name = 'a'\nname = 'b'", "f:2: name is there already"),
-        ("[lid]\nspoke-count=1\n[lid]", "f:3: [lid] is there already"),
+        ("name = 'a'\nname = 'b'", "f:2: name is defined twice"),
+        ("[lid]\nspoke-count=1\n[lid]", "f:3: [lid] is defined twice"),
         ("a b", "f:1: expected '='"),
         ("name = 'a", "f:1: "),
         ('"\\u001b[2J" = 1', "f:1: \\x1b[2J: no such key"),
@@ -91,10 +91,10 @@ def test_file_that_cannot_be_read_says_why(tmp_path):
     with pytest.raises(TomlError, match="Is a directory"):
         read(tmp_path)
     (tmp_path / "binary").write_bytes(b"a = 1\nb = '\xff'\n")
-    with pytest.raises(TomlError, match="binary:2: byte 0xff is no UTF-8"):
+    with pytest.raises(TomlError, match="binary:2: byte 0xff is not valid UTF-8"):
         read(tmp_path / "binary")
     (tmp_path / "zero").symlink_to("/dev/zero")
-    with pytest.raises(TomlError, match="zero: is longer than"):
+    with pytest.raises(TomlError, match="zero: the file is larger than"):
         read(tmp_path / "zero")
 
 

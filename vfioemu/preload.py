@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where the preload library is, which emulates VFIO for programs that know nothing of us."""
+"""Find the preload library, which emulates VFIO for programs that do not know of vfioemu."""
 
 from pathlib import Path
 from typing import Final
@@ -8,12 +8,12 @@ NAME: Final = "libvfioemu-preload.so"
 
 
 def library() -> Path:
-    """The library that LD_PRELOAD is to name; `make build` and the wheel put it beside this file.
+    """Return the path for LD_PRELOAD; `make build` and the wheel put the library beside this file.
 
     Raises:
-        FileNotFoundError: it was not built.
+        FileNotFoundError: it has not been built.
     """
     path = Path(__file__).with_name(NAME)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there: it is built by `make build`")
+        raise FileNotFoundError(f"{path} does not exist; `make build` builds it")
     return path

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Text of somebody else, on its way to a terminal, a log or a report: what could command a terminal is escaped.
+"""Escape and shorten text from others before it reaches a terminal, a log or a report.
 
-Names, reasons and details that a peer sends may hold escape sequences (titles, colours, cursor movements), line feeds
-that begin a forged line of the log, marks that turn the direction of writing, or be endless. Every such byte is shown
-as Python writes it in a string, and the length is limited.
+Names, reasons and details that a peer sends may contain escape sequences (titles, colours, cursor movements), line feeds
+that start a forged log line, marks that change the writing direction, or have no end. Each such byte is shown as Python
+writes it in a string literal, and the length is limited.
 """
 
 import logging
@@ -11,13 +11,14 @@ from typing import Any, Final
 
 _RECORD: Final = 4096
 LIMIT: Final = 400
-"""Characters of a peer's text in one line of output, if nobody says otherwise."""
+"""Default limit of a peer's text in one line of output, in characters."""
 
 
 def printable(text: str | bytes, limit: int = LIMIT) -> str:
-    r"""Escape all that is no printable character: ``\x1b``, ``\n``, ``\u202e``; a long text is cut, and says so.
+    r"""Escape every character that is not printable, such as ``\x1b``, ``\n`` or ``\u202e``, and cut text longer than `limit`.
 
-    What is escaped already stays as it is, so this may be done where text comes in, and again where it goes out.
+    The cut is shown in the result. Escaped text passes unchanged, so this may be called both where text comes in and where it
+    goes out.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8", "backslashreplace")
@@ -28,7 +29,10 @@ def printable(text: str | bytes, limit: int = LIMIT) -> str:
 
 
 def printable_json(line: bytes) -> bytes:
-    """The same JSON with what is not ASCII, or is DEL, escaped: control characters beyond ASCII are valid in it as they are."""
+    """Escape DEL and everything that is not ASCII in a line of JSON; the value stays the same.
+
+    JSON allows control characters beyond ASCII unescaped, and a terminal would obey them.
+    """
     if line.isascii():
         return line.replace(b"\x7f", b"\\u007f")
     return "".join(
@@ -43,15 +47,15 @@ def _json_escape(character: str) -> str:
 
 
 class Lines(logging.Formatter):
-    """Formats log records so that each is one line, whatever is in it, and what follows of a traceback is indented."""
+    """Format each log record as one line; the lines of a traceback follow it indented."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """One line."""
+        """Format the message on one line."""
         record.message = printable(record.message, _RECORD)
         return super().formatMessage(record)
 
     def formatException(self, ei: Any) -> str:
-        """A traceback: no line of it looks like a record."""
+        """Indent the lines of a traceback, so that none of them looks like a record."""
         return "\n".join(f"  {printable(line, _RECORD)}" for line in super().formatException(ei).split("\n"))
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Directories that are the user's own, on a way that nobody else can change.
+"""Make directories that belong to the user alone, below a path that nobody else can change.
 
-What is made directly in a directory that everybody writes (/tmp, /dev/shm) has a name that anybody can take once it is
-free again, while programs that were told it still run. So each user has one directory there, which stays; what is made
-for a while is made below that.
+A name directly in a directory that everybody can write (/tmp, /dev/shm) can be taken by anybody as soon as it is free again,
+while programs that were given the name still run. So each user has one directory there, which is never removed; temporary
+directories are made below it.
 """
 
 import contextlib
@@ -20,18 +20,18 @@ from pathlib import Path
 from typing import Final
 
 _OWNER: Final = ".owner"
-"""Held by a lock for as long as somebody uses the directory that it is in."""
+"""File in each directory; its user holds a flock(2) on it for as long as the directory is in use."""
 _NEW: Final = f"{_OWNER}.new"
-"""What that is called until it is locked."""
+"""Name of that file until it is locked."""
 _UNLOCKED: Final = 60.0
-"""Seconds after which a directory without that file has been left by somebody who was killed."""
+"""Seconds after which a directory without that file is taken for the remains of a killed process."""
 _LONGEST_BASE: Final = 70
-"""Beside the names below it, what fits into a socket's name (sun_path)."""
+"""Longest base directory, in bytes: with the names below it, it must fit into sun_path (108 bytes)."""
 _MOST_LINKS: Final = 40
 
 
 class PlaceError(Exception):
-    """A directory cannot be used, as somebody else could change it, or cannot be made; `hint` says what to do."""
+    """Report a directory that cannot be made, or that another user could change; `hint` says what to do."""
 
     def __init__(self, why: str, hint: str = "") -> None:
         super().__init__(why)
@@ -42,15 +42,15 @@ class PlaceError(Exception):
 
 
 def check_way(directory: Path) -> None:
-    """Whoever may change a directory on the way can put another one in the place of ours: that is we and root.
+    """Check that nobody except root and us can replace a directory on the path.
 
-    A directory with the sticky bit may be everybody's, if what is next on the way is ours or root's.
+    A directory with the sticky bit may be writable by everybody, if the next entry on the path is ours or root's.
 
     Raises:
-        PlaceError: somebody else can.
-        OSError: it cannot be looked at.
+        PlaceError: another user can change the path.
+        OSError: an entry cannot be examined.
     """
-    trusted = {0, os.getuid(), os.stat("/").st_uid}  # in a user namespace root's files may be of nobody
+    trusted = {0, os.getuid(), os.stat("/").st_uid}  # in a user namespace, root may show as the overflow uid
     for parent, entry in _steps(directory):
         above, status = parent.stat(), entry.lstat()
         shared = above.st_mode & stat.S_IWOTH or (
@@ -67,7 +67,7 @@ def check_way(directory: Path) -> None:
 
 
 def _steps(directory: Path) -> Iterator[tuple[Path, Path]]:
-    """Each entry on the way, links and what they lead through included, with the directory that it is in."""
+    """Yield (parent, entry) for each entry on the path, including symbolic links and the entries they lead through."""
     here = Path("/")
     left = list(reversed(directory.absolute().parts[1:]))
     links = 0
@@ -94,9 +94,9 @@ def _steps(directory: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def bases() -> Iterator[Path]:
-    """Where the user's own directory may be, the best place first: where files come and go in memory.
+    """Yield candidates for the user's own directory, best first: those in memory come before those on disk.
 
-    In $XDG_RUNTIME_DIR; $TMPDIR, if it is set; /dev/shm; /tmp: of those that leave room for a socket's name.
+    These are $XDG_RUNTIME_DIR, $TMPDIR if set, /dev/shm and /tmp; paths too long for a socket below them are left out.
     """
     own = f"vfioemu-{os.getuid()}"
     places = (
@@ -112,7 +112,10 @@ def bases() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def any_umask() -> Iterator[None]:
-    """Make directories for ourselves, whatever the umask is: one that takes all from us leaves those that we cannot open."""
+    """Set the umask to 077 while a directory is made.
+
+    A umask that removes the owner's own bits would make a directory that we could not open.
+    """
     before = os.umask(0o077)
     try:
         yield
@@ -121,10 +124,10 @@ def any_umask() -> Iterator[None]:
 
 
 def make_base(base: Path) -> None:
-    """Make a directory of our own (0700), or see that the one that is there is.
+    """Make a directory of our own (mode 0700), or check one that exists.
 
     Raises:
-        PlaceError: it is somebody else's, or others can write it or what is on the way to it.
+        PlaceError: it belongs to another user, or others can write to it or to its path.
         OSError: it cannot be made.
     """
     check_way(base.parent)
@@ -148,10 +151,10 @@ def make_base(base: Path) -> None:
 
 
 def remove_tree(directory: Path) -> None:
-    """Remove a directory of our own with all that is in it, as far as that is possible; nothing if it is not there.
+    """Remove a directory of our own and its contents, as far as possible; do nothing if it does not exist.
 
-    shutil.rmtree() has an fd open for each level, and leaves everything where the limit of open files is too near.
-    Nobody else can put a link in the way of the paths that are taken then: check_way().
+    shutil.rmtree() holds one fd per level and gives up near RLIMIT_NOFILE, so a walk by paths follows it. Paths are safe here:
+    check_way() has shown that nobody else can put a link on them.
     """
     shutil.rmtree(directory, ignore_errors=True)
     if not os.path.lexists(directory):
@@ -167,14 +170,16 @@ def remove_tree(directory: Path) -> None:
 
 @contextlib.contextmanager
 def private_directory(name: str = "run", *, keep: bool = False) -> Iterator[Path]:
-    """A new directory (0700) below one of our own, removed at the end; what was left by those who were killed goes as well.
+    """Make a new directory (0700) below one of our own, and remove it at the end.
+
+    Also removes directories that killed processes left behind.
 
     Args:
-        name: begins the directory's name, with a dot before it.
-        keep: leave it.
+        name: prefix of the directory's name, after a dot.
+        keep: leave the directory at the end.
 
     Raises:
-        PlaceError: nowhere can one be made; the text says why, for each place.
+        PlaceError: no place can be used; the text gives the reason for each.
     """
     directory, lock = _make(name)
     try:
@@ -189,7 +194,7 @@ def private_directory(name: str = "run", *, keep: bool = False) -> Iterator[Path
 
 
 def _make(name: str) -> tuple[Path, int]:
-    """The directory, and the fd that holds its lock."""
+    """Make the directory; return it with the fd that holds its lock."""
     refused = []
     hint = ""
     for base in bases():
@@ -211,8 +216,8 @@ def _make(name: str) -> tuple[Path, int]:
 def _make_in(base: Path, name: str) -> tuple[Path, int]:
     directory = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=base))
     try:
-        directory.chmod(0o700)  # the umask may have taken something away
-        # Locked before it has its name: whoever sweeps takes an unlocked one for left.
+        directory.chmod(0o700)  # the umask may have cleared some of the bits
+        # Lock the file before it gets its name: _sweep() removes a directory whose file has the name and no lock.
         new = directory / _NEW
         lock = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -236,12 +241,12 @@ def _sweep(base: Path) -> None:
             with contextlib.suppress(OSError):
                 if time.time() - directory.lstat().st_mtime > _UNLOCKED:
                     (directory / _NEW).unlink(missing_ok=True)
-                    directory.rmdir()  # if it is empty
+                    directory.rmdir()  # succeeds only if it is empty
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             remove_tree(directory)
         except OSError:
-            pass  # somebody uses it
+            pass  # locked: in use
         finally:
             os.close(lock)

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Whether this machine has room for so much memory, looked at before any of it is allocated.
+"""Check that this machine has enough memory before any of it is allocated.
 
-Guest RAM and the memory of devices are memfds and pages that are touched later: neither mapping nor sizing them fails, whatever
-their size; filling them ends in the OOM killer, and the OOM killer takes whom it likes. So what the kernel says of its
-memory is asked first.
+Guest RAM and device memory are memfds whose pages are touched later. Neither mapping nor sizing them fails, whatever their
+size; filling them ends in the OOM killer, which may kill any process. So the limits that the kernel reports are checked first.
 """
 
 import errno
@@ -18,30 +17,33 @@ ROOT: Final = Path("/")
 
 
 def require_room(what: str, size: int, *, largest: int = 0, root: Path = ROOT) -> None:
-    """Refuse with OSError what does not fit.
+    """Raise OSError if the memory does not fit.
 
     Args:
-        what: needs it, for the message.
+        what: what needs the memory, for the message.
         size: bytes in all.
-        largest: bytes of the largest file that will hold some of it.
+        largest: bytes of the largest file among them.
         root: where /proc and /sys are.
+
+    Raises:
+        OSError: EFBIG if a file would exceed RLIMIT_FSIZE, ENOMEM if a limit leaves less than `size`.
     """
     file_limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if file_limit != resource.RLIM_INFINITY and largest > file_limit:
         raise OSError(
             errno.EFBIG,
-            f"{what} needs {format_size(largest)} in one file, and a file may have {format_size(file_limit)} (ulimit -f)",
+            f"{what} needs a file of {format_size(largest)}, the limit is {format_size(file_limit)} (ulimit -f)",
         )
     for have, whose in sorted(available(root)):
         if size > have:
             raise OSError(
                 errno.ENOMEM,
-                f"{what} needs {format_size(size)}, and there are {format_size(max(0, have))} ({whose})",
+                f"{what} needs {format_size(size)}, available are {format_size(max(0, have))} ({whose})",
             )
 
 
 def available(root: Path = ROOT) -> Iterator[tuple[int, str]]:
-    """Yield what each limit leaves, in bytes, and whose limit it is."""
+    """Yield (bytes, name) for each limit: what it leaves to us, and which limit it is."""
     memory = _table(root / "proc/meminfo")
     if "MemAvailable" in memory:
         free = memory["MemAvailable"] + memory.get("SwapFree", 0)
@@ -57,7 +59,7 @@ def available(root: Path = ROOT) -> Iterator[tuple[int, str]]:
 
 
 def _cgroups(root: Path) -> Iterator[tuple[int, str]]:
-    """Yield what the memory controllers leave that this process is under, of either version."""
+    """Yield the limits of the memory controllers of this process, cgroup v1 and v2."""
     for line in _text(root / "proc/self/cgroup").splitlines():
         names, _, path = line.partition(":")[2].partition(":")
         if names == "":
@@ -68,7 +70,10 @@ def _cgroups(root: Path) -> Iterator[tuple[int, str]]:
 
 
 def _limits(base: Path, path: str, most: str, used: str, prefix: str) -> Iterator[tuple[int, str]]:
-    """Yield what each group on the way leaves. Files in the page cache count as used, and make room: a build before us fills it."""
+    """Yield the limits of a cgroup and of its ancestors.
+
+    Pages of the page cache count as used although they can be reclaimed; after a build they fill the cgroup. So add them again.
+    """
     parts = [part for part in path.split("/") if part not in ("", "..")]
     for length in range(len(parts), -1, -1):
         group = base.joinpath(*parts[:length])
@@ -96,7 +101,7 @@ def _number(path: Path) -> int | None:
 
 
 def _table(path: Path, unit: int = 1024) -> dict[str, int]:
-    """Parse a file of lines `Name: number kB`, or `name number`."""
+    """Parse a file of lines `Name: number kB` or `name number`."""
     found = {}
     for line in _text(path).splitlines():
         words = line.replace(":", " ").split()

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""JSON Schema of the lines that programs read, the same whatever release of msgspec makes it: the files are committed.
+"""Make the JSON Schema of the lines that programs read; it is the same with every release of msgspec.
 
-Descriptions are docstrings: msgspec takes them as they are indented in the source before 0.23, and cleans them since then.
+The schema files are committed. Descriptions are docstrings: before 0.23 msgspec copied them with the indentation of the
+source, since then it cleans them.
 """
 
 import inspect
@@ -11,7 +12,7 @@ import msgspec
 
 
 def json_schema(type: Any) -> dict[str, Any]:
-    """The JSON Schema of a msgspec type."""
+    """Return the JSON Schema of a msgspec type."""
     schema = msgspec.json.schema(type)
     _clean(schema)
     return schema

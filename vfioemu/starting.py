@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How we start ourselves: commands in processes of their own, which take no code from the current directory and end with us."""
+"""Start our own commands as child processes. They load no code from the current directory, and end when we end."""
 
 import contextlib
 import ctypes
@@ -12,34 +12,40 @@ from typing import Any, Final
 
 _PR_SET_PDEATHSIG: Final = 1
 _kept: list[int] = []
-"""Ends of pipes that are closed when we end, where there are no pidfds."""
+"""Write ends of pipes, for systems without pidfds: the kernel closes them when this process ends."""
 
 
 def python(module: str, *arguments: str | os.PathLike[str]) -> list[str]:
-    """The command line of a module of ours. -P: `queue.py`, or a folder `vfioemu`, where the user stands is not ours."""
+    """Build the command line that runs a module of ours.
+
+    With -P, a `queue.py` or a folder `vfioemu` in the current directory is not imported in place of the real one.
+    """
     return [sys.executable, "-P", "-m", module, *(os.fspath(argument) for argument in arguments)]
 
 
 def command(*arguments: str | os.PathLike[str]) -> list[str]:
-    """The command line of `vfioemu ARGUMENTS`."""
+    """Build the command line of `vfioemu ARGUMENTS`."""
     return python("vfioemu.cli.main", *arguments)
 
 
 def lifeline() -> int:
-    """An fd for a child to watch: readable as soon as this process has ended, however it does; the caller closes it.
+    """Return an fd that becomes readable when this process ends, however it ends; the caller closes it.
 
-    There is no moment to miss, as there is for a child that asks who its parent is: it may have another by then.
+    A child watches it. Asking getppid() instead would be a race: the child may have another parent by then.
     """
     try:
         return os.pidfd_open(os.getpid())
-    except OSError:  # a filter of system calls
+    except OSError:  # a seccomp filter refuses it
         ours, theirs = os.pipe()
         _kept.append(theirs)
         return ours
 
 
 def dying_with_us(number: signal.Signals = signal.SIGTERM) -> Callable[[], None]:
-    """What a child calls before it executes a program that takes no lifeline: it gets that signal when our thread ends."""
+    """Return a function for the child to call before exec: it arranges that `number` is sent when our thread ends.
+
+    For programs that take no lifeline (PR_SET_PDEATHSIG).
+    """
     prctl = ctypes.CDLL(None).prctl
     ours = os.getpid()
 
@@ -53,7 +59,10 @@ def dying_with_us(number: signal.Signals = signal.SIGTERM) -> Callable[[], None]
 
 @contextlib.contextmanager
 def held_interrupts() -> Iterator[None]:
-    """Hold ^C back while a process is forked: in it, hooks of Python's run before any line of ours could take it."""
+    """Block SIGINT while a process is forked.
+
+    Python runs its fork hooks in the child before any line of ours; an interrupt there would be handled by nobody.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -62,13 +71,15 @@ def held_interrupts() -> Iterator[None]:
 
 
 def become_a_worker(parent: int) -> None:
-    """What a forked process calls first that works for another: ^C is for that one, with which this one ends.
+    """Prepare a forked worker: ignore SIGINT, and get SIGKILL when the parent ends.
+
+    Must be the worker's first call. The parent handles ^C.
 
     Args:
-        parent: its pid.
+        parent: pid of the parent.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # held_interrupts()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked by held_interrupts()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(128 + signal.SIGKILL)
@@ -81,11 +92,11 @@ def start_daemon(
 
     Args:
         arguments: `serve` and its options.
-        pass_fds: what else it inherits.
+        pass_fds: further fds to inherit.
         options: of subprocess.Popen.
 
     Returns:
-        Its process, and its socket's path; "" if it has ended, or will at once.
+        The process, and the path of its socket; the path is "" if the daemon has ended or is about to.
     """
     ready, theirs = os.pipe()
     life = lifeline()
@@ -104,6 +115,6 @@ def start_daemon(
         with os.fdopen(ready, "rb") as pipe:
             return process, os.fsdecode(pipe.read().rstrip(b"\n"))
     except BaseException:
-        process.terminate()  # and not killed: it may have made its directory, and not yet told us
+        process.terminate()  # SIGTERM, not SIGKILL: it may have a directory to remove
         process.wait()
         raise

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""TOML files that people write: what is wrong in one is told with file, line, key, the choices and a guess.
+"""Read TOML files written by people, and report errors with file, line, key, choices and a suggestion.
 
-tomllib gives values without their places, msgspec says what is wrong in the words of a schema. Here both become
+tomllib gives values without their lines, and msgspec describes errors in terms of its schema. This module turns both into
 
     guest.toml:14: cpu[0].rat: no such key; did you mean rate? (memory, offset, pattern, rate, size)
 
-`read()` or `parse()` makes a `TomlFile`, `convert()` a typed value of it; what a type cannot say its user checks, and
-raises `error()` with the path of the key: ``file.error(("group", 0, "number"), "there are two groups 12")``.
+`read()` or `parse()` makes a `TomlFile`, and `convert()` a typed value of it. Rules that a type cannot express are checked by
+the caller, who raises `error()` with the path of the key: ``file.error(("group", 0, "number"), "there are two groups 12")``.
 """
 
 import difflib
@@ -41,13 +41,13 @@ _MAX_SIZE: Final = 1 << 20
 
 
 class TomlError(ValueError):
-    """A file that cannot be used.
+    """Report a file that cannot be used.
 
     Attributes:
-        path: which.
-        line: where in it, from 1; None when that cannot be said.
-        key: of what, as ``cpu[0].rate``; may be empty.
-        why: what is wrong with it.
+        path: the file.
+        line: the line, from 1; None if it is unknown.
+        key: the key, as ``cpu[0].rate``; may be empty.
+        why: what is wrong.
     """
 
     def __init__(self, path: str | os.PathLike[str], line: int | None, key: str, why: str) -> None:
@@ -60,11 +60,11 @@ class TomlError(ValueError):
 
 
 class TomlFile:
-    """A file that has been read.
+    """A TOML file that has been read.
 
     Attributes:
-        path: for messages.
-        data: what is in it.
+        path: the file, for messages.
+        data: its contents.
     """
 
     def __init__(self, path: str | os.PathLike[str], text: str) -> None:
@@ -74,26 +74,26 @@ class TomlFile:
         except tomllib.TOMLDecodeError as error:
             raise _syntax(self.path, text, str(error)) from None
         except (ValueError, RecursionError) as error:
-            # A number of thousands of digits, arrays of arrays of arrays.
+            # Numbers of thousands of digits, or arrays nested too deeply.
             raise TomlError(self.path, None, "", printable(str(error))) from None
         self._lines = find_lines(text)
 
     def line(self, key: KeyPath) -> int | None:
-        """Where a key is; for one that is not there, the table that it should be in."""
+        """Return the line of a key, from 1; for a missing key, that of the table that should have it."""
         for length in range(len(key), -1, -1):
             if key[:length] in self._lines:
                 return self._lines[key[:length]]
         return None
 
     def error(self, key: KeyPath, why: str) -> TomlError:
-        """What is wrong with a key."""
+        """Make an error about a key."""
         return TomlError(self.path, self.line(key), dotted(key), why)
 
     def convert(self, type: type[T]) -> T:
-        """What is in the file, as a value of a msgspec type.
+        """Convert the contents to a msgspec type.
 
         Raises:
-            TomlError: it is none of that type.
+            TomlError: they do not match the type.
         """
         try:
             return msgspec.convert(self.data, type)
@@ -101,7 +101,7 @@ class TomlFile:
             raise self._explain(str(error), type) from None
 
     def value(self, key: KeyPath) -> Any:
-        """What is there; None where nothing is."""
+        """Return the value of a key; None if there is none."""
         found: Any = self.data
         for step in key:
             try:
@@ -136,29 +136,29 @@ def read(path: str | os.PathLike[str]) -> TomlFile:
     """Read a file.
 
     Raises:
-        TomlError: it cannot be read, or is no TOML.
+        TomlError: the file cannot be read, is too long, or is not TOML.
     """
     data = b""
     try:
         with Path(path).open("rb") as file:
             data = file.read(_MAX_SIZE + 1)
         if len(data) > _MAX_SIZE:
-            raise TomlError(path, None, "", f"is longer than {_MAX_SIZE} bytes")
+            raise TomlError(path, None, "", f"the file is larger than the limit of {_MAX_SIZE} bytes")
         return TomlFile(path, data.decode("utf-8-sig"))
     except OSError as error:
         raise TomlError(path, None, "", error.strerror or str(error)) from None
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise TomlError(path, line, "", f"byte {data[error.start]:#04x} is no UTF-8") from None
+        raise TomlError(path, line, "", f"byte {data[error.start]:#04x} is not valid UTF-8") from None
 
 
 def parse(text: str, path: str | os.PathLike[str]) -> TomlFile:
-    """`read` for a text; `path` is for messages."""
+    """Read a text instead of a file; `path` is for messages."""
     return TomlFile(path, text)
 
 
 def dotted(key: KeyPath) -> str:
-    """A key as people write it: ``cpu[0].rate``."""
+    """Format a key as people write it: ``cpu[0].rate``."""
     text = ""
     for step in key:
         text += f"[{step}]" if isinstance(step, int) else f".{printable(step, 60)}"
@@ -166,7 +166,7 @@ def dotted(key: KeyPath) -> str:
 
 
 def guess(word: object, choices: Iterable[object]) -> str:
-    """``; did you mean rate? (memory, rate, size)``: the nearest of the choices, and all of them if they are few."""
+    """Format a suggestion for an error text, the nearest choice and all choices: ``; did you mean rate? (memory, rate, size)``."""
     names = sorted(str(choice) for choice in choices)
     if not names:
         return ""
@@ -184,7 +184,7 @@ def _syntax(path: str, text: str, message: str) -> TomlError:
     if why.startswith(("Cannot overwrite a value", "Cannot declare", "Cannot mutate", "Can not overwrite")):
         line = text.splitlines()[number - 1] if number is not None and number <= text.count("\n") + 1 else ""
         what = line.partition("=")[0].strip()
-        return TomlError(path, number, "", f"{printable(what, 60)} is there already")
+        return TomlError(path, number, "", f"{printable(what, 60)} is defined twice")
     return TomlError(path, number, "", printable(why[:1].lower() + why[1:]))
 
 
@@ -220,7 +220,7 @@ def _show(value: object) -> str:
 
 
 def _type_at(info: inspect.Type, key: KeyPath) -> inspect.Type | None:
-    """The type of what is at a path; None when the path leads through something that has no parts."""
+    """Return the type of the value at a path; None if the path leads into a type without parts."""
     for step in key:
         found: inspect.Type | None = None
         for one in info.types if isinstance(info, inspect.UnionType) else (info,):

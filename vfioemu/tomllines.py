@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""In which line of a TOML text each key is: tomllib, which reads it, does not say.
+"""Find the line of each key in a TOML text; tomllib does not report it.
 
-The text has been read by tomllib, so what is found here is known to be TOML; only its places are looked for.
+The text has been parsed by tomllib before, so it is valid TOML; only the places are looked for.
 """
 
 import re
@@ -24,17 +24,17 @@ _STRING: Final = re.compile(
 
 
 def find_lines(text: str) -> dict[tuple[Key, ...], int]:
-    """The line, from 1, of every key, table and element: by path, with numbers for places in arrays."""
+    """Return the line, from 1, of every key, table and element, by path; numbers in a path are indexes into arrays."""
     scanner = _Scanner(text)
     try:
         scanner.scan()
     except (_LostError, IndexError, RecursionError):
-        pass  # a line less in a message, and no file that cannot be read because of it
+        pass  # a message without its line is better than a file that cannot be read
     return scanner.lines
 
 
 class _LostError(Exception):
-    """The scanner does not know where it is."""
+    """The scanner met text that it does not understand."""
 
 
 class _Scanner:

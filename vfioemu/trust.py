@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Whose daemon a client talks to: that user's whom VFIOEMU_UID names, or our own. csrc/preload/trust.c does the same.
+"""Check who owns the daemon that a client talks to: the user that VFIOEMU_UID names, or our own.
 
-A socket's name can be anybody's by the time it is used, and who listens there is given memory and fds. So the kernel is
-asked whose process that is (SO_PEERCRED: of who began to listen), before the first byte is sent.
+By the time a socket's name is used, it may be anybody's; and the listener is given memory and fds. So ask the kernel for the
+credentials of the process that called listen(2) (SO_PEERCRED), before the first byte is sent. csrc/preload/trust.c does the
+same for the preload library.
 """
 
 import errno
@@ -14,32 +15,32 @@ from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 VARIABLE: Final = "VFIOEMU_UID"
-"""UID, as this process sees it; or UID:NAMESPACE, the number in the user namespace with that inode number."""
+"""Environment variable: UID as this process sees it, or UID:NAMESPACE, in the user namespace with that inode number."""
 
 _UCRED: Final = struct.Struct("=iII")
 _MOST: Final = (1 << 32) - 2
 _LONGEST: Final = 20
-"""Digits of a number of 64 bits."""
+"""Most digits of a 64-bit number."""
 
 
 class StrangerError(PermissionError):
-    """It is somebody else's process that listens."""
+    """The listener is a process of another user."""
 
 
 class Connected(Protocol):
-    """A socket, of the standard library or of trio."""
+    """A connected socket, of the standard library or of trio."""
 
     def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes:
-        """getsockopt(2)."""
+        """Call getsockopt(2)."""
 
 
 class Trusted(NamedTuple):
-    """A user.
+    """A user whose daemon is trusted.
 
     Attributes:
-        uid: his number.
-        namespace: the user namespace in which that is his number; 0: the one that we are in, whichever it is.
-        exact: the number was named as we see it, so nothing else is asked.
+        uid: the user's number.
+        namespace: inode number of the user namespace that `uid` belongs to; 0 for our own.
+        exact: `uid` was given as we see it, so it need not be mapped.
     """
 
     uid: int
@@ -51,15 +52,15 @@ class Trusted(NamedTuple):
 
 
 def own() -> Trusted:
-    """Our own user."""
+    """Return our own user."""
     return Trusted(os.geteuid(), _namespace(), exact=False)
 
 
 def named() -> Trusted:
-    """Whom VFIOEMU_UID names; our own user if it is not set.
+    """Return the user that VFIOEMU_UID names; our own if it is not set.
 
     Raises:
-        StrangerError: it is no UID.
+        StrangerError: EPERM, the variable does not hold a UID.
     """
     text = os.environ.get(VARIABLE)
     if text is None:
@@ -67,32 +68,32 @@ def named() -> Trusted:
     uid, colon, namespace = text.partition(":")
     if not _is_number(uid) or int(uid) > _MOST or (colon and not _is_number(namespace)):
         raise StrangerError(
-            errno.EPERM, f"{VARIABLE}={text!r} is no UID, nor UID:NAMESPACE: no daemon is trusted"
+            errno.EPERM, f"{VARIABLE}={text!r} is not UID or UID:NAMESPACE: no daemon is trusted"
         )
     return Trusted(int(uid), int(namespace or 0), exact=not colon)
 
 
 def seen(uid: int) -> Trusted:
-    """The user who has that number for us."""
+    """Return the user that has this number in our namespace."""
     return Trusted(uid, 0, exact=True)
 
 
 def check(sock: Connected, path: str | os.PathLike[str], who: Trusted | None = None) -> None:
-    """See that it is a daemon of the trusted user that listens at `path`, where `sock` is connected to.
+    """Check that the process listening at `path` belongs to the trusted user.
 
     Args:
-        sock: connected, nothing sent.
-        path: where.
-        who: whose daemon it should be; None: whom VFIOEMU_UID names, or our own user.
+        sock: connected to `path`; nothing has been sent yet.
+        path: the socket's path.
+        who: the trusted user; None for the one that VFIOEMU_UID names, or our own.
 
     Raises:
-        StrangerError: it is not.
+        StrangerError: EPERM, it belongs to another user.
     """
     who = who or named()
     _, peer, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     expected = who.uid
     if who.namespace and _namespace() not in (0, who.namespace):
-        expected = os.geteuid()  # numbers differ; his is the same as ours, or nothing can be said of him
+        expected = os.geteuid()  # other numbers there: only our own user can be recognized
     if peer != expected:
         raise StrangerError(
             errno.EPERM,
@@ -110,7 +111,7 @@ def _is_number(text: str) -> bool:
 
 
 def _namespace() -> int:
-    """The inode number of our user namespace; 0 if nobody can tell."""
+    """Return the inode number of our user namespace; 0 if it cannot be read."""
     try:
         return os.stat("/proc/self/ns/user").st_ino
     except OSError:
@@ -118,7 +119,7 @@ def _namespace() -> int:
 
 
 def _is_mapped(uid: int) -> bool:
-    """Whether a number of our user namespace is one user's: that of those who have none (65534) is not."""
+    """Return True if a uid of our namespace stands for one user; the overflow uid (65534) stands for all unmapped ones."""
     try:
         lines = Path("/proc/self/uid_map").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -127,7 +128,7 @@ def _is_mapped(uid: int) -> bool:
 
 
 def _is_ours(directory: Path) -> bool:
-    """Whether a directory is ours alone: only its owner, who is not privileged over it, can open such a one."""
+    """Return True if only the owner of a directory can enter it, and we can: then the directory is ours."""
     try:
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Errors of the world around us: what the system refuses, told in a line with its cause. Anything else is a bug of ours.
+"""Tell refusals of the system, reported in one line with their cause, from bugs of ours.
 
-The one place where that is decided. A command ends with 1 for the former, with 70 and a traceback for the latter.
+This is the one place that decides it. A command ends with status 1 for the former; with 70 and a traceback for the latter.
 """
 
 import errno
@@ -27,7 +27,7 @@ _OURS: Final = frozenset(
         errno.EDEADLK,
     }
 )
-"""What the system says to whoever asks for nonsense."""
+"""Errnos that mean that our call was wrong."""
 _CALLED: Final = re.compile(r"(?:[a-zA-Z_]\w*\.)*?([a-z_]\w*)(?:\.__init__)?\(")
 _NO_THREAD: Final = "can't start new thread"
 _NO_ROOM: Final = (
@@ -36,16 +36,16 @@ _NO_ROOM: Final = (
     "too many open files",
     "input/output error",
 )
-"""What the dynamic linker says of a module that is there."""
+"""Texts of the dynamic linker about a module that exists but cannot be loaded for lack of resources."""
 _FORBIDDEN: Final = "a filter of system calls (seccomp), or a container, may forbid it"
 
 
 class Refusal(NamedTuple):
-    """What the system refuses.
+    """A refusal of the system.
 
     Attributes:
-        what: which thing, and why.
-        hint: what to do.
+        what: what was refused, and why.
+        hint: what to do about it; may be empty.
     """
 
     what: str
@@ -56,7 +56,7 @@ class Refusal(NamedTuple):
 
 
 class RefusedError(Exception):
-    """The system refuses something, as another process of ours was told."""
+    """The system refused something to another process of ours, which reported it."""
 
     def __init__(self, told: Refusal) -> None:
         super().__init__(told.what)
@@ -64,11 +64,11 @@ class RefusedError(Exception):
 
 
 def end_of(process: str, status: int) -> Refusal:
-    """What to say of a process of ours that ended before it was of use, by itself without a word.
+    """Describe a process of ours that ended before it was ready, without a message of its own.
 
     Args:
-        process: what it is.
-        status: its exit status; -n: signal n ended it.
+        process: its name for people.
+        status: its exit status; -n if signal n ended it.
     """
     if status >= 0:
         return Refusal(f"{process} ended with status {status} before it was ready")
@@ -78,7 +78,7 @@ def end_of(process: str, status: int) -> Refusal:
 
 
 def refusal(error: BaseException) -> Refusal | None:
-    """What of the world around us an error tells; None if it is a bug of ours."""
+    """Describe an error as a refusal of the system; None if it is a bug of ours."""
     if isinstance(error, BaseExceptionGroup):
         return _of_all(error)
     if isinstance(error, RefusedError):
@@ -86,21 +86,21 @@ def refusal(error: BaseException) -> Refusal | None:
     if isinstance(error, PlaceError):
         return Refusal(str(error), error.hint)
     if isinstance(error, MemoryError):
-        return Refusal("there is not enough memory", _limit(resource.RLIMIT_AS, "-v"))
+        return Refusal("not enough memory", _limit(resource.RLIMIT_AS, "-v"))
     if isinstance(error, RuntimeError) and _NO_THREAD in str(error):
-        return Refusal("the system has no thread for us", _limit(resource.RLIMIT_NPROC, "-u"))
+        return Refusal("cannot start another thread", _limit(resource.RLIMIT_NPROC, "-u"))
     if isinstance(error, ImportError):
         text = str(error)
         return Refusal(text) if any(sign in text.lower() for sign in _NO_ROOM) else None
     if isinstance(error, OSError) and error.errno is not None and error.errno not in _OURS:
         if error.strerror and error.strerror != os.strerror(error.errno):
-            return Refusal(error.strerror)  # one of our own, which says it all
+            return Refusal(error.strerror)  # raised by ourselves, with a complete text
         return Refusal(_what(error), _hint(error))
     return None
 
 
 def _of_all(group: "BaseExceptionGroup[BaseException]") -> Refusal | None:
-    """The first of a group, if all are of the world."""
+    """Return the first refusal of an exception group; None if any member is a bug."""
     told = [refusal(error) for error in group.exceptions]
     return None if None in told else told[0]
 
@@ -117,7 +117,7 @@ def _what(error: OSError) -> str:
 
 
 def _call_of(error: BaseException) -> str:
-    """The function that was called where it was raised: what the system refuses."""
+    """Return the name of the call that raised the error, read from the source line; "" if it is unknown."""
     frames = traceback.extract_tb(error.__traceback__)
     if not frames or frames[-1].lineno is None or frames[-1].colno is None:
         return ""

@@ -70,7 +70,7 @@ void vfp_trust_init(const char *named, uid_t own)
 	}
 	if (text == named || *text || uid >= UINT32_MAX ||
 	    strlen(named) >= sizeof(trusted.name)) {
-		vfp_say("VFIOEMU_UID=%s is no UID, nor UID:NAMESPACE: no daemon "
+		vfp_say("VFIOEMU_UID=%s is not UID or UID:NAMESPACE: no daemon "
 			"is trusted",
 			named);
 		trusted.exact = true;

@@ -12,9 +12,9 @@ import trio
 
 from tests.daemon.helpers import DEVICES, MACHINE, pin, set_up
 from vfioemu import client, daemon
-from vfioemu.asking import ControlSocket
 from vfioemu.cli.errors import CommandError
 from vfioemu.cli.where import connected
+from vfioemu.control_client import ControlSocket
 from vfioemu.daemon import control as dc
 from vfioemu.io.base.limits import Limits
 from vfioemu.wire import control as protocol
@@ -243,10 +243,10 @@ async def test_what_listens_and_is_no_daemon_is_told(tmp_path):
         async with trio.open_nursery() as nursery:
             listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(listener.dup()))]
             nursery.start_soon(trio.serve_listeners, babble, listeners)
-            with pytest.raises(client.DaemonGone, match="no line of a vfioemu daemon"):
+            with pytest.raises(client.DaemonGone, match="not a line of a vfioemu daemon"):
                 async with client.control(path):
                     pass
-            with pytest.raises(CommandError, match="no line of a vfioemu daemon"):
+            with pytest.raises(CommandError, match="not a line of a vfioemu daemon"):
                 await trio.to_thread.run_sync(connected, tmp_path)
             nursery.cancel_scope.cancel()
 

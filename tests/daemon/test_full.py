@@ -157,7 +157,7 @@ async def test_a_device_that_needs_more_memory_than_there_is_is_refused(monkeypa
     monkeypatch.setattr(room, "available", lambda _: iter([(1 << 24, "a test")]))
     async with daemon.running(MACHINE) as server, client.control(server.control_path) as control:
         with pytest.raises(
-            client.ControlError, match=r"the device needs 33.0 MiB, and there are 16.0 MiB"
+            client.ControlError, match=r"the device needs 33.0 MiB, available are 16.0 MiB"
         ) as refused:
             await control.call("mdev-start", type="dma-engine", options={"big-bar": 1 << 25})
         assert refused.value.kind == "NoRoom"

@@ -97,7 +97,7 @@ def test_file_in_the_documentation_is_one_and_has_every_key():
         ('[[memory]]\nname = "\\u001b[2J"\nsize = 4096', 'g:2: memory[0].name: "\\x1b[2J" has characters'),
         ('[[memory]]\nname = "\\u0000"\nsize = 4096', 'g:2: memory[0].name: "\\x00" has characters'),
         ("[memory]\nname = 'a'", "g:1: memory: a list of tables is expected: write [[memory]]"),
-        ('name = "a"\nname = "b"', "g:2: name is there already"),
+        ('name = "a"\nname = "b"', "g:2: name is defined twice"),
         (f"seed = {1 << 70}\n" + MEMORY, "g:1: seed: "),
         ("seed = -1\n" + MEMORY, "g:1: seed: -1 is out of range, expected >= 0"),
         (DEVICE.replace("12", "-1"), "g:8: container[0].device[0].group: -1 is out of range, expected >= 0"),

@@ -48,7 +48,7 @@ def test_free_memory_and_swap_are_the_limit(root):
     require_room("the guest", 5 * GIB, root=base)
     assert told(base, 64 << 40) == (
         errno.ENOMEM,
-        "the guest needs 64.0 TiB, and there are 5.0 GiB (MemAvailable and SwapFree of /proc/meminfo)",
+        "the guest needs 64.0 TiB, available are 5.0 GiB (MemAvailable and SwapFree of /proc/meminfo)",
     )
     assert told(base, 5 * GIB + 1)[0] == errno.ENOMEM
 
@@ -65,7 +65,7 @@ def test_free_memory_and_swap_are_the_limit(root):
                 "sys/fs/cgroup/a/b/memory.max": "max\n",
                 "sys/fs/cgroup/a/b/memory.current": "0\n",
             },
-            "there are 512.0 MiB (memory.max of cgroup /a)",
+            "available are 512.0 MiB (memory.max of cgroup /a)",
         ),
         (
             "3:cpu,memory:/x\n0::/\n",
@@ -75,7 +75,7 @@ def test_free_memory_and_swap_are_the_limit(root):
                 "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
                 "sys/fs/cgroup/memory/memory.usage_in_bytes": "5\n",
             },
-            "there are 0 B (memory.limit_in_bytes of cgroup /x)",
+            "available are 0 B (memory.limit_in_bytes of cgroup /x)",
         ),
         (
             "0::/\n",
@@ -98,9 +98,9 @@ def test_limits_of_the_process_count(root, monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda which: limits.get(which, NO_LIMIT))
     assert told(base, 2 * GIB) == (
         errno.EFBIG,
-        "the guest needs 2.0 GiB in one file, and a file may have 1.0 GiB (ulimit -f)",
+        "the guest needs a file of 2.0 GiB, the limit is 1.0 GiB (ulimit -f)",
     )
-    with pytest.raises(OSError, match=r"there are 1\.0 GiB \(address space, ulimit -v\)"):
+    with pytest.raises(OSError, match=r"available are 1\.0 GiB \(address space, ulimit -v\)"):
         require_room("the guest", 2 * GIB, largest=GIB // 2, root=base)
 
 
@@ -147,11 +147,11 @@ async def test_machine_with_more_devices_or_device_memory_than_there_is_does_not
     large = [Dma(options={"type": 1, "big-bar": 64 << 20}) for _ in range(20)]
     async with running(machine(*few)):
         pass
-    with pytest.raises(StartError, match=r"the machine needs 1\.[23] GiB, and there are 1\.0 GiB \(a test\)"):
+    with pytest.raises(StartError, match=r"the machine needs 1\.[23] GiB, available are 1\.0 GiB \(a test\)"):
         async with running(machine(*large)):
             pytest.fail("it has started")
     many = [Dma(options={"type": 1}) for _ in range(1500)]
-    with pytest.raises(StartError, match=r"the machine needs 1\.[4-9] GiB, and there are"):
+    with pytest.raises(StartError, match=r"the machine needs 1\.[4-9] GiB, available are"):
         async with running(machine(*many)):
             pytest.fail("it has started")
 

@@ -82,7 +82,12 @@ class Machine(RuleBasedStateMachine):
         self.fast.clear()
         self.slow.clear()
 
-    @rule(shift=shifts, lead=words, odd=st.integers(0, 9), after=st.sampled_from(["", "spoil", "unshift"]))
+    @rule(
+        shift=shifts,
+        lead=words,
+        odd=st.integers(0, 9),
+        after=st.sampled_from(["", "restore_shifted", "unshift"]),
+    )
     def harvest(self, shift, lead, odd, after):
         size = self.fast.harvest_size(shift)
         assert size == self.slow.harvest_size(shift)
@@ -92,9 +97,9 @@ class Machine(RuleBasedStateMachine):
         self.slow.harvest(theirs, shift, lead)
         assert mine == theirs
         assert set(room[:odd] + room[odd + size :]) == {0xA5}
-        if after == "spoil":
-            self.fast.spoil(mine)
-            self.slow.spoil(theirs)
+        if after == "restore_shifted":
+            self.fast.restore_shifted(mine)
+            self.slow.restore_shifted(theirs)
         elif after == "unshift" and shift:
             self.fast.unshift(mine, shift)
             self.slow.unshift(theirs, shift)
@@ -219,7 +224,7 @@ def test_buffer_runs(data, cut, limit):
 
 @pytest.mark.parametrize("nbits", [33, 64, 1 << 64])
 def test_runs_of_more_bits_than_there_are(nbits):
-    with pytest.raises(ValueError, match=f"{nbits} bits of 4 bytes"):
+    with pytest.raises(ValueError, match=f"{nbits} bits do not fit in 4 bytes"):
         buffer_runs(b"\xff" * 4, nbits)
 
 
@@ -281,8 +286,8 @@ def test_pages_outside_are_refused(method, arguments):
         ("harvest_or", (bytearray(15), 0, 100)),
         ("peek", (bytearray(15), 0, 100)),
         ("merge", (bytes(16), 0, 100, 29)),
-        ("spoil", (bytes(8),)),
-        ("spoil", (bytes(32),)),
+        ("restore_shifted", (bytes(8),)),
+        ("restore_shifted", (bytes(32),)),
     ],
 )
 def test_buffers_that_are_too_small_are_refused(method, arguments):

@@ -80,7 +80,7 @@ def test_a_failed_copy_leaves_the_bitmap_shifted(make):
     bitmap = dirty(make(8), 1)
     out = bytearray(8)
     bitmap.harvest(out, 4, 1 << 60)
-    bitmap.spoil(out)
+    bitmap.restore_shifted(out)
     assert bitmap.runs() == [(5, 1)]
     assert get_bitmap(bytearray(8), [(0, bitmap)]) == [1 << 60 | 1 << 5]
 

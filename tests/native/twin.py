@@ -127,13 +127,13 @@ class DirtyBitmap:
         self.harvest(out, shift, lead)
         self.bits = 0
 
-    def spoil(self, out: bytes) -> None:
+    def restore_shifted(self, out: bytes) -> None:
         """The copy-out failed before bitmap_clear()."""
         self.bits |= int.from_bytes(out, "little")
 
     def unshift(self, out: bytes, shift: int) -> None:
         """bitmap_shift_right(bitmap, bitmap, shift, nbits + shift) in place of bitmap_clear()."""
-        self.spoil(out)
+        self.restore_shifted(out)
         words = ones(len(out) * 8)
         self.bits = self.bits & ~words | (self.bits & ones(self.size + shift)) >> shift
 

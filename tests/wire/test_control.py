@@ -47,7 +47,7 @@ def test_a_line_that_is_too_long_is_refused_whether_it_has_ended_or_not(end):
     assert buffer.line() == b"x" * 10
     buffer.feed(b"x" * 11 + end)
     assert buffer.full
-    with pytest.raises(ProtocolError, match="more than 10 bytes"):
+    with pytest.raises(ProtocolError, match="limit of 10 bytes"):
         buffer.line()
 
 

@@ -8,8 +8,8 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from vfioemu.asking import ControlSocket
 from vfioemu.cli.errors import USAGE, CommandError
+from vfioemu.control_client import ControlSocket
 from vfioemu.daemon.runtime_dir import CONTROL, StartError, default_runtime_dir, how_to_start, own_runtime_dir
 from vfioemu.trust import StrangerError, Trusted
 from vfioemu.wire.control import ControlError

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The dirty bitmap: one bit per page, marked and harvested at the same time by whoever likes.
+"""The dirty bitmap: one bit per page; any number of threads mark and harvest it at the same time.
 
-The C side (csrc/vfe_bitmap.h) says how; tests/native/twin.py says the same in the plainest Python, and a property
-test holds one against the other. The rules that a user must keep: a page is written first and marked after, and
-harvests of one bitmap that keep residue do not run at the same time (type1 has the container's lock for that).
+csrc/vfe_bitmap.h describes how. tests/native/twin.py does the same in the plainest Python, and a property test compares both.
+Two rules for callers: write the page first and mark it after, so that no harvest between them loses the write; and do not run
+two harvests that keep residue on one bitmap at a time (type1 holds the container's lock for that).
 
 Bits and words are those of the uAPI: page p is bit p % 64 of little-endian word p / 64.
 """
@@ -25,8 +25,8 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 MAX_BITS: Final = 1 << 44
 MAX_SCALE: Final = 24
 MAX_LARGE: Final = 12288
-"""How many large bitmaps may exist: each is a mapping of its own, and a process that has used up vm.max_map_count is as
-good as dead. Small ones come from the heap."""
+"""Limit of large bitmaps. Each is a mapping of its own, and a process that has used up vm.max_map_count cannot go on.
+Small bitmaps come from the heap."""
 ISA_VARIABLE: Final = "VFIOEMU_ISA"
 
 _ISAS: Final[dict[str, int]] = {
@@ -39,31 +39,31 @@ _RUNS_AT_ONCE: Final = 1 << 14  # half a chunk's pages: what vfe_take_runs() ask
 
 
 def isa_number(isa: Isa | None) -> int:
-    """C's name of the instructions to use: those asked for, else those of the environment, else the best.
+    """Return the C number of the instruction set to use: `isa`, else the environment's, else the best.
 
     Raises:
-        ValueError: no such instructions, or this CPU lacks them.
+        ValueError: unknown instruction set, or this CPU lacks it.
     """
     name = isa or os.environ.get(ISA_VARIABLE, "best")
     number = _ISAS.get(name)
     if number is None or not lib.vfe_isa_available(number):
-        raise ValueError(f"this CPU has no instructions {name!r}")
+        raise ValueError(f"instruction set {name!r} is unknown or not available on this CPU")
     return number
 
 
 class DirtyBitmap:
-    """A bitmap of `nbits` pages, all clean. Memory of pages that were never marked costs nothing.
+    """A bitmap of `nbits` pages, all clean. Pages that were never marked cost no memory.
 
     Args:
-        nbits: how many pages, 1 to 2^44.
-        isa: which instructions to use; by default what the environment variable VFIOEMU_ISA says, else the best.
+        nbits: number of pages, 1 to 2^44.
+        isa: instruction set; by default that of the environment variable VFIOEMU_ISA, else the best.
 
     Attributes:
-        large: how many large ones exist.
+        large: number of large bitmaps that exist.
 
     Raises:
-        ValueError: nbits out of range, or no such instructions.
-        MemoryError: no address space for it, or MAX_LARGE large ones exist.
+        ValueError: nbits out of range, or no such instruction set.
+        MemoryError: no address space left, or MAX_LARGE large bitmaps exist.
     """
 
     __slots__ = ("_bitmap", "_nbits")
@@ -72,20 +72,20 @@ class DirtyBitmap:
 
     def __init__(self, nbits: int, isa: Isa | None = None) -> None:
         if not 0 < nbits <= MAX_BITS:
-            raise ValueError(f"nbits {nbits} is not in 1..2^44")
+            raise ValueError(f"nbits {nbits} is outside 1..2^44")
         large = nbits > _SMALL
         if large and DirtyBitmap.large >= MAX_LARGE:
-            raise MemoryError(f"{MAX_LARGE} large dirty bitmaps exist")
+            raise MemoryError(f"the limit of {MAX_LARGE} large dirty bitmaps is reached")
         bitmap = lib.vfe_bitmap_create(nbits, isa_number(isa))
         if not bitmap:
-            raise MemoryError(f"a dirty bitmap of {nbits} pages")
+            raise MemoryError(f"no memory for a dirty bitmap of {nbits} pages")
         DirtyBitmap.large += large
         self._bitmap: BitmapPtr = ffi.gc(bitmap, _destroy_large if large else lib.vfe_bitmap_destroy)
         self._nbits = nbits
 
     def close(self) -> None:
-        """Give it up; its memory goes when no index or log refers to it any more."""
-        # cffi refuses None as an argument, so whoever uses the bitmap still gets a TypeError.
+        """Drop our reference; the memory is freed when no index or log refers to it any more."""
+        # cffi refuses None as an argument, so a use after close() is a TypeError and no crash.
         self._bitmap = None  # type: ignore[assignment]
 
     @property
@@ -94,12 +94,12 @@ class DirtyBitmap:
         return self._bitmap
 
     def nbits(self) -> int:
-        """How many pages."""
+        """Return the number of pages."""
         return self._nbits
 
     @property
     def nbytes(self) -> int:
-        """What the kernel would have allocated: DIRTY_BITMAP_BYTES() and a word to shift into."""
+        """The size that the kernel would have allocated: DIRTY_BITMAP_BYTES() and a word to shift into."""
         return (self._nbits + 63) // 64 * 8 + 8
 
     def mark(self, page: int) -> None:
@@ -126,11 +126,11 @@ class DirtyBitmap:
         lib.vfe_mark_range(self._bitmap, 0, self._nbits)
 
     def clear(self) -> None:
-        """Forget every mark, and the residue."""
+        """Clear every mark, and the residue."""
         lib.vfe_clear(self._bitmap)
 
     def test(self, page: int) -> bool:
-        """Whether a page is marked."""
+        """Return True if the page is marked."""
         self._check(page, 1)
         return lib.vfe_test(self._bitmap, page)
 
@@ -143,7 +143,7 @@ class DirtyBitmap:
         lib.vfe_merge(self._bitmap, first, count, ffi.from_buffer(data), src_bit)
 
     def clear_bits(self, data: Buffer, first: int = 0, count: int | None = None, src_bit: int = 0) -> bool:
-        """Forget the marks of pages whose bits are set in `data`, which is read as by merge(); whether one was set."""
+        """Clear the pages whose bits are set in `data`, read as by merge(); return True if one of them was marked."""
         if count is None:
             count = self._nbits - first
         self._check(first, count)
@@ -151,72 +151,74 @@ class DirtyBitmap:
         return lib.vfe_clear_bits(self._bitmap, first, count, ffi.from_buffer(data), src_bit)
 
     def first_marked(self, page: int) -> int:
-        """The first page from `page` on that is marked; nbits without one. Clean memory is not looked at."""
+        """Return the first marked page from `page` on, or nbits. Pages never marked are skipped without reading them."""
         cursor = ffi.new("uint64_t *", page)
         run = ffi.new("struct vfe_run *")
         found = lib.vfe_runs(self._bitmap, cursor, run, 1)
         return run.first if found else self._nbits
 
     def count(self) -> int:
-        """How many pages are marked."""
+        """Return the number of marked pages."""
         return lib.vfe_count(self._bitmap)
 
     def runs(self, limit: int | None = None) -> list[tuple[int, int]]:
-        """The runs of marked pages as (first, count), ascending; at most `limit` of them."""
+        """Return the runs of marked pages as (first, count), ascending; at most `limit` of them."""
         return _collect(partial(lib.vfe_runs, self._bitmap), self._nbits, limit)
 
     def take_runs(self) -> list[tuple[int, int]]:
-        """The runs of marked pages as (first, count), ascending, clearing them: a harvest as a page list."""
+        """Clear all marks and return them as runs (first, count), ascending."""
         return _collect(partial(lib.vfe_take_runs, self._bitmap), self._nbits, None)
 
     def harvest_size(self, shift: int = 0) -> int:
-        """The bytes that harvest() writes with this shift: whole words."""
+        """Return the size in bytes that harvest() writes with this shift: whole words."""
         return (self._nbits + shift + 63) // 64 * 8
 
     def harvest(self, out: bytearray | memoryview, shift: int = 0, lead: int = 0) -> None:
-        """Overwrite `out` with the bitmap shifted left, and clear it: update_user_bitmap() as it is.
+        """Overwrite `out` with the bitmap shifted left, and clear the bitmap, as update_user_bitmap() does.
 
-        Whole words go out, the top one unmasked. With a shift, `lead` (the user's first word) is ORed into the first
-        word. Pages are cleared afterwards; bits at or past nbits stay, and turn up in later harvests.
+        Whole words are written; the bits past nbits in the top one are not masked. With a shift, `lead` (the user's first word) is
+        ORed into the first word. Only pages are cleared: bits at or past nbits stay, and appear in later harvests.
         """
         self._harvest(out, shift, lead, residue=True)
 
     def harvest_clean(self, out: bytearray | memoryview, shift: int = 0, lead: int = 0) -> None:
-        """The same without residue: none goes out, none is left."""
+        """Harvest without residue: none is written, none is kept."""
         self._harvest(out, shift, lead, residue=False)
 
     def _harvest(self, out: bytearray | memoryview, shift: int, lead: int, *, residue: bool) -> None:
         if not 0 <= shift < 64:
-            raise ValueError(f"shift {shift} is not in 0..63")
+            raise ValueError(f"shift {shift} is outside 0..63")
         target = ffi.from_buffer(out, require_writable=True)
         if len(target) < self.harvest_size(shift):
-            raise ValueError(f"{len(target)} bytes for a harvest of {self.harvest_size(shift)}")
+            raise ValueError(f"buffer of {len(target)} bytes, the harvest has {self.harvest_size(shift)}")
         lib.vfe_harvest(self._bitmap, target, shift, lead, residue)
 
-    def spoil(self, out: Buffer) -> None:
-        """Undo harvest() after its copy-out failed, as the kernel leaves it: shifted in place, the lead included."""
+    def restore_shifted(self, out: Buffer) -> None:
+        """Undo harvest() after its copy-out failed, as the kernel does: the words stay shifted, and include the lead."""
         if len(out) % 8 or len(out) > (self._nbits + 63 + 63) // 64 * 8 or len(out) * 8 < self._nbits:
-            raise ValueError(f"{len(out)} bytes are no harvest of {self._nbits} pages")
-        lib.vfe_spoil(self._bitmap, ffi.from_buffer(out), len(out) // 8)
+            raise ValueError(f"{len(out)} bytes do not fit a harvest of {self._nbits} pages")
+        lib.vfe_restore_shifted(self._bitmap, ffi.from_buffer(out), len(out) // 8)
 
     def unshift(self, out: Buffer, shift: int) -> None:
-        """Undo harvest() by shifting back: bits of the lead that lie over pages stay, residue in these words does not."""
+        """Undo harvest() by shifting back; bits of the lead over pages stay, residue in these words is dropped."""
         if not 0 < shift < 64 or len(out) != self.harvest_size(shift):
-            raise ValueError(f"{len(out)} bytes are no harvest of {self._nbits} pages with shift {shift}")
+            raise ValueError(
+                f"{len(out)} bytes do not fit a harvest of {self._nbits} pages with shift {shift}"
+            )
         lib.vfe_unshift(self._bitmap, ffi.from_buffer(out), len(out) // 8, shift)
 
     def restore(self, out: Buffer, shift: int = 0) -> None:
-        """Undo harvest_clean() after its copy-out failed: the pages of `out` are marked again.
+        """Undo harvest_clean() after its copy-out failed: mark the pages of `out` again.
 
-        Bits that came from the lead may mark pages that were clean; nothing is lost.
+        Bits of the lead may mark pages that were clean; no dirty bit is lost.
         """
         self.merge(out, 0, self._nbits, shift)
 
     def shift(self, shift: int) -> None:
-        """Shift in place (the kernel has done that when the user's first word cannot be read)."""
+        """Shift in place, as the kernel has done when the user's first word cannot be read."""
         words = bytearray(self.harvest_size(shift))
         self.harvest(words, shift)
-        self.spoil(words)
+        self.restore_shifted(words)
 
     def harvest_or(
         self, out: bytearray | memoryview, first: int = 0, count: int | None = None, dst_bit: int = 0
@@ -227,7 +229,7 @@ class DirtyBitmap:
     def peek(
         self, out: bytearray | memoryview, first: int = 0, count: int | None = None, dst_bit: int = 0
     ) -> None:
-        """harvest_or() that clears nothing."""
+        """OR pages into `out` as harvest_or() does, but clear nothing."""
         self._or_into(lib.vfe_peek, out, first, count, dst_bit)
 
     def _or_into(
@@ -262,7 +264,7 @@ class DirtyBitmap:
         up: int,
         dst_bit: int = 0,
     ) -> None:
-        """harvest_or() into a bitmap of another page size.
+        """Harvest as harvest_or() does, into a bitmap of another page size.
 
         With up >= 0 a bit of `out` stands for 2^up of our pages, aligned from page 0: page p goes to bit
         dst_bit + (p >> up) - (first >> up). With up < 0 each page becomes 2^-up bits, from dst_bit on.
@@ -271,7 +273,7 @@ class DirtyBitmap:
             count = self._nbits - first
         self._check(first, count)
         if not -MAX_SCALE <= up <= MAX_SCALE:
-            raise ValueError(f"a scale of 2^{up}")
+            raise ValueError(f"scale 2^{up} is outside 2^-{MAX_SCALE}..2^{MAX_SCALE}")
         if count:
             span = count << -up if up < 0 else (first + count - 1 >> up) - (first >> up) + 1
             _check_room(out, dst_bit, span)
@@ -280,29 +282,29 @@ class DirtyBitmap:
 
     def _check(self, first: int, count: int) -> None:
         if first < 0 or count < 0 or first + count > self._nbits:
-            raise IndexError(f"pages {first}+{count} of {self._nbits}")
+            raise IndexError(f"pages {first}+{count} are outside the bitmap of {self._nbits} pages")
 
 
 def buffer_runs(data: Buffer, nbits: int, limit: int | None = None) -> list[tuple[int, int]]:
     """Find the runs of ones in the first `nbits` bits of a bitmap that came from elsewhere.
 
     Args:
-        data: the bitmap; it is copied unless it has whole words, as a bitmap of the uAPI has.
-        nbits: how many bits to look at.
-        limit: how many runs to find at most.
+        data: the bitmap; copied unless it consists of whole 64-bit words, as bitmaps of the uAPI do.
+        nbits: number of bits to look at.
+        limit: greatest number of runs to return.
 
     Returns:
-        (first, count) each, ascending.
+        (first, count) of each run, ascending.
 
     Raises:
-        ValueError: `data` has fewer bits.
+        ValueError: `data` has fewer than `nbits` bits.
     """
     size = memoryview(data).nbytes
     if nbits > size * 8:
-        raise ValueError(f"{nbits} bits of {size} bytes")
+        raise ValueError(f"{nbits} bits do not fit in {size} bytes")
     if size % 8:
         data = bytes(data) + bytes(-size % 8)
-    most = nbits // 2 + 1  # of the runs that there can be
+    most = nbits // 2 + 1  # runs that nbits bits can have
     return _collect(
         partial(lib.vfe_buffer_runs, ffi.from_buffer(data), nbits),
         nbits,
@@ -313,7 +315,7 @@ def buffer_runs(data: Buffer, nbits: int, limit: int | None = None) -> list[tupl
 def _check_room(data: Buffer, bit: int, count: int) -> None:
     size = memoryview(data).nbytes
     if bit < 0 or bit + count > size // 8 * 64:
-        raise ValueError(f"bits {bit}+{count} of {size} bytes")
+        raise ValueError(f"bits {bit}+{count} are outside a bitmap of {size} bytes (whole words)")
 
 
 def _collect(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""A batch of DMA descriptors, done by one C call (IovaIndex.dma()).
+"""A batch of DMA descriptors, executed by one C call (IovaIndex.dma()).
 
-Descriptors are done in their order, but for those that C leaves to Python ("slow"): the caller does these afterwards,
-so a batch whose descriptors overlap in guest memory must not rely on the order between the two kinds.
+C executes descriptors in their order, but leaves some to Python (status SLOW), and the caller executes these afterwards. So a
+batch whose descriptors overlap in guest memory must not rely on the order between the two kinds.
 """
 
 import struct
@@ -21,19 +21,19 @@ _STATUS_AT: Final = 28
 
 
 class Op(IntEnum):
-    """What the device does to guest memory, and who gets to know of its writes."""
+    """Operations of a descriptor, by direction and by where the write is marked dirty."""
 
     READ = lib.VFE_DMA_READ
     WRITE = lib.VFE_DMA_WRITE
-    """Marked in the mapping's bitmap and in the device's own log, as vfio_dma_rw() is."""
+    """Marked in the mapping's bitmap, as by vfio_dma_rw(), and in the device's own log."""
     HARDWARE_WRITE = lib.VFE_DMA_HARDWARE_WRITE
-    """By hardware behind an IOMMU: type1 does not see it; marked in the device's own log only."""
+    """Write by hardware behind an IOMMU, which type1 does not see: marked in the device's own log only."""
     HIDDEN_WRITE = lib.VFE_DMA_HIDDEN_WRITE
-    """Marked nowhere: a device that lies about its writes, for tests that must find them."""
+    """Marked nowhere: for tests that must detect a device that hides its writes."""
 
 
 class Status(IntEnum):
-    """What became of a descriptor."""
+    """Result of a descriptor."""
 
     DONE = lib.VFE_DMA_DONE
     SLOW = lib.VFE_DMA_SLOW
@@ -41,7 +41,7 @@ class Status(IntEnum):
 
 
 _PENDING: Final = int(Status.SLOW)
-"""Of a descriptor that nobody has looked at yet: it is not done."""
+"""Initial status: not processed yet."""
 
 
 class Dma(NamedTuple):
@@ -55,11 +55,11 @@ class Dma(NamedTuple):
 
 
 class DmaBatch:
-    """Up to `capacity` descriptors and the device's buffer that they copy from and to.
+    """Up to `capacity` descriptors, and the buffer of the device that they copy from and to.
 
     Args:
         local: the device's buffer.
-        capacity: how many descriptors fit.
+        capacity: greatest number of descriptors.
     """
 
     __slots__ = ("_cdata", "_count", "_local", "_table", "capacity", "local")
@@ -85,29 +85,29 @@ class DmaBatch:
         return (Dma(*fields) for fields in _DESCRIPTOR.iter_unpack(used))
 
     def clear(self) -> None:
-        """Empty it for reuse."""
+        """Remove all descriptors, for reuse."""
         self._count = 0
 
     def add(self, op: Op, iova: int, size: int, local: int) -> None:
         """Append a descriptor.
 
         Raises:
-            IndexError: it is full.
-            struct.error: a number does not fit 64 bits.
+            IndexError: the batch is full.
+            struct.error: a number does not fit its field.
         """
         if self._count == self.capacity:
-            raise IndexError(f"a batch of {self.capacity} is full")
+            raise IndexError(f"the batch is full ({self.capacity} descriptors)")
         _DESCRIPTOR.pack_into(self._table, self._count * _DESCRIPTOR.size, iova, size, local, op, _PENDING)
         self._count += 1
 
     def set_status(self, index: int, status: Status) -> None:
-        """Note what became of a descriptor that was done elsewhere."""
+        """Set the status of a descriptor that was executed outside C."""
         if not 0 <= index < self._count:
             raise IndexError(index)
         _STATUS.pack_into(self._table, index * _DESCRIPTOR.size + _STATUS_AT, status)
 
     def pending(self) -> list[int]:
-        """The indexes of the descriptors that C did not do."""
+        """Return the indexes of the descriptors that C did not execute."""
         return [index for index, dma in enumerate(self) if dma.status != Status.DONE]
 
     @property

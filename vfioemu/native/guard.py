@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Access to memory that may go away: mappings of files that somebody else can truncate (csrc/vfe_guard.h)."""
+"""Access memory that may vanish: mappings of files that another process can truncate (csrc/vfe_guard.h)."""
 
 import os
 
@@ -8,17 +8,17 @@ from vfioemu.native.bitmap import Buffer
 
 
 def install() -> None:
-    """Handle SIGBUS from now on: guarded accesses survive it, all others end as they would have.
+    """Install the SIGBUS handler: guarded accesses survive the signal, all others end the process as before.
 
     Raises:
-        OSError: signals cannot be handled here.
+        OSError: from sigaction(2).
     """
     if number := lib.vfe_guard_install():
         raise OSError(number, os.strerror(number))
 
 
 def read(address: int, size: int) -> bytes | None:
-    """Read mapped memory; None if some of it is not there."""
+    """Read `size` bytes of mapped memory; None if some of them do not exist any more."""
     out = bytearray(size)
     shared = ffi.cast("void *", address)
     target = ffi.from_buffer(out, require_writable=True)
@@ -28,7 +28,7 @@ def read(address: int, size: int) -> bytes | None:
 
 
 def write(address: int, data: Buffer) -> int:
-    """Write to mapped memory: how many leading bytes are written."""
+    """Write to mapped memory; return the number of leading bytes written."""
     shared = ffi.cast("void *", address)
     size = memoryview(data).nbytes
     return lib.vfe_guarded_copy(shared, ffi.from_buffer(data), size, shared)

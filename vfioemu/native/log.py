@@ -16,7 +16,7 @@ class DirtyLog:
 
     Args:
         pgshift: log2 of the page size.
-        ranges: (iova, size) each, not empty and not overlapping, in any order.
+        ranges: (iova, size) of each, not empty and not overlapping, in any order.
 
     Raises:
         ValueError: a range is empty, ends past 2^64, or overlaps another.
@@ -24,18 +24,18 @@ class DirtyLog:
 
     Attributes:
         pgshift: log2 of the page size.
-        ranges: (iova, size, bitmap) each, ascending; bit 0 is the page at `iova`.
+        ranges: (iova, size, bitmap) of each, ascending; bit 0 is the page at `iova`.
     """
 
     __slots__ = ("_log", "pgshift", "ranges")
 
     def __init__(self, pgshift: int, ranges: Sequence[tuple[int, int]]) -> None:
         if not 0 <= pgshift < 64:
-            raise ValueError(f"pages of 2^{pgshift} bytes")
+            raise ValueError(f"pgshift {pgshift} is outside 0..63")
         end = 0
         for iova, size in sorted(ranges):
             if size <= 0 or iova < end or iova + size > 1 << 64:
-                raise ValueError(f"range {iova:#x}+{size:#x} is empty, too long or overlaps another")
+                raise ValueError(f"range {iova:#x}+{size:#x} is empty, ends past 2^64 or overlaps another")
             end = iova + size
         page = 1 << pgshift
         self.pgshift = pgshift
@@ -45,7 +45,7 @@ class DirtyLog:
         table = [(iova, iova + size - 1, bitmap.cdata) for iova, size, bitmap in self.ranges]
         log = lib.vfe_log_create(ffi.new("struct vfe_log_range[]", table), len(table), pgshift)
         if not log:
-            raise MemoryError(f"a dirty log of {len(table)} ranges")
+            raise MemoryError(f"no memory for a dirty log of {len(table)} ranges")
         self._log: LogPtr = ffi.gc(log, lib.vfe_log_destroy)
 
     @property
@@ -54,11 +54,11 @@ class DirtyLog:
         return self._log
 
     def mark(self, iova: int, size: int) -> None:
-        """Mark what a write of `size` bytes at `iova` touched; bytes outside the ranges are nobody's."""
+        """Mark the pages that a write of `size` bytes at `iova` touched; bytes outside the ranges are ignored."""
         if size <= 0 or iova < 0 or iova + size > 1 << 64:
-            raise ValueError(f"a write of {size:#x} bytes at {iova:#x}")
+            raise ValueError(f"write of {size:#x} bytes at {iova:#x} is empty or ends past 2^64")
         lib.vfe_log_mark(self._log, iova, iova + size - 1)
 
     def count(self) -> int:
-        """How many pages are marked in all ranges."""
+        """Return the number of marked pages in all ranges."""
         return sum(bitmap.count() for _, _, bitmap in self.ranges)

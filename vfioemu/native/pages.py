@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What a migration wants to know of guest pages: which are all zero, and a checksum of each.
+"""Examine guest pages for a migration: find those that are all zero, and make a checksum of each.
 
-Memory may change meanwhile. Then the answer is that of some mixture of old and new, and the page is dirty anyway.
+Memory may change meanwhile. Then the result is that of a mixture of old and new, and the page is dirty anyway.
 """
 
 from array import array
@@ -21,12 +21,12 @@ def zero_bitmap(
     page_size: int = PAGE_SIZE,
     isa: Isa | None = None,
 ) -> bytearray:
-    """A bitmap in whole words of which pages are all zero; bit 0 is page `first`.
+    """Return a bitmap, in whole words, of the pages that are all zero; bit 0 is page `first`.
 
     Args:
         memory: contiguous; page 0 is at its beginning.
         first: the first page to look at.
-        count: how many; by default all that follow.
+        count: number of pages; by default all that follow.
         page_size: in bytes, a multiple of 64.
         isa: as for a DirtyBitmap.
     """
@@ -40,7 +40,7 @@ def zero_bitmap(
 def zero_runs(
     memory: Buffer, first: int = 0, count: int | None = None, *, page_size: int = PAGE_SIZE
 ) -> list[tuple[int, int]]:
-    """The runs of pages that are all zero as (page, count), ascending; arguments as for zero_bitmap()."""
+    """Return the runs of all-zero pages as (page, count), ascending; arguments as for zero_bitmap()."""
     count = _check(memory, first, count, page_size, 64)
     bits = zero_bitmap(memory, first, count, page_size=page_size)
     return [(first + page, length) for page, length in buffer_runs(bits, count)]
@@ -49,12 +49,12 @@ def zero_runs(
 def page_sums(
     memory: Buffer, first: int = 0, count: int | None = None, *, page_size: int = PAGE_SIZE
 ) -> "array[int]":
-    """A checksum of 64 bits (XXH64, seed 0) for each page: fast, and no defence against malice.
+    """Return a 64-bit checksum (XXH64, seed 0) of each page; it is fast, and no defence against malice.
 
     Args:
         memory: contiguous; page 0 is at its beginning.
         first: the first page.
-        count: how many; by default all that follow.
+        count: number of pages; by default all that follow.
         page_size: in bytes, a multiple of 32.
     """
     count = _check(memory, first, count, page_size, 32)
@@ -68,10 +68,10 @@ def page_sums(
 
 def _check(memory: Buffer, first: int, count: int | None, page_size: int, unit: int) -> int:
     if page_size <= 0 or page_size % unit:
-        raise ValueError(f"pages of {page_size} bytes")
+        raise ValueError(f"page size {page_size} is not a positive multiple of {unit}")
     npages = memoryview(memory).nbytes // page_size
     if count is None:
         count = npages - first
     if first < 0 or count < 0 or first + count > npages:
-        raise IndexError(f"pages {first}+{count} of {npages}")
+        raise IndexError(f"pages {first}+{count} are outside the memory of {npages} pages")
     return count

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""What vfioemu asks of the Linux that it runs on: memory of processes, memfds, unmapping. Nothing here is VFIO."""
+"""Calls of the Linux that vfioemu runs on: process memory, memfds, munmap. Nothing here is VFIO."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Reading and writing process memory by address, with the kernel's checks: a bad address is an error, never a signal.
+"""Read and write process memory by address, with the kernel's checks: a bad address is an error, never a signal.
 
-process_vm_readv() and process_vm_writev() honour page protections (unlike /proc/PID/mem), so an mprotect()ed page
-fails as it would in copy_to_user(). Used by the client library on its own process, and by a private daemon on its
-clients. ctypes, not cffi: these are libc's functions, nothing of ours is compiled for them.
+process_vm_readv(2) and process_vm_writev(2) honour page protections (unlike /proc/PID/mem), so an mprotect()ed page fails
+as it would in copy_to_user(). The client library uses this on its own process, a private daemon on its clients. ctypes is
+enough, as these are functions of libc; cffi is for C code of ours.
 """
 
 import ctypes
@@ -41,9 +41,9 @@ _TOP: Final = 1 << 63
 
 
 def address_of(buffer: bytes | bytearray | memoryview) -> tuple[int, object]:
-    """Where the bytes of a buffer are, and an object that must live as long as the address is used.
+    """Return the address of a buffer's bytes, and an object to keep alive while the address is used.
 
-    A read-only memoryview is copied: ctypes gives no address of it.
+    A read-only memoryview is copied, because ctypes cannot take its address.
     """
     if not isinstance(buffer, bytes):
         if not len(buffer):
@@ -59,10 +59,10 @@ def address_of(buffer: bytes | bytearray | memoryview) -> tuple[int, object]:
 
 
 def probe(pid: int) -> None:
-    """Whether the system lets us reach the memory of process `pid`.
+    """Check that the system lets us reach the memory of process `pid`.
 
     Raises:
-        OSError: it does not (EPERM, ESRCH, ENOSYS).
+        OSError: EPERM, ESRCH or ENOSYS.
     """
     byte = ctypes.create_string_buffer(1)
     ours = _IoVec(ctypes.addressof(byte), 1)
@@ -72,35 +72,35 @@ def probe(pid: int) -> None:
 
 
 def read_into(pid: int, address: int, out: bytearray | memoryview) -> int:
-    """Fill `out` from `address` of process `pid`: how many bytes could be read.
+    """Fill `out` from `address` of process `pid`; return the number of bytes read.
 
     Raises:
-        OSError: the process cannot be reached (ESRCH, EPERM); a bad address is a short count instead.
+        OSError: ESRCH or EPERM if the process cannot be reached. A bad address gives a short count instead.
     """
     return _transfer(_readv, pid, address, out)
 
 
 def write(pid: int, address: int, data: bytes | bytearray | memoryview) -> int:
-    """Write `data` to `address` of process `pid`: how many leading bytes were written.
+    """Write `data` to `address` of process `pid`; return the number of leading bytes written.
 
     Raises:
-        OSError: the process cannot be reached (ESRCH, EPERM); a bad address is a short count instead.
+        OSError: ESRCH or EPERM if the process cannot be reached. A bad address gives a short count instead.
     """
     return _transfer(_writev, pid, address, data)
 
 
 def read_own(address: int, out: bytearray | memoryview) -> int:
-    """Fill `out` from `address` of this process: how many bytes it may read there."""
+    """Fill `out` from `address` of this process; return the number of bytes read."""
     return read_into(os.getpid(), address, out)
 
 
 def write_own(address: int, data: bytes | bytearray | memoryview) -> int:
-    """Write `data` to `address` of this process: how many leading bytes it may write there."""
+    """Write `data` to `address` of this process; return the number of leading bytes written."""
     return write(os.getpid(), address, data)
 
 
 def read_pinned(address: int, out: bytearray | memoryview) -> int:
-    """As `read_own`, for hardware: protections do not matter, they were looked at when the memory was pinned."""
+    """Read like `read_own`, as hardware: protections are ignored, because they were checked when the memory was pinned."""
     done = read_own(address, out)
     view = memoryview(out).cast("B")
     if done < len(view):
@@ -109,7 +109,7 @@ def read_pinned(address: int, out: bytearray | memoryview) -> int:
 
 
 def write_pinned(address: int, data: bytes | bytearray | memoryview) -> int:
-    """As `write_own`, for hardware."""
+    """Write like `write_own`, as hardware."""
     done = write_own(address, data)
     view = memoryview(data).cast("B")
     if done < len(view):
@@ -131,7 +131,7 @@ def _by_force(how: int, access: Callable[[int], int]) -> int:
 
 
 def _transfer(function: Any, pid: int, address: int, buffer: bytes | bytearray | memoryview) -> int:
-    """Repeat a process_vm_*v call until it stops; the kernel transfers page by page up to the first bad one."""
+    """Repeat a process_vm_*v call until it stops; the kernel transfers page by page up to the first bad page."""
     local, keep = address_of(buffer)
     size = memoryview(buffer).nbytes
     done = 0
@@ -151,9 +151,9 @@ def _transfer(function: Any, pid: int, address: int, buffer: bytes | bytearray |
 
 
 def populate(address: int, npages: int, *, writable: bool) -> int:
-    """Make pages of this process present from the one that holds `address`: how many leading pages now are.
+    """Make `npages` pages of this process present, from the one that holds `address`; return the number of leading pages present.
 
-    madvise() does not tell how far it came, so a failure is bisected.
+    madvise(2) does not report how far it came, so a failure is bisected.
     """
     start = address & ~(PAGE - 1)
     advice = MADV_POPULATE_WRITE if writable else MADV_POPULATE_READ

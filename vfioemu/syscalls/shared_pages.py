@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Memory that a device shares with whoever maps its region: a memfd of fixed size that is mapped here too."""
+"""Memory that a device shares with clients that map its region: a sealed memfd of fixed size, mapped here too."""
 
 import fcntl
 import mmap
@@ -12,7 +12,7 @@ _FIXED_SIZE: Final = 1 | 2 | 4  # F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW
 
 
 class SharedPages:
-    """Zeroed pages that a client can map; nobody can change their number.
+    """Zeroed pages that a client can map; nobody can change their number (F_SEAL_SHRINK, F_SEAL_GROW).
 
     Args:
         name: as /proc/PID/maps shows it.
@@ -22,8 +22,8 @@ class SharedPages:
         OSError: EMFILE, ENFILE, ENOMEM.
 
     Attributes:
-        fd: to be given to who maps it, from offset 0 on; it belongs to this object.
-        view: the bytes. Clients change them at any time: copy before looking.
+        fd: for clients to map, from offset 0; this object owns it.
+        view: the bytes. Clients change them at any time: copy before checking.
     """
 
     def __init__(self, name: str, size: int) -> None:
@@ -38,6 +38,6 @@ class SharedPages:
         self._close_fd = weakref.finalize(self, os.close, self.fd)
 
     def close(self) -> None:
-        """Unmap it here and give up the fd; the mappings of clients stay as they are."""
+        """Unmap the pages and close the fd; the mappings of clients remain."""
         self.view.close()
         self._close_fd()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Giving mappings back (csrc/vfe_unmap.h)."""
+"""Give mappings back to the kernel (csrc/vfe_unmap.h)."""
 
 import os
 
@@ -7,10 +7,10 @@ from vfioemu._kernel import ffi, lib
 
 
 def unmap(address: int, size: int) -> None:
-    """Unmap whole pages, without Python's lock.
+    """Unmap whole pages, with Python's interpreter lock released.
 
     Raises:
-        OSError: ENOMEM: the kernel would need one mapping more than a process may have.
+        OSError: ENOMEM, splitting a mapping would exceed vm.max_map_count.
     """
     if number := lib.vfe_unmap(ffi.cast("void *", address), size):
         raise OSError(number, os.strerror(number))

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Final
 
-from vfioemu.asking import ControlSocket
+from vfioemu.control_client import ControlSocket
 from vfioemu.private import remove_tree
 from vfioemu.starting import start_daemon
 from vfioemu.wire.control import ControlError

@@ -10,7 +10,7 @@ Theory of operation. Each line is one JSON object. The daemon greets; from then 
 Both ends cut what they receive into lines with a `LineBuffer`, which bounds what an endless line costs. The daemon
 (daemon/control.py) reads lines with `decode_request` and writes them with `greeting`, `answer` and `refusal`. A client has a
 `ClientSide`: bytes that were received go in by `feed`, and `greeting`, `answer` and `line` take out what they are, or return
-None until more bytes have been fed. Two clients drive one, client/control.py under trio and asking.py with a blocking socket;
+None until more bytes have been fed. Two clients drive one, client/control.py under trio and control_client.py with a blocking socket;
 they add a socket, time-outs and the check of who listens, and nothing of the protocol.
 
 What commands take and answer is the daemon's business: daemon/messages.py.
@@ -22,17 +22,17 @@ from typing import Any, Final
 import msgspec
 
 MAX_REQUEST: Final = 1 << 20
-"""Bytes of a request, without its newline."""
+"""Limit of a request, in bytes, without its newline."""
 MAX_ANSWER: Final = 64 << 20
-"""Bytes of a line that a client takes from a daemon, without its newline."""
+"""Limit of a line that a client accepts from a daemon, in bytes, without its newline."""
 
 Id = int | str | None
 
 
 class ControlError(Exception):
-    """A command was refused, and has done nothing; the text is for people.
+    """A command was refused and has changed nothing; the text is for people.
 
-    The daemon's commands raise it, and so do clients for what they are answered.
+    Raised by the daemon's commands, and by clients when they receive a refusal.
 
     Attributes:
         kind: the class of the error, for programs: one of protocol/control.md, e.g. ``DeviceNotFound``.
@@ -44,11 +44,11 @@ class ControlError(Exception):
 
 
 class ProtocolError(Exception):
-    """The peer has sent something that is not of this protocol; the connection is of no use any more."""
+    """The peer sent something that is not of this protocol; the connection cannot be used any more."""
 
 
 class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A command."""
+    """A command with its arguments."""
 
     execute: str
     arguments: dict[str, Any] = {}
@@ -56,7 +56,7 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class About(msgspec.Struct, frozen=True):
-    """The daemon that greets: the package's version, that of protocol/wire.md, its commands in order, its pid."""
+    """The daemon's greeting: version of the package and of protocol/wire.md, the commands in order, the pid."""
 
     version: str
     protocol: int
@@ -86,7 +86,7 @@ class _Refusal(msgspec.Struct, frozen=True):
 
 
 class _Received(msgspec.Struct, frozen=True, rename={"value": "return"}):
-    """Any line of a daemon's; newer daemons may send more keys, which are ignored."""
+    """Any line from a daemon; newer daemons may send more keys, which are ignored."""
 
     value: Any = msgspec.UNSET
     error: _Why | msgspec.UnsetType = msgspec.UNSET
@@ -105,26 +105,26 @@ class LineBuffer:
         self._limit = limit
         self._bytes = bytearray()
         self._searched = 0
-        """How many of the bytes are known to be no newline: a line that comes byte by byte must not cost their square."""
+        """Number of leading bytes without a newline. Searching them again would cost O(n^2) for a line that comes byte by byte."""
 
     @property
     def full(self) -> bool:
-        """Whether more bytes wait than one line may have; whoever reads ahead stops at that."""
+        """True if more bytes wait than one line may have; a reader that reads ahead stops then."""
         return len(self._bytes) > self._limit
 
     def feed(self, data: bytes | bytearray) -> None:
-        """Append what was received."""
+        """Append received bytes."""
         self._bytes += data
 
     def line(self) -> bytes | None:
-        """Take the next line, without its newline; None if it has not come whole.
+        """Take the next line, without its newline; None if it is not complete yet.
 
         Raises:
-            ProtocolError: it is too long.
+            ProtocolError: the line exceeds the limit.
         """
         end = self._bytes.find(b"\n", self._searched)
         if end > self._limit or (end < 0 and self.full):
-            raise ProtocolError(f"a line of more than {self._limit} bytes")
+            raise ProtocolError(f"line longer than the limit of {self._limit} bytes")
         if end < 0:
             self._searched = len(self._bytes)
             return None
@@ -146,7 +146,7 @@ def decode_request(line: bytes) -> Request:
     """Decode a request.
 
     Raises:
-        ControlError: BadRequest, it is none.
+        ControlError: BadRequest, the line is not a request.
     """
     try:
         return msgspec.json.decode(line, type=Request)
@@ -160,7 +160,7 @@ def answer(value: object, id: Id) -> bytes:
 
 
 def refusal(error: ControlError, id: Id = None) -> bytes:
-    """Encode why a request was refused; or, in the place of the greeting, a connection."""
+    """Encode the refusal of a request or, in place of the greeting, of a connection."""
     return _line(_Refusal(_Why(kind=error.kind, desc=str(error)), id))
 
 
@@ -172,59 +172,58 @@ def _line(message: msgspec.Struct) -> bytes:
 
 
 class ClientSide:
-    """What a client has to know of a connection beside its socket: the bytes that wait, and the ids of requests."""
+    """The client's state of a connection, without the socket: bytes that wait, and the ids of requests."""
 
     def __init__(self) -> None:
         self._lines = LineBuffer(MAX_ANSWER)
         self._id = 0
 
     def feed(self, data: bytes | bytearray) -> None:
-        """Append what was received."""
+        """Append received bytes."""
         self._lines.feed(data)
 
     def request(self, command: str, arguments: dict[str, object]) -> bytes:
-        """Encode a request; `answer` then takes the answer to this one."""
+        """Encode a request; `answer` then takes its answer."""
         self._id += 1
-        # Not by msgspec, which encodes no integer of more than 64 bits: whether one makes sense, the daemon says.
+        # Not msgspec: it cannot encode integers of more than 64 bits, and judging them is the daemon's business.
         request = {"execute": command, "arguments": arguments, "id": self._id}
         return json.dumps(request).encode() + b"\n"
 
     def greeting(self) -> dict[str, Any] | None:
-        """Take the daemon's greeting, what its key `vfioemu` has; None: it has not come whole.
+        """Take the value of `vfioemu` in the daemon's greeting; None if it is not complete yet.
 
         Raises:
             ControlError: TooManyConnections, the daemon takes no connection.
-            ProtocolError: it is none.
+            ProtocolError: the line is not a greeting.
         """
         received = self._take()
         if received is None:
             return None
         if isinstance(received.vfioemu, msgspec.UnsetType):
-            raise ProtocolError("no greeting of a vfioemu daemon")
+            raise ProtocolError("not the greeting of a vfioemu daemon")
         return received.vfioemu
 
     def answer(self) -> Answer | None:
-        """Take the answer to the last request; None: it has not come whole.
+        """Take the answer to the last request; None if it is not complete yet.
 
-        Answers to earlier requests, for which nobody waits any more, are thrown away: a caller may have been cancelled, or have
-        run out of time.
+        Answers to earlier requests are dropped: their caller was cancelled or timed out, and nobody waits for them.
 
         Raises:
             ControlError: the daemon refuses the command.
-            ProtocolError: it is no answer.
+            ProtocolError: the line is not an answer.
         """
         while (received := self._take()) is not None:
             if received.id == self._id:
                 if received.value is msgspec.UNSET:
-                    raise ProtocolError("an answer without `return` or `error`")
+                    raise ProtocolError("answer without `return` or `error`")
                 return Answer(received.value, received.id)
         return None
 
     def line(self) -> bytes | None:
-        """Take the next line as it is, without its newline: an event, once `trace` was answered; None: it has not come whole.
+        """Take the next line unparsed, without its newline: an event after `trace`; None if it is not complete yet.
 
         Raises:
-            ProtocolError: it is too long.
+            ProtocolError: the line exceeds the limit.
         """
         return self._lines.line()
 
@@ -235,7 +234,7 @@ class ClientSide:
         try:
             received = msgspec.json.decode(line, type=_Received)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            raise ProtocolError(f"no line of a vfioemu daemon: {error}") from None
+            raise ProtocolError(f"not a line of a vfioemu daemon: {error}") from None
         if not isinstance(received.error, msgspec.UnsetType) and received.id in (None, self._id):
             raise ControlError(received.error.kind, received.error.desc)
         return received

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The messages of protocol/wire.md: constants and layouts, the Python side of protocol/vfioemu_wire.h.
+"""Constants and layouts of protocol/wire.md: the Python side of protocol/vfioemu_wire.h.
 
-Both peers import this; a test compiles the header and holds it equal. The header of a message is a plain
-`struct.Struct`: it is parsed for every call, and nothing slower belongs there.
+Both peers import this module; a test compiles the header and compares. The header of a message is a plain `struct.Struct`,
+because it is parsed for every call.
 """
 
 import enum
@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, Self
 MAGIC: Final = 0x31756D656F696676
 VERSION: Final = 1
 MAX_DATA: Final = 65536
-"""Bytes of data after the header of one message."""
+"""Limit of the data after the header of one message, in bytes."""
 MAX_PATH: Final = 4096
 U64: Final = (1 << 64) - 1
 INFINITE: Final = U64
@@ -21,7 +21,7 @@ INFINITE: Final = U64
 
 
 class Type(enum.IntEnum):
-    """What a message is."""
+    """Types of messages."""
 
     HELLO = 1
     OPEN = 2
@@ -55,7 +55,7 @@ class Type(enum.IntEnum):
 
 
 class Flag(enum.IntFlag, boundary=enum.KEEP):
-    """Flags of the header; each belongs to the messages that its comment names."""
+    """Flags of the header; each belongs to the messages named below it."""
 
     SERVICE = 1
     """HELLO: this connection serves DMA memory."""
@@ -70,15 +70,15 @@ class Flag(enum.IntFlag, boundary=enum.KEEP):
     DRAIN = 32
     """REPLY: take the unread packet off the token."""
     WRITE = 64
-    """PIN: the pages are to be writable."""
+    """PIN: the pages must be writable."""
     PINNED = 128
-    """READ_USER, WRITE_USER: for hardware; whether the process itself may do it does not matter."""
+    """READ_USER, WRITE_USER: access by hardware; the page protections of the process do not apply."""
     ELSEWHERE = 256
-    """REPLY: the write is about the client's own machine."""
+    """REPLY: the write concerns the client's own machine."""
 
 
 class Leaving(enum.IntEnum):
-    """MEM_LEAVES: how memory leaves its address."""
+    """Ways in which memory leaves its address (MEM_LEAVES)."""
 
     UNMAPPED = 0
     """Nothing is there afterwards, or something else."""
@@ -89,7 +89,7 @@ class Leaving(enum.IntEnum):
 
 
 class MemoryMode(enum.IntEnum):
-    """How the daemon reaches its clients' memory."""
+    """Ways in which the daemon reaches its clients' memory."""
 
     ASK = 0
     PROCESS_VM = 1
@@ -100,7 +100,7 @@ HEADER: Final = struct.Struct("=HHIQQQQQ")
 HEADER_SIZE: Final = HEADER.size
 MAX_MESSAGE: Final = HEADER_SIZE + MAX_DATA
 
-# Plain ints for the paths where an enum lookup would show.
+# Plain ints for the fast paths: an enum lookup costs measurable time there.
 HELLO: Final = int(Type.HELLO)
 OPEN: Final = int(Type.OPEN)
 IOCTL: Final = int(Type.IOCTL)
@@ -143,7 +143,7 @@ F_ELSEWHERE: Final = int(Flag.ELSEWHERE)
 
 
 class Message(NamedTuple):
-    """A header."""
+    """The header of a message."""
 
     type: int
     flags: int
@@ -158,7 +158,7 @@ class Message(NamedTuple):
 def encode(
     type: int, seq: int, token: int = 0, args: tuple[int, int, int, int] = (0, 0, 0, 0), flags: int = 0
 ) -> bytes:
-    """Encode a header; results may be negative, they travel as unsigned 64-bit numbers."""
+    """Encode a header; negative results travel as unsigned 64-bit numbers (two's complement)."""
     return HEADER.pack(type, flags, seq, token, args[0] & U64, args[1] & U64, args[2] & U64, args[3] & U64)
 
 
@@ -168,18 +168,18 @@ def decode(packet: bytes | bytearray | memoryview) -> Message:
 
 
 def signed(value: int) -> int:
-    """A result as the signed number that it is."""
+    """Convert an unsigned 64-bit result to the signed number that it stands for."""
     return value - (1 << 64) if value >> 63 else value
 
 
 HELLO_ACCOUNTS: Final = 1
-"""A flag of the greeting: LIMITS matter, locked memory is counted."""
+"""Flag of the greeting: the daemon counts locked memory, so LIMITS must be sent."""
 _GREETING: Final = struct.Struct("=II16sIIIIQII")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Greeting:
-    """What the daemon says of itself in the reply to HELLO (struct vfioemu_hello)."""
+    """The daemon's reply to HELLO (struct vfioemu_hello)."""
 
     version: int
     memory_mode: MemoryMode
@@ -195,7 +195,7 @@ class Greeting:
     SIZE = _GREETING.size
 
     def encode(self) -> bytes:
-        """Build the bytes."""
+        """Encode the struct."""
         return _GREETING.pack(
             self.version,
             self.memory_mode,
@@ -211,13 +211,13 @@ class Greeting:
 
     @classmethod
     def decode(cls, data: bytes | bytearray | memoryview) -> Self:
-        """Parse the bytes.
+        """Decode the struct.
 
         Raises:
-            ValueError: they are too short, or the memory mode is unknown.
+            ValueError: too few bytes, or an unknown memory mode.
         """
         if len(data) < _GREETING.size:
-            raise ValueError(f"a greeting of {len(data)} bytes, expected {_GREETING.size}")
+            raise ValueError(f"greeting of {len(data)} bytes, expected {_GREETING.size}")
         fields = _GREETING.unpack_from(data)
         return cls(
             version=fields[0],

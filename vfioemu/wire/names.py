@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""The abstract names that tell a token's holder what it is: ``vfioemu/DAEMON/KIND/SERIAL``.
+"""Abstract socket names that tell the holder of a token what it is: ``vfioemu/DAEMON/KIND/SERIAL``.
 
-Anybody can bind such a name. It informs; it proves nothing.
+Anybody can bind such a name, so it is information and not proof.
 """
 
 import socket
@@ -13,19 +13,19 @@ PREFIX: Final = "vfioemu/"
 
 
 class TokenName(NamedTuple):
-    """What a token says of itself."""
+    """The parts of a token's name."""
 
     daemon_id: bytes
     kind: FdKind
     serial: int
 
     def address(self) -> bytes:
-        """The abstract socket address."""
+        """Return the abstract socket address."""
         return f"\0{PREFIX}{self.daemon_id.hex()}/{self.kind}/{self.serial}".encode("ascii")
 
 
 def parse(address: object) -> TokenName | None:
-    """Read the name of a peer as getpeername() gives it; None if it is no token's."""
+    """Parse a peer's name as getpeername(2) returns it; None if it is not a token's."""
     if not isinstance(address, bytes) or not address.startswith(b"\0" + PREFIX.encode()):
         return None
     parts = address[1 + len(PREFIX) :].split(b"/")
@@ -40,7 +40,7 @@ def parse(address: object) -> TokenName | None:
 
 
 def of_fd(fd: int) -> TokenName | None:
-    """The name of the token `fd`; None if it is something else, or hung up."""
+    """Return the name of the token `fd`; None if the fd is not a token, or its peer hung up."""
     try:
         sock = socket.socket(fileno=fd)
     except OSError:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.system.run.helpers import HERE, PATIENCE, preloaded
 from tests.users import STRANGER, Listener, as_user, need_two_users
-from vfioemu import asking, client, preload, starting, trust
+from vfioemu import client, control_client, preload, starting, trust
 from vfioemu.cli import run, stats, stop
 from vfioemu.cli.errors import CommandError
 from vfioemu.testing.daemon import daemon_process, machine_of
@@ -229,7 +229,7 @@ class TestPython:
     )
     async def test_nobody_is_trusted_if_it_is_no_uid(self, squat, monkeypatch, named):
         monkeypatch.setenv("VFIOEMU_UID", named)
-        with pytest.raises(trust.StrangerError, match="is no UID"):
+        with pytest.raises(trust.StrangerError, match="is not UID"):
             async with client.connect(squat.path):
                 pass
         assert squat.heard() == 0
@@ -238,7 +238,7 @@ class TestPython:
         need_two_users()
         with Listener(STRANGER, common / "control.sock", socket.SOCK_STREAM) as listener:
             with pytest.raises(trust.StrangerError):
-                asking.ControlSocket(listener.path)
+                control_client.ControlSocket(listener.path)
             assert listener.heard() == 0
             with pytest.raises(trust.StrangerError):
                 async with client.control(listener.path):

@@ -188,7 +188,7 @@ class TestLimits:
             assert_told(done, "Resource temporarily unavailable")
 
     def test_no_threads(self):
-        assert str(world.refusal(RuntimeError("can't start new thread"))) == "the system has no thread for us"
+        assert str(world.refusal(RuntimeError("can't start new thread"))) == "cannot start another thread"
 
 
 class TestKilled:
@@ -243,7 +243,7 @@ class TestWhich:
             (OSError(errno.EROFS, os.strerror(errno.EROFS), "/a"), "/a: Read-only file system"),
             (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), b"/\xff"), "/\udcff: No space left on device"),
             (OSError(errno.EPERM, os.strerror(errno.EPERM), "a", None, "/b"), "/b: Operation not permitted"),
-            (MemoryError(), "there is not enough memory"),
+            (MemoryError(), "not enough memory"),
             (PlaceError("nowhere", "do"), "nowhere"),
             (
                 ImportError("x.so: failed to map segment from shared object"),

@@ -267,7 +267,7 @@ def _merge_recorded(bitmap: DirtyBitmap, out: bytearray, at: int, shift: int) ->
     try:
         yield from write_user(at, memoryview(out))
     except IoctlError:
-        bitmap.spoil(out)
+        bitmap.restore_shifted(out)
         raise
 
 

@@ -91,4 +91,4 @@ def put_back(iommu: Iommu, bitmap: DirtyBitmap, out: bytearray, shift: int) -> N
     if shift and iommu.manual_clear.shift_back:
         bitmap.unshift(out, shift)
     else:
-        bitmap.spoil(out)
+        bitmap.restore_shifted(out)

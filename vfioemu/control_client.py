@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""A client of the control socket that blocks: for commands and tests. vfioemu/wire/control.py is the protocol.
+"""Blocking client of the control socket, for commands and tests. vfioemu/wire/control.py has the protocol.
 
-It does without trio, which takes longer to import than a daemon to answer; `vfioemu.client.control` is for programs that have it.
+It does not use trio: importing trio takes longer than a daemon takes to answer. `vfioemu.client.control` is the client for
+programs that run trio anyway.
 """
 
 import errno
@@ -16,21 +17,21 @@ from vfioemu.wire.control import ClientSide, ProtocolError
 T = TypeVar("T")
 
 _PART: Final = 65536
-"""Bytes received at a time."""
+"""Bytes to receive at a time."""
 
 
 class ControlSocket:
-    """A connection to a daemon's control socket.
+    """Connection to the control socket of a daemon.
 
     Args:
         path: the socket.
-        timeout: how long to wait for each answer, in seconds; None for as long as it takes.
-        who: whose daemon it is to be; by default whom $VFIOEMU_UID names, or our own user.
+        timeout: how long to wait for each answer, in seconds; None waits without limit.
+        who: the user that the daemon must belong to; by default the one that $VFIOEMU_UID names, or our own.
 
     Raises:
-        OSError: what connect(2) says; ECONNRESET, it hung up; ETIMEDOUT; EPROTO, it is no daemon of ours that listens;
-            StrangerError: it is somebody else's.
-        ControlError: it has no room for another connection.
+        OSError: from connect(2); ECONNRESET if the daemon closes the connection; ETIMEDOUT; EPROTO if the listener does not
+            speak our protocol; StrangerError if it belongs to another user.
+        ControlError: TooManyConnections.
     """
 
     def __init__(
@@ -57,11 +58,11 @@ class ControlSocket:
         self.close()
 
     def ask(self, command: str, **arguments: object) -> Any:
-        """Have a command executed: what it returns.
+        """Execute a command and return its result.
 
         Raises:
-            ControlError: the daemon does not do it.
-            OSError: ECONNRESET or EPIPE, it hung up; ETIMEDOUT; EPROTO, its answer is none.
+            ControlError: the daemon refuses the command.
+            OSError: ECONNRESET or EPIPE if the daemon closed the connection; ETIMEDOUT; EPROTO for a malformed answer.
         """
         try:
             self._sock.sendall(self._side.request(command, arguments))
@@ -70,10 +71,10 @@ class ControlSocket:
         return self._receive(self._side.answer).value
 
     def events(self) -> Iterator[bytes]:
-        """Yield what the daemon says after the answer to `trace`, a line each, until it hangs up; this waits without a limit.
+        """Yield the lines after the answer to `trace`, until the daemon closes the connection; wait without a limit.
 
         Raises:
-            OSError: EPROTO, a line is too long.
+            OSError: EPROTO if a line is too long.
         """
         self._sock.settimeout(None)
         try:
@@ -83,12 +84,12 @@ class ControlSocket:
             return
 
     def _receive(self, take: Callable[[], T | None]) -> T:
-        """Receive until `take` finds something."""
+        """Receive until `take` returns something other than None."""
         try:
             while (taken := take()) is None:
                 part = self._sock.recv(_PART)
                 if not part:
-                    raise ConnectionResetError(errno.ECONNRESET, "it hung up")
+                    raise ConnectionResetError(errno.ECONNRESET, "the daemon closed the connection")
                 self._side.feed(part)
         except TimeoutError:
             raise _too_late() from None
@@ -97,7 +98,7 @@ class ControlSocket:
         return taken
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._sock.close()
 
 
