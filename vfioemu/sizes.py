@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Numbers of bytes as people write and read them, in powers of 1024."""
+"""Parse and format numbers of bytes, in powers of 1024."""
 
 import re
 from fractions import Fraction
@@ -10,20 +10,20 @@ _SIZE: Final = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([kmgt]?)(?:i?b)?"
 
 
 class SizeError(ValueError):
-    """A text that is no size."""
+    """The text is not a size."""
 
 
 def parse_size(text: int | str) -> int:
     """Parse a number of bytes, or text as ``"64 MiB"``, ``"64M"``, ``"1.5g"``.
 
     Raises:
-        SizeError: it is no size.
+        SizeError: the text is not a size.
     """
     if isinstance(text, int):
         return text
     match = _SIZE.fullmatch(text.strip())
     if match is None:
-        raise SizeError(f"{text[:60]!r} is no size; try 64MiB")
+        raise SizeError(f"{text[:60]!r} is not a size; try 64MiB")
     return int(Fraction(match[1]) * _UNITS[match[2].lower()])
 
 

@@ -126,7 +126,7 @@ def test_a_folder_without_traces_is_named(tmp_path):
     done = conformance(tmp_path)
 
     assert done.returncode == 2
-    assert f"{tmp_path}: no trace file (*.jsonl) is in it" in done.stderr
+    assert f"{tmp_path}: no trace files (*.jsonl) in this folder" in done.stderr
 
 
 def test_machine_that_lacks_the_devices_fails_its_scenarios(tmp_path):

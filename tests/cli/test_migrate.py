@@ -361,8 +361,8 @@ def test_one_attempt_that_fails_ends_incoming_with_3():
         (["incoming", "unix:x", "-g", "/nowhere.toml"], "No such file"),
         (["migrate", "unix:x", "--ram", "many"], "no size"),
         (["migrate", "unix:x", "--ram", "9" * 400], "no size"),
-        (["migrate", "unix:x", "--ram", "5"], "--ram: 5 bytes; expected a multiple of 4096"),
-        (["migrate", "unix:x", "--ram", "0"], "--ram: 0 bytes; expected a multiple of 4096"),
+        (["migrate", "unix:x", "--ram", "5"], "--ram 5 is not a multiple of 4096"),
+        (["migrate", "unix:x", "--ram", "0"], "--ram 0 is not a multiple of 4096"),
         (["migrate", "unix:x", "--ram", "99999TiB"], "--ram: 109950063265972224 bytes"),
         (["migrate", "unix:x", "--cpus", "1000"], "1000 is not in the range 0<=x<=96"),
         (

@@ -180,7 +180,7 @@ def test_a_table_as_json_in_a_file(server, tmp_path):
 @pytest.mark.parametrize(
     ("options", "status", "why"),
     [
-        (["-e", "dmaa"], 2, "'dmaa' is no call and none of the classes"),
+        (["-e", "dmaa"], 2, "'dmaa' is neither a call nor one of the classes"),
         (["-Z", "-z"], 2, "together select nothing"),
         (["-X", "pretty"], 2, "raw"),
         (["--runtime-dir", "/nowhere"], 1, "no daemon runs in /nowhere"),
@@ -277,7 +277,7 @@ def test_decode(arguments, text, out):
 
     if out is None:
         assert status == 2
-        assert "there are" in errors
+        assert "known are" in errors
     elif "verbose" in arguments:
         assert out in got
     else:

@@ -113,7 +113,7 @@ def device(name, symbol="d", model="mtty", more=""):
                 f"{GROUP}{device('0000:00:10.0', model=model)}",
                 5,
                 "group[0].device[0].name",
-                "'0000:00:10.0' is a PCI function, and those are behind an IOMMU: group 1 has no [group.iommu]",
+                "'0000:00:10.0' is a PCI function, which needs an IOMMU: group 1 has no [group.iommu]",
             )
             for model in ("edu", "e1000e", "nvme", "pci-testdev", "vfio-pci", "dma-engine", "mtty")
         ),
@@ -164,7 +164,7 @@ def test_mediated_device_has_no_iommu_behind_it(tmp_path, model):
 @pytest.mark.parametrize("given", ["edu,group=5", "dma-engine,group=5", "vfio-pci,group=5,name=00fe:00:01.0"])
 def test_pci_function_is_not_put_into_a_group_without_an_iommu(before, given):
     wishes = [parse_device(before), parse_device(given)]
-    with pytest.raises(DeviceError, match=r"group=5 has no IOMMU, and PCI functions are behind one") as error:
+    with pytest.raises(DeviceError, match=r"group=5 has no IOMMU, and a PCI function needs one") as error:
         with_devices(MachineSpec(), wishes, load_models())
     assert "without group=" in error.value.hint
     spec = MachineSpec(groups=(GroupSpec(number=5),))

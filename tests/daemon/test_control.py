@@ -205,7 +205,7 @@ async def test_who_listens_to_a_trace_stays_and_others_are_told(server, monkeypa
         got = b""
         while got.count(b"\n") < 2:
             got += await listens.receive_some()
-        with pytest.raises(client.ControlError, match="1 connections are at work") as refused:
+        with pytest.raises(client.ControlError, match="the limit of 1 connections is reached") as refused:
             async with client.control(server.control_path):
                 pass
         assert refused.value.kind == "TooManyConnections"

@@ -227,4 +227,4 @@ def test_where_others_cannot_come_to_it_that_is_said(open_folder):
         said = process.stderr.readline()
         process.terminate()
         process.communicate()
-    assert f"other users cannot come to {directory}: {open_folder / 'closed'} is closed to them" in said
+    assert f"other users cannot reach {directory}: they may not enter {open_folder / 'closed'}" in said

@@ -282,8 +282,8 @@ async def test_the_command_says_what_it_waits_for_and_can_be_interrupted(server,
             said += part
     assert await process.wait() == 128 + signal.SIGINT
     assert said.splitlines() == [
-        b"its user has it open, and is asked to give it back: waiting",
-        b"it goes as soon as it is closed",
+        b"the device is open; its user is asked to close it, waiting",
+        b"the device is removed as soon as it is closed",
     ]
     opened.close()
     while await ctl.call("mdev-list"):

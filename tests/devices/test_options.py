@@ -67,7 +67,7 @@ def test_mdev_start_and_device_read_the_same(text):
 
 @pytest.mark.parametrize("pairs", [["hide"], ["=1"], ["hide=1", "hide=1"]])
 def test_what_is_no_key_with_a_value_is_refused(pairs):
-    with pytest.raises(ValueError, match=r"is not key=value|is there twice"):
+    with pytest.raises(ValueError, match=r"is not key=value|is given twice"):
         read_pairs(pairs)
 
 

@@ -62,7 +62,7 @@ def test_file_in_the_documentation_is_one_and_has_every_key():
             "g:6: cpu[0].offset: 0x100000 is not within memory low, which has 0x100000 bytes",
         ),
         (CPU + "size = 0", "g:6: cpu[0].size: 0 is out of range"),
-        (CPU + 'size = "large"', "g:6: cpu[0].size: 'large' is no size; try 64MiB"),
+        (CPU + 'size = "large"', "g:6: cpu[0].size: 'large' is not a size; try 64MiB"),
         (
             MEMORY + '[[cpu]]\nmemory = "lo"',
             'g:5: cpu[0].memory: there is no memory "lo"; did you mean low? (low)',

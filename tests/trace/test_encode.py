@@ -129,7 +129,7 @@ def test_encoded(name, values, want):
         (
             "VFIO_IOMMU_MAP_DMA",
             {"iovas": "1"},
-            r"no field 'iovas'; there are argsz, flags, vaddr, iova, size",
+            r"no field 'iovas'; known are argsz, flags, vaddr, iova, size",
         ),
         (
             "VFIO_IOMMU_MAP_DMA",

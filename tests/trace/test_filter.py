@@ -99,11 +99,11 @@ def test_that_something_was_lost_is_always_shown(expressions):
 @pytest.mark.parametrize(
     ("expression", "why"),
     [
-        ("dmaa", "'dmaa' is no call and none of the classes device, dirty, dma,"),
-        ("%VFIO_SET_IOMMU", "is no call and none of the classes"),
-        ("kind=table", "kind 'table' is none of container"),
+        ("dmaa", "'dmaa' is neither a call nor one of the classes device, dirty, dma,"),
+        ("%VFIO_SET_IOMMU", "is neither a call nor one of the classes"),
+        ("kind=table", "kind 'table' is not one of container"),
         ("status=meh", "none of failed, successful"),
-        ("colour=red", "'colour' in 'colour=red' is none of device, kind, status"),
+        ("colour=red", "'colour' in 'colour=red' is not one of device, kind, status"),
         ("/(", "no regular expression"),
         ("/" + "(" * 20_000, "no regular expression"),
         ("/a{99999999999999999999}", "no regular expression"),

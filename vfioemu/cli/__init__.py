@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Commands: the only place that prints."""
+"""The commands. Only this package prints."""
 
 import os
 import signal
@@ -9,5 +9,5 @@ if (
     os.path.basename(sys.argv[0]) in ("vfioemu", "-m")
     and signal.getsignal(signal.SIGINT) is signal.default_int_handler
 ):
-    # While modules are imported, ^C ends us without a traceback; main() takes it back.
+    # During imports ^C ends the process without a traceback; main() restores Python's handler.
     signal.signal(signal.SIGINT, signal.SIG_DFL)

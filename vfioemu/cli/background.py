@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A daemon that goes to the background when it is ready: until then its errors are the command's."""
+"""Move a daemon to the background once it is ready; until then its errors are the command's."""
 
 import os
 import sys
@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Final
 
 LOG: Final = "log"
-"""In the runtime directory: what the daemon says from then on."""
+"""File in the runtime directory that gets the daemon's later output."""
 
 
 def start(serve: Callable[[int], int]) -> tuple[str, int]:
     """Run a daemon in a process of its own.
 
     Args:
-        serve: runs it, and returns its exit status; the fd that it is given gets the socket's path when it is ready.
+        serve: runs it and returns its exit status; writes the socket's path to the given fd when it is ready.
 
     Returns:
-        The socket's path and the pid; or "" and the exit status, if it did not start: it has said why.
+        The socket's path and the pid; or "" and the exit status, if it did not start and has reported why.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -26,7 +26,7 @@ def start(serve: Callable[[int], int]) -> tuple[str, int]:
     pid = os.fork()
     if not pid:
         os.close(ready)
-        os.setsid()  # the terminal's ^C and its hang-up are not for us
+        os.setsid()  # leave the terminal: no SIGINT and SIGHUP from it
         sys.exit(serve(theirs))
     os.close(theirs)
     with os.fdopen(ready, "rb") as pipe:
@@ -37,7 +37,7 @@ def start(serve: Callable[[int], int]) -> tuple[str, int]:
 
 
 def leave_terminal(directory: Path) -> None:
-    """Read nothing, and write into the directory's log, from now on: whoever started us gets its pipes closed."""
+    """Redirect stdin to /dev/null and output to the log in the directory, so that the starter's pipes get closed."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     for fd, opened in (
         (0, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)),

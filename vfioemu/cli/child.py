@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""A program in our place: what becomes of it becomes of us, and signals for us are for it.
+"""Run a program as our child: forward signals to it, and exit as it does.
 
-The program stays in our process group, so the terminal is as much its own as if the shell had started it; what the
-terminal sends to the group (^C, ^Z, hang-up, a new size) reaches it without our help, and we must not send it twice.
-What somebody sends to us alone is sent on. It cannot outlive us: the kernel kills it when we are killed.
+The program stays in our process group, so it owns the terminal as if the shell had started it. What the terminal sends to the
+group (^C, ^Z, hang-up, a new size) reaches it without us, and must not be sent twice. What somebody sends to our pid alone is
+forwarded. It cannot outlive us: the kernel kills it when we are killed (PR_SET_PDEATHSIG).
 """
 
 import contextlib
@@ -32,7 +32,7 @@ _FORWARDED: Final = (
 _WATCHED: Final = frozenset({*_FORWARDED, signal.SIGCHLD})
 _JOB_STOPS: Final = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 _PYTHONS: Final = ("SIGPIPE", "SIGXFZ", "SIGXFSZ")
-"""Signals that the interpreter ignores for itself."""
+"""Signals that the interpreter ignores, and that a program must not inherit as ignored."""
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -40,19 +40,19 @@ def run(program: Program, environment: Mapping[str, str], ended: Callable[[int, 
     """Execute a program and wait for its end.
 
     Args:
-        program: what.
+        program: the program.
         environment: its environment.
-        ended: is told when another child of ours ends: its pid and wait status.
+        ended: called with the pid and wait status of any other child of ours that ends.
 
     Returns:
-        The wait status of the program. The signals stay blocked: what is left to do is to end as it has.
+        The wait status of the program. The signals stay blocked: the caller ends next, as the program did.
 
     Raises:
         CommandError: it cannot be executed.
     """
     try:
         signal.sigtimedwait((), 0)
-    except OSError as error:  # a program that is not waited for would be left alone
+    except OSError as error:  # check before the start: without it we could not wait for the program
         raise CommandError(
             f"the system refuses rt_sigtimedwait: {error.strerror}",
             "a filter of system calls (seccomp), or a container, may forbid it",
@@ -64,7 +64,7 @@ def run(program: Program, environment: Mapping[str, str], ended: Callable[[int, 
 def _start(program: Program, environment: Mapping[str, str], mask: Iterable[int]) -> int:
     prctl = ctypes.CDLL(None).prctl
     ours = os.getpid()
-    failed, theirs = os.pipe()  # close-on-exec: closed without a word if execve() succeeds
+    failed, theirs = os.pipe()  # close-on-exec: reads as empty if execve() succeeds
     pid = os.fork()
     if not pid:
         try:
@@ -74,7 +74,9 @@ def _start(program: Program, environment: Mapping[str, str], mask: Iterable[int]
             for name in _PYTHONS:
                 if hasattr(signal, name):
                     signal.signal(getattr(signal, name), signal.SIG_DFL)
-            for caught in _FORWARDED:  # as execve() will do: until then one would be an exception here
+            for (
+                caught
+            ) in _FORWARDED:  # as execve() will do; before it, a signal would raise an exception here
                 if callable(signal.getsignal(caught)):
                     signal.signal(caught, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -83,7 +85,7 @@ def _start(program: Program, environment: Mapping[str, str], mask: Iterable[int]
             os.write(theirs, str(error.errno).encode())
         finally:
             os._exit(CANNOT_RUN)
-    # What the terminal has sent before there was a child is not in its own queue.
+    # The child did not get what the terminal sent before the fork.
     for early in signal.sigpending() & frozenset(_FORWARDED):
         if signal.sigtimedwait([early], 0):
             os.kill(pid, early)
@@ -101,18 +103,18 @@ def _wait(pid: int, ended: Callable[[int, int], None]) -> int:
     while True:
         info = signal.sigwaitinfo(_WATCHED)
         if info.si_signo != signal.SIGCHLD:
-            # From the kernel (the terminal): the whole group has it. From the program: it was for its group too.
+            # Sent by the kernel (the terminal) or by the program to its group: the child has it already.
             if info.si_pid != pid if info.si_code <= 0 else _is_for_us_alone(info.si_signo):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, info.si_signo)
             continue
         result = None
-        while True:  # all that have ended: who ended before the program is told of, too
+        while True:  # one SIGCHLD may stand for several children
             try:
                 child, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
             except ChildProcessError:
                 if result is None:  # pragma: no cover - the program is waited for here only
-                    raise CommandError(f"the program (pid {pid}) is gone") from None
+                    raise CommandError(f"the program (pid {pid}) was waited for elsewhere") from None
                 break
             if not child:
                 break
@@ -128,17 +130,17 @@ def _wait(pid: int, ended: Callable[[int, int], None]) -> int:
 
 
 def _is_for_us_alone(number: int) -> bool:
-    """Of what the kernel sends: that its terminal is gone is told to the leader of a session only, who is to end.
+    """Return True for a signal of the kernel that only the leader of a session gets, when its terminal hangs up, and we are it.
 
-    That is us where a terminal, ssh or tmux runs us without a shell.
+    We are the leader where a terminal, ssh or tmux runs us without a shell.
     """
     return number in (signal.SIGHUP, signal.SIGCONT) and os.getsid(0) == os.getpid()
 
 
 def _stop_too(pid: int) -> None:
-    """The program has been stopped by the terminal: so are we, for the shell that waits for us; then both go on.
+    """Stop when the terminal has stopped the program, so that the shell notices; on SIGCONT continue both.
 
-    The default action of SIGTSTP, and not SIGSTOP: without a shell that could continue us, nothing happens.
+    SIGTSTP with its default action, not SIGSTOP: it does nothing in an orphaned group, where no shell could continue us.
     """
     previous = signal.signal(signal.SIGTSTP, signal.SIG_DFL)
     signal.raise_signal(signal.SIGTSTP)
@@ -151,13 +153,13 @@ def _stop_too(pid: int) -> None:
 
 
 def end_like(status: int) -> int:
-    """End as a program with that wait status has ended: the exit code, or no return at all."""
+    """End as a program with this wait status did: return the exit code, or raise its signal and not return."""
     if os.WIFEXITED(status):
         return os.WEXITSTATUS(status)
     number = os.WTERMSIG(status)
     resource.setrlimit(
         resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1])
-    )  # one core is enough
+    )  # the program has dumped core already
     if number not in (signal.SIGKILL, signal.SIGSTOP):
         signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])

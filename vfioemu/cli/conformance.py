@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`vfioemu conformance`: hold our answers against a real kernel's."""
+"""`vfioemu conformance`: compare our answers with a real kernel's."""
 
 import os
 from pathlib import Path
@@ -71,7 +71,7 @@ def _expand(path: Path) -> list[Path]:
         return [path]
     found = sorted(path.glob("*.jsonl"))
     if not found:
-        raise CommandError(f"{path}: no trace file (*.jsonl) is in it", exit_code=USAGE)
+        raise CommandError(f"{path}: no trace files (*.jsonl) in this folder", exit_code=USAGE)
     return found
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`vfioemu decode`: bytes at hand as the text of a trace, the other way, and recorded events as text."""
+"""`vfioemu decode`: print bytes as the text of a trace, encode values into bytes, print recorded events as text."""
 
 import difflib
 import sys
@@ -82,7 +82,7 @@ def command(
 
 
 def _rows(name: str | None, kind: str | None) -> Iterator[Ioctl]:
-    """The ioctls with memory behind their argument that the options mean."""
+    """Return the ioctls with a pointer argument that match the options."""
     asked = None if name is None else {name.upper(), f"VFIO_{name.upper()}"}
     known = [row for row in IOCTLS if row.argument == "pointer"]
     found = [
@@ -99,14 +99,14 @@ def _rows(name: str | None, kind: str | None) -> Iterator[Ioctl]:
         where = f" on a {kind} fd" if kind else ""
         raise CommandError(
             f"no ioctl {name!r} with memory behind its argument{where}",
-            f"{_nearest(name or '', known)}there are {', '.join(row.name for row in close or known)}",
+            f"{_nearest(name or '', known)}known are {', '.join(row.name for row in close or known)}",
             USAGE,
         )
     return iter(found)
 
 
 def _nearest(name: str, known: Iterable[Ioctl]) -> str:
-    """The most similar name, whether or not the beginning that all have was written."""
+    """Suggest the most similar name, written with or without its common prefix; "" if there is none."""
     full = {row.name.removeprefix("VFIO_").removeprefix(f"{row.kind.upper()}_"): row.name for row in known}
     full |= {row.name: row.name for row in known}
     close = difflib.get_close_matches(name.upper(), full, 1)
@@ -126,7 +126,7 @@ def _bytes(data: tuple[str, ...]) -> bytes:
 
 
 def _candidates(rows: list[Ioctl], raw: bytes) -> list[Ioctl]:
-    """Whose argument these bytes could be: argsz speaks of no more than there is; best of exactly what belongs there."""
+    """Return the ioctls whose argument the bytes can be: argsz fits; if possible, only those that fill it exactly."""
     argsz = int.from_bytes(raw[:4], "little")
     structs = [(row, row.payload) for row in rows if row.payload is not None]
     able = [(row, payload) for row, payload in structs if row.minsz <= argsz <= len(raw)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`vfioemu demo`: two daemons, and a guest that moves between them while devices write into its memory."""
+"""`vfioemu demo`: two daemons, and a guest that migrates between them while devices write into its memory."""
 
 import contextlib
 import os
@@ -74,10 +74,10 @@ def command(bandwidth: int, downtime: float, tcp: bool, trace: Path | None) -> i
 
 
 class _Signals:
-    """SIGINT, SIGTERM and SIGHUP: for whoever works, who ends truly by them; before, they end the demo at its next step.
+    """Take SIGINT, SIGTERM and SIGHUP: forward them to the working process, or else end the demo at its next step.
 
-    Those who work are in process groups of their own, so that Ctrl-C comes to each of them once, and by way of us. Nothing
-    is raised where a signal happens to come: what starts a process would swallow it.
+    The workers are in process groups of their own, so each gets a Ctrl-C once, through us. No handler raises an exception: the
+    code that starts processes would swallow it.
     """
 
     def __init__(self) -> None:
@@ -99,14 +99,14 @@ class _Signals:
             raise CommandError(f"{name_of(number)} before the migration began", exit_code=128 + number)
 
     def pass_on_to(self, worker: "subprocess.Popen[bytes]") -> None:
-        """Send a process what is sent to us from now on, and what was sent meanwhile."""
+        """Forward signals to a process from now on, and one that came before."""
         self._worker = worker
         if self._ended_by is not None:
             worker.send_signal(self._ended_by)
             self._ended_by = None
 
     def settle(self) -> None:
-        """How it ends is known, and nothing is left but the clean-up."""
+        """Ignore the signals from now on: the outcome is known, only the clean-up is left."""
         for number in self._caught:
             signal.signal(number, signal.SIG_IGN)
 
@@ -114,7 +114,7 @@ class _Signals:
         if self._worker is None:
             self._ended_by = number
         else:
-            self._worker.send_signal(number)  # does nothing if it has ended
+            self._worker.send_signal(number)  # a no-op if it has ended
 
 
 def _status(process: "subprocess.Popen[bytes]") -> int:
@@ -129,12 +129,15 @@ def _read(output: IO[bytes]) -> str:
 
 @contextlib.contextmanager
 def _daemon(trace: Path | None) -> Iterator[Path]:
-    """A daemon as a process of its own; its socket, in a directory that goes with it."""
+    """Run a daemon as a process of its own while the block lasts.
+
+    Yields its socket, in a directory that is removed at the end.
+    """
     arguments: list[str | Path] = ["-q", "serve", "--private", "--machine", FILES / "machine.toml"]
     arguments += [f"--trace={trace}"] if trace else []
     process, path = starting.start_daemon(
         arguments, process_group=0
-    )  # Ctrl-C is for `migrate`, which has to find it alive
+    )  # Ctrl-C is for `migrate`, which needs the daemon to roll back
     with _ended(process):
         if not path:
             cannot_start("`vfioemu serve`", process.wait())
@@ -145,7 +148,7 @@ def _daemon(trace: Path | None) -> Iterator[Path]:
 def _incoming(
     uri: str, directory: Path, output: IO[bytes], signals: "_Signals"
 ) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
-    """The destination; its process and where it listens. What it prints is kept: `migrate` has the terminal."""
+    """Run the destination; yields its process and URI. Its output is kept, as `migrate` uses the terminal."""
     read, write = os.pipe()
     where: list[str | Path] = ["--guest", FILES / "guest.toml", "--runtime-dir", directory]
     if uri.startswith("tcp:"):
@@ -172,7 +175,7 @@ def _incoming(
 
 @contextlib.contextmanager
 def _ended(process: "subprocess.Popen[Any]") -> Iterator[None]:
-    """A process for as long as the block lasts."""
+    """Terminate a process at the end of the block, and wait for it."""
     try:
         yield
     finally:

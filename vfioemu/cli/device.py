@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`vfioemu device`: what a device of a running daemon does to its user."""
+"""`vfioemu device`: let a device of a running daemon signal its user."""
 
 from pathlib import Path
 from typing import Final

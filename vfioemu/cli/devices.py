@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`vfioemu devices`: which models there are, and what one can say of each."""
+"""`vfioemu devices`: list the models, and the options of each."""
 
 import json
 
@@ -28,7 +28,7 @@ def command(name: str | None, as_json: bool, as_schema: bool) -> None:
     """List the device models, or the options of one: its name, or package.module:Class."""
     if as_schema and name is None:
         raise CommandError(
-            "--json-schema: no model is named", "as in vfioemu devices edu --json-schema", USAGE
+            "--json-schema needs the name of a model", "as in vfioemu devices edu --json-schema", USAGE
         )
     models = load_models_and_classes()
     if name is not None and name not in models:

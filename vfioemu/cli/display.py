@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Shows a migration while it runs: JSON events on stdout, or lines and (on a terminal) a bar on stderr.
+"""Show a migration while it runs: JSON events on stdout, or lines and (on a terminal) a bar on stderr.
 
-Everything shown is made from the events of vfioemu.migration.events; what a script sees with --json is what the
-display saw. The summary goes to stdout: it is the result.
+Everything shown is made from the events of vfioemu.migration.events; a script sees the same events with --json. The summary is
+the result, so it goes to stdout.
 """
 
 import sys
@@ -25,7 +25,7 @@ HEADINGS = " round  dirty pages  new pages        sent           rate        lef
 
 
 class Display(Protocol):
-    """Where events go."""
+    """A consumer of events."""
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -36,11 +36,11 @@ class Display(Protocol):
         """End."""
 
     def show(self, event: Told) -> None:
-        """One event."""
+        """Show one event."""
 
 
 def make_display(*, json: bool, quiet: bool) -> Display:
-    """The display for this terminal, or for none."""
+    """Choose the display for this terminal, or for output without one."""
     if json:
         return JsonDisplay()
     if quiet or not sys.stderr.isatty():
@@ -49,17 +49,17 @@ def make_display(*, json: bool, quiet: bool) -> Display:
 
 
 class Building:
-    """Says on stderr how far a guest is that takes its time to be built; a guest that does not is built in silence."""
+    """Report on stderr how far a slow build of a guest is; a fast one is built in silence."""
 
     EVERY = 1.0
-    """Seconds."""
+    """Seconds between two reports."""
 
     def __init__(self) -> None:
         self._said = time.monotonic()
         self._open = False
 
     def __call__(self, done: int, total: int) -> None:
-        """So many bytes of RAM are there, of so many."""
+        """Report that `done` of `total` bytes of RAM are built."""
         now = time.monotonic()
         if now - self._said >= self.EVERY and done < total:
             self._said = now
@@ -77,7 +77,7 @@ class Building:
 
 
 class JsonDisplay:
-    """One event per line on stdout."""
+    """Print one JSON event per line on stdout."""
 
     def __enter__(self) -> Self:
         return self
@@ -86,12 +86,12 @@ class JsonDisplay:
         pass
 
     def show(self, event: Told) -> None:
-        """One event."""
+        """Print one event."""
         print(printable_json(msgspec.json.encode(event)).decode(), flush=True)
 
 
 class TextDisplay:
-    """Plain lines."""
+    """Print plain lines."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
@@ -107,7 +107,7 @@ class TextDisplay:
         pass
 
     def show(self, event: Told) -> None:
-        """One event."""
+        """Print one event."""
         match event:
             case events.Hello():
                 self._hello = event
@@ -182,7 +182,7 @@ class TextDisplay:
                 f" ({event.zero_pages} zero pages left out), {format_size(event.device_bytes)} of device state"
             )
         else:
-            # Why, in words, is what the command says in the end.
+            # The command prints the detail in words at its end.
             reason = f" ({event.reason})" if event.reason not in (None, event.outcome) else ""
             runs = "the source runs the guest" if event.source_runs else "THE SOURCE DOES NOT RUN THE GUEST"
             print(f" {event.outcome.replace('_', ' ')}{reason} after {duration(event.seconds)}\n {runs}")
@@ -232,7 +232,7 @@ _TRACKERS = {
 
 
 class BarDisplay(TextDisplay):
-    """Lines, and below them a bar that shows how far the round is."""
+    """Print lines, and below them a bar with the progress of the round."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -258,7 +258,7 @@ class BarDisplay(TextDisplay):
         self._stop()
 
     def show(self, event: Told) -> None:
-        """One event."""
+        """Show one event."""
         if isinstance(event, events.Progress):
             self._update(event)
         elif isinstance(event, events.Synced):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What an ELF file says about how it will be loaded. 64 bits, of this machine's byte order; nothing of it is trusted."""
+"""Read from a 64-bit ELF file how it will be loaded. Nothing in the file is trusted."""
 
 import os
 import struct
@@ -20,7 +20,7 @@ _MOST_BYTES: Final = 1 << 20
 _GO_SECTIONS: Final = frozenset({b".go.buildinfo", b".note.go.buildid", b".gopclntab"})
 _GO_MAGIC: Final = b"\xff Go buildinf:"
 _GO_MAGIC_WITHIN: Final = 64 << 10
-"""Where debug/buildinfo looks for it in a file without section headers."""
+"""Bytes that debug/buildinfo searches for it in a file without section headers."""
 
 
 class _Segment(NamedTuple):
@@ -39,10 +39,10 @@ class Elf:
     """How a program is loaded.
 
     Attributes:
-        loader: its dynamic linker; None: it has none.
-        needed: the libraries that it names, in its order.
-        search: where it looks for them first.
-        is_go: made by Go's own compiler.
+        loader: its dynamic linker; None if it has none.
+        needed: the libraries that it names (DT_NEEDED), in order.
+        search: folders searched for them first (DT_RPATH, DT_RUNPATH).
+        is_go: linked by Go's own toolchain.
     """
 
     loader: str | None
@@ -51,7 +51,7 @@ class Elf:
     is_go: bool
 
     def library(self, name: str) -> str:
-        """Where a needed library is; its name alone, if that is for the dynamic linker to find."""
+        """Return the path of a needed library; its name alone if the dynamic linker must find it."""
         for folder in self.search:
             path = os.path.join(folder, name)
             if os.path.exists(path):
@@ -60,7 +60,7 @@ class Elf:
 
 
 def read(path: str) -> Elf | None:
-    """Look at a program; None if it cannot be read, or makes no sense."""
+    """Read a program's headers; None if the file cannot be read or is malformed."""
     try:
         with open(path, "rb") as file:
             return _read(file, os.path.dirname(os.path.realpath(path)))
@@ -117,7 +117,7 @@ def _dynamic(
 
 
 def _is_go(file: BinaryIO, header: tuple[int, ...], segments: list[_Segment]) -> bool:
-    """Whether Go's linker made it: it has left a section, a note, or its magic in the data."""
+    """Return True if Go's linker made it: it leaves a section, a note, or a magic in the data."""
     if any(name in _GO_SECTIONS for name in _sections(file, header)):
         return True
     for segment in segments:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How a command fails: one line that says what, one hint that says what next, and an exit code that scripts can use."""
+"""Report how a command fails: a line that says what, a hint that says what to do, and an exit code for scripts."""
 
 import sys
 from typing import IO, Any, Final, NoReturn
@@ -20,9 +20,9 @@ class CommandError(click.ClickException):
     """A command cannot do its work.
 
     Args:
-        message: what happened to which thing, and why.
+        message: what failed, and why.
         hint: what to do next.
-        exit_code: see protocol of exit codes in `vfioemu --help`.
+        exit_code: one of the exit codes in `vfioemu --help`.
     """
 
     def __init__(self, message: str, hint: str = "", exit_code: int = FAILED) -> None:
@@ -31,16 +31,16 @@ class CommandError(click.ClickException):
         self.exit_code = exit_code  # type: ignore[misc]  # each error has its own
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Print it."""
+        """Print the error."""
         report(self.message, self.hint, file)
 
 
 def cannot_start(process: str, status: int) -> NoReturn:
-    """A process of ours has ended before it was ready: end as it did, if that tells why, as it has said itself.
+    """End with the status of a process of ours that ended before it was ready, or report the signal that killed it.
 
     Args:
-        process: what it is.
-        status: its exit status; -n: signal n ended it, so that it could say nothing.
+        process: its name for people.
+        status: its exit status, after it reported the error itself; -n if signal n ended it.
     """
     if 0 < status < 128:
         raise SystemExit(status)
@@ -57,5 +57,5 @@ def report(message: str, hint: str = "", file: IO[Any] | None = None) -> None:
 
 
 def _lines(text: str) -> str:
-    """Several lines are ours; whatever else could command a terminal came from somebody else."""
+    """Escape the text line by line: line breaks are ours, everything else that could command a terminal is not."""
     return "\n".join(printable(line, _LONGEST) for line in text.split("\n"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Options that `migrate` and `incoming` share: which guest, on which daemon, to or from where."""
+"""Options that `migrate` and `incoming` share: the guest, the daemon, and the peer."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,7 +32,7 @@ MAX_RAM = 1 << 47
 
 
 def guest_options(function: F) -> F:
-    """Options that say which guest."""
+    """Add the options that describe the guest."""
     for option in reversed(
         (
             click.option(
@@ -66,7 +66,7 @@ def guest_options(function: F) -> F:
 
 
 def place_options(function: F) -> F:
-    """Options that say on which daemon, with whom, and how it is told."""
+    """Add the options for the daemon, the peer and the output."""
     for option in reversed(
         (
             runtime_dir_option,
@@ -102,15 +102,15 @@ def _uids(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> Pee
 
 
 def socket_path(options: Mapping[str, Any]) -> str:
-    """The daemon that the options mean."""
+    """Return the socket of the daemon that the options name."""
     return str(directory(options["runtime_dir"], options["instance"]) / SOCKET)
 
 
 def guest_spec(options: Mapping[str, Any]) -> GuestSpec:
-    """The guest that the options mean.
+    """Return the guest that the options describe.
 
     Raises:
-        CommandError: there is no such guest; exit code 2.
+        CommandError: not a possible guest; exit code 2.
     """
     try:
         if options["guest_file"] is not None:
@@ -126,10 +126,10 @@ def guest_spec(options: Mapping[str, Any]) -> GuestSpec:
 
 
 def address(uri: str, options: Mapping[str, Any]) -> Address:
-    """Where a URI points.
+    """Parse a URI.
 
     Raises:
-        CommandError: nowhere; exit code 2.
+        CommandError: not a usable URI; exit code 2.
     """
     try:
         return Address.parse(uri, insecure=options["insecure"], peers=options["peer_uids"])
@@ -140,10 +140,13 @@ def address(uri: str, options: Mapping[str, Any]) -> Address:
 
 
 def _small_guest(ram: int, cpus: int, devices: tuple[str, ...]) -> GuestSpec:
-    """Three quarters of RAM below 4 GiB, as far as there is room, the rest above; CPUs in the lower part, devices in the upper one."""
+    """Make a guest from --ram, --cpus and --device.
+
+    Three quarters of RAM lie below 4 GiB, as far as there is room, the rest above. CPUs write the lower part, devices the upper.
+    """
     if ram % PAGE or not 0 < ram <= MAX_RAM:
         raise CommandError(
-            f"--ram: {ram} bytes; expected a multiple of {PAGE} up to {MAX_RAM:#x}", exit_code=USAGE
+            f"--ram {ram} is not a multiple of {PAGE} in {PAGE}..{MAX_RAM:#x}", exit_code=USAGE
         )
     low = min(ram - ram // 4 // PAGE * PAGE, LOW_RAM)
     memory = [MemorySpec(name="low", size=low)]

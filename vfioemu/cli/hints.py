@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What to do about a guest that could not be built: for each step and errno what is true of it, or nothing."""
+"""Hints for a guest that could not be built, by step and errno."""
 
 import errno
 from collections.abc import Mapping
@@ -24,11 +24,11 @@ _HINTS: Final[Mapping[tuple[Step, int], str]] = {
     (Step.RAM, errno.ENOMEM): "give the guest less memory: --ram, or `size` in the guest file",
     (Step.RAM, errno.EMFILE): "ulimit -n is too low for so many blocks, here or where the daemon was started",
     (Step.GROUP, errno.ENOENT): f"there is no such group: {_LIST}",
-    (Step.GROUP, errno.EBUSY): "a group is one process's at a time, and somebody has this one",
+    (Step.GROUP, errno.EBUSY): "another process has the group open; only one can",
     (Step.GROUP, errno.EPERM): "the group is not viable: a device of it is bound to another driver",
     (Step.GROUP, errno.EINVAL): "the group is in another container already",
     (Step.DEVICE, errno.ENODEV): f"there is no such device in that group: {_LIST}",
-    (Step.DEVICE, errno.EBUSY): "somebody has the device open",
+    (Step.DEVICE, errno.EBUSY): "another process has the device open",
     (Step.MEMORY, errno.ENOMEM): "the daemon accounts locked memory, and the limit (ulimit -l) is too low",
     (Step.MEMORY, errno.ENOSPC): "the daemon's dma-entry-limit allows no more mappings",
     (
@@ -41,15 +41,15 @@ _HINTS: Final[Mapping[tuple[Step, int], str]] = {
 
 
 def daemon_failed(path: str, error: OSError) -> CommandError:
-    """What could not be done on a daemon, and what is to be done about it."""
+    """Make the error for an operation that failed on a daemon, with a hint."""
     why = printable(error.strerror or str(error))
     what = "" if error.filename is None else f"{printable(str(error.filename))}: "
     number = error.errno or 0
     if not isinstance(error, BuildError):
-        hint = "it has ended, or its log says why" if number in _GONE else ""
+        hint = "the daemon has ended, or its log says why" if number in _GONE else ""
         return CommandError(f"the daemon at {path} failed: {what}{why}", hint, FAILED)
     if number in _GONE:
-        hint = "the daemon has ended, or its log says why it hung up"
+        hint = "the daemon has ended, or its log says why it closed the connection"
     else:
         hint = _HINTS.get((error.step, number), "")
     if error.step is Step.CONNECT and number in (errno.ENOENT, errno.ECONNREFUSED):
@@ -59,5 +59,5 @@ def daemon_failed(path: str, error: OSError) -> CommandError:
     if error.step is Step.CONNECT:
         return CommandError(f"cannot connect to the daemon at {path}: {why}", hint, FAILED)
     if error.step is Step.ROOM:
-        return CommandError(f"there is no room for guest {what}{why}", hint, FAILED)
+        return CommandError(f"not enough memory for guest {what}{why}", hint, FAILED)
     return CommandError(f"cannot build the guest on {path}: {what}{why}", hint, FAILED)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`vfioemu incoming`: an empty guest on a daemon, waiting for its contents."""
+"""`vfioemu incoming`: build an empty guest on a daemon, and receive its contents."""
 
 import os
 from typing import Any
@@ -90,14 +90,14 @@ async def _receive(
     async def receive() -> None:
         nonlocal code
         async with open_guest(daemon, spec, running=False):
-            pass  # what cannot be built is better known before somebody connects
+            pass  # try to build the guest before a source connects
         if options["ready_fd"] is not None:
             _tell_ready(options["ready_fd"], str(listener.bound))
         async with destination.arrival(options["attempts"]) as arrival:
             if arrival is None:
                 code = FAILED
                 return
-            code = MISMATCH if arrival.mismatches else 0  # whatever comes now, it has arrived
+            code = MISMATCH if arrival.mismatches else 0  # from here on nothing changes the outcome
             await _run(arrival, destination.narrator, options)
         if not arrival.confirmed:
             destination.narrator.warn("the source has not confirmed that it knows")
@@ -115,7 +115,7 @@ async def _receive(
             nursery.start_soon(signals.watch, end)
             await receive()
     finally:
-        signals.settle()  # while trio still hears of signals: later it complains of them
+        signals.settle()  # before trio.run() ends: a signal after it would raise in _handle
     _tell_end(destination, code)
     if code == FAILED:
         raise CommandError(
@@ -146,7 +146,7 @@ def _tell_ready(fd: int, uri: str) -> None:
     try:
         os.write(fd, f"{uri}\n".encode())
     except OSError:
-        pass  # who wanted to know has gone
+        pass  # the reader has closed its end
     os.close(fd)
 
 

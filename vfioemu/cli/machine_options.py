@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Options that say what is emulated: a machine file, devices, or both."""
+"""Options that describe the emulated machine: a machine file, devices, or both."""
 
 import logging
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import click
 
 from vfioemu.cli.errors import USAGE, CommandError
 from vfioemu.core.objects.spec import MachineSpec
-from vfioemu.daemon.arguments import DeviceError, Wish, parse_device, with_devices
+from vfioemu.daemon.arguments import DeviceArgument, DeviceError, parse_device, with_devices
 from vfioemu.daemon.config import ConfigError, load_machine
 from vfioemu.devices.registry import load_models_and_classes
 
@@ -19,7 +19,9 @@ log: Final = logging.getLogger(__name__)
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _wishes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[Wish, ...]:
+def _parse_devices(
+    _: click.Context, __: click.Parameter, values: tuple[str, ...]
+) -> tuple[DeviceArgument, ...]:
     try:
         return tuple(parse_device(value) for value in values)
     except DeviceError as error:
@@ -27,27 +29,27 @@ def _wishes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> t
 
 
 def device_option(function: F) -> F:
-    """`--device`, as often as one likes."""
+    """Add `--device`, which may be repeated."""
     return click.option(
         "-d",
         "--device",
         "devices",
         multiple=True,
         metavar="MODEL[,KEY=VALUE...]",
-        callback=_wishes,
+        callback=_parse_devices,
         help="A device: of `vfioemu devices`, or module:Class.",
     )(function)
 
 
-def machine_of(machine_file: Path | None, devices: tuple[Wish, ...]) -> MachineSpec:
-    """The machine that the options describe.
+def machine_of(machine_file: Path | None, devices: tuple[DeviceArgument, ...]) -> MachineSpec:
+    """Build the machine that the options describe.
 
     Raises:
-        CommandError: they describe none.
+        CommandError: not a possible machine.
     """
     if machine_file is None and not devices:
         raise CommandError(
-            "no device is named",
+            "no device given",
             "--device MODEL, --machine FILE, or both; `vfioemu devices` lists models",
             USAGE,
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`vfioemu`: the command line. Commands are imported when they are used, so that `--version` is quick."""
+"""`vfioemu`: the command line. Commands are imported on use, so that `--version` is quick."""
 
 import contextlib
 import difflib
@@ -37,7 +37,7 @@ COMMANDS: Final = {
 """Name and one line of help; the command is `vfioemu.cli.NAME:command`."""
 
 _PRINTERS: Final = frozenset({"decode", "devices", "mdev", "stats", "trace"})
-"""Those that do no more than to print: without standard output they have failed."""
+"""Commands whose only effect is their output: they fail if it is lost."""
 _ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _EXIT_CODES: Final = """\b
 Exit status: 0 done; 1 it did not work; 2 usage or configuration; 3 the
@@ -47,7 +47,7 @@ ours; 77 a prerequisite is missing; 128+n ended by signal n."""
 
 
 class _Ended(BaseException):
-    """Brings an error to `main()` past click, which prints an empty line for ^C, and ends with 1 for a broken pipe."""
+    """Carry an error to `main()` past click, which prints an empty line for ^C and ends with 1 for a broken pipe."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ def _past_click() -> Iterator[None]:
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands' names and imports one when it is called."""
+    """A group that knows the names of its commands, and imports one when it is called."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         """Parse the options."""
@@ -76,7 +76,7 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names."""
+        """Return the names."""
         del ctx
         return sorted(COMMANDS)
 
@@ -132,19 +132,19 @@ def cli(verbose: int, quiet: bool, part_of: str | None) -> None:
 
 
 def main() -> None:
-    """Run the command line; exits."""
+    """Run the command line and exit."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     output.make_steady()
     status = _status()
-    for late in _ENDS:  # what has been done has been done
-        with contextlib.suppress(ValueError):  # not in the main thread: a test
+    for late in _ENDS:  # the outcome is known: a signal no longer changes it
+        with contextlib.suppress(ValueError):  # not in the main thread, as in a test
             signal.signal(late, signal.SIG_IGN)
     sys.exit(_with_output(status, output.finish()))
 
 
 def _status() -> int:
-    """Do it; the exit status."""
+    """Run the command; return the exit status."""
     try:
         status = cli.main(prog_name="vfioemu", standalone_mode=False)
     except click.UsageError as error:
@@ -173,7 +173,7 @@ def _status() -> int:
 def _say_usage(error: click.UsageError) -> None:
     where = _told(error.ctx)
     message = error.format_message()
-    if message.startswith("Usage: "):  # a group without a command
+    if message.startswith("Usage: "):  # a group was called without a command
         print(message, file=sys.stderr)
     elif isinstance(error, click.NoSuchOption) and error.option_name in ("-v", "-q", "--verbose", "--quiet"):
         command = where.removeprefix("vfioemu ")
@@ -183,7 +183,7 @@ def _say_usage(error: click.UsageError) -> None:
 
 
 def _told(context: click.Context | None) -> str:
-    """The command whose --help is of use: where click does not say, the one that is being executed."""
+    """Return the command whose --help to suggest; if click does not know, the one on the command line."""
     if context is not None:
         whole = context.find_root().params.get("part_of")
         return context.command_path if whole is None else f"vfioemu {whole}"
@@ -204,7 +204,7 @@ def _interrupted() -> int:
 
 
 def _failed(error: BaseException) -> int:
-    """Say what went wrong: in the world, in what somebody else has installed, or here."""
+    """Report an error of the system, of a third-party model, or a bug of ours; return the exit status."""
     if output.is_ours(error):
         return 0
     if (told := refusal(error)) is not None:
@@ -222,11 +222,11 @@ def _failed(error: BaseException) -> int:
 
 
 def _with_output(status: int, lost: OSError | None) -> int:
-    """The exit status, given what became of standard output."""
+    """Return the exit status, changed if standard output was lost."""
     if lost is None:
         return status
     if not output.was_wanted():
-        if lost.errno != errno.EPIPE:  # somebody who has read enough, as `head` does
+        if lost.errno != errno.EPIPE:  # the reader closed the pipe on purpose, as `head` does
             report(f"the output is not complete: {lost.strerror}")
         return status
     if lost.errno != errno.EPIPE:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`vfioemu mdev`: mediated devices of a running daemon, with mdevctl's verbs."""
+"""`vfioemu mdev`: mediated devices of a running daemon, with the verbs of mdevctl."""
 
 import json
 import signal
@@ -71,16 +71,16 @@ def start(
 @runtime_dir_option
 @click.option("-u", "--uuid", required=True, help="Which.")
 def stop(runtime_dir: Path | None, instance: str, uuid: str) -> None:
-    """Remove a device. Who has it open is asked for it (REQ) every ten seconds, and waited for.
+    """Remove a device. If it is open, its user is asked to close it (REQ) every ten seconds.
 
-    Ctrl-C ends the waiting, not the removal: the device goes as soon as it is closed.
+    Ctrl-C ends the waiting, not the removal: the device is removed as soon as it is closed.
     """
     found = ask(runtime_dir, instance, "mdev-list")
     if any(entry["open"] for entry in found if entry["name"] == uuid.lower()):
-        print("its user has it open, and is asked to give it back: waiting", file=sys.stderr)
+        print("the device is open; its user is asked to close it, waiting", file=sys.stderr)
     try:
         with connected(directory(runtime_dir, instance), None) as control:
             answer(control, "mdev-stop", uuid=uuid)
     except KeyboardInterrupt:
-        print("it goes as soon as it is closed", file=sys.stderr)
+        print("the device is removed as soon as it is closed", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

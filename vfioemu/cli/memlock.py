@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`--memlock`: what locked memory is held against."""
+"""`--memlock`: the limit for locked memory."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from vfioemu.sizes import parse_size
 
 
 class MemlockType(click.ParamType[Memlock]):
-    """off, client, or a number of bytes."""
+    """A value of --memlock: off, client, or a size in bytes."""
 
     name = "LIMIT"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Memlock:
-        """The value, or a usage error."""
+        """Convert the value, or fail with a usage error."""
         if value == "off" or value == "client":
             return "off" if value == "off" else "client"
         try:

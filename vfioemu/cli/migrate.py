@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`vfioemu migrate`: a guest on one daemon, and its way to another."""
+"""`vfioemu migrate`: build a guest on one daemon, and move it to another."""
 
 import errno
 import os
@@ -120,7 +120,7 @@ def command(ctx: click.Context, /, uri: str, **options: Any) -> int:
                     if options["stay"] and result.finish.source_runs:
                         await migration.another.wait()
         finally:
-            signals.settle()  # while trio still hears of signals: later it complains of them
+            signals.settle()  # before trio.run() ends: a signal after it would raise in _handle
 
     failed: OSError | None = None
     try:
@@ -140,13 +140,13 @@ def command(ctx: click.Context, /, uri: str, **options: Any) -> int:
 
 
 class _Migration:
-    """What signals do: before the migration they end the program, during it the first cancels, another one ends all.
+    """React to signals: before the migration one ends the program; during it the first cancels, another ends everything.
 
     Attributes:
-        source: once the migration has begun.
-        ended_by: the signal that came before.
-        end_all: ends what runs.
-        another: a signal has come when the migration was over.
+        source: set once the migration has begun.
+        ended_by: the signal that came before the migration.
+        end_all: cancels everything.
+        another: set by a signal after the migration.
     """
 
     def __init__(self, signals: Signals) -> None:
@@ -158,7 +158,7 @@ class _Migration:
         self._too_late = False
 
     def interrupt(self, number: int) -> None:
-        """A signal has come."""
+        """React to a signal."""
         source = self.source
         if source is None:
             self.ended_by = number
@@ -182,7 +182,7 @@ class _Migration:
         self._signals.settle()
         report(why)
         sys.stdout.flush()
-        os._exit(code)  # nothing less ends a rollback, and the guest with it
+        os._exit(code)  # a rollback is shielded from cancellation
 
 
 def _complain(result: Result, target: Address) -> None:

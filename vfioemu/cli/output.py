@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Standard output and error of a command, which may be closed, full, or a pipe that nobody reads any more.
+"""Standard output and error of a command, which may be closed, full, or a pipe without a reader.
 
-What a command has done is told by its exit status, so that must not depend on who listens. Whoever only prints fails when
-its output is lost; whoever does something goes on without.
+A command's exit status says what it did, so a lost output must not change it. A command whose only effect is its output fails
+when that is lost; any other goes on.
 """
 
 import io
@@ -16,7 +16,7 @@ _STDERR: Final = 2
 
 
 class _Raw(io.FileIO):
-    """A file descriptor that takes everything: what cannot be written is lost, and once that is so, all that follows."""
+    """A file descriptor that accepts every write: after the first failed one, all output is dropped."""
 
     def __init__(self, fd: int, *, strict: bool, error: OSError | None) -> None:
         super().__init__(fd, "w", closefd=False)
@@ -26,7 +26,7 @@ class _Raw(io.FileIO):
         self._told = False
 
     def write(self, data: Any) -> int:
-        """Write, or lose, all of it; the error is raised once, if somebody wants to know."""
+        """Write or drop all of it; the error is raised once, if `strict`."""
         left = memoryview(data).cast("B")
         if left:
             self.lost = self.lost or self._closed
@@ -39,7 +39,7 @@ class _Raw(io.FileIO):
             except OSError as error:
                 self.lost = error
                 null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-                os.dup2(null, self.fileno())  # also what children of ours write
+                os.dup2(null, self.fileno())  # for children of ours, too
                 os.close(null)
         if self.lost is not None and self.strict and not self._told:
             self._told = True
@@ -51,9 +51,9 @@ _raw: dict[int, _Raw] = {}
 
 
 def open_missing() -> dict[int, OSError]:
-    """Put /dev/null where there is no standard input, output or error: no file of ours shall have such a number.
+    """Open /dev/null in place of a missing stdin, stdout or stderr, so that no other file gets such a number.
 
-    A program that we execute finds it closed, as we did.
+    It is close-on-exec: a program that we execute finds the fd closed, as we did.
     """
     missing = {}
     for fd in (0, _STDOUT, _STDERR):
@@ -61,12 +61,12 @@ def open_missing() -> dict[int, OSError]:
             os.fstat(fd)
         except OSError as error:
             missing[fd] = error
-            os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)  # the lowest number that is free
+            os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)  # takes the lowest free number, which is `fd`
     return missing
 
 
 def make_steady() -> None:
-    """Let no print() fail but where `strict` wants it. Only in a process of our own: a test may have put others there."""
+    """Make print() fail only where `strict` says so; skipped if somebody, as a test, has replaced the streams."""
     if sys.stdout is not sys.__stdout__ or sys.stderr is not sys.__stderr__:
         return
     missing = open_missing()
@@ -86,27 +86,27 @@ def _steady(fd: int, old: TextIO | None, error: OSError | None, *, strict: bool)
 
 
 def go_on_without() -> None:
-    """Lose standard output, if it comes to that, without an error: what this command does is more than to print."""
+    """Accept the loss of standard output without an error, for a command that does more than to print."""
     if _STDOUT in _raw:
         _raw[_STDOUT].strict = False
 
 
 def was_wanted() -> bool:
-    """Whether to print was all that was asked for."""
+    """Return True if the command's only effect is its output."""
     return _STDOUT in _raw and _raw[_STDOUT].strict
 
 
 def is_ours(error: BaseException) -> bool:
-    """Whether it says that standard output is lost."""
+    """Return True if the error is the loss of standard output."""
     return _STDOUT in _raw and error is _raw[_STDOUT].lost
 
 
 def finish() -> OSError | None:
-    """Write what has not been written yet; what became of standard output, if it was lost."""
+    """Flush the output; return the error by which standard output was lost, if it was."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
                 stream.flush()
         except (OSError, ValueError):
-            pass  # it is returned, or was standard error
+            pass  # returned below, unless it was standard error
     return _raw[_STDOUT].lost if _STDOUT in _raw else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Whether LD_PRELOAD can reach a program: what the dynamic linker does not say aloud is said before it is started."""
+"""Check that LD_PRELOAD can reach a program before it is started, as the dynamic linker would fail silently."""
 
 import errno
 import os
@@ -32,12 +32,12 @@ _MACHINES: Final = {
     258: "LoongArch",
 }
 _LOADER: Final = re.compile(r"ld(-linux[^.]*|64|-[0-9.]+)?\.so(\.[0-9]+)?")
-"""What glibc calls its dynamic linker."""
+"""Names of glibc's dynamic linker."""
 _OTHER_LIBCS: Final = {"musl": "musl", "uClibc": "uClibc", "linker": "Android's C library"}
-"""By what is in the names of theirs."""
+"""Other C libraries, by a part of the name of their dynamic linker."""
 _SCRIPT_LINE: Final = 256
 _SCRIPTS: Final = 5
-"""How many interpreters the kernel follows (exec_binprm())."""
+"""Limit of nested interpreters in the kernel (exec_binprm())."""
 _HEAD: Final = 4096
 _OTHER_WAYS: Final = (
     "a dynamically linked build of it will do; or speak protocol/wire.md to a `vfioemu serve`"
@@ -47,17 +47,17 @@ _WAYS_OF_GO: Final = (
     "to a `vfioemu serve`"
 )
 _WANTS_TO_BE_FIRST: Final = re.compile(r"lib(asan|tsan|hwasan)\.so|libclang_rt\.(asan|tsan|hwasan)\b")
-"""Runtimes of sanitizers that check that nothing is loaded before them, or see what they should only if it is so."""
+"""Runtimes of sanitizers that must be loaded first; some check it, others miss calls otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What is to be executed.
+    """A program to execute.
 
     Attributes:
         path: the file.
-        arguments: including the name, argv[0].
-        first: libraries that have to come before ours in LD_PRELOAD.
+        arguments: including argv[0].
+        first: libraries that must come before ours in LD_PRELOAD.
     """
 
     path: str
@@ -66,15 +66,15 @@ class Program:
 
 
 def find(command: tuple[str, ...], library: Path) -> Program:
-    """The program that a shell would execute, if `library` can be preloaded into it.
+    """Find the program that a shell would execute, and check that `library` can be preloaded into it.
 
     Raises:
-        CommandError: 127 for a program that is not there, 126 for one that cannot be run, or not with the library.
+        CommandError: 127 if it does not exist; 126 if it cannot be executed, or not with the library.
     """
     path = _search(command[0])
     head = _read_head(path)
     if head[:4] != b"\x7fELF" and head[:2] != b"#!" and b"\0" not in head[:128]:
-        # What execvp() does for a script without a first line that says so.
+        # As execvp() does for a script without a #! line.
         path, command = "/bin/sh", ("/bin/sh", path, *command[1:])
         head = _read_head(path)
     return Program(path, command, _check(path, head, library, _SCRIPTS))
@@ -84,7 +84,7 @@ def _search(name: str) -> str:
     """Find a program as execvp() does.
 
     Raises:
-        CommandError: there is none.
+        CommandError: it does not exist, or is not executable.
     """
     if "/" in name:
         candidates = [name]
@@ -100,7 +100,7 @@ def _search(name: str) -> str:
                 denied = denied or f"{candidate}: {error.strerror}"
             continue
         if not stat.S_ISREG(status.st_mode):
-            denied = denied or f"{candidate} is no file"
+            denied = denied or f"{candidate} is not a regular file"
         elif not os.access(candidate, os.X_OK, effective_ids=True):
             denied = denied or f"{candidate} is not executable"
         else:
@@ -117,12 +117,12 @@ def _read_head(path: str) -> bytes:
             return file.read(_HEAD)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM):
-            return b"\x7fELF"  # may be executed without being readable; nothing can be said of it
+            return b"\x7fELF"  # may be executable although it is not readable: skip the checks
         raise CommandError(f"{path}: {error.strerror}", exit_code=CANNOT_RUN) from None
 
 
 def _check(path: str, head: bytes, library: Path, scripts: int) -> tuple[str, ...]:
-    """Refuse what the library would silently not be loaded into: what has to be loaded before it.
+    """Refuse a program into which the library would silently not be loaded; return libraries to load before it.
 
     Raises:
         CommandError: see `find`.
@@ -133,14 +133,14 @@ def _check(path: str, head: bytes, library: Path, scripts: int) -> tuple[str, ..
         interpreter = _interpreter(path, head)
         return _check(interpreter, _read_head(interpreter), library, scripts - 1)
     if head[:4] != b"\x7fELF":
-        raise CommandError(f"{path} is neither a program of this machine nor a script", exit_code=CANNOT_RUN)
+        raise CommandError(f"{path} is neither an ELF program nor a script", exit_code=CANNOT_RUN)
     _check_privileges(path)
     if len(head) < _HEADER.size:
         return ()
     _check_machine(path, head, library)
     program = elf.read(path)
     if program is None:
-        return ()  # unusual enough to be let through
+        return ()  # too unusual to be judged: let it through
     if program.is_go:
         raise CommandError(
             f"{path} is made with Go, which makes its system calls by itself: LD_PRELOAD cannot reach them",
@@ -152,18 +152,18 @@ def _check(path: str, head: bytes, library: Path, scripts: int) -> tuple[str, ..
 
 
 def wants_to_be_first(library: str) -> bool:
-    """Whether it is the runtime of a sanitizer that has to be loaded before ours."""
+    """Return True for the runtime of a sanitizer, which must be loaded before our library."""
     return bool(_WANTS_TO_BE_FIRST.match(os.path.basename(library)))
 
 
 def _interpreter(path: str, head: bytes) -> str:
-    """Who interprets a script; if that is env, whom env would start."""
+    """Return the interpreter of a script; for env, the program that env starts."""
     line = head[2:_SCRIPT_LINE].partition(b"\n")[0].strip()
     name, _, argument = (os.fsdecode(part.strip()) for part in line.partition(b" "))
     if not name:
         raise CommandError(f"{path}: its first line names no interpreter", exit_code=CANNOT_RUN)
     if not os.path.exists(name):
-        raise CommandError(f"{path}: its interpreter {name} is not there", exit_code=NOT_FOUND)
+        raise CommandError(f"{path}: its interpreter {name} does not exist", exit_code=NOT_FOUND)
     if os.path.basename(name) != "env":
         return name
     words = [word for word in argument.split() if not word.startswith("-") and "=" not in word]
@@ -183,10 +183,10 @@ def _check_machine(path: str, head: bytes, library: Path) -> None:
 
 
 def _check_loader(path: str, loader: str | None) -> None:
-    """The program needs glibc's dynamic linker."""
+    """Check that the program uses glibc's dynamic linker."""
     if loader is None:
         if _LOADER.fullmatch(os.path.basename(path)):
-            return  # started as a command: LD_PRELOAD goes into what it loads
+            return  # the dynamic linker itself, as a command: LD_PRELOAD works for what it loads
         raise CommandError(
             f"{path} is statically linked: LD_PRELOAD cannot reach it",
             _OTHER_WAYS,
@@ -201,11 +201,11 @@ def _check_loader(path: str, loader: str | None) -> None:
             CANNOT_RUN,
         )
     if not os.path.exists(loader):
-        raise CommandError(f"{path}: its dynamic linker {loader} is not there", exit_code=CANNOT_RUN)
+        raise CommandError(f"{path}: its dynamic linker {loader} does not exist", exit_code=CANNOT_RUN)
 
 
 def _check_privileges(path: str) -> None:
-    """A program that gains privileges when it is executed: the dynamic linker ignores LD_PRELOAD then (AT_SECURE)."""
+    """Refuse a program that gains privileges by execve(): the dynamic linker ignores LD_PRELOAD for it (AT_SECURE)."""
     status = os.stat(path)
     if os.statvfs(path).f_flag & os.ST_NOSUID or _gains_nothing():
         return
@@ -230,7 +230,7 @@ def _check_privileges(path: str) -> None:
 
 
 def _gains_nothing() -> bool:
-    """Whether this process has given up that for itself and its children (PR_SET_NO_NEW_PRIVS)."""
+    """Return True if execve() cannot gain privileges in this process (PR_SET_NO_NEW_PRIVS)."""
     try:
         return "\nNoNewPrivs:\t1" in Path("/proc/self/status").read_text(encoding="utf-8")
     except OSError:

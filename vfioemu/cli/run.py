@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`vfioemu run`: any program, with a VFIO of its own."""
+"""`vfioemu run`: run any program with emulated VFIO devices."""
 
 import contextlib
 import logging
@@ -28,17 +28,17 @@ log: Final = logging.getLogger(__name__)
 _TOKEN: Final = re.compile(r"\{(sysfsdev|bdf|group|uuid)(0|[1-9][0-9]*)?\}")
 _LONGEST_END: Final = 10.0
 _LAST_WORDS: Final = 2.0
-"""Seconds for a daemon that does not answer to end, and to say why itself."""
+"""Seconds for a daemon that does not answer to end and to report the reason itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """A daemon, and the devices that it has.
+    """A daemon and its devices.
 
     Attributes:
         directory: its runtime directory.
-        user: whose it is.
-        devices: of each, what the tokens stand for; in the order of the machine, then of --device.
+        user: the user that it belongs to.
+        devices: the values of the tokens for each device, in the order of the machine, then of --device.
     """
 
     directory: Path
@@ -60,12 +60,12 @@ the first device, {sysfsdev1} ... for the second. It ends as CMD does, with
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the daemon is told.
+    """Options for the daemon.
 
     Attributes:
-        machine: what to emulate: options of `vfioemu serve`; empty for nothing.
-        manner: how, as far as it is not said by default.
-        memory: how memory is reached.
+        machine: options of `vfioemu serve` that describe the machine; empty for none.
+        manner: further options of `vfioemu serve`, if given.
+        memory: how client memory is reached.
     """
 
     machine: Sequence[str]
@@ -132,7 +132,7 @@ def command(
         return _run_connected(_directory(connect, instance), command_line, library)
     if not wanted.machine:
         raise CommandError(
-            "no device is named",
+            "no device given",
             "--device MODEL, --machine FILE, or --connect DIR; `vfioemu devices` lists models",
             USAGE,
         )
@@ -149,7 +149,7 @@ def _library() -> Path:
 
 
 def _run_connected(directory: Path, command_line: Sequence[str], library: Path) -> int:
-    """Run a program on a daemon that runs; the exit status."""
+    """Run a program on a daemon that runs already; return the exit status."""
     user = trust.named()
     where = Where(directory, user, _devices(directory, user))
     found = program.find(_replace(command_line, where.devices), library)
@@ -157,14 +157,14 @@ def _run_connected(directory: Path, command_line: Sequence[str], library: Path) 
 
 
 def _run_private(wanted: Wanted, command_line: tuple[str, ...], library: Path) -> int:
-    """Run a program on a daemon of its own; the exit status."""
-    program.find(command_line, library)  # before anything is started
+    """Run a program on a daemon of its own; return the exit status."""
+    program.find(command_line, library)  # check it before anything is started
     user = trust.own()
     with _daemon([*wanted.machine, *wanted.manner, f"--memory={wanted.memory}"]) as (process, directory):
         try:
             where = Where(directory, user, _devices(directory, user))
         except CommandError:
-            with contextlib.suppress(subprocess.TimeoutExpired):  # it lives: the error is ours to tell
+            with contextlib.suppress(subprocess.TimeoutExpired):  # the daemon lives on: report our own error
                 cannot_start("the daemon", process.wait(_LAST_WORDS))
             raise
         found = program.find(_replace(command_line, where.devices), library)
@@ -183,11 +183,11 @@ def _run_private(wanted: Wanted, command_line: tuple[str, ...], library: Path) -
 
 @contextlib.contextmanager
 def _daemon(arguments: Sequence[str]) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
-    """A private daemon for as long as the block lasts, and its directory; it also ends when we are killed."""
+    """Run a private daemon while the block lasts; yields its process and directory. It also ends when we are killed."""
     verbose = click.get_current_context().find_root().params.get("verbose", 0)
     level = ["-v"] * verbose if verbose else ["-q"]
     environment = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
-    # A sanitizer is meant for the program.
+    # A sanitizer in LD_PRELOAD is meant for the program, not for the daemon.
     kept = [word for word in _preloaded(environment) if not program.wants_to_be_first(word)]
     environment["LD_PRELOAD"] = ":".join(kept)
     process, path = start_daemon(
@@ -203,11 +203,11 @@ def _daemon(arguments: Sequence[str]) -> Iterator[tuple["subprocess.Popen[bytes]
         yield process, directory
     finally:
         _end(process)
-        private.remove_tree(directory)  # if it was killed
+        private.remove_tree(directory)  # left over if it was killed
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End the daemon, and wait for it: what it writes is complete when we return."""
+    """End the daemon and wait for it, so that its output is complete when we return."""
     if process.returncode is not None:
         return
     process.terminate()
@@ -219,7 +219,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
         process.kill()
         process.wait()
         return
-    # A program may see its daemon's sockets close, and end, while the daemon is not yet seen to have ended.
+    # The program may end because the daemon's sockets closed, before we are told of the daemon's end.
     if process.returncode not in (0, -signal.SIGTERM, 128 + signal.SIGTERM):
         _tell_of_end(process)
 
@@ -232,7 +232,7 @@ def _tell_of_end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _directory(path: str | None, instance: str | None) -> Path:
-    """The runtime directory of a daemon that runs."""
+    """Return the runtime directory of a daemon that runs already."""
     place = directory(None if path is None else Path(path), instance or "default")
     try:
         if place.name == SOCKET or stat.S_ISSOCK(place.stat().st_mode):
@@ -244,7 +244,7 @@ def _directory(path: str | None, instance: str | None) -> Path:
 
 
 def _devices(directory: Path, user: trust.Trusted) -> list[Mapping[str, str]]:
-    """What the tokens stand for, of each device."""
+    """Return the values of the tokens for each device."""
     with connected(directory, who=user) as control:
         return [_tokens(device) for device in answer(control, "list")["devices"]]
 
@@ -259,17 +259,17 @@ def _tokens(device: Mapping[str, Any]) -> Mapping[str, str]:
 
 
 def _replace(command_line: Sequence[str], devices: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
-    """Put the devices' names in the place of the tokens.
+    """Replace the tokens by names of devices.
 
     Raises:
-        CommandError: a token means nothing here.
+        CommandError: a token without a meaning here.
     """
 
     def value(match: re.Match[str]) -> str:
-        number = int((match[2] or "0")[:9])  # of more digits than int() takes there can be no device either
+        number = int((match[2] or "0")[:9])  # cut, as int() refuses very long numbers; no such device exists
         if number >= len(devices):
             raise CommandError(
-                f"{match[0]} in CMD: there is no device {number}, the first of {len(devices)} is 0",
+                f"{match[0]} in CMD: no device {number}, devices are numbered from 0 and there are {len(devices)}",
                 exit_code=USAGE,
             )
         found = devices[number]
@@ -286,14 +286,14 @@ def _replace(command_line: Sequence[str], devices: Sequence[Mapping[str, str]]) 
 
 
 def _environment(where: Where, library: Path, first: Sequence[str]) -> dict[str, str]:
-    """The program's environment; `first` are the libraries that come before ours."""
+    """Build the program's environment; `first` are the libraries to load before ours."""
     environment = dict(os.environ)
     path = _loadable(library, where.directory)
     others = [word for word in _preloaded(environment) if word != path and word not in first]
     front = [*first, *filter(program.wants_to_be_first, others)]
     environment["LD_PRELOAD"] = ":".join([*front, path, *(word for word in others if word not in front)])
     if front:
-        # The library takes them off again: what the program starts may not be made for them, and if it is, not mind.
+        # The library removes them again: programs started by this one may not be built for them.
         environment["VFIOEMU_FIRST"] = ":".join(front)
     options = environment.get("ASAN_OPTIONS")
     environment["ASAN_OPTIONS"] = ":".join([*([options] if options else []), "verify_asan_link_order=0"])
@@ -311,7 +311,7 @@ def _preloaded(environment: Mapping[str, str]) -> list[str]:
 
 
 def _is_safe(link: Path) -> bool:
-    """Whether nobody else can have the program load something of his in its place, now or later."""
+    """Return True if no other user can replace the library at this path, now or later."""
     try:
         private.check_way(link)
     except (OSError, private.PlaceError):
@@ -320,12 +320,12 @@ def _is_safe(link: Path) -> bool:
 
 
 def _loadable(library: Path, directory: Path) -> str:
-    """The library's path: of a link beside the daemon's socket, by which it finds that in any environment.
+    """Return the path for LD_PRELOAD: a link beside the daemon's socket, so that the library finds that in any environment.
 
-    LD_PRELOAD takes blanks and colons for separators.
+    LD_PRELOAD cannot name a path with a blank or a colon, which are separators.
     """
     link = directory / library.name
-    with contextlib.suppress(OSError):  # it is there already, or the daemon is another user's
+    with contextlib.suppress(OSError):  # the link exists, or the daemon belongs to another user
         link.symlink_to(library)
     paths = [link, library] if link.resolve() == library.resolve() and _is_safe(link) else [library]
     for path in map(os.fspath, paths):

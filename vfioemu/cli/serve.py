@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`vfioemu serve`: a daemon, in the foreground or in the background."""
+"""`vfioemu serve`: run a daemon, in the foreground or in the background."""
 
 import contextlib
 import logging
@@ -22,7 +22,7 @@ from vfioemu.cli.where import new_directory, runtime_dir_option
 from vfioemu.core.machine import OptionsError
 from vfioemu.core.memory.accounting import Memlock
 from vfioemu.core.objects.spec import MachineSpec
-from vfioemu.daemon.arguments import Wish
+from vfioemu.daemon.arguments import DeviceArgument
 from vfioemu.daemon.config import refused_options
 from vfioemu.daemon.runtime_dir import SOCKET, StartError, naming
 from vfioemu.daemon.serve import Options, Ready, serve
@@ -33,22 +33,24 @@ from vfioemu.wire.messages import MemoryMode
 
 
 def _opened(_: click.Context, parameter: click.Parameter, fd: int | None) -> int | None:
-    """An fd that we have inherited."""
+    """Check an inherited fd."""
     if fd is not None:
         try:
             kind = os.fstat(fd).st_mode
         except OSError:
             raise click.BadParameter(f"fd {fd} is not open", param=parameter) from None
         if stat.S_ISDIR(kind) or (stat.S_ISREG(kind) and parameter.name == "exit_with_fd"):
-            raise click.BadParameter(f"fd {fd} is a file, of which nothing can be told", param=parameter)
+            raise click.BadParameter(
+                f"fd {fd} is a regular file or directory, and cannot signal anything", param=parameter
+            )
     return fd
 
 
 def _watched(exit_with_parent: bool, fd: int | None) -> int:
-    """The fd with which the daemon ends; -1 for none.
+    """Return the fd that ends the daemon when it becomes readable; -1 for none.
 
-    A parent that ended before we could look for it has left us to another process: to process 1, which is nobody's
-    parent in another session than its own.
+    If the parent ended before this runs, we are a child of another process: of process 1, which is not the real parent of a
+    process in another session than its own.
     """
     if fd is not None:
         return fd
@@ -58,7 +60,9 @@ def _watched(exit_with_parent: bool, fd: int | None) -> int:
     if parent != 1 or os.getsid(1) == os.getsid(0):
         with contextlib.suppress(ProcessLookupError):
             return os.pidfd_open(parent)
-    raise CommandError("the process that started it has ended already", "--exit-with-fd misses no moment")
+    raise CommandError(
+        "the process that started the daemon has ended already", "--exit-with-fd has no such race"
+    )
 
 
 _HELP: Final = """Emulate a machine until SIGTERM or SIGINT.
@@ -118,7 +122,7 @@ Clients connect to vfio.sock in the runtime directory, commands go to control.so
 )
 def command(
     machine_file: Path | None,
-    devices: tuple[Wish, ...],
+    devices: tuple[DeviceArgument, ...],
     profile: str | None,
     runtime_dir: Path | None,
     instance: str,
@@ -135,7 +139,7 @@ def command(
 ) -> int:
     """Emulate a machine until a signal; the exit status."""
     if private and runtime_dir is not None:
-        raise click.UsageError("--private makes a directory of its own: it goes without --runtime-dir")
+        raise click.UsageError("--private makes a new directory and cannot be combined with --runtime-dir")
     spec = machine_of(machine_file, devices)
     if profile is not None:
         spec = replace(spec, profile=profile)
@@ -163,7 +167,7 @@ def command(
     if not click.get_current_context().find_root().params.get("verbose"):
         logging.getLogger().setLevel(
             logging.WARNING
-        )  # nobody cuts the log: a line for each refusal would fill a disk
+        )  # nobody rotates this log, and a line per refused call would fill the disk
     path, number = start(
         lambda fd: _serve(
             spec, options, Ready(fd=fd, notify_socket=notify, before=leave_terminal), machine_file
@@ -176,7 +180,7 @@ def command(
 
 
 def _serve(spec: MachineSpec, options: Options, ready: Ready, machine_file: Path | None) -> int:
-    """Serve until a signal; the exit status."""
+    """Serve until a signal; return the exit status."""
     try:
         return 128 + trio.run(serve, spec, options, ready)
     except StartError as error:
@@ -189,7 +193,7 @@ def _serve(spec: MachineSpec, options: Options, ready: Ready, machine_file: Path
 
 
 def _say_what_next(directory: Path, pid: int, *, named: bool, instance: str) -> None:
-    """What can be done with a daemon in the background."""
+    """Print what can be done with a daemon in the background."""
     quoted = shlex.quote(os.fspath(directory) if named else instance)
     use = f"--connect {quoted}" if named else f"--instance {quoted}"
     print(f"ready: {directory / SOCKET} (pid {pid}, log: {directory / LOG})")

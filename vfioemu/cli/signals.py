@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""SIGINT, SIGTERM and SIGHUP for a command that has something to bring to its end, from its first moment to its last.
+"""Take SIGINT, SIGTERM and SIGHUP for a command that must finish something, for as long as the process lives.
 
-The handlers are ours as long as the process lives, so that there is no moment at which a signal kills it with another
-status than the one that is true, or with a traceback: not before trio runs, not when it has ended.
+The handlers are never removed. So at no moment, neither before trio runs nor after it, can a signal end the process with a wrong
+status or a traceback.
 """
 
 import os
@@ -16,11 +16,11 @@ import trio
 
 NUMBERS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STUCK: Final = 1.0
-"""Seconds after which a signal that nobody has looked at says that nobody will."""
+"""Seconds after which an unhandled signal means that the command is stuck; the next one then ends the process."""
 
 
 class Signals:
-    """Takes the signals that end a command; what comes of them `watch` is told."""
+    """Take the signals that end a command, and hand them to `watch`."""
 
     def __init__(self) -> None:
         self._pending: deque[tuple[int, float]] = deque()
@@ -36,7 +36,7 @@ class Signals:
             signal.signal(number, self._handle)
 
     async def watch(self, act: Callable[[int], None]) -> None:
-        """Call `act` with each signal, also with those that came before, until cancelled."""
+        """Call `act` with each signal, including those that came before, until cancelled."""
         self._token = trio.lowlevel.current_trio_token()
         try:
             while True:
@@ -48,14 +48,14 @@ class Signals:
             self._token = None
 
     def settle(self) -> None:
-        """How it ends is known: no signal changes it any more, also while the interpreter ends."""
+        """Ignore the signals from now on: the outcome is known and must not change, not even while the interpreter ends."""
         for number in self._caught:
             signal.signal(number, signal.SIG_IGN)
 
     def _handle(self, number: int, _: object) -> None:
         now = time.monotonic()
         if self._pending and now - self._pending[0][1] > STUCK:
-            os._exit(128 + number)  # stuck, in a write to somebody who does not read for example
+            os._exit(128 + number)  # stuck, for example in a write to a pipe that nobody reads
         self._pending.append((number, now))
         if self._token is not None:
             try:
@@ -68,5 +68,5 @@ class Signals:
 
 
 def name_of(number: int) -> str:
-    """``SIGINT``."""
+    """Return the name of a signal: ``SIGINT``."""
     return signal.Signals(number).name

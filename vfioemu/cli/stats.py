@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`vfioemu stats`: what a running daemon has counted."""
+"""`vfioemu stats`: show the counters of a running daemon."""
 
 import json
 from pathlib import Path

@@ -41,7 +41,7 @@ def command(runtime_dir: Path | None, instance: str) -> None:
         if not pid:
             raise CommandError(f"the daemon in {place} runs in another PID namespace: it has no pid here")
         try:
-            process = os.pidfd_open(pid)  # of this daemon, not of one with its number: we are connected to it
+            process = os.pidfd_open(pid)  # no reused pid: the daemon lives while we are connected to it
         except ProcessLookupError:
             return
     try:

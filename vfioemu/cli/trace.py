@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`vfioemu trace`: what a running daemon's clients do, as strace would print it, and why they were refused."""
+"""`vfioemu trace`: show calls of a running daemon's clients as strace would, with the reasons of errors."""
 
 import contextlib
 import json
@@ -72,19 +72,19 @@ def command(
         if isinstance(show, Table):
             show.finish(output, as_json)
     except BrokenPipeError:
-        go_on_without()  # `trace | head`: whoever reads has seen enough
+        go_on_without()  # as with `trace | head`: the reader has enough
 
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """Prints events as they come."""
+    """Print events as they come."""
 
     output: IO[str]
     printer: Printer
     as_json: bool
 
     def line(self, line: bytes) -> None:
-        """One line of JSON."""
+        """Print an event, given as a line of JSON."""
         text = line.decode() if self.as_json else self.printer.line(e.decode(line))
         self.output.write(text + "\n")
         self.output.flush()
@@ -92,12 +92,12 @@ class Lines:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Counts events."""
+    """Count events."""
 
     summary: Summary
 
     def line(self, line: bytes) -> None:
-        """One line of JSON."""
+        """Count an event, given as a line of JSON."""
         self.summary.add(e.decode(line))
 
     def finish(self, output: IO[str], as_json: bool) -> None:
@@ -108,10 +108,10 @@ class Table:
 
 
 def subscribed(folder: Path, expressions: tuple[str, ...], limit: int) -> Iterator[bytes]:
-    """The lines of a daemon's events, from now to its end.
+    """Yield the lines of a daemon's events, from now to its end.
 
     Raises:
-        CommandError: it does not run, or refuses.
+        CommandError: no daemon runs, or it refuses.
     """
     with connected(folder) as control:
         answer(control, "trace", filters=list(expressions), limit=limit)

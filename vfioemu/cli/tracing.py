@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Options of the commands that start a daemon which writes a trace."""
+"""Options of commands that start a daemon with a trace."""
 
 import functools
 from collections.abc import Callable
@@ -43,10 +43,10 @@ def trace_options(function: F) -> F:
 
 
 def asked(file: str | None, format: str, expressions: tuple[str, ...]) -> TraceOptions | None:
-    """What these options mean."""
+    """Make TraceOptions from the options; None without --trace."""
     if file is None:
         if expressions:
-            raise click.UsageError("--trace-filter without --trace")
+            raise click.UsageError("--trace-filter needs --trace")
         return None
     return TraceOptions(
         path=None if file == _STDERR else Path(file),
@@ -56,7 +56,7 @@ def asked(file: str | None, format: str, expressions: tuple[str, ...]) -> TraceO
 
 
 def checked(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    """The expressions, if they are some."""
+    """Check filter expressions, and return them."""
     try:
         Filter(values)
     except ValueError as error:

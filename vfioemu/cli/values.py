@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Values as people type them: sizes, rates, durations."""
+"""Parse and format values as people type them: sizes, rates, durations."""
 
 import re
 from typing import Final
@@ -31,7 +31,7 @@ class _Rate(click.ParamType[int]):
         try:
             return parse_size(str(value).removesuffix("/s"))
         except ValueError:
-            self.fail(f"{value!r} is no rate; try 128MiB/s, or 0 for no limit", param, ctx)
+            self.fail(f"{value!r} is not a rate; try 128MiB/s, or 0 for no limit", param, ctx)
 
 
 class _Duration(click.ParamType[float]):
@@ -42,7 +42,7 @@ class _Duration(click.ParamType[float]):
             return float(value)
         match = _DURATION.fullmatch(str(value).strip())
         if match is None:
-            self.fail(f"{value!r} is no duration; try 300ms or 2s", param, ctx)
+            self.fail(f"{value!r} is not a duration; try 300ms or 2s", param, ctx)
         return float(match[1]) * _SECONDS[match[2]]
 
 
@@ -52,12 +52,12 @@ DURATION: Final = _Duration()
 
 
 def duration(seconds: float) -> str:
-    """Seconds, for people: ``281 ms``, ``1.50 s``."""
+    """Format seconds for people: ``281 ms``, ``1.50 s``."""
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
 def exact_rate(count: int) -> str:
-    """Bytes per second as one would type them: ``64MiB/s``, ``1B/s``."""
+    """Format bytes per second as one would type them: ``64MiB/s``, ``1B/s``."""
     for shift, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
         if count and not count % (1 << shift):
             return f"{count >> shift}{unit}/s"

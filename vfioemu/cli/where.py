@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Which daemon a command is about."""
+"""Find the daemon that a command acts on."""
 
 import errno
 from collections.abc import Callable
@@ -16,20 +16,20 @@ from vfioemu.wire.control import ControlError
 
 F = TypeVar("F", bound=Callable[..., Any])
 LONGEST_ANSWER: Final = 60.0
-"""Seconds after which a daemon that is asked something counts as stuck, or stopped."""
+"""Seconds to wait for an answer; after that the daemon counts as stuck or stopped."""
 
 
 _HINTS: Final = {
-    errno.EACCES: "it is another user's; --runtime-dir names one of yours",
-    errno.ETIMEDOUT: "it is stopped, or stuck; `vfioemu stop` ends it",
+    errno.EACCES: "the daemon belongs to another user; --runtime-dir names one of yours",
+    errno.ETIMEDOUT: "the daemon is stopped or stuck; `vfioemu stop` ends it",
 }
 
 
 def runtime_dir_option(function: F) -> F:
-    """Options that name a daemon's directory."""
+    """Add the options that name a daemon's directory."""
     function = click.option(
         "--runtime-dir",
-        # Whoever a daemon allows passes through its directory (0711), and cannot list it.
+        # readable=False: another user's daemon may let us enter its directory (0711), but not list it.
         type=click.Path(path_type=Path, readable=False),
         help="The daemon's directory. [default: $VFIOEMU_RUNTIME_DIR/INSTANCE, ...]",
     )(function)
@@ -43,10 +43,10 @@ def runtime_dir_option(function: F) -> F:
 
 
 def directory(runtime_dir: Path | None, instance: str) -> Path:
-    """The directory that the options mean.
+    """Return the directory that the options name.
 
     Raises:
-        CommandError: it is the instance of somebody else.
+        CommandError: the instance belongs to another user, or does not run.
     """
     if runtime_dir is not None:
         return runtime_dir
@@ -57,10 +57,10 @@ def directory(runtime_dir: Path | None, instance: str) -> Path:
 
 
 def new_directory(runtime_dir: Path | None, instance: str) -> Path:
-    """The directory that the options mean to a daemon which is to start: it need not be there yet.
+    """Return the directory that the options name for a daemon to start; it need not exist yet.
 
     Raises:
-        CommandError: no instance can have that name.
+        CommandError: not a possible name of an instance.
     """
     if runtime_dir is not None:
         return runtime_dir
@@ -73,10 +73,10 @@ def new_directory(runtime_dir: Path | None, instance: str) -> Path:
 def connected(
     directory: Path, timeout: float | None = LONGEST_ANSWER, who: Trusted | None = None
 ) -> ControlSocket:
-    """Connect to the control socket of the daemon of a directory; it is to be that user's, see vfioemu.trust.
+    """Connect to the control socket in a directory; the daemon must belong to `who`, see vfioemu.trust.
 
     Raises:
-        CommandError: none runs there, or it does not take the connection.
+        CommandError: no daemon runs there, or it refuses the connection.
     """
     path = directory / CONTROL
     try:
@@ -90,7 +90,7 @@ def connected(
 
 
 def not_connected(directory: Path, error: OSError) -> CommandError:
-    """What to say of the daemon of a directory whose control socket cannot be connected to."""
+    """Make the error for a control socket that cannot be connected to."""
     if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
         return CommandError(f"no daemon runs in {directory}: {error.strerror}", how_to_start(directory))
     hint = _HINTS.get(error.errno or 0, "")
@@ -98,7 +98,7 @@ def not_connected(directory: Path, error: OSError) -> CommandError:
 
 
 def answer(control: ControlSocket, command: str, **arguments: object) -> Any:
-    """Have a command executed.
+    """Execute a command on a daemon; return its result.
 
     Raises:
         CommandError: the daemon refuses, or does not answer.
@@ -113,10 +113,10 @@ def answer(control: ControlSocket, command: str, **arguments: object) -> Any:
 
 
 def ask(runtime_dir: Path | None, instance: str, command: str, **arguments: object) -> Any:
-    """Have the daemon that the options mean execute a command.
+    """Execute a command on the daemon that the options name; return its result.
 
     Raises:
-        CommandError: it does not run, refuses, or does not answer.
+        CommandError: no daemon runs, or it refuses or does not answer.
     """
     with connected(directory(runtime_dir, instance)) as control:
         return answer(control, command, **arguments)

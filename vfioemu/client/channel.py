@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""A connection to the daemon: a call, and what the daemon asks while it lasts (protocol/wire.md).
+"""One connection to the daemon: makes a call, and serves the daemon's requests while it lasts (protocol/wire.md).
 
-Addresses that the daemon names are served with process_vm_readv() and _writev() on ourselves: a bad address is EFAULT, as in
-copy_from_user(), never a signal.
+Addresses that the daemon names are accessed with process_vm_readv(2) and _writev(2) on ourselves: a bad address is EFAULT, as
+in copy_from_user(), never a signal.
 """
 
 import array
@@ -22,9 +22,9 @@ _SEND: Final = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
 _RECEIVE: Final = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
 
 _BRING_FD: Final = frozenset({m.OPEN, m.MMAP})
-"""Calls whose reply has an fd if they worked."""
+"""Calls whose reply brings an fd if they succeed."""
 _ABOUT_MEMORY: Final = frozenset({m.READ_USER, m.WRITE_USER, m.PIN})
-"""What the daemon may ask at any time, not only during a call."""
+"""Requests that the daemon may send at any time, not only during a call."""
 
 _packet = bytearray(m.MAX_MESSAGE)
 _view: Final = memoryview(_packet)
@@ -32,21 +32,21 @@ _packets: Final = [_packet]
 
 
 class DaemonGone(OSError):
-    """The daemon does not answer any more, or breaks the protocol (EIO)."""
+    """The daemon closed the connection or broke the protocol (EIO)."""
 
     def __init__(self, why: str) -> None:
         super().__init__(errno.EIO, why)
 
 
 class Reply(NamedTuple):
-    """The answer to a call.
+    """The reply to a call.
 
     Attributes:
-        result: as the system call's, or a negative errno.
+        result: of the system call, or a negative errno.
         flags: of the reply.
-        fd: that came with it; -1 without one.
-        start: where `data` belongs in the offered bytes.
-        data: what changed of them.
+        fd: the fd that came with it; -1 without one.
+        start: offset of `data` in the offered bytes.
+        data: the changed part of the offered bytes.
         more: arg[2] and arg[3] of the reply.
     """
 
@@ -59,7 +59,7 @@ class Reply(NamedTuple):
 
 
 class Channel:
-    """One connection; one call at a time."""
+    """One connection, which carries one call at a time."""
 
     __slots__ = ("_fd", "_given", "_seq", "open", "sock")
 
@@ -72,10 +72,10 @@ class Channel:
 
     @classmethod
     async def connect(cls, path: str | os.PathLike[str], uid: int | None = None) -> "Channel":
-        """Connect to the daemon's socket; it is to be of that user, see vfioemu.trust.
+        """Connect to the daemon's socket; the daemon must belong to `uid`, see vfioemu.trust.
 
         Raises:
-            OSError: what connect(2) says; StrangerError.
+            OSError: from connect(2); StrangerError.
         """
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         try:
@@ -83,7 +83,7 @@ class Channel:
             while True:
                 try:
                     sock.connect(os.fspath(path))
-                except BlockingIOError:  # its backlog is full
+                except BlockingIOError:  # the listener's backlog is full
                     await trio.sleep(0.01)
                 else:
                     trust.check(sock, path, None if uid is None else trust.seen(uid))
@@ -93,17 +93,17 @@ class Channel:
             raise
 
     async def hello(self, session: int, memlock: int, flags: int) -> tuple[int, int, m.Greeting]:
-        """Greet the daemon: the session's secret and number, and what the daemon says of itself.
+        """Send HELLO; return the session's secret, its number, and the daemon's greeting.
 
         Raises:
             OSError: EPROTONOSUPPORT, EPERM, EMFILE.
-            DaemonGone: it hung up.
+            DaemonGone: it closed the connection.
         """
         reply = await self.call(
             m.HELLO, 0, m.MAGIC, m.VERSION << 32 | m.VERSION, session, memlock, flags=flags
         )
         if reply.result < 0:
-            raise OSError(-reply.result, f"the daemon does not greet us: {os.strerror(-reply.result)}")
+            raise OSError(-reply.result, f"the daemon refuses the connection: {os.strerror(-reply.result)}")
         return (*reply.more, m.Greeting.decode(reply.data))
 
     async def call(
@@ -119,12 +119,12 @@ class Channel:
         data: bytes | bytearray | memoryview | None = None,
         fd: int = -1,
     ) -> Reply:
-        """Make a call and serve what the daemon asks until it replies.
+        """Make a call, and serve the daemon's requests until it replies.
 
-        A cancelled call closes the connection: the call may have taken effect or not.
+        A cancelled call closes the connection: nobody can tell whether the call took effect.
 
         Raises:
-            DaemonGone: the daemon hung up, or sent what does not belong here.
+            DaemonGone: the daemon closed the connection, or broke the protocol.
         """
         seq = self._seq = (self._seq + 1) & 0xFFFFFFFF
         header = m.HEADER.pack(type, flags | (m.F_FD if fd >= 0 else 0), seq, token, arg0, arg1, arg2, arg3)
@@ -134,7 +134,7 @@ class Channel:
                 size = await self._receive()
                 kind, reply_flags, theirs, _, result, start, *more = m.HEADER.unpack_from(_packet)
                 if theirs != seq:
-                    raise DaemonGone(f"the daemon speaks of call {theirs}, not {seq}")
+                    raise DaemonGone(f"the daemon sent a message for call {theirs}, expected {seq}")
                 if kind == m.REPLY:
                     if type not in _BRING_FD or result or reply_flags & m.F_UNPROVED:
                         self._no_fd(kind)
@@ -148,7 +148,7 @@ class Channel:
             raise
 
     async def serve(self) -> None:
-        """Answer for DMA memory until the daemon hangs up, or asks for anything else."""
+        """Serve requests for DMA memory until the daemon closes the connection, or sends any other request."""
         try:
             while True:
                 size = await self._receive()
@@ -160,7 +160,7 @@ class Channel:
         finally:
             self.close()
 
-    # --- what the daemon asks ---
+    # --- requests of the daemon ---
 
     async def _answer(self, size: int) -> None:
         kind, flags, seq, _, arg0, arg1, _, _ = m.HEADER.unpack_from(_packet)
@@ -183,7 +183,7 @@ class Channel:
             await self._send(m.encode(m.ANSWER, seq, args=(result, 0, 0, 0)))
         elif kind == m.REVOKE_FD:
             if arg0 not in self._given:
-                raise DaemonGone(f"the daemon revokes fd {arg0}, which it did not give")
+                raise DaemonGone(f"the daemon revokes fd {arg0}, which it has not given")
             self._given.remove(arg0)
             os.close(arg0)
             await self._send(m.encode(m.ANSWER, seq))
@@ -215,7 +215,9 @@ class Channel:
         while True:
             count = packet - m.HEADER_SIZE
             if count != min(size - done, m.MAX_DATA):
-                raise DaemonGone(f"the daemon sent a fragment of {count} bytes")
+                raise DaemonGone(
+                    f"the daemon sent a fragment of {count} bytes, expected {min(size - done, m.MAX_DATA)}"
+                )
             if good:
                 good = write(address + done, _view[m.HEADER_SIZE : packet]) == count
             done += count
@@ -224,7 +226,7 @@ class Channel:
             packet = await self._receive()
             kind, _, theirs, *_ = m.HEADER.unpack_from(_packet)
             if kind != m.DATA or theirs != seq:
-                raise DaemonGone(f"the daemon sent message type {kind} in the place of a fragment")
+                raise DaemonGone(f"the daemon sent message type {kind} instead of a fragment")
             self._no_fd(kind)
         await self._send(m.encode(m.ANSWER, seq, args=(0 if good else -errno.EFAULT, 0, 0, 0)))
 
@@ -237,9 +239,9 @@ class Channel:
             await self._send(m.encode(m.ANSWER, seq, args=(-errno.EBADF, 0, 0, 0)))
 
     def _no_fd(self, kind: int) -> None:
-        """Nobody would close an fd that came with this packet; `close` does."""
+        """Refuse an fd that came where none belongs; `close` closes it."""
         if self._fd >= 0:
-            raise DaemonGone(f"the daemon sent an fd where none belongs, with message type {kind}")
+            raise DaemonGone(f"the daemon sent an unexpected fd with message type {kind}")
 
     # --- packets ---
 
@@ -258,12 +260,12 @@ class Channel:
             except BlockingIOError:
                 await trio.lowlevel.wait_writable(self.sock)
             except (BrokenPipeError, ConnectionError):
-                raise DaemonGone("the daemon is gone") from None
+                raise DaemonGone("the daemon closed the connection") from None
             else:
                 return
 
     async def _receive(self) -> int:
-        """Take a packet into `_packet`, and its fd, if one came, into `_fd`: its size."""
+        """Receive a packet into `_packet`, and its fd, if any, into `_fd`; return its size."""
         while True:
             await trio.lowlevel.wait_readable(self.sock)
             try:
@@ -276,11 +278,11 @@ class Channel:
                 if kind == socket.SCM_RIGHTS:
                     self._fd = array.array("i", rights)[0]
             if size < m.HEADER_SIZE:
-                raise DaemonGone("the daemon hung up")
+                raise DaemonGone("the daemon closed the connection")
             return size
 
     def close(self) -> None:
-        """Hang up; fds that came with a call which did not end are closed, for nobody knows of them."""
+        """Close the connection, and the fds that came with an unfinished call: nobody else knows of them."""
         if self.open:
             self.open = False
             trio.lowlevel.notify_closing(self.sock)

@@ -17,19 +17,19 @@ class Container(File):
     """A container; every method raises OSError with the kernel's errno."""
 
     async def get_api_version(self) -> int:
-        """VFIO_GET_API_VERSION."""
+        """Call VFIO_GET_API_VERSION."""
         return await self.ioctl(c.VFIO_GET_API_VERSION)
 
     async def check_extension(self, extension: int) -> int:
-        """VFIO_CHECK_EXTENSION: 0 or 1."""
+        """Call VFIO_CHECK_EXTENSION; return 0 or 1."""
         return await self.ioctl(c.VFIO_CHECK_EXTENSION, extension)
 
     async def set_iommu(self, kind: int = c.VFIO_TYPE1v2_IOMMU) -> None:
-        """VFIO_SET_IOMMU: EINVAL without a group, ENODEV for an unknown type."""
+        """Call VFIO_SET_IOMMU: EINVAL without a group, ENODEV for an unknown type."""
         await self.ioctl(c.VFIO_SET_IOMMU, kind)
 
     async def get_info_bytes(self) -> bytes:
-        """VFIO_IOMMU_GET_INFO with as much room as the kernel asks for: the struct and its capability chain."""
+        """Call VFIO_IOMMU_GET_INFO with a buffer as large as its argsz; return the struct with its capability chain."""
         size = s.IommuType1Info.SIZE
         while True:
             buffer = bytearray(s.IommuType1Info(argsz=size).build().ljust(size, b"\0"))
@@ -40,15 +40,15 @@ class Container(File):
             size = needed
 
     async def get_info(self) -> s.IommuType1Info:
-        """VFIO_IOMMU_GET_INFO without its capabilities."""
+        """Call VFIO_IOMMU_GET_INFO; return the struct without its capabilities."""
         return s.IommuType1Info.parse(await self.get_info_bytes())
 
     async def capabilities(self) -> dict[int, bytes]:
-        """The capability chain of VFIO_IOMMU_GET_INFO: id -> bytes from its header on."""
+        """Return the capability chain of VFIO_IOMMU_GET_INFO: id -> bytes from its header on."""
         return chain(await self.get_info_bytes(), s.IommuType1Info)
 
     async def map_dma(self, vaddr: int, iova: int, size: int, flags: int = _READ_WRITE) -> None:
-        """VFIO_IOMMU_MAP_DMA: EINVAL, EEXIST, ENOSPC, EFAULT, ENOMEM."""
+        """Call VFIO_IOMMU_MAP_DMA: EINVAL, EEXIST, ENOSPC, EFAULT, ENOMEM."""
         request = s.IommuType1DmaMap(flags=flags, vaddr=vaddr, iova=iova, size=size)
         await self.ioctl_buffer(c.VFIO_IOMMU_MAP_DMA, bytearray(request.build()))
 
@@ -60,14 +60,14 @@ class Container(File):
         bitmap: bytearray | memoryview | None = None,
         pgsize: int = _PAGE,
     ) -> int:
-        """VFIO_IOMMU_UNMAP_DMA: how many bytes were unmapped.
+        """Call VFIO_IOMMU_UNMAP_DMA; return the number of bytes unmapped.
 
         Args:
-            iova: where to begin.
+            iova: start of the range.
             size: in bytes.
-            flags: GET_DIRTY_BITMAP is added when there is a bitmap.
-            bitmap: gets the dirty pages of what was unmapped; zero it first, the kernel only sets bits.
-            pgsize: what a bit of it stands for.
+            flags: GET_DIRTY_BITMAP is added if there is a bitmap.
+            bitmap: receives the dirty pages of what was unmapped; zero it first, as the kernel only sets bits.
+            pgsize: bytes that one bit stands for.
         """
         if bitmap is None:
             buffer = bytearray(s.IommuType1DmaUnmap(flags=flags, iova=iova, size=size).build())
@@ -86,11 +86,11 @@ class Container(File):
     # --- VFIO_IOMMU_DIRTY_PAGES ---
 
     async def dirty_start(self) -> None:
-        """Begin to track; what is pinned is dirty at once. EACCES with type1 v1, ENOMEM."""
+        """Start dirty tracking; pinned pages are dirty at once. EACCES with type1 v1, ENOMEM."""
         await self._dirty(c.VFIO_IOMMU_DIRTY_PAGES_FLAG_START)
 
     async def dirty_stop(self) -> None:
-        """End tracking; what was dirty is forgotten."""
+        """Stop dirty tracking; all dirty bits are dropped."""
         await self._dirty(c.VFIO_IOMMU_DIRTY_PAGES_FLAG_STOP)
 
     async def _dirty(self, flags: int, tail: bytes = b"") -> None:
@@ -101,12 +101,12 @@ class Container(File):
     async def dirty_bitmap(
         self, iova: int, size: int, pgsize: int = _PAGE, out: bytearray | None = None
     ) -> bytearray:
-        """Take the dirty bitmap of [iova, iova+size), which is clean afterwards.
+        """Return the dirty bitmap of [iova, iova+size) and clear it in the container (GET_BITMAP).
 
-        Holes of the mapping keep what `out` held: zeroes if it is made here.
+        Parts of the range that no mapping covers keep the contents of `out`; they are zero in a new bitmap.
 
         Raises:
-            OSError: EINVAL, EFAULT, as the kernel.
+            OSError: EINVAL, EFAULT, as in the kernel.
         """
         bitmap = bytearray(dirty.bitmap_size(size, pgsize)) if out is None else out
         address, keep = procmem.address_of(bitmap)
@@ -117,14 +117,14 @@ class Container(File):
         return bitmap
 
     async def dirty_ranges(self, iova: int, size: int, pgsize: int = _PAGE) -> list[tuple[int, int]]:
-        """`dirty_bitmap` as (iova, size) ranges."""
+        """Return `dirty_bitmap` as (iova, size) ranges."""
         return dirty.ranges(await self.dirty_bitmap(iova, size, pgsize), iova, size, pgsize)
 
 
 def chain(
     data: bytes, struct: type[s.IommuType1Info] | type[s.RegionInfo] | type[s.DeviceInfo]
 ) -> dict[int, bytes]:
-    """Follow a capability chain: id -> bytes from its header to the next one's, or the end."""
+    """Follow a capability chain; return id -> bytes from its header to the next header, or to the end."""
     offset = struct.parse(data).cap_offset
     found: dict[int, bytes] = {}
     while offset:

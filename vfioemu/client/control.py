@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A client of the control socket under trio; vfioemu/wire/control.py is the protocol."""
+"""Client of the control socket under trio; vfioemu/wire/control.py has the protocol."""
 
 import contextlib
 import os
@@ -18,10 +18,10 @@ __all__ = ["Control", "ControlError", "control"]
 
 
 class Control:
-    """A connection to the control socket; `control` makes one.
+    """A connection to the control socket; made by `control`.
 
     Attributes:
-        greeting: what the daemon said first; `vfioemu` has its version, commands and pid.
+        greeting: the daemon's greeting; `vfioemu` has its version, commands and pid.
     """
 
     def __init__(self, stream: trio.SocketStream) -> None:
@@ -29,44 +29,44 @@ class Control:
         self._stream = stream
         self._side = ClientSide()
         self._lock = trio.Lock()
-        """Held from a request to its answer: answers come in the order of the requests."""
+        """Held from a request to its answer: answers come in order, so two callers would take each other's."""
 
     async def call(self, command: str, **arguments: object) -> object:
-        """Execute a command: what it returns.
+        """Execute a command and return its result.
 
         Raises:
-            ControlError: it was refused.
-            DaemonGone: the daemon hung up, or breaks the protocol.
+            ControlError: the daemon refuses the command.
+            DaemonGone: the daemon closed the connection, or broke the protocol.
         """
         async with self._lock:
             try:
                 await self._stream.send_all(self._side.request(command, arguments))
             except trio.BrokenResourceError:
-                raise DaemonGone("the control socket is closed") from None
+                raise DaemonGone("the daemon closed the control connection") from None
             answer = await self._receive(self._side.answer)
         return answer.value
 
     async def greet(self) -> None:
-        """Take the daemon's greeting.
+        """Receive the daemon's greeting.
 
         Raises:
-            ControlError: it has no room for another connection.
-            DaemonGone: it hung up, or is no vfioemu daemon.
+            ControlError: TooManyConnections.
+            DaemonGone: it closed the connection, or is not a vfioemu daemon.
         """
         self.greeting = {"vfioemu": await self._receive(self._side.greeting)}
 
     async def _receive(self, take: Callable[[], T | None]) -> T:
-        """Receive until `take` finds something."""
+        """Receive until `take` returns something other than None."""
         try:
             while (taken := take()) is None:
                 part = await self._stream.receive_some()
                 if not part:
-                    raise DaemonGone("the control socket is closed")
+                    raise DaemonGone("the daemon closed the control connection")
                 self._side.feed(part)
         except trio.BrokenResourceError:
-            raise DaemonGone("the control socket is closed") from None
+            raise DaemonGone("the daemon closed the control connection") from None
         except ProtocolError as error:
-            raise DaemonGone(f"the control socket: {error}") from None
+            raise DaemonGone(f"control socket: {error}") from None
         return taken
 
 
@@ -76,11 +76,11 @@ async def control(path: str | os.PathLike[str], *, uid: int | None = None) -> As
 
     Args:
         path: the socket.
-        uid: whose daemon it is to be; by default whom $VFIOEMU_UID names, or our own user.
+        uid: the user that the daemon must belong to; by default the one that $VFIOEMU_UID names, or our own.
 
     Raises:
-        OSError: what connect(2) says; StrangerError (EPERM): it is somebody else's.
-        ControlError: it has no room for another connection.
+        OSError: from connect(2); StrangerError (EPERM): the daemon belongs to another user.
+        ControlError: TooManyConnections.
     """
     async with await trio.open_unix_socket(os.fspath(path)) as stream:
         trust.check(stream.socket, path, None if uid is None else trust.seen(uid))

@@ -19,17 +19,17 @@ class Device(File):
     """A device; every method raises OSError with the kernel's errno."""
 
     async def info(self) -> s.DeviceInfo:
-        """VFIO_DEVICE_GET_INFO."""
+        """Call VFIO_DEVICE_GET_INFO."""
         buffer = bytearray(s.DeviceInfo().build())
         await self.ioctl_buffer(c.VFIO_DEVICE_GET_INFO, buffer)
         return s.DeviceInfo.parse(buffer)
 
     async def region_info(self, index: int) -> s.RegionInfo:
-        """VFIO_DEVICE_GET_REGION_INFO without its capabilities: EINVAL."""
+        """Call VFIO_DEVICE_GET_REGION_INFO, without capabilities: EINVAL."""
         return s.RegionInfo.parse(await self._region_info(index, s.RegionInfo.SIZE))
 
     async def region_capabilities(self, index: int) -> dict[int, bytes]:
-        """The capability chain of a region: id -> bytes from its header on."""
+        """Return the capability chain of a region: id -> bytes from its header on."""
         size = (await self.region_info(index)).argsz
         return chain(await self._region_info(index, max(size, s.RegionInfo.SIZE)), s.RegionInfo)
 
@@ -39,32 +39,32 @@ class Device(File):
         return bytes(buffer)
 
     async def irq_info(self, index: int) -> s.IrqInfo:
-        """VFIO_DEVICE_GET_IRQ_INFO: EINVAL."""
+        """Call VFIO_DEVICE_GET_IRQ_INFO: EINVAL."""
         buffer = bytearray(s.IrqInfo(index=index).build())
         await self.ioctl_buffer(c.VFIO_DEVICE_GET_IRQ_INFO, buffer)
         return s.IrqInfo.parse(buffer)
 
     async def set_irqs(self, flags: int, index: int, start: int, count: int, data: bytes = b"") -> None:
-        """VFIO_DEVICE_SET_IRQS with raw data: EINVAL, ENOTTY, EBADF."""
+        """Call VFIO_DEVICE_SET_IRQS with raw data: EINVAL, ENOTTY, EBADF."""
         request = s.IrqSet(
             argsz=s.IrqSet.SIZE + len(data), flags=flags, index=index, start=start, count=count
         )
         await self.ioctl_buffer(c.VFIO_DEVICE_SET_IRQS, bytearray(request.build() + data))
 
     async def set_irq_eventfds(self, index: int, fds: Sequence[int], start: int = 0) -> None:
-        """Have interrupts signal eventfds; -1 takes one away."""
+        """Connect interrupts to eventfds; -1 disconnects one."""
         data = b"".join(fd.to_bytes(4, "little", signed=True) for fd in fds)
         flags = c.VFIO_IRQ_SET_DATA_EVENTFD | c.VFIO_IRQ_SET_ACTION_TRIGGER
         await self.set_irqs(flags, index, start, len(fds), data)
 
     async def reset(self) -> None:
-        """VFIO_DEVICE_RESET: EINVAL for a device without."""
+        """Call VFIO_DEVICE_RESET: EINVAL if the device has no reset."""
         await self.ioctl(c.VFIO_DEVICE_RESET)
 
     # --- VFIO_DEVICE_FEATURE ---
 
     async def feature(self, flags: int, payload: bytearray | None = None) -> int:
-        """VFIO_DEVICE_FEATURE with `payload` behind the header, updated in place: ENOTTY, EINVAL."""
+        """Call VFIO_DEVICE_FEATURE with `payload` after the header, updated in place: ENOTTY, EINVAL."""
         body = bytearray() if payload is None else payload
         header = s.DeviceFeature(argsz=s.DeviceFeature.SIZE + len(body), flags=flags)
         buffer = bytearray(header.build() + body)
@@ -74,7 +74,7 @@ class Device(File):
             body[:] = buffer[s.DeviceFeature.SIZE :]
 
     async def probe(self, feature: int, op: int = 0) -> bool:
-        """Whether the device has a feature (and, with VFIO_DEVICE_FEATURE_GET or _SET, that operation)."""
+        """Return True if the device has a feature (and, with VFIO_DEVICE_FEATURE_GET or _SET, that operation)."""
         try:
             await self.feature(feature | c.VFIO_DEVICE_FEATURE_PROBE | op)
         except OSError as error:
@@ -84,26 +84,26 @@ class Device(File):
         return True
 
     async def migration_flags(self) -> int:
-        """VFIO_DEVICE_FEATURE_MIGRATION: VFIO_MIGRATION_*; ENOTTY without migration."""
+        """Read VFIO_DEVICE_FEATURE_MIGRATION; return VFIO_MIGRATION_* flags. ENOTTY without migration."""
         payload = bytearray(s.DeviceFeatureMigration.SIZE)
         await self.feature(c.VFIO_DEVICE_FEATURE_GET | c.VFIO_DEVICE_FEATURE_MIGRATION, payload)
         return s.DeviceFeatureMigration.parse(payload).flags
 
     async def set_state(self, state: int) -> DataFd | None:
-        """Change the migration state: the data fd of a new session, if one begins; EINVAL and what the device says."""
+        """Set the migration state; return the data fd if a session begins. EINVAL, and errnos of the device."""
         payload = bytearray(s.DeviceFeatureMigState(device_state=state, data_fd=-1).build())
         await self.feature(c.VFIO_DEVICE_FEATURE_SET | c.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE, payload)
         fd = s.DeviceFeatureMigState.parse(payload).data_fd
         return DataFd(self.session, fd) if fd >= 0 else None
 
     async def get_state(self) -> int:
-        """The migration state."""
+        """Return the migration state, VFIO_DEVICE_STATE_*."""
         payload = bytearray(s.DeviceFeatureMigState.SIZE)
         await self.feature(c.VFIO_DEVICE_FEATURE_GET | c.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE, payload)
         return s.DeviceFeatureMigState.parse(payload).device_state
 
     async def stop_copy_length(self) -> int:
-        """VFIO_DEVICE_FEATURE_MIG_DATA_SIZE."""
+        """Read VFIO_DEVICE_FEATURE_MIG_DATA_SIZE, in bytes."""
         payload = bytearray(s.DeviceFeatureMigDataSize.SIZE)
         await self.feature(c.VFIO_DEVICE_FEATURE_GET | c.VFIO_DEVICE_FEATURE_MIG_DATA_SIZE, payload)
         return s.DeviceFeatureMigDataSize.parse(payload).stop_copy_length
@@ -111,7 +111,7 @@ class Device(File):
     # --- DMA logging ---
 
     async def logging_start(self, page_size: int, ranges: Sequence[tuple[int, int]]) -> int:
-        """DMA_LOGGING_START on (iova, length) ranges: the page size that the device chose."""
+        """Start DMA logging on (iova, length) ranges; return the page size that the device chose."""
         table = b"".join(
             s.DeviceFeatureDmaLoggingRange(iova=iova, length=length).build() for iova, length in ranges
         )
@@ -125,13 +125,13 @@ class Device(File):
         return s.DeviceFeatureDmaLoggingControl.parse(payload).page_size
 
     async def logging_stop(self) -> None:
-        """DMA_LOGGING_STOP."""
+        """Stop DMA logging."""
         await self.feature(c.VFIO_DEVICE_FEATURE_SET | c.VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP)
 
     async def logging_report(
         self, iova: int, length: int, page_size: int = _PAGE, bitmap: bytearray | None = None
     ) -> bytearray:
-        """DMA_LOGGING_REPORT: bits are added to `bitmap` (a new one if None), and forgotten by the device."""
+        """Read DMA_LOGGING_REPORT: OR its bits into `bitmap` (a new one if None); the device clears them."""
         bits = -(-length // page_size)
         out = bytearray(-(-bits // 64) * 8) if bitmap is None else bitmap
         address, keep = procmem.address_of(out)

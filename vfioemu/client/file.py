@@ -25,11 +25,11 @@ class File:
     """An open file. All calls raise OSError with the kernel's errno.
 
     Args:
-        session: through which calls are made.
-        fd: a token; owned by the file from now on.
+        session: makes the calls.
+        fd: a token; the file owns it from now on.
 
     Raises:
-        OSError: EBADF, the fd is no token.
+        OSError: EBADF, the fd is not a token.
     """
 
     def __init__(self, session: "Session", fd: int) -> None:
@@ -42,10 +42,10 @@ class File:
         self._fd = fd
 
     def fileno(self) -> int:
-        """The fd.
+        """Return the fd.
 
         Raises:
-            OSError: EBADF, it is closed.
+            OSError: EBADF, the file is closed.
         """
         if self._fd < 0:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
@@ -53,18 +53,18 @@ class File:
 
     @property
     def closed(self) -> bool:
-        """Whether `close` was called."""
+        """True after `close`."""
         return self._fd < 0
 
     def close(self) -> None:
-        """close(2): what the kernel does at the last close has happened before any later call is answered."""
+        """Call close(2). The work of a last close is done before any later call is answered."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             self.session.forget(self.serial)
             os.close(fd)
 
     def detach(self) -> int:
-        """Give the fd away, open."""
+        """Return the fd, still open, and give up its ownership."""
         fd = self.fileno()
         self._fd = -1
         return fd
@@ -76,7 +76,7 @@ class File:
         self.close()
 
     def poll(self) -> int:
-        """poll(2) for IN, OUT and PRI with no time to wait: revents."""
+        """Call poll(2) for IN, OUT and PRI without waiting; return revents."""
         poller = select.poll()
         poller.register(self.fileno(), _EVENTS)
         ready = poller.poll(0)
@@ -85,9 +85,9 @@ class File:
     # --- ioctl ---
 
     async def ioctl(self, cmd: int, arg: int = 0) -> int:
-        """ioctl(2) with a number, or an address of this process's memory, as its argument.
+        """Call ioctl(2) with a number, or an address in this process, as its argument.
 
-        Whatever lies at the address is read and written as the kernel would: any address is safe.
+        The daemon reads and writes at the address as the kernel would, so any address is safe.
         """
         offer = None
         if arg >= _PAGE and self.session.greeting.memory_mode is m.MemoryMode.ASK:
@@ -96,7 +96,7 @@ class File:
         return self._result(reply.result)
 
     async def ioctl_buffer(self, cmd: int, buffer: bytearray | memoryview) -> int:
-        """ioctl(2) with the address of `buffer`, which is updated in place."""
+        """Call ioctl(2) with the address of `buffer`, which is updated in place."""
         address, keep = procmem.address_of(buffer)
         view = memoryview(buffer)
         offer = view[: m.MAX_DATA]
@@ -109,46 +109,46 @@ class File:
     # --- read and write ---
 
     async def read(self, size: int) -> bytes:
-        """read(2)."""
+        """Call read(2)."""
         return await self._read(m.READ, size, 0)
 
     async def pread(self, size: int, offset: int) -> bytes:
-        """pread(2)."""
+        """Call pread(2)."""
         return await self._read(m.PREAD, size, offset)
 
     async def write(self, data: bytes | bytearray | memoryview) -> int:
-        """write(2)."""
+        """Call write(2)."""
         return await self._write(m.WRITE, data, 0)
 
     async def pwrite(self, data: bytes | bytearray | memoryview, offset: int) -> int:
-        """pwrite(2)."""
+        """Call pwrite(2)."""
         return await self._write(m.PWRITE, data, offset)
 
     async def read_at(self, address: int, size: int) -> int:
-        """read(2) into this process's memory at any address: EFAULT if it is a bad one."""
+        """Call read(2) into any address of this process: EFAULT for a bad one."""
         return self._result((await self._call(m.READ, address & m.U64, size & m.U64)).result)
 
     async def write_at(self, address: int, size: int) -> int:
-        """write(2) from any address."""
+        """Call write(2) from any address."""
         return self._result((await self._call(m.WRITE, address & m.U64, size & m.U64)).result)
 
     async def pread_at(self, address: int, size: int, offset: int) -> int:
-        """pread(2) into any address."""
+        """Call pread(2) into any address."""
         reply = await self._call(m.PREAD, address & m.U64, size & m.U64, offset & m.U64)
         return self._result(reply.result)
 
     async def pwrite_at(self, address: int, size: int, offset: int) -> int:
-        """pwrite(2) from any address."""
+        """Call pwrite(2) from any address."""
         reply = await self._call(m.PWRITE, address & m.U64, size & m.U64, offset & m.U64)
         return self._result(reply.result)
 
     async def mmap_fd(self, size: int, prot: int, offset: int, *, shared: bool = True) -> tuple[int, int]:
-        """mmap(2), all but the mapping: an fd (the caller's), and where in it lies what is to be mapped.
+        """Do mmap(2) up to the mapping; return an fd, which the caller owns, and the offset to map in it.
 
-        Whoever maps it keeps the file open meanwhile, by a copy of its fd.
+        The caller must keep a copy of the file's fd open for as long as the memory is mapped, as a VMA does in the kernel.
 
         Raises:
-            OSError: what the kernel's mmap would; ENODEV for files that have none.
+            OSError: as mmap(2); ENODEV for files without mmap.
         """
         reply = await self._call(m.MMAP, offset & m.U64, size & m.U64, prot, int(shared))
         self._result(reply.result)
@@ -157,7 +157,7 @@ class File:
         return reply.fd, reply.start
 
     async def mmap(self, size: int, prot: int = mmap.PROT_READ | mmap.PROT_WRITE, offset: int = 0) -> Mapping:
-        """mmap(2), shared; EINVAL, ENODEV. The file stays open for as long as it is mapped."""
+        """Call mmap(2), shared: EINVAL, ENODEV. The file stays open while it is mapped."""
         fd, start = await self.mmap_fd(size, prot, offset)
         try:
             return Mapping.of(self.fileno(), fd, size, prot, start)
@@ -178,7 +178,7 @@ class File:
         data: bytes | bytearray | memoryview | None = None,
     ) -> Reply:
         fd = self.fileno()
-        arg3 |= (fd + 1) << 32  # for traces: what we call it
+        arg3 |= (fd + 1) << 32  # shows our fd number in traces
         return await self.session.token_call(
             type, fd, self.serial, arg0, arg1, arg2, arg3, flags=flags, data=data
         )
@@ -207,7 +207,7 @@ class File:
 
 
 def _readable(address: int) -> bytearray | None:
-    """The first bytes at an address, as far as its page can be read; None if it cannot."""
+    """Return the first bytes at an address, up to the end of its page; None if they cannot be read."""
     size = min(_PREFETCH, _PAGE - address % _PAGE)
     data = bytearray(size)
     return data if address < 1 << 63 and procmem.read_into(os.getpid(), address, data) == size else None

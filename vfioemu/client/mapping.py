@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A mapping of an emulated file, which is a reference to it, as a VMA is in the kernel."""
+"""A mapping of an emulated file; it holds a reference to the file, as a VMA does in the kernel."""
 
 import mmap
 import os
@@ -7,7 +7,7 @@ from typing import Self
 
 
 class _Hold:
-    """An fd that goes with whoever refers to it."""
+    """Owner of an fd, which is closed with the last reference to the object."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -22,16 +22,16 @@ class _Hold:
 
 
 class Mapping(mmap.mmap):
-    """Mapped memory of a file: it stays open, whoever closes it, until `close`, or until nobody has the mapping any more."""
+    """Mapped memory of a file. The file stays open until the mapping is closed or its last reference goes."""
 
     _hold: _Hold
 
     @classmethod
     def of(cls, token: int, fd: int, size: int, prot: int, start: int) -> Self:
-        """Map `size` bytes of `fd` from `start` on, shared, and hold the file that is open as `token`.
+        """Map `size` bytes of `fd` from `start`, shared, and hold the file that is open as `token`.
 
         Raises:
-            OSError: EMFILE, what mmap(2) says.
+            OSError: EMFILE; from mmap(2).
         """
         hold = _Hold(os.dup(token))
         mapping = cls(fd, size, mmap.MAP_SHARED, prot, offset=start)
@@ -42,6 +42,6 @@ class Mapping(mmap.mmap):
         self.close()
 
     def close(self) -> None:
-        """Unmap it; BufferError while somebody has a view of it."""
+        """Unmap the memory; BufferError while a view of it exists."""
         super().close()
         self._hold.close()

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Memory to map for DMA: a memfd, mapped here, which the daemon maps too; sealed, its accesses need no guard."""
+"""Memory to map for DMA: a memfd that is mapped here and by the daemon.
+
+A sealed one cannot shrink, so the daemon accesses it without guarding against SIGBUS.
+"""
 
 import fcntl
 import mmap
@@ -18,10 +21,10 @@ class Memory:
 
     Args:
         size: in bytes, a multiple of the page size.
-        sealed: seal it against changing its size; without, the daemon guards its accesses.
+        sealed: seal the size; otherwise the daemon guards its accesses.
 
     Attributes:
-        address: where it is.
+        address: its address here.
         view: its bytes; a memoryview keeps the memory mapped.
         fd: the memfd.
     """
@@ -46,18 +49,18 @@ class Memory:
         return self.size
 
     def populate(self) -> None:
-        """Touch every page, so that none has to be made present later."""
+        """Touch every page, so that no later access has to allocate one."""
         procmem.populate(self.address, self.size // mmap.PAGESIZE, writable=True)
 
     def discard(self) -> None:
-        """Give the pages back; the memory reads as zeroes. `Session.discard` is for what may be mapped for DMA."""
+        """Free the pages; they read as zeroes. Use `Session.discard` for memory that may be mapped for DMA."""
         self._map.madvise(mmap.MADV_REMOVE)
 
     def close(self) -> None:
-        """Unmap it. Views of it must be gone.
+        """Unmap the memory. Views of it must be released first.
 
         Raises:
-            BufferError: somebody else still has a view.
+            BufferError: a view still exists.
         """
         if self.fd < 0:
             return
@@ -67,7 +70,7 @@ class Memory:
         self.fd = -1
 
     def abandon(self) -> None:
-        """Give it up whoever has a view of it: it is unmapped when the last view goes."""
+        """Give the memory up although views may exist; it is unmapped with the last of them."""
         if self.fd < 0:
             return
         self.view = memoryview(b"")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""A session with a daemon: connections, tokens, and memory.
+"""A session with a daemon: its connections, tokens and memory.
 
-Each task that is in a call has a connection of its own, taken from a pool, so calls of several tasks run at the same time as
-those of several threads do in the kernel.
+Each task takes a connection from a pool for the time of a call. So calls of several tasks run at the same time, as calls of
+several threads do in the kernel.
 """
 
 import contextlib
@@ -38,14 +38,14 @@ def _has_ipc_lock() -> bool:
 
 
 class Session:
-    """A session; `connect` makes one.
+    """A session; made by `connect`.
 
-    The daemon ends a session with its last connection, and a cancelled call ends its connection. So one that makes no calls is
-    kept: the service connection, or the first one.
+    The daemon ends a session with its last connection, and a cancelled call closes its connection. So one connection without
+    calls is kept: the service connection, or the first one.
 
     Attributes:
-        number: what the control socket calls it.
-        greeting: what the daemon said of itself.
+        number: its number on the control socket.
+        greeting: the daemon's greeting.
     """
 
     def __init__(
@@ -77,10 +77,10 @@ class Session:
         data: bytes | bytearray | memoryview | None = None,
         fd: int = -1,
     ) -> Reply:
-        """Make a call on a connection of the pool; negative results are returned.
+        """Make a call on a connection of the pool; a negative result is returned, not raised.
 
         Raises:
-            DaemonGone: the daemon hung up.
+            DaemonGone: the daemon closed the connection.
         """
         async with self._limiter:
             channel = self._idle.pop() if self._idle else await self._new_channel()
@@ -105,7 +105,7 @@ class Session:
         flags: int = 0,
         data: bytes | bytearray | memoryview | None = None,
     ) -> Reply:
-        """Make a call on the token `fd`, proving it if need be."""
+        """Make a call on the token `fd`; send the fd as proof if the daemon demands it."""
         proof = -1 if serial in self._proved else fd
         reply = await self.call(type, serial, arg0, arg1, arg2, arg3, flags=flags, data=data, fd=proof)
         if reply.flags & m.F_UNPROVED:
@@ -126,24 +126,24 @@ class Session:
         return channel
 
     def pool(self, channel: Channel) -> None:
-        """A connection can be used for calls."""
+        """Add a connection to the pool."""
         self._idle.append(channel)
 
     def adopted(self, serial: int) -> None:
-        """The daemon itself gave us that token, so it needs no proof."""
+        """Note a token that the daemon gave to us; it needs no proof."""
         self._proved.add(serial)
 
     def forget(self, serial: int) -> None:
-        """The token is closed here."""
+        """Note that a token was closed here."""
         self._proved.discard(serial)
 
     # --- files ---
 
     async def open(self, path: str, flags: int = os.O_RDWR) -> int:
-        """open(2) of a device node: the new fd.
+        """Call open(2) on a device node; return the new fd.
 
         Raises:
-            OSError: ENOENT, EBUSY, and what else the kernel answers; EMFILE.
+            OSError: ENOENT, EBUSY and the kernel's other errnos; EMFILE.
         """
         reply = await self.call(m.OPEN, 0, flags, data=path.encode("utf-8", "surrogateescape"))
         if reply.result < 0:
@@ -159,8 +159,8 @@ class Session:
         """Open /dev/vfio/vfio.
 
         Args:
-            options: what the container has of its own, as in protocol/wire.md: ``profile=RELEASE``,
-                ``quirks="clean"``, ``manual_clear="fixed"``; EINVAL for what there is not.
+            options: properties of this container, as in protocol/wire.md: ``profile=RELEASE``, ``quirks="clean"``,
+                ``manual_clear="fixed"``; EINVAL for an unknown one.
         """
         words = [f"{name.replace('_', '-')}={value}" for name, value in options.items()]
         return Container(self, await self.open(",".join(["/dev/vfio/vfio", *words])))
@@ -170,7 +170,7 @@ class Session:
         return Group(self, await self.open(f"/dev/vfio/{number}"))
 
     def kind_of(self, fd: int) -> FdKind | None:
-        """What an fd is; None if it is no token of this daemon."""
+        """Return the kind of an fd; None if it is not a token of this daemon."""
         name = names.of_fd(fd)
         if name is None or name.daemon_id != self.greeting.daemon_id:
             return None
@@ -179,7 +179,7 @@ class Session:
     # --- memory ---
 
     async def share_memory(self, memory: Memory) -> None:
-        """Let the daemon map the memory itself, for DMA that need not ask.
+        """Share memory with the daemon, which maps it and needs no request per DMA.
 
         Raises:
             OSError: EPERM for a file that cannot be shared, EEXIST, ENOSPC.
@@ -187,21 +187,23 @@ class Session:
         await self.share(memory.address, memory.size, memory.fd, 0)
 
     async def share(self, vaddr: int, size: int, fd: int, offset: int) -> None:
-        """Tell the daemon that [vaddr, vaddr+size) is a shared mapping of `fd` from `offset`; as `share_memory`."""
+        """Share [vaddr, vaddr+size), a shared mapping of `fd` from `offset`; errnos as `share_memory`."""
         self._check(await self.call(m.MEM_SHARE, 0, vaddr, size, offset, fd=fd))
 
     async def discard(self, memory: Memory) -> None:
-        """Give the pages of memory back, as a balloon does: it reads as zeroes from now on.
+        """Free the pages of memory, as a balloon does; they read as zeroes afterwards.
 
-        An IOMMU goes on with the pages that were mapped for DMA, which the program cannot see any more: the daemon keeps
-        them for the devices, as far as its limits go, and says so.
+        An IOMMU still uses the pages that were mapped for DMA, although the program cannot see them any more. So the daemon is
+        told first, and keeps copies of them for the devices as far as its limits allow, with a line in its log.
         """
-        await self.call(m.MEM_HOLE, 0, 0, memory.size, fd=memory.fd)  # where the daemon has mapped it
-        await self.call(m.MEM_LEAVES, 0, memory.address, memory.size, m.Leaving.DISCARDED)  # and where not
+        await self.call(m.MEM_HOLE, 0, 0, memory.size, fd=memory.fd)  # for pages that the daemon has mapped
+        await self.call(
+            m.MEM_LEAVES, 0, memory.address, memory.size, m.Leaving.DISCARDED
+        )  # for pages that it has not mapped
         memory.discard()
 
     async def set_limits(self, *, ipc_lock: bool, memlock: int | None) -> None:
-        """Tell the daemon CAP_IPC_LOCK and RLIMIT_MEMLOCK (None for infinity), for its accounting."""
+        """Report CAP_IPC_LOCK and RLIMIT_MEMLOCK (None for infinity) to the daemon, for its accounting."""
         self._limits = (m.INFINITE if memlock is None else memlock, ipc_lock)
         flags = m.F_IPC_LOCK if ipc_lock else 0
         self._check(await self.call(m.LIMITS, 0, 0, self._limits[0], flags=flags))
@@ -212,14 +214,14 @@ class Session:
             raise OSError(-reply.result, os.strerror(-reply.result))
 
     def close(self) -> None:
-        """Hang up. Files stay open until they are closed; calls on them fail."""
+        """Close all connections. Files stay open until they are closed; calls on them fail."""
         for channel in self._channels:
             channel.close()
         self._idle.clear()
 
 
 def _drain(fd: int) -> None:
-    """Take the unread packet off a token that is no longer readable."""
+    """Receive the unread packet of a token that is not readable any more."""
     sock = socket.socket(fileno=fd)
     try:
         sock.recv(1, socket.MSG_DONTWAIT)
@@ -237,11 +239,11 @@ async def connect(
 
     Args:
         path: its socket.
-        serve_memory: answer for DMA memory that is not shared, in a background task.
-        uid: whose daemon it is to be; by default whom $VFIOEMU_UID names, or our own user.
+        serve_memory: serve requests for DMA memory that is not shared, in a background task.
+        uid: the user that the daemon must belong to; by default the one that $VFIOEMU_UID names, or our own.
 
     Raises:
-        OSError: what connect(2) says; EPROTONOSUPPORT, EPERM, EMFILE; StrangerError (EPERM): it is somebody else's.
+        OSError: from connect(2); EPROTONOSUPPORT, EPERM, EMFILE; StrangerError (EPERM): it belongs to another user.
     """
     path = os.fspath(path)
     limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""Replays golden traces and compares every bit of every answer."""
+"""Replay golden traces and compare every bit of every answer."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How every call is answered: part 2 of the support matrix, made from the registry and the profiles."""
+"""Generate part 2 of the support matrix, the answers to every call, from the registry and the profiles."""
 
 import errno
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,7 +30,7 @@ open is EBADF everywhere.
 
 
 def extensions(profile: Profile) -> tuple[tuple[str, str, str, str], ...]:
-    """List the extensions: the name, CHECK_EXTENSION's answer before and after SET_IOMMU, what SET_IOMMU says to the number."""
+    """List the extensions: name, CHECK_EXTENSION before and after SET_IOMMU, and the answer of SET_IOMMU to the number."""
     nesting = ("1", "1", "yes, where no group has an IOMMU") if profile.nesting else ("0", "0", "ENODEV")
     return (
         ("VFIO_TYPE1_IOMMU", "1", "1", "yes"),
@@ -47,7 +47,7 @@ def extensions(profile: Profile) -> tuple[tuple[str, str, str, str], ...]:
 
 
 def matrix() -> str:
-    """All tables, in Markdown."""
+    """Generate all tables, in Markdown."""
     parts = [_intro()]
     for kind in FdKind:
         parts.append(f"### {_TITLES[kind]}\n")
@@ -98,7 +98,7 @@ def _ioctl(row: Ioctl) -> tuple[str, ...]:
 
 
 def _errnos(row: Ioctl) -> str:
-    """What a call may fail with; of other releases only what they answer besides or instead."""
+    """List the errnos of a call; in brackets those that other releases add or leave out."""
     usual = DEFAULT.errnos(row.kind, row.number)
     other = {}
     for profile in _others():
@@ -110,7 +110,7 @@ def _errnos(row: Ioctl) -> str:
 
 
 def _extensions() -> Iterator[tuple[str, ...]]:
-    """Rows for all extensions, each cell with what other releases say."""
+    """Yield a row for each extension; each cell includes the answers of other releases."""
     tables = {name: extensions(profile) for name, profile in PROFILES.items()}
     for at, (name, *cells) in enumerate(tables[DEFAULT.name]):
         shown = [
@@ -121,7 +121,7 @@ def _extensions() -> Iterator[tuple[str, ...]]:
 
 
 def _differences() -> Iterator[tuple[str, ...]]:
-    """One row for each fact, ioctl and feature that is not the same in all releases."""
+    """Yield a row for each fact, ioctl and feature that differs between releases."""
     for name, fact in FACTS.items():
         told = [_value(getattr(profile, name)) for profile in PROFILES.values()]
         if len(set(told)) > 1:
@@ -144,7 +144,7 @@ def _intro() -> str:
 
 
 def taken_by(fact: str) -> str:
-    """Return which releases a yes-or-no fact is true of, and which not: "6.12, not by 7.2"."""
+    """List the releases for which a yes-or-no fact is true, and those for which it is not: "6.12, not by 7.2"."""
     versions: dict[bool, list[str]] = {True: [], False: []}
     for name, profile in PROFILES.items():
         versions[getattr(profile, fact)].append(name.removeprefix("linux-"))
@@ -154,7 +154,7 @@ def taken_by(fact: str) -> str:
 
 
 def kernel(release: str) -> str:
-    """Return a release's name as people write it: Linux 6.12."""
+    """Format a release's name for people: Linux 6.12."""
     return release.replace("linux-", "Linux ")
 
 
@@ -163,13 +163,13 @@ def _others() -> list[Profile]:
 
 
 def by_release(said: Mapping[str, str]) -> str:
-    """Return what is said of the default release and, in brackets, of those of which something else is said."""
+    """Format the text for the default release, followed by differing texts for other releases in brackets."""
     usual = said[DEFAULT.name]
     return usual + _brackets({name: text for name, text in said.items() if text != usual})
 
 
 def _brackets(said: Mapping[str, str]) -> str:
-    """Texts about other releases; whose they are need not be said while there is only one."""
+    """Format texts about other releases; with only one other release its name is left out."""
     releases: dict[str, list[str]] = {}
     for name, text in said.items():
         if text:
@@ -219,6 +219,6 @@ def _names(errnos: Iterable[str]) -> str:
 
 
 def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    """A table in Markdown."""
+    """Format a table in Markdown."""
     lines = [head, tuple("---" for _ in head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What the golden traces prove of each name of <linux/vfio.h>: how many recorded calls involve it, and how many of them worked.
+"""Count the recorded calls that involve each name of <linux/vfio.h>, and those of them that succeeded.
 
-The conformance tests hold every one of these answers, bit for bit; here they are only counted.
+The conformance tests check every one of these answers bit for bit; here they are only counted.
 """
 
 import json
@@ -22,7 +22,7 @@ _ADDRESS = 0x7000_0000
 
 @dataclass(slots=True)
 class Evidence:
-    """Recorded calls by name: all, and those that did not fail."""
+    """Numbers of recorded calls by name: all, and those that succeeded."""
 
     steps: Counter[str] = field(default_factory=Counter)
     worked: Counter[str] = field(default_factory=Counter)
@@ -60,7 +60,7 @@ def _scenario(scenario: Mapping[str, Any], environment: Environment) -> Iterator
         if "out" in step:
             capture.written.put(_ADDRESS, bytes.fromhex(step["out"]))
         event = calls.ioctl(kind, cmd, argument, capture, 0 if worked else -1)
-        # CHECK_EXTENSION never fails: 0 is a no to the number that it was asked about.
+        # CHECK_EXTENSION never fails; 0 means that the extension is not supported.
         said_no = event.ioctl == "VFIO_CHECK_EXTENSION" and not step["ret"]
         yield {event.ioctl}, worked
         yield involved(event) - {event.ioctl}, worked and not said_no

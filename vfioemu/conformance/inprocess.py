@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Replays traces in this process: the core, and an in-memory process that drives it.
+"""Replay traces in this process, with the core and an in-memory process.
 
-One machine serves all scenarios, one after the other, as the recording kernel did; what a scenario leaves behind (an
-open group, a pin, a mapping, locked memory) is a failure of that scenario.
+One machine serves all scenarios one after the other, as the recorded kernel did. A scenario that leaves something behind (an
+open group, a pin, a mapping, locked memory) fails.
 """
 
 from collections.abc import Coroutine
@@ -26,7 +26,7 @@ class InProcessSystem:
         self._machine = machine
         self._parameters = dict(machine.parameters)
         self.process = Process(machine)
-        for number in range(FIRST_FD):  # the recorder's standard streams
+        for number in range(FIRST_FD):  # the recording program had its standard streams there
             self.process.fds[number] = OpenFile(NullDevice(), references=1)
         memory = self.process.memory
         self.protect = memory.protect
@@ -37,7 +37,7 @@ class InProcessSystem:
         self.null = self.process.null
 
     def allocate(self, size: int, protection: str, fill: int, align: int) -> int:
-        """New memory with guards around it."""
+        """Allocate memory with guards around it; return its address."""
         return self.process.memory.allocate(size, protection, fill=fill, align=align)
 
     async def open(self, path: str) -> Result:
@@ -65,11 +65,11 @@ class InProcessSystem:
         return self.process.pwrite(fd, address, size, offset)
 
     async def mmap(self, fd: int, size: int, protection: str, offset: int) -> tuple[Result, int]:
-        """Map an fd, shared; the in-memory process cannot look into what was mapped."""
+        """Map an fd, shared; the address is 0, as the in-memory process cannot read what was mapped."""
         return self.process.mmap(fd, size, protection, offset), 0
 
     async def poll(self, fd: int) -> int:
-        """Ask what is ready."""
+        """Return revents without waiting."""
         return self.process.poll(fd)
 
     async def close(self, fd: int) -> Result:
@@ -86,11 +86,11 @@ class InProcessSystem:
         self.process.limit_memlock(size)
 
     async def locked_kib(self) -> int:
-        """VmLck as the core accounts it."""
+        """Return VmLck as the core accounts it, in KiB."""
         return self.process.locked_pages * 4
 
     async def leave(self) -> tuple[str, ...]:
-        """exit(2), and the gauges that are not back to zero."""
+        """End the process; return the gauges that are not back to zero."""
         self.process.exit()
         self._machine.parameters.update(self._parameters)
         left = {name: value for name, value in holdings(self._machine).items() if value}
@@ -100,7 +100,7 @@ class InProcessSystem:
 
 
 class InProcessRunner:
-    """Runs scenarios on one machine, one after the other.
+    """Run scenarios on one machine, one after the other.
 
     Args:
         spec: the machine.
@@ -111,20 +111,20 @@ class InProcessRunner:
         self._machine = Machine(spec, load_models())
 
     def run(self, scenario: Scenario, environment: Environment) -> list[Difference]:
-        """Replay a scenario in a new process; returns every difference."""
+        """Replay a scenario in a new process; return every difference."""
         clean = False
         try:
             system = InProcessSystem(self._machine)
             differences = run_sync(Replay(system, environment).run(scenario))
             clean = not differences
         finally:
-            if not clean:  # whatever is left of it must not disturb the next one
+            if not clean:  # state left by a failed scenario must not affect the next one
                 self._machine = Machine(self._spec, load_models())
         return differences
 
 
 def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that never waits."""
+    """Run a coroutine that never waits; return its value."""
     try:
         coroutine.send(None)
     except StopIteration as stop:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Replays traces through a live daemon: real sockets, real memory, a new process for each scenario.
+"""Replay traces through a live daemon: real sockets, real memory, a new process for each scenario.
 
-The daemon runs in a process of its own, and each scenario in a process that ends with it, as the recorded one did; both
-are forked from the runner. Steps follow one another without a pause.
+The daemon runs in a process of its own; each scenario runs in a process that ends with it, as the recorded one did. Both are
+forked from the runner. Steps follow one another without a pause.
 """
 
 import contextlib
@@ -32,23 +32,23 @@ from vfioemu.world import Refusal, RefusedError, end_of, refusal
 
 SCENARIO_TIMEOUT: Final = 60.0
 LEAVE_TIMEOUT: Final = 5.0
-"""How long a daemon may take to notice that a client has died."""
+"""Limit for a daemon to notice that a client has died, in seconds."""
 _REFUSED: Final = b"\0"
-"""Begins what a daemon says that cannot start; in the place of its socket's path."""
+"""First byte of the refusal that a daemon sends instead of its socket's path if it cannot start."""
 HOLDINGS: Final = ("containers", "files", "locked_pages", "sessions")
-"""What is empty or 0 in a daemon's `stats` when nobody has anything open."""
+"""Keys of `stats` that are empty or 0 when nothing is open."""
 
 
 class DiedError(Exception):
-    """A process that was to answer has died."""
+    """A process died before it answered."""
 
 
 class LiveRunner:
-    """Runs scenarios on one daemon, one after the other; a context manager.
+    """Run scenarios on one daemon, one after the other; a context manager.
 
     Args:
         spec: the daemon's machine.
-        memory: how it reaches memory, ``"ask"`` or ``"process_vm"``.
+        memory: how it reaches client memory, ``"ask"`` or ``"process_vm"``.
     """
 
     def __init__(self, spec: MachineSpec, memory: str) -> None:
@@ -72,19 +72,19 @@ class LiveRunner:
         life = lifeline()
         options = Options(memory=self._memory, until=life)
 
-        spare = os.dup(writer)  # the daemon closes its own when it has told us that it is ready
+        spare = os.dup(writer)  # the daemon closes `writer` once it is ready, and may fail later
 
         def emulate() -> None:
             os.setsid()  # ^C is for the runner
             if not logging.getLogger().isEnabledFor(logging.DEBUG):
-                logging.disable(logging.INFO)  # a line for each refused call, of which traces are full
+                logging.disable(logging.INFO)  # there is a line for each refused call, and traces have many
             try:
                 trio.run(serve, self._spec, options, Ready(fd=writer))
             except Exception as error:
                 told = refusal(error)
                 if told is None:
                     raise
-                with contextlib.suppress(OSError):  # who waited has been told that we are ready
+                with contextlib.suppress(OSError):  # the runner stopped reading when we were ready
                     os.write(spare, _REFUSED + "\0".join(told).encode("utf-8", "surrogateescape"))
 
         self._daemon = _fork(emulate, reader)
@@ -104,27 +104,27 @@ class LiveRunner:
         self._runtime_dir = Path(os.fsdecode(said.rstrip(b"\n"))).parent
 
     def _forget(self) -> None:
-        """Remove what a daemon has left that was killed."""
+        """Remove the runtime directory of a daemon that was killed."""
         if self._runtime_dir is not None:
             remove_tree(self._runtime_dir)
             self._runtime_dir = None
 
     def _reap(self, options: int = 0) -> bool:
-        """Whether the daemon has ended."""
+        """Wait for the daemon with waitpid(2) `options`; return True if it has ended."""
         if os.waitpid(self._daemon, options)[0]:
             self._daemon = 0
         return not self._daemon
 
     def run(self, scenario: Scenario, environment: Environment) -> list[Difference]:
-        """Replay a scenario in a new process; returns every difference.
+        """Replay a scenario in a new process; return every difference.
 
         Raises:
-            DiedError: the process, or the daemon, did not survive it.
-            RefusedError: the system refuses what it needs.
+            DiedError: the process or the daemon died.
+            RefusedError: the system refuses a resource.
         """
         if not self._daemon or self._reap(os.WNOHANG):
             self._forget()
-            self._start()  # the scenario before this one has killed it, and has failed for that
+            self._start()  # the scenario before this one killed it, and was reported
         reader, writer = os.pipe()
         ours = os.getpid()
 
@@ -157,7 +157,7 @@ class LiveRunner:
         return differences
 
     async def _left(self) -> list[str]:
-        """What the daemon still holds, some time after the only client has died."""
+        """Return the gauges that are not 0 within LEAVE_TIMEOUT after the only client has died."""
         assert self._runtime_dir is not None
         async with control(self._runtime_dir / CONTROL) as commands:
             left: dict[str, object] = {}
@@ -182,7 +182,7 @@ class LiveRunner:
 
 
 def _fork(main: Callable[[], object], *unused: int) -> int:
-    """Run `main` in a new process, which closes the fds `unused` first; returns its pid."""
+    """Run `main` in a new process, which first closes the fds `unused`; return its pid."""
     sys.stdout.flush()
     sys.stderr.flush()
     with held_interrupts():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A `System` made of this very process and a session with a daemon: the client library, real fds, real memory."""
+"""A `System` made of this process and a session with a daemon: the client library, real fds, real memory."""
 
 import errno
 import os
@@ -19,8 +19,8 @@ class LiveSystem:
     """This process as a client of a daemon.
 
     Args:
-        session: for the calls.
-        commands: the daemon's control socket: parameters and accounting.
+        session: makes the calls.
+        commands: the daemon's control socket, for parameters and accounting.
     """
 
     def __init__(self, session: Session, commands: Control) -> None:
@@ -39,7 +39,7 @@ class LiveSystem:
         return await _answer(lambda: self._session.open(path))
 
     async def ioctl(self, fd: int, cmd: int, arg: int) -> Result:
-        """Make an ioctl; ENOTTY on what is not emulated."""
+        """Make an ioctl; ENOTTY for fds that are not emulated."""
         return await self._call(fd, errno.ENOTTY, lambda file: file.ioctl(cmd, arg))
 
     async def read(self, fd: int, address: int, size: int) -> Result:
@@ -78,7 +78,7 @@ class LiveSystem:
         return Result(0), address
 
     async def poll(self, fd: int) -> int:
-        """Ask what is ready."""
+        """Return revents without waiting."""
         poller = select.poll()
         if fd < 0:
             return 0
@@ -118,18 +118,18 @@ class LiveSystem:
         return Result(0)
 
     async def limit_memlock(self, size: int) -> None:
-        """Give up CAP_IPC_LOCK, as far as the daemon knows, and set RLIMIT_MEMLOCK."""
+        """Set RLIMIT_MEMLOCK, and report to the daemon that CAP_IPC_LOCK is given up."""
         hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (size, hard))
         await self._session.set_limits(ipc_lock=False, memlock=size)
 
     async def locked_kib(self) -> int:
-        """VmLck as the daemon accounts it."""
+        """Return VmLck as the daemon accounts it, in KiB."""
         clients = cast("list[dict[str, int]]", await self._commands.call("clients"))
         return sum(client["locked_pages"] for client in clients if client["pid"] == os.getpid()) * 4
 
     async def leave(self) -> tuple[str, ...]:
-        """Nothing: the process's end closes what is open, and the runner looks what stays behind."""
+        """Return nothing: the runner checks what is left after the process has ended."""
         return ()
 
     async def _call(self, fd: int, foreign: int, call: Callable[[File], Awaitable[int]]) -> Result:

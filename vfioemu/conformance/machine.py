@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Which machine a trace file needs: a machine file like a user's, with the names of the recording environment.
+"""Choose the machine for a trace file: a machine file like a user's, with names from the recording environment.
 
-`machine.toml` beside this module describes the recording machine; `machine-FIRST.toml` the one of the families whose
-name begins with ``FIRST_`` (``aw39_map``: an IOMMU of 39 bits).
+`machine.toml` beside this module describes the recording machine; `machine-FIRST.toml` that of families whose name begins with
+``FIRST_`` (``aw39_map``: an IOMMU of 39 bits).
 """
 
 import dataclasses
@@ -17,26 +17,26 @@ FOLDER: Final = Path(__file__).parent
 
 
 def machine_file(family: str) -> Path:
-    """The machine file of a family."""
+    """Return the machine file of a family."""
     special = FOLDER / f"machine-{family.partition('_')[0]}.toml"
     return special if special.exists() else FOLDER / "machine.toml"
 
 
 def profile_of(environment: Environment) -> str:
-    """The kernel profile that answers as the recorded kernel did: ``linux-6.12`` for ``6.12.107+deb13-amd64``."""
+    """Return the profile of the recorded kernel: ``linux-6.12`` for ``6.12.107+deb13-amd64``."""
     return "linux-" + ".".join(environment.kernel.split(".")[:2])
 
 
 def machine_for(
     family: str, environment: Environment, *, path: Path | None = None, profile: str | None = None
 ) -> MachineSpec:
-    """The machine to replay a family on.
+    """Build the machine to replay a family on.
 
     Args:
         family: of the scenarios.
-        environment: of the trace file: its devices' names and group numbers are those that the traces contain.
-        path: a machine file; by default the one that belongs to the family.
-        profile: a kernel profile; by default the recorded kernel's.
+        environment: of the trace file; the machine's devices get the names and group numbers recorded there.
+        path: a machine file; by default that of the family.
+        profile: a kernel profile; by default that of the recorded kernel.
 
     Raises:
         TraceError: the machine cannot have the environment's devices.
@@ -50,7 +50,9 @@ def machine_for(
             devices.append(device)
             continue
         if groups.setdefault(device.group, recorded.group) != recorded.group:
-            raise TraceError(f"{device.symbol} has a group of its own in the traces, but not in the machine")
+            raise TraceError(
+                f"{device.symbol} is in group {recorded.group} in the traces, but shares a group in the machine"
+            )
         devices.append(dataclasses.replace(device, name=recorded.name, group=recorded.group))
     try:
         return dataclasses.replace(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Asks a live machine which names of <linux/vfio.h> mean something to it, by what the registry says of their places.
+"""Find the names of <linux/vfio.h> that a live machine understands, from the places that the registry gives them.
 
-Every ioctl is made on every device with every flag, feature, state and index. A name is *live* if a call that involves it works, or
-if it is refused otherwise than the same call with a number in its place that means nothing anywhere.
+Every ioctl is made on every device with every flag, feature, state and index. A name is *live* if a call that involves it
+succeeds, or fails otherwise than the same call with a meaningless number in its place.
 """
 
 from collections.abc import Iterator
@@ -41,11 +41,11 @@ _MORE: Final[tuple[tuple[str, dict[str, object]], ...]] = (
     ("dma-engine", {}),
     ("mtty", {"migration": "v1"}),
 )
-"""Devices that the recording machine does not have."""
+"""Devices to add, which the recording machine does not have."""
 
 
 def machine_spec(profile: str) -> MachineSpec:
-    """The recording machine, and one of what it does not have."""
+    """Build the recording machine with the devices of `_MORE` added."""
     spec = load_machine(FOLDER / "machine.toml")
     first = max(group.number for group in spec.groups) + 1
     groups = [GroupSpec(number=first + n) for n in range(len(_MORE))]
@@ -57,7 +57,7 @@ def machine_spec(profile: str) -> MachineSpec:
 
 
 def live_names(spec: MachineSpec) -> set[str]:
-    """All names that are live on any device of a machine."""
+    """Return all names that are live on any device of a machine."""
     found: set[str] = set()
     for device in spec.devices:
         _Prober(spec, found).probe(device)
@@ -66,7 +66,7 @@ def live_names(spec: MachineSpec) -> set[str]:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """An argument, and the same with nonsense in one place; None where there is nothing to put it."""
+    """An argument, and the same with a meaningless number in one place; None if there is no such place."""
 
     raw: bytes
     nonsense: bytes | None = None
@@ -78,7 +78,7 @@ class _Prober:
         self._found = found
 
     def probe(self, device: DeviceSpec) -> None:
-        """A container, before and after its type is set; the group; the device."""
+        """Probe a container before and after its type is set, the group, and the device."""
         process = self._process
         container = process.open("/dev/vfio/vfio").ret
         group = process.open(f"/dev/vfio/{device.group}").ret
@@ -104,7 +104,7 @@ class _Prober:
             self._found.add("VFIO_SET_IOMMU")
 
     def _everything(self, kind: FdKind, fd: int) -> None:
-        """Every ioctl of a kind of fd."""
+        """Make every ioctl of a kind of fd."""
         unknown = self._process.ioctl(fd, _NO_IOCTL, 0).err
         for row in IOCTLS:
             if row.kind is not kind or row.number in (c.VFIO_SET_IOMMU, c.VFIO_GROUP_UNSET_CONTAINER):
@@ -125,7 +125,7 @@ class _Prober:
 
     def _put(self, row: Ioctl, fd: int, question: Question, unknown: str | None) -> None:
         if row.kind is FdKind.DEVICE:
-            self._process.ioctl(fd, c.VFIO_DEVICE_RESET, 0)  # out of whatever state
+            self._process.ioctl(fd, c.VFIO_DEVICE_RESET, 0)  # leave whatever state the last call set
         event = self._ask(row.kind, fd, row.number, question.raw)
         if event.errno is None or event.errno == unknown:
             return
@@ -136,7 +136,7 @@ class _Prober:
                 self._found |= involved(event) - involved(other)
 
     def _ask(self, kind: FdKind, fd: int, cmd: int, raw: bytes) -> e.Ioctl:
-        """Make an ioctl; if it works, all names that it involves are live."""
+        """Make an ioctl; if it succeeds, all names that it involves are live."""
         memory = self._process.memory
         page = memory.allocate(_SIZE)
         memory.poke(page, raw)
@@ -155,7 +155,7 @@ class _Prober:
         return event
 
     def _saving_stream(self, fd: int) -> None:
-        """GET_PRECOPY_INFO on a data fd, if the device has any."""
+        """Call GET_PRECOPY_INFO on a data fd, if the device has one."""
         raw = DeviceFeature(argsz=16, flags=c.VFIO_DEVICE_FEATURE_SET | 2).build()
         self._process.ioctl(fd, c.VFIO_DEVICE_RESET, 0)
         event = self._ask(
@@ -170,7 +170,7 @@ class _Prober:
             self._process.close(data["data_fd"])
 
     def _migration_region(self, fd: int) -> None:
-        """The states of migration v1, written to its region as its users do."""
+        """Write the states of migration v1 to its region."""
         row = next(row for row in IOCTLS if row.name == "VFIO_DEVICE_GET_REGION_INFO")
         for question in questions(row):
             out = self._ask(row.kind, fd, row.number, question.raw).out
@@ -188,7 +188,7 @@ class _Prober:
 
 
 def replace_errno(event: e.Ioctl, name: str | None) -> e.Ioctl:
-    """The event with what the call really failed with."""
+    """Return the event with another errno: the one that the call failed with."""
     return e.Ioctl(
         kind=event.kind,
         cmd=event.cmd,
@@ -201,7 +201,7 @@ def replace_errno(event: e.Ioctl, name: str | None) -> e.Ioctl:
 
 
 def questions(row: Ioctl) -> Iterator[Question]:
-    """All that can be asked with an ioctl, one thing changed at a time."""
+    """Yield all arguments to try for an ioctl, changing one thing at a time."""
     cls = row.payload
     assert cls is not None
     if cls is DeviceFeature:
@@ -226,7 +226,7 @@ def questions(row: Ioctl) -> Iterator[Question]:
 
 
 def _with(cls: type[Payload], name: str) -> Iterator[dict[str, int]]:
-    """What the other enums of a struct can be, while its flags are asked about."""
+    """Yield values for the other enums of a struct while its flags are tried."""
     yield {}
     for member in cls.MEMBERS:
         for hint in member.hints:

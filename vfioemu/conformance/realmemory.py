@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""This process's own memory, allocated, protected and looked at as the recording program did it."""
+"""Allocate, protect, read and write this process's own memory, as the recording program did."""
 
 import ctypes
 import mmap
@@ -29,7 +29,10 @@ _libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 def allocate(size: int, protection: str, fill: int, align: int) -> int:
-    """Anonymous private memory without huge pages, with nothing accessible for 8 MiB before and behind it."""
+    """Allocate anonymous private memory with inaccessible guards of 8 MiB before and after it; return its address.
+
+    Without huge pages, as the recording program had none.
+    """
     room = -(-size // PAGE) * PAGE
     start = _map(None, room + 2 * GUARD + align, 0, 0) + GUARD
     start = -(-start // align) * align
@@ -43,28 +46,28 @@ def allocate(size: int, protection: str, fill: int, align: int) -> int:
 
 
 def map_file(fd: int, size: int, protection: str, offset: int = 0) -> int:
-    """mmap(MAP_SHARED) of a file; returns the address."""
+    """Map a file with mmap(MAP_SHARED); return the address."""
     address = _libc.mmap(None, size, PROTECTIONS[protection], mmap.MAP_SHARED, fd, offset)
     return _address(address)
 
 
 def protect(address: int, size: int, protection: str) -> None:
-    """Do mprotect()."""
+    """Call mprotect(2)."""
     _check(_libc.mprotect(address, size, PROTECTIONS[protection]))
 
 
 def unmap(address: int, size: int) -> None:
-    """Do munmap()."""
+    """Call munmap(2)."""
     _check(_libc.munmap(address, size))
 
 
 def peek(address: int, size: int) -> bytes:
-    """Read; what is not readable ends the process."""
+    """Read memory; an unreadable address ends the process."""
     return ctypes.string_at(address, size)
 
 
 def poke(address: int, data: bytes | bytearray) -> None:
-    """Write; what is not writable ends the process."""
+    """Write memory; an unwritable address ends the process."""
     ctypes.memmove(address, bytes(data), len(data))
 
 

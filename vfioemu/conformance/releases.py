@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Traces of several kernels side by side: folders beside each other, each with an `_env.json` that names its kernel.
+"""Find the traces of a kernel among folders side by side, each with an `_env.json` that names its kernel.
 
-What one kernel answers as another does was recorded once. So under a profile that is not the recorded kernel's, a scenario
-is held against the answers of the profile's own kernel where a folder beside has them, and else against those at hand.
+Scenarios that several kernels answer alike were recorded once. So under a profile other than that of the recorded kernel, a
+scenario is compared with the answers of the profile's own kernel if a folder has them, and else with those at hand.
 """
 
 from dataclasses import replace
@@ -12,10 +12,10 @@ from vfioemu.conformance.trace import ENVIRONMENT_FILE, Traces, load_environment
 
 
 def as_answered_by(profile: str, traces: Traces) -> list[Traces]:
-    """The scenarios of `traces`, those first that were recorded anew on the kernel of `profile`, with its answers.
+    """Return the scenarios of `traces`, with the answers of the kernel of `profile` where it was recorded; those come first.
 
     Raises:
-        TraceError: a folder beside is not what it seems to be.
+        TraceError: a folder beside it is not a folder of traces.
     """
     if profile_of(traces.environment) == profile:
         return [traces]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Replays one scenario on a system and compares every bit of every answer.
+"""Replay one scenario on a system, and compare every bit of every answer.
 
-Each step is made exactly as the recording program made it: the argument of an ioctl lies in a 32 KiB area of canaries,
-`out` is what changed in it. An answer is brought into the form of the golden step, so a difference is a difference of
+Each step is made exactly as the recording program made it: the argument of an ioctl lies in a 32 KiB area of canaries, and
+`out` is the part of it that changed. An answer is converted to the form of the golden step, so a difference is a difference of
 two small dictionaries.
 """
 
@@ -31,7 +31,7 @@ ANSWERS: Final = (
     "count",
     "kb",
 )
-"""Fields of a step that are the kernel's answer. `kernel_warn` is not one: WARN_ONCE fires once per boot."""
+"""Fields of a step that are the kernel's answer. `kernel_warn` is not compared: WARN_ONCE fires once per boot."""
 
 CANARY: Final = 0xCC
 ARGUMENT_SIZE: Final = 32 << 10
@@ -39,7 +39,7 @@ PAGE: Final = 4096
 SCRATCH_SIZE: Final = 64 << 10
 
 WINDOW: Final = 0x1000
-"""Where in region 0 an oracle device leaves data of its answers."""
+"""Offset in region 0 at which an oracle device leaves data of its answers."""
 COMMAND: Final = struct.Struct("<8Q")
 ACTS: Final[Mapping[str, tuple[int, int]]] = {
     "pin": (1, 3),
@@ -54,17 +54,17 @@ ACTS: Final[Mapping[str, tuple[int, int]]] = {
     "irq": (9, 2),
     "npinned": (10, 0),
 }
-"""Command number and number of arguments of what an oracle device can be told to do."""
+"""Commands of an oracle device: command number and number of arguments."""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """An answer that is not the kernel's.
+    """An answer that differs from the kernel's.
 
     Attributes:
         step: its number in the scenario, from 0; -1 after the end.
         made: the step.
-        expected: the fields of the kernel's answer that differ.
+        expected: the differing fields of the kernel's answer.
         got: the same fields of ours; a field may be absent on either side.
     """
 
@@ -75,7 +75,7 @@ class Difference:
 
 
 def expected_answer(step: Step) -> Answer:
-    """The kernel's answer in a golden step, without what is not compared."""
+    """Return the kernel's answer in a golden step, without fields that are not compared."""
     answer = {key: step[key] for key in ANSWERS if key in step}
     if "mem" in answer:
         answer["mem"] = [{key: entry[key] for key in ("buf", "off", "hex")} for entry in answer["mem"]]
@@ -85,7 +85,7 @@ def expected_answer(step: Step) -> Answer:
 
 
 def compare(number: int, step: Step, got: Answer) -> Difference | None:
-    """Hold an answer against the golden one."""
+    """Compare an answer with the golden one; None if they are equal."""
     want = expected_answer(step)
     if want == got:
         return None
@@ -112,7 +112,7 @@ class Replay:
         self._scratch = system.allocate(SCRATCH_SIZE, "rw", 0, PAGE)
 
     async def run(self, scenario: Scenario) -> list[Difference]:
-        """Make all steps; returns every difference."""
+        """Make all steps; return every difference."""
         differences = []
         for number, step in enumerate(scenario.steps):
             got = await self._steps[step["op"]](self, step)
@@ -237,7 +237,7 @@ class Replay:
         offset: int,
         answer: Answer,
     ) -> None:
-        """Learn the fd that the call has put into its argument, and blank it out."""
+        """Note the fd that the call wrote into its argument, and blank it out for the comparison."""
         place = slice(start + offset, start + offset + 4)
         number = int.from_bytes(area[place], "little", signed=True)
         if result.ret >= 0 and number >= 0 and area[place] != sent[place]:
@@ -300,7 +300,7 @@ class Replay:
         return {"kb": await self._system.locked_kib()}
 
     async def _drv(self, step: Step) -> Answer:
-        """Tell an oracle device what to do, through the command window of its region 0."""
+        """Send a command to an oracle device through the command window of its region 0."""
         act, args = step["act"], list(step["args"])
         operation, count = ACTS[act]
         words = [operation, *args[:count], *[0] * (7 - count)]
@@ -385,7 +385,7 @@ def _answer(result: Result) -> Answer:
 def _changed(
     area: bytearray, sent: bytearray, start: int, size: int, blanks: list[tuple[int, int]]
 ) -> bytearray | None:
-    """The argument area from the payload to the last changed byte; None if nothing has changed."""
+    """Return the argument area from the payload to the last changed byte; None if nothing changed."""
     end = start + size
     difference = int.from_bytes(area[end:], "little") ^ int.from_bytes(sent[end:], "little")
     last = end + (difference.bit_length() + 7) // 8

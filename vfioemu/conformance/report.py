@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Differences in words: the step as a person would say it, and where expected and got part."""
+"""Describe differences in words: the step, and where expected and got differ."""
 
 import struct
 from collections.abc import Iterator
@@ -9,11 +9,11 @@ from vfioemu.conformance.replay import Answer, Difference
 from vfioemu.conformance.trace import Step
 
 WORDS_SHOWN: Final = 8
-"""At most so many differing 64-bit words of a bitmap are listed."""
+"""Limit of the differing 64-bit words that are listed."""
 
 
 def describe(difference: Difference) -> str:
-    """A difference in a few lines."""
+    """Describe a difference in a few lines."""
     lines = [f"  step {difference.step}: {describe_step(difference.made)}"]
     for key in dict.fromkeys((*difference.expected, *difference.got)):
         lines += _describe_field(key, difference.expected, difference.got)
@@ -21,7 +21,7 @@ def describe(difference: Difference) -> str:
 
 
 def describe_step(step: Step) -> str:
-    """What a step does."""
+    """Describe a step in one line."""
     op = step["op"]
     if op == "ioctl":
         words = [
@@ -42,7 +42,7 @@ def describe_step(step: Step) -> str:
 
 
 def describe_payload(payload: bytes) -> str:
-    """An argument as argsz, flags and 64-bit words; short or odd ones as hex."""
+    """Format an argument as argsz, flags and 64-bit words; very short or long ones as hex."""
     if len(payload) < 8 or len(payload) > 256:
         return payload[:64].hex() + ("..." if len(payload) > 64 else "")
     argsz, flags = struct.unpack_from("<II", payload)

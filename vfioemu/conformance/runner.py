@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Runs trace files, in process or through a daemon, in one process or several.
+"""Run trace files, in process or through a daemon, in one process or several.
 
-Each worker has its own machine (and its own daemon), on which its share of the scenarios runs one after the other.
+Each worker has its own machine (and its own daemon), and runs its share of the scenarios on it, one after the other.
 """
 
 import multiprocessing
@@ -27,10 +27,10 @@ class Options:
     """How to run.
 
     Attributes:
-        memory: None for in process; ``"ask"`` or ``"process_vm"`` through a daemon that reaches the memory so.
-        machine: a machine file instead of the traces' own.
-        profile: a kernel profile instead of the recorded kernel's.
-        jobs: worker processes.
+        memory: None to run in process; ``"ask"`` or ``"process_vm"`` to run through a daemon that reaches memory that way.
+        machine: a machine file instead of that of the traces.
+        profile: a kernel profile instead of that of the recorded kernel.
+        jobs: number of worker processes.
     """
 
     memory: str | None = None
@@ -41,11 +41,11 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one scenario.
+    """The result of one scenario.
 
     Attributes:
         scenario: its id.
-        differences: none if it passed.
+        differences: empty if it passed.
         crash: a traceback of ours, if there was one.
     """
 
@@ -55,12 +55,12 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
-        """Every answer was the kernel's."""
+        """True if every answer was the kernel's."""
         return not self.differences and self.crash is None
 
 
 class Runner(Protocol):
-    """Runs scenarios on one machine."""
+    """Something that runs scenarios on one machine."""
 
     def run(self, scenario: Scenario, environment: Environment) -> list[Difference]:
         """Replay one scenario."""
@@ -68,7 +68,7 @@ class Runner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One scenario to run and where."""
+    """One scenario, and the machine to run it on."""
 
     spec: MachineSpec
     environment: Environment
@@ -76,10 +76,10 @@ class Job:
 
 
 def plan(files: Iterable[Traces], options: Options) -> list[Job]:
-    """All scenarios of all files with their machines.
+    """Assign a machine to each scenario of each file.
 
     Raises:
-        TraceError: a file's machine does not fit it.
+        TraceError: the machine does not fit the traces.
         ConfigError: a machine file is wrong.
     """
     jobs = []
@@ -95,10 +95,10 @@ def plan(files: Iterable[Traces], options: Options) -> list[Job]:
 
 
 def run(jobs: Sequence[Job], options: Options) -> Iterator[Outcome]:
-    """Run all jobs; outcomes come in the order of the jobs within each worker's share.
+    """Run all jobs; within the share of each worker, outcomes come in the order of the jobs.
 
     Raises:
-        RefusedError: the system refuses a worker what it needs.
+        RefusedError: the system refuses a worker a resource.
     """
     workers = min(options.jobs, len(jobs))
     if workers <= 1:
@@ -131,7 +131,7 @@ def run(jobs: Sequence[Job], options: Options) -> Iterator[Outcome]:
                 yield Outcome(job.scenario.id, crash="the worker process died")
     finally:
         for _, process, _ in receivers:
-            process.kill()  # if we were interrupted; the daemons that they have end with them
+            process.kill()  # after an interrupt; their daemons end with them
             process.join()
 
 
@@ -163,7 +163,7 @@ def _run_share(jobs: Sequence[Job], options: Options) -> Iterator[Outcome]:
 def _runner(spec: MachineSpec, options: Options, stack: ExitStack) -> Runner:
     if options.memory is None:
         return InProcessRunner(spec)
-    from vfioemu.conformance.live import LiveRunner  # a daemon is not needed to replay in process
+    from vfioemu.conformance.live import LiveRunner  # not imported to replay in process
 
     return stack.enter_context(LiveRunner(spec, options.memory))
 
@@ -174,6 +174,6 @@ def _run_one(runner: Runner, job: Job) -> Outcome:
     except Exception as error:  # noqa: BLE001 - the boundary: a bug of ours fails its scenario, the others still run
         if (
             told := refusal(error)
-        ) is not None:  # nothing is wrong with our answers, and the others would fare no better
+        ) is not None:  # not a wrong answer of ours, and the other scenarios would meet the same
             raise RefusedError(told) from None
         return Outcome(job.scenario.id, crash=traceback.format_exc())

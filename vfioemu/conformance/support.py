@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The support matrix: ``python -m vfioemu.conformance.support > protocol/support.md``.
+"""Generate the support matrix: ``python -m vfioemu.conformance.support > protocol/support.md``.
 
-Nothing in parts 1 and 2 is claimed by hand. The names are those that the C compiler found in <linux/vfio.h>; what is exact is counted in the
-golden traces; what else there is, a live machine has been asked.
+Nothing in parts 1 and 2 is written by hand. The names are those that the C compiler found in <linux/vfio.h>; exact ones are
+counted in the golden traces; for all others a live machine is probed.
 """
 
 import json
@@ -32,7 +32,7 @@ PROTOCOL: Final = Path(__file__).parents[2] / "protocol"
 NO_NAMES: Final = re.compile(
     r"_(TYPE|SIZE|FEATURE|STATE|VENDOR)_MASK$|_NR$|_NUM_|^VFIO_(TYPE|BASE|API_VERSION)$|^__"
 )
-"""Numbers that others are made of, counts, and reserved ones: nothing that could be asked for."""
+"""Names that nobody can ask for: masks, bases, counts and reserved numbers."""
 
 REASONS: Final[tuple[tuple[str, str], ...]] = (
     (r"_CCW|_SCHIB|_CRW", "channel I/O of s390"),
@@ -49,12 +49,12 @@ REASONS: Final[tuple[tuple[str, str], ...]] = (
     (r"BUS_MASTER|_MASTER$", "for the CDX bus only"),
     (r"VF_TOKEN", "no model is a physical function with virtual ones"),
 )
-"""Why something is refused or absent."""
+"""Reasons for names that are refused or absent."""
 
 NOTES: Final[Mapping[str, str]] = {
     "VFIO_DEVICE_IOEVENTFD_64": f"read in vfio_pci_rdwr.c: taken by {taken_by('ioeventfd_64')}",
 }
-"""What is to be said of something that is there."""
+"""Remarks on names that are implemented."""
 
 INTRO: Final = """\
 # What is supported
@@ -84,7 +84,7 @@ _CALLS: Final = [*(row.name for row in IOCTLS), *(row.name for row in UNSERVED)]
 
 
 class Status(StrEnum):
-    """What can be said of a name."""
+    """Status of a name."""
 
     EXACT = "exact"
     IMPLEMENTED = "implemented"
@@ -94,12 +94,12 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What is said of one name.
+    """The entry of one name.
 
     Attributes:
-        steps: the recorded calls that involve it.
-        text: the status as it is printed.
-        why: of what is not there, or not everywhere.
+        steps: number of recorded calls that involve it.
+        text: the status as printed.
+        why: the reason, for a name that is not supported, or not everywhere.
     """
 
     status: Status
@@ -109,7 +109,7 @@ class Claim:
 
 
 def symbols() -> dict[str, str]:
-    """Every name of the header, and since which of our releases it has it ("" for all)."""
+    """Return every name of the header, with the first of our releases that has it ("" for all)."""
     since: dict[str, str] = {}
     for number, profile in enumerate(PROFILES.values()):
         for name in _header(profile):
@@ -119,7 +119,7 @@ def symbols() -> dict[str, str]:
 
 
 def _header(profile: Profile) -> list[str]:
-    """The names in the release's own <linux/vfio.h>, or in that of the release that it is based on, if nobody has compiled it."""
+    """Return the names in the release's <linux/vfio.h>; if that was never compiled, those of the release it is based on."""
     file = PROTOCOL / "uapi" / f"{profile.name}.json"
     if not file.exists() and profile.base is not None:
         return _header(profile.base)
@@ -127,7 +127,7 @@ def _header(profile: Profile) -> list[str]:
 
 
 def claims(evidence: Evidence, live: set[str]) -> dict[str, Claim]:
-    """What can be said of every name."""
+    """Make the entry of every name."""
     asked = askable()
     return {name: _claim(name, evidence, name in live, name in asked) for name in symbols()}
 
@@ -146,12 +146,12 @@ def _claim(name: str, evidence: Evidence, live: bool, asked: bool) -> Claim:
 
 
 def reason(name: str) -> str:
-    """Why a name is not there; the empty string if nobody has said."""
+    """Return the reason why a name is not supported; "" if none is given."""
     return next((why for pattern, why in REASONS if re.search(pattern, name)), "")
 
 
 def askable() -> set[str]:
-    """The names that a client can put into a call."""
+    """Return the names that a client can put into a call."""
     found = {*_CALLS} | {c_name(member) for member in Extension}
     found |= {feature.c_name for feature in FEATURES.values()}
     for cls in _payloads():
@@ -178,7 +178,7 @@ def _names_of(hints: Iterable[object]) -> set[str]:
 
 
 def sections() -> Iterator[tuple[str, list[str]]]:
-    """The names by what they are, in the order of the header; what the registry does not know comes last."""
+    """Group the names by kind, in the order of the header; names unknown to the registry come last."""
     left = dict.fromkeys(symbols())
 
     def take(names: Iterable[str]) -> list[str]:
@@ -202,7 +202,7 @@ def _names_of_class(cls: type) -> list[str]:
 
 
 def page(found: Mapping[str, Claim]) -> str:
-    """The whole page."""
+    """Format the whole page."""
     since = symbols()
     oldest, *others = (kernel(name) for name in PROFILES)
     parts = [
@@ -229,7 +229,7 @@ def page(found: Mapping[str, Claim]) -> str:
 
 
 def generate() -> str:
-    """The page as it is now."""
+    """Collect the evidence, probe, and format the page."""
     evidence = collect(sorted((PROTOCOL / "golden").glob("linux-*")))
     live = set().union(*(live_names(machine_spec(release)) for release in PROFILES))
     return page(claims(evidence, live))

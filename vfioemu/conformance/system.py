@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What a replay needs from the system that it runs on: a process's memory, fds and calls.
+"""The interface that a replay needs: a process's memory, fds and calls.
 
-Two systems exist: `inprocess` (the core and an in-memory process) and `live` (a daemon and real memory). Methods that
-may wait are coroutines; in process none of them ever does.
+Two classes implement it: `inprocess` (the core and an in-memory process) and `live` (a daemon and real memory). Methods that may
+wait are coroutines; in process they never wait.
 """
 
 from typing import Protocol
@@ -11,22 +11,22 @@ from vfioemu.testing.process import Result
 
 
 class System(Protocol):
-    """One client process and the machine it talks to."""
+    """One client process and the machine that it talks to."""
 
     def allocate(self, size: int, protection: str, fill: int, align: int) -> int:
-        """New memory with guards around it; returns its address."""
+        """Allocate memory with guards around it; return its address."""
 
     def protect(self, address: int, size: int, protection: str) -> None:
-        """mprotect()."""
+        """Call mprotect(2)."""
 
     def unmap(self, address: int, size: int) -> None:
-        """munmap()."""
+        """Call munmap(2)."""
 
     def peek(self, address: int, size: int) -> bytes:
-        """The process reads its own memory."""
+        """Read the process's own memory."""
 
     def poke(self, address: int, data: bytes | bytearray) -> None:
-        """The process writes its own memory."""
+        """Write the process's own memory."""
 
     async def open(self, path: str) -> Result:
         """Open a device node."""
@@ -47,19 +47,19 @@ class System(Protocol):
         """Write at an offset."""
 
     async def mmap(self, fd: int, size: int, protection: str, offset: int) -> tuple[Result, int]:
-        """Map an fd, shared: 0 or an error, and the address."""
+        """Map an fd, shared; return 0 or an error, and the address."""
 
     async def poll(self, fd: int) -> int:
-        """Ask what is ready for IN, OUT and PRI without waiting: revents."""
+        """Return revents for IN, OUT and PRI without waiting."""
 
     async def close(self, fd: int) -> Result:
         """Close an fd."""
 
     def eventfd(self) -> int:
-        """A new non-blocking eventfd."""
+        """Make a non-blocking eventfd."""
 
     def null(self) -> int:
-        """A new fd of /dev/null."""
+        """Open /dev/null."""
 
     async def set_parameter(self, name: str, value: str) -> Result:
         """Set a module parameter of the machine."""
@@ -68,7 +68,7 @@ class System(Protocol):
         """Give up CAP_IPC_LOCK and set RLIMIT_MEMLOCK."""
 
     async def locked_kib(self) -> int:
-        """Locked memory of the process as the machine accounts it (VmLck)."""
+        """Return the locked memory of the process as the machine accounts it (VmLck), in KiB."""
 
     async def leave(self) -> tuple[str, ...]:
-        """The process ends. Returns what it left behind in the machine, in words; nothing if all is well."""
+        """End the process; return what it left behind in the machine, in words, empty if nothing."""

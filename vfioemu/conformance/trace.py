@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Golden traces as data: scenarios, their steps, and the environment that they were recorded in.
+"""Load golden traces: scenarios, their steps, and the environment in which they were recorded.
 
-The format is described in protocol/golden/README.md. A step stays the dictionary that the file holds: which fields are
-input and which are the kernel's answer depends on its op, and `replay` knows that.
+protocol/golden/README.md describes the format. A step stays the dictionary of the file: its op decides which fields are input
+and which are the kernel's answer, and `replay` knows that.
 """
 
 import json
@@ -17,12 +17,12 @@ ENVIRONMENT_FILE: Final = "_env.json"
 
 
 class TraceError(Exception):
-    """A trace file cannot be used: which, where, and why."""
+    """A trace file cannot be used; the text says which, where and why."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceName:
-    """A device of the recording machine: its group's number, and the name for GET_DEVICE_FD."""
+    """A device of the recording machine: its group number, and its name for GET_DEVICE_FD."""
 
     group: int
     name: str
@@ -30,7 +30,7 @@ class DeviceName:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What `_env.json` says.
+    """The contents of `_env.json`.
 
     Attributes:
         kernel: its release, ``"6.12.107+deb13-amd64"``.
@@ -45,7 +45,7 @@ class Environment:
     devices: Mapping[str, DeviceName]
 
     def command(self, name: str) -> int:
-        """The ioctl number of a step's `cmd`: a name, or ``#3b75``."""
+        """Return the ioctl number of a step's `cmd`: a name, or ``#3b75``."""
         return int(name[1:], 16) if name.startswith("#") else self.ioctls[name]
 
 
@@ -76,7 +76,7 @@ def load_environment(folder: Path) -> Environment:
     """Read the `_env.json` of a folder.
 
     Raises:
-        TraceError: it is missing, or is not what it should be.
+        TraceError: it is missing or malformed.
     """
     path = folder / ENVIRONMENT_FILE
     try:
@@ -97,7 +97,7 @@ def load_traces(path: Path) -> Traces:
     """Read a trace file and its environment.
 
     Raises:
-        TraceError: a file cannot be read, or a line is no scenario.
+        TraceError: a file cannot be read, or a line is not a scenario.
     """
     try:
         text = path.read_text()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What we do because a kernel's source or a specification says so, and no recorded call shows: part 3 of the support matrix."""
+"""Part 3 of the support matrix: behaviour taken from a kernel's source or a specification, which no recorded call shows."""
 
 from typing import Final
 
@@ -60,9 +60,9 @@ ROWS: Final[tuple[tuple[str, str], ...]] = (
         "vfio_pci_dev_set_try_reset()",
     ),
 )
-"""(what we do, where it was read)."""
+"""Rows of (behaviour, where it was read)."""
 
 
 def section() -> str:
-    """It, in Markdown."""
+    """Format the section, in Markdown."""
     return "\n".join((_INTRO, table(("what", "where it was read"), ROWS)))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Wires a machine into sockets and tasks: see `running` and docs/design.md.
+"""Connect a machine to sockets and tasks: see `running` and docs/design.md.
 
-What runs a daemon is imported when it is asked for: whoever only wants to know where one is has no use for it.
+The modules that run a daemon are imported on first use: programs that only look for a running daemon do not need them.
 """
 
 from typing import TYPE_CHECKING, Any

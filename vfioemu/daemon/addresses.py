@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where firmware has put the BARs of all functions: where their models want them, but no two at one place."""
+"""Assign addresses to the BARs of all functions, as firmware does: those that the models ask for, without overlaps."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,18 +7,18 @@ from typing import Final
 
 _IO: Final = range(0xC000, 0x10000)
 _LOW: Final = range(0x80000000, 0xFEC00000)
-"""Memory below the interrupt controllers'."""
+"""32-bit memory, up to the I/O APIC."""
 _HIGH: Final = range(0xC000000000, 1 << 52)
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What a BAR decodes.
+    """Address range that a BAR decodes.
 
     Attributes:
-        start: its address; 0 for none that was wanted.
-        size: a power of two.
-        flags: as `resource` tells them: IORESOURCE_*.
+        start: its address; 0 if none was asked for.
+        size: in bytes, a power of two.
+        flags: IORESOURCE_*, as sysfs `resource` shows them.
     """
 
     start: int
@@ -27,7 +27,7 @@ class Window:
 
     @property
     def io(self) -> bool:
-        """It decodes I/O ports."""
+        """True for I/O ports."""
         return bool(self.flags & 0x100)
 
 
@@ -38,12 +38,12 @@ class Addresses:
         self._taken: dict[str, dict[tuple[int, bool], Window]] = {}
 
     def place(self, name: str, windows: Mapping[int, Window], *, wide: frozenset[int]) -> dict[int, Window]:
-        """Put the windows of a function where they are free: by index, where they are.
+        """Place the windows of a function at free addresses; return them by index.
 
         Args:
-            name: the function's; it gets the same places again.
+            name: the function's; a known one gets the same addresses again.
             windows: by index.
-            wide: those that can lie above 4 GiB.
+            wide: indexes of those that may lie above 4 GiB.
         """
         taken = self._taken.setdefault(name, {})
         others = [
@@ -60,7 +60,7 @@ class Addresses:
 
 
 def _free(window: Window, others: list[Window], *, wide: bool) -> int:
-    """A place for a window: the one that it wants, the next one behind it, or the first of all."""
+    """Find an address for a window: the one it asks for, the next free one after it, or the first free one."""
     rivals = sorted((other.start, other.start + other.size) for other in others if other.io == window.io)
     space = _IO if window.io else _HIGH if wide and window.start >= 1 << 32 else _LOW
     for begin in (window.start or space.start, space.start):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Devices named on a command line: ``MODEL[,key=value...]``, and the machine that has them.
+"""Parse devices on a command line, ``MODEL[,key=value...]``, and add them to a machine.
 
 Keys that every device has:
 
@@ -7,7 +7,7 @@ Keys that every device has:
   name=NAME         the function's address, or the mediated device's UUID
   group=N           N of /dev/vfio/N
 
-All others are the model's; how values are written is in vfioemu/devices/options.py.
+All others are options of the model. A value is a number (also 0x...), true, false, a list [a,b], or a text.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ _BUSES: Final = ("pci", "mdev")
 
 
 class DeviceError(Exception):
-    """A device that cannot be had as it is described; `hint` says what can."""
+    """A device description that cannot be used; `hint` says what would work."""
 
     def __init__(self, why: str, hint: str = "") -> None:
         super().__init__(why)
@@ -45,8 +45,8 @@ class DeviceError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
-    """A device as somebody asked for it."""
+class DeviceArgument:
+    """A device as described on the command line."""
 
     model: str
     bus: str | None = None
@@ -55,11 +55,11 @@ class Wish:
     options: Mapping[str, object] = field(default_factory=dict)
 
 
-def parse_device(text: str) -> Wish:
-    """Read ``MODEL[,key=value...]``.
+def parse_device(text: str) -> DeviceArgument:
+    """Parse ``MODEL[,key=value...]``.
 
     Raises:
-        DeviceError: the text names no model, or has something other than key=value behind it.
+        DeviceError: the text is not a device.
     """
     model, *pairs = split_pairs(text)
     if not model or "=" in model:
@@ -72,12 +72,12 @@ def parse_device(text: str) -> Wish:
         raise DeviceError(f"device {text!r}: {error}") from None
     bus, name, group = (values.pop(key, None) for key in ("bus", "name", "group"))
     if bus is not None and bus not in _BUSES:
-        raise DeviceError(f"device {text!r}: bus is one of {', '.join(_BUSES)}, not {bus!r}")
+        raise DeviceError(f"device {text!r}: bus must be one of {', '.join(_BUSES)}, not {bus!r}")
     if group is not None and (
         not isinstance(group, int) or isinstance(group, bool) or not 0 <= group <= GROUP_MAX
     ):
-        raise DeviceError(f"device {text!r}: group is a number up to {GROUP_MAX}, not {group!r}")
-    return Wish(
+        raise DeviceError(f"device {text!r}: group must be a number in 0..{GROUP_MAX}, not {group!r}")
+    return DeviceArgument(
         model=model,
         bus=None if bus is None else str(bus),
         name=None if name is None else str(name),
@@ -87,73 +87,75 @@ def parse_device(text: str) -> Wish:
 
 
 def unknown(what: str, name: str, known: Iterable[str], where: str) -> DeviceError:
-    """The error for a name that does not exist, with the most similar one that does."""
+    """Make the error for an unknown name, with the most similar known one as a hint."""
     close = difflib.get_close_matches(name.lower(), list(known), 1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return DeviceError(f"unknown {what} {name!r}", f"{hint}`{where}` lists all")
 
 
-def with_devices(spec: MachineSpec, wishes: Sequence[Wish], models: Mapping[str, Factory]) -> MachineSpec:
-    """The machine with more devices, each in a group of its own unless it names one.
+def with_devices(
+    spec: MachineSpec, arguments: Sequence[DeviceArgument], models: Mapping[str, Factory]
+) -> MachineSpec:
+    """Return the machine with more devices, each in a group of its own unless it names one.
 
-    A default group is none that this machine has, nor one that any other device names: which numbers are free differs from
-    machine to machine, and who is with whom in a group must not.
+    A default group number is one that neither this machine nor any of the arguments uses. The free numbers differ from machine to
+    machine, and two devices must not share a group on some machines only.
 
     Raises:
-        DeviceError: an unknown model or option, a name that is taken or of the wrong kind.
+        DeviceError: an unknown model or option, or a name that is taken or does not fit the bus.
     """
     groups = {group.number: group for group in spec.groups}
-    named = {wish.group for wish in wishes if wish.group is not None}
+    named = {argument.group for argument in arguments if argument.group is not None}
     devices = list(spec.devices)
-    for wish in wishes:
-        if wish.model not in models:
-            raise unknown("device", wish.model, models, "vfioemu devices")
-        factory = models[wish.model]
+    for argument in arguments:
+        if argument.model not in models:
+            raise unknown("device", argument.model, models, "vfioemu devices")
+        factory = models[argument.model]
         options = options_of(factory)
-        for key in wish.options:
-            if key not in options and key != "migration":  # every model that migrates has that
+        for key in argument.options:
+            if key not in options and key != "migration":  # an option of every model that migrates
                 known = [*options, *COMMON, "migration"]
-                raise unknown(f"option of {wish.model}:", key, known, f"vfioemu devices {wish.model}")
-        if wish.name is None:
-            bus = wish.bus or default_bus(factory)
+                raise unknown(f"option of {argument.model}:", key, known, f"vfioemu devices {argument.model}")
+        if argument.name is None:
+            bus = argument.bus or default_bus(factory)
             name = _free_name(bus, {device.name for device in devices})
         else:
             try:
-                name = checked_name(wish.name)
+                name = checked_name(argument.name)
             except ValueError as error:
-                raise DeviceError(f"device {wish.model}: name={error}") from None
+                raise DeviceError(f"device {argument.model}: name={error}") from None
             bus = bus_of(name)
-            if bus not in _BUSES or wish.bus not in (None, bus):
-                kind = "a PCI address (1000:00:01.0)" if wish.bus == "pci" else "a UUID"
-                raise DeviceError(f"device {wish.model}: name={name} is not {kind}")
+            if bus not in _BUSES or argument.bus not in (None, bus):
+                kind = "a PCI address (1000:00:01.0)" if argument.bus == "pci" else "a UUID"
+                raise DeviceError(f"device {argument.model}: name={name} is not {kind}")
             if bus == "pci" and real.has(name):
                 raise DeviceError(
-                    f"device {wish.model}: this machine has a PCI device {name} of its own",
+                    f"device {argument.model}: this machine has a PCI device {name} of its own",
                     f"name={real.free_domain()}:{name.partition(':')[2]} would be free",
                 )
             if any(device.name == name for device in devices):
-                raise DeviceError(f"device {wish.model}: name={name} is taken")
-        number = wish.group
+                raise DeviceError(f"device {argument.model}: name={name} is taken")
+        number = argument.group
         if number is None:
             number = real.free_group({*groups, *named})
         if number not in groups:
             groups[number] = GroupSpec(number=number, iommu=_IOMMU if bus == "pci" else None)
         if bus == "pci" and groups[number].iommu is None:
             raise DeviceError(
-                f"device {wish.model}: group={number} has no IOMMU, and PCI functions are behind one",
+                f"device {argument.model}: group={number} has no IOMMU, and a PCI function needs one",
                 "without group= it gets a group of its own; bus=mdev is a mediated device, which needs no IOMMU",
             )
         symbols = {device.symbol for device in devices}
-        stem = _stem(wish.model)
+        stem = _stem(argument.model)
         symbol = next(s for n in range(len(devices) + 1) if (s := f"{stem}{n}") not in symbols)
         devices.append(
-            DeviceSpec(symbol=symbol, name=name, group=number, model=wish.model, options=wish.options)
+            DeviceSpec(symbol=symbol, name=name, group=number, model=argument.model, options=argument.options)
         )
     return dataclasses.replace(spec, groups=tuple(groups.values()), devices=tuple(devices))
 
 
 def _stem(model: str) -> str:
-    """What symbols of a model's devices begin with: its name; of ``package.module:DoorBell``, ``door-bell``."""
+    """Return the prefix of the symbols of a model's devices: its name; ``door-bell`` for ``package.module:DoorBell``."""
     return (
         re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", model.rpartition(":")[2]).lower() if is_class(model) else model
     )
@@ -168,4 +170,4 @@ def _free_name(bus: str, taken: set[str]) -> str:
     for name in candidates:
         if name not in taken:
             return name
-    raise DeviceError(f"there is no room for another {bus} device", "give it a name=, on another bus")
+    raise DeviceError(f"no free {bus} name for another device", "give it a name= on another bus")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Files of /sys that are answered by us: what programs read from live ones (daemon/tree.py), and write to them.
+"""Serve the live files of /sys (daemon/tree.py): what programs read from them, and write to them.
 
-The preload library has the names of files that it found in the tree, but anybody can send any name: what is not known here
-is EIO, as from a sysfs file without a show() or store().
+The preload library names files that it found in the tree, but any client can send any name: an unknown one is EIO, as for a
+sysfs file without a show() or store().
 """
 
 import errno
@@ -28,28 +28,28 @@ from vfioemu.printable import printable
 _PAGE: Final = 4096
 _NUMBER: Final = re.compile(r"\+?(?:(0[xX][0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))")
 _ACTIONS: Final = ("add", "remove", "change", "move", "online", "offline", "bind", "unbind")
-"""What an event can be asked for by `uevent`; nobody is sent any, as that is the kernel's to do."""
+"""Actions that may be written to `uevent`; no event is sent, as only the kernel can send one."""
 _GROUP_TYPES: Final = ("identity", "DMA", "DMA-FQ", "auto")
 
 
 class Mdevs(Protocol):
-    """What makes and removes mediated devices."""
+    """The part of MediatedDevices that files need."""
 
     def create(self, name: str, model: str) -> None:
-        """Make one: IoctlError EEXIST, EUSERS, ENOMEM."""
+        """Make a mediated device: IoctlError EEXIST, EUSERS, ENOMEM."""
 
     def delete(self, name: str) -> None:
-        """Remove one: IoctlError ENODEV, EBUSY."""
+        """Remove a mediated device: IoctlError ENODEV, EBUSY."""
 
 
 class Attributes:
     """The live files of a machine.
 
     Args:
-        machine: whose.
-        tree: where they are.
-        functions: its PCI functions.
-        mdevs: its mediated devices.
+        machine: the machine.
+        tree: has the files.
+        functions: the machine's PCI functions.
+        mdevs: the machine's mediated devices.
     """
 
     def __init__(self, machine: Machine, tree: Tree, functions: Functions, mdevs: Mdevs) -> None:
@@ -62,7 +62,7 @@ class Attributes:
     # --- reading ---
 
     def read(self, uid: int, path: str, offset: int, size: int) -> Steps[bytes]:
-        """What a file has at `offset`: at most `size` bytes.
+        """Read at most `size` bytes of a file at `offset`.
 
         Raises:
             IoctlError: EACCES, EIO, EINVAL; ENODEV for a file whose device is gone.
@@ -84,17 +84,17 @@ class Attributes:
         return (yield from self._read_ports(function, name, offset, size))
 
     def _read_rom(self, function: Function, offset: int, size: int) -> bytes:
-        """pci_read_rom(): after a 1 has been written to it."""
+        """Read the ROM, after a 1 was written to the file: pci_read_rom()."""
         if not function.rom:
-            raise IoctlError(errno.EINVAL, "the ROM is read after a 1 has been written to it")
+            raise IoctlError(errno.EINVAL, "the ROM is disabled; write 1 to it first")
         model = function.device.model
         rom = (model.hardware.function.rom or b"") if isinstance(model, VfioPci) else b""
         if not rom:
-            raise IoctlError(errno.EIO, "there is no ROM to be seen")
+            raise IoctlError(errno.EIO, "the function has no ROM")
         return rom[offset : offset + size]
 
     def _ports(self, function: Function, name: str, offset: int, size: int) -> int:
-        """pci_resource_io(): the index of an I/O BAR of which `size` bytes can be accessed; EIO of memory, EINVAL."""
+        """Return the index of an I/O BAR, of which `size` bytes are to be accessed: pci_resource_io(). EIO for memory, EINVAL."""
         digits = name.removeprefix("resource")
         model = function.device.model
         bar = (
@@ -103,9 +103,11 @@ class Attributes:
             else None
         )
         if bar is None or bar.kind != "io":
-            raise IoctlError(errno.EIO, f"{name}: memory can be mapped only")
+            raise IoctlError(errno.EIO, f"{name}: a memory BAR can only be mapped")
         if size not in (1, 2, 4) or offset + size > bar.size:
-            raise IoctlError(errno.EINVAL, f"{name}: {size} bytes at {offset:#x}")
+            raise IoctlError(
+                errno.EINVAL, f"{name}: access of {size} bytes at {offset:#x}, BAR size {bar.size:#x}"
+            )
         return int(digits)
 
     def _read_ports(self, function: Function, name: str, offset: int, size: int) -> Steps[bytes]:
@@ -115,10 +117,10 @@ class Attributes:
     # --- mapping ---
 
     def mmap(self, uid: int, path: str, offset: int, size: int) -> Steps[Mapped]:
-        """pci_mmap_resource(): the pages of a memory BAR.
+        """Map the pages of a memory BAR: pci_mmap_resource().
 
         Raises:
-            IoctlError: EACCES; ENODEV for what cannot be mapped, EINVAL.
+            IoctlError: EACCES; ENODEV for a file that cannot be mapped; EINVAL.
         """
         path = path.lstrip("/")
         self._check(uid, path, stat.S_IROTH)
@@ -143,10 +145,10 @@ class Attributes:
     # --- writing ---
 
     def write(self, uid: int, path: str, offset: int, data: bytes) -> Steps[int | None]:
-        """Write to a file: how many bytes were taken; None if it is about nothing of ours, but about the machine.
+        """Write to a file; return the bytes taken, None if the write concerns the real machine and not an emulated device.
 
         Raises:
-            IoctlError: EACCES, and what the kernel says.
+            IoctlError: EACCES, and the kernel's errnos.
         """
         path = path.lstrip("/")
         self._check(uid, path, stat.S_IWOTH)
@@ -159,7 +161,7 @@ class Attributes:
     def _write(self, path: str, offset: int, data: bytes) -> Steps[int | None]:
         directory, _, name = path.rpartition("/")
         function = self._functions.at(directory) or self._functions.at(directory.removesuffix("/power"))
-        if not data:  # sysfs_kf_write(): nobody is asked
+        if not data:  # sysfs_kf_write() does not call store()
             return 0
         if function is not None and name == "config":
             return (yield from self._write_config(function, offset, data))
@@ -168,11 +170,13 @@ class Attributes:
             yield from finish(function.device.model.write_region(index, offset, data))
             return len(data)
         data = data[:_PAGE]
-        # kernfs puts a NUL behind what is written, and that is where it ends: as some programs know, which write one.
+        # kernfs terminates the data with a NUL, so store() sees it up to the first NUL; some programs write one.
         text = data.partition(b"\0")[0].decode("utf-8", "surrogateescape")
         if name == "uevent":
             if text.partition(" ")[0].strip() not in _ACTIONS:
-                raise IoctlError(errno.EINVAL, f"uevent: {text.strip()!r} is none of {', '.join(_ACTIONS)}")
+                raise IoctlError(
+                    errno.EINVAL, f"uevent: {text.strip()!r} is not one of {', '.join(_ACTIONS)}"
+                )
         elif function is not None:
             yield from self._write_function(function, path, name, text)
         elif directory.startswith(sysfs.PCI_BUS):
@@ -183,7 +187,7 @@ class Attributes:
         return len(data)
 
     def _write_config(self, function: Function, offset: int, data: bytes) -> Steps[int]:
-        """pci_write_config(): what the hardware lets be written; EFBIG from the end on (sysfs_kf_bin_write())."""
+        """Write to the writable bits of config space: pci_write_config(). EFBIG at or after its end (sysfs_kf_bin_write())."""
         config = self._tree.config(function.device)
         if offset >= len(config):
             raise IoctlError(errno.EFBIG, f"config: {len(data)} bytes at {offset:#x} of {len(config):#x}")
@@ -200,7 +204,7 @@ class Attributes:
         values = SETTABLE.get(path.removeprefix(f"{function.path}/"))
         if values is not None:
             if (value := text.strip()) not in values:
-                raise IoctlError(errno.EINVAL, f"{name} is one of {', '.join(values)}, not {value!r}")
+                raise IoctlError(errno.EINVAL, f"{name} must be one of {', '.join(values)}, not {value!r}")
             self._tree.write(path, f"{value}\n".encode())
         elif name == "driver_override":
             self._functions.set_override(function, text)
@@ -216,13 +220,13 @@ class Attributes:
             function.rom = text.strip() != "0"
         elif name == "reset":
             if unsigned(text) != 1:
-                raise IoctlError(errno.EINVAL, f"reset: 1 resets it, not {text.strip()!r}")
+                raise IoctlError(errno.EINVAL, f"reset must be 1, not {text.strip()!r}")
             yield from function.device.reset()
         else:
             raise IoctlError(errno.EIO, f"/{path} cannot be written")
 
     def _write_bus(self, directory: str, name: str, text: str) -> bool:
-        """Files of the bus and its drivers; False if an address is none of ours."""
+        """Write to a file of the bus or of a driver; return False if the address is not an emulated function's."""
         value = text.removesuffix("\n")
         if directory == sysfs.PCI_BUS:
             if name == "drivers_probe":
@@ -258,58 +262,58 @@ class Attributes:
                 self._mdevs.delete(directory.rpartition("/")[2])
         elif name == "type" and directory.startswith("sys/kernel/iommu_groups/"):
             if text.strip() not in _GROUP_TYPES:
-                raise IoctlError(errno.EINVAL, f"type is one of {', '.join(_GROUP_TYPES)}")
-            raise IoctlError(errno.EBUSY, "a driver has the group's devices")
+                raise IoctlError(errno.EINVAL, f"type must be one of {', '.join(_GROUP_TYPES)}")
+            raise IoctlError(errno.EBUSY, "devices of the group are bound to a driver")
         else:
             raise IoctlError(errno.EIO, f"/{path} cannot be written")
 
     def _create(self, text: str, model: str) -> None:
-        """create_store(): EINVAL for what is no UUID."""
+        """Make a mediated device: create_store(). EINVAL if the text is not a UUID."""
         value = text.removesuffix("\n")
         try:
             name = str(uuid.UUID(value))
         except ValueError:
             name = ""
         if name != value.lower():
-            raise IoctlError(errno.EINVAL, f"{value!r} is no UUID")
+            raise IoctlError(errno.EINVAL, f"{value!r} is not a UUID")
         self._mdevs.create(name, model)
 
     def _check(self, uid: int, path: str, right: int) -> int:
-        """The file's mode, if that user may do it.
+        """Check that the user may access the file; return its mode.
 
         Raises:
-            IoctlError: EACCES; ENODEV without such a file.
+            IoctlError: EACCES; ENODEV if there is no such file.
         """
         if self._tree.content(path) is None:
-            raise IoctlError(errno.ENODEV, f"/{path} is no such file")
+            raise IoctlError(errno.ENODEV, f"/{path} does not exist")
         try:
             status = (self._tree.root / path).lstat()
         except OSError as error:
             raise IoctlError(errno.ENODEV, f"/{path} is gone") from error
         if uid not in (0, os.getuid()) and not status.st_mode & right:
-            raise IoctlError(errno.EACCES, f"/{path} is uid {status.st_uid}'s")
+            raise IoctlError(errno.EACCES, f"/{path} belongs to uid {status.st_uid}")
         return status.st_mode
 
 
 def unsigned(text: str, bits: int = 64) -> int:
-    """kstrtouint() and kstrtoul(): a number in decimal, 0x hexadecimal or 0 octal, with a + or not, and one newline.
+    """Parse a number as kstrtouint() and kstrtoul() do: decimal, 0x hexadecimal or 0 octal, optional + and newline.
 
     Args:
         text: what was written.
-        bits: of the number.
+        bits: width of the number, 32 or 64.
 
     Raises:
-        IoctlError: EINVAL for what is no number, or beyond 64 bits: pci-sysfs.c makes EINVAL of all that kstrtoul() says;
-            ERANGE beyond 32.
+        IoctlError: EINVAL if it is not a number, or needs more than 64 bits (pci-sysfs.c returns EINVAL for every error of
+            kstrtoul()); ERANGE if it needs more than 32.
     """
     digits = text.removesuffix("\n")
     match = _NUMBER.fullmatch(digits)
     if match is None:
-        raise IoctlError(errno.EINVAL, f"{printable(digits)!r} is no number")
+        raise IoctlError(errno.EINVAL, f"{printable(digits)!r} is not a number")
     kind = next(base for base, found in ((16, match[1]), (8, match[2]), (10, match[3])) if found is not None)
     value = int(digits, kind)
     if value >> bits:
         raise IoctlError(
-            errno.EINVAL if bits == 64 else errno.ERANGE, f"{printable(digits)} does not fit {bits} bits"
+            errno.EINVAL if bits == 64 else errno.ERANGE, f"{printable(digits)} does not fit in {bits} bits"
         )
     return value

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The machine file: TOML, checked as far as a file can be before a machine is made of it.
+"""Read the machine file: TOML, checked as far as possible before a machine is made.
 
 profile = "linux-6.12"          # a kernel release: a module of vfioemu/uapi/releases
 quirks = "recorded"             # or clean
@@ -40,11 +40,11 @@ from vfioemu.tomlfile import KeyPath, TomlError, TomlFile, guess, parse, read
 
 ConfigError: TypeAlias = TomlError
 _FIELDS: Final = re.compile(r"\b(address_bits|dma_entry_limit|isolated_msi|manual_clear)\b")
-"""Names of ours in messages, which are written with dashes in files."""
+"""Field names that the core uses in error texts; the file spells them with dashes."""
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_unknown_fields=True):
-    """A table of the file: keys with dashes, and none that we do not know."""
+    """A table of the file: keys with dashes, unknown ones refused."""
 
 
 class _Device(_Table, frozen=True):
@@ -83,21 +83,21 @@ def load_machine(path: str | os.PathLike[str], models: Mapping[str, Factory] | N
 
     Args:
         path: the file.
-        models: the models that there are, if devices and their options shall be held against them.
+        models: the known models; if given, devices and their options are checked against them.
 
     Raises:
-        ConfigError: it cannot be read, or says something that no machine can be.
+        ConfigError: the file cannot be read, or does not describe a possible machine.
     """
     return _machine_of(read(path), models)
 
 
 def parse_machine(text: str, path: str | os.PathLike[str] = "machine") -> MachineSpec:
-    """`load_machine` for a text; `path` is for messages."""
+    """Read a machine from a text; `path` is for messages."""
     return _machine_of(parse(text, path), None)
 
 
 def refused_options(path: str | os.PathLike[str], error: OptionsError) -> ConfigError | None:
-    """What a model refuses, as an error of the file in which its device is; None if that is not in the file."""
+    """Turn the refusal of a model into an error of the file with its device; None if the file does not have the device."""
     file = read(path)
     for index, group in enumerate(file.value(("group",)) or ()):
         for position, device in enumerate(group.get("device", ())):
@@ -108,11 +108,11 @@ def refused_options(path: str | os.PathLike[str], error: OptionsError) -> Config
 
 def _machine_of(file: TomlFile, models: Mapping[str, Factory] | None) -> MachineSpec:
     if isinstance(file.data.get("group"), dict):
-        raise file.error(("group",), "there may be several: write [[group]] for [group]")
+        raise file.error(("group",), "group is a list: write [[group]], not [group]")
     for index, table in enumerate(file.value(("group",)) or ()):
         if isinstance(table, dict) and isinstance(table.get("device"), dict):
             raise file.error(
-                ("group", index, "device"), "there may be several: write [[group.device]] for [group.device]"
+                ("group", index, "device"), "device is a list: write [[group.device]], not [group.device]"
             )
     machine = file.convert(_Machine)
     groups: list[GroupSpec] = []
@@ -120,7 +120,7 @@ def _machine_of(file: TomlFile, models: Mapping[str, Factory] | None) -> Machine
     for index, group in enumerate(machine.group):
         at: KeyPath = ("group", index)
         if any(other.number == group.number for other in groups):
-            raise file.error((*at, "number"), f"two groups have the same number, {group.number}")
+            raise file.error((*at, "number"), f"group number {group.number} is used twice")
         groups.append(_group_of(file, at, group))
         for position, device in enumerate(group.device):
             devices.append(_device_of(file, (*at, "device", position), group, device, devices, models))
@@ -183,8 +183,10 @@ def _device_of(
         raise file.error((*at, "name"), str(error)) from None
     if any(other.name == name for other in others):
         raise file.error((*at, "name"), f"two devices have the same name, {name!r}")
-    if group.iommu is None and bus_of(name) == "pci":  # vfio_group_find_or_alloc() would not take it
-        why = f"{name!r} is a PCI function, and those are behind an IOMMU: group {group.number} has no [group.iommu]"
+    if (
+        group.iommu is None and bus_of(name) == "pci"
+    ):  # vfio_group_find_or_alloc() fails without an IOMMU group
+        why = f"{name!r} is a PCI function, which needs an IOMMU: group {group.number} has no [group.iommu]"
         raise file.error((*at, "name"), why)
     if models is not None:
         _check_model(file, at, device, models)
@@ -204,7 +206,7 @@ def _check_model(file: TomlFile, at: KeyPath, device: _Device, models: Mapping[s
 
 
 def _because(file: TomlFile, at: KeyPath, why: str) -> TomlError:
-    """An error of the core's, which knows its own names; the line of the key that it names, if it names one."""
+    """Turn an error text of the core into an error of the file, at the key that the text names, if any."""
     why = _FIELDS.sub(lambda match: match[1].replace("_", "-"), why)
     named = [word for word in re.findall(r"[a-z-]+", why) if file.value((*at, word)) is not None]
     return file.error((*at, *named[:1]), why.removeprefix(f"{named[0]}: ") if named else why)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The control socket: commands about the machine while it runs."""
+"""Serve the control socket: commands about the running machine."""
 
 import contextlib
 import logging
@@ -36,7 +36,7 @@ MAX_CONNECTIONS: Final = 64
 
 
 def package_version() -> str:
-    """Return the version of this package."""
+    """Return the version of this package; "0" if it is not installed."""
     try:
         return version("vfioemu")
     except PackageNotFoundError:
@@ -44,21 +44,21 @@ def package_version() -> str:
 
 
 def _turn_away(sock: socket.socket) -> None:
-    """Say why, in the place of the greeting, and hang up."""
-    why = ControlError("TooManyConnections", f"{MAX_CONNECTIONS} connections are at work")
-    with sock, contextlib.suppress(OSError):  # it is gone already
+    """Send a refusal in place of the greeting, and close the connection."""
+    why = ControlError("TooManyConnections", f"the limit of {MAX_CONNECTIONS} connections is reached")
+    with sock, contextlib.suppress(OSError):  # the peer has closed it
         sock.send(protocol.refusal(why), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
 class ControlServer:
-    """Serves the control socket.
+    """Serve the control socket.
 
     Args:
-        machine: what commands are about.
-        server: whose clients are counted.
-        mdevs: are started and stopped.
+        machine: what commands act on.
+        server: its clients are listed and counted.
+        mdevs: starts and stops mediated devices.
         tree: shows them.
-        tracer: what connections can listen to.
+        tracer: the source of events for `trace`.
         nursery: for connections.
     """
 
@@ -106,7 +106,9 @@ class ControlServer:
                 sock.close()
                 continue
             if self._connections >= MAX_CONNECTIONS and not self._make_room():
-                log.warning("control: pid=%d refused: %d connections are at work", pid, MAX_CONNECTIONS)
+                log.warning(
+                    "control: pid=%d refused: the limit of %d connections is reached", pid, MAX_CONNECTIONS
+                )
                 _turn_away(sock)
                 continue
             self._connections += 1
@@ -115,13 +117,13 @@ class ControlServer:
             )
 
     def _make_room(self) -> bool:
-        """End the connection that has been silent for longest; False if all wait for something, or listen to a trace."""
+        """End the connection idle for longest; False if every one waits for an answer or receives a trace."""
         if not self._silent:
             return False
         oldest = next(iter(self._silent))
         pid = self._silent.pop(oldest)
         self._connections -= 1
-        log.info("control: pid=%d has been silent for longest and makes room for another one", pid)
+        log.info("control: pid=%d is idle for longest and is closed to make room", pid)
         oldest.cancel()
         return True
 
@@ -157,7 +159,7 @@ class ControlServer:
         except ProtocolError as error:
             log.warning("control: pid=%d sent %s", pid, error)
         except trio.BrokenResourceError:
-            pass  # it has hung up
+            pass  # the peer closed the connection
         except trio.TooSlowError:
             log.warning("control: pid=%d does not read its answer", pid)
         except Exception as error:
@@ -213,17 +215,17 @@ class ControlServer:
             return protocol.refusal(ControlError("InternalError", why), request.id)
 
     def _execute(self, request: protocol.Request) -> object:
-        """Have a command executed.
+        """Execute a command and return its result.
 
         Raises:
-            ControlError: it is refused.
+            ControlError: the command is refused.
         """
         try:
             arguments, command = self._commands[request.execute]
         except KeyError:
             raise ControlError(
                 "CommandNotFound",
-                f"no command {request.execute!r}; there are {', '.join(sorted(self._commands))}",
+                f"no command {request.execute!r}; known are {', '.join(sorted(self._commands))}",
             ) from None
         try:
             parsed = msgspec.convert(request.arguments, arguments)
@@ -270,12 +272,12 @@ class ControlServer:
         ]
 
     def _device(self, name: str) -> Device:
-        """By its symbol or its name."""
+        """Find a device by its symbol or name."""
         devices = self._machine.devices
         device = devices.get(name) or next((one for one in devices.values() if one.name == name), None)
         if device is None:
             raise ControlError(
-                "DeviceNotFound", f"no device {name!r}; there are {', '.join(sorted(devices))}"
+                "DeviceNotFound", f"no device {name!r}; known are {', '.join(sorted(devices))}"
             )
         return device
 
@@ -287,7 +289,7 @@ class ControlServer:
             waiting = driver.start(steps)
         except IoctlError as error:
             raise ControlError("DeviceFailed", f"device {device.symbol}: {error}") from None
-        if waiting is not None:  # a model that does more than to signal
+        if waiting is not None:  # the model does more than to signal an eventfd, and waits
 
             async def finish() -> None:
                 try:
@@ -306,7 +308,7 @@ class ControlServer:
         except KeyError:
             raise ControlError(
                 "NothingToInspect",
-                f"device {device.symbol} ({device.spec.model}) has no {arguments.what!r} to tell",
+                f"device {device.symbol} ({device.spec.model}) has nothing named {arguments.what!r}",
             ) from None
         except ValueError as error:
             raise ControlError("BadArguments", f"{arguments.what}: {error}") from None
@@ -323,7 +325,7 @@ class ControlServer:
         except KeyError:
             known = ", ".join(sorted(self._machine.parameters))
             raise ControlError(
-                "ParameterNotFound", f"no parameter {arguments.name!r}; there are {known}"
+                "ParameterNotFound", f"no parameter {arguments.name!r}; known are {known}"
             ) from None
         except ValueError as error:
             raise ControlError("BadArguments", str(error)) from None
@@ -341,12 +343,12 @@ class ControlServer:
         return next(entry for entry in self._devices() if entry.symbol == name)
 
     def _mdev_stop(self, arguments: d.MdevStop) -> dict[str, str]:
-        """Take it away, or begin to: then the answer comes when it has been closed."""
+        """Remove a mediated device; if it is open, the answer is sent after its last close."""
         name, self._event = self._mdevs.stop(arguments.uuid)
         return {"uuid": name}
 
     def _trace(self, arguments: d.Trace) -> dict[str, list[str]]:
-        """From now on events are kept for the connection that asked, which carries nothing else any more."""
+        """Send events on this connection from now on; it carries nothing else any more."""
         try:
             wanted = Filter(arguments.filters)
         except ValueError as error:

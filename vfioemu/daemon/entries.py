@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What the tree of /dev and /sys is made of, as data: `daemon/tree.py` makes files of it.
+"""Entries of the tree of /dev and /sys, as data; `daemon/tree.py` makes files from them.
 
-Paths are those of the kernel, without the leading slash. Links name their target as a path from the root too.
+Paths are those of the kernel, without the leading slash. The target of a link is also a path from the root.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """A directory. In a merged one the machine's own entries stay visible beside the emulated ones."""
+    """A directory. In a merged one the real entries stay visible beside the emulated ones."""
 
     merged: bool = False
 
@@ -21,10 +21,10 @@ class File:
     """A regular file.
 
     Attributes:
-        content: what it has.
-        mode: its rights.
-        live: the daemon answers whoever reads or writes it.
-        size: how long it seems to be; None for as long as its content.
+        content: its contents.
+        mode: its permissions.
+        live: the daemon serves reads and writes.
+        size: the size that it shows, in bytes; None for that of its contents.
     """
 
     content: bytes
@@ -35,7 +35,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A symbolic link, relative as all links of sysfs are."""
+    """A symbolic link; it is made relative, as links in sysfs are."""
 
     target: str
 
@@ -49,9 +49,9 @@ class Node:
 
 Entry: TypeAlias = Directory | File | Link | Node
 Entries: TypeAlias = Iterator[tuple[str, Entry]]
-"""In the order in which they are made: directories first, and last what others find a device by."""
+"""(path, entry) in the order of creation: directories first, last the links by which programs find a device."""
 
 
 def text(*lines: str, mode: int = 0o444, live: bool = False) -> File:
-    """A file of lines."""
+    """Make a file from lines."""
     return File("".join(f"{line}\n" for line in lines).encode(), mode, live)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What sysfs shows of a PCI function: drivers/pci/pci-sysfs.c."""
+"""The sysfs files of a PCI function: drivers/pci/pci-sysfs.c."""
 
 import os
 import struct
@@ -14,7 +14,7 @@ from vfioemu.devices.pci.vfio_pci.driver import VfioPci
 
 DRIVER: Final = "vfio-pci"
 UNSET: Final = "(null)"
-"""What driver_override shows without one."""
+"""Content of driver_override if none is set."""
 SETTABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "broken_parity_status": ("0", "1"),
     "d3cold_allowed": ("1", "0"),
@@ -22,7 +22,7 @@ SETTABLE: Final[Mapping[str, tuple[str, ...]]] = {
     "numa_node": ("-1", "0"),
     "power/control": ("on", "auto"),
 }
-"""Attributes that keep what is written: what there can be, first what there is in the beginning."""
+"""Attributes that keep what is written: their values, the initial one first."""
 
 _IDS: Final = struct.Struct("<HH4xB3B32xHH")
 _BARS: Final = 6
@@ -36,12 +36,12 @@ _ROM_FLAGS: Final = 0x46200
 
 
 def is_binary(name: str) -> bool:
-    """Whether a live file has bytes of its own, and no text that is kept."""
+    """Return True for a live file with binary contents, which are not kept as text."""
     return name in ("config", "rom") or name.startswith("resource")
 
 
 def windows(device: Device, config: bytes) -> dict[int, Window]:
-    """What the function's BARs and its ROM decode, by index."""
+    """Return the windows that the BARs and the ROM decode, by index."""
     regions = device.model.regions()
     found: dict[int, Window] = {}
     for index in range(min(_ROM + 1, len(regions))):
@@ -63,12 +63,12 @@ def windows(device: Device, config: bytes) -> dict[int, Window]:
 
 
 def wide(found: Mapping[int, Window]) -> frozenset[int]:
-    """Those that can lie above 4 GiB."""
+    """Return the indexes of the windows that may lie above 4 GiB."""
     return frozenset(index for index, window in found.items() if window.flags & _MEM64 == _MEM64)
 
 
 def uevent(device: Device, config: bytes, *, bound: bool) -> File:
-    """What udev is told."""
+    """Make the uevent file, from which udev reads a function's properties."""
     vendor, product, _, *classes, sub_vendor, sub_product = _identity(config)
     return text(
         *([f"DRIVER={DRIVER}"] if bound else []),
@@ -83,7 +83,7 @@ def uevent(device: Device, config: bytes, *, bound: bool) -> File:
 
 
 def identity(config: bytes) -> tuple[int, int, int, int, int]:
-    """Vendor, device, subsystem vendor, subsystem device, class: what drivers are found by."""
+    """Return (vendor, device, subsystem vendor, subsystem device, class), by which drivers match."""
     vendor, product, _, *classes, sub_vendor, sub_product = _identity(config)
     return vendor, product, sub_vendor, sub_product, classes[2] << 16 | classes[1] << 8 | classes[0]
 
@@ -91,14 +91,14 @@ def identity(config: bytes) -> tuple[int, int, int, int, int]:
 def entries(
     path: str, device: Device, config: bytes, placed: Mapping[int, Window], *, bound: bool
 ) -> Entries:
-    """The files of a function's directory, without what its driver makes there.
+    """Yield the files of a function's directory, without those that its driver makes.
 
     Args:
         path: the directory.
         device: the function.
-        config: its configuration space, as the hardware has it.
-        placed: where its BARs are, by index.
-        bound: vfio-pci has it.
+        config: its config space, as in hardware.
+        placed: the windows of its BARs, by index.
+        bound: the function is bound to vfio-pci.
     """
     vendor, product, sub_vendor, sub_product, code = identity(config)
     cpus = os.cpu_count() or 1
@@ -158,14 +158,14 @@ def _modalias(config: bytes) -> str:
 
 
 def _mask(cpus: int) -> str:
-    """A cpumask: groups of eight hexadecimal digits."""
+    """Format a cpumask: groups of eight hexadecimal digits."""
     digits = f"{(1 << cpus) - 1:x}"
     first = len(digits) % 8 or 8
     return ",".join([digits[:first], *(digits[at : at + 8] for at in range(first, len(digits), 8))])
 
 
 def _resources(placed: Mapping[int, Window]) -> Iterator[str]:
-    """The lines of resource_show(): start, end and flags."""
+    """Yield the lines of resource_show(): start, end and flags."""
     for index in range(_RESOURCES):
         window = placed.get(index)
         if window is None:

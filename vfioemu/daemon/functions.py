@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""PCI functions and their driver: what is written to bind, unbind, driver_override, new_id, remove and rescan.
+"""Bind PCI functions to vfio-pci and unbind them: bind, unbind, driver_override, new_id, remove and rescan in sysfs.
 
-Kernel: drivers/base/bus.c, dd.c, drivers/pci/pci-driver.c, pci-sysfs.c. vfio-pci is the only driver that emulated functions
-can have. A function without it stays in /sys; vfio knows nothing of it then.
+Kernel: drivers/base/bus.c, dd.c, drivers/pci/pci-driver.c, pci-sysfs.c. vfio-pci is the only driver for emulated functions. An
+unbound function stays in /sys, and vfio does not know it.
 """
 
 import errno
@@ -31,12 +31,12 @@ class Function:
     """A PCI function.
 
     Attributes:
-        device: what it is; after an unbind, what it was.
-        bound: vfio-pci has it.
-        override: driver_override; empty for none.
-        present: it is on the bus.
-        enabled: how often it has been enabled by hand.
-        rom: its ROM can be read.
+        device: its device; after an unbind, the former one.
+        bound: bound to vfio-pci.
+        override: driver_override; "" for none.
+        present: on the bus.
+        enabled: enable count of the `enable` file.
+        rom: reads of its ROM are enabled.
     """
 
     device: Device
@@ -48,7 +48,7 @@ class Function:
 
     @property
     def path(self) -> str:
-        """Its directory."""
+        """Its directory in the tree."""
         return sysfs.device_path(self.device)
 
 
@@ -56,10 +56,10 @@ class Functions:
     """The PCI functions of a machine.
 
     Args:
-        machine: whose.
+        machine: the machine.
         tree: shows them.
-        appeared: is told of a device that vfio has from now on.
-        gone: is told of the symbol of one that it has no more.
+        appeared: called with a device after its function was bound.
+        gone: called with the symbol of a device after its function was unbound.
     """
 
     def __init__(
@@ -81,41 +81,41 @@ class Functions:
         }
 
     def find(self, name: str) -> Function | None:
-        """The function of that address that is on the bus."""
+        """Return the function at a PCI address; None if it is not on the bus."""
         function = self._functions.get(name)
         return function if function is not None and function.present else None
 
     def at(self, path: str) -> Function | None:
-        """The function whose directory that is."""
+        """Return the function whose directory is `path`; None if there is none."""
         function = self.find(path.rpartition("/")[2])
         return function if function is not None and function.path == path else None
 
     # --- the driver's files ---
 
     def bind(self, driver: str, name: str) -> bool:
-        """bind_store(): ENODEV, EBUSY; False if it is about nothing of ours."""
+        """Bind a function: bind_store(), ENODEV, EBUSY. Return False if it is not an emulated one."""
         function = self.find(name)
         if function is None:
             return self._not_ours(driver, name)
         if driver != DRIVER or not self._matches(function):
-            raise IoctlError(errno.ENODEV, f"{name} is not for {driver}: its driver_override decides")
+            raise IoctlError(errno.ENODEV, f"{name} does not match driver {driver}; driver_override decides")
         if function.bound:
-            raise IoctlError(errno.EBUSY, f"{name} has the driver {DRIVER} already")
+            raise IoctlError(errno.EBUSY, f"{name} is bound to {DRIVER} already")
         self._bind(function)
         return True
 
     def unbind(self, driver: str, name: str) -> bool:
-        """unbind_store(): ENODEV; EBUSY where the kernel would wait for the last close."""
+        """Unbind a function: unbind_store(), ENODEV; EBUSY where the kernel would wait for the last close."""
         function = self.find(name)
         if function is None:
             return self._not_ours(driver, name)
         if driver != DRIVER or not function.bound:
-            raise IoctlError(errno.ENODEV, f"{name} does not have the driver {driver}")
+            raise IoctlError(errno.ENODEV, f"{name} is not bound to {driver}")
         self._unbind(function)
         return True
 
     def probe(self, name: str) -> bool:
-        """drivers_probe_store(): a function without a driver gets one, if there is one for it."""
+        """Bind an unbound function if vfio-pci matches it: drivers_probe_store(). Return False if it is not emulated."""
         function = self.find(name)
         if function is None:
             return False
@@ -124,36 +124,36 @@ class Functions:
         return True
 
     def _not_ours(self, driver: str, name: str) -> bool:
-        if driver == DRIVER:  # emulated as a whole: a real function is not given to it
+        if driver == DRIVER:  # this driver is emulated: it does not take real functions
             raise IoctlError(errno.ENODEV, f"there is no emulated function {name}")
         return False
 
     def new_id(self, text: str) -> None:
-        """new_id_store(): EINVAL, EEXIST; functions that match get the driver."""
+        """Add an id, and bind the functions that match it: new_id_store(), EINVAL, EEXIST, ENOMEM."""
         number = _numbers(text)
         if number in self._ids:
-            raise IoctlError(errno.EEXIST, f"{text.strip()!r} is known already")
+            raise IoctlError(errno.EEXIST, f"id {text.strip()!r} exists already")
         if len(self._ids) >= _MOST_IDS:
-            raise IoctlError(errno.ENOMEM, f"{_MOST_IDS} ids are known")
+            raise IoctlError(errno.ENOMEM, f"the limit of {_MOST_IDS} ids is reached")
         self._ids.append(number)
         for function in self._functions.values():
             if function.present and not function.bound and self._matches(function):
                 try:
                     self._bind(function)
-                except IoctlError as error:  # __driver_attach(): the next one is tried, and the id stays
+                except IoctlError as error:  # as __driver_attach(): go on with the next one, and keep the id
                     log.info("new_id: %s", error.why)
 
     def remove_id(self, text: str) -> None:
-        """remove_id_store(): EINVAL, ENODEV."""
+        """Remove an id: remove_id_store(), EINVAL, ENODEV."""
         wanted = _numbers(text)
         for number in self._ids:
             if number[:2] == wanted[:2] and wanted[2:4] in ((_ANY, _ANY), number[2:4]):
                 self._ids.remove(number)
                 return
-        raise IoctlError(errno.ENODEV, f"{text.strip()!r} is no id that was added")
+        raise IoctlError(errno.ENODEV, f"id {text.strip()!r} was not added")
 
     def _matches(self, function: Function) -> bool:
-        """pci_match_device()."""
+        """Return True if vfio-pci matches the function: pci_match_device()."""
         if function.override:
             return function.override == DRIVER
         found = function_files.identity(self._tree.config(function.device))
@@ -165,7 +165,7 @@ class Functions:
         return False
 
     def _bind(self, function: Function) -> None:
-        """probe(): ENOMEM if the system has no memory, fd or file for it; then nothing has changed."""
+        """Make the function's device: probe(). ENOMEM if memory, an fd or a file is lacking; nothing has changed then."""
         try:
             device = self._machine.add_device(function.device.spec)
             try:
@@ -180,7 +180,7 @@ class Functions:
         self._appeared(device)
 
     def _no_room(self, function: Function, error: Exception) -> IoctlError:
-        """What is said of a function that could not be made."""
+        """Make the error for a device that could not be made."""
         told = refusal(error)
         return IoctlError(errno.ENOMEM, f"{function.device.name}: {error if told is None else told.what}")
 
@@ -194,15 +194,17 @@ class Functions:
     # --- the function's files ---
 
     def set_override(self, function: Function, text: str) -> None:
-        """driver_override_store(): EINVAL for what is too long."""
+        """Set driver_override: driver_override_store(), EINVAL if the text is too long."""
         if len(text) >= _LONGEST_OVERRIDE:
-            raise IoctlError(errno.EINVAL, f"driver_override: {len(text)} bytes")
+            raise IoctlError(
+                errno.EINVAL, f"driver_override has {len(text)} bytes, the limit is {_LONGEST_OVERRIDE - 1}"
+            )
         function.override = text.partition("\n")[0]
         shown = function.override or function_files.UNSET
         self._tree.write(f"{function.path}/driver_override", f"{shown}\n".encode("utf-8", "surrogateescape"))
 
     def set_enabled(self, function: Function, value: int) -> None:
-        """enable_store(): EBUSY while a driver has it, EIO for one `disable` too many."""
+        """Change the enable count: enable_store(). EBUSY while bound, EIO to disable a disabled function."""
         if function.bound:
             raise IoctlError(errno.EBUSY, f"{function.device.name} is enabled by its driver")
         if not value and not function.enabled:
@@ -211,15 +213,15 @@ class Functions:
         self._tree.write(f"{function.path}/enable", f"{function.enabled}\n".encode())
 
     def remove(self, function: Function) -> None:
-        """remove_store(): it is on the bus no more, until it is looked for again; EBUSY while it is open."""
+        """Take the function off the bus until a rescan: remove_store(). EBUSY while it is open."""
         if function.bound:
             self._unbind(function)
         function.present = False
-        function.override = ""  # of a struct pci_dev that is gone
+        function.override = ""  # it is lost with the struct pci_dev
         self._tree.remove(function.device)
 
     def rescan(self) -> None:
-        """rescan_store(): what was removed is found again, as far as there is room to show it; it may have no driver then."""
+        """Put removed functions back on the bus, as far as their files can be made: rescan_store(). They may stay unbound."""
         for function in self._functions.values():
             if function.present:
                 continue
@@ -237,7 +239,7 @@ class Functions:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """Vendor, device and more of new_id, as sscanf() reads them: EINVAL without the first two."""
+    """Parse the numbers of new_id as sscanf() does: EINVAL without vendor and device."""
     numbers: list[int] = []
     for word in text.split()[:7]:
         try:
@@ -245,6 +247,6 @@ def _numbers(text: str) -> tuple[int, ...]:
         except ValueError:
             break
     if len(numbers) < 2:
-        raise IoctlError(errno.EINVAL, f"{text.strip()!r} is no vendor and device in hexadecimal digits")
+        raise IoctlError(errno.EINVAL, f"{text.strip()!r} is not a vendor and device in hexadecimal")
     defaults = (0, 0, _ANY, _ANY, 0, 0)
     return (*numbers, *defaults[len(numbers) :])[:6]

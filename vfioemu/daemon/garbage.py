@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Garbage collection that does not stop everybody.
+"""Collect garbage in parts, so that no client waits for a full collection.
 
-Python's full collection looks at every object there is: with 65535 mappings that takes longer than a client may hold up the
-others, and with eight containers like that a second. So what has survived one is left out of the next (gc.freeze()) as long as
-there is much of it; its references are counted all the same, and nothing of ours that lasts lives in cycles. When there is
-little again, all is looked at, and what was left out can go.
+A full collection of Python visits every object: with 65535 mappings it takes longer than one client may delay the others, and
+with eight such containers a second. So objects that survived a collection are left out of the next ones (gc.freeze()) while
+there are many of them. Reference counting still frees them, and no lasting object of ours is part of a cycle. When few are left,
+gc.unfreeze() includes them again, so that cycles among them are found in the end.
 """
 
 import contextlib
@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from typing import Final
 
 MUCH: Final = 10_000
-"""Objects, beyond those of the start, that one collection may look at again: some milliseconds."""
+"""Objects, beyond those of the start, that one collection may visit again: some milliseconds."""
 
 
 _YOUNG: Final = 700
 _MIDDLE: Final = 10
-"""Those of Python 3.11 and 3.12; 3.13 lets three times as many objects be made between two collections."""
+"""Thresholds of Python 3.11 and 3.12; 3.13 would make three times as many objects between two collections."""
 _OFTEN: Final = 4
-"""Collections of the middle generation for each full one, which looks at what is new since the last: 28,000 objects or so."""
+"""Collections of the middle generation per full one; a full one then visits some 28,000 new objects."""
 
 
 class _Collector:
@@ -40,7 +40,7 @@ class _Collector:
 
 @contextlib.contextmanager
 def collected_in_parts() -> Iterator[None]:
-    """Have garbage collected like that while the block lasts."""
+    """Collect garbage in parts while the block lasts."""
     collector = _Collector()
     thresholds = gc.get_threshold()
     gc.callbacks.append(collector)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Mediated devices that come and go while the daemon runs: by commands, and by files in /sys."""
+"""Make and remove mediated devices while the daemon runs, by commands and by files in /sys."""
 
 import errno
 import uuid
@@ -26,18 +26,18 @@ _ERRNOS = {"DeviceExists": errno.EEXIST, "TooManyDevices": errno.EUSERS, "NoRoom
 
 
 def _spelled(text: str) -> str:
-    """A UUID as its device is called, however it is written; ValueError if it is none."""
+    """Return a UUID as devices are named, from any spelling; ValueError if it is not a UUID."""
     return str(uuid.UUID(text))
 
 
 class MediatedDevices:
-    """Those that were made since the daemon started; those of the machine file are no less than any other device.
+    """The mediated devices made since the daemon started; those of the machine file do not count among them.
 
     Args:
-        machine: where they are.
-        workers: are told of them.
+        machine: gets the devices.
+        workers: run their work.
         tree: shows them.
-        removals: take away what is open.
+        removals: remove open ones.
     """
 
     def __init__(self, machine: Machine, workers: Workers, tree: Tree, removals: Removals) -> None:
@@ -51,7 +51,7 @@ class MediatedDevices:
         return symbol in self._names
 
     def types(self) -> list[d.MdevType]:
-        """What they can be made of."""
+        """List the types, one for each model."""
         models = self._machine.models
         return [
             d.MdevType(
@@ -64,28 +64,28 @@ class MediatedDevices:
         ]
 
     def start(self, model: str, text: str | None, settings: Mapping[str, object]) -> str:
-        """Make one: its name, which is a UUID.
+        """Make a mediated device; return its name, a UUID.
 
         Args:
-            model: of which type.
-            text: its UUID, however it is spelled; None for any.
-            settings: its options.
+            model: its type.
+            text: its UUID in any spelling; None for a random one.
+            settings: options of the model.
 
         Raises:
             ControlError: it cannot be made.
         """
         if len(self._names) >= MAX_MDEVS:
-            raise ControlError("TooManyDevices", f"{MAX_MDEVS} mediated devices exist")
+            raise ControlError("TooManyDevices", f"the limit of {MAX_MDEVS} mediated devices is reached")
         try:
             name = str(uuid.uuid4()) if text is None else _spelled(text)
         except ValueError:
-            raise ControlError("BadArguments", f"{text!r} is no UUID") from None
+            raise ControlError("BadArguments", f"{text!r} is not a UUID") from None
         if any(device.name == name for device in self._machine.devices.values()):
-            raise ControlError("DeviceExists", f"there is a device {name} already")
+            raise ControlError("DeviceExists", f"device {name} exists already")
         if model not in self._machine.models:
             known = ", ".join(sorted(self._machine.models))
-            raise ControlError("TypeNotFound", f"no type {model!r}; there are {known}")
-        group = real.free_group(self._machine.group_numbers)  # a new one, so without an IOMMU
+            raise ControlError("TypeNotFound", f"no type {model!r}; known are {known}")
+        group = real.free_group(self._machine.group_numbers)  # a new group, so it has no IOMMU
         try:
             require_room("the device", memory_of(self._machine.models[model], settings))
             device = self._machine.add_device(
@@ -107,10 +107,10 @@ class MediatedDevices:
         return name
 
     def stop(self, text: str) -> tuple[str, trio.Event | None]:
-        """Take one away: its name, and what to wait for if somebody has it open, or its group is in a container.
+        """Remove a mediated device; return its name and, if it is open or its group is in a container, an event to wait for.
 
         Raises:
-            ControlError: there is none of that name.
+            ControlError: no such device was started.
         """
         device = self._find(text)
         if not self._machine.is_withdrawn(device):
@@ -125,14 +125,14 @@ class MediatedDevices:
     # --- the same, by files in /sys: attributes.Mdevs ---
 
     def create(self, name: str, model: str) -> None:
-        """A UUID was written to a type's `create`: IoctlError EEXIST, EUSERS, ENOMEM."""
+        """Make a device for a UUID written to a type's `create`: IoctlError EEXIST, EUSERS, ENOMEM."""
         try:
             self.start(model, name, {})
         except ControlError as error:
             raise IoctlError(_ERRNOS.get(error.kind, errno.EINVAL), str(error)) from None
 
     def delete(self, name: str) -> None:
-        """A device's `remove` was written to: IoctlError ENODEV; EBUSY, where the kernel would wait until it is closed."""
+        """Remove a device for a write to its `remove`: IoctlError ENODEV; EBUSY where the kernel would wait for the close."""
         try:
             device = self._find(name)
         except ControlError as error:
@@ -152,7 +152,7 @@ class MediatedDevices:
         return device
 
     def _remove(self, device: Device) -> None:
-        """At once; EBUSY."""
+        """Remove a device that is not open; IoctlError EBUSY otherwise."""
         self._machine.remove_device(device.symbol)
         self._gone(device)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the commands of the control socket take and answer; the protocol around it is vfioemu/wire/control.py."""
+"""Arguments and results of the commands of the control socket; the protocol is in vfioemu/wire/control.py."""
 
 from typing import Annotated, Any, Literal
 
@@ -41,7 +41,7 @@ class ClientEntry(msgspec.Struct, frozen=True):
 
 
 class CallCount(msgspec.Struct, frozen=True):
-    """How often a call was answered with what; `errno` is empty for success."""
+    """Number of calls with one result; `errno` is empty for success."""
 
     call: str
     errno: str
@@ -52,8 +52,8 @@ class Stats(msgspec.Struct, frozen=True):
     """Counters and gauges.
 
     Attributes:
-        longest_round: the most CPU time that went by between two looks at who wants something, in seconds.
-        client_fds: fds of the daemon that exist for clients, of `max_client_fds`.
+        longest_round: the longest CPU time between two checks for clients that wait, in seconds.
+        client_fds: the daemon's fds that exist for clients; the limit is `max_client_fds`.
     """
 
     calls: list[CallCount]
@@ -103,7 +103,7 @@ class SetParameter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Inspect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`inspect`: something that a device, by its symbol or name, tells of itself; which, its model documents."""
+    """`inspect`: internals of a device, named by symbol or name; its model documents what there is."""
 
     device: str
     what: str
@@ -111,7 +111,7 @@ class Inspect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MdevStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`mdev-start`: without a uuid, one is made up."""
+    """`mdev-start`: without a uuid, a random one is used."""
 
     type: str
     uuid: str | None = None
@@ -119,7 +119,7 @@ class MdevStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DeviceRaise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`device-raise`: have a device raise the interrupt that tells of an error, or the one that asks for the device."""
+    """`device-raise`: have a device raise its error interrupt (ERR), or its request to be given back (REQ)."""
 
     device: str
     what: Literal["error", "request"]
@@ -132,7 +132,7 @@ class MdevStop(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Trace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`trace`: from its answer on, the connection carries events (protocol/trace-events.schema.json) until the client says anything.
+    """`trace`: after the answer the connection carries events (protocol/trace-events.schema.json) until the client sends a byte.
 
     `filters` are what `vfioemu trace -e` takes.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What memory a device takes, known before it is made: who makes one looks whether there is room (vfioemu/room.py)."""
+"""Estimate the memory of a device before it is made, to check that there is enough (vfioemu/room.py)."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -7,10 +7,10 @@ from typing import Final
 from vfioemu.core.model.device import Factory
 
 PER_DEVICE: Final = 1 << 20
-"""Bytes that a device takes besides its memory: the log of its DMA above all."""
+"""Bytes that a device takes besides its own memory, mostly for its DMA log."""
 
 
 def memory_of(model: Factory | None, options: Mapping[str, object]) -> int:
-    """Bytes of a device with those options, which need not be right; a model that does not exist has no memory either."""
+    """Return the bytes that a device with these options takes; wrong options and an unknown model are no error here."""
     memory = getattr(model, "memory_size", None)
     return PER_DEVICE + (memory(options) if memory is not None else 0)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Devices that are taken away while somebody has them open: vfio_unregister_group_dev().
+"""Remove devices that are open: vfio_unregister_group_dev().
 
-Nobody can open them any more. Who has one open is asked for it, at once and every ten seconds, by the interrupt that devices
-have for that; then it is waited for. There is no way back, whoever stops waiting.
+From the start of a removal nobody can open the device. Its user is asked to close it, at once and every ten seconds, by the
+device's request interrupt (REQ); then the last close is waited for. A removal cannot be cancelled.
 """
 
 import logging
@@ -20,18 +20,18 @@ from vfioemu.io.driver import Driver
 log: Final = logging.getLogger(__name__)
 
 AGAIN: Final = 10.0
-"""Seconds between two requests."""
+"""Seconds between two requests to the user."""
 _TOLD: Final = 10
-"""Of so many requests one is told."""
+"""Every so many requests one is logged."""
 
 
 class Removals:
-    """Takes devices away.
+    """Remove open devices.
 
     Args:
-        machine: whose devices.
-        dispatcher: runs what they are asked for.
-        nursery: where it is waited.
+        machine: has the devices.
+        dispatcher: runs the models' requests.
+        nursery: for the tasks that wait.
     """
 
     def __init__(self, machine: Machine, dispatcher: Dispatcher, nursery: trio.Nursery) -> None:
@@ -41,7 +41,7 @@ class Removals:
         self._going: dict[str, trio.Event] = {}
 
     def begin(self, device: Device, gone: Callable[[], None]) -> trio.Event:
-        """Withdraw a device; `gone` is called when it has been taken away, and then the event is set."""
+        """Start to remove a device; after its last close `gone` is called and the returned event is set."""
         event = self._going.get(device.symbol)
         if event is None:
             event = self._going[device.symbol] = trio.Event()
@@ -70,13 +70,13 @@ class Removals:
     async def _ask(self, driver: Driver, device: Device, count: int) -> None:
         try:
             self._tell(device, count, heard=await driver.run(device.request_removal))
-        except IoctlError as error:  # of its model: it goes when it is closed
-            log.warning("device %s: its user cannot be asked to give it back: %s", device.symbol, error)
+        except IoctlError as error:  # raised by the model; still wait for the close
+            log.warning("device %s: cannot signal the request interrupt: %s", device.symbol, error)
 
     def _tell(self, device: Device, count: int, *, heard: bool) -> None:
         if heard and count % _TOLD == 0:
-            log.info("device %s: its user is asked to give it back (#%d)", device.symbol, count)
+            log.info("device %s: relaying device request to user (#%d)", device.symbol, count)
         elif not heard and not count:
             log.warning(
-                "device %s: nobody hears a request for it (REQ), it goes when it is closed", device.symbol
+                "device %s: no device request channel (REQ) registered, waiting for the close", device.symbol
             )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where a daemon's sockets are: a private directory, one daemon to a directory, no litter."""
+"""Manage the runtime directory of a daemon: private, for one daemon at a time, left clean."""
 
 import contextlib
 import errno
@@ -24,25 +24,25 @@ CONTROL: Final = "control.sock"
 LOCK: Final = "lock"
 PID: Final = "pid"
 ROOT: Final = "root"
-"""The tree of files that programs see as /dev/vfio and in /sys: daemon/tree.py."""
+"""Tree of files that programs see as /dev/vfio and in /sys: daemon/tree.py."""
 _SUN_PATH: Final = 108
 
 
 class StartError(private.PlaceError):
-    """A daemon cannot start here, or none of ours has; the text says why, `hint` what to do."""
+    """A daemon cannot start here, or none of ours runs here; the text says why, `hint` what to do."""
 
 
 def default_runtime_dir(instance: str = "default") -> Path:
-    """$VFIOEMU_RUNTIME_DIR, $XDG_RUNTIME_DIR/vfioemu or /tmp/vfioemu-UID, and the instance's directory in it.
+    """Return an instance's directory in $VFIOEMU_RUNTIME_DIR, $XDG_RUNTIME_DIR/vfioemu or /tmp/vfioemu-UID.
 
-    $XDG_RUNTIME_DIR counts if it is our own directory: `su` and `sudo` leave another user's there, a reboot none.
+    $XDG_RUNTIME_DIR is used only if it is our own directory: after `su` or `sudo` it is another user's.
 
     Raises:
-        StartError: an instance cannot have that name.
+        StartError: the name is not possible for an instance.
     """
     if instance in ("", ".", "..") or "/" in instance or "\0" in instance:
         raise StartError(
-            f"{instance!r} cannot be the name of an instance: it names a directory",
+            f"{instance!r} cannot be the name of an instance: it is a path",
             "--runtime-dir takes paths",
         )
     if base := os.environ.get("VFIOEMU_RUNTIME_DIR"):
@@ -54,7 +54,7 @@ def default_runtime_dir(instance: str = "default") -> Path:
 
 
 def naming(directory: Path) -> str:
-    """The options of a command that mean this directory, with a blank before them; "" if it is what they mean by default."""
+    """Return the command-line options that name this directory, with a leading blank; "" if it is the default."""
     base = default_runtime_dir().parent
     if directory.parent == base:
         usual = directory.name == os.environ.get("VFIOEMU_INSTANCE", "default")
@@ -63,16 +63,16 @@ def naming(directory: Path) -> str:
 
 
 def how_to_start(directory: Path) -> str:
-    """A hint for whoever finds no daemon there."""
+    """Make a hint for users who find no daemon in a directory."""
     return f"`vfioemu serve{naming(directory)} --device MODEL --background` starts one"
 
 
 def own_runtime_dir(instance: str) -> Path:
-    """Where a daemon of our own is looked for by its instance's name. Whether one runs there is seen by connecting.
+    """Return the directory of an instance of our own; connecting shows whether a daemon runs there.
 
     Raises:
-        StartError: nothing is there, which somebody else could change before we connect; or he was there first, and could
-            have any daemon listen.
+        StartError: the directory does not exist, another user could replace it before we connect, or it belongs to another user,
+            who could have any daemon listen there.
     """
     directory = default_runtime_dir(instance)
     try:
@@ -80,23 +80,24 @@ def own_runtime_dir(instance: str) -> Path:
         owner = directory.lstat().st_uid
     except OSError as error:
         if error.errno != errno.ENOENT:
-            raise StartError(f"cannot look at {directory}: {error.strerror}") from None
+            raise StartError(f"cannot examine {directory}: {error.strerror}") from None
         raise StartError(
             f"no daemon runs in {directory}: {error.strerror}", how_to_start(directory)
         ) from None
     if owner != os.getuid():
         raise StartError(
-            f"{directory} belongs to uid {owner}", "the daemon of somebody else is named by its directory"
+            f"{directory} belongs to uid {owner}",
+            "name another user's daemon by its directory, with --runtime-dir",
         )
     return directory
 
 
 @contextlib.contextmanager
 def private_directory() -> Iterator[Path]:
-    """A new directory of our own, removed at the end.
+    """Make a new directory of our own, and remove it at the end.
 
     Raises:
-        StartError: there is no place for one.
+        StartError: no place can be used.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -107,15 +108,15 @@ def private_directory() -> Iterator[Path]:
 
 
 def make_private(directory: Path, *, shared: bool = False) -> None:
-    """Make the directory, mode 0700, or check that the one that is there is ours alone.
+    """Make the directory with mode 0700, or check that an existing one is ours alone.
 
-    With `shared`, others may pass through it to the socket (0711), which checks who they are.
+    With `shared`, others may reach the socket in it (0711); the daemon checks who connects.
 
     Raises:
-        StartError: it is not a directory, not ours, or others may use it.
+        StartError: it is not a directory, not ours, or open to others.
     """
     for name in (SOCKET, CONTROL):
-        check_length(directory / name)  # before anything is made that would be left
+        check_length(directory / name)  # before anything is made that would have to be removed
     try:
         with private.any_umask():
             directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -141,15 +142,15 @@ def make_private(directory: Path, *, shared: bool = False) -> None:
             raise StartError(f"cannot open {directory} to others: {error.strerror}") from None
         for parent in directory.resolve().parents:
             if not parent.stat().st_mode & stat.S_IXOTH:
-                log.warning("other users cannot come to %s: %s is closed to them", directory, parent)
+                log.warning("other users cannot reach %s: they may not enter %s", directory, parent)
 
 
 def _check_way(directory: Path) -> None:
-    """A daemon is not looked for, nor started, where somebody else can put another one in its place.
+    """Check that no other user can replace the directory, before a daemon is started or looked for in it.
 
     Raises:
-        StartError: he can.
-        OSError: something on the way cannot be looked at.
+        StartError: another user can.
+        OSError: an entry of the path cannot be examined.
     """
     try:
         private.check_way(directory)
@@ -158,28 +159,28 @@ def _check_way(directory: Path) -> None:
 
 
 def _hint(error: OSError) -> str:
-    """Which limit of the system it was."""
+    """Return a hint about the limit of the system that was hit."""
     told = refusal(error)
     return "" if told is None else told.hint
 
 
 def check_length(path: Path) -> None:
-    """A socket's path has to fit into sun_path.
+    """Check that a socket's path fits into sun_path.
 
     Raises:
-        StartError: it does not.
+        StartError: it is too long.
     """
     length = len(os.fsencode(path))
     if length >= _SUN_PATH:
         raise StartError(
-            f"the socket path {path} has {length} bytes, the most is {_SUN_PATH - 1}",
+            f"socket path {path} has {length} bytes, the limit is {_SUN_PATH - 1}",
             "choose a shorter --runtime-dir",
         )
 
 
 @contextlib.contextmanager
 def occupied(directory: Path) -> Iterator[None]:
-    """Hold the directory for one daemon; its lock and pid file.
+    """Hold the directory for one daemon, with its lock and pid file.
 
     Raises:
         StartError: another daemon runs here.
@@ -208,11 +209,14 @@ def occupied(directory: Path) -> Iterator[None]:
         finally:
             pid.unlink(missing_ok=True)
     finally:
-        os.close(lock)  # the file stays: to remove it would race with the next daemon
+        os.close(lock)  # keep the file: the next daemon may have opened it, and would lock a removed file
 
 
 def _write_pid(path: Path) -> None:
-    """Whatever the umask is, others must not be able to write it, nor have written it before us."""
+    """Write the pid file as a new file with mode 0600.
+
+    Not the old file, whose mode the umask of another daemon decided: others might write it, or have it open for writing.
+    """
     path.unlink(missing_ok=True)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "w", encoding="ascii") as file:
@@ -228,10 +232,10 @@ def _who(directory: Path) -> str:
 
 @contextlib.contextmanager
 def listening(path: Path, kind: socket.SocketKind, mode: int = 0o600) -> Iterator[socket.socket]:
-    """A listening socket at `path` with that mode; removed at the end. A stale one, on which nobody listens, is replaced.
+    """Listen on a socket at `path` with that mode, and remove it at the end. A stale socket is replaced.
 
     Raises:
-        StartError: somebody listens there, or it cannot be made.
+        StartError: another process listens there, or the socket cannot be made.
     """
     check_length(path)
     with contextlib.ExitStack() as stack:
@@ -242,7 +246,7 @@ def listening(path: Path, kind: socket.SocketKind, mode: int = 0o600) -> Iterato
         try:
             stack.enter_context(unix_sockets.bound(listener, path, mode))
         except OSError as error:
-            hint = "end that daemon, or choose another place" if error.errno == errno.EADDRINUSE else ""
+            hint = "end that daemon, or choose another directory" if error.errno == errno.EADDRINUSE else ""
             raise StartError(f"cannot listen on {path}: {error.strerror}", hint) from None
         listener.listen(socket.SOMAXCONN)
         yield listener

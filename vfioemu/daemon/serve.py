@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A daemon: a machine, its sockets, and the tasks that serve them; from start to a clean end."""
+"""Run a daemon: a machine, its sockets, and the tasks that serve them, from start to a clean end."""
 
 import contextlib
 import logging
@@ -47,13 +47,13 @@ class Options:
     """How a daemon runs.
 
     Attributes:
-        runtime_dir: where its sockets are; None for a new directory that goes with it.
-        memory: how client memory is reached; PROCESS_VM for a daemon that one user has for himself.
-        fallback: where the system refuses PROCESS_VM, ask.
-        uids: who may connect besides our own user.
+        runtime_dir: directory of its sockets; None for a new one, removed at the end.
+        memory: how client memory is reached; PROCESS_VM suits a daemon that serves one user only.
+        fallback: use ASK if the system refuses PROCESS_VM.
+        uids: users that may connect besides our own.
         limits: bounds and time-outs.
         until: an fd; the daemon ends when it is readable, or its other end is closed. -1 for none.
-        trace: where to write what happens; None: nowhere.
+        trace: where to write the trace; None for no trace.
     """
 
     runtime_dir: Path | None = None
@@ -70,12 +70,12 @@ class Daemon:
     """A running daemon.
 
     Attributes:
-        machine: what it emulates.
-        socket_path: where clients connect.
-        control_path: where it is commanded.
+        machine: the machine that it emulates.
+        socket_path: the socket for clients.
+        control_path: the socket for commands.
         root: the tree that programs see as /dev/vfio and in /sys.
-        dispatcher: what answers calls, whichever transport they come by.
-        server: who is connected by the shim's transport.
+        dispatcher: answers calls of every transport.
+        server: the clients of the shim's transport.
     """
 
     machine: Machine
@@ -87,7 +87,7 @@ class Daemon:
 
 
 def raise_file_limit() -> int:
-    """Allow as many fds as we may have: each emulated fd is one of ours too. Returns how many."""
+    """Raise RLIMIT_NOFILE to its hard limit, as each emulated fd is one of ours too; return the new limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(ValueError, OSError):
@@ -97,10 +97,10 @@ def raise_file_limit() -> int:
 
 
 def _check_system() -> None:
-    """What a daemon cannot do without is asked for now, and not in the midst of a client's call, which could not say why.
+    """Try the system calls that a daemon needs now, and not in the middle of a client's call, which could not report why.
 
     Raises:
-        StartError: the system refuses it.
+        StartError: the system refuses one.
     """
     try:
         os.close(os.memfd_create("vfioemu", os.MFD_CLOEXEC))
@@ -115,7 +115,7 @@ def _check_system() -> None:
 
 
 def _require_room(spec: MachineSpec, models: Mapping[str, Factory]) -> None:
-    """Refuse a machine whose devices need more memory than there is, before the first is made."""
+    """Raise StartError if the machine's devices need more memory than there is, before the first is made."""
     size = sum(memory_of(models.get(device.model), device.options) for device in spec.devices)
     try:
         require_room("the machine", size)
@@ -134,20 +134,20 @@ async def running(
     limits: Limits | None = None,
     trace: TraceOptions | None = None,
 ) -> AsyncIterator[Daemon]:
-    """Run a daemon in this process, as long as the block lasts.
+    """Run a daemon in this process for as long as the block lasts.
 
     Args:
         spec: the machine.
-        runtime_dir: where its sockets are; None for a new directory that goes with it.
+        runtime_dir: directory of its sockets; None for a new one, removed at the end.
         memory: "ask" or "process_vm".
-        fallback: where the system refuses process_vm, ask.
-        uids: who may connect besides our own user.
+        fallback: use "ask" if the system refuses process_vm.
+        uids: users that may connect besides our own.
         limits: bounds and time-outs.
-        trace: where to write what happens; None: nowhere.
+        trace: where to write the trace; None for no trace.
 
     Raises:
         StartError: it cannot start there.
-        ValueError: there is no such machine.
+        ValueError: such a machine is not possible.
     """
     if isinstance(memory, str):
         memory = MemoryMode[memory.upper()]
@@ -209,11 +209,11 @@ async def running(
 
 
 async def serve(spec: MachineSpec, options: Options, ready: "Ready | None" = None) -> int:
-    """Run a daemon until SIGTERM, SIGINT or SIGHUP, if that is not ignored (nohup): the signal that ended it.
+    """Run a daemon until SIGTERM, SIGINT or SIGHUP; return the signal. An ignored SIGHUP (nohup) stays ignored.
 
     Raises:
         StartError: it cannot start.
-        ValueError: there is no such machine.
+        ValueError: such a machine is not possible.
     """
     raise_file_limit()
     ends = [signal.SIGTERM, signal.SIGINT]
@@ -241,7 +241,7 @@ async def serve(spec: MachineSpec, options: Options, ready: "Ready | None" = Non
 
 
 async def _end_with(parent: int) -> None:
-    """Ask ourselves to end when the process behind this fd is gone, however it went."""
+    """Send ourselves SIGTERM when the process behind this fd has ended, however it ended."""
     await trio.lowlevel.wait_readable(parent)
     log.info("the parent process is gone")
     signal.raise_signal(signal.SIGTERM)
@@ -249,12 +249,12 @@ async def _end_with(parent: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """Tells whoever waits that clients can connect now.
+    """Report that clients can connect.
 
     Attributes:
-        fd: gets the socket's path and a newline, and is closed; -1 for none.
+        fd: receives the socket's path and a newline, and is closed; -1 for none.
         notify_socket: systemd's $NOTIFY_SOCKET.
-        before: what happens before anybody is told; gets the runtime directory.
+        before: called with the runtime directory before anything is reported.
     """
 
     fd: int = -1
@@ -262,11 +262,11 @@ class Ready:
     before: Callable[[Path], None] | None = None
 
     def tell(self, daemon: Daemon) -> None:
-        """Do it, in all ways."""
+        """Report it, in all ways."""
         if self.before is not None:
             self.before(daemon.socket_path.parent)
         if self.fd >= 0:
-            with contextlib.suppress(OSError), open(self.fd, "wb") as pipe:  # whoever waited may be gone
+            with contextlib.suppress(OSError), open(self.fd, "wb") as pipe:  # the reader may have ended
                 pipe.write(f"{daemon.socket_path}\n".encode())
         if self.notify_socket:
             address = self.notify_socket

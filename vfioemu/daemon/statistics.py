@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Counters and gauges of a daemon: as a message, and as Prometheus text."""
+"""Report counters and gauges of a daemon, as a message and as Prometheus text."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def clients(sessions: "Iterable[Session]") -> list[d.ClientEntry]:
-    """The sessions, oldest first."""
+    """List the sessions, oldest first."""
     return [
         d.ClientEntry(
             session=session.number,
@@ -34,7 +34,7 @@ def clients(sessions: "Iterable[Session]") -> list[d.ClientEntry]:
 
 
 def stats(machine: Machine, server: Server) -> d.Stats:
-    """Everything that is counted."""
+    """Collect all counters and gauges."""
     files = Counter(str(token.file.kind) for token in server.tokens)
     containers = {str(number): dict(held) for number, held in machine.gauges().items()}
     totals: Counter[str] = Counter()
@@ -66,14 +66,14 @@ def stats(machine: Machine, server: Server) -> d.Stats:
 
 
 class _Collector(Collector):
-    """Turns `stats` into metrics when it is asked."""
+    """Convert `stats` to metrics when a scrape asks for them."""
 
     def __init__(self, machine: Machine, server: Server) -> None:
         self._machine = machine
         self._server = server
 
     def collect(self) -> Iterator[Metric]:
-        """All metrics."""
+        """Yield all metrics."""
         now = stats(self._machine, self._server)
         calls = CounterMetricFamily(
             "vfioemu_calls", "System calls answered, by name and errno.", labels=["call", "errno"]
@@ -113,7 +113,7 @@ class _Collector(Collector):
 
 
 def prometheus(machine: Machine, server: Server) -> str:
-    """`stats` in Prometheus' text format."""
+    """Format `stats` in Prometheus' text format."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(machine, server))
     return generate_latest(registry).decode("utf-8")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What /dev and /sys show of a machine: paths and what is there, as data (see daemon/entries.py)."""
+"""Contents of /dev and /sys for a machine, as data: paths and entries (daemon/entries.py)."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ from vfioemu.daemon.entries import Directory, Entries, Link, Node, text
 Bus: TypeAlias = Literal["pci", "mdev", "platform"]
 
 OWNERS: Final = "owner"
-"""Who owns what: the preload library's notes, csrc/preload/path_look.c."""
+"""Directory with the preload library's notes about owners: csrc/preload/path_look.c."""
 DMA_ENTRY_LIMIT: Final = "sys/module/vfio_iommu_type1/parameters/dma_entry_limit"
 PCI_BUS: Final = "sys/bus/pci"
 DRIVERS: Final = f"{PCI_BUS}/drivers"
@@ -28,26 +28,26 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_:@+-][A-Za-z0-9_.:@+-]*")
 _MISC_MAJOR: Final = 10
 _VFIO_MINOR: Final = 196
 _GROUP_MAJOR: Final = 511
-"""The last of the numbers that alloc_chrdev_region() gives out."""
+"""Last major number that alloc_chrdev_region() gives out."""
 
 
 _MERGED: Final = Directory(merged=True)
 
 
 def bus_of(name: str) -> Bus:
-    """The bus that a device's name belongs to."""
+    """Return the bus that a device's name belongs to."""
     if _PCI.fullmatch(name):
         return "pci"
     return "mdev" if _UUID.fullmatch(name) else "platform"
 
 
 def sysfsdev(name: str) -> str:
-    """The path by which programs are told of a device: what QEMU calls sysfsdev."""
+    """Return the path by which programs name a device; QEMU's `sysfsdev`."""
     return f"/sys/bus/{bus_of(name)}/devices/{name}"
 
 
 def can_show(name: str) -> bool:
-    """Whether a device can be called so in sysfs."""
+    """Return True if sysfs can have an entry of this name."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -55,11 +55,11 @@ def can_show(name: str) -> bool:
 
 
 def machine_entries(dma_entry_limit: int, real_drivers: Iterable[str]) -> Entries:
-    """What is there without any device.
+    """Yield the entries that exist without any device.
 
     Args:
         dma_entry_limit: the module parameter.
-        real_drivers: the PCI drivers that the machine has; what is written to bind emulated functions must not reach them.
+        real_drivers: PCI drivers of the real machine; writes that bind emulated functions must not reach them.
     """
     yield "", _MERGED
     yield OWNERS, Directory()
@@ -78,8 +78,8 @@ def machine_entries(dma_entry_limit: int, real_drivers: Iterable[str]) -> Entrie
     for module in ("mdev", "vfio", "vfio_iommu_type1", "vfio_pci"):
         yield f"sys/module/{module}", Directory()
         yield f"sys/module/{module}/refcnt", text("0")
-        yield f"sys/module/{module}/initstate", text("live")  # so modprobe does not load the machine's
-    # No kernel has it, but driverctl looks there before it calls modprobe, which finds no module in a container.
+        yield f"sys/module/{module}/initstate", text("live")  # keeps modprobe from loading the real module
+    # No kernel has it. driverctl checks it before it calls modprobe, which finds no modules in a container.
     yield "sys/module/vfio-pci", Link("sys/module/vfio_pci")
     yield "sys/module/vfio_pci/drivers", Directory()
     yield "sys/module/vfio_pci/drivers/pci:vfio-pci", Link(f"{DRIVERS}/{function_files.DRIVER}")
@@ -102,7 +102,7 @@ def machine_entries(dma_entry_limit: int, real_drivers: Iterable[str]) -> Entrie
 
 
 def _bus_entries(real_drivers: Iterable[str]) -> Entries:
-    """What binds functions to drivers: of vfio-pci all of it, of others what can name an emulated function."""
+    """Yield the files that bind functions: all of vfio-pci's, and those of real drivers that take a function's address."""
     for name in ("drivers_probe", "rescan"):
         yield f"{PCI_BUS}/{name}", text(mode=0o200, live=True)
     yield f"{DRIVERS}/{function_files.DRIVER}", Directory()
@@ -116,12 +116,12 @@ def _bus_entries(real_drivers: Iterable[str]) -> Entries:
 
 
 def available(count: int) -> str:
-    """What available_instances shows."""
+    """Format available_instances."""
     return f"{count}\n"
 
 
 def type_entries(model: str, description: str, count: int) -> Entries:
-    """A type that mediated devices can be made of, and how many of it there can be still."""
+    """Yield the entries of a type of mediated devices; `count` more can be made."""
     path = type_path(model)
     yield path, Directory()
     yield f"{path}/devices", Directory()
@@ -133,7 +133,7 @@ def type_entries(model: str, description: str, count: int) -> Entries:
 
 
 def group_entries(group: GroupSpec) -> Entries:
-    """An IOMMU group."""
+    """Yield the entries of an IOMMU group."""
     path = f"sys/kernel/iommu_groups/{group.number}"
     reserved = () if group.iommu is None else group.iommu.reserved
     yield path, Directory()
@@ -141,11 +141,14 @@ def group_entries(group: GroupSpec) -> Entries:
     yield f"{path}/reserved_regions", text(*(f"0x{start:016x} 0x{end:016x} msi" for start, end in reserved))
     yield f"{path}/type", text("unknown" if group.iommu is None else "DMA", mode=0o644, live=True)
     if group.iommu is None:
-        yield f"{path}/name", text("vfio-noiommu")  # vfio_noiommu_group_alloc(): of mediated devices, too
+        yield (
+            f"{path}/name",
+            text("vfio-noiommu"),
+        )  # vfio_noiommu_group_alloc() names it, also for mediated devices
 
 
 def node_entries(group: GroupSpec, *, shared: bool) -> Entries:
-    """A group's node: it is there while vfio has a device of the group."""
+    """Yield a group's node, which exists while vfio has a device of the group."""
     yield from _class_device(
         "vfio", str(group.number), f"{_GROUP_MAJOR}:{group.number}", f"vfio/{group.number}"
     )
@@ -153,7 +156,7 @@ def node_entries(group: GroupSpec, *, shared: bool) -> Entries:
 
 
 def unit_entries(unit: int, iommu: IommuSpec) -> Entries:
-    """A DMA remapping unit, in the form of an Intel IOMMU: its capabilities tell the width of an IOVA."""
+    """Yield a DMA remapping unit, as an Intel IOMMU; its capability register shows the width of an IOVA."""
     path = f"sys/devices/virtual/iommu/dmar{unit}"
     yield "sys/devices/virtual/iommu", _MERGED
     yield path, Directory()
@@ -168,7 +171,7 @@ def unit_entries(unit: int, iommu: IommuSpec) -> Entries:
 
 
 def _capabilities(iommu: IommuSpec) -> int:
-    """The capability register: MGAW, SAGAW, SLLPS (Intel VT-d specification, 11.4.2)."""
+    """Build the capability register: MGAW, SAGAW, SLLPS (Intel VT-d specification, 11.4.2)."""
     width = min(iommu.address_bits, 57)
     levels = 1 << (2 if width > 39 else 1)
     large = (iommu.pgsizes >> 21 & 1) | (iommu.pgsizes >> 30 & 1) << 1
@@ -191,7 +194,7 @@ def _class_device(kind: str, name: str, number: str, node: str) -> Entries:
 
 
 def device_path(device: Device) -> str:
-    """Where a device is below /sys/devices."""
+    """Return the directory of a device below /sys/devices."""
     bus = bus_of(device.name)
     if bus == "pci":
         return f"{_bridge(device.name)}/{device.name}"
@@ -201,14 +204,14 @@ def device_path(device: Device) -> str:
 def device_entries(
     device: Device, config: bytes, placed: Mapping[int, Window], unit: int | None, *, bound: bool
 ) -> Entries:
-    """A device, without what its driver makes of it.
+    """Yield the entries of a device, without those that its driver makes.
 
     Args:
-        device: which.
-        config: its PCI config space, as the hardware has it; empty for what has none.
-        placed: where its BARs are, by index.
-        unit: K of the dmarK that it is behind; None without an IOMMU.
-        bound: a vfio driver has it.
+        device: the device.
+        config: its PCI config space, as in hardware; empty if it has none.
+        placed: the windows of its BARs, by index.
+        unit: K of the dmarK that translates its DMA; None without an IOMMU.
+        bound: a vfio driver is bound to it.
     """
     bus = bus_of(device.name)
     path = device_path(device)
@@ -237,7 +240,7 @@ def device_entries(
 
 
 def driver_entries(device: Device, serial: int) -> Entries:
-    """What a vfio driver makes of a device; `serial` is K of vfioK."""
+    """Yield the entries that a vfio driver makes for a device; `serial` is K of vfioK."""
     path = device_path(device)
     yield f"{path}/vfio-dev", Directory()
     yield f"{path}/vfio-dev/vfio{serial}", Directory()
@@ -253,7 +256,7 @@ def driver_entries(device: Device, serial: int) -> Entries:
 
 
 def type_path(model: str) -> str:
-    """Where a type is below /sys/devices."""
+    """Return the directory of a type below /sys/devices."""
     return f"{PARENT}/mdev_supported_types/vfioemu-{model}"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where a daemon's traces go: a file, stderr, or whoever asks on the control socket."""
+"""Send a daemon's trace to a file, to stderr, or to a connection of the control socket."""
 
 import contextlib
 import errno
@@ -22,13 +22,13 @@ from vfioemu.trace.text import Look, Printer
 log: Final = logging.getLogger(__name__)
 
 _GATHER: Final = 0.005
-"""Seconds in which further lines gather after some were written: busy clients are not held up by each of them."""
+"""Seconds to gather lines between two writes, so that a busy client does not cost a write per call."""
 _LAST_SECONDS: Final = 2.0
-"""How long the end of a trace may take to be written when the daemon ends."""
+"""Limit for writing the rest of a trace when the daemon ends, in seconds."""
 
 
 def encoder(format: Format, limit: int) -> Callable[[e.AnyEvent], bytes]:
-    """What makes a line of an event."""
+    """Return a function that makes a line from an event."""
     if format == "json":
         return lambda event: e.encode(event) + b"\n"
     printer = Printer(Look(limit=limit))
@@ -37,7 +37,7 @@ def encoder(format: Format, limit: int) -> Callable[[e.AnyEvent], bytes]:
 
 @contextlib.asynccontextmanager
 async def tracing(options: TraceOptions | None) -> AsyncIterator[Sink | None]:
-    """A sink whose lines are written for as long as the block lasts; at its end, what is left is written too.
+    """Make a sink whose lines are written while the block lasts; at its end the rest is written.
 
     Raises:
         StartError: the file cannot be made.
@@ -66,7 +66,7 @@ async def tracing(options: TraceOptions | None) -> AsyncIterator[Sink | None]:
 def _opened(options: TraceOptions) -> int:
     if options.path is None:
         return sys.stderr.fileno()
-    # Nonblocking, because the open of a FIFO waits for a reader, and nothing would end a daemon that waits there.
+    # Non-blocking, because open(2) of a FIFO waits for a reader, and a daemon waiting there could not be ended.
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK
     try:
         fd = os.open(options.path, flags, 0o600)
@@ -84,13 +84,15 @@ async def _write_on(sink: Sink, fd: int, done: trio.Event) -> None:
             await _write(fd, data)
             await trio.sleep(_GATHER)
     except OSError as error:
-        log.warning("the trace ends: %s", error.strerror)  # its queue fills up, and the daemon goes on
+        log.warning(
+            "the trace ends: %s", error.strerror
+        )  # the sink drops further lines, and the daemon goes on
     finally:
         done.set()
 
 
 async def _write(fd: int, data: bytes) -> None:
-    """Write it all, in a thread: the other end of a pipe may not read."""
+    """Write all of it in a thread, as the reader of a pipe may be slow."""
 
     def write() -> None:
         left = memoryview(data)
@@ -101,7 +103,7 @@ async def _write(fd: int, data: bytes) -> None:
 
 
 async def send_events(sink: Sink, stream: trio.SocketStream) -> None:
-    """Send what a sink gets, until the other side says anything, or hangs up."""
+    """Send the lines of a sink until the peer sends a byte or closes the connection."""
     async with trio.open_nursery() as nursery:
 
         async def send() -> None:

@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: MIT
 """The tree that the preload library shows as /dev/vfio and parts of /sys: real files below the runtime directory.
 
-Programs look at devices before they open one: a link's target, a file's contents, a directory's entries. Here these are
-links, files and directories of our own, so that whatever system call looks at them gets a true answer, and all that the
-library does is to put `ROOT` before the path. Some conventions between this module and csrc/preload/path*.c:
+Programs examine devices before they open one: the target of a link, the contents of a file, the entries of a directory. Here
+these are real links, files and directories. So every system call that examines them gives a true answer, and the library only
+has to put `ROOT` before the path. Conventions between this module and csrc/preload/path*.c:
 
-* a directory with the sticky bit is *merged*: what the real system has there stays visible beside ours. Any other is
-  ours alone.
-* a file with the sticky bit is *live*: the library asks the daemon (daemon/attributes.py) for what is read from it, and
-  hands it what is written. With the set-group-ID bit it cannot be read, though its owner seems to have the right.
-* a character device is a node with number 0:0 (the only one that anybody may make), or a socket or an empty file in its
-  place. The library shows the number that the node's entry below /sys/class tells.
-* links are relative, so that they lead to what they mean from wherever the tree is.
+* a directory with the sticky bit is *merged*: entries of the real system stay visible in it. Any other has ours only.
+* a file with the sticky bit is *live*: the library asks the daemon (daemon/attributes.py) for its contents, and sends it what
+  is written. With the set-group-ID bit programs cannot read it, although the owner's permission says so.
+* a character device is a node with number 0:0 (the only one that any user may make), or in its place a socket or an empty file.
+  The library shows the number from the node's entry below /sys/class.
+* links are relative, so that they work wherever the tree is.
 """
 
 import contextlib
@@ -41,7 +40,7 @@ from vfioemu.private import remove_tree
 from vfioemu.uapi import constants as c
 
 MAX_MDEVS: Final = 1024
-"""Mediated devices that can be made."""
+"""Limit of mediated devices."""
 
 log: Final = logging.getLogger(__name__)
 
@@ -51,7 +50,7 @@ _CONFIG_SIZE: Final = 4096
 
 @dataclass(slots=True)
 class _Shown:
-    """A device that is shown: the paths of itself, and those that its driver made."""
+    """Entries of a device: the paths of its own, and those that its driver made."""
 
     paths: list[str]
     driver: list[str] = field(default_factory=list)
@@ -60,7 +59,7 @@ class _Shown:
 
 @contextlib.contextmanager
 def _umask() -> Iterator[None]:
-    """Modes are as they are given."""
+    """Set the umask to 0, so that files get exactly the modes given."""
     mask = os.umask(0)
     try:
         yield
@@ -69,12 +68,12 @@ def _umask() -> Iterator[None]:
 
 
 class Tree:
-    """The tree of one machine, for as long as it is open.
+    """The tree of one machine, while it is open.
 
     Args:
-        machine: what it shows.
+        machine: the machine that it shows.
         directory: the runtime directory.
-        driver: drives what asks models for their config space.
+        driver: runs models' reads of config space.
         shared: other users have access.
     """
 
@@ -93,7 +92,7 @@ class Tree:
         self._stale: set[str] = set()
 
     def __enter__(self) -> Self:
-        remove_tree(self.root)  # of a daemon that was killed
+        remove_tree(self.root)  # may be left by a daemon that was killed
         try:
             self._make_root()
         except BaseException:
@@ -116,7 +115,7 @@ class Tree:
         remove_tree(self.root)
 
     def _tell_of_hidden_groups(self) -> None:
-        """Warn of groups that somebody gave the number of a real one; default numbers are none of these."""
+        """Warn of groups that the user gave the number of a real one; default numbers avoid these."""
         numbers = {device.group.number for device in self._machine.devices.values()}
         if hidden := sorted(numbers & real.groups()):
             log.warning(
@@ -126,32 +125,32 @@ class Tree:
                 "a group of that number" if len(hidden) == 1 else "groups of these numbers",
             )
 
-    # --- what changes without a device coming or going ---
+    # --- changes of files ---
 
     def show_parameters(self) -> None:
-        """Write the parameters' values to their files."""
+        """Write the values of the parameters to their files."""
         self.write(sysfs.DMA_ENTRY_LIMIT, f"{self._machine.parameters['dma_entry_limit']}\n".encode())
 
     def show_available(self, count: int) -> None:
-        """So many mediated devices can be made of each type."""
+        """Write how many more mediated devices of each type can be made."""
         for model in self._machine.models:
             path = f"{sysfs.type_path(model)}/available_instances"
             self.write(path, sysfs.available(count).encode())
 
     def content(self, path: str) -> bytes | None:
-        """What a live file has; None if there is none of that name."""
+        """Return the contents of a live file; None if there is none of that name."""
         return self._live.get(path)
 
     def restore(self, path: str) -> None:
-        """A program may have written into a live file, with what libc does inside itself."""
+        """Write a live file again; libc may have written into it in a way that the library cannot intercept."""
         if path in self._live:
             self.write(path, self._live[path])
 
     def write(self, path: str, content: bytes) -> None:
-        """Give a file another content; whoever reads it meanwhile sees all of the old one's length at least.
+        """Replace the contents of a file; a concurrent reader sees at least the old length.
 
-        What the daemon answers with is its own copy. So a file that cannot be written (ENOSPC, EMFILE) is no failure of
-        what was asked: it shows programs that read without the library the old content, and the log says so once.
+        The daemon answers reads from its own copy. So a file that cannot be written (ENOSPC, EMFILE) does not fail the operation:
+        programs that read it directly see the old contents, and a warning is logged once.
         """
         if path in self._live:
             self._live[path] = content
@@ -165,20 +164,20 @@ class Tree:
         except OSError as error:
             if path not in self._stale:
                 self._stale.add(path)
-                log.warning("/%s shows what it had before: %s", path, error.strerror)
+                log.warning("/%s keeps its old contents: %s", path, error.strerror)
         else:
             self._stale.discard(path)
 
     # --- devices ---
 
     def add(self, device: Device, *, bound: bool = True) -> None:
-        """A device is there: show it, and its group if that is new.
+        """Show a new device, and its group if that is new.
 
         Raises:
-            OSError: a file cannot be made (ENOSPC, EMFILE); nothing of the device is shown.
+            OSError: a file cannot be made (ENOSPC, EMFILE); nothing of the device is shown then.
         """
         if not sysfs.can_show(device.name):
-            log.warning("device %r cannot be shown in /sys: no such name is possible there", device.name)
+            log.warning("device %r cannot be shown in /sys: the name is not possible there", device.name)
             return
         try:
             self._add(device, bound=bound)
@@ -211,10 +210,10 @@ class Tree:
                 shown.paths = self._make_all(entries)
 
     def bind(self, device: Device) -> None:
-        """A vfio driver has the device from now on: show what it makes, and the group's node if that is new.
+        """Show that a vfio driver has the device, with the group's node if that is new.
 
         Raises:
-            OSError: a file cannot be made (ENOSPC, EMFILE); nothing of the driver is shown.
+            OSError: a file cannot be made (ENOSPC, EMFILE); nothing of the driver is shown then.
         """
         shown = self._shown.get(device.name)
         if shown is None or shown.driver:
@@ -240,7 +239,7 @@ class Tree:
                 self._show_driver(device, bound=True)
 
     def unbind(self, device: Device) -> None:
-        """No driver has the device any more: it stays, and so does its group, but perhaps not the node."""
+        """Show that no driver has the device; the device and its group stay, the node goes with the last bound device."""
         shown = self._shown.get(device.name)
         if shown is None or shown.serial < 0:
             return
@@ -256,7 +255,7 @@ class Tree:
             self._show_driver(device, bound=False)
 
     def remove(self, device: Device) -> None:
-        """A device has gone, and perhaps its group."""
+        """Remove a device's entries, and those of its group if it was the last member."""
         self.unbind(device)
         shown = self._shown.pop(device.name, _Shown([]))
         number = device.group.number
@@ -268,7 +267,7 @@ class Tree:
             self._remove_all([path for path, _ in sysfs.group_entries(device.group.spec)])
 
     def placed(self, name: str) -> bool:
-        """Whether a device of that name is there to be seen."""
+        """Return True if the device has entries in the tree."""
         shown = self._shown.get(name)
         return shown is not None and bool(shown.paths)
 
@@ -280,7 +279,7 @@ class Tree:
         self.write(f"{path}/uevent", function_files.uevent(device, self.config(device), bound=bound).content)
 
     def _place(self, device: Device, config: bytes) -> dict[int, Window]:
-        """Where the function's BARs are among those of all functions; its registers say so from now on."""
+        """Choose addresses for the function's BARs that no other function has, and write them to its registers."""
         if sysfs.bus_of(device.name) != "pci":
             return {}
         wanted = function_files.windows(device, config)
@@ -305,7 +304,7 @@ class Tree:
         return unit
 
     def config(self, device: Device) -> bytes:
-        """The config space of a PCI function, as the hardware has it; empty for what has none."""
+        """Return the config space of a PCI function, as in hardware; empty if there is none."""
         model = device.model
         if isinstance(model, VfioPci):
             return bytes(model.hardware.config.data)
@@ -322,7 +321,7 @@ class Tree:
         except IoctlError as error:
             log.warning("device %s: its config space cannot be shown: %s", device.symbol, error)
             return b""
-        if effect is not None:  # it wants something of a caller, and there is none
+        if effect is not None:  # the model needs memory or fds of a caller, and there is none
             self._driver.steps.close()
             return b""
         return bytes(self._driver.result)
@@ -330,10 +329,10 @@ class Tree:
     # --- files ---
 
     def _make_all(self, entries: Entries) -> list[str]:
-        """Make what is not there yet; the paths, in the order in which they were made.
+        """Make the entries that do not exist yet; return their paths in order of creation.
 
         Raises:
-            OSError: something cannot be made; what was made before it is removed.
+            OSError: an entry cannot be made; those made before it are removed.
         """
         made: list[str] = []
         try:
@@ -342,7 +341,7 @@ class Tree:
                     self._make(self.root / path, path, entry)
                 except FileExistsError:
                     if not isinstance(entry, Directory):
-                        log.warning("/%s is there already", path)
+                        log.warning("/%s exists already", path)
                     continue
                 made.append(path)
                 if isinstance(entry, File) and entry.live:
@@ -360,7 +359,7 @@ class Tree:
                     where.chmod(0o1755)
             case File(content=content, mode=mode, live=live, size=size):
                 rights = mode
-                if live:  # our marks: answered by us, and perhaps not to be read by programs
+                if live:  # mark it as live, and as unreadable for programs if it is
                     rights |= stat.S_ISVTX if mode & 0o444 else stat.S_ISVTX | stat.S_ISGID | 0o400
                 fd = os.open(where, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
                 try:
@@ -378,9 +377,10 @@ class Tree:
                 self._make_node(where, mode)
 
     def _make_node(self, where: Path, mode: int) -> None:
-        """A device node 0:0 can be made without privileges (vfs_mknod(): a whiteout); else a socket, or an empty file.
+        """Make a device node 0:0, which needs no privileges (vfs_mknod(): a whiteout); else a socket, or an empty file.
 
-        Nobody can open the former two, whatever their mode says; a file that others could write, they would fill.
+        Nobody can open a whiteout or a socket, whatever its mode. A plain file that others could write, they could fill; so it gets
+        no write permission for them.
         """
         for kind in list(self._nodes):
             try:
@@ -416,7 +416,7 @@ class Tree:
 
 
 def _open_to_write(file: Path) -> int:
-    """Open a file that is ours, also if its mode, which is what the kernel's has, forbids that to all but root."""
+    """Open a file of ours for writing, even if its mode, which is the kernel's, denies that to all but root."""
     flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         return os.open(file, flags)

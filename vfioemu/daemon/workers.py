@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What devices do by themselves: one task for each device, asleep while there is nothing to do."""
+"""Run the work that devices do by themselves: one task per device, asleep while there is nothing to do."""
 
 import logging
 import math
@@ -18,12 +18,12 @@ log: Final = logging.getLogger(__name__)
 
 
 class Workers:
-    """Runs `Device.work` of the devices that have any.
+    """Run `Device.work` of the devices that have it.
 
     Args:
-        machine: whose devices.
-        dispatcher: runs the work, and tells what may have changed by it.
-        nursery: where the tasks live.
+        machine: has the devices.
+        dispatcher: runs the work, and checks what may have changed by it.
+        nursery: for the tasks.
     """
 
     def __init__(self, machine: Machine, dispatcher: Dispatcher, nursery: trio.Nursery) -> None:
@@ -34,7 +34,7 @@ class Workers:
             self.add(device)
 
     def add(self, device: Device) -> None:
-        """A new device."""
+        """Start the task of a new device."""
         if type(device.model).work is DeviceModel.work:
             return
         scope = trio.CancelScope()
@@ -42,7 +42,7 @@ class Workers:
         self._nursery.start_soon(self._work, device, scope)
 
     def remove(self, symbol: str) -> None:
-        """A device goes away."""
+        """Cancel the task of a device."""
         scope = self._scopes.pop(symbol, None)
         if scope is not None:
             scope.cancel()

@@ -53,7 +53,7 @@ def read_pairs(pairs: Iterable[str]) -> dict[str, object]:
     """Read options, each of them ``KEY=VALUE``.
 
     Raises:
-        ValueError: one has no key or no ``=``, or a key is there twice.
+        ValueError: one has no key or no ``=``, or a key is given twice.
     """
     values: dict[str, object] = {}
     for pair in pairs:
@@ -61,7 +61,7 @@ def read_pairs(pairs: Iterable[str]) -> dict[str, object]:
         if not separator or not key:
             raise ValueError(f"{pair!r} is not key=value")
         if key in values:
-            raise ValueError(f"{key} is there twice")
+            raise ValueError(f"{key} is given twice")
         values[key] = read_value(value)
     return values
 

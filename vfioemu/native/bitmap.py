@@ -176,8 +176,8 @@ class DirtyBitmap:
     def harvest(self, out: bytearray | memoryview, shift: int = 0, lead: int = 0) -> None:
         """Overwrite `out` with the bitmap shifted left, and clear the bitmap, as update_user_bitmap() does.
 
-        Whole words are written; the bits past nbits in the top one are not masked. With a shift, `lead` (the user's first word) is
-        ORed into the first word. Only pages are cleared: bits at or past nbits stay, and appear in later harvests.
+        Whole words are written; the bits past nbits in the top one are not masked. With a shift, `lead` (the user's first
+        word) is ORed into the first word. Only pages are cleared: bits at or past nbits stay, and appear in later harvests.
         """
         self._harvest(out, shift, lead, residue=True)
 

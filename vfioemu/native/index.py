@@ -110,10 +110,10 @@ class IovaIndex:
     def dma(self, batch: DmaBatch, log: DirtyLog | None = None) -> int:
         """Execute a batch in one C call: look up, copy, one fence, mark.
 
-        The fence orders the copies before the marks, so that a harvest that sees no mark was before the write.
+        The fence orders the copies before the marks: whoever harvests a mark also sees the write.
 
-        A descriptor stays unexecuted with status SLOW if it hits no mapping, more than one, one without `host`, or one whose `prot`
-        forbids it; with status BAD if it does not fit the device's buffer.
+        A descriptor stays unexecuted with status SLOW if it hits no mapping, more than one, one without `host`, or one whose
+        `prot` forbids it; with status BAD if it does not fit the device's buffer.
 
         Args:
             batch: the descriptors; their status is the result.

@@ -50,7 +50,7 @@ def remove_stale(path: Path, kind: int) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(status.st_mode):
-        raise FileExistsError(errno.EEXIST, "it exists and is no socket")
+        raise FileExistsError(errno.EEXIST, "it exists and is not a socket")
     if _is_listened_on(path, kind):
         raise OSError(errno.EADDRINUSE, "somebody listens there")
     if status.st_uid != os.geteuid():

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Dirty bitmaps as people read them: how many pages, and which."""
+"""Summarize dirty bitmaps for people: the number of pages, and the ranges."""
 
 from vfioemu.native.bitmap import buffer_runs
 from vfioemu.trace.image import Bytes
 
 
 def clipped(bits: Bytes, size: int) -> bytes:
-    """The first `size` bits; what lies beyond in the last byte is no page."""
+    """Return the first `size` bits; the rest of the last byte is cleared, as it stands for no pages."""
     whole, rest = divmod(size, 8)
     kept = bytes(memoryview(bits)[: whole + bool(rest)])
     if rest and len(kept) > whole:
@@ -15,7 +15,7 @@ def clipped(bits: Bytes, size: int) -> bytes:
 
 
 def summary(bits: Bytes, iova: int, pgsize: int, limit: int) -> dict[str, object]:
-    """``{"dirty": pages, "count": ranges, "ranges": [[iova, size], ...]}``, with at most `limit` ranges."""
+    """Return ``{"dirty": pages, "count": ranges, "ranges": [[iova, size], ...]}`` with at most `limit` ranges."""
     number = int.from_bytes(bits, "little")
     return {
         "dirty": number.bit_count(),

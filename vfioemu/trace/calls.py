@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Events of calls, made from what was captured; whoever drives handlers fills in the rest."""
+"""Make events of calls from what was captured; the caller, who drives handlers, adds the rest."""
 
 from typing import Any, Final
 
@@ -10,11 +10,11 @@ from vfioemu.uapi.kinds import FdKind
 from vfioemu.uapi.registry import lookup
 
 STRING: Final = 256
-"""How many bytes of a read or write are kept; a Capture for one of these needs no bigger images."""
+"""Limit of the bytes of a read or write that are kept; a Capture for one needs no larger images."""
 
 
 def outcome(result: int, why: str) -> dict[str, Any]:
-    """The fields of a call that say what came of it; `result` is a negative errno on failure."""
+    """Return the fields of a call that tell its result; `result` is a negative errno on failure."""
     return {
         "ret": max(result, -1),
         "errno": errno_name(-result) if result < 0 else None,
@@ -33,7 +33,7 @@ def ioctl(
     limit: int = DEFAULT_LIMIT,
     **rest: Any,
 ) -> e.Ioctl:
-    """An ioctl that was answered."""
+    """Make the event of an ioctl that was answered."""
     row = lookup(kind, cmd)
     decoder = Decoder(capture, limit)
     arg = decoder.argument(row, argument)
@@ -56,7 +56,7 @@ def transfer(
     why: str = "",
     **rest: Any,
 ) -> e.Transfer:
-    """A read or write that was answered; `offset` is None for those without one."""
+    """Make the event of a read or write that was answered; `offset` is None for calls without one."""
     image = capture.written if op in ("read", "pread64") else capture.read
     data = bytes(image.prefix(address, min(size, STRING))).decode("latin-1")
     return e.Transfer(

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""From the bytes that a call read and wrote to a tree of plain values, by what the registry says of the ioctl.
+"""Decode the bytes that a call read and wrote into a tree of plain values, from the registry's row of the ioctl.
 
-A tree is what JSON can hold. Structs are dictionaries with the names of <linux/vfio.h>; memory that a field points to stands in
-the place of the address, unless the call did not look at it. An array that was cut ends with the string ``"..."``; a dirty bitmap
-is ``{"dirty", "count", "ranges"}``; an fd that the call looked up or made is ``{"fd", "is"}``.
+A tree is what JSON can hold. Structs are dictionaries with the names of <linux/vfio.h>. Memory that a field points to replaces
+the address, unless the call did not access it. An array that was cut ends with the string ``"..."``; a dirty bitmap is
+``{"dirty", "count", "ranges"}``; an fd that the call looked up or made is ``{"fd", "is"}``.
 
-There is nothing here for any single ioctl. What a field is has to be said where its struct is declared (uapi/hints.py).
+There is no code for single ioctls here. The meaning of a field is declared with its struct (uapi/hints.py).
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ Tree: TypeAlias = Any
 
 CUT: Final = "..."
 CAPS: Final = "caps"
-"""The name of a decoded capability chain, which has none in C."""
+"""Name of a decoded capability chain; in C it has none."""
 DEFAULT_LIMIT: Final = 8
 _MAX_CAPS: Final = 64
 _MAX_STRING: Final = 4096
@@ -35,12 +35,12 @@ _MAX_BITMAP: Final = 256 << 20
 
 @dataclass(slots=True)
 class Capture:
-    """What one call did to its caller.
+    """The caller's memory and fds that one call touched.
 
     Attributes:
         read: the memory that was read.
         written: the memory that was written.
-        fds: what is behind the fd numbers that the call took or gave.
+        fds: descriptions of the fd numbers that the call took or returned.
     """
 
     read: Image = field(default_factory=Image)
@@ -49,12 +49,12 @@ class Capture:
 
 
 class Decoder:
-    """Decodes the argument of one call.
+    """Decode the argument of one call.
 
     Args:
-        capture: what it read and wrote.
-        limit: elements of an array, and ranges of a bitmap.
-        everything: fields that only the kernel writes too; for bytes of which nobody knows who wrote them.
+        capture: what the call read and wrote.
+        limit: most elements of an array, and ranges of a bitmap.
+        everything: include fields that only the kernel writes; for bytes whose writer is unknown.
     """
 
     def __init__(self, capture: Capture, limit: int = DEFAULT_LIMIT, *, everything: bool = False) -> None:
@@ -65,12 +65,12 @@ class Decoder:
         self._limit = limit
         self._worked = True
         self._everything = everything
-        self._outputs = False  # what is written is meant for output, whatever the caller had there
+        self._outputs = False  # decoding an output struct: written fields count even if unchanged
 
     # --- before ---
 
     def argument(self, row: Ioctl | None, argument: int) -> Tree:
-        """The third argument of ioctl(2) as the caller had it."""
+        """Decode the third argument of ioctl(2) as the caller passed it."""
         if row is None or row.argument == "value":
             return argument
         if row.argument == "none":
@@ -84,7 +84,7 @@ class Decoder:
         return tree or argument
 
     def _struct(self, cls: type[Payload], address: int, outer: Mapping[str, int]) -> dict[str, Tree]:
-        """The fields of a struct, up to the first one that was not read."""
+        """Decode the fields of a struct, up to the first one that was not read."""
         tree, values = self._fields(cls, address, outer)
         if values is not None:
             self._tail(cls, address, tree, values)
@@ -93,7 +93,7 @@ class Decoder:
     def _fields(
         self, cls: type[Payload], address: int, outer: Mapping[str, int]
     ) -> tuple[dict[str, Tree], dict[str, int] | None]:
-        """The members, and all their numbers for what depends on them; None if some are missing."""
+        """Decode the members; return them with their numbers for dependent fields, None if some are missing."""
         tree: dict[str, Tree] = {}
         values = {f"..{name}": value for name, value in outer.items() if not name.startswith("..")}
         known = bytes(self._before.prefix(address, cls.SIZE))
@@ -130,7 +130,7 @@ class Decoder:
     def _tail(
         self, cls: type[Payload], address: int, tree: dict[str, Tree], values: Mapping[str, int]
     ) -> None:
-        """What follows a struct."""
+        """Decode what follows a struct."""
         follow = follower(cls, values)
         if follow is None or (follow.out and not self._everything):
             return
@@ -150,7 +150,7 @@ class Decoder:
         return cls is DeviceFeature and bool(values.get("flags", 0) & c.VFIO_DEVICE_FEATURE_GET)
 
     def _array(self, image: Image, item: Any, address: int, count: int) -> list[Tree]:
-        """The elements of an array that are known, cut at the limit."""
+        """Decode the known elements of an array, cut at the limit."""
         nested = isinstance(item, type) and issubclass(item, Payload)
         member = None if nested else Member("", 0, _size(item), None, _signed(item), item.__metadata__[1:])
         size: int = item.SIZE if nested else _size(item)
@@ -168,7 +168,7 @@ class Decoder:
         return items
 
     def _plain(self, cls: type[Payload], raw: bytes) -> dict[str, Tree]:
-        """A struct without pointers and followers."""
+        """Decode a struct without pointers and followers."""
         tree: dict[str, Tree] = {}
         for member in cls.MEMBERS:
             part = raw[member.offset : member.offset + member.size]
@@ -194,7 +194,7 @@ class Decoder:
     # --- after ---
 
     def changes(self, row: Ioctl | None, argument: int, *, worked: bool = True) -> Tree:
-        """What the call changed: None for nothing. Of a bitmap that was asked for, it is worth saying that it is empty."""
+        """Decode what the call changed; None for nothing. An empty dirty bitmap that was asked for counts as something."""
         self._worked = worked
         if row is None or row.payload is None or row.argument != "pointer":
             return None
@@ -244,7 +244,7 @@ class Decoder:
     def _changed_memory(
         self, member: Member, address: int, top: int, values: Mapping[str, int], tree: dict[str, Tree]
     ) -> None:
-        """What a field points at."""
+        """Decode the changed memory that a field points to."""
         for hint in member.hints:
             if isinstance(hint, DirtyBits):
                 if bits := self._bitmap(hint, values.get(member.name, 0), values):
@@ -257,7 +257,7 @@ class Decoder:
                 tree[member.name] = self._array(self._after, hint.item, values[member.name], count)
 
     def _bitmap(self, hint: DirtyBits, address: int, values: Mapping[str, int]) -> Tree:
-        """The summary of a dirty bitmap. Where nothing was written nothing is dirty."""
+        """Summarize a dirty bitmap; parts that were not written have no dirty page."""
         pgsize = values.get(hint.pgsize, 0)
         pages = -(-values.get(hint.length, 0) // pgsize) if pgsize else 0
         size = -(-pages // 8)
@@ -270,7 +270,7 @@ class Decoder:
         return tree
 
     def _chain(self, hint: Chain, top: int, offset: int) -> list[Tree]:
-        """The capabilities, as long as the chain leads on to bytes that the call wrote."""
+        """Decode the capabilities, while the chain leads to bytes that the call wrote."""
         caps: list[Tree] = []
         seen: set[int] = set()
         while offset and offset not in seen and len(caps) < _MAX_CAPS:
@@ -305,7 +305,7 @@ _bits_in: dict[type[Payload], bool] = {}
 
 
 def _arrays(cls: type[Payload]) -> tuple[tuple[str, Items], ...]:
-    """The fields of a struct that are addresses of arrays."""
+    """Return the fields of a struct that hold addresses of arrays."""
     if cls not in _arrays_of:
         found = [(m.name, hint) for m in cls.MEMBERS for hint in m.hints if isinstance(hint, Items)]
         _arrays_of[cls] = tuple(found)
@@ -313,7 +313,7 @@ def _arrays(cls: type[Payload]) -> tuple[tuple[str, Items], ...]:
 
 
 def _asks_for_bits(cls: type[Payload]) -> bool:
-    """Whether a struct, or anything in it or behind it, can ask for a dirty bitmap."""
+    """Return True if a struct, or anything in it or after it, can ask for a dirty bitmap."""
     if cls not in _bits_in:
         inner = [member.nested for member in cls.MEMBERS if member.nested is not None]
         inner += [follow.item for follow in cls.FOLLOWS if isinstance(follow.item, type)]
@@ -325,7 +325,7 @@ def _asks_for_bits(cls: type[Payload]) -> bool:
 
 
 def follower(cls: type[Payload], values: Mapping[str, int]) -> Follow | None:
-    """What comes behind a struct with these values of its fields."""
+    """Return what follows a struct with these values of its fields; None for nothing."""
     flags = values.get("flags", 0)
     if cls is DeviceFeature:
         row = FEATURES.get(flags & c.VFIO_DEVICE_FEATURE_MASK)
@@ -335,7 +335,7 @@ def follower(cls: type[Payload], values: Mapping[str, int]) -> Follow | None:
 
 
 def extent(cls: type[Payload], raw: bytes) -> int:
-    """How many bytes a struct takes, with what its own fields say that follows it; 0 if these bytes are too few for it."""
+    """Return the bytes of a struct with what its fields say follows it; 0 if `raw` is shorter than the struct."""
     if len(raw) < cls.SIZE:
         return 0
     values = {

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""From names and values to the bytes of an argument: decode.py the other way.
+"""Encode names and values into the bytes of an argument, the reverse of decode.py.
 
     encode(row, {"flags": "READ|WRITE", "iova": "0x1000", "size": "4096"})
     encode(row, {"flags": "SET|MIG_DEVICE_STATE", "device_state": "STOP_COPY", "data_fd": "-1"})
     encode(row, {"flags": "DATA_EVENTFD|ACTION_TRIGGER", "index": "MSIX", "count": "2", "data": "31,-1"})
 
-Names may be short or those of <linux/vfio.h>. `argsz` is what the struct and all that follows it take, unless it is given. A field
-of a struct that is nested, or that follows, needs as many of the names around it as tell it from others: ``data.size``, ``bitmap.size``.
+Names may be short or those of <linux/vfio.h>. `argsz` defaults to the size of the struct and all that follows it. A field of a
+nested or following struct needs as many of the names around it as make it unique: ``data.size``, ``bitmap.size``.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,14 +21,14 @@ from vfioemu.uapi.structs import DeviceFeature
 
 
 class EncodeError(ValueError):
-    """These values make no argument; the text says which, and what would."""
+    """These values do not make an argument; the text says which one is wrong, and what would work."""
 
 
 def encode(row: Ioctl, values: Mapping[str, str]) -> bytes:
-    """The bytes that the argument of an ioctl points to.
+    """Encode the bytes that the argument of an ioctl points to.
 
     Raises:
-        EncodeError: a name or a value means nothing here.
+        EncodeError: an unknown name, or a wrong value.
     """
     left = dict(values)
     if row.pointee != "struct" or row.payload is None:
@@ -36,7 +36,7 @@ def encode(row: Ioctl, values: Mapping[str, str]) -> bytes:
     made = _struct(row.payload, left, row)
     if left:
         known = ", ".join(dict.fromkeys(_names(row.payload, made)))
-        raise EncodeError(f"{row.name} has no field {next(iter(left))!r}; there are {known}")
+        raise EncodeError(f"{row.name} has no field {next(iter(left))!r}; known are {known}")
     if "argsz" not in values and row.payload.MEMBERS[0].name == "argsz":
         made[:4] = len(made).to_bytes(4, "little")
     return bytes(made)
@@ -52,7 +52,7 @@ def _scalar(row: Ioctl, values: dict[str, str]) -> bytes:
 
 
 def _struct(cls: type[Payload], values: dict[str, str], row: Ioctl | None, prefix: str = "") -> bytearray:
-    """A struct with all that follows; takes out of `values` what it has used."""
+    """Encode a struct with all that follows, and remove the values it used from `values`."""
     made = bytearray(cls.SIZE)
     numbers: dict[str, int] = {}
     for member in cls.MEMBERS:
@@ -79,7 +79,7 @@ def _struct(cls: type[Payload], values: dict[str, str], row: Ioctl | None, prefi
 
 
 def _take(values: dict[str, str], prefix: str, name: str) -> str | None:
-    """The value for a field, by its full name or a shorter one: ``data.bitmap.size``, ``bitmap.size``, ``size``."""
+    """Remove and return the value of a field, by its full or a shorter name: ``data.bitmap.size``, ``size``."""
     parts = prefix.split(".")[:-1]
     for n in range(len(parts) + 1):
         if (found := values.pop(".".join([*parts[n:], name]), None)) is not None:
@@ -114,7 +114,7 @@ def _field(cls: type[Payload], member: Member, text: str, row: Ioctl | None) -> 
 def _integer(
     field: str, text: str, named: Iterable[type[Enum]] = (), features: Iterable[Feature] = ()
 ) -> int:
-    """A number, or names with ``|`` between them."""
+    """Parse a number, or names joined with ``|``."""
     known: dict[str, int] = {}
     for feature in features:
         known[feature.name] = known[feature.c_name] = feature.number
@@ -141,11 +141,11 @@ def _pack(field: str, size: int, value: int, signed: bool = False) -> bytes:
     try:
         return value.to_bytes(size, "little", signed=signed and value < 0)
     except OverflowError:
-        raise EncodeError(f"{field}: {value} does not fit {size * 8} bits") from None
+        raise EncodeError(f"{field}: {value} does not fit in {size * 8} bits") from None
 
 
 def _names(cls: type[Payload], made: bytearray) -> Iterator[str]:
-    """The names of the fields of a struct and what follows it."""
+    """Yield the names of the fields of a struct and of what follows it."""
     numbers: dict[str, int] = {}
     for member in cls.MEMBERS:
         if member.nested is not None:
@@ -162,17 +162,17 @@ def _names(cls: type[Payload], made: bytearray) -> Iterator[str]:
 
 
 def key_values(pairs: Iterable[str]) -> dict[str, str]:
-    """``flags=READ`` and so on as a mapping.
+    """Parse ``flags=READ`` and so on into a mapping.
 
     Raises:
-        EncodeError: one of them has no ``=``, or comes twice.
+        EncodeError: one has no ``=``, or is given twice.
     """
     made: dict[str, str] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or name in made:
             raise EncodeError(
-                f"{pair!r} is " + ("there twice" if name in made else "not of the form FIELD=VALUE")
+                f"{pair!r} is " + ("given twice" if name in made else "not of the form FIELD=VALUE")
             )
         made[name] = value
     return made

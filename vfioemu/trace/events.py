@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What happens, one event a line: the machine form of a trace. The text is made from these and from nothing else.
+"""The events of a trace, one JSON object per line. The text form is made from these alone.
 
-`errno` and `why` are null when a call has succeeded; `fd` is null when the daemon was not told its number. Trees in `arg` and `out`
+`errno` and `why` are null when a call succeeded; `fd` is null when the daemon was not told its number. Trees in `arg` and `out`
 are those of decode.py. The JSON Schema is protocol/trace-events.schema.json, made by ``python -m vfioemu.trace.events``.
 """
 
@@ -20,21 +20,21 @@ Number: TypeAlias = Annotated[int, Meta(description="0 to 2^64-1, or a negative 
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
-    """What all have."""
+    """Fields of all events."""
 
     t: Seconds = 0.0
 
 
 class Call(Event, frozen=True, kw_only=True):
-    """What all calls have.
+    """Fields of all calls.
 
     Attributes:
-        pid: who calls.
-        fd: on which fd, as the caller numbers it.
-        kind: what that is.
-        file: which one of its kind: a group's number, a device's symbol.
-        ret: what the system call returned; -1 with an errno.
-        dur_us: from the daemon's getting it to its answering it, what the caller had to be asked included.
+        pid: the caller.
+        fd: the fd, as the caller numbers it.
+        kind: the kind of the fd.
+        file: which file of that kind: a group's number, a device's symbol.
+        ret: the system call's result; -1 with an errno.
+        dur_us: microseconds from receipt to reply, including requests to the caller.
     """
 
     pid: int = 0
@@ -57,10 +57,10 @@ class Ioctl(Call, frozen=True, kw_only=True, tag="ioctl"):
 
 
 class Transfer(Call, frozen=True, kw_only=True, tag="transfer"):
-    """read(2) and its relatives. `data` is how it begins, one character a byte.
+    """read(2) and its relatives. `data` holds the first bytes, one character per byte.
 
     Attributes:
-        op: which: read, write, pread64, pwrite64.
+        op: read, write, pread64 or pwrite64.
         region: (index, offset in it), for a device.
     """
 
@@ -72,7 +72,7 @@ class Transfer(Call, frozen=True, kw_only=True, tag="transfer"):
 
 
 class Mmap(Call, frozen=True, kw_only=True, tag="mmap"):
-    """mmap(2); `ret` is 0, since only the caller knows the address."""
+    """mmap(2); `ret` is 0, as only the caller knows the address."""
 
     size: Number
     prot: int
@@ -88,18 +88,18 @@ class Open(Call, frozen=True, kw_only=True, tag="open"):
 
 
 class Close(Call, frozen=True, kw_only=True, tag="close"):
-    """The last reference to a file is gone, in whatever process. `mappings` went with it."""
+    """The last reference to a file was closed, in any process. `mappings` were removed with it."""
 
     mappings: int = 0
 
 
 class Dirtied(Event, frozen=True, kw_only=True, tag="dirtied"):
-    """A device has written guest memory.
+    """A device wrote guest memory.
 
     Attributes:
-        count: how many writes or pins it were.
+        count: number of writes or pins.
         ranges: the first of them: (iova, size).
-        how: which way they took.
+        how: the way of the writes.
     """
 
     device: str
@@ -109,7 +109,7 @@ class Dirtied(Event, frozen=True, kw_only=True, tag="dirtied"):
 
 
 class State(Event, frozen=True, kw_only=True, tag="state"):
-    """A device went from one migration state to another: one arc."""
+    """A device changed its migration state: one arc."""
 
     device: str
     old: int
@@ -117,7 +117,7 @@ class State(Event, frozen=True, kw_only=True, tag="state"):
 
 
 class Interrupt(Event, frozen=True, kw_only=True, tag="irq"):
-    """A device raised an interrupt; `eventfd` says whether anybody can hear it."""
+    """A device raised an interrupt; `eventfd` is false if no eventfd is set for it."""
 
     device: str
     index: int
@@ -126,7 +126,7 @@ class Interrupt(Event, frozen=True, kw_only=True, tag="irq"):
 
 
 class Disconnected(Event, frozen=True, kw_only=True, tag="disconnected"):
-    """A client is gone, and with it mappings that it had not removed."""
+    """A client disconnected; mappings that it had not removed were removed."""
 
     pid: int
     comm: str = ""
@@ -134,12 +134,12 @@ class Disconnected(Event, frozen=True, kw_only=True, tag="disconnected"):
 
 
 class Remark(Event, frozen=True, kw_only=True, tag="remark"):
-    """Something happens that no call shows, and that its program may not know.
+    """An event that no call shows and that the program may not know about.
 
     Attributes:
-        pid: whose doing it is.
-        about: what kind of thing: "discarded", "unmapped", "not kept", "memlock", "file", "lost".
-        text: what, in words.
+        pid: the process that caused it.
+        about: its class: "discarded", "unmapped", "not kept", "memlock", "file", "lost".
+        text: a description.
     """
 
     pid: int
@@ -148,7 +148,7 @@ class Remark(Event, frozen=True, kw_only=True, tag="remark"):
 
 
 class Lost(Event, frozen=True, kw_only=True, tag="lost"):
-    """The reader was too slow: so many events are missing here."""
+    """The reader was too slow: `count` events are missing here."""
 
     count: int
 
@@ -164,15 +164,15 @@ _DECODER: Final = msgspec.json.Decoder(AnyEvent)
 
 
 def encode(event: AnyEvent) -> bytes:
-    """One line of JSON, without its end."""
+    """Encode one line of JSON, without its newline."""
     return printable_json(_ENCODER.encode(event))
 
 
 def decode(line: bytes | str) -> AnyEvent:
-    """The event of a line.
+    """Decode a line.
 
     Raises:
-        ValueError: it is none; the text says why.
+        ValueError: it is not an event; the text says why.
     """
     try:
         event: AnyEvent = _DECODER.decode(line)
@@ -182,7 +182,7 @@ def decode(line: bytes | str) -> AnyEvent:
 
 
 def schema() -> bytes:
-    """JSON Schema of a line, as it is committed."""
+    """Return the JSON Schema of a line, as it is committed."""
     text = msgspec.json.encode(json_schema(AnyEvent))
     return msgspec.json.format(text, indent=1) + b"\n"
 

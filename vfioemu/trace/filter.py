@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""Which events are shown: strace's -e.
+"""Select the events to show, as strace's -e does.
 
 An expression is ``NAME=WORDS`` or, for ``trace=``, just the words:
 
-    trace=dma,%dirty,VFIO_SET_IOMMU     classes and calls; %class cannot be taken for a call
+    trace=dma,%dirty,VFIO_SET_IOMMU     classes and calls; %class is never a call
     trace=!info                         all but these
-    trace=/BITMAP|FEATURE               names in which the expression is found
+    trace=/BITMAP|FEATURE               names that contain a match of the regular expression
     trace=*_DIRTY_*                     names that match the pattern
     kind=container,group                fds of these kinds
     status=failed                       or successful
-    device=dma-engine0                  what is done to these devices, and by them
+    device=dma-engine0                  calls on these devices, and events of them
 
-With several expressions, what is shown is what all of them select. Words are checked when the filter is made: a misspelt one
-would select nothing, silently.
+With several expressions, an event is shown if all of them select it. Words are checked when the filter is made, as a misspelt one
+would silently select nothing.
 """
 
 import fnmatch
@@ -36,7 +36,7 @@ OTHERS: Final[Mapping[str, str]] = MappingProxyType(
         "ioctl": "every ioctl",
     }
 )
-"""Classes besides the registry's."""
+"""Classes in addition to the registry's."""
 CALLS: Final = (
     "open",
     "close",
@@ -67,7 +67,7 @@ _MAX_CHOICES: Final = 16
 
 
 def names(event: e.AnyEvent) -> tuple[str, ...]:
-    """What an event is called: an ioctl by its name, and that of the feature that it is about."""
+    """Return the names of an event: an ioctl's name, and that of the feature it concerns."""
     match event:
         case e.Ioctl():
             feature = _feature(event)
@@ -81,7 +81,7 @@ def names(event: e.AnyEvent) -> tuple[str, ...]:
 
 
 def classes(event: e.AnyEvent) -> frozenset[str]:
-    """The classes that an event is in."""
+    """Return the classes of an event."""
     match event:
         case e.Ioctl():
             row = lookup(event.kind, event.cmd) if event.kind else None
@@ -113,10 +113,10 @@ def _feature(event: e.Ioctl) -> Feature | None:
 
 
 class Filter:
-    """All of these expressions.
+    """The conjunction of filter expressions.
 
     Raises:
-        ValueError: one of them has a word that means nothing; the text lists those that do.
+        ValueError: an unknown word; the text lists the known ones.
     """
 
     def __init__(self, expressions: Iterable[str] = ()) -> None:
@@ -124,7 +124,7 @@ class Filter:
         self._tests = tuple(_parse(expression) for expression in self.expressions)
 
     def wants(self, event: e.AnyEvent) -> bool:
-        """Whether to show an event. That some were lost is always shown."""
+        """Return True if the event is to be shown; Lost always is."""
         if isinstance(event, e.Lost):
             return True
         return all(test(event) for test in self._tests)
@@ -134,7 +134,7 @@ def _parse(expression: str) -> Test:
     key, equals, words = expression.partition("=")
     if not equals or key not in _KEYS:
         if equals and key.isidentifier() and not key.isupper():
-            raise ValueError(f"{key!r} in {expression!r} is none of {', '.join(sorted(_KEYS))}")
+            raise ValueError(f"{key!r} in {expression!r} is not one of {', '.join(sorted(_KEYS))}")
         key, words = "trace", expression
     negated = words.startswith("!")
     words = words[1:] if negated else words
@@ -163,20 +163,20 @@ def _word(word: str) -> Test:
             found = _NAMES[candidate]
             return lambda event: found in names(event)
     known = ", ".join(sorted({*CLASSES, *OTHERS}))
-    raise ValueError(f"{word!r} is no call and none of the classes {known}")
+    raise ValueError(f"{word!r} is neither a call nor one of the classes {known}")
 
 
 def _compiled(word: str) -> re.Pattern[str]:
-    """The expression behind the slash.
+    """Compile the regular expression after the slash.
 
-    A daemon searches with it for each call of anybody, and some expressions take hours for one name: those that repeat what
-    repeats, those that repeat often, and those that choose again and again. Names are not so long that anybody has to.
+    A daemon searches with it for each call of any client, and some expressions take hours on one name: nested repeats, many
+    repeats, and many alternatives. Names are short, so such expressions are refused.
     """
     plain = _ESCAPED.sub("", word[1:])
     try:
         pattern = re.compile(word[1:], re.IGNORECASE)
     except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"{word[:40]!r} is no regular expression: {error}") from None
+        raise ValueError(f"{word[:40]!r} is not a regular expression: {error}") from None
     if _GROUP_REPEATED.search(plain) or len(_REPEATS.findall(plain)) > _MAX_REPEATS:
         raise ValueError(f"{word[:40]!r} repeats a group, has a #, or more than {_MAX_REPEATS} of * + ? {{ (")
     if plain.count("|") > _MAX_CHOICES:
@@ -186,13 +186,13 @@ def _compiled(word: str) -> re.Pattern[str]:
 
 def _kind(word: str) -> Test:
     if word not in set(FdKind):
-        raise ValueError(f"kind {word!r} is none of {', '.join(FdKind)}")
+        raise ValueError(f"kind {word!r} is not one of {', '.join(FdKind)}")
     return lambda event: isinstance(event, e.CALLS) and event.kind == word
 
 
 def _status(word: str) -> Test:
     if word not in ("failed", "successful"):
-        raise ValueError(f"status {word!r} is none of failed, successful")
+        raise ValueError(f"status {word!r} is not one of failed, successful")
     return lambda event: isinstance(event, e.CALLS) and (event.errno is not None) == (word == "failed")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The parts of a caller's memory that a call has touched."""
+"""Keep the parts of a caller's memory that a call touched."""
 
 import bisect
 
@@ -7,10 +7,10 @@ Bytes = bytes | bytearray | memoryview
 
 
 class Image:
-    """Sparse memory: what was put last counts.
+    """Sparse memory; a later put() overwrites an earlier one.
 
     Attributes:
-        budget: how many bytes may still be put; what is beyond is left out, and `cut` says so.
+        budget: bytes that may still be put; more are left out, and `cut` is set.
         cut: something was left out.
     """
 
@@ -26,7 +26,7 @@ class Image:
         return bool(self._parts)
 
     def put(self, address: int, data: Bytes) -> None:
-        """These bytes are at `address`; the data is copied."""
+        """Store a copy of the data at `address`."""
         size = memoryview(data).nbytes
         if size > self.budget:
             self.cut = True
@@ -47,7 +47,7 @@ class Image:
             starts.insert(first, address)
             self._parts.insert(first, bytearray(data))
             return
-        # One part or several overlap with it, or touch it: they become one.
+        # Merge it with the parts that overlap or touch it.
         start = min(starts[first], address)
         merged = bytearray(max(starts[last - 1] + len(self._parts[last - 1]), end) - start)
         for n in range(first, last):
@@ -57,7 +57,7 @@ class Image:
         self._parts[first:last] = [merged]
 
     def prefix(self, address: int, size: int) -> memoryview:
-        """As many of `size` bytes at `address` as are known without a gap."""
+        """Return the bytes at `address` up to the first unknown one, `size` at most."""
         n = bisect.bisect_right(self._starts, address) - 1
         if n < 0:
             return memoryview(b"")
@@ -65,12 +65,12 @@ class Image:
         return memoryview(self._parts[n])[offset : offset + max(size, 0)]
 
     def get(self, address: int, size: int) -> bytes | None:
-        """`size` bytes at `address`, or None if they are not all known."""
+        """Return `size` bytes at `address`; None if some are unknown."""
         found = self.prefix(address, size)
         return bytes(found) if len(found) == size else None
 
     def filled(self, address: int, size: int) -> bytes:
-        """`size` bytes at `address`, zeros where nothing is known."""
+        """Return `size` bytes at `address`, with zeros for unknown ones."""
         found = self.prefix(address, size)
         if len(found) == size:
             return bytes(found)
@@ -84,19 +84,19 @@ class Image:
         return bytes(whole)
 
     def touches(self, address: int, size: int) -> bool:
-        """Whether any of these bytes is known."""
+        """Return True if any of these bytes is known."""
         n = bisect.bisect_right(self._starts, address) - 1
         if n >= 0 and address < self._starts[n] + len(self._parts[n]):
             return size > 0
         return n + 1 < len(self._starts) and self._starts[n + 1] < address + size
 
     def overlaid(self, other: "Image") -> "Image":
-        """A new image: this one, and what `other` knows on top."""
+        """Return a new image: this one, overwritten with what `other` knows."""
         made = Image(1 << 62)
         for start, part in (*self.parts(), *other.parts()):
             made.put(start, part)
         return made
 
     def parts(self) -> list[tuple[int, bytearray]]:
-        """(address, bytes) of all that is known, ascending; no two parts touch."""
+        """Return (address, bytes) of all known parts, ascending; no two of them touch."""
         return list(zip(self._starts, self._parts, strict=True))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Numbers as their names in <linux/vfio.h>, short, in full, or not at all; anything that has none stays a number."""
+"""Format numbers as their names in <linux/vfio.h>, short, in full, or not at all; unknown ones stay numbers."""
 
 import errno
 import functools
@@ -14,15 +14,15 @@ from vfioemu.uapi.kinds import FdKind
 from vfioemu.uapi.registry import UNSERVED, lookup
 
 _ALWAYS_IN_FULL: Final = frozenset({Extension, PciIrq, PciRegion})
-"""What nobody would recognise by its short name."""
+"""Enums whose short names nobody would recognise."""
 _OPEN: Final = frozenset({PciIrq, PciRegion, Extension})
-"""Enums with further values that have no names: a device's own regions, what CHECK_EXTENSION is asked about."""
+"""Enums with more values than names: a device's own regions, arguments of CHECK_EXTENSION."""
 _DIRECTIONS: Final = ("_IOC_NONE", "_IOC_WRITE", "_IOC_READ", "_IOC_READ|_IOC_WRITE")
 _UNSERVED: Final = {(row.kind, row.number): row.name for row in UNSERVED}
 
 
 class Style(Enum):
-    """strace's -X."""
+    """The styles of strace's -X."""
 
     RAW = "raw"
     ABBREV = "abbrev"
@@ -30,12 +30,12 @@ class Style(Enum):
 
 
 def number(value: int) -> str:
-    """In hex, as addresses are; 0 is 0."""
+    """Format in hex, like an address; 0 stays 0."""
     return f"{value:#x}" if value else "0"
 
 
 def member_name(member: IntEnum | IntFlag, style: Style) -> str:
-    """One member."""
+    """Format one member."""
     if style is Style.VERBOSE or type(member) in _ALWAYS_IN_FULL:
         return c_name(member)
     return member.name or number(member)
@@ -43,12 +43,12 @@ def member_name(member: IntEnum | IntFlag, style: Style) -> str:
 
 @functools.cache
 def _bits(cls: type[IntFlag], style: Style) -> tuple[tuple[int, str], ...]:
-    """The bits of a class with their names: to ask an enum again and again takes most of a line's time."""
+    """Return the bits of a class with their names; cached, as iterating an enum takes most of a line's time."""
     return tuple((int(member), member_name(member, style)) for member in cls)
 
 
 def flags(cls: type[IntFlag], value: int, style: Style) -> str:
-    """``READ|WRITE|0xf0 /* VFIO_DMA_MAP_FLAG_??? */``."""
+    """Format flags: ``READ|WRITE|0xf0 /* VFIO_DMA_MAP_FLAG_??? */``."""
     if style is Style.RAW:
         return number(value)
     parts, left = _split(cls, value, style)
@@ -56,7 +56,7 @@ def flags(cls: type[IntFlag], value: int, style: Style) -> str:
 
 
 def _split(cls: type[IntFlag], value: int, style: Style) -> tuple[list[str], int]:
-    """The names of the bits that have one, and the other bits."""
+    """Return the names of the known bits, and the remaining bits."""
     parts = []
     for bit, name in _bits(cls, style):
         if bit & value:
@@ -66,7 +66,7 @@ def _split(cls: type[IntFlag], value: int, style: Style) -> tuple[list[str], int
 
 
 def enum(cls: type[IntEnum], value: int, style: Style) -> str:
-    """The member's name, or the number and what it would have been one of."""
+    """Format a member's name; for an unknown number, the number and the prefix of its enum."""
     if style is Style.RAW:
         return str(value)
     try:
@@ -76,7 +76,7 @@ def enum(cls: type[IntEnum], value: int, style: Style) -> str:
 
 
 def feature_flags(value: int, style: Style) -> str:
-    """The flags of VFIO_DEVICE_FEATURE: operations, and the number of a feature."""
+    """Format the flags of VFIO_DEVICE_FEATURE: operations, and the number of a feature."""
     if style is Style.RAW:
         return number(value)
     prefix = PREFIXES[FeatureFlag]
@@ -95,7 +95,7 @@ def _unknown(value: int, prefix: str) -> list[str]:
 
 
 def ioctl_name(kind: FdKind, cmd: int) -> str:
-    """The name of an ioctl on that kind of fd; strace's _IOC() for a number that means nothing there."""
+    """Return the name of an ioctl on a kind of fd; strace's _IOC() for an unknown number."""
     row = lookup(kind, cmd)
     if row is not None:
         return row.name
@@ -106,25 +106,25 @@ def ioctl_name(kind: FdKind, cmd: int) -> str:
 
 
 def file_label(kind: FdKind, which: str) -> str:
-    """What stands behind the number of an fd: ``container``, ``group 1``, ``dma-engine0``, ``dma-engine0 data``."""
+    """Return the label after the number of an fd: ``container``, ``group 1``, ``dma-engine0``, ``dma-engine0 data``."""
     if not which or kind is FdKind.CONTAINER:
         return str(kind)
     return {FdKind.GROUP: f"group {which}", FdKind.DATA: f"{which} data"}.get(kind, which)
 
 
 def errno_name(value: int) -> str:
-    """EINVAL for 22."""
+    """Return the name of an errno: EINVAL for 22."""
     return errno.errorcode.get(value, str(value))
 
 
 def errno_text(name: str) -> str:
-    """``Invalid argument`` for EINVAL; nothing for what is no errno."""
+    """Return the text of an errno: ``Invalid argument`` for EINVAL; "" for an unknown name."""
     value = getattr(errno, name, None) if name.startswith("E") else None
     return os.strerror(value) if isinstance(value, int) else ""
 
 
 def quoted(text: str) -> str:
-    r"""A string as strace prints bytes: in quotes, with octal escapes."""
+    r"""Quote a string as strace prints bytes, with octal escapes."""
     out = []
     for n, char in enumerate(text):
         if char in _ESCAPES:
@@ -143,7 +143,7 @@ _ESCAPES: Final = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\
 
 
 def comment(text: str) -> str:
-    """Text that can stand between ``/*`` and ``*/``, on one line."""
+    """Make text safe to stand between ``/*`` and ``*/``, on one line."""
     clean = "".join(
         char if char.isprintable() else f"\\{ord(char):o}"
         for char in text.encode("utf-8", "replace").decode()

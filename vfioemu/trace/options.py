@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a daemon that traces by itself was asked for."""
+"""Options of a trace that a daemon writes by itself."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +12,13 @@ Format: TypeAlias = Literal["text", "json"]
 
 @dataclass(frozen=True, slots=True)
 class TraceOptions:
-    """Where a trace goes and what is in it.
+    """Destination and contents of a trace.
 
     Attributes:
-        path: a file, which is emptied first; None for stderr.
-        format: strace's grammar, or one JSON object a line.
-        expressions: see filter.py; an event is shown if all of them want it.
-        limit: elements of arrays, and ranges of bitmaps.
+        path: a file, truncated first; None for stderr.
+        format: strace's grammar, or one JSON object per line.
+        expressions: see filter.py; an event is shown if all of them select it.
+        limit: most elements of arrays, and ranges of bitmaps.
     """
 
     path: Path | None = None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Calls counted: the table of strace -c."""
+"""Count calls: the table of strace -c."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ _RULE = ("------", "-----------", "-----------", "---------", "---------", "-" *
 
 @dataclass(slots=True)
 class Row:
-    """One kind of call."""
+    """Counts of one call."""
 
     calls: int = 0
     errors: int = 0
@@ -21,14 +21,14 @@ class Row:
 
 
 class Summary:
-    """Counts what it is shown; a feature is counted under its own name."""
+    """Count events; a feature is counted under its own name."""
 
     def __init__(self) -> None:
         self.rows: dict[str, Row] = {}
         self.lost = 0
 
     def add(self, event: e.AnyEvent) -> None:
-        """One event; what is no call does not count."""
+        """Count an event; events that are not calls are ignored."""
         if isinstance(event, e.Lost):
             self.lost += event.count
         if not isinstance(event, e.CALLS):
@@ -42,7 +42,7 @@ class Summary:
         return sorted(self.rows.items(), key=lambda item: (-item[1].microseconds, item[0]))
 
     def lines(self) -> list[str]:
-        """The table, the most expensive call first."""
+        """Format the table, with the most expensive call first."""
         total = sum(row.microseconds for row in self.rows.values())
         lines = [_line(_HEAD), _line(_RULE)]
         for name, row in self._sorted():
@@ -70,7 +70,7 @@ class Summary:
         return lines
 
     def json(self) -> list[dict[str, Any]]:
-        """The same for programs."""
+        """Return the table for programs."""
         return [
             {"ioctl": name, "calls": row.calls, "errors": row.errors, "usecs": row.microseconds}
             for name, row in self._sorted()

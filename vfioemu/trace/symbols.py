@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Which names of <linux/vfio.h> a call involves: its own, its feature's, those of the flags, states, indices and capabilities.
+"""Find the names of <linux/vfio.h> that a call involves: its own, its feature's, those of flags, states, indices, capabilities.
 
-Read off the decoded trees by what the structs say of their fields, so that the support matrix counts a new flag as soon as it is
+They are read from the decoded trees by the hints on the structs' fields, so the support matrix counts a new flag as soon as it is
 in the registry.
 """
 
@@ -25,11 +25,11 @@ _SUBTYPES: Final = {
     ),
     (c.VFIO_REGION_TYPE_GFX, c.VFIO_REGION_SUBTYPE_GFX_EDID): "VFIO_REGION_SUBTYPE_GFX_EDID",
 }
-"""A subtype means something with its type only."""
+"""(type, subtype) -> name: a subtype has a meaning only together with its type."""
 
 
 def involved(event: e.Ioctl) -> set[str]:
-    """The names that a call involves, going in or coming out."""
+    """Return the names that a call involves, in its argument or its result."""
     found = {event.ioctl}
     row = lookup(event.kind, event.cmd) if event.kind is not None else None
     if row is None:
@@ -45,7 +45,7 @@ def involved(event: e.Ioctl) -> set[str]:
 
 
 def _named(cls: type, value: int) -> Iterator[str]:
-    """The names of a number: of each of its bits, or of itself."""
+    """Yield the names of a number: those of its bits, or its own."""
     if issubclass(cls, IntFlag):
         yield from (c_name(member) for member in cls if member & value)
     elif issubclass(cls, IntEnum) and value in tuple(cls):

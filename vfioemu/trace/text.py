@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Events as strace would print them, and behind an error why: what no kernel tells.
+"""Print events as strace would, with the reason after an error, which no kernel gives.
 
-A printer has to cope with whatever a file of events says: what does not look as the registry has it is printed as it is.
+A printer must cope with any file of events: what does not match the registry is printed as it is.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ _DEPTH: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How much is shown, and how; the options are strace's.
+    """Amount and form of the output; the options are strace's.
 
     Attributes:
         style: -X.
@@ -45,7 +45,7 @@ class Look:
 
 
 class Printer:
-    """Makes lines of events; it remembers who called, because the first client's calls need no pid."""
+    """Make lines from events; remembers the first caller, whose calls are printed without a pid until there is another."""
 
     def __init__(self, look: Look | None = None) -> None:
         self._look = look or Look()
@@ -53,11 +53,11 @@ class Printer:
         self._several = False
 
     def line(self, event: e.AnyEvent) -> str:
-        """One event, without the line's end."""
+        """Format one event, without a newline."""
         return f"{self._head(event)}{self._body(event)}"
 
     def payload(self, row: Row, tree: Any) -> str:
-        """The argument of an ioctl alone."""
+        """Format the argument of an ioctl alone."""
         return self._argument(row, tree)
 
     def _head(self, event: e.AnyEvent) -> str:
@@ -124,7 +124,7 @@ class Printer:
         return f" = -1 {event.errno}{f' ({text})' if text else ''}{why}{took}"
 
     def _data(self, event: e.Transfer) -> str:
-        """The first bytes of a transfer; the address, which nobody wants to know, if there were none."""
+        """Format the first bytes of a transfer; "..." if they are unknown."""
         if event.data is None:
             return '""' if event.errno is None and not event.ret else "..."
         shown = event.data[: _BYTES * self._look.limit // DEFAULT_LIMIT]
@@ -148,7 +148,7 @@ class Printer:
     # --- ioctl ---
 
     def _ioctl(self, event: e.Ioctl) -> str:
-        """Everything between the fd and the closing parenthesis."""
+        """Format everything between the fd and the closing parenthesis."""
         row = lookup(event.kind, event.cmd) if event.kind else None
         name = number(event.cmd) if self._look.style is Style.RAW else event.ioctl
         if event.arg is None:
@@ -168,7 +168,7 @@ class Printer:
         return self._plain(arg)
 
     def _out(self, row: Row | None, arg: Any, out: Any) -> str:
-        """What has changed, without the structs around it where there is only one thing."""
+        """Format what has changed; a struct around a single bitmap or field is left out."""
         if row is None or row.payload is None or not isinstance(out, dict):
             return self._plain(out)
         cls: type[Payload] | None = row.payload
@@ -190,7 +190,7 @@ class Printer:
     def _struct(
         self, cls: type[Payload], tree: Mapping[str, Any], row: Row | None, known: Mapping[str, Any]
     ) -> str:
-        """A struct; `known` has those of its fields that `tree` may not have."""
+        """Format a struct; `known` has fields that `tree` may lack."""
         left = dict(tree)
         parts = [
             f"{member.name}={self._field(cls, member, left.pop(member.name), row)}"
@@ -228,7 +228,7 @@ class Printer:
         return number(value) if Hint.HEX in hints else str(value)
 
     def _tail(self, cls: type[Payload], value: Any, known: Mapping[str, Any]) -> str:
-        """The flexible array member: a struct stands there without a name."""
+        """Format the flexible array member; a struct there is printed without a name."""
         if isinstance(value, list):
             item = next((f.item for f in cls.FOLLOWS if not f.flag or _int(known, "flags") & f.flag), None)
             return f"{cls.TAIL}={self._array(item, value)}"
@@ -279,7 +279,7 @@ class Printer:
         return f"[{dirty} dirty{where}{cut}]"
 
     def _plain(self, value: Any, depth: int = 0) -> str:
-        """Anything."""
+        """Format a value of any type."""
         if depth > _DEPTH:
             return CUT
         if isinstance(value, dict):
@@ -301,12 +301,12 @@ def _label(event: e.Call) -> str:
 
 
 def _gives_fd(event: e.Ioctl) -> bool:
-    """Whether what the call returned is an fd, of which more is known."""
+    """Return True if the call returned an fd with a description."""
     return isinstance(event.out, dict) and _is_fd(event.out) and event.out["fd"] == event.ret
 
 
 def _class_of(cls: type[Payload], name: str, known: Mapping[str, Any]) -> type[Payload] | None:
-    """The struct that a field holds, or that follows."""
+    """Return the struct in a field, or the one that follows."""
     for member in cls.MEMBERS:
         if member.name == name:
             return member.nested

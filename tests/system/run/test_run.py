@@ -29,7 +29,7 @@ def find(*command):
 
 def test_a_library_that_was_not_built_is_a_missing_prerequisite(monkeypatch):
     monkeypatch.setattr(preload, "NAME", "not-built.so")
-    with pytest.raises(CommandError, match=r"no preload library: .*not-built.so is not there") as missing:
+    with pytest.raises(CommandError, match=r"no preload library: .*not-built.so does not exist") as missing:
         cli.command.main([DEVICE, "true"], standalone_mode=False)
     assert missing.value.exit_code == 77
 
@@ -169,7 +169,7 @@ class TestRefusals:
             ),
             (["--device=oracle,variant=wrong", "--", "true"], 2, ["wrong"]),
             (["--device=,x=1", "--", "true"], 2, ["no model name before the options"]),
-            (["--", "true"], 2, ["no device is named", "--connect"]),
+            (["--", "true"], 2, ["no device given", "--connect"]),
             (["--machine=/nonexistent.toml", "--", "true"], 2, ["/nonexistent.toml", "No such file"]),
             (["--connect=/nonexistent", "--", "true"], 1, ["no daemon runs in /nonexistent"]),
             (["--connect=/x", DEVICE, "--", "true"], 2, ["as it is"]),
@@ -220,7 +220,7 @@ class TestRefusals:
         with pytest.raises(CommandError, match="static is statically linked"):
             find(by_env)
         script.write_text("#!/nonexistent/sh\n", encoding="ascii")
-        with pytest.raises(CommandError, match="interpreter /nonexistent/sh is not there") as refused:
+        with pytest.raises(CommandError, match="interpreter /nonexistent/sh does not exist") as refused:
             find(script)
         assert refused.value.exit_code == 127
 
@@ -261,7 +261,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize(
         ("loader", "words"),
-        [(b"/lib/ld-musl-x86_64.so.1", "linked with musl"), (b"/nonexistent/ld.so", "is not there")],
+        [(b"/lib/ld-musl-x86_64.so.1", "linked with musl"), (b"/nonexistent/ld.so", "does not exist")],
     )
     def test_a_program_with_another_loader(self, tmp_path, loader, words):
         contents = Path("/bin/true").read_bytes()
