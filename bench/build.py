@@ -12,7 +12,7 @@ HEADERS = ("floor.h", "wire_client.h", "../protocol/vfioemu_wire.h")
 
 
 def program(name: str, folder: Path = HERE) -> Path:
-    """The compiled `name`.c of a folder, which may be run while another process compiles it anew."""
+    """Compile `name`.c of a folder; return the program, which may run while another process compiles it again."""
     OUT.mkdir(parents=True, exist_ok=True)
     target = OUT / name
     sources = [folder / f"{name}.c", *(HERE / file for file in SHARED)]

@@ -38,7 +38,7 @@ def placements() -> list[tuple[str, int, int]]:
 
 
 def where(socket_path: Path) -> str:
-    """What calls.c wants to know of a device."""
+    """Return the arguments of calls.c that describe a device."""
     return f"{socket_path},{GROUP},{device_name(GROUP)}"
 
 

@@ -88,7 +88,7 @@ def compare(
     inverse: bool = False,
     note: str = "",
 ) -> Row:
-    """The row of two interleaved series of times.
+    """Make the row of two interleaved series of times.
 
     Args:
         suite: as in `Row`.
@@ -113,7 +113,7 @@ def compare(
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """What is printed."""
+    """Make the table that is printed."""
     out = Table(title="each row: a ratio against its floor in the same run", title_justify="left")
     for column, justify in (("suite", "left"), ("row", "left"), ("ratio", "right"), ("goal", "right")):
         out.add_column(column, justify=justify, no_wrap=column != "row")  # type: ignore[arg-type]  # a Literal

@@ -31,12 +31,12 @@ def crowd(socket_path: Path, clients: int) -> Iterator[None]:
 
 
 def crowd_machine(clients: int) -> str:
-    """A machine on which each of them has a device."""
+    """Describe a machine that has a device for each client."""
     return machine_of(range(FIRST_GROUP, FIRST_GROUP + clients))
 
 
 def run() -> Iterator[Row]:
-    """The same machine twice: one daemon is empty, the other is not."""
+    """Yield rows for one machine in two daemons: one without other clients, one with them."""
     machine = crowd_machine(CLIENTS)
     cpu = min(os.sched_getaffinity(0))
     with daemon_process(machine, cpu=cpu) as empty, daemon_process(machine, cpu=cpu) as full:

@@ -44,7 +44,7 @@ def spec() -> GuestSpec:
 
 
 def run() -> Iterator[Row]:
-    """A destination process, and rounds of migrations to it."""
+    """Start a destination process, and yield rows of migrations to it."""
     machine = machine_of([GROUP], model="dma-engine", options="")
     with (
         tempfile.TemporaryDirectory(prefix="vfe") as name,
@@ -106,7 +106,7 @@ async def _migrate(guest: Guest, uri: str) -> float:
 
 
 async def _serve(uri: str, daemon: str, warm: bool) -> None:
-    """The destination process: one shell after the other."""
+    """Receive migrations in the destination process, one shell after the other."""
 
     @asynccontextmanager
     async def shell() -> AsyncIterator[Guest]:

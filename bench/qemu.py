@@ -24,7 +24,7 @@ DEVICES: Final = {
 
 
 def run() -> Iterator[Row]:
-    """A row for each device."""
+    """Yield a row for each device."""
     try:
         program, guest = _newest(), guest_image()
     except MissingError as missing:

@@ -33,7 +33,7 @@ def time_calls(socket_path: str, client: int, server: int) -> list[list[float]]:
 
 
 def run() -> Iterator[Row]:
-    """The daemon reaches memory as `vfioemu run` has it; unrelated calls once, whoever is where."""
+    """Yield rows for a daemon that reaches memory as `vfioemu run` has it, and for calls that are not its concern."""
     machine = machine_of([GROUP], model="dma-engine", options="")
     for number, (name, client, server) in enumerate(placements()):
         with daemon_process(machine, "--memory", "process_vm", cpu=server) as daemon:

@@ -88,7 +88,7 @@ DECLARATIONS = """
 
 
 def builder() -> FFI:
-    """The cffi builder: declarations and the headers that they are held against."""
+    """Make the cffi builder, with the declarations and the headers that the C compiler checks them against."""
     ffi = FFI()
     ffi.cdef(DECLARATIONS.replace(NULLABLE, ""))
     ffi.set_source(

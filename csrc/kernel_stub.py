@@ -89,7 +89,7 @@ def class_name(struct: str) -> str:
 
 
 def python_type(node: c_ast.Node) -> str:
-    """The Python type of what a declaration declares."""
+    """Return the Python type of a declaration."""
     if isinstance(node, c_ast.ArrayDecl):
         return pointer_type(node.type, nullable=False)
     if isinstance(node, c_ast.PtrDecl):
@@ -104,7 +104,7 @@ def python_type(node: c_ast.Node) -> str:
 
 
 def pointer_type(target: c_ast.TypeDecl, *, nullable: bool) -> str:
-    """The class of a pointer to `target`."""
+    """Return the class of a pointer to `target`."""
     if isinstance(target.type, c_ast.Struct):
         name = class_name(target.type.name)
     elif target.type.names == ["uint64_t"]:
@@ -117,7 +117,7 @@ def pointer_type(target: c_ast.TypeDecl, *, nullable: bool) -> str:
 
 
 def signature(name: str, parameters: Iterable[str], result: str) -> str:
-    """A method of a stub, in lines as short as the formatter makes them."""
+    """Format a method of a stub, in lines as short as the formatter makes them."""
     listed = list(parameters)
     line = f"    def {name}({', '.join(listed)}) -> {result}: ...\n"
     if len(line) <= WIDTH + 1:
@@ -129,7 +129,7 @@ def signature(name: str, parameters: Iterable[str], result: str) -> str:
 
 
 def struct_class(struct: c_ast.Struct) -> str:
-    """The class of pointers to a struct: fields are found through the pointer, as in C."""
+    """Format the class of pointers to a struct; fields are attributes of the pointer, as in C."""
     head = f"\n# `struct {struct.name} *`, or an array of them.\nclass {class_name(struct.name)}(Pointer):"
     fields = "".join(f"    {field.name}: {python_type(field.type)}\n" for field in struct.decls or ())
     if not fields:
@@ -138,7 +138,7 @@ def struct_class(struct: c_ast.Struct) -> str:
 
 
 def new_overloads(structs: Iterable[c_ast.Struct], incomplete: set[str]) -> Iterator[str]:
-    """What can be allocated, and looked at as an array: whatever has a size that is known here."""
+    """Yield overloads of `ffi.new` and `ffi.from_buffer` for types whose size is known here."""
     kinds = [("uint64_t", "U64Ptr", "int", "Sequence[int]")]
     for struct in structs:
         if struct.name not in incomplete:
@@ -160,7 +160,7 @@ def new_overloads(structs: Iterable[c_ast.Struct], incomplete: set[str]) -> Iter
 
 
 def function(declaration: c_ast.Decl) -> str:
-    """A C function as a method of `lib`."""
+    """Format a C function as a method of `lib`."""
     parameters = [
         f"{parameter.name}{'_' * iskeyword(parameter.name)}: {python_type(parameter.type)}"
         for parameter in declaration.type.args.params
@@ -174,7 +174,7 @@ def function(declaration: c_ast.Decl) -> str:
 
 
 def stub(declarations: str) -> str:
-    """The stub.
+    """Format the stub.
 
     Args:
         declarations: as for cffi, with `_Nullable`.

@@ -58,9 +58,9 @@ class Refusal(NamedTuple):
 class RefusedError(Exception):
     """The system refused something to another process of ours, which reported it."""
 
-    def __init__(self, told: Refusal) -> None:
-        super().__init__(told.what)
-        self.told = told
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.what)
+        self.refusal = refusal
 
 
 def end_of(process: str, status: int) -> Refusal:
@@ -82,7 +82,7 @@ def refusal(error: BaseException) -> Refusal | None:
     if isinstance(error, BaseExceptionGroup):
         return _of_all(error)
     if isinstance(error, RefusedError):
-        return error.told
+        return error.refusal
     if isinstance(error, PlaceError):
         return Refusal(str(error), error.hint)
     if isinstance(error, MemoryError):

@@ -370,8 +370,8 @@ def test_one_attempt_that_fails_ends_incoming_with_3():
             "a of group 12 is device dma0 already",
         ),
         (["migrate", "unix:x", "--device", "x"], "expected GROUP:NAME"),
-        (["migrate", "unix:x", "--bandwidth", "fast"], "no rate"),
-        (["migrate", "unix:x", "--downtime", "soon"], "no duration"),
+        (["migrate", "unix:x", "--bandwidth", "fast"], "not a rate"),
+        (["migrate", "unix:x", "--downtime", "soon"], "not a duration"),
     ],
 )
 def test_unusable_arguments_exit_with_2(arguments, says):

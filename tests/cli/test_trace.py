@@ -225,7 +225,7 @@ def test_serve_says_what_is_wrong_with_its_options(tmp_path):
     machine.write_text(machine_of([12]))
     common = ["serve", "-m", machine, "--runtime-dir", tmp_path / "run"]
 
-    assert "is no call and none" in vfioemu(*common, "--trace", "--trace-filter", "x")[2]
+    assert "is neither a call nor" in vfioemu(*common, "--trace", "--trace-filter", "x")[2]
     assert "--trace-filter without --trace" in vfioemu(*common, "--trace-filter", "dma")[2]
     status, _, errors = vfioemu(*common, f"--trace={tmp_path}/no/file")
     assert status == 1

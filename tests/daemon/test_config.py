@@ -94,7 +94,7 @@ def device(name, symbol="d", model="mtty", more=""):
         ("[[group]]\nnumber = 2147483648", 2, "group[0].number", "2147483648"),
         ("[[group]]", 1, "group[0].number", "missing"),
         ("[[group]]\nnumber = 'x'", 2, "group[0].number", "expected an integer"),
-        (GROUP + GROUP, 4, "group[1].number", "same number"),
+        (GROUP + GROUP, 4, "group[1].number", "is used twice"),
         (IOMMU + "address_bits = 1", 4, "group[0].iommu.address_bits", "did you mean address-bits?"),
         (IOMMU + "address-bits = 1", 4, "group[0].iommu.address-bits", "address-bits"),
         (IOMMU + "reserved = [[2, 1]]", 4, "group[0].iommu.reserved", "reserved"),

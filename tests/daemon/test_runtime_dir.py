@@ -87,7 +87,7 @@ def test_symlink_and_file_are_refused(folder):
 
 def test_long_path_is_refused(folder):
     with (
-        pytest.raises(rd.StartError, match="the most is 107"),
+        pytest.raises(rd.StartError, match="the limit is 107"),
         rd.listening(folder / ("x" * 100), socket.SOCK_STREAM),
     ):
         pass
@@ -113,7 +113,7 @@ def test_stale_socket_is_replaced_and_a_live_one_is_not(folder):
             pass
     assert not path.exists()
     path.write_text("")
-    with pytest.raises(rd.StartError, match="no socket"), rd.listening(path, socket.SOCK_STREAM):
+    with pytest.raises(rd.StartError, match="not a socket"), rd.listening(path, socket.SOCK_STREAM):
         pass
     assert path.exists()
 
@@ -151,7 +151,7 @@ def test_hints_name_a_daemon_as_it_has_to_be_typed(monkeypatch):
 
 def test_a_name_that_is_too_long_leaves_no_directory(folder):
     path = folder / "new" / ("x" * 120)
-    with pytest.raises(rd.StartError, match="the most is 107"):
+    with pytest.raises(rd.StartError, match="the limit is 107"):
         rd.make_private(path)
     assert not path.parent.exists()
 

@@ -125,7 +125,7 @@ def _work(first_seed: int, step: int, end: float, sender: Connection, parent: in
         for summary in _share(first_seed, step, end):
             sender.send(summary)
     except RefusedError as error:
-        sender.send(error.told)
+        sender.send(error.refusal)
     sender.close()
 
 

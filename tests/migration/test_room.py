@@ -163,7 +163,7 @@ async def test_machine_with_more_devices_or_device_memory_than_there_is_does_not
         (Step.CONNECT, errno.ECONNREFUSED, "is the daemon running?"),
         (Step.CONNECT, errno.EACCES, "another user's daemon"),
         (Step.GROUP, errno.ENOENT, "there is no such group"),
-        (Step.GROUP, errno.EBUSY, "one process's at a time"),
+        (Step.GROUP, errno.EBUSY, "another process has the group open"),
         (Step.DEVICE, errno.ENODEV, "there is no such device"),
         (Step.PROGRAM, errno.ENODEV, "without [container.device.program]"),
         (Step.MEMORY, errno.ENOMEM, "ulimit -l"),

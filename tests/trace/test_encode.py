@@ -136,8 +136,8 @@ def test_encoded(name, values, want):
             {"flags": "REED"},
             r"flags: 'REED' is not a number or one of READ, WRITE, VADDR",
         ),
-        ("VFIO_IOMMU_MAP_DMA", {"argsz": "5000000000"}, r"argsz: 5000000000 does not fit 32 bits"),
-        ("VFIO_IOMMU_MAP_DMA", {"iova": "-1"}, r"iova: -1 does not fit 64 bits"),
+        ("VFIO_IOMMU_MAP_DMA", {"argsz": "5000000000"}, r"argsz: 5000000000 does not fit in 32 bits"),
+        ("VFIO_IOMMU_MAP_DMA", {"iova": "-1"}, r"iova: -1 does not fit in 64 bits"),
         ("VFIO_GROUP_SET_CONTAINER", {"fd": "3"}, r"takes arg=VALUE"),
         ("VFIO_GET_API_VERSION", {"arg": "3"}, r"takes no memory"),
         (

@@ -235,7 +235,7 @@ async def test_who_does_not_read_loses_events_and_holds_up_nobody(monkeypatch):
 
 async def test_a_subscription_says_what_it_does_not_understand():
     async with daemon.running(MACHINE) as running, client.control(running.control_path) as control:
-        with pytest.raises(client.ControlError, match="'dmaa' is no call"):
+        with pytest.raises(client.ControlError, match="'dmaa' is neither a call"):
             await control.call("trace", filters=["dmaa"])
         with pytest.raises(client.ControlError, match="limit"):
             await control.call("trace", limit=0)

@@ -171,7 +171,7 @@ def _status() -> int:
 
 
 def _say_usage(error: click.UsageError) -> None:
-    where = _told(error.ctx)
+    where = _command_of(error.ctx)
     message = error.format_message()
     if message.startswith("Usage: "):  # a group was called without a command
         print(message, file=sys.stderr)
@@ -182,7 +182,7 @@ def _say_usage(error: click.UsageError) -> None:
         report(message, f"see `{where} --help`")
 
 
-def _told(context: click.Context | None) -> str:
+def _command_of(context: click.Context | None) -> str:
     """Return the command whose --help to suggest; if click does not know, the one on the command line."""
     if context is not None:
         whole = context.find_root().params.get("part_of")

@@ -12,7 +12,7 @@ _HIGH: Final = range(0xC000000000, 1 << 52)
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class BarRange:
     """Address range that a BAR decodes.
 
     Attributes:
@@ -35,39 +35,37 @@ class Addresses:
     """The addresses of a machine."""
 
     def __init__(self) -> None:
-        self._taken: dict[str, dict[tuple[int, bool], Window]] = {}
+        self._taken: dict[str, dict[tuple[int, bool], BarRange]] = {}
 
-    def place(self, name: str, windows: Mapping[int, Window], *, wide: frozenset[int]) -> dict[int, Window]:
-        """Place the windows of a function at free addresses; return them by index.
+    def place(self, name: str, bars: Mapping[int, BarRange], *, wide: frozenset[int]) -> dict[int, BarRange]:
+        """Place the BARs of a function at free addresses; return them by index.
 
         Args:
             name: the function's; a known one gets the same addresses again.
-            windows: by index.
+            bars: by index.
             wide: indexes of those that may lie above 4 GiB.
         """
         taken = self._taken.setdefault(name, {})
-        others = [
-            window for other, theirs in self._taken.items() if other != name for window in theirs.values()
-        ]
-        placed: dict[int, Window] = {}
-        for index, window in windows.items():
-            known = taken.get((index, window.io))
-            if known is None or known.size != window.size:
-                start = _free(window, [*others, *placed.values()], wide=index in wide)
-                known = Window(start, window.size, window.flags)
-            placed[index] = taken[index, window.io] = known
+        others = [bar for other, theirs in self._taken.items() if other != name for bar in theirs.values()]
+        placed: dict[int, BarRange] = {}
+        for index, bar in bars.items():
+            known = taken.get((index, bar.io))
+            if known is None or known.size != bar.size:
+                start = _free(bar, [*others, *placed.values()], wide=index in wide)
+                known = BarRange(start, bar.size, bar.flags)
+            placed[index] = taken[index, bar.io] = known
         return placed
 
 
-def _free(window: Window, others: list[Window], *, wide: bool) -> int:
-    """Find an address for a window: the one it asks for, the next free one after it, or the first free one."""
-    rivals = sorted((other.start, other.start + other.size) for other in others if other.io == window.io)
-    space = _IO if window.io else _HIGH if wide and window.start >= 1 << 32 else _LOW
-    for begin in (window.start or space.start, space.start):
-        start = -(-begin // window.size) * window.size
+def _free(bar: BarRange, others: list[BarRange], *, wide: bool) -> int:
+    """Find an address for a BAR: the one it asks for, the next free one after it, or the first free one."""
+    rivals = sorted((other.start, other.start + other.size) for other in others if other.io == bar.io)
+    space = _IO if bar.io else _HIGH if wide and bar.start >= 1 << 32 else _LOW
+    for begin in (bar.start or space.start, space.start):
+        start = -(-begin // bar.size) * bar.size
         for first, end in rivals:
-            if first < start + window.size and start < end:
-                start = -(-end // window.size) * window.size
-        if start == window.start or start + window.size <= space.stop:
+            if first < start + bar.size and start < end:
+                start = -(-end // bar.size) * bar.size
+        if start == bar.start or start + bar.size <= space.stop:
             return start
-    return -(-_HIGH.start // window.size) * window.size if wide else window.start
+    return -(-_HIGH.start // bar.size) * bar.size if wide else bar.start

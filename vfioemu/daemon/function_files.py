@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from vfioemu.core.objects.device import Device
-from vfioemu.daemon.addresses import Window
+from vfioemu.daemon.addresses import BarRange
 from vfioemu.daemon.entries import Directory, Entries, File, text
 from vfioemu.devices.pci.hardware import registers as r
 from vfioemu.devices.pci.vfio_pci.driver import VfioPci
@@ -40,10 +40,10 @@ def is_binary(name: str) -> bool:
     return name in ("config", "rom") or name.startswith("resource")
 
 
-def windows(device: Device, config: bytes) -> dict[int, Window]:
-    """Return the windows that the BARs and the ROM decode, by index."""
+def bar_ranges(device: Device, config: bytes) -> dict[int, BarRange]:
+    """Return the ranges that the BARs and the ROM decode, by index."""
     regions = device.model.regions()
-    found: dict[int, Window] = {}
+    found: dict[int, BarRange] = {}
     for index in range(min(_ROM + 1, len(regions))):
         region = regions[index]
         if region is None or not region.size:
@@ -52,19 +52,19 @@ def windows(device: Device, config: bytes) -> dict[int, Window]:
         place = r.ROM_ADDRESS if index == _ROM else r.BASE_ADDRESS_0 + 4 * index
         value = int.from_bytes(config[place : place + 8].ljust(8, b"\0"), "little")
         if index == _ROM:
-            found[index] = Window(value & 0xFFFFF800, size, _ROM_FLAGS)
+            found[index] = BarRange(value & 0xFFFFF800, size, _ROM_FLAGS)
         elif value & r.BASE_ADDRESS_IO:
-            found[index] = Window(value & 0xFFFFFFFC, size, _IO)
+            found[index] = BarRange(value & 0xFFFFFFFC, size, _IO)
         else:
             wide = bool(value & r.BASE_ADDRESS_MEM_64)
             flags = (_MEM64 if wide else _MEM) | (_PREFETCH if value & r.BASE_ADDRESS_PREFETCH else 0)
-            found[index] = Window(value & (~0xF if wide else 0xFFFFFFF0), size, flags)
+            found[index] = BarRange(value & (~0xF if wide else 0xFFFFFFF0), size, flags)
     return found
 
 
-def wide(found: Mapping[int, Window]) -> frozenset[int]:
-    """Return the indexes of the windows that may lie above 4 GiB."""
-    return frozenset(index for index, window in found.items() if window.flags & _MEM64 == _MEM64)
+def wide(found: Mapping[int, BarRange]) -> frozenset[int]:
+    """Return the indexes of the ranges that may lie above 4 GiB."""
+    return frozenset(index for index, bar in found.items() if bar.flags & _MEM64 == _MEM64)
 
 
 def uevent(device: Device, config: bytes, *, bound: bool) -> File:
@@ -89,7 +89,7 @@ def identity(config: bytes) -> tuple[int, int, int, int, int]:
 
 
 def entries(
-    path: str, device: Device, config: bytes, placed: Mapping[int, Window], *, bound: bool
+    path: str, device: Device, config: bytes, placed: Mapping[int, BarRange], *, bound: bool
 ) -> Entries:
     """Yield the files of a function's directory, without those that its driver makes.
 
@@ -97,7 +97,7 @@ def entries(
         path: the directory.
         device: the function.
         config: its config space, as in hardware.
-        placed: the windows of its BARs, by index.
+        placed: the ranges of its BARs, by index.
         bound: the function is bound to vfio-pci.
     """
     vendor, product, sub_vendor, sub_product, code = identity(config)
@@ -136,13 +136,13 @@ def entries(
     if device.model.can_reset:
         yield f"{path}/reset", text(mode=0o200, live=True)
         yield f"{path}/reset_method", text("flr" if isinstance(device.model, VfioPci) else "device_specific")
-    for index, window in placed.items():
+    for index, bar in placed.items():
         if index == _ROM:
-            yield f"{path}/rom", File(b"", 0o600, live=True, size=window.size)
+            yield f"{path}/rom", File(b"", 0o600, live=True, size=bar.size)
             continue
-        yield f"{path}/resource{index}", File(b"", 0o600, live=True, size=window.size)
-        if window.flags & _PREFETCH == _PREFETCH:
-            yield f"{path}/resource{index}_wc", File(b"", 0o600, live=True, size=window.size)
+        yield f"{path}/resource{index}", File(b"", 0o600, live=True, size=bar.size)
+        if bar.flags & _PREFETCH == _PREFETCH:
+            yield f"{path}/resource{index}_wc", File(b"", 0o600, live=True, size=bar.size)
 
 
 def _identity(config: bytes) -> tuple[int, ...]:
@@ -164,11 +164,11 @@ def _mask(cpus: int) -> str:
     return ",".join([digits[:first], *(digits[at : at + 8] for at in range(first, len(digits), 8))])
 
 
-def _resources(placed: Mapping[int, Window]) -> Iterator[str]:
+def _resources(placed: Mapping[int, BarRange]) -> Iterator[str]:
     """Yield the lines of resource_show(): start, end and flags."""
     for index in range(_RESOURCES):
-        window = placed.get(index)
-        if window is None:
+        bar = placed.get(index)
+        if bar is None:
             yield f"0x{0:016x} 0x{0:016x} 0x{0:016x}"
         else:
-            yield f"0x{window.start:016x} 0x{window.start + window.size - 1:016x} 0x{window.flags:016x}"
+            yield f"0x{bar.start:016x} 0x{bar.start + bar.size - 1:016x} 0x{bar.flags:016x}"

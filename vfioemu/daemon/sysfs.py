@@ -9,7 +9,7 @@ from vfioemu.core.memory.iommu_spec import IommuSpec
 from vfioemu.core.objects.device import Device
 from vfioemu.core.objects.spec import GroupSpec
 from vfioemu.daemon import function_files
-from vfioemu.daemon.addresses import Window
+from vfioemu.daemon.addresses import BarRange
 from vfioemu.daemon.entries import Directory, Entries, Link, Node, text
 
 Bus: TypeAlias = Literal["pci", "mdev", "platform"]
@@ -202,14 +202,14 @@ def device_path(device: Device) -> str:
 
 
 def device_entries(
-    device: Device, config: bytes, placed: Mapping[int, Window], unit: int | None, *, bound: bool
+    device: Device, config: bytes, placed: Mapping[int, BarRange], unit: int | None, *, bound: bool
 ) -> Entries:
     """Yield the entries of a device, without those that its driver makes.
 
     Args:
         device: the device.
         config: its PCI config space, as in hardware; empty if it has none.
-        placed: the windows of its BARs, by index.
+        placed: the ranges of its BARs, by index.
         unit: K of the dmarK that translates its DMA; None without an IOMMU.
         bound: a vfio driver is bound to it.
     """

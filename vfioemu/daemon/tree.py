@@ -30,7 +30,7 @@ from vfioemu.core.machine import Machine
 from vfioemu.core.memory.iommu_spec import IommuSpec
 from vfioemu.core.objects.device import Device
 from vfioemu.daemon import function_files, real, sysfs
-from vfioemu.daemon.addresses import Addresses, Window
+from vfioemu.daemon.addresses import Addresses, BarRange
 from vfioemu.daemon.entries import Directory, Entries, Entry, File, Link, Node
 from vfioemu.daemon.runtime_dir import ROOT
 from vfioemu.devices.pci.vfio_pci.driver import VfioPci
@@ -278,17 +278,17 @@ class Tree:
         self.write(f"{path}/enable", b"1\n" if bound else b"0\n")
         self.write(f"{path}/uevent", function_files.uevent(device, self.config(device), bound=bound).content)
 
-    def _place(self, device: Device, config: bytes) -> dict[int, Window]:
+    def _place(self, device: Device, config: bytes) -> dict[int, BarRange]:
         """Choose addresses for the function's BARs that no other function has, and write them to its registers."""
         if sysfs.bus_of(device.name) != "pci":
             return {}
-        wanted = function_files.windows(device, config)
+        wanted = function_files.bar_ranges(device, config)
         wide = function_files.wide(wanted)
         placed = self._addresses.place(device.name, wanted, wide=wide)
         if isinstance(device.model, VfioPci):
-            for index, window in placed.items():
-                if window.start != wanted[index].start:
-                    device.model.hardware.config.move(index, window.start, wide=index in wide)
+            for index, bar in placed.items():
+                if bar.start != wanted[index].start:
+                    device.model.hardware.config.move(index, bar.start, wide=index in wide)
         return placed
 
     def _unit(self, iommu: IommuSpec) -> int:

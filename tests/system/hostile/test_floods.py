@@ -164,7 +164,7 @@ def test_windows_of_all_processes_are_bounded():
 def test_large_bitmaps_are_bounded(monkeypatch):
     monkeypatch.setattr(bitmap, "MAX_LARGE", bitmap.DirtyBitmap.large + 2)
     kept = [bitmap.DirtyBitmap(1 << 20), bitmap.DirtyBitmap(1 << 20)]
-    with pytest.raises(MemoryError, match="large dirty bitmaps exist"):
+    with pytest.raises(MemoryError, match="large dirty bitmaps is reached"):
         bitmap.DirtyBitmap(1 << 20)
     bitmap.DirtyBitmap(1 << 10).close()
 

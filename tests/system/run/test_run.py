@@ -147,7 +147,7 @@ class TestRefusals:
             (["--device=oracle,variant=basic", "--", "/nonexistent/program"], 127, ["no such file"]),
             ([DEVICE, "--", "vfioemu-no-such-program"], 127, ["not found in $PATH"]),
             ([DEVICE, "--", "/etc/passwd"], 126, ["not executable"]),
-            ([DEVICE, "--", "/"], 126, ["no file"]),
+            ([DEVICE, "--", "/"], 126, ["not a regular file"]),
             (
                 ["--device=oracel", "--", "true"],
                 2,
@@ -159,8 +159,8 @@ class TestRefusals:
                 ["'varaint'", "did you mean 'variant'?", "vfioemu devices oracle"],
             ),
             (["--device=oracle,variant", "--", "true"], 2, ["'variant' is not key=value"]),
-            (["--device=oracle,variant=basic,group=x", "--", "true"], 2, ["group is a number"]),
-            (["--device=oracle,variant=basic,group=2147483648", "--", "true"], 2, ["group is a number"]),
+            (["--device=oracle,variant=basic,group=x", "--", "true"], 2, ["group must be a number"]),
+            (["--device=oracle,variant=basic,group=2147483648", "--", "true"], 2, ["group must be a number"]),
             (["--device=oracle,variant=basic,bus=isa", "--", "true"], 2, ["pci, mdev"]),
             (
                 ["--device=oracle,variant=basic,bus=pci,name=1234", "--", "true"],
@@ -181,7 +181,11 @@ class TestRefusals:
             (["--machine=/tmp", "--", "true"], 2, ["is a directory", "see `vfioemu run --help`"]),
             ([DEVICE, "--profile=linux-5", "--", "true"], 2, ["linux-6.12", "see `vfioemu run --help`"]),
             ([DEVICE, "--memlock=x", "--", "true"], 2, ["'x' is neither", "see `vfioemu run --help`"]),
-            ([DEVICE, "--trace-filter=x", "--", "true"], 2, ["is no call", "see `vfioemu run --help`"]),
+            (
+                [DEVICE, "--trace-filter=x", "--", "true"],
+                2,
+                ["is neither a call", "see `vfioemu run --help`"],
+            ),
             ([DEVICE, "--device=mtty,ports=3", "--", "true"], 2, ["device mtty0: ports: 1 or 2, not 3"]),
             (["--device=MTTY", "--", "true"], 2, ["unknown device 'MTTY'", "did you mean 'mtty'?"]),
             (["--device"], 2, ["requires an argument", "see `vfioemu run --help`"]),
@@ -280,7 +284,7 @@ class TestRefusals:
         thing = tmp_path / "thing"
         thing.write_bytes(b"\0\1\2\3" * 100)
         thing.chmod(0o755)
-        with pytest.raises(CommandError, match="neither a program"):
+        with pytest.raises(CommandError, match="neither an ELF program"):
             find(thing)
 
 

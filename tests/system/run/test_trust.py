@@ -275,7 +275,7 @@ class TestPython:
 
         message, hint = as_user(STRANGER, refused)
         assert message == f"cannot connect to {directory}/control.sock: Permission denied"
-        assert hint.startswith("it is another user's")
+        assert hint.startswith("the daemon belongs to another user")
 
 
 class TestNamespaces:
