@@ -28,7 +28,7 @@ def parse_size(text: int | str) -> int:
 
 
 def format_size(count: float) -> str:
-    """Format a number of bytes with one digit behind the point: ``64.0 MiB``, ``512 B``."""
+    """Format a number of bytes with one decimal: ``64.0 MiB``, ``512 B``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(count) < 1024:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"

@@ -112,7 +112,7 @@ def _what(error: OSError) -> str:
         return f"{call}: {why}" if call else f"the system refuses what we need: {why}"
     name = (
         error.filename if error.filename2 is None else error.filename2
-    )  # of symlink() and rename(): what is made
+    )  # of symlink() and rename(): the name that is made
     return f"{os.fsdecode(name) if isinstance(name, str | bytes) else name}: {why}"
 
 

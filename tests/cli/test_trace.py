@@ -226,7 +226,7 @@ def test_serve_says_what_is_wrong_with_its_options(tmp_path):
     common = ["serve", "-m", machine, "--runtime-dir", tmp_path / "run"]
 
     assert "is neither a call nor" in vfioemu(*common, "--trace", "--trace-filter", "x")[2]
-    assert "--trace-filter without --trace" in vfioemu(*common, "--trace-filter", "dma")[2]
+    assert "--trace-filter needs --trace" in vfioemu(*common, "--trace-filter", "dma")[2]
     status, _, errors = vfioemu(*common, f"--trace={tmp_path}/no/file")
     assert status == 1
     assert "cannot write a trace to" in errors

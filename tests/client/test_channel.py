@@ -135,7 +135,7 @@ async def test_what_belongs_to_another_call_ends_the_connection(rogue, type):
     address, keep = procmem.address_of(memory)
     rogue.send(type, address, 8, fd=False, seq=2)
     rogue.send(m.REPLY, fd=False)
-    with trio.fail_after(5), pytest.raises(client.DaemonGone, match="call 2, not 1"):
+    with trio.fail_after(5), pytest.raises(client.DaemonGone, match="call 2, expected 1"):
         await rogue.channel.call(m.IOCTL, 1)
     del keep
     assert not rogue.channel.open

@@ -209,7 +209,7 @@ async def test_who_listens_to_a_trace_stays_and_others_are_told(server, monkeypa
             async with client.control(server.control_path):
                 pass
         assert refused.value.kind == "TooManyConnections"
-        with pytest.raises(CommandError, match="refuses the connection: 1 connections"):
+        with pytest.raises(CommandError, match="refuses the connection: the limit of 1 connections"):
             await trio.to_thread.run_sync(connected, server.control_path.parent)
         async with client.connect(server.socket_path) as session:
             await session.open("/dev/vfio/vfio")

@@ -167,20 +167,25 @@ class ControlServer:
             log.error("internal error in a command of pid=%d", pid, exc_info=error)
         finally:
             self._silent.pop(scope, None)
-            if not scope.cancel_called:  # then its place has been given away
+            if not scope.cancel_called:  # else _make_room() has counted it out already
                 self._connections -= 1
             if sink is not None:
                 self._tracer.remove(sink)
 
     async def _waited_for(self, stream: trio.SocketStream, lines: LineBuffer) -> bool:
-        """Wait until the answer is true, if it is not yet; False if who asked has hung up. What it sends meanwhile is kept."""
+        """Wait for the pending event of the last command, if any; return False if the client disconnected first.
+
+        Bytes that the client sends meanwhile are kept in `lines`.
+        """
         event, self._event = self._event, None
         if event is None:
             return True
         async with trio.open_nursery() as nursery:
 
             async def listen() -> None:
-                with contextlib.suppress(trio.BrokenResourceError):  # it has not even read what we sent
+                with contextlib.suppress(
+                    trio.BrokenResourceError
+                ):  # a reset: the client closed with our data unread
                     while not lines.full and (part := await stream.receive_some()):
                         lines.feed(part)
                 nursery.cancel_scope.cancel()
@@ -191,17 +196,17 @@ class ControlServer:
         return event.is_set()
 
     async def _send(self, stream: trio.SocketStream, line: bytes) -> None:
-        """Send a line. Who does not read it for too long may be dead, with the other end lying in what we have not read."""
+        """Send a line. A client that does not read it within `ask_timeout` may wait for us to read, and is given up."""
         with trio.fail_after(self._server.limits.ask_timeout):
             await stream.send_all(line)
 
     def _answer(self, line: bytes) -> bytes:
-        """Execute one request: the line that answers it."""
+        """Execute one request, and return the line with its answer."""
         try:
             request = protocol.decode_request(line)
         except ControlError as error:
             return protocol.refusal(error)
-        # Whatever was closed before this was asked is gone.
+        # Handle hang-ups first: the answer must not list files that were closed before the request was sent.
         while self._server.dispatcher.poller.reap():
             pass
         try:

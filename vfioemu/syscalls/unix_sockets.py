@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Places in the file system that UNIX sockets are bound to: they outlive whoever listened, and the next one has to clear them."""
+"""Bind UNIX sockets to paths. A socket file outlives its listener, so the next one must remove it."""
 
 import contextlib
 import errno
@@ -12,14 +12,14 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def bound(listener: socket.socket, path: str | os.PathLike[str], mode: int = 0o600) -> Iterator[None]:
-    """Bind a socket to `path` with that mode, in the place of one on which nobody listens; remove it at the end.
+    """Bind a socket to `path` with that mode, replacing a stale socket; remove it at the end.
 
     Raises:
-        OSError: what `remove_stale` says, or bind(2).
+        OSError: from `remove_stale` or bind(2).
     """
     place = Path(path)
     remove_stale(place, listener.type)
-    mask = os.umask(~mode & 0o777)  # chmod() afterwards would leave a moment in which others can connect
+    mask = os.umask(~mode & 0o777)  # chmod(2) after bind(2) would let others connect in between
     try:
         listener.bind(os.fspath(path))
     finally:
@@ -28,22 +28,22 @@ def bound(listener: socket.socket, path: str | os.PathLike[str], mode: int = 0o6
     try:
         yield
     finally:
-        # While we still listen: nobody clears our place and takes it before this, not even one whose socket gets our inode.
+        # Unlink while we still listen: then nobody has replaced the socket meanwhile, not even by one that got our inode number.
         with contextlib.suppress(OSError):
             if os.path.samestat(place.lstat(), mine):
                 place.unlink()
 
 
 def remove_stale(path: Path, kind: int) -> None:
-    """Remove a socket of our own on which nobody listens; it is fine if there is nothing.
+    """Remove a socket of our own that nobody listens on; do nothing if there is none.
 
     Args:
-        path: where it is; a symbolic link is not followed, since what it leads to is not what bind(2) would make.
-        kind: SOCK_STREAM or SOCK_SEQPACKET, what listens there if somebody does.
+        path: its path; a symbolic link is not followed, as bind(2) does not follow it.
+        kind: SOCK_STREAM or SOCK_SEQPACKET, the type of a possible listener.
 
     Raises:
-        OSError: EADDRINUSE, somebody listens there; EEXIST, it is no socket; EPERM, it is another user's; what lstat(2) and
-            unlink(2) say.
+        OSError: EADDRINUSE, somebody listens there; EEXIST, not a socket; EPERM, it belongs to another user; from lstat(2) and
+            unlink(2).
     """
     try:
         status = path.lstat()
@@ -61,7 +61,7 @@ def remove_stale(path: Path, kind: int) -> None:
 
 
 def _is_listened_on(path: Path, kind: int) -> bool:
-    """Ask by a connection. Only ECONNREFUSED says that nobody is there: EAGAIN is somebody whose queue of connections is full."""
+    """Try to connect. Only ECONNREFUSED means that nobody listens; EAGAIN is a listener with a full backlog."""
     with socket.socket(socket.AF_UNIX, kind) as probe:
-        probe.setblocking(False)  # connect(2) would wait for room in that queue as long as its owner likes
+        probe.setblocking(False)  # connect(2) would wait for room in the backlog without limit
         return probe.connect_ex(os.fspath(path)) not in (errno.ECONNREFUSED, errno.ENOENT)

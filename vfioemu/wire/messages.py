@@ -64,7 +64,7 @@ class Flag(enum.IntFlag, boundary=enum.KEEP):
     WRITABLE = 4
     """Calls: the offered bytes may be changed by the reply."""
     FD = 8
-    """One fd is attached."""
+    """An fd is attached."""
     UNPROVED = 16
     """REPLY: repeat the call with the fd attached."""
     DRAIN = 32
@@ -81,11 +81,11 @@ class Leaving(enum.IntEnum):
     """Ways in which memory leaves its address (MEM_LEAVES)."""
 
     UNMAPPED = 0
-    """Nothing is there afterwards, or something else."""
+    """Nothing, or other memory, is at the address afterwards."""
     DISCARDED = 1
-    """New pages are there: MADV_DONTNEED."""
+    """Zeroed pages are at the address afterwards: MADV_DONTNEED."""
     MOVED = 2
-    """It is somewhere else afterwards."""
+    """The same memory is at another address afterwards."""
 
 
 class MemoryMode(enum.IntEnum):
