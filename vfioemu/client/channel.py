@@ -133,6 +133,7 @@ class Channel:
             while True:
                 size = await self._receive()
                 kind, reply_flags, theirs, _, result, start, *more = m.HEADER.unpack_from(_packet)
+                # One call at a time: a message for another call is a late or forged one.
                 if theirs != seq:
                     raise DaemonGone(f"the daemon sent a message for call {theirs}, expected {seq}")
                 if kind == m.REPLY:

@@ -28,6 +28,7 @@ __all__ = ["DaemonGone", "Session", "connect"]
 
 _CAP_IPC_LOCK: Final = 14
 _RESERVED: Final = 2
+"""Margin below the daemon's limit of connections: it may not have seen yet that a cancelled call closed one."""
 
 
 def _has_ipc_lock() -> bool:

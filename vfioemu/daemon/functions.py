@@ -167,6 +167,7 @@ class Functions:
     def _bind(self, function: Function) -> None:
         """Make the function's device: probe(). ENOMEM if memory, an fd or a file is lacking; nothing has changed then."""
         try:
+            # The device first, its files after it: programs open a node as soon as they see it.
             device = self._machine.add_device(function.device.spec)
             try:
                 self._tree.bind(device)
@@ -185,7 +186,7 @@ class Functions:
         return IoctlError(errno.ENOMEM, f"{function.device.name}: {error if told is None else told.what}")
 
     def _unbind(self, function: Function) -> None:
-        self._machine.remove_device(function.device.symbol)
+        self._machine.remove_device(function.device.symbol)  # first: EBUSY must leave everything as it was
         function.bound = False
         function.enabled = 0
         self._gone(function.device.symbol)

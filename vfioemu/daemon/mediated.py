@@ -88,6 +88,7 @@ class MediatedDevices:
         group = real.free_group(self._machine.group_numbers)  # a new group, so it has no IOMMU
         try:
             require_room("the device", memory_of(self._machine.models[model], settings))
+            # The device first, its files after it: programs open a node as soon as they see it.
             device = self._machine.add_device(
                 DeviceSpec(symbol=name, name=name, group=group, model=model, options=settings)
             )
@@ -153,7 +154,7 @@ class MediatedDevices:
 
     def _remove(self, device: Device) -> None:
         """Remove a device that is not open; IoctlError EBUSY otherwise."""
-        self._machine.remove_device(device.symbol)
+        self._machine.remove_device(device.symbol)  # first: EBUSY must leave everything as it was
         self._gone(device)
 
     def _gone(self, device: Device) -> None:

@@ -45,7 +45,7 @@ class Removals:
         event = self._going.get(device.symbol)
         if event is None:
             event = self._going[device.symbol] = trio.Event()
-            self._machine.withdraw(device)
+            self._machine.withdraw(device)  # before the task starts: from now on nobody can open the device
             self._nursery.start_soon(self._remove, device, gone, event)
         return event
 

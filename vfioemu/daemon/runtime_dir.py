@@ -201,7 +201,7 @@ def occupied(directory: Path) -> Iterator[None]:
             raise StartError(f"cannot lock {directory / LOCK}: {error.strerror}") from None
         pid = directory / PID
         try:
-            _write_pid(pid)
+            _write_pid(pid)  # only the holder of the lock writes it
         except OSError as error:
             raise StartError(f"cannot write {pid}: {error.strerror}", _hint(error)) from None
         try:

@@ -197,8 +197,9 @@ async def running(
                         socket_path=socket_path,
                         control_path=control_path,
                     )
-                except BaseException as error:  # noqa: BLE001 - raised below, out of the nurseries
+                except BaseException as error:  # noqa: BLE001 - raised below, outside the nurseries, so in no ExceptionGroup
                     escaped = error
+                # Stop accepting first, then end the connections: one that is accepted in between would never be ended.
                 services.cancel_scope.cancel()
                 server.stop()
                 clients.cancel_scope.cancel()

@@ -73,7 +73,7 @@ class DirtyBitmap:
     def __init__(self, nbits: int, isa: Isa | None = None) -> None:
         if not 0 < nbits <= MAX_BITS:
             raise ValueError(f"nbits {nbits} is outside 1..2^44")
-        large = nbits > _SMALL
+        large = nbits > _SMALL  # a mapping of its own; smaller ones are on the heap and not limited
         if large and DirtyBitmap.large >= MAX_LARGE:
             raise MemoryError(f"the limit of {MAX_LARGE} large dirty bitmaps is reached")
         bitmap = lib.vfe_bitmap_create(nbits, isa_number(isa))
