@@ -88,7 +88,7 @@ def device(name, symbol="d", model="mtty", more=""):
         ("dma-entry-limit = -1", 1, "dma-entry-limit", "-1"),
         ("manual-clear = 'on'", 1, "manual-clear", "as-posted"),
         ("memlock = " + "9" * 5000, None, "", "digits"),
-        ("[group]\nnumber = 1", 1, "group", "write [[group]] for [group]"),
+        ("[group]\nnumber = 1", 1, "group", "write [[group]], not [group]"),
         (GROUP + "[group.device]\nname = 'x'", 3, "group[0].device", "write [[group.device]]"),
         ("[[group]]\nnumber = -1", 2, "group[0].number", "-1"),
         ("[[group]]\nnumber = 2147483648", 2, "group[0].number", "2147483648"),
