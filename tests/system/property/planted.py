@@ -4,6 +4,7 @@
 import errno
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 
 from tests.native.mutants import MUTANTS
 from vfioemu.core.base.effects import PinUser, read_user
@@ -16,7 +17,7 @@ from vfioemu.core.objects import device, migration
 from vfioemu.core.objects.container import Container
 from vfioemu.core.objects.group import Group
 from vfioemu.core.objects.migration_v1 import RegionsWithMigration
-from vfioemu.core.type1 import TABLE, Type1, attach, dirty_pages, external, map_dma, state, unmap_dma
+from vfioemu.core.type1 import TABLE, Type1, attach, dirty_pages, external, state, unmap_dma
 from vfioemu.devices.oracle.dirty_log import DirtyLog
 from vfioemu.io.shim.connection import Connection
 from vfioemu.uapi.constants import VFIO_IOMMU_DIRTY_PAGES
@@ -67,10 +68,12 @@ def reserved_iovas_are_accepted(patch):
 
 
 def overlaps_have_another_errno(patch):
-    def refused(number, why):
-        return IoctlError(errno.EBUSY if number == errno.EEXIST else number, why)
+    set_up = state.Iommu.__init__
 
-    patch.setattr(map_dma, "IoctlError", refused)
+    def __init__(self, profile, *args, **kwargs):
+        set_up(self, replace(profile, map_overlap_errno=errno.EBUSY), *args, **kwargs)
+
+    patch.setattr(state.Iommu, "__init__", __init__)
 
 
 def locked_memory_is_not_given_back(patch):
