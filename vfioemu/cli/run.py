@@ -78,7 +78,9 @@ class Wanted:
     "-d", "--device", "devices", multiple=True, metavar="MODEL[,K=V...]", help="See `vfioemu devices`."
 )
 @click.option("-m", "--machine", metavar="FILE", help="A machine file.")
-@click.option("--profile", type=click.Choice(releases.names()), help="Answer as this kernel release does.")
+@click.option(
+    "--profile", type=click.Choice(releases.names()), metavar="RELEASE", help="Answer as linux-7.2 does, say."
+)
 @click.option("--connect", metavar="DIR|SOCKET", help="Use a daemon that runs already.")
 @click.option("--instance", metavar="NAME", help="The same, by its name.")
 @click.option(
