@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vfioemu.core.base.effects import AllocatePages
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.model.device import DeviceModel
 from vfioemu.core.model.regions import READ_WRITE, Region
@@ -581,3 +582,44 @@ def test_a_model_that_does_not_migrate_cannot_be_told_to():
     assert bench.feature(c.VFIO_DEVICE_FEATURE_PROBE | 1)[0].err == "ENOTTY"
     assert bench.ioctl(c.VFIO_DEVICE_GET_INFO, bytes([16, *[0] * 15])).ret == 0
     assert struct.unpack("<4I", bench.answer(16))[2] == 2
+
+
+class Memory:
+    """Pages that say whether they were given up."""
+
+    fd = -1
+
+    def __init__(self):
+        self.view = bytearray(DATA_SIZE)
+        self.closed = False
+
+    def close(self):
+        self.closed = True
+
+
+def test_accesses_that_meet_share_one_data_section():
+    """An access holds no lock: while one waits for the pages, another may have made them."""
+    regions = Bench(Box(), migration="v1").device.regions
+    index = len(regions.regions()) - 1
+    accesses = [regions.write_region(index, DATA_OFFSET + at, bytes([at])) for at in (1, 2)]
+    asked = [next(access) for access in accesses]
+    assert asked == [AllocatePages("vfio-migration", DATA_SIZE)] * 2
+    made = Memory(), Memory()
+
+    for access, pages in zip(accesses, made, strict=True):
+        with pytest.raises(StopIteration):
+            access.send(pages)
+
+    assert [pages.closed for pages in made] == [False, True]
+    assert made[0].view[:3] == bytes([0, 1, 2])
+
+
+def test_a_data_section_that_cannot_be_had_is_asked_for_again():
+    regions = Bench(Box(), migration="v1").device.regions
+    index = len(regions.regions()) - 1
+    access = regions.write_region(index, DATA_OFFSET, b"a")
+    next(access)
+    with pytest.raises(IoctlError, match="ENOMEM"):
+        access.throw(IoctlError(errno.ENOMEM, "no memory"))
+
+    assert next(regions.write_region(index, DATA_OFFSET, b"a")) == AllocatePages("vfio-migration", DATA_SIZE)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vfioemu.core.memory import backend
 
-PAGE = (Path(__file__).parents[2] / "docs" / "backend.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "backend.md").read_text(encoding="utf-8")
 
 
 def load(text, folder, monkeypatch):
