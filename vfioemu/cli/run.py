@@ -90,7 +90,7 @@ class Wanted:
     show_default=True,
     help="How memory is reached.",
 )
-@click.option("--memlock", metavar="LIMIT", help="Account locked memory: off, client (ulimit -l), or bytes.")
+@click.option("--memlock", metavar="LIMIT", help="Locked memory: off, client, or bytes.")
 @click.option(
     "--trace", is_flag=False, flag_value="-", metavar="[FILE]", help="Write every call, to stderr by default."
 )
