@@ -97,7 +97,8 @@ async def _receive(
             if arrival is None:
                 code = FAILED
                 return
-            code = MISMATCH if arrival.mismatches else 0  # from here on nothing changes the outcome
+            # From here on nothing changes the outcome.
+            code = signals.outcome = MISMATCH if arrival.mismatches else 0
             await _run(arrival, destination.narrator, options)
         if not arrival.confirmed:
             destination.narrator.warn("the source has not confirmed that it knows")
@@ -109,8 +110,9 @@ async def _receive(
                 ended_by.append(number)
                 nursery.cancel_scope.cancel()
                 if len(ended_by) > 2:
-                    report(f"{name_of(number)} again: ended while the guest was being started")
-                    os._exit(128 + number)
+                    doing = "being started" if signals.outcome is None else "being let go"
+                    report(f"{name_of(number)} again: ended while the guest was {doing}")
+                    signals.end_at_once(number)
 
             nursery.start_soon(signals.watch, end)
             await receive()

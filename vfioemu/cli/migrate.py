@@ -117,6 +117,7 @@ def command(ctx: click.Context, /, uri: str, **options: Any) -> int:
                         )
                         migration.source = source
                         result = await source.migrate()
+                        signals.outcome = result.code
                     if options["stay"] and result.finish.source_runs:
                         await migration.another.wait()
         finally:

@@ -10,7 +10,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NoReturn
 
 import trio
 
@@ -20,9 +20,14 @@ STUCK: Final = 1.0
 
 
 class Signals:
-    """Take the signals that end a command, and hand them to `watch`."""
+    """Take the signals that end a command, and hand them to `watch`.
+
+    Attributes:
+        outcome: the exit status, once it is known; a process that is ended by force then still ends with it.
+    """
 
     def __init__(self) -> None:
+        self.outcome: int | None = None
         self._pending: deque[tuple[int, float]] = deque()
         self._token: trio.lowlevel.TrioToken | None = None
         self._arrived = trio.Event()
@@ -52,10 +57,14 @@ class Signals:
         for number in self._caught:
             signal.signal(number, signal.SIG_IGN)
 
+    def end_at_once(self, number: int) -> NoReturn:
+        """End the process without cleaning up: with the outcome if there is one, else as killed by the signal."""
+        os._exit(128 + number if self.outcome is None else self.outcome)
+
     def _handle(self, number: int, _: object) -> None:
         now = time.monotonic()
         if self._pending and now - self._pending[0][1] > STUCK:
-            os._exit(128 + number)  # stuck, for example in a write to a pipe that nobody reads
+            self.end_at_once(number)  # stuck, for example in a write to a pipe that nobody reads
         self._pending.append((number, now))
         if self._token is not None:
             try:
