@@ -206,11 +206,11 @@ class Machine:
         self.parameters[name] = value
 
     def gauges(self) -> dict[int, dict[str, int]]:
-        """What each container holds, by its number."""
+        """Return what each container holds, by the container's number."""
         return {number: container.gauges() for number, container in self.containers.items()}
 
     def keep(self, container: Container) -> None:
-        """A container's last reference may have gone: forget it if nothing refers to it."""
+        """Forget a container if nothing refers to it any more; called when its last reference may have gone."""
         if container.is_open or container.groups:
             self.containers[container.number] = container
         else:

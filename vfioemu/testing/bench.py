@@ -53,13 +53,13 @@ class BenchIommu(Backend):
         self.told: list[PinningDevice] = []
 
     def register_device(self, device: PinningDevice) -> Steps[None]:
-        """The first open."""
+        """Count the first open."""
         yield from locked(self.lock)
         self.told.append(device)
         self.lock.release()
 
     def unregister_device(self, device: PinningDevice) -> Steps[None]:
-        """The last close."""
+        """Count the last close."""
         yield from locked(self.lock)
         self.told.remove(device)
         self.lock.release()
@@ -224,12 +224,12 @@ class Bench:
         return self.process.scheduler.call(steps, self.process)
 
     def ioctl(self, cmd: int, payload: bytes = b"", fd: int | None = None) -> Result:
-        """An ioctl whose argument points to `payload`."""
+        """Make an ioctl whose argument points to `payload`."""
         self.process.memory.write(self.arg, payload)
         return self.process.ioctl(self.fd if fd is None else fd, cmd, self.arg)
 
     def answer(self, size: int, offset: int = 0) -> bytes:
-        """What the argument holds now."""
+        """Return `size` bytes of the argument as they are now."""
         return self.process.memory.read(self.arg + offset, size)
 
     def pread(self, size: int, offset: int) -> bytes:

@@ -41,7 +41,7 @@ class DaemonProcess:
         self.control_path = directory / "control.sock"
 
     def ask(self, command: str, **arguments: object) -> Any:
-        """The answer to a command on the control socket.
+        """Return the answer to a command on the control socket.
 
         Raises:
             RuntimeError: the daemon refuses the command.
@@ -54,7 +54,7 @@ class DaemonProcess:
             raise RuntimeError(f"{command}: {error.kind}: {error}") from None
 
     def held(self) -> dict[str, Any]:
-        """What is held for clients at this moment, and how many fds and mappings of its own the daemon has."""
+        """Return what is held for clients at this moment, and the daemon's own numbers of fds and mappings."""
         stats = self.ask("stats")
         proc = Path(f"/proc/{self.pid}")
         return {
@@ -75,7 +75,7 @@ class DaemonProcess:
         raise RuntimeError("smaps_rollup has no Pss")
 
     def log(self) -> str:
-        """What it has said so far."""
+        """Return what the daemon has logged so far."""
         return os.pread(self._log.fileno(), os.fstat(self._log.fileno()).st_size, 0).decode(errors="replace")
 
     def close(self) -> None:
@@ -143,7 +143,7 @@ def daemon_process(
 
 
 def machine_of(groups: Sequence[int], model: str = "oracle", options: str = 'variant = "basic"') -> str:
-    """A machine file with one mediated device in each group, named after the group's number."""
+    """Return a machine file with one mediated device in each group, named after the group's number."""
     return "\n".join(
         f'[[group]]\nnumber = {number}\n[[group.device]]\nsymbol = "d{number}"\n'
         f'name = "{device_name(number)}"\nmodel = "{model}"\n[group.device.options]\n{options}\n'
@@ -152,5 +152,5 @@ def machine_of(groups: Sequence[int], model: str = "oracle", options: str = 'var
 
 
 def device_name(group: int) -> str:
-    """What GET_DEVICE_FD of a group of `machine_of` wants."""
+    """Return the name that GET_DEVICE_FD expects in a group of `machine_of`."""
     return f"00000000-0000-4000-8000-{group:012d}"

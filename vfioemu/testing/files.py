@@ -17,7 +17,7 @@ _NAMES: Final[Mapping[int, str]] = {errno.EOPNOTSUPP: "EOPNOTSUPP"}  # Python kn
 
 
 def errno_name(number: int) -> str:
-    """The symbolic name of an errno as glibc's strerrorname_np() has it."""
+    """Return the symbolic name of an errno, as glibc's strerrorname_np() has it."""
     return _NAMES.get(number) or errno.errorcode.get(number, str(number))
 
 
@@ -89,7 +89,7 @@ class OpenFile:
 
 
 def fd_of(steps: Steps[Mapped]) -> Steps[int]:
-    """The fd that an mmap() shows, without the place in it."""
+    """Return the fd that an mmap() shows, without the place in it."""
     return (yield from steps).fd
 
 

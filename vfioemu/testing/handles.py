@@ -35,7 +35,7 @@ PAGE: Final = 4096
 
 
 def _ranges(base: int, bitmap: bytes, page_size: int) -> list[tuple[int, int]]:
-    """The runs of ones of a dirty bitmap as (iova, size)."""
+    """Return the runs of ones of a dirty bitmap as (IOVA, size in bytes)."""
     runs = buffer_runs(bitmap, len(bitmap) * 8)
     return [(base + first * page_size, count * page_size) for first, count in runs]
 

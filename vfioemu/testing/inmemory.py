@@ -68,7 +68,7 @@ def machine(
     dma_entry_limit: int = 65535,
     iommu: IommuSpec = IOMMU,
 ) -> "MemoryMachine":
-    """An emulated kernel with these devices, each in a group of its own: `dev0` in group 1, and so on.
+    """Make an emulated kernel with these devices, each in a group of its own: `dev0` in group 1, and so on.
 
     Args:
         devices: models by name, or what `device` describes.
@@ -139,7 +139,7 @@ class MemoryMachine:
         return f"<{spec.profile}, dma_entry_limit {spec.dma_entry_limit}: {devices}>"
 
     def client(self, *, memlock: int | None = None) -> "MemoryClient":
-        """A new process; `memlock` is its RLIMIT_MEMLOCK in bytes, None for one that may lock what it likes."""
+        """Start a new process; `memlock` is its RLIMIT_MEMLOCK in bytes, None for no limit."""
         self._clients += 1
         return MemoryClient(self, pid=self._clients, memlock=memlock)
 
@@ -153,7 +153,7 @@ class MemoryMachine:
                     break
 
     def held(self) -> dict[str, int]:
-        """What the kernel holds for clients now: containers, mappings, pins...; empty when nothing is left."""
+        """Return what the kernel holds for clients now: containers, mappings, pins...; empty when nothing is left."""
         return {name: value for name, value in holdings(self.core).items() if value}
 
 
@@ -252,13 +252,13 @@ class MemoryClient:
             raise OSError(_number(result.err), f"close of fd {fd}")
 
     def exit(self) -> None:
-        """The process ends, and the kernel takes back everything."""
+        """End the process: the kernel takes back everything."""
         self.process.exit()
 
     # --- VFIO ---
 
     def container(self) -> MemoryContainer:
-        """A new container, without a group or an IOMMU type yet."""
+        """Open a new container, without a group or an IOMMU type yet."""
         return MemoryContainer(self, self.open_file("/dev/vfio/vfio"))
 
     def open(

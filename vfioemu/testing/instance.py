@@ -58,7 +58,7 @@ class Trace:
         return [event for event in self.events if event.get("errno")]
 
     def text(self, last: int = 40) -> str:
-        """The last events, one a line, as `vfioemu trace` prints them."""
+        """Return the last events, one a line, as `vfioemu trace` prints them."""
         printer = Printer()
         return "\n".join(printer.line(e.decode(line)) for line in self._lines()[-last:])
 
@@ -113,7 +113,7 @@ class Device:
         return bool(self._entry["open"])
 
     def inspect(self, what: str, **arguments: object) -> Any:
-        """What the device tells its makers; RuntimeError if it has nothing of that name to tell."""
+        """Return the device's answer to a question of its makers; RuntimeError if it knows no such question."""
         return self._instance.ask("inspect", device=self.name, what=what, arguments=arguments)
 
     @property
@@ -204,7 +204,7 @@ class Instance:
         )
 
     def ask(self, command: str, **arguments: object) -> Any:
-        """The answer to a command on the control socket; RuntimeError if it is refused."""
+        """Return the answer to a command on the control socket; RuntimeError if it is refused."""
         return self._running().ask(command, **arguments)
 
     def start(self) -> None:
@@ -268,7 +268,7 @@ class Instance:
         return daemon
 
     def _file(self, name: str) -> IO[bytes]:
-        """A file for the daemon to write, and for us to read; without a name, if it is not to be kept."""
+        """Make a file for the daemon to write, and for us to read; without a name, if it is not to be kept."""
         return tempfile.TemporaryFile() if self.kept is None else (self.kept / name).open("w+b")
 
 

@@ -65,7 +65,7 @@ class Region:
         self.protections[pages] = bytes([protection]) * (pages.stop - pages.start)
 
     def accessible(self, address: int, limit: int, needed: int) -> int:
-        """The end of the accessible bytes from `address` on, at most `limit`."""
+        """Return the end of the accessible bytes from `address` on, at most `limit`."""
         limit = min(limit, self.end)
         if self.uniform is not None:
             return limit if self.uniform & needed == needed else address
@@ -150,7 +150,7 @@ class Memory:
         return region.window + address - region.start
 
     def parts(self, address: int, size: int) -> list[tuple["Region", int, int]]:
-        """What is behind [address, address+size): each allocation, the offset in it, and how many bytes."""
+        """Return each allocation behind [address, address+size), the offset in it, and the number of bytes."""
         found = []
         while size and (region := self._region(address)) is not None:
             count = min(size, region.end - address)
@@ -171,7 +171,7 @@ class Memory:
         return self._regions[at]
 
     def _spans(self, address: int, size: int, needed: int) -> Iterator[memoryview]:
-        """The accessible bytes from `address` on, region by region, up to the first that is not."""
+        """Yield the accessible bytes from `address` on, region by region, up to the first inaccessible one."""
         limit = address + size
         while address < limit:
             region = self._region(address)

@@ -29,7 +29,7 @@ class MemoryPages(Pages):
         """Nothing is ever lost here."""
 
     def release(self) -> None:
-        """The allocations go when nobody has them any more."""
+        """Drop the allocations; each goes when nobody has it any more."""
 
     def read(self, offset: int, size: int) -> bytes:
         """Bytes from `offset` on."""

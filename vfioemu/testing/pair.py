@@ -26,7 +26,7 @@ class TrioKernels:
     async def machine(
         self, *devices: str | DeviceWish, profile: str = DEFAULT.name
     ) -> AsyncIterator[MemoryMachine]:
-        """A kernel in memory, whose devices work in trio's time as long as the block lasts."""
+        """Make a kernel in memory, whose devices work in trio's time as long as the block lasts."""
         kernel = machine(*devices, profile=profile)
         async with trio.open_nursery() as nursery:
             for found in kernel.core.devices.values():

@@ -116,7 +116,7 @@ class Process(AddressSpace):
         return Caller(space=self, pid=self._pid, ipc_lock=self._ipc_lock)
 
     def gone(self) -> bool:
-        """It has exited."""
+        """Tell whether the process has exited."""
         return not self.alive
 
     def memlock_limit(self) -> int | None:
@@ -128,7 +128,7 @@ class Process(AddressSpace):
         return self.memory.window(vaddr, size)
 
     def pages(self, vaddr: int, size: int, holder: Holder) -> MemoryPages:
-        """The allocations that are there."""
+        """Hold the allocations that are there."""
         del holder
         return MemoryPages(self.memory, vaddr, size)
 
@@ -155,7 +155,7 @@ class Process(AddressSpace):
         return pending
 
     def pending_fault(self) -> int | None:
-        """The errno of a fault that has not happened yet."""
+        """Return the errno of a fault that has not happened yet."""
         return next(iter(self._faults.values()), None)
 
     def limit_memlock(self, size: int) -> None:
@@ -266,7 +266,7 @@ class Process(AddressSpace):
         return self.install(OpenFile(NullDevice()))
 
     def exit(self) -> None:
-        """The process ends: first its memory goes (exit_mm), then its fds are closed, lowest first (exit_files)."""
+        """End the process: first its memory goes (exit_mm), then its fds are closed, lowest first (exit_files)."""
         self.alive = False
         for fd in sorted(self.fds):
             self.close(fd)
@@ -389,7 +389,7 @@ class Process(AddressSpace):
             raise IoctlError(errno.ENOMEM, f"no memory for {effect.name}: {error}") from error
 
     def _breathe(self, effect: Breathe) -> None:
-        """The scheduler lets others go on after any effect, if anybody is to."""
+        """Do nothing: the scheduler lets others go on after any effect, if anybody is to."""
 
     def _signal(self, effect: Signal) -> None:
         if not isinstance(effect.eventfd, MemoryEventFd):

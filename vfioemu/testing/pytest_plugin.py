@@ -81,7 +81,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 @pytest.fixture
 def vfioemu(request: pytest.FixtureRequest) -> Iterator["Instance"]:
-    """A private vfioemu for one test: `.device()`, `.run()`, `.trace`; it ends with the test, always."""
+    """Give a test a private vfioemu: `.device()`, `.run()`, `.trace`; it ends with the test, always."""
     with _instance(request.config) as instance:
         request.node.stash.setdefault(_INSTANCES, []).append(instance)
         if instance.kept is not None:

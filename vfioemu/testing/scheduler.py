@@ -52,7 +52,7 @@ class Task(Generic[T]):
         self._error: IoctlError | None = None
 
     def result(self) -> T:
-        """What the handler returned; raises the IoctlError that it raised."""
+        """Return what the handler returned; raise the IoctlError that it raised."""
         if not self.done:
             raise RuntimeError(f"{self.name} is not done")
         if self._error is not None:

@@ -122,7 +122,7 @@ def payloads(kind: FdKind | str, ioctl: str, validity: Validity = "any") -> st.S
 def ioctl_requests(
     kinds: Collection[FdKind | str] = tuple(FdKind), validity: Validity = "any"
 ) -> st.SearchStrategy[IoctlRequest]:
-    """Requests of all kinds: known ioctls with their arguments, and, unless they shall be valid, unknown numbers."""
+    """Generate requests of all kinds: known ioctls with their arguments, and, unless `validity` forbids, unknown numbers."""
     wanted = {FdKind(kind) for kind in kinds}
     rows = [row for row in IOCTLS if row.kind in wanted]
     if not rows:
@@ -145,7 +145,7 @@ def sequences(
     validity: Validity = "any",
     max_size: int = 20,
 ) -> st.SearchStrategy[list[Call]]:
-    """Calls one after the other, by several fds of each kind."""
+    """Generate calls one after the other, by several fds of each kind."""
     calls = st.builds(Call, fd=st.integers(0, 3), request=ioctl_requests(kinds, validity))
     return st.lists(calls, max_size=max_size)
 
@@ -207,7 +207,7 @@ def _request(row: Ioctl, validity: Validity) -> st.SearchStrategy[IoctlRequest]:
 
 
 def _valid(row: Ioctl) -> st.SearchStrategy[bytes]:
-    """An argument with nothing wrong in itself."""
+    """Generate an argument with nothing wrong in itself."""
     if row.name == "VFIO_DEVICE_FEATURE":
         return _features()
     if row.name == "VFIO_DEVICE_SET_IRQS":
@@ -233,7 +233,7 @@ def _valid(row: Ioctl) -> st.SearchStrategy[bytes]:
 
 
 def _struct(payload: type[Payload], flags: type[IntFlag] | None) -> st.SearchStrategy[bytes]:
-    """A struct: argsz is its size, flags are known ones, addresses and sizes are whole pages."""
+    """Generate a struct: argsz is its size, flags are known ones, addresses and sizes are whole pages."""
     names = [leaf.rpartition(".")[2] for leaf in payload.LEAVES]
     return st.tuples(*(_field(name, payload.SIZE, flags) for name in names)).map(
         lambda values: payload.CODEC.pack(*values)
@@ -303,7 +303,7 @@ def _dirty_pages() -> st.SearchStrategy[bytes]:
 
 
 def _spoilt(payload: bytes) -> st.SearchStrategy[bytes]:
-    """The same with one thing wrong: cut off, too long, another argsz, one field at an edge, one bit."""
+    """Generate the payload with one thing wrong: cut off, too long, another argsz, one field at an edge, one bit."""
     kinds = [st.integers(0, max(0, len(payload) - 1)).map(lambda size: payload[:size])]
     kinds.append(st.binary(min_size=1, max_size=24).map(lambda more: payload + more))
     if len(payload) >= 4:

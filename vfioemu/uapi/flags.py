@@ -284,7 +284,7 @@ _IRREGULAR: Final = {"VFIO_IOMMU_TYPE1_INFO_CAP_DMA_AVAIL": "VFIO_IOMMU_TYPE1_IN
 
 
 def c_name(member: IntEnum | IntFlag) -> str:
-    """The name of one member in <linux/vfio.h>; for a class without a prefix, its own."""
+    """Return the name of one member in <linux/vfio.h>; for a class without a prefix, its own."""
     cls = type(member)
     name = f"{PREFIXES.get(cls, '')}{member.name}{SUFFIXES.get(cls, '')}"
     return _C_NAMES.get(name.upper(), _IRREGULAR.get(name, name))

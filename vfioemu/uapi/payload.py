@@ -169,7 +169,7 @@ def _gather(cls: type[P], leaves: Iterator[Any]) -> P:
 
 
 def _leaves(members: Iterable[Member]) -> Iterator[str]:
-    """The dotted names of the values that CODEC packs, in order."""
+    """Yield the dotted names of the values that CODEC packs, in order."""
     for member in members:
         if member.nested:
             yield from (f"{member.name}.{leaf}" for leaf in member.nested.LEAVES)
@@ -178,7 +178,7 @@ def _leaves(members: Iterable[Member]) -> Iterator[str]:
 
 
 def _getter(leaves: tuple[str, ...]) -> Callable[[object], tuple[Any, ...]]:
-    """What gets all of these values at once; an attrgetter of one name would not make a tuple of it."""
+    """Return a getter of all of these values at once; an attrgetter of one name would not make a tuple of it."""
     if len(leaves) > 1:
         return operator.attrgetter(*leaves)
     return staticmethod(lambda made: tuple(getattr(made, leaf) for leaf in leaves))

@@ -309,5 +309,5 @@ _BY_NUMBER: Final = {kind: {row.number: row for row in IOCTLS if row.kind is kin
 
 
 def lookup(kind: FdKind, number: int) -> Ioctl | None:
-    """The row of ioctl `number` on a fd of `kind`, or None when it is not served."""
+    """Find the row of ioctl `number` on a fd of `kind`; None when it is not served."""
     return _BY_NUMBER[kind].get(number)

@@ -37,14 +37,14 @@ class AddressSpace:
         return 0
 
     def beyond_memlock(self, npages: int, limit: int) -> None:
-        """It would have `npages` locked, and `limit` bytes are what it may: Linux would refuse, and we do not."""
+        """Note that locking `npages` 4 KiB pages exceeds `limit` bytes: Linux would refuse with ENOMEM, and we do not."""
 
     def gone(self) -> bool:
         """Whether its last user has exited (mmget_not_zero() fails): there is nothing left to pin."""
         return False
 
     def window(self, vaddr: int, size: int) -> int | None:
-        """The address *in this process* of memory that we map ourselves for [vaddr, vaddr+size), or None.
+        """Return the address *in this process* of memory that we map ourselves for [vaddr, vaddr+size), or None.
 
         Only memory that the owner handed over (io/memory/windows.py) has a window. It lives until the owner takes it back and
         nobody holds it any more.
@@ -53,11 +53,11 @@ class AddressSpace:
         return None
 
     def pages(self, vaddr: int, size: int, holder: "Holder") -> "Pages":
-        """What an IOMMU holds of [vaddr, vaddr+size) from now on, whatever becomes of the addresses (core/base/pages.py)."""
+        """Hold the memory of [vaddr, vaddr+size) for an IOMMU, whatever becomes of the addresses (core/base/pages.py)."""
         raise NotImplementedError
 
     def hold(self, vaddr: int, size: int) -> object:
-        """What keeps the window of [vaddr, vaddr+size) alive for as long as it is referred to."""
+        """Return an object that keeps the window of [vaddr, vaddr+size) alive for as long as it is referred to."""
         del vaddr, size
         return None
 

@@ -25,7 +25,7 @@ class CapChain:
         self._caps.append((id, version, body))
 
     def build(self, offset: int) -> bytes:
-        """The chain as it lies `offset` bytes after the start of the info struct; `next` counts from there too."""
+        """Build the chain for a place `offset` bytes after the start of the info struct; `next` counts from there too."""
         parts = []
         for number, (kind, version, body) in enumerate(self._caps, 1):
             size = _padded(len(body))

@@ -101,5 +101,5 @@ class File:
         return False
 
     def release(self) -> Steps[None]:
-        """The last reference is gone."""
+        """Release what the file holds: its last reference is gone."""
         yield from ()

@@ -22,7 +22,7 @@ class Holder(Protocol):
         """They are at another place in this process by now, or at none."""
 
     def written(self, offset: int, size: int) -> None:
-        """What a device wrote there, and was marked for, has come to be where programs see it only now: it is dirty anew."""
+        """Mark [offset, offset+size) dirty again: a device's write there, marked before, reaches the programs only now."""
 
 
 class Pages(Protocol):
@@ -33,7 +33,7 @@ class Pages(Protocol):
     """
 
     def host(self) -> int | None:
-        """The address in this process where all of them are mapped one behind the other, or None.
+        """Return the address in this process where all of them are mapped one behind the other, or None.
 
         It stays for as long as the pages are held, until the holder is told that they have `moved`.
         """

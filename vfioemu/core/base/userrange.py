@@ -19,7 +19,7 @@ def access_ok(addr: int, size: int) -> bool:
 
 
 def refuse_bad_range(addr: int, size: int, position: int = 0) -> None:
-    """The checks of vfs_read() and rw_verify_area(): EFAULT outside user memory, EINVAL for a negative count.
+    """Check a range as vfs_read() and rw_verify_area() do: EFAULT outside user memory, EINVAL for a negative count.
 
     EINVAL, too, for bytes behind the largest offset that a file can have.
     """
@@ -32,5 +32,5 @@ def refuse_bad_range(addr: int, size: int, position: int = 0) -> None:
 
 
 def clip(size: int) -> int:
-    """The count that a file operation sees."""
+    """Return the count that a file operation sees: at most MAX_RW_COUNT bytes."""
     return min(size, MAX_RW_COUNT)

@@ -42,7 +42,7 @@ class ContainerFile(File):
         return (yield from iommu.ioctl(caller, cmd, arg))
 
     def release(self) -> Steps[None]:
-        """The last reference to the file is gone: vfio_fops_release()."""
+        """Release the container, the last reference to the file being gone. Kernel: vfio_fops_release()."""
         yield from ()
         self.container.closed()
 

@@ -63,7 +63,7 @@ def start(device: Device, arg: int) -> Steps[None]:
 
 
 def _begin(device: Device, page_size: int, ranges: list[LogRange]) -> Steps[int]:
-    """A transfer that is under way does not know of a log that begins: what it writes from now on would be lost."""
+    """Begin a log with no transfer under way: a transfer does not know of a new log, and its writes would be lost."""
     return (yield from finish(device.model.log_start(page_size, ranges)))
 
 

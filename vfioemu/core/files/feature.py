@@ -159,7 +159,7 @@ def _mig_data_size(device: Device, caller: Caller, asked: int, arg: int) -> Step
 
 
 def _mig_precopy_info_v2(device: Device, caller: Caller, asked: int, arg: int) -> Steps[None]:
-    """The caller promises to take the flags of PRECOPY_INFO for an output; what is in them going in does not matter."""
+    """Make the flags of PRECOPY_INFO an output, and ignore their input value from now on."""
     del caller, asked, arg
     yield from ()
     device.migration.set_info_v2(True)

@@ -56,7 +56,7 @@ class GroupFile(File):
             yield from self.group.put_file()
 
     def release(self) -> Steps[None]:
-        """The fd is closed."""
+        """Release the group, its fd being closed."""
         return self.group.put_file()
 
 

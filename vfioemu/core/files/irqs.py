@@ -72,7 +72,7 @@ def get_irq_info(model: DeviceModel, arg: int) -> Steps[int]:
 
 
 def read_request(model: DeviceModel, arg: int) -> Steps[IrqRequest]:
-    """The part of VFIO_DEVICE_SET_IRQS before the driver's own: EFAULT, EINVAL."""
+    """Read VFIO_DEVICE_SET_IRQS up to the driver's own part: EFAULT, EINVAL."""
     header = IrqSet.parse((yield from read_user(arg, IrqSet.SIZE)))
     size = validate_and_prepare(header, model.irq_limit(header.index), len(model.irqs()))
     data = (yield from read_user(arg + IrqSet.SIZE, size)) if size else b""

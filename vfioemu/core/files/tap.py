@@ -19,14 +19,14 @@ class Watch(Protocol):
     """Who wants to know whose turn it is."""
 
     def enters(self) -> None:
-        """The handler goes on."""
+        """Note that the handler goes on."""
 
     def leaves(self) -> None:
-        """It waits for an effect, or has ended."""
+        """Note that the handler waits for an effect, or has ended."""
 
 
 def tapped(steps: Steps[T], capture: Capture, watch: Watch | None = None) -> Steps[T]:
-    """The same handler, with everything that passes put into `capture`."""
+    """Run the same handler, and put all that passes into `capture`."""
     resume, value = steps.send, None
     while True:
         if watch is not None:
@@ -56,7 +56,7 @@ def tapped(steps: Steps[T], capture: Capture, watch: Watch | None = None) -> Ste
 
 
 def describe(thing: object) -> str:
-    """What an fd is, in the words that a trace puts behind its number."""
+    """Describe an fd in the words that a trace puts behind its number."""
     if isinstance(thing, File):
         return file_label(thing.kind, thing.label)
     return "eventfd" if isinstance(thing, EventFd) else "other"

@@ -28,7 +28,7 @@ class HeldPins:
         self._counts.add(iova, npages)
 
     def within(self, first: int, last: int) -> list[int]:
-        """The IOVAs held in [first, last], ascending."""
+        """Return the IOVAs held in [first, last], ascending."""
         return sorted(
             start + (bit + i << PAGE_SHIFT)
             for start, bits in self._counts.within(first, last)

@@ -129,7 +129,7 @@ class _Window:
         self._delta = bytearray()
 
     def set_each(self, iova: int, length: int, unit: int) -> Steps[None]:
-        """A record for each unit: where one ends at a missing page, begin again with the first behind that page."""
+        """Set a record for each unit: where one ends at a missing page, begin again with the first behind that page."""
         end = iova + length
         for _ in range(_HOLES_MAX):
             missing = yield from self.set(iova, end - iova)

@@ -119,7 +119,7 @@ class IovaMap:
         return (iova + size) & self._mask
 
     def find(self, start: int, size: int) -> Dma | None:
-        """Some mapping that overlaps [start, start+size): vfio_find_dma()."""
+        """Find some mapping that overlaps [start, start+size). Kernel: vfio_find_dma()."""
         mask = self._mask
         end = (start + size) & mask
         dma = self._tree.root
@@ -133,11 +133,11 @@ class IovaMap:
         return None
 
     def find_last(self, start: int, size: int) -> Dma | None:
-        """The mapping that holds the last byte of the range: vfio_find_dma(iommu, iova + size - 1, 0)."""
+        """Find the mapping that holds the last byte of the range. Kernel: vfio_find_dma(iommu, iova + size - 1, 0)."""
         return self.find(start + size - 1, 0 if self.top_wraps else 1)
 
     def first_overlapping(self, start: int, size: int) -> Dma | None:
-        """The first mapping in [start, start+size): vfio_find_dma_first_node()."""
+        """Find the first mapping in [start, start+size). Kernel: vfio_find_dma_first_node()."""
         mask = self._mask
         found: Dma | None = None
         dma = self._tree.root
@@ -154,7 +154,7 @@ class IovaMap:
         return found
 
     def starting_from(self, iova: int) -> Dma | None:
-        """The first mapping that starts at `iova` or later; the order of starts is right in any tree."""
+        """Find the first mapping that starts at `iova` or later; the order of starts is right in any tree."""
         found: Dma | None = None
         dma = self._tree.root
         while dma is not None:
@@ -165,7 +165,7 @@ class IovaMap:
         return found
 
     def starting_before(self, iova: int) -> Dma | None:
-        """The last mapping that starts before `iova`."""
+        """Find the last mapping that starts before `iova`."""
         found: Dma | None = None
         dma = self._tree.root
         while dma is not None:

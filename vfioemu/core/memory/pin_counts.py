@@ -142,7 +142,7 @@ class PinCounts:
                     pass
 
     def within(self, first: int, last: int) -> Iterator[tuple[int, int]]:
-        """The areas with pins in [first, last], ascending: (IOVA of bit 0, bits of what is pinned there)."""
+        """Yield the areas with pins in [first, last], ascending: (IOVA of bit 0, bits of the pinned pages)."""
         for key in self._keys_between(first, last):
             low = max(0, -(-(first - key) >> PAGE_SHIFT))
             high = min(AREA - 1, (last - key) >> PAGE_SHIFT)
@@ -187,7 +187,7 @@ class PinCounts:
 
 
 def runs(bits: int) -> Iterator[tuple[int, int]]:
-    """The runs of ones as (first, count), ascending, none longer than 512."""
+    """Yield the runs of ones as (first, count), ascending, none longer than 512."""
     at = 0
     while bits:
         skip = (bits & -bits).bit_length() - 1
@@ -207,7 +207,7 @@ def _any(planes: "list[int] | tuple[()]") -> int:
 
 
 def _pieces(iova: int, npages: int) -> Iterator[tuple[int, int, int]]:
-    """A run of pages by areas: (key, mask, how many)."""
+    """Split a run of 4 KiB pages by areas: (key, mask, number of pages)."""
     while npages > 0:
         bit = (iova & _FIELD) >> PAGE_SHIFT
         count = min(npages, AREA - bit)

@@ -85,15 +85,15 @@ class DeviceModel:
         return name == self.host.name
 
     def regions(self) -> Sequence[Region | None]:
-        """The regions by index; None, like an index beyond the end, is EINVAL in GET_REGION_INFO."""
+        """Return the regions by index; None, like an index beyond the end, is EINVAL in GET_REGION_INFO."""
         return ()
 
     def irqs(self) -> Sequence[Irq | None]:
-        """The interrupts by index; None, like an index beyond the end, is EINVAL in GET_IRQ_INFO."""
+        """Return the interrupts by index; None, like an index beyond the end, is EINVAL in GET_IRQ_INFO."""
         return ()
 
     def irq_info(self, index: int) -> Irq | None:
-        """What GET_IRQ_INFO tells of an index; None is EINVAL."""
+        """Return the answer of GET_IRQ_INFO for an index; None is EINVAL."""
         irqs = self.irqs()
         return irqs[index] if index < len(irqs) else None
 
@@ -117,15 +117,15 @@ class DeviceModel:
     # --- life ---
 
     def open_device(self) -> MaybeSteps[None]:
-        """The first open: bring the device into its initial state. IoctlError refuses the open."""
+        """Bring the device into its initial state, at the first open. IoctlError refuses the open."""
         return None
 
     def close_device(self) -> MaybeSteps[None]:
-        """The last close: stop everything. Pins, interrupts, logging and data fds are taken back by the core."""
+        """Stop everything, at the last close. The core takes back pins, interrupts, logging and data fds."""
         return None
 
     def closed(self) -> MaybeSteps[None]:
-        """The last close is over: other devices of the machine may be looked at, and are not held up."""
+        """Look after other devices of the machine: the last close is over, and they are not held up."""
         return None
 
     def raise_error(self) -> MaybeSteps[bool]:
@@ -152,7 +152,7 @@ class DeviceModel:
         return None
 
     def inspect(self, what: str, arguments: Mapping[str, object]) -> object:
-        """What the device's makers want to know of it, for the control socket, open or not: numbers, texts, lists, dicts.
+        """Answer a question of the device's makers on the control socket, open or not, with numbers, texts, lists, dicts.
 
         Raises:
             KeyError: it has nothing of that name to tell.
@@ -223,7 +223,7 @@ class DeviceModel:
     # --- what only some drivers have ---
 
     def ioctl(self, cmd: int, arg: int) -> Steps[int]:
-        """An ioctl of <linux/vfio.h> that vfio core leaves to the driver: hot resets, IOEVENTFD. ENOTTY by default."""
+        """Answer an ioctl of <linux/vfio.h> that vfio core leaves to the driver: hot resets, IOEVENTFD. Default: ENOTTY."""
         del arg
         yield from ()
         raise IoctlError(errno.ENOTTY, f"the driver has no ioctl {cmd:#x}")
@@ -238,13 +238,13 @@ class DeviceModel:
         raise NotImplementedError
 
     def wake_up(self) -> MaybeSteps[None]:
-        """An ioctl, a read or a write comes while `awake` is False: runtime power management resumes the device."""
+        """Resume the device (runtime power management): an ioctl, a read or a write came while `awake` was False."""
         return None
 
     # --- memory ---
 
     def dma_unmap(self, iova: int, size: int) -> MaybeSteps[None]:
-        """A mapping with pins goes away: give back every pin in [iova, iova+size) before returning.
+        """Give back every pin in [iova, iova+size) before returning: a mapping with pins goes away.
 
         Every open device of the container is told, whether the pins are its own or not, with the container's lock
         dropped. Kernel: vfio_notify_dma_unmap().

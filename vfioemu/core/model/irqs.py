@@ -51,7 +51,7 @@ class IrqRequest:
         return bool(self.flags & c.VFIO_IRQ_SET_DATA_NONE) and self.count == 0
 
     def fds(self) -> tuple[int, ...]:
-        """The eventfd numbers of an EVENTFD request."""
+        """Return the eventfd numbers of an EVENTFD request."""
         return struct.unpack(f"<{self.count}i", self.data)
 
 
@@ -102,7 +102,7 @@ def take_eventfd(number: int) -> Steps[EventFd | None]:
 
 
 def trigger_irqs(table: IrqTable, request: IrqRequest) -> Steps[None]:
-    """The simplest SET_IRQS that a driver can have: every vector by itself, and ACTION_TRIGGER only.
+    """Carry out SET_IRQS in the simplest way: every vector by itself, and ACTION_TRIGGER only.
 
     Vectors before the one that fails stay changed.
 

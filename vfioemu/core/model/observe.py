@@ -18,13 +18,13 @@ class Observer(Protocol):
     """Who watches. It is told in the middle of a device's work, so it must be quick and must not fail."""
 
     def state(self, device: str, old: int, new: int) -> None:
-        """A device made an arc of its migration, or was reset."""
+        """Note that a device made an arc of its migration state, or was reset."""
 
     def dirtied(self, device: str, ranges: Iterable[tuple[int, int]], how: str) -> None:
-        """A device wrote to (iova, size), or pinned it for writing."""
+        """Note that a device wrote to ranges (IOVA, size in bytes), or pinned them for writing."""
 
     def interrupt(self, device: str, index: int, vector: int, heard: bool) -> None:
-        """A device raised an interrupt; `heard`: there was an eventfd for it."""
+        """Note that a device raised an interrupt; `heard`: there was an eventfd for it."""
 
 
 def batch(observer: Observer, device: str, done: DmaBatch) -> None:

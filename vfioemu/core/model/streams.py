@@ -71,7 +71,7 @@ class SavingStream:
         raise IoctlError(errno.ENOTTY, "the device has no pre-copy")
 
     def before_info(self) -> None:
-        """What GET_PRECOPY_INFO checks before it looks whether the session has ended; nothing, usually."""
+        """Check what GET_PRECOPY_INFO checks before it looks whether the session has ended; usually nothing."""
 
     def ready(self) -> bool:
         """Whether a read would give data (or the end) now; decides what poll() answers."""
@@ -84,7 +84,7 @@ class ResumingStream:
     chunk: int = DEFAULT_CHUNK
 
     def before_write(self, size: int) -> None:
-        """What write(2) checks before it looks whether the session has ended; nothing, usually."""
+        """Check what write(2) checks before it looks whether the session has ended; usually nothing."""
 
     def reserve(self, size: int) -> None:
         """Refuse `size` more bytes before they are copied from the caller.

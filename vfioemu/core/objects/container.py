@@ -167,7 +167,7 @@ class Container:
         self._on_use(self)
 
     def gauges(self) -> dict[str, int]:
-        """What it holds."""
+        """Return what the container holds, in numbers."""
         held = {"groups": len(self.groups), "open": int(self.is_open)}
         if self.iommu is not None:
             held |= self.iommu.gauges()

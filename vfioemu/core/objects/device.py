@@ -218,7 +218,7 @@ class Device:
                 call()
 
     def reset_if_closed(self) -> Steps[None]:
-        """A reset by the bus, unless somebody has opened the device meanwhile."""
+        """Reset the device by its bus, unless somebody has opened it meanwhile."""
         yield from locked(self._open_lock)
         try:
             if not self.open_count:
@@ -227,7 +227,7 @@ class Device:
             self._open_lock.release()
 
     def raise_error(self) -> Steps[bool]:
-        """An error of the device, as its hardware reports it; False if nobody hears it."""
+        """Raise an error as the device's hardware reports it; False if nobody hears it."""
         return (yield from finish(self.model.raise_error()))
 
     def request_removal(self) -> Steps[bool]:
@@ -259,7 +259,7 @@ class Device:
             yield from iommu.unregister_device(self)
 
     def _close_model(self) -> Steps[None]:
-        """The driver's own part. A close cannot be refused: what the model cannot reach any more it has to leave."""
+        """Close the driver's part. A close cannot be refused: the model leaves behind what it can no longer reach."""
         with contextlib.suppress(IoctlError):
             yield from finish(self.model.close_device())
         if self.model.has_dma_logging:
@@ -274,7 +274,7 @@ class Device:
         return 0
 
     def reset_by_bus(self) -> Steps[None]:
-        """A reset that does not ask whether the device can be reset by itself."""
+        """Reset the device without asking whether it can be reset by itself."""
         yield from locked(self.lock)
         try:
             yield from locked(self._activity)
@@ -327,16 +327,16 @@ class Device:
         )
 
     def wake(self) -> None:
-        """The model asks for `work`."""
+        """Ask for a call of the model's `work`."""
         for call in self.on_wake:
             call()
 
     def dma_unmap(self, iova: int, size: int) -> Steps[None]:
-        """A mapping with pins goes away (called with the container's lock dropped)."""
+        """Tell the model that a mapping with pins goes away (called with the container's lock dropped)."""
         yield from finish(self.model.dma_unmap(iova, size))
 
     def pins_taken(self, iova: int, size: int) -> None:
-        """A mapping has gone in spite of the model's pins: what is left of them must not be given back later."""
+        """Forget pins whose mapping was removed by force, so that they are not given back a second time."""
         for _ in self.pins.take_range(iova, iova + size - 1):
             pass
 
@@ -397,13 +397,13 @@ class Device:
     # --- DMA: through the IOMMU, or where there is none, as the driver makes it instead ---
 
     def dma_read(self, iova: int, size: int) -> Steps[bytes]:
-        """The device reads guest memory; see `Host.dma_read`."""
+        """Read guest memory for the device; see `Host.dma_read`."""
         if not self.group.behind_iommu:
             return (yield from self.rw_read(iova, size))
         return (yield from self._hardware().dma_read(iova, size))
 
     def dma_write(self, iova: int, data: Buffer) -> Steps[None]:
-        """The device writes guest memory; see `Host.dma_write`."""
+        """Write guest memory for the device; see `Host.dma_write`."""
         if not self.group.behind_iommu:
             yield from self.rw_write(iova, data)
             return
@@ -424,7 +424,7 @@ class Device:
         return done
 
     def _hardware(self) -> Backend:
-        """What translates its DMA. Nobody opens a device that has no container, so there is one while it is open."""
+        """Return the backend that translates its DMA. An open device is always in a container, so there is one."""
         iommu = self.group.backend
         if iommu is None or not self.open_count:
             raise IoctlError(errno.EFAULT, f"IOMMU fault: {self.symbol} is in no container, or not open")

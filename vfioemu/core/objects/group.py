@@ -91,12 +91,12 @@ class Group:
             self.lock.release()
 
     def device_opened(self) -> None:
-        """The first open of a device, with the container's backend there (vfio_group_use_container())."""
+        """Count the first open of a device, with the container's backend there. Kernel: vfio_group_use_container()."""
         self.opened_devices += 1
         self.get_file()
 
     def device_closed(self) -> Steps[None]:
-        """The last close of a device, or a first open that failed (vfio_group_unuse_container())."""
+        """Count the last close, or failed first open, of a device. Kernel: vfio_group_unuse_container()."""
         self.opened_devices -= 1
         yield from self.put_file()
 
@@ -105,7 +105,7 @@ class Group:
         self._references += 1
 
     def put_file(self) -> Steps[None]:
-        """It does not any more; the last one releases the group (fput(), vfio_group_fops_release())."""
+        """Drop a file's reference; the last one releases the group. Kernel: fput(), vfio_group_fops_release()."""
         self._references -= 1
         if self._references:
             return

@@ -202,7 +202,7 @@ class Migration:
             self.session.info_v2 = on
 
     def reset(self) -> Steps[None]:
-        """RUNNING again, from whatever state, and no session. The activity lock is held by the caller."""
+        """Return to RUNNING from any state, without a session. The caller holds the activity lock."""
         yield from self.end_session()
         self._enter(RUNNING)
 

@@ -134,13 +134,13 @@ class RegionsWithMigration:
         return max(len(self._model.regions()), c.VFIO_PCI_NUM_REGIONS)
 
     def reset(self) -> None:
-        """Running, as after the first open."""
+        """Return to the running state, as after the first open."""
         self._state = V1_RUNNING
         self._kept = 0
         self._forget()
 
     def close(self) -> None:
-        """The last close: the data section goes too."""
+        """Drop the data section as well, at the last close."""
         self.reset()
         if self._pages is not None:
             self._pages.close()
@@ -156,12 +156,12 @@ class RegionsWithMigration:
         return quirks if below == quirks.pieces_below else replace(quirks, pieces_below=below)
 
     def regions(self) -> Sequence[Region | None]:
-        """The model's and the migration region."""
+        """Return the model's regions and the migration region."""
         own = self._model.regions()
         return (*own, *[None] * (self.index - len(own)), _REGION)
 
     def clip_access(self, index: int, offset: int, size: int, *, write: bool) -> int:
-        """The migration region like any other; the rest as the model."""
+        """Clip an access to the migration region as to any other; leave the rest to the model."""
         if index != self.index:
             return self._model.clip_access(index, offset, size, write=write)
         return regions.clip_access(self, index, offset, size, write=write)
@@ -189,7 +189,7 @@ class RegionsWithMigration:
         return size
 
     def read_region(self, index: int, offset: int, size: int) -> MaybeSteps[bytes]:
-        """A field, or bytes of the data section."""
+        """Read a field, or bytes of the data section."""
         if index != self.index:
             return self._model.read_region(index, offset, size)
         if offset >= DATA_OFFSET:
@@ -199,7 +199,7 @@ class RegionsWithMigration:
         return self._read_field(offset)
 
     def write_region(self, index: int, offset: int, data: bytes) -> MaybeSteps[None]:
-        """A field, or bytes of the data section."""
+        """Write a field, or bytes of the data section."""
         if index != self.index:
             return self._model.write_region(index, offset, data)
         if offset >= DATA_OFFSET:
@@ -304,7 +304,7 @@ class RegionsWithMigration:
         return sum(stream.precopy_info())
 
     def _forget(self) -> None:
-        """What is in the data section is of no session."""
+        """Forget what is in the data section: it belongs to no session any more."""
         self._staged = 0
         self._told = False
         self._of = None
@@ -333,7 +333,7 @@ class RegionsWithMigration:
             session.lock.release()
 
     def _data(self) -> Steps[SharedMemory]:
-        """The data section; made when it is first needed, since most devices are never migrated. ENOMEM."""
+        """Return the data section; make it on first use, since most devices never migrate. ENOMEM."""
         pages = self._pages
         return (
             pages
@@ -372,7 +372,7 @@ class RegionsWithMigration:
             self._lock.release()
 
     def _v2_state(self, low: int) -> int:
-        """What a state of v1 is in v2; without PRE_COPY a device that is to save while it runs just runs."""
+        """Translate a state of v1 to v2; without PRE_COPY a device that is to save while it runs just runs."""
         if low == V1_RUNNING | V1_SAVING:
             return PRE_COPY if self._model.migration_flags & c.VFIO_MIGRATION_PRE_COPY else RUNNING
         return {0: STOP, V1_RUNNING: RUNNING, V1_SAVING: STOP_COPY, V1_RESUMING: RESUMING}[low]
@@ -395,7 +395,7 @@ class RegionsWithMigration:
 
 
 def _peek(stream: SavingStream) -> bytes:
-    """The next bytes of a stream, as many as the data section holds; none if there are none for now."""
+    """Return the next bytes of a stream, as many as the data section holds; none if there are none for now."""
     try:
         return stream.peek(DATA_SIZE)
     except IoctlError as error:

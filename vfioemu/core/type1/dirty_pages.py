@@ -220,7 +220,7 @@ def merge(iommu: Iommu, dma: Dma, data: int, base: int, *, keep: bool = False) -
 
 
 def _merge_large(iommu: Iommu, dma: Dma, at: int, shift: int, *, keep: bool, full: bool) -> Steps[None]:
-    """The same in windows. What is dirty as a whole says so by `all_dirty`, for as long as its bits need not differ."""
+    """Merge in windows. A wholly dirty mapping keeps saying so by `all_dirty` for as long as its bits need not differ."""
     bitmap = dma.bitmap
     assert bitmap is not None
     recorded = iommu.recorded

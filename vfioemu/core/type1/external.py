@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def register_device(iommu: Iommu, device: PinningDevice) -> Steps[None]:
-    """The device is told before pinned mappings go, from now on. Kernel: vfio_iommu_type1_register_device()."""
+    """Tell the device from now on before pinned mappings go. Kernel: vfio_iommu_type1_register_device()."""
     yield from iommu.hold()
     try:
         iommu.devices.insert(0, device)
@@ -33,7 +33,7 @@ def register_device(iommu: Iommu, device: PinningDevice) -> Steps[None]:
 
 
 def unregister_device(iommu: Iommu, device: PinningDevice) -> Steps[None]:
-    """The device is closed; it holds no pin any more. Kernel: vfio_iommu_type1_unregister_device()."""
+    """Stop telling a closed device, which holds no pin any more. Kernel: vfio_iommu_type1_unregister_device()."""
     yield from iommu.hold()
     try:
         iommu.devices.remove(device)
@@ -211,7 +211,7 @@ def _refuse_invalid(iommu: Iommu) -> None:
 def _chunk(
     iommu: Iommu, iova: int, size: int, caller: AddressSpace | None, *, write: bool
 ) -> tuple[Dma, int, int]:
-    """The mapping at `iova`, the offset in it, and how many bytes of the transfer are in it.
+    """Find the mapping at `iova`, the offset in it, and how many bytes of the transfer lie in it.
 
     Kernel: vfio_iommu_type1_dma_rw_chunk(). A kernel thread puts the owner's memory on; whoever has memory of its own, and
     be it a child that shares all of this, cannot.

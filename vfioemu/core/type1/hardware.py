@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def dma_read(iommu: Iommu, iova: int, size: int) -> Steps[bytes]:
-    """The device reads: EFAULT for what is not mapped, or without READ."""
+    """Read for the device: EFAULT for what is not mapped, or without READ."""
     yield from iommu.hold()
     try:
         return (yield from _read(iommu, iova, size))
@@ -34,7 +34,7 @@ def dma_read(iommu: Iommu, iova: int, size: int) -> Steps[bytes]:
 
 
 def dma_write(iommu: Iommu, iova: int, data: Buffer) -> Steps[None]:
-    """The device writes: EFAULT for what is not mapped, or without WRITE; what lies before that is written."""
+    """Write for the device: EFAULT for what is not mapped, or without WRITE; the bytes before that are written."""
     yield from iommu.hold()
     try:
         yield from _write(iommu, iova, memoryview(data).cast("B"))
@@ -67,7 +67,7 @@ def dma_batch(iommu: Iommu, batch: DmaBatch, log: "DirtyLog | None") -> Steps[in
 
 
 def _translate(iommu: Iommu, iova: int, size: int, right: int) -> tuple[Dma, Pages, int, int]:
-    """The mapping, what is pinned for it, the offset in that, and how many bytes of the transfer are there."""
+    """Find the mapping, the pages pinned for it, the offset in those, and how many bytes of the transfer are there."""
     # By where mappings start, which is right in any tree; type1's own lookups have a mistake at 2^64.
     dma = iommu.map.starting_before(iova + 1)
     if dma is None or dma.pages is None or iova >= dma.iova + dma.size:

@@ -66,7 +66,7 @@ def _fill(dma: Dma) -> Steps[None]:
 
 
 def _overlapping(iommu: Iommu, iova: int, size: int) -> Iterator[Dma]:
-    """The mappings of which a part is in the range. The kernel walks the tree, whatever lookups make of its top."""
+    """Find the mappings that overlap the range. The kernel walks the tree, whatever lookups make of its top."""
     if iommu.map.tangled:  # mappings may overlap
         walk = iter(iommu.map)
     else:
@@ -83,7 +83,7 @@ def _from(iommu: Iommu, dma: Dma | None) -> Iterator[Dma]:
 
 
 def put_back(iommu: Iommu, bitmap: DirtyBitmap, out: bytearray, shift: int) -> None:
-    """What was copied out as `out`, shifted, is not cleared: leave the bitmap as update_user_bitmap() of the patches does.
+    """Put bits copied out as `out`, shifted, back uncleared: leave the bitmap as the patches' update_user_bitmap() does.
 
     As posted the bitmap stays shifted, the user's first word included, and is shifted again by the next look. The later
     version shifts it back, so that only those bits of the user's first word stay which lie over pages.

@@ -14,14 +14,14 @@ class Owners:
         self._seen: dict[AddressSpace, int] = {}
 
     def add(self, space: AddressSpace) -> None:
-        """A mapping of its memory is made; what it changed before does not matter to it."""
+        """Count a new mapping of the owner's memory; what the owner changed before does not matter to it."""
         count = self._counts.get(space, 0)
         if not count:
             self._seen[space] = space.changes
         self._counts[space] = count + 1
 
     def drop(self, space: AddressSpace) -> None:
-        """A mapping of its memory goes."""
+        """Discount a removed mapping of the owner's memory."""
         if self._counts[space] > 1:
             self._counts[space] -= 1
         else:

@@ -36,7 +36,7 @@ class Mapped:
             self._iommu.expose_anew(self._dma)
 
     def written(self, offset: int, size: int) -> None:
-        """The bitmap has it again; a device's own log is its own, and cannot be told."""
+        """Mark the range dirty in the bitmap again; a device's own log is its own, and cannot be told."""
         self._iommu.mark(self._dma, offset, size)
 
 
@@ -86,7 +86,7 @@ def unpin_whole(dma: Dma) -> None:
 
 
 def _nth_unpinned(pinned: Iterable[tuple[int, int]], n: int) -> int:
-    """The n-th page (from 0) that is not among `pinned`: ascending (page, bits of those from there on)."""
+    """Find the n-th page (from 0) that is not among `pinned`: ascending (page, bits of those from there on)."""
     page = n
     for first, bits in pinned:
         for at, count in runs(bits):

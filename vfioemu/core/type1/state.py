@@ -250,7 +250,7 @@ class Iommu:
         return len(self.map)
 
     def gauges(self) -> dict[str, int]:
-        """What is held, in the kernel's own units, for statistics and for the checks of fuzzers."""
+        """Return what is held, in the kernel's own units, for statistics and for the checks of fuzzers."""
         shift = self.pgshift
         size = locked = pins = references = bitmaps = bitmap_bytes = 0
         for dma in self.map:  # once: there may be 65535, and everybody waits

@@ -140,7 +140,7 @@ def merge_recorded(
 
 
 def merge_clean(delivery: Delivery, at: int, *, keep: bool) -> Steps[bool]:
-    """The same without mistakes: what has not arrived is not cleared."""
+    """Merge as Linux should, without its mistakes: bits that have not arrived at the user are not cleared."""
     yield from delivery.deliver(at)
     if keep:
         return False
