@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A client with a container, groups and devices, in a few letters, and its calls as methods."""
+"""A client with a container, groups and devices, in a few words, and its calls as methods."""
 
 import struct
 
@@ -22,7 +22,16 @@ HARDWARE = IommuSpec(address_bits=48, pgsizes=0x40201000, reserved=(MSI_WINDOW,)
 NARROW = IommuSpec(address_bits=39, pgsizes=0x40201000, reserved=(MSI_WINDOW,))
 COHERENT = IommuSpec(address_bits=48, pgsizes=0x40201000, reserved=(MSI_WINDOW,), coherent=True)
 ALONE = IommuSpec(isolated_msi=False)
-KINDS = {"m": None, "n": None, "p": HARDWARE, "q": NARROW, "c": COHERENT, "x": HARDWARE, "a": ALONE}
+KINDS = {
+    "mdev": None,
+    "deaf-mdev": None,
+    "pci": HARDWARE,
+    "narrow-pci": NARROW,
+    "coherent-pci": COHERENT,
+    "unviable": HARDWARE,
+    "shared-msi": ALONE,
+}
+"""What is in front of each kind of group."""
 ARGUMENT = 0x10000
 
 
@@ -63,26 +72,31 @@ class Rig:
     """A process on a machine of its own.
 
     Args:
-        groups: a letter per group and device: m an mdev, n an mdev without dma_unmap, p behind an IOMMU of 48 bits,
-            q behind one of 39, c behind a coherent one, x not viable, a without isolated MSIs.
+        groups: a word for each group and its device: an "mdev", a "deaf-mdev" without a dma_unmap callback, a "pci" device
+            behind an IOMMU of 48 bits, a "narrow-pci" one behind 39 bits, a "coherent-pci" one behind an IOMMU that snoops
+            caches, one in an "unviable" group, and "shared-msi" without isolated MSIs.
         type: the argument of SET_IOMMU; 0 leaves it out.
         joined: how many of the groups are put into the container and have their device opened.
         spec: more arguments of MachineSpec.
     """
 
-    def __init__(self, groups="m", type=3, joined=None, **spec):
+    def __init__(self, groups="mdev", type=3, joined=None, **spec):
+        kinds = groups.split()
         spec.setdefault("memlock", "client")
         self.machine = Machine(
             MachineSpec(
                 groups=tuple(
-                    GroupSpec(number=n, iommu=KINDS[kind], viable=kind != "x")
-                    for n, kind in enumerate(groups)
+                    GroupSpec(number=n, iommu=KINDS[kind], viable=kind != "unviable")
+                    for n, kind in enumerate(kinds)
                 ),
                 devices=tuple(
                     DeviceSpec(
-                        symbol=f"d{n}", name=f"name{n}", group=n, model="deaf" if kind == "n" else "pinner"
+                        symbol=f"d{n}",
+                        name=f"name{n}",
+                        group=n,
+                        model="deaf" if kind == "deaf-mdev" else "pinner",
                     )
-                    for n, kind in enumerate(groups)
+                    for n, kind in enumerate(kinds)
                 ),
                 **spec,
             ),
@@ -96,7 +110,7 @@ class Rig:
         self.container = self.process.open("/dev/vfio/vfio").ret
         self.groups = {}
         self.devices = {}
-        joined = len(groups) if joined is None else joined
+        joined = len(kinds) if joined is None else joined
         for n in range(joined):
             self.groups[n] = self.process.open(f"/dev/vfio/{n}").ret
             assert self.set_container(n) == 0

@@ -45,7 +45,7 @@ def scenario(client):
 
 
 def count_effects(rig):
-    client = rig("mmp", joined=0, type=0)
+    client = rig("mdev mdev pci", joined=0, type=0)
     begin = client.process.fallible
     scenario(client)
     return client.process.fallible - begin
@@ -73,7 +73,7 @@ def assert_consistent(client):
 
 def test_a_fault_at_any_effect_leaves_all_consistent(rig):
     for nth in range(1, count_effects(rig) + 1):
-        client = rig("mmp", joined=0, type=0)
+        client = rig("mdev mdev pci", joined=0, type=0)
         client.process.inject(nth)
         scenario(client)
         assert_consistent(client)
@@ -84,7 +84,7 @@ def test_a_fault_at_any_effect_leaves_all_consistent(rig):
 @pytest.mark.parametrize("fault", [errno.EMFILE, errno.EBADF])
 def test_other_faults_at_any_effect_leave_all_consistent(rig, fault):
     for nth in range(1, count_effects(rig) + 1):
-        client = rig("mmp", joined=0, type=0)
+        client = rig("mdev mdev pci", joined=0, type=0)
         client.process.inject(nth, fault)
         scenario(client)
         assert_consistent(client)
@@ -93,7 +93,7 @@ def test_other_faults_at_any_effect_leave_all_consistent(rig, fault):
 
 def test_a_client_that_dies_at_any_effect_leaves_nothing(rig):
     for nth in range(1, count_effects(rig) + 1):
-        client = rig("mmp", joined=0, type=0)
+        client = rig("mdev mdev pci", joined=0, type=0)
         process = client.process
         begin = process.fallible
         perform = process.perform

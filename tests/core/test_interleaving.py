@@ -33,7 +33,7 @@ def start(client, fd, cmd, address):
 
 
 def test_map_waits_while_another_map_pins(rig):
-    client = rig("p")
+    client = rig("pci")
     scheduler = client.process.scheduler
     one = start(
         client, client.container, c.VFIO_IOMMU_MAP_DMA, prepared(client, PAGE, map_payload(client, 0))
@@ -74,7 +74,7 @@ def test_call_that_waits_while_the_last_group_leaves_is_einval(rig):
 
 
 def test_device_that_is_being_opened_keeps_the_group_whose_fd_is_closed(rig):
-    client = rig("m")
+    client = rig("mdev")
     client.close(client.devices[0])
     scheduler = client.process.scheduler
     address = prepared(client, PAGE, b"name0\0")
@@ -91,7 +91,7 @@ def test_device_that_is_being_opened_keeps_the_group_whose_fd_is_closed(rig):
 
 
 def test_set_container_that_is_under_way_when_the_group_fd_is_closed_does_not_last(rig):
-    client = rig("mp", joined=1)
+    client = rig("mdev pci", joined=1)
     client.map(0)
     client.open_group(1)
     scheduler = client.process.scheduler
@@ -109,7 +109,7 @@ def test_set_container_that_is_under_way_when_the_group_fd_is_closed_does_not_la
 
 
 def test_unmap_while_its_device_closes_and_its_group_leaves(rig):
-    client = rig("m")
+    client = rig("mdev")
     client.map(0)
     client.pin(0)
     scheduler = client.process.scheduler
@@ -131,7 +131,7 @@ def test_unmap_while_its_device_closes_and_its_group_leaves(rig):
 @given(seed=st.integers(0, 1 << 32))
 def test_any_order_of_effects_ends_without_deadlock_and_leaves_nothing(rig, seed):
     chance = random.Random(seed)
-    client = rig("mmp", joined=2)
+    client = rig("mdev mdev pci", joined=2)
     process = client.process
     process.scheduler.choose = None
     client.open_group(2)

@@ -25,7 +25,7 @@ def memory_everywhere(monkeypatch):
     monkeypatch.setitem(Process._effects, PinUser, lambda process, effect: effect.npages)
 
 
-def limited(rig, groups="m", **limits):
+def limited(rig, groups="mdev", **limits):
     client = rig(groups)
     client.process.quotas = Quotas.of(**limits)
     return client
@@ -41,7 +41,7 @@ def test_mappings(rig):
 
 def test_pages_that_cannot_be_held_are_not_charged(rig, monkeypatch):
     """Of a mapping in more pieces than there may be, when the first IOMMU comes into the container."""
-    client = rig("mp", joined=1)
+    client = rig("mdev pci", joined=1)
     for i in range(3):
         assert client.map(i * 2 * PAGE) == 0
     pages, held = Process.pages, []
@@ -135,7 +135,7 @@ def test_a_mapping_that_is_dirty_as_a_whole_costs_no_copy_of_its_bits(rig, breat
     """8 TiB behind an IOMMU: 256 MiB of bits go out in windows; the user here has no such memory, and takes none."""
     written = []
     monkeypatch.setattr(windows, "write_user", lambda at, data: written.append(len(data)) or iter(()))
-    client = rig("p")
+    client = rig("pci")
     assert client.map(1 << 44, LARGEST) == 0
     assert client.start() == 0
     tracemalloc.start()

@@ -15,7 +15,7 @@ def limited(rig, groups, pages, **more):
 
 
 def test_mdev_pays_for_pinned_pages_once(rig):
-    client = limited(rig, "mm", 3)
+    client = limited(rig, "mdev mdev", 3)
     client.map(0, 8 * PAGE)
 
     assert [client.pin(0, 2, n=0), client.pin(PAGE, 2, n=1)] == [2, 2]
@@ -28,7 +28,7 @@ def test_mdev_pays_for_pinned_pages_once(rig):
 
 
 def test_hardware_pays_for_whole_mappings_and_pins_are_free(rig):
-    client = limited(rig, "p", 4)
+    client = limited(rig, "pci", 4)
 
     assert client.map(0, 5 * PAGE) == "ENOMEM"
     assert client.map(0, 3 * PAGE) == 0
@@ -40,7 +40,7 @@ def test_hardware_pays_for_whole_mappings_and_pins_are_free(rig):
 
 
 def test_capability_lifts_the_limit(rig):
-    client = rig("p")
+    client = rig("pci")
     client.process._memlock = 0
 
     assert client.map(0, 4 * PAGE) == 0
@@ -52,7 +52,7 @@ def test_capability_lifts_the_limit(rig):
 )
 @pytest.mark.parametrize("capable", [True, False])
 def test_modes_off_and_bytes_do_not_ask_the_client(rig, memlock, answer, capable):
-    client = rig("p", memlock=memlock)
+    client = rig("pci", memlock=memlock)
     if not capable:
         client.process.limit_memlock(0)
 
@@ -60,7 +60,7 @@ def test_modes_off_and_bytes_do_not_ask_the_client(rig, memlock, answer, capable
 
 
 def test_missing_page_and_limit_whoever_comes_first(rig):
-    client = limited(rig, "p", 2)
+    client = limited(rig, "pci", 2)
     client.memory.protect(client.data + 2 * PAGE, PAGE, "none")
     assert client.map(0, 4 * PAGE) == "EFAULT"
     client.memory.protect(client.data + 2 * PAGE, PAGE, "rw")
@@ -70,7 +70,7 @@ def test_missing_page_and_limit_whoever_comes_first(rig):
 
 
 def test_hardware_that_comes_pays_for_what_was_not_pinned_and_gives_it_back(rig):
-    client = limited(rig, "mp", 10, joined=1)
+    client = limited(rig, "mdev pci", 10, joined=1)
     client.map(0, 8 * PAGE)
     client.pin(2 * PAGE, 3)
     client.open_group(1)
@@ -85,7 +85,7 @@ def test_hardware_that_comes_pays_for_what_was_not_pinned_and_gives_it_back(rig)
 
 
 def test_hardware_that_does_not_fit_the_limit_is_enomem_and_changes_nothing(rig):
-    client = limited(rig, "mp", 7, joined=1)
+    client = limited(rig, "mdev pci", 7, joined=1)
     client.map(0, 4 * PAGE)
     client.map(4 * PAGE, 4 * PAGE)
     client.pin(0)
@@ -105,7 +105,7 @@ def test_hardware_that_does_not_fit_the_limit_is_enomem_and_changes_nothing(rig)
 )
 def test_replay_meets_limit_and_holes_in_the_order_of_pages(rig, pinned, limit, hole):
     client = limited(
-        rig, "mp", 99, joined=1
+        rig, "mdev pci", 99, joined=1
     )  # CAP_IPC_LOCK counts as it was at MAP_DMA, the limit as it is now
     client.map(0, 16 * PAGE)
     for page in pinned:

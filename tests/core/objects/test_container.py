@@ -36,11 +36,11 @@ def test_extensions_without_backend(rig, profile):
 @pytest.mark.parametrize(
     ("groups", "expected"),
     [
-        ("m", {1, 3, 4, 6, 9}),
-        ("p", {1, 3, 6, 9, 10}),
-        ("mp", {1, 3, 6, 9}),
-        ("c", {1, 3, 4, 6, 9, 10}),
-        ("cp", {1, 3, 6, 9, 10}),
+        ("mdev", {1, 3, 4, 6, 9}),
+        ("pci", {1, 3, 6, 9, 10}),
+        ("mdev pci", {1, 3, 6, 9}),
+        ("coherent-pci", {1, 3, 4, 6, 9, 10}),
+        ("coherent-pci pci", {1, 3, 6, 9, 10}),
     ],
 )
 def test_extensions_with_backend(rig, groups, expected):
@@ -87,7 +87,7 @@ def test_set_iommu_twice_is_einval(rig):
     assert [client.set_iommu(3), client.set_iommu(1)] == ["EINVAL", "EINVAL"]
 
 
-@pytest.mark.parametrize(("groups", "expected"), [("m", 0), ("p", "EINVAL"), ("mp", "EINVAL")])
+@pytest.mark.parametrize(("groups", "expected"), [("mdev", 0), ("pci", "EINVAL"), ("mdev pci", "EINVAL")])
 @every_release
 def test_set_iommu_nesting(rig, profile, groups, expected):
     client = rig(groups, type=0, profile=profile.name)
@@ -98,7 +98,7 @@ def test_set_iommu_nesting(rig, profile, groups, expected):
 
 
 def test_set_iommu_of_a_group_without_isolated_msis_is_eperm(rig):
-    client = rig("ma", type=0)
+    client = rig("mdev shared-msi", type=0)
 
     assert client.set_iommu(3) == "EPERM"
     assert client.extension(c.VFIO_DMA_CC_IOMMU) == 0
@@ -132,7 +132,7 @@ def test_info_of_an_mdev_container(rig):
 
 
 def test_info_of_a_hardware_container_echoes_a_large_argsz(rig):
-    answer, out = info(rig("p"), 4096)
+    answer, out = info(rig("pci"), 4096)
 
     head = struct.pack("<IIQII", 4096, 3, 0x40201000, 24, 0)
     avail = struct.pack("<HHIII", 3, 1, 72, 65535, 0)
@@ -142,7 +142,7 @@ def test_info_of_a_hardware_container_echoes_a_large_argsz(rig):
 
 
 def test_info_after_the_last_hardware_group_has_left_keeps_one_full_range(rig):
-    client = rig("mp")
+    client = rig("mdev pci")
     client.leave(1)
 
     _, out = info(client, 256)
@@ -151,7 +151,7 @@ def test_info_after_the_last_hardware_group_has_left_keeps_one_full_range(rig):
 
 
 def test_info_of_two_widths_is_what_both_can(rig):
-    client = rig("pq")
+    client = rig("pci narrow-pci")
 
     _, out = info(client, 256)
     assert out[72:120] == struct.pack("<HHIII4Q", 1, 1, 0, 2, 0, 0, 0xFEDFFFFF, 0xFEF00000, (1 << 39) - 1)

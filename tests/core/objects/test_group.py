@@ -31,7 +31,7 @@ def test_status_follows_the_container(rig):
 
 
 def test_group_that_is_not_viable_has_no_flag_and_is_eperm(rig):
-    client = rig("x", type=0, joined=0)
+    client = rig("unviable", type=0, joined=0)
     client.open_group(0)
 
     assert status(client) == (8, 0)
@@ -92,7 +92,7 @@ def test_closing_the_group_leaves_the_container(rig):
 
 
 def test_device_fd_needs_name_then_container_then_backend(rig):
-    client = rig("mm", type=0, joined=0)
+    client = rig("mdev mdev", type=0, joined=0)
     client.open_group(0)
 
     assert client.open_device(0, "name1") == "ENODEV"
@@ -150,7 +150,7 @@ def test_device_fd_without_a_free_fd_is_emfile_and_leaves_nothing(rig):
 
 
 def test_group_moves_to_another_container(rig):
-    client = rig("mm")
+    client = rig("mdev mdev")
     other = client.process.open("/dev/vfio/vfio").ret
     client.map(0)
     client.close(client.devices[0])
@@ -180,7 +180,7 @@ def test_device_added_in_a_new_group_can_be_opened(rig):
 
 
 def test_group_without_devices_has_no_node_and_its_file_is_enodev(rig):
-    client = rig("mm", joined=1)
+    client = rig("mdev mdev", joined=1)
     client.open_group(1)
     client.machine.remove_device("d1")
 
@@ -197,7 +197,7 @@ def test_open_device_is_not_removed(rig):
 
 
 def test_last_device_of_a_group_in_a_container_is_not_removed(rig):
-    client = rig("p")
+    client = rig("pci")
     client.close(client.devices[0])
 
     with pytest.raises(IoctlError, match="EBUSY"):
@@ -219,7 +219,7 @@ def test_device_that_cannot_be_made_is_refused(rig, symbol, model):
 
 
 def test_parameter_applies_to_the_next_set_iommu(rig):
-    client = rig("mm", joined=1)
+    client = rig("mdev mdev", joined=1)
     client.machine.set_parameter("dma_entry_limit", 1)
 
     assert [client.map(0), client.map(PAGE)] == [0, 0]

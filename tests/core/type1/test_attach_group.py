@@ -16,18 +16,18 @@ def hot_add(client, n=1):
 @pytest.mark.parametrize(
     ("group", "iova", "answer"),
     [
-        ("p", 0xFEE00000, "EINVAL"),
-        ("p", 0xFEDFF000, 0),
-        ("p", 1 << 48, "too narrow"),
-        ("p", (1 << 48) - PAGE, 0),
-        ("q", 1 << 39, "too narrow"),
-        ("q", (1 << 39) - PAGE, 0),
-        ("a", 0, "EPERM"),
+        ("pci", 0xFEE00000, "EINVAL"),
+        ("pci", 0xFEDFF000, 0),
+        ("pci", 1 << 48, "too narrow"),
+        ("pci", (1 << 48) - PAGE, 0),
+        ("narrow-pci", 1 << 39, "too narrow"),
+        ("narrow-pci", (1 << 39) - PAGE, 0),
+        ("shared-msi", 0, "EPERM"),
     ],
 )
 @every_release
 def test_hardware_must_fit_the_mappings(rig, profile, group, iova, answer):
-    client = rig("m" + group, joined=1, profile=profile.name)
+    client = rig(f"mdev {group}", joined=1, profile=profile.name)
     client.map(iova)
     if answer == "too narrow":
         answer = name(profile.beyond_width_errno)
@@ -39,7 +39,7 @@ def test_hardware_must_fit_the_mappings(rig, profile, group, iova, answer):
 
 
 def test_narrower_hardware_beside_wider_is_einval(rig):
-    client = rig("pq", joined=1)
+    client = rig("pci narrow-pci", joined=1)
     client.map(1 << 40)
 
     assert hot_add(client) == "EINVAL"
@@ -52,7 +52,7 @@ def test_narrower_hardware_beside_wider_is_einval(rig):
     ("protection", "flags", "answer"), [("r", 3, "EFAULT"), ("r", 1, 0), ("none", 1, "EFAULT")]
 )
 def test_hardware_pins_what_was_mapped_before(rig, protection, flags, answer):
-    client = rig("mp", joined=1)
+    client = rig("mdev pci", joined=1)
     client.memory.protect(client.data, PAGE, protection)
     client.map(0, flags=flags)
 
@@ -60,7 +60,7 @@ def test_hardware_pins_what_was_mapped_before(rig, protection, flags, answer):
 
 
 def test_second_hardware_group_joins_the_domain_and_pins_nothing(rig):
-    client = rig("pp", joined=1)
+    client = rig("pci pci", joined=1)
     client.map(0, 4 * PAGE)
     client.memory.unmap(client.data, 1 << 20)
 
@@ -72,7 +72,7 @@ def test_second_hardware_group_joins_the_domain_and_pins_nothing(rig):
 
 
 def test_mappings_stay_with_an_mdev_and_go_with_the_last_group(rig):
-    client = rig("mp")
+    client = rig("mdev pci")
     client.map(0, 4 * PAGE)
     client.leave(1)
     assert (client.gauges()["mappings"], client.process.locked_pages) == (1, 0)
@@ -83,7 +83,7 @@ def test_mappings_stay_with_an_mdev_and_go_with_the_last_group(rig):
 
 
 def test_mappings_go_when_the_last_hardware_group_goes_without_mdevs(rig):
-    client = rig("p")
+    client = rig("pci")
     client.map(0)
     client.leave(0)
 
@@ -93,7 +93,7 @@ def test_mappings_go_when_the_last_hardware_group_goes_without_mdevs(rig):
 
 
 def test_hardware_group_that_left_is_welcome_again(rig):
-    client = rig("mp")
+    client = rig("mdev pci")
     client.map(0)
     client.leave(1)
     client.map(0xFEE00000)
@@ -110,7 +110,7 @@ def test_hardware_group_that_left_is_welcome_again(rig):
 
 
 def test_mapping_up_to_2_to_the_64_is_not_replayed(rig):
-    client = rig("mp", joined=1)
+    client = rig("mdev pci", joined=1)
     client.map((1 << 64) - PAGE, vaddr=0)
 
     assert hot_add(client) == 0

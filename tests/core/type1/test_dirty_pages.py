@@ -175,7 +175,7 @@ def test_failed_pin_leaves_its_pages_dirty_for_one_get(rig):
 
 
 def test_hardware_group_makes_all_dirty_until_it_pins(rig):
-    client = rig("p")
+    client = rig("pci")
     client.map(0, 4 * PAGE)
     client.start()
 
@@ -190,7 +190,7 @@ def test_hardware_group_makes_all_dirty_until_it_pins(rig):
 
 
 def test_hardware_group_that_comes_makes_old_mappings_dirty_and_when_it_goes_once_more(rig):
-    client = rig("mp", joined=1)
+    client = rig("mdev pci", joined=1)
     client.map(0, 4 * PAGE)
     client.start()
     client.pin(0)

@@ -41,7 +41,7 @@ def outcome(process, steps):
 @pytest.mark.parametrize("prot", [READ, WRITE, BOTH])
 @pytest.mark.parametrize("op", [Op.READ, Op.WRITE, Op.HARDWARE_WRITE, Op.HIDDEN_WRITE])
 def test_hardware_has_the_right_that_map_dma_gave_and_needs_no_other(rig, shared, prot, op):
-    client = rig("p")
+    client = rig("pci")
     client.map(0, vaddr=client.memory.allocate(PAGE, shared=shared), flags=prot)
     may = bool(prot & (READ if op is Op.READ else WRITE))
     steps = device(client).dma_read(8, 4) if op is Op.READ else device(client).dma_write(8, b"1234")
@@ -56,7 +56,7 @@ def test_hardware_has_the_right_that_map_dma_gave_and_needs_no_other(rig, shared
 @pytest.mark.parametrize("prot", [READ, WRITE, BOTH])
 @pytest.mark.parametrize("op", [Op.READ, Op.WRITE, Op.HIDDEN_WRITE])
 def test_dma_rw_needs_read_for_writes_too(rig, shared, prot, op):
-    client = rig("m")
+    client = rig("mdev")
     client.map(0, vaddr=client.memory.allocate(PAGE, shared=shared), flags=prot)
     may = bool(prot & READ) and (op is Op.READ or bool(prot & WRITE))
 
@@ -65,7 +65,7 @@ def test_dma_rw_needs_read_for_writes_too(rig, shared, prot, op):
 
 @pytest.mark.parametrize("shared", [True, False], ids=["window", "by address"])
 def test_hardware_goes_on_while_vaddrs_are_invalid(rig, shared):
-    client = rig("p")
+    client = rig("pci")
     memory = client.memory.allocate(2 * PAGE, shared=shared)
     client.map(0, vaddr=memory)
     client.map(PAGE, vaddr=memory + PAGE)
@@ -81,7 +81,7 @@ def test_hardware_goes_on_while_vaddrs_are_invalid(rig, shared):
 @pytest.mark.parametrize("shared", [True, False], ids=["window", "by address"])
 @pytest.mark.parametrize("what", ["protect", "unmap", "exit"])
 def test_hardware_keeps_what_it_has_whatever_becomes_of_the_address(rig, shared, what):
-    client = rig("p")
+    client = rig("pci")
     memory = client.memory.allocate(PAGE, shared=shared)
     client.map(0, vaddr=memory)
     if what == "protect":
@@ -98,7 +98,7 @@ def test_hardware_keeps_what_it_has_whatever_becomes_of_the_address(rig, shared,
 
 
 def test_hardware_spans_mappings_and_faults_at_a_hole(rig):
-    client = rig("p")
+    client = rig("pci")
     memory = client.memory.allocate(2 * PAGE)
     client.map(0, vaddr=memory + PAGE)
     client.map(PAGE, vaddr=memory)
@@ -112,7 +112,7 @@ def test_hardware_spans_mappings_and_faults_at_a_hole(rig):
 
 
 def test_what_was_mapped_before_the_iommu_came_is_reached_through_it(rig):
-    client = rig("mp", joined=1)
+    client = rig("mdev pci", joined=1)
     memory = client.memory.allocate(PAGE)
     client.map(0, vaddr=memory)
 
@@ -125,7 +125,7 @@ def test_what_was_mapped_before_the_iommu_came_is_reached_through_it(rig):
 
 
 def test_each_write_of_hardware_is_in_the_devices_own_log_also_what_failed_half_way(rig):
-    client = rig("p")
+    client = rig("pci")
     client.map(0)
     log = DirtyLog(12, [(0, 4 * PAGE)])
 
@@ -140,7 +140,7 @@ def test_each_write_of_hardware_is_in_the_devices_own_log_also_what_failed_half_
 
 @pytest.mark.parametrize("shared", [True, False], ids=["window", "by address"])
 def test_dma_rw_of_memory_of_another_process_is_efault_but_for_a_kernel_thread(rig, shared):
-    client = rig("m")
+    client = rig("mdev")
     memory = client.memory.allocate(PAGE, shared=shared)
     client.map(0, vaddr=memory)
     other = Process(client.machine, scheduler=client.process.scheduler, pid=2)
@@ -155,7 +155,7 @@ def test_dma_rw_of_memory_of_another_process_is_efault_but_for_a_kernel_thread(r
 
 
 def test_another_process_meets_the_checks_of_the_mapping_first(rig):
-    client = rig("m")
+    client = rig("mdev")
     client.map(0, flags=WRITE)
     other = Process(client.machine, scheduler=client.process.scheduler, pid=2)
 
@@ -165,7 +165,7 @@ def test_another_process_meets_the_checks_of_the_mapping_first(rig):
 
 @pytest.mark.parametrize("shared", [True, False], ids=["window", "by address"])
 def test_dead_memory_is_eperm_for_dma_rw_and_enodev_for_a_pin(rig, shared):
-    client = rig("m")
+    client = rig("mdev")
     client.map(0, vaddr=client.memory.allocate(PAGE, shared=shared))
     client.process.alive = False
     other = Process(client.machine, scheduler=client.process.scheduler, pid=2)
@@ -178,7 +178,7 @@ def test_dead_memory_is_eperm_for_dma_rw_and_enodev_for_a_pin(rig, shared):
 
 
 def test_a_pin_reaches_memory_of_another_process_that_lives(rig):
-    client = rig("m")
+    client = rig("mdev")
     client.map(0)
     other = Process(client.machine, scheduler=client.process.scheduler, pid=2)
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("size_of_windows")
 class Client:
     """What a client of such a container does; all bitmaps are Python integers."""
 
-    def __init__(self, rig, variant, groups="m", **spec):
+    def __init__(self, rig, variant, groups="mdev", **spec):
         self.rig = rig(groups, manual_clear=variant, **spec)
         self.variant = variant
 
@@ -62,7 +62,7 @@ def variant(request):
     return request.param
 
 
-def tracked(rig, variant, groups="m", npages=8, page=0, **spec):
+def tracked(rig, variant, groups="mdev", npages=8, page=0, **spec):
     client = Client(rig, variant, groups, **spec)
     assert client.map(page * PAGE, npages * PAGE) == 0
     assert client.start() == 0
@@ -161,7 +161,7 @@ def test_while_not_tracking_it_is_einval(rig, variant):
 
 
 def test_a_bitmap_that_cannot_be_read_is_efault_and_nothing_is_cleared(rig, variant):
-    client = tracked(rig, variant, groups="p")
+    client = tracked(rig, variant, groups="pci")
     client.pin(0, 1)
     client.unpin(0, 1)
     payload = struct.pack("<IIQQQQQ", 48, CLEAR[variant], 0, 8 * PAGE, PAGE, 8, 0x1000)
@@ -172,7 +172,7 @@ def test_a_bitmap_that_cannot_be_read_is_efault_and_nothing_is_cleared(rig, vari
 
 def test_nor_is_anything_if_only_its_end_cannot_be_read(rig, variant):
     """It is read in windows, which are 64 pages here or all of it."""
-    client = tracked(rig, variant, groups="p")
+    client = tracked(rig, variant, groups="pci")
     client.pin(0, 1)
     client.unpin(0, 1)
     end = client.memory.allocate(PAGE) + PAGE
@@ -237,7 +237,7 @@ def test_as_posted_only_what_an_iommu_has_can_be_cleared(rig):
 
 
 def test_as_posted_a_mapping_that_an_iommu_has_can_be_cleared(rig):
-    client = tracked(rig, "as-posted", groups="p")
+    client = tracked(rig, "as-posted", groups="pci")
     client.pin(0, 1)
     client.unpin(0, 1)  # from now on only pins make pages dirty
     client.write(0, bytes(8 * PAGE))
@@ -247,7 +247,7 @@ def test_as_posted_a_mapping_that_an_iommu_has_can_be_cleared(rig):
 
 
 def test_a_pinned_page_stays_dirty(rig, variant):
-    client = tracked(rig, variant, groups="p")
+    client = tracked(rig, variant, groups="pci")
     client.pin(2 * PAGE, 1)
 
     assert client.clear(0, 8, 0xFF) == 0
@@ -270,7 +270,7 @@ def test_without_a_set_bit_pins_are_not_marked_anew(rig):
 
 def test_what_is_dirty_by_policy_comes_back(rig, variant):
     """Behind an IOMMU that nobody can ask, all is dirty whenever somebody looks."""
-    client = tracked(rig, variant, groups="p")
+    client = tracked(rig, variant, groups="pci")
 
     assert client.look(0, 8) == 0xFF
     assert client.clear(0, 8, 0xFF) == 0
@@ -417,13 +417,13 @@ calls = st.one_of(
 )
 
 
-@pytest.mark.parametrize("groups", ["m", "p", "mp"])
+@pytest.mark.parametrize("groups", ["mdev", "pci", "mdev pci"])
 @pytest.mark.parametrize("variant", VARIANTS)
 @settings(deadline=None)
 @given(steps=st.lists(calls, min_size=6, max_size=25))
 def test_any_sequence_does_what_the_model_does(rig, variant, groups, steps):
     client = Client(rig, variant, groups)
-    model = Model(variant, "p" in groups)
+    model = Model(variant, "pci" in groups)
     assert client.start() == 0
     for step, one, two in [*BEGIN, *steps]:
         if step == "map":

@@ -77,7 +77,7 @@ def unmap_literally(lookups, iova, size):
 
 @given(script=st.lists(st.tuples(st.booleans(), st.integers(1, 8), st.integers(1, 8)), max_size=20))
 def test_map_up_to_2_to_the_64_lets_in_what_lookups_of_6_12_do_not_find(rig, script):
-    client, lookups = rig("m"), IovaMap(top_wraps=True)
+    client, lookups = rig("mdev"), IovaMap(top_wraps=True)
     for number, (insert, back, count) in enumerate(script):
         iova, size = TOP - back * PAGE, min(back, count) * PAGE
         if not insert:
@@ -97,7 +97,7 @@ def test_map_up_to_2_to_the_64_lets_in_what_lookups_of_6_12_do_not_find(rig, scr
 
 
 def test_map_over_a_mapping_that_one_up_to_2_to_the_64_hides_succeeds(rig):
-    client = rig("m")
+    client = rig("mdev")
 
     assert client.map(TOP - 2 * PAGE, 2 * PAGE) == 0
     assert client.map(TOP - 4 * PAGE) == 0
@@ -107,7 +107,7 @@ def test_map_over_a_mapping_that_one_up_to_2_to_the_64_hides_succeeds(rig):
 
 @pytest.mark.parametrize("vaddr", [0, 0xDEAD0000, 0x800000000000, 0xFFFF888000000000])
 def test_map_without_hardware_does_not_look_at_memory(rig, vaddr):
-    client = rig("m")
+    client = rig("mdev")
 
     assert client.map(0, vaddr=vaddr) == 0
     assert client.pin(0) == "EFAULT"
@@ -115,14 +115,14 @@ def test_map_without_hardware_does_not_look_at_memory(rig, vaddr):
 
 @pytest.mark.parametrize("vaddr", [0, 0xDEAD0000, 0x800000000000, 0xFFFF888000000000])
 def test_map_with_hardware_of_bad_memory_is_efault_and_leaves_nothing(rig, vaddr):
-    client = rig("p")
+    client = rig("pci")
 
     assert client.map(0, vaddr=vaddr) == "EFAULT"
     assert (client.gauges()["dma_avail"], client.gauges()["mappings"]) == (65535, 0)
 
 
 def test_map_with_hardware_wants_writable_memory_for_writes_only(rig):
-    client = rig("p")
+    client = rig("pci")
     client.memory.protect(client.data, PAGE, "r")
 
     assert client.map(0, flags=2) == "EFAULT"
@@ -134,18 +134,18 @@ def test_map_with_hardware_wants_writable_memory_for_writes_only(rig):
     ("iova", "size"), [(0xFEE00000, PAGE), (0xFEDFF000, 2 * PAGE), (0xFEEFF000, 2 * PAGE), (1 << 48, PAGE)]
 )
 def test_map_outside_of_the_iova_ranges_is_einval_only_with_hardware(rig, iova, size):
-    assert rig("p").map(iova, size) == "EINVAL"
-    assert rig("m").map(iova, size) == 0
+    assert rig("pci").map(iova, size) == "EINVAL"
+    assert rig("mdev").map(iova, size) == 0
 
 
 def test_map_reaches_the_ends_of_the_iova_ranges(rig):
-    client = rig("p")
+    client = rig("pci")
 
     assert [client.map(iova) for iova in (0, 0xFEDFF000, 0xFEF00000, (1 << 48) - PAGE)] == [0, 0, 0, 0]
 
 
 def test_map_beyond_the_entry_limit_is_enospc_but_overlap_comes_first(rig):
-    client = rig("p", dma_entry_limit=2)
+    client = rig("pci", dma_entry_limit=2)
 
     assert [client.map(0), client.map(PAGE)] == [0, 0]
     assert client.map(2 * PAGE) == "ENOSPC"
@@ -157,14 +157,14 @@ def test_map_beyond_the_entry_limit_is_enospc_but_overlap_comes_first(rig):
 
 
 def test_map_of_2_to_the_62_costs_nothing(rig):
-    client = rig("m")
+    client = rig("mdev")
 
     assert client.map(0, 1 << 62) == 0
     assert client.unmap(0, 1 << 62) == 1 << 62
 
 
 def test_map_while_tracking_of_too_many_pages_is_einval(rig):
-    client = rig("m")
+    client = rig("mdev")
     client.start()
 
     assert client.map(0, 1 << 43) == "EINVAL"
@@ -173,7 +173,7 @@ def test_map_while_tracking_of_too_many_pages_is_einval(rig):
 
 
 def test_map_reads_no_more_than_32_bytes_and_writes_none(rig):
-    client = rig("m")
+    client = rig("mdev")
     at = client.argument + 0x10000 - 32
     payload = (4096).to_bytes(4, "little") + b"\x03" + bytes(27)
 
@@ -188,7 +188,7 @@ def test_map_reads_no_more_than_32_bytes_and_writes_none(rig):
 
 
 def test_map_of_unreadable_argument_is_efault(rig):
-    client = rig("m")
+    client = rig("mdev")
 
     assert client.ioctl(client.container, 0x3B71, 0) == "EFAULT"
     client.memory.protect(client.argument, PAGE, "none")

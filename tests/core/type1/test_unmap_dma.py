@@ -89,7 +89,7 @@ def test_unmap_checks_come_in_the_kernels_order(rig, profile, flags, iova, size,
         expected = "EINVAL"
     elif iova + size > TOP:
         expected = name(profile.unmap_wrap_errno)
-    client = rig("m" if mdev else "p", profile=profile.name)
+    client = rig("mdev" if mdev else "pci", profile=profile.name)
 
     assert client.unmap(iova, size, flags, argsz) == expected
 
@@ -126,7 +126,7 @@ def test_unmap_into_a_read_only_argument_is_efault_but_has_happened(rig):
 
 
 def test_unmap_tells_every_device_the_whole_mapping_once_per_pinned_mapping(rig):
-    client = rig("mm")
+    client = rig("mdev mdev")
     client.map(0, 4 * PAGE)
     client.map(4 * PAGE, 2 * PAGE)
     client.map(8 * PAGE)
@@ -140,7 +140,7 @@ def test_unmap_tells_every_device_the_whole_mapping_once_per_pinned_mapping(rig)
 
 
 def test_unmap_tells_the_device_that_was_opened_last_first(rig):
-    client = rig("mmm")
+    client = rig("mdev mdev mdev")
     order = []
 
     def tell(n):

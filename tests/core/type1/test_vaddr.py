@@ -8,7 +8,7 @@ ALL, VADDR = 2, 4
 
 
 def test_vaddr_cycle(rig):
-    client = rig("p")
+    client = rig("pci")
     client.map(0, 2 * PAGE)
 
     assert client.unmap(0, 2 * PAGE, VADDR) == 2 * PAGE
@@ -21,7 +21,7 @@ def test_vaddr_cycle(rig):
 
 
 def test_vaddr_of_a_range_with_an_invalid_mapping_undoes_what_it_did(rig):
-    client = rig("p")
+    client = rig("pci")
     client.map(0)
     client.map(PAGE)
     client.unmap(PAGE, PAGE, VADDR)
@@ -32,7 +32,7 @@ def test_vaddr_of_a_range_with_an_invalid_mapping_undoes_what_it_did(rig):
 
 
 def test_vaddr_of_all_invalidates_all(rig):
-    client = rig("p")
+    client = rig("pci")
     client.map(0)
     client.map(8 * PAGE)
 
@@ -41,13 +41,13 @@ def test_vaddr_of_all_invalidates_all(rig):
 
 
 def test_vaddr_with_an_mdev_in_the_container_is_ebusy_before_alignment(rig):
-    client = rig("m")
+    client = rig("mdev")
 
     assert client.unmap(0x800, 0, VADDR) == "EBUSY"
 
 
 def test_vaddr_invalid_refuses_pins_dma_and_groups(rig):
-    client = rig("pm", joined=1)
+    client = rig("pci mdev", joined=1)
     client.map(0)
     client.unmap(0, PAGE, VADDR)
     client.open_group(1)
@@ -62,7 +62,7 @@ def test_vaddr_invalid_refuses_pins_dma_and_groups(rig):
 
 
 def test_vaddr_invalid_mapping_can_be_unmapped(rig):
-    client = rig("p")
+    client = rig("pci")
     client.map(0)
     client.unmap(0, PAGE, VADDR)
 
@@ -71,7 +71,7 @@ def test_vaddr_invalid_mapping_can_be_unmapped(rig):
 
 
 def test_vaddr_moves_dma_to_the_new_address(rig):
-    client = rig("p")
+    client = rig("pci")
     client.map(0)
     client.unmap(0, PAGE, VADDR)
     client.map(0, vaddr=client.data + PAGE, flags=VADDR)
@@ -81,7 +81,7 @@ def test_vaddr_moves_dma_to_the_new_address(rig):
 
 
 def test_vaddr_given_by_another_process_is_charged_to_it(rig):
-    client = rig("p")
+    client = rig("pci")
     client.map(0, 4 * PAGE)
     client.unmap(0, 4 * PAGE, VADDR)
     heir = Process(client.machine, scheduler=client.process.scheduler)
@@ -100,7 +100,7 @@ def test_vaddr_given_by_another_process_is_charged_to_it(rig):
 
 
 def test_vaddr_given_by_a_process_without_room_is_enomem_and_changes_nothing(rig):
-    client = rig("p")
+    client = rig("pci")
     client.map(0, 4 * PAGE)
     client.unmap(0, 4 * PAGE, VADDR)
     heir = Process(client.machine, scheduler=client.process.scheduler, ipc_lock=False, memlock=3 * PAGE)
