@@ -117,7 +117,7 @@ guest: build
 lint: build
 	ruff check
 	ruff format --check
-	mypy --explicit-package-bases --exclude '/test_[a-z_]*\.py$$' vfioemu bench tests/fuzzing
+	mypy vfioemu bench tests
 	lint-imports
 	clang-format --dry-run -Werror $(C_FORMATTED)
 	@test -f build/lint/build.ninja || meson setup build/lint -Dextension=false -Dwerror=true \
