@@ -12,10 +12,14 @@ PAGE = (Path(__file__).parents[3] / "docs" / "backend.md").read_text(encoding="u
 
 
 def load(text, folder, monkeypatch):
-    name = re.match(r"# (\w+)\.py", text)[1]
+    title = re.match(r"# (\w+)\.py", text)
+    assert title
+    name = title[1]
     path = folder / f"{name}.py"
     path.write_text(text)
     spec = importlib.util.spec_from_file_location(name, path)
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, name, module)
     spec.loader.exec_module(module)
