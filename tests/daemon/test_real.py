@@ -10,7 +10,7 @@ from vfioemu.core.machine import Machine
 from vfioemu.core.memory.iommu_spec import IommuSpec
 from vfioemu.core.objects.spec import GROUP_MAX, DeviceSpec, GroupSpec, MachineSpec
 from vfioemu.daemon import real, running
-from vfioemu.daemon.arguments import DeviceError, Wish, parse_device, with_devices
+from vfioemu.daemon.arguments import DeviceArgument, DeviceError, parse_device, with_devices
 from vfioemu.daemon.tree import Tree
 from vfioemu.devices.registry import load_models
 from vfioemu.io.driver import Driver
@@ -28,18 +28,18 @@ class TestRealFunctions:
         monkeypatch.setattr(real, "BUS", tmp_path / "bus")
 
     def test_a_default_address_is_in_a_domain_that_is_not_there(self):
-        wishes = [Wish(model="edu"), Wish(model="vfio-pci")]
-        spec = with_devices(MachineSpec(), wishes, load_models())
+        arguments = [DeviceArgument(model="edu"), DeviceArgument(model="vfio-pci")]
+        spec = with_devices(MachineSpec(), arguments, load_models())
         assert [device.name for device in spec.devices] == ["1002:00:01.0", "1002:00:02.0"]
 
     def test_without_any_bus_it_is_the_same_everywhere(self, monkeypatch, tmp_path):
         monkeypatch.setattr(real, "BUS", tmp_path / "none")
-        spec = with_devices(MachineSpec(), [Wish(model="edu")], load_models())
+        spec = with_devices(MachineSpec(), [DeviceArgument(model="edu")], load_models())
         assert spec.devices[0].name == "1000:00:01.0"
 
     def test_a_name_of_a_real_one_is_refused(self):
         with pytest.raises(DeviceError, match="of its own") as error:
-            with_devices(MachineSpec(), [Wish(model="edu", name="0000:00:02.0")], load_models())
+            with_devices(MachineSpec(), [DeviceArgument(model="edu", name="0000:00:02.0")], load_models())
         assert "1002:00:02.0" in error.value.hint
 
     def test_in_a_machine_file_it_hides_nothing(self, tmp_path, caplog):
