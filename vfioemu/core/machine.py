@@ -173,7 +173,7 @@ class Machine:
         self._groups[device.symbol].devices.remove(device)
 
     def is_withdrawn(self, device: Device) -> bool:
-        """Whether `withdraw` was called for it."""
+        """Tell whether `withdraw` was called for it."""
         return device not in self._groups[device.symbol].devices
 
     def take_away(self, device: Device) -> Steps[None]:

@@ -83,7 +83,7 @@ class DaemonProcess:
         self._log.close()
 
     def alive(self) -> bool:
-        """Whether it still runs."""
+        """Tell whether it still runs."""
         return self._process.poll() is None
 
     def stop(self) -> int:

@@ -22,7 +22,7 @@ def errno_name(number: int) -> str:
 
 
 class Result(NamedTuple):
-    """What a system call returned: the value and, if it is -1, the errno's name."""
+    """The result of a system call: the value and, if it is -1, the errno's name."""
 
     ret: int
     err: str | None = None

@@ -27,11 +27,11 @@ from vfioemu.trace import events as e
 from vfioemu.trace.text import Printer
 
 RUN_SECONDS: Final = 300.0
-"""How long a program may take by default."""
+"""The default time limit of a program, in seconds."""
 
 
 class Trace:
-    """What the clients of an instance have done.
+    """The recorded calls of an instance's clients.
 
     Attributes:
         file: JSON lines, see protocol/trace-events.schema.json; None while no daemon runs.
@@ -109,7 +109,7 @@ class Device:
 
     @property
     def is_open(self) -> bool:
-        """Whether a program has it open now."""
+        """Tell whether a program has it open now."""
         return bool(self._entry["open"])
 
     def inspect(self, what: str, **arguments: object) -> Any:
@@ -167,7 +167,7 @@ class Instance:
 
     @property
     def socket_path(self) -> Path:
-        """Where clients connect that speak the protocol themselves (protocol/wire.md)."""
+        """The socket of clients that speak the protocol themselves (protocol/wire.md)."""
         return self._running().socket_path
 
     def run(

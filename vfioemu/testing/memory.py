@@ -125,7 +125,7 @@ class Memory:
         return done
 
     def accessible(self, address: int, size: int, *, write: bool) -> int:
-        """How many bytes from `address` on, at most `size`, may be read (or written)."""
+        """Count the bytes from `address` on, at most `size`, that may be read (or written)."""
         return sum(len(part) for part in self._spans(address, size, READ_WRITE if write else READ))
 
     def peek(self, address: int, size: int) -> bytes:
@@ -143,7 +143,7 @@ class Memory:
         region.data[address - region.start : address - region.start + len(data)] = data
 
     def window(self, address: int, size: int) -> int | None:
-        """Where [address, address+size) is in this process, if it lies in one shared allocation."""
+        """Return the address of [address, address+size) in this process if one shared allocation holds it, or None."""
         region = self._region(address)
         if region is None or region.window is None or address + size > region.end:
             return None

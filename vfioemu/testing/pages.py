@@ -19,7 +19,7 @@ class MemoryPages(Pages):
         self._parts = memory.parts(vaddr, size)
 
     def host(self) -> int | None:
-        """Where a shared allocation is in this process."""
+        """Return the address of a shared allocation in this process."""
         if len(self._parts) != 1:
             return None
         region, start, _ = self._parts[0]

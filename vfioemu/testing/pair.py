@@ -20,7 +20,7 @@ _MEMORY: Final = 1 << 20
 
 
 class TrioKernels:
-    """What the fixture `vfioemu_trio` is."""
+    """The value of the fixture `vfioemu_trio`."""
 
     @contextlib.asynccontextmanager
     async def machine(

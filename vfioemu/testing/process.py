@@ -67,7 +67,7 @@ _NEVER_FAILS: Final = frozenset({Breathe, RevokeFd, Signal, Watch, Current})
 
 
 class Opener(Protocol):
-    """What opens device nodes: a Machine."""
+    """The opener of device nodes: a Machine."""
 
     def open(self, caller: Caller, path: str) -> Steps[File]:
         """Open `path`."""
@@ -124,7 +124,7 @@ class Process(AddressSpace):
         return self._memlock
 
     def window(self, vaddr: int, size: int) -> int | None:
-        """Where memory allocated with ``shared=True`` is in this process."""
+        """Return the address in this process of memory allocated with ``shared=True``, or None."""
         return self.memory.window(vaddr, size)
 
     def pages(self, vaddr: int, size: int, holder: Holder) -> MemoryPages:

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Performer(Protocol):
-    """Who carries out the effects of a task."""
+    """The performer of a task's effects."""
 
     def perform(self, effect: Effect, task: "Task[Any]") -> object:
         """Carry out one effect (never Locked) of a task and return its result; raises IoctlError."""

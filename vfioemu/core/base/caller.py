@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Who makes a system call: the kernel's `current`, as far as VFIO looks at it."""
+"""The maker of a system call: the kernel's `current`, as far as VFIO looks at it."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -32,7 +32,7 @@ class AddressSpace:
         return None
 
     def reserved(self, vaddr: int, size: int) -> int:
-        """How many bytes of a range are mappings of devices' memory: there is no struct page, so nothing is charged."""
+        """Count the bytes of a range that are mappings of devices' memory: there is no struct page, so nothing is charged."""
         del vaddr, size
         return 0
 
@@ -40,7 +40,7 @@ class AddressSpace:
         """Note that locking `npages` 4 KiB pages exceeds `limit` bytes: Linux would refuse with ENOMEM, and we do not."""
 
     def gone(self) -> bool:
-        """Whether its last user has exited (mmget_not_zero() fails): there is nothing left to pin."""
+        """Tell whether its last user has exited (mmget_not_zero() fails): there is nothing left to pin."""
         return False
 
     def window(self, vaddr: int, size: int) -> int | None:

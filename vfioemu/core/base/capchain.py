@@ -17,7 +17,7 @@ class CapChain:
 
     @property
     def size(self) -> int:
-        """How many bytes the chain takes."""
+        """The size of the chain in bytes."""
         return sum(_padded(len(body)) for _, _, body in self._caps)
 
     def add(self, id: int, version: int, body: bytes) -> None:

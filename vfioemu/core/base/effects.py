@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a handler asks its driver for: copy_from_user is a yield.
+"""The requests of a handler to its driver: copy_from_user is a yield.
 
 An ioctl handler needs the caller's memory *while* it works (argsz first, the rest after it, then `bitmap.data`), so
 "feed bytes, get an answer" is not enough. A handler is a generator of effects; a driver performs each one and sends
@@ -78,7 +78,7 @@ class EventFd(ABC):
 
 
 class Installable(Protocol):
-    """What an fd can be made of: an open file of ours. It is a File (file.py), which is made of effects itself."""
+    """An open file of ours, of which an fd can be made. It is a File (file.py), which is made of effects itself."""
 
     kind: FdKind
 
@@ -186,7 +186,7 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class Abandoned:
-    """Whether every process has closed its fds of an eventfd to which we hold a reference: the kernel was told (EPOLLHUP).
+    """Ask whether every process has closed its fds of an eventfd to which we hold a reference: the kernel was told (EPOLLHUP).
 
     An fd that lies unread in a socket is not seen, and counts as closed.
     """

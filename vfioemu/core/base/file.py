@@ -24,7 +24,7 @@ POLLOUT = 0x4
 
 
 class Mapped(NamedTuple):
-    """What a caller of mmap() maps in the place of the emulated file.
+    """The fd and offset that a caller of mmap() maps in the place of the emulated file.
 
     Attributes:
         fd: of this process; it stays its owner's.
@@ -97,7 +97,7 @@ class File:
 
     @property
     def poll_is_final(self) -> bool:
-        """Whether poll() will say the same for as long as the file is open, so that nobody has to look again."""
+        """Tell whether poll() will say the same for as long as the file is open, so that nobody has to look again."""
         return False
 
     def release(self) -> Steps[None]:

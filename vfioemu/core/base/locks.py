@@ -26,7 +26,7 @@ class Lock:
 
     @property
     def held(self) -> bool:
-        """Whether somebody holds the lock now."""
+        """Tell whether somebody holds the lock now."""
         return self._held
 
     def acquire(self, wake: Callable[[], None]) -> bool:

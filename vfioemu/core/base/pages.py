@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What MAP_DMA has pinned for an IOMMU: memory, and not addresses.
+"""The memory, not the addresses, that MAP_DMA has pinned for an IOMMU.
 
 Kernel: vfio_pin_pages_remote() holds pages until they are unmapped for DMA, and the IOMMU knows nothing of what becomes of
 the addresses meanwhile. vfio_dma_rw() is the opposite: it goes to an address, and to whatever is there at that moment.

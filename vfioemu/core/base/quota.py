@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How much of something somebody may have, of what all may have: what a client can make grow has an end.
+"""Quotas, of one holder and of all together: whatever a client can make grow has a limit.
 
 The kernel lets a process have as much as it has memory, and ends the process when there is none. Here the memory is the
 daemon's, and everybody's.
@@ -11,7 +11,7 @@ from vfioemu.core.base.errors import IoctlError
 
 
 class Quota:
-    """What one holder has of one thing.
+    """The share that one holder has of one thing.
 
     Args:
         what: in plain words, with its unit.
@@ -63,7 +63,7 @@ UNBOUNDED = Quota("anything")
 
 
 class Quotas:
-    """What a client's containers take of the daemon's memory.
+    """The memory of the daemon that a client's containers take.
 
     Attributes:
         mappings: how many there are.

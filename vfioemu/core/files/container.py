@@ -25,7 +25,7 @@ class ContainerFile(File):
 
     @property
     def profile(self) -> Profile:
-        """That of the container."""
+        """The container's profile."""
         return self.container.profile
 
     def ioctl(self, caller: Caller, cmd: int, arg: int) -> Steps[int]:

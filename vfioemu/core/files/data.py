@@ -30,7 +30,7 @@ class DataFile(File):
 
     @property
     def profile(self) -> Profile:
-        """That of the device when it gave the fd out: while it is open, it stays in its container."""
+        """The device's profile when it gave the fd out: while it is open, it stays in its container."""
         return self._profile
 
     @property

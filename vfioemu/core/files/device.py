@@ -38,7 +38,7 @@ class DeviceFile(File):
 
     @property
     def profile(self) -> Profile:
-        """That of the device."""
+        """The device's profile."""
         return self.device.profile
 
     @property

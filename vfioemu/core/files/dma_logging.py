@@ -49,6 +49,8 @@ def start(device: Device, arg: int) -> Steps[None]:
         )
         ranges.append(_check_range(asked, control.page_size, ranges))
     ranges.sort(key=lambda range_: range_.start)
+    # The ranges were read without the lock. The page size is written back under it: if that fails the log ends again
+    # before anyone else can report from it.
     yield from locked(device.lock)
     try:
         page_size = yield from device.between_activities(_begin(device, control.page_size, ranges))

@@ -82,7 +82,7 @@ def _operations(ops: int) -> str:
 
 
 def _offers(device: Device, number: int) -> bool:
-    """Whether the device has a feature; one is missed with EINVAL.
+    """Tell whether the device has a feature; one is missed with EINVAL.
 
     Kernel: vfio_ioctl_device_feature_migration_precopy_info_v2() looks for PRE_COPY where the others look for their
     operations.

@@ -39,7 +39,7 @@ class GroupFile(File):
 
     @property
     def profile(self) -> Profile:
-        """That of the container that the group is in, or else the machine's."""
+        """The profile of the container that the group is in, or else the machine's."""
         return self.group.profile
 
     @property
@@ -48,7 +48,7 @@ class GroupFile(File):
         return str(self.group.number)
 
     def ioctl(self, caller: Caller, cmd: int, arg: int) -> Steps[int]:
-        """vfio_group_fops_unl_ioctl(): ENOTTY for what is not a group's."""
+        """Carry out an ioctl of a group, ENOTTY for any other. Kernel: vfio_group_fops_unl_ioctl()."""
         self.group.get_file()
         try:
             return (yield from dispatch.ioctl(TABLE, self, caller, cmd, arg))
@@ -94,6 +94,7 @@ def _set_container(file: GroupFile, caller: Caller, arg: int) -> Steps[int]:
     taken: File | EventFd | ForeignFd = yield TakeFd(number)
     if isinstance(taken, EventFd):
         taken.close()
+    # The caller's memory and fd were looked at before: a client that is slow to answer must not hold up the group.
     yield from locked(group.lock)
     try:
         if group.container is not None:
@@ -136,6 +137,7 @@ def _get_device_fd(file: GroupFile, caller: Caller, arg: int) -> Steps[int]:
     del caller
     group = file.group
     device = _find(group, (yield from _read_name(arg)))
+    # Held over the whole open: the group must not leave its container between the check for it and the first open.
     yield from locked(group.lock)
     try:
         if device not in group.devices:
@@ -143,6 +145,7 @@ def _get_device_fd(file: GroupFile, caller: Caller, arg: int) -> Steps[int]:
         opened = yield from open_device(device)
     finally:
         group.lock.release()
+    # After the release: closing the device again (EMFILE) may take the group's lock.
     try:
         number: int = yield GiveFd(opened)
     except IoctlError:

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Watch(Protocol):
-    """Who wants to know whose turn it is."""
+    """An observer that is told whose turn it is."""
 
     def enters(self) -> None:
         """Note that the handler goes on."""

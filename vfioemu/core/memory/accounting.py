@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Who has how much memory locked, and the limit that it is held against."""
+"""Locked memory of each address space, and the limit that it is held against."""
 
 import errno
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -31,7 +31,7 @@ class Accounting:
         self.mode = mode
 
     def limit(self, space: AddressSpace, ipc_lock: bool) -> int | None:
-        """How many pages `space` may have locked; None for any number."""
+        """Return the number of 4 KiB pages that `space` may have locked; None for any number."""
         if isinstance(self.mode, int):
             return self.mode >> PAGE_SHIFT
         if self.mode == "off" or ipc_lock:
@@ -40,7 +40,7 @@ class Accounting:
         return None if limit is None else limit >> PAGE_SHIFT
 
     def room(self, space: AddressSpace, ipc_lock: bool) -> int | None:
-        """How many more pages `space` may lock; None for any number."""
+        """Return the number of 4 KiB pages that `space` may still lock; None for any number."""
         limit = self.limit(space, ipc_lock)
         return None if limit is None else max(0, limit - space.locked_pages)
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class IommuGroup(Protocol):
-    """What a backend needs to know of a group (struct iommu_group). Two groups are the same if they are one object."""
+    """A group, as far as a backend needs to know it (struct iommu_group). Two groups are the same if they are one object."""
 
     @property
     def number(self) -> int:
@@ -42,7 +42,7 @@ class IommuGroup(Protocol):
 
 
 class PinningDevice(Protocol):
-    """What a backend needs to know of an open device (struct vfio_device)."""
+    """An open device, as far as a backend needs to know it (struct vfio_device)."""
 
     @property
     def group(self) -> IommuGroup:
@@ -50,7 +50,7 @@ class PinningDevice(Protocol):
 
     @property
     def has_dma_unmap(self) -> bool:
-        """Whether its driver has a dma_unmap callback; without one it cannot pin."""
+        """Tell whether its driver has a dma_unmap callback; without one it cannot pin."""
 
     def dma_unmap(self, iova: int, size: int) -> Steps[None]:
         """Give back every pin in the range: called before mappings go, without the backend's lock."""
@@ -163,7 +163,7 @@ class ContainerBackend(Backend, Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What a container gives the backend that it opens.
+    """The values that a container gives the backend that it opens.
 
     Attributes:
         lock: the container's: it guards the backend, too.
@@ -183,7 +183,7 @@ class Setting:
 
 
 class IommuDriver(Protocol):
-    """What opens backends for containers: struct vfio_iommu_driver_ops, as vfio_register_iommu_driver() is given it."""
+    """The opener of backends for containers: struct vfio_iommu_driver_ops, as vfio_register_iommu_driver() is given it."""
 
     def check_extension(self, profile: Profile, iommu: ContainerBackend | None, extension: int) -> int:
         """Answer VFIO_CHECK_EXTENSION: 0, or what it has of an extension; `iommu` is None before SET_IOMMU."""

@@ -20,7 +20,7 @@ class HeldPins:
 
     @property
     def count(self) -> int:
-        """How many pins, counting repeats."""
+        """Count the pins, repeats included."""
         return self._counts.references
 
     def add(self, iova: int, npages: int = 1) -> None:

@@ -199,7 +199,7 @@ class _Window:
         return iova >= self._iova and (iova + length - 1) & _U64 <= (self._iova + self._span - 1) & _U64
 
     def _pinned(self, index: int) -> bool:
-        """Whether byte `index` of the bitmap is in the window."""
+        """Tell whether byte `index` of the bitmap is in the window."""
         return self._start <= self._address + index < self._start + self._npages * PAGE_SIZE
 
     def _advance_to(self, iova: int) -> Steps[bool]:

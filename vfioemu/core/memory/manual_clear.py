@@ -36,7 +36,7 @@ class ManualClear:
 
     @property
     def offered(self) -> bool:
-        """Whether the extension is there."""
+        """Tell whether the extension is there."""
         return self.clear_flag != 0
 
 

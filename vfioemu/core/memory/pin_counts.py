@@ -33,13 +33,13 @@ class PinCounts:
         self._areas: dict[int, list[int]] = {}
         self._quota = quota
         self.references = 0
-        """How many pins there are, each as often as it is there."""
+        """The number of pins, repeats included."""
 
     def __bool__(self) -> bool:
         return bool(self._areas)
 
     def __len__(self) -> int:
-        """How many different IOVAs are pinned."""
+        """Count the different IOVAs that are pinned."""
         return sum(_any(planes).bit_count() for planes in self._areas.values())
 
     def count(self, iova: int) -> int:
@@ -49,7 +49,7 @@ class PinCounts:
         return sum((plane >> bit & 1) << k for k, plane in enumerate(planes))
 
     def run(self, iova: int, npages: int) -> tuple[bool, int]:
-        """Whether `iova` is pinned, and for how many pages from there on, at most `npages`, that is so."""
+        """Tell whether `iova` is pinned, and for how many pages from there on, at most `npages`, that is so."""
         key, bit = iova & ~_FIELD, (iova & _FIELD) >> PAGE_SHIFT
         bits = _any(self._areas.get(key, ())) >> bit
         pinned = bool(bits & 1)

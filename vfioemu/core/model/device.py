@@ -72,13 +72,13 @@ class DeviceModel:
 
     @property
     def has_dma_unmap(self) -> bool:
-        """Whether the device has a dma_unmap callback: without it, it cannot pin (vfio_pin_pages: EINVAL)."""
+        """Tell whether the device has a dma_unmap callback: without it, it cannot pin (vfio_pin_pages: EINVAL)."""
         return type(self).dma_unmap is not DeviceModel.dma_unmap
 
     # --- what it looks like ---
 
     def matches(self, name: str) -> bool:
-        """Whether GET_DEVICE_FD with `name` means this device; IoctlError EINVAL for options it does not know.
+        """Tell whether GET_DEVICE_FD with `name` means this device; IoctlError EINVAL for options it does not know.
 
         Kernel: vfio_device_get_from_name(): exact comparison, unless the driver has a match callback.
         """
@@ -98,7 +98,7 @@ class DeviceModel:
         return irqs[index] if index < len(irqs) else None
 
     def irq_limit(self, index: int) -> int:
-        """How many vectors of an index SET_IRQS lets pass: those that GET_IRQ_INFO tells of."""
+        """Return the number of vectors of an index that SET_IRQS lets pass: those that GET_IRQ_INFO tells of."""
         irqs = self.irqs()
         irq = irqs[index] if index < len(irqs) else None
         return irq.count if irq else 0
@@ -164,26 +164,26 @@ class DeviceModel:
     # --- regions ---
 
     def clip_access(self, index: int, offset: int, size: int, *, write: bool) -> int:
-        """How many bytes of a read or write the region has: 0 is an access that does nothing; IoctlError refuses it."""
+        """Return how many bytes of a read or write the region has: 0 for an access that does nothing; IoctlError refuses."""
         return regions.clip_access(self, index, offset, size, write=write)
 
     def next_piece(self, index: int, offset: int, left: int) -> int:
-        """How many bytes of a write are taken from the caller, and written, before the next are."""
+        """Return the number of bytes of a write that are taken from the caller, and written, before the next are."""
         del index, offset
         return min(left, regions.PIECE)
 
     def unit(self, index: int, offset: int, left: int) -> int:
-        """How many bytes the driver copies from or to the caller at a time, which decides what a fault half way leaves."""
+        """Return how many bytes the driver copies from or to the caller at a time; this decides what a fault leaves."""
         del index, offset
         return left
 
     def reads_show(self, index: int) -> bool:
-        """Whether reading a region changes anything, so that nothing may be read that the caller cannot get."""
+        """Tell whether reading a region changes anything, so that nothing may be read that the caller cannot get."""
         del index
         return False
 
     def accept_write(self, index: int, offset: int, size: int) -> int:
-        """How many bytes of a write to copy from the caller, decided before any is; IoctlError refuses it.
+        """Return the number of bytes of a write to copy from the caller, decided before any is; IoctlError refuses it.
 
         Less than `size` is for regions whose contents do not matter: the write counts as done in full.
         """
@@ -207,7 +207,7 @@ class DeviceModel:
         return None
 
     def maps_registers(self, index: int, offset: int, size: int) -> bool:
-        """Whether that part of a region, if it is mapped, would be registers in hardware, and is memory here."""
+        """Tell whether that part of a region, if it is mapped, would be registers in hardware, and is memory here."""
         del index, offset, size
         return False
 

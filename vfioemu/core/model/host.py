@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What vfio core offers a device: `self.host` of a model."""
+"""The services of vfio core for a device: `self.host` of a model."""
 
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -16,11 +16,11 @@ T = TypeVar("T")
 
 
 class Neighbour(Protocol):
-    """What one device may know of another device of its machine, and do to it."""
+    """Another device of the machine: the part that a device may read and act on."""
 
     @property
     def name(self) -> str:
-        """What GET_DEVICE_FD calls it."""
+        """The name that GET_DEVICE_FD expects."""
 
     @property
     def group_number(self) -> int:
@@ -28,7 +28,7 @@ class Neighbour(Protocol):
 
     @property
     def open_count(self) -> int:
-        """How many files are open on it."""
+        """The number of files that are open on it."""
 
     @property
     def needs_reset(self) -> bool:
@@ -42,7 +42,7 @@ class Neighbour(Protocol):
 
 
 class Host(Protocol):
-    """What vfio core offers a device: `self.host` of a model. It is the Device of core/objects/device.py."""
+    """The services of vfio core for a device: `self.host` of a model. It is the Device of core/objects/device.py."""
 
     @property
     def name(self) -> str:
@@ -70,7 +70,7 @@ class Host(Protocol):
 
     @property
     def npinned(self) -> int:
-        """How many pins (counting repeats) the device holds."""
+        """The number of pins (counting repeats) that the device holds."""
 
     def pin(self, iova: int, npages: int, prot: int) -> Steps[int]:
         """vfio_pin_pages(): pin pages; prot: 1 = the device reads, 2 = it writes. Returns npages.

@@ -62,7 +62,7 @@ class IrqTable:
         self._triggers: dict[tuple[int, int], EventFd] = {}
 
     def has(self, index: int, vector: int) -> bool:
-        """Whether an eventfd is set."""
+        """Tell whether an eventfd is set."""
         return (index, vector) in self._triggers
 
     def replace(self, index: int, vector: int, eventfd: EventFd | None) -> None:

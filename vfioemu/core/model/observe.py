@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What devices do that no call shows: for whoever watches a machine. Nobody does, mostly, and then nothing is prepared for it."""
+"""Events of device models that are invisible in calls. They cost nothing unless an observer is installed."""
 
 from collections.abc import Iterable
 from typing import Final, Protocol
@@ -15,7 +15,7 @@ _IOMMU_WRITE: Final = 2
 
 
 class Observer(Protocol):
-    """Who watches. It is told in the middle of a device's work, so it must be quick and must not fail."""
+    """An observer. It is told in the middle of a device's work, so it must be quick and must not fail."""
 
     def state(self, device: str, old: int, new: int) -> None:
         """Note that a device made an arc of its migration state, or was reset."""

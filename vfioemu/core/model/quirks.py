@@ -10,7 +10,7 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriverQuirks:
-    """What is peculiar to a driver; the defaults are those of a plain mdev driver.
+    """The peculiarities of a driver; the defaults are those of a plain mdev driver.
 
     Attributes:
         info_size: how many bytes of vfio_device_info GET_INFO writes: 16 up to num_irqs (mdev drivers), or 24.

@@ -18,7 +18,7 @@ from vfioemu.uapi import constants as c
 
 OFFSET_SHIFT: Final = 40
 PIECE: Final = 1 << 20
-"""How much of one access a model is asked for at a time."""
+"""Bytes of one access that a model is asked for at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ ABSENT = Region()
 
 
 class RegionSource(Protocol):
-    """What has regions: a DeviceModel, whose methods these are, or a layer that adds to them."""
+    """An object with regions: a DeviceModel, whose methods these are, or a layer that adds to them."""
 
     @property
     def quirks(self) -> DriverQuirks:
@@ -76,7 +76,7 @@ class RegionSource(Protocol):
 
 
 def region_offset(index: int) -> int:
-    """Where region `index` begins in a device fd."""
+    """Return the offset at which region `index` begins in a device fd."""
     return index << OFFSET_SHIFT
 
 

@@ -26,7 +26,7 @@ P2P_STATES: Final = frozenset({RUNNING_P2P, PRE_COPY_P2P})
 """Those of them in which it begins no DMA to other devices; all others may still reach it."""
 
 DEFAULT_CHUNK: Final = 1 << 20
-"""How much is copied in one go."""
+"""Bytes that are copied in one go."""
 
 
 class StateLost(IoctlError):
@@ -34,7 +34,7 @@ class StateLost(IoctlError):
 
 
 class SavingStream:
-    """What a data fd of a saving session reads. Models subclass it.
+    """Supply the bytes that a data fd of a saving session reads. Models subclass it.
 
     The stream belongs to one session from PRE_COPY or STOP to the end of STOP_COPY; the model switches what it offers
     when its arc into STOP_COPY is made.
@@ -74,12 +74,12 @@ class SavingStream:
         """Check what GET_PRECOPY_INFO checks before it looks whether the session has ended; usually nothing."""
 
     def ready(self) -> bool:
-        """Whether a read would give data (or the end) now; decides what poll() answers."""
+        """Tell whether a read would give data (or the end) now; decides what poll() answers."""
         return True
 
 
 class ResumingStream:
-    """What a data fd of a resuming session writes. Models subclass it."""
+    """Take the bytes that are written to a data fd of a resuming session. Models subclass it."""
 
     chunk: int = DEFAULT_CHUNK
 

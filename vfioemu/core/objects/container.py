@@ -20,18 +20,18 @@ from vfioemu.core.memory.manual_clear import ManualClear
 
 
 class ContainedGroup(IommuGroup, Protocol):
-    """What a container needs to know of a group."""
+    """A group, as far as a container needs to know it."""
 
     container: "Container | None"
 
     @property
     def viable(self) -> bool:
-        """Whether no other driver holds a device of it."""
+        """Tell whether no other driver holds a device of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """What holds for a container from its first open on.
+    """The settings of a container from its first open on.
 
     Attributes:
         drivers: the IOMMU drivers of its machine, in the order in which they are asked.
@@ -85,6 +85,8 @@ class Container:
 
         Kernel: vfio_container_attach_group().
         """
+        # The group's lock comes first, as group_lock does in the kernel: SET_CONTAINER and UNSET_CONTAINER look under it
+        # whether the group has a container. Tasks that took the two in both orders would wait for each other for ever.
         yield from locked(self.lock)
         try:
             if not group.viable:
@@ -112,6 +114,7 @@ class Container:
                 self._driver = None
         finally:
             self.lock.release()
+        # After the release, as in attach(): this may have been the last reference, and the machine forgets the container.
         self._on_use(self)
 
     def check_extension(self, extension: int) -> int:
@@ -141,6 +144,7 @@ class Container:
             driver, iommu = self._open(type)
             for group in self.groups:
                 yield from iommu.attach_group(group)
+            # Only when every group has joined: after a failure the container has no type, and SET_IOMMU may try another.
             self.iommu = iommu
             self._driver = driver
         finally:

@@ -40,19 +40,19 @@ _U64: Final = (1 << 64) - 1
 
 
 class DeviceGroup(IommuGroup, Protocol):
-    """What a device needs to know of its group: where its DMA goes, and who must not be let go while it is open."""
+    """A group, as far as its devices need to know it: where its DMA goes, and who must not be let go while it is open."""
 
     @property
     def spec(self) -> GroupSpec:
-        """What the machine's description says of it."""
+        """Its entry in the machine's description."""
 
     @property
     def behind_iommu(self) -> bool:
-        """Whether its DMA goes through an IOMMU; otherwise its driver makes it (vfio_dma_rw())."""
+        """Tell whether its DMA goes through an IOMMU; otherwise its driver makes it (vfio_dma_rw())."""
 
     @property
     def attached(self) -> bool:
-        """Whether the group is in a container."""
+        """Tell whether the group is in a container."""
 
     @property
     def backend(self) -> Backend | None:
@@ -117,12 +117,12 @@ class Device:
 
     @property
     def name(self) -> str:
-        """What GET_DEVICE_FD calls it: an mdev's uuid, a PCI function's address."""
+        """The name that GET_DEVICE_FD expects: an mdev's uuid, a PCI function's address."""
         return self.spec.name
 
     @property
     def symbol(self) -> str:
-        """What the machine's owner calls it."""
+        """The name that the machine's owner gave it."""
         return self.spec.symbol
 
     @property
@@ -147,21 +147,21 @@ class Device:
 
     @property
     def needs_reset(self) -> bool:
-        """Whether a reset of its bus is due once all of the bus is closed; see `DeviceModel.needs_reset`."""
+        """Tell whether a reset of its bus is due once all of the bus is closed; see `DeviceModel.needs_reset`."""
         return self.model.needs_reset
 
     @property
     def npinned(self) -> int:
-        """How many pins (counting repeats) it holds."""
+        """The number of pins (counting repeats) that it holds."""
         return self.pins.count
 
     @property
     def has_dma_unmap(self) -> bool:
-        """Whether it is told before mappings go; without that it cannot pin."""
+        """Tell whether it is told before mappings go; without that it cannot pin."""
         return self.model.has_dma_unmap
 
     def matches(self, name: str) -> bool:
-        """Whether GET_DEVICE_FD with `name` means it; IoctlError is the driver's own refusal (EINVAL, EACCES)."""
+        """Tell whether GET_DEVICE_FD with `name` means it; IoctlError is the driver's own refusal (EINVAL, EACCES)."""
         return self.model.matches(name)
 
     # --- life ---
@@ -198,6 +198,8 @@ class Device:
         except IoctlError:
             if self.has_dma_unmap:
                 yield from iommu.unregister_device(self)
+            # GET_DEVICE_FD holds the group's lock, which the last reference to the group's file would take again. This is
+            # never the last: the ioctl itself has one.
             yield from self.group.device_closed()
             raise
 
@@ -211,6 +213,7 @@ class Device:
             self.open_count -= 1
         finally:
             self._open_lock.release()
+        # With none of our locks: the last reference takes the group's, which comes before them.
         if last:
             yield from self.group.device_closed()
             yield from finish(self.model.closed())
@@ -253,6 +256,8 @@ class Device:
                 self._activity.release()
         finally:
             self.lock.release()
+        # Both take the container's lock. First the pins, then the list of devices to tell: an UNMAP_DMA in between has to
+        # find the device for as long as it holds pins.
         yield from self.unpin_range(0, _U64 + 1)
         iommu = self.group.backend
         if iommu is not None and self.has_dma_unmap:

@@ -52,17 +52,17 @@ class Group:
 
     @property
     def behind_iommu(self) -> bool:
-        """Whether the DMA of its devices goes through an IOMMU."""
+        """Tell whether the DMA of its devices goes through an IOMMU."""
         return self.spec.iommu is not None
 
     @property
     def viable(self) -> bool:
-        """Whether no other driver holds a device of it."""
+        """Tell whether no other driver holds a device of it."""
         return self.spec.viable
 
     @property
     def attached(self) -> bool:
-        """Whether it is in a container."""
+        """Tell whether it is in a container."""
         return self.container is not None
 
     @property
@@ -101,7 +101,7 @@ class Group:
         yield from self.put_file()
 
     def get_file(self) -> None:
-        """Something more refers to the open file (get_file())."""
+        """Take one more reference to the open file. Kernel: get_file()."""
         self._references += 1
 
     def put_file(self) -> Steps[None]:
@@ -109,6 +109,7 @@ class Group:
         self._references -= 1
         if self._references:
             return
+        # The group's lock, then in detach() the container's: the order of SET_CONTAINER.
         yield from locked(self.lock)
         try:
             if self.container is not None:

@@ -109,7 +109,7 @@ def next_state(flags: int, current: int, target: int) -> int:
 
 
 class Migrating(Protocol):
-    """What makes the arcs: a DeviceModel, whose attributes these are."""
+    """The object that makes the arcs: a DeviceModel, whose attributes these are."""
 
     @property
     def migration_flags(self) -> int:
@@ -143,12 +143,12 @@ class Migration:
 
     @property
     def runs(self) -> bool:
-        """Whether the device is not stopped."""
+        """Tell whether the device is not stopped."""
         return self.state in RUNNING_STATES
 
     @property
     def may_dma(self) -> bool:
-        """Whether it may do DMA: one that cannot tell what goes to other devices does none in the P2P states."""
+        """Tell whether it may do DMA: one that cannot tell what goes to other devices does none in the P2P states."""
         return self.runs and (self._model.tells_p2p or self.state not in P2P_STATES)
 
     def set_state(self, target: int) -> Steps[Session | None]:
@@ -193,7 +193,7 @@ class Migration:
         return self.session
 
     def set_info_v2(self, on: bool) -> None:
-        """Whether the flags of PRECOPY_INFO are an output: from now on, on the data fd that is open as well.
+        """Set whether the flags of PRECOPY_INFO are an output: from now on, on the data fd that is open as well.
 
         Kernel: vfio_device.precopy_info_v2, set by its feature, cleared at the last close.
         """
@@ -207,15 +207,17 @@ class Migration:
         self._enter(RUNNING)
 
     def end_session(self) -> Steps[None]:
-        """No session, in whatever state. The activity lock is held by the caller."""
+        """End the session, in any state. The caller holds the activity lock."""
         session = self.session
         if session is not None:
+            # Only to wait for a read or write that is under way. Nothing is yielded from there to the end of the session,
+            # so no other gets in between.
             yield from locked(session.lock)
             session.lock.release()
             self._end(session)
 
     def lose(self) -> Steps[None]:
-        """ERROR: what the device has done cannot be taken back. Its user holds the device's lock."""
+        """Enter ERROR: what the device has done cannot be taken back. The caller holds the device's lock."""
         yield from locked(self._activity)
         try:
             yield from self.end_session()

@@ -358,6 +358,7 @@ class RegionsWithMigration:
             IoctlError: EIO in error, EINVAL for no state, the model's.
         """
         low = value & V1_MASK
+        # The device's lock, which SET_IRQS, resets and the feature of v2 take: none of them may meet a half-made transition.
         yield from locked(self._lock)
         try:
             if self._migration.state == ERROR:

@@ -55,7 +55,7 @@ class DeviceSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerOptions:
-    """What one container has of its own; None is what the machine says.
+    """The settings of one container; None takes the machine's.
 
     Attributes:
         profile: the kernel release whose answers it gives.

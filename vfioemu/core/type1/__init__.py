@@ -60,7 +60,7 @@ class Type1(Iommu):
 
 
 class Type1Driver:
-    """What opens type1 backends: vfio_iommu_driver_ops_type1."""
+    """The opener of type1 backends: vfio_iommu_driver_ops_type1."""
 
     _types: Final = MappingProxyType(
         {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What drivers of devices without an IOMMU do to guest memory: vfio_pin_pages(), vfio_unpin_pages(), vfio_dma_rw().
+"""Access to guest memory for drivers of devices without an IOMMU: vfio_pin_pages(), vfio_unpin_pages(), vfio_dma_rw().
 
 They go by the address that MAP_DMA gave, in the address space that made the mapping, to what is there at that moment. (What
 a device does behind an IOMMU is another thing: hardware.py.) The checks of vfio_main.c (a device that is not open, one without
@@ -145,7 +145,7 @@ def _pin_fresh(iommu: Iommu, dma: Dma, iova: int, npages: int) -> None:
 
 
 def _charged(iommu: Iommu, dma: Dma, iova: int, npages: int) -> int:
-    """How many of the pages count as locked: none of a device's memory, and none of a mapping that counts as a whole."""
+    """Count the pages that are charged as locked: none of a device's memory, and none of a mapping that counts as a whole."""
     if iommu.domains:
         return 0
     size = npages * PAGE_SIZE

@@ -28,13 +28,13 @@ class Owners:
             del self._counts[space], self._seen[space]
 
     def are(self, current: AddressSpace | None) -> bool:
-        """Whether all of it may be accessed by `current` (None: a kernel thread), and its owner lives."""
+        """Tell whether all of it may be accessed by `current` (None: a kernel thread), and its owner lives."""
         return not any(
             space.gone() or (current is not None and space is not current) for space in self._counts
         )
 
     def changed(self) -> bool:
-        """Whether a window that a mapping was made with may have been taken back since `note`."""
+        """Tell whether a window that a mapping was made with may have been taken back since `note`."""
         return any(space.changes != seen for space, seen in self._seen.items())
 
     def note(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a type1 instance knows: struct vfio_iommu, vfio_domain and vfio_iommu_group.
+"""The state of a type1 instance: struct vfio_iommu, vfio_domain and vfio_iommu_group.
 
 One lock, the container's, guards all of it as iommu->lock does in the kernel: handlers take it with `hold()` and keep
 it over the effects that they yield. The handlers are in the modules beside this one.
@@ -34,7 +34,7 @@ class Domain:
         self.groups: list[AttachedGroup] = []
 
     def takes(self, spec: IommuSpec) -> bool:
-        """Whether a group behind such hardware can join: same coherency, width and page sizes."""
+        """Tell whether a group behind such hardware can join: same coherency, width and page sizes."""
         mine = self.spec
         return (mine.coherent, mine.address_bits, mine.pgsizes) == (
             spec.coherent,
@@ -117,7 +117,7 @@ class Iommu:
 
     @property
     def has_emulated(self) -> bool:
-        """Whether there is an mdev in the container."""
+        """Tell whether there is an mdev in the container."""
         return any(attached.domain is None for attached in self.groups.values())
 
     @property
@@ -165,7 +165,7 @@ class Iommu:
         self.expose(dma)
 
     def index_serves_rw(self, current: "AddressSpace | None") -> Steps[bool]:
-        """Whether vfio_dma_rw() of a caller may go by the C index.
+        """Tell whether vfio_dma_rw() of a caller may go by the C index.
 
         Not if an address has become something else since it was shown: hardware keeps what was there, vfio_dma_rw() does
         not. Not if a mapping is somebody else's either: the index does not say whose.
@@ -277,5 +277,5 @@ class Iommu:
 
 
 def pages(size: int) -> int:
-    """How many 4 KiB pages `size` bytes are: the unit of pins and of locked memory."""
+    """Return the number of 4 KiB pages in `size` bytes: the unit of pins and of locked memory."""
     return size >> PAGE_SHIFT

@@ -187,6 +187,8 @@ class _Unmap:
                 return
         else:
             self.stubborn, self.retries = dma, 0
+        # Devices give pins back under this very lock, so it is dropped, as the kernel drops iommu->lock. Others may map,
+        # unmap, open and close meanwhile: the walk begins anew, and a device that has closed is not told any more.
         self.held = False
         iommu.lock.release()
         iova, size = dma.iova, dma.size

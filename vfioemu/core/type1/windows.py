@@ -18,12 +18,12 @@ WINDOW: Final = 1 << 22
 """Pages in a window: 512 KiB of bits, which is 16 GiB of pages of 4 KiB."""
 _WORDS: Final = WINDOW // 64
 _WORK: Final = SLICE // 4
-"""Of a window that has bits everywhere."""
+"""The bytes of a window that has bits everywhere."""
 _U64: Final = (1 << 64) - 1
 
 
 def is_large(npages: int) -> bool:
-    """Whether a mapping takes more than one window."""
+    """Tell whether a mapping takes more than one window."""
     return npages > WINDOW
 
 
