@@ -136,8 +136,10 @@ VALUES = st.recursive(
 
 @given(st.lists(st.tuples(st.sampled_from(["pair", "dotted", "table", "tables"]), KEYS, VALUES), max_size=8))
 def test_every_key_is_found_in_the_line_in_which_it_is(statements):
-    text, expected = "", {}
-    table, tables, used = (), 0, set()
+    text = ""
+    expected: dict[tuple[str | int, ...], int] = {}
+    table: tuple[str | int, ...] = ()
+    tables, used = 0, set()
     for number, (kind, key, value) in enumerate(statements):
         name = next(iter(tomllib.loads(f"{key} = 1"))) + f"{number}"
         line = text.count("\n") + 1

@@ -15,9 +15,9 @@ from vfioemu.starting import command
 
 ROOT = Path(__file__).parents[2]
 MAP = ROOT / "protocol/golden/linux-6.12/map.jsonl"
-SEVEN = ["run", "--device=mtty", "--", "sh", "-c", "exit 7"]
-CALLS = ["run", "--device=mtty", "--trace", "--", "sh", "-c", "cat /dev/vfio/vfio; exit 7"]
-ENDS = {
+SEVEN: list[str | Path] = ["run", "--device=mtty", "--", "sh", "-c", "exit 7"]
+CALLS: list[str | Path] = ["run", "--device=mtty", "--trace", "--", "sh", "-c", "cat /dev/vfio/vfio; exit 7"]
+ENDS: dict[str, tuple[list[str | Path], int]] = {
     "run": (SEVEN, 7),
     "run --trace": (CALLS, 7),
     "run -v": (["-v", *SEVEN], 7),
@@ -26,7 +26,7 @@ ENDS = {
     "no such option": (["serve", "--nothing"], 2),
     "failure": (["stats", "--runtime-dir=/nonexistent"], 1),
 }
-PRINTERS = {
+PRINTERS: dict[str, list[str]] = {
     "help": ["--help"],
     "help of a command": ["migrate", "--help"],
     "version": ["--version"],

@@ -33,7 +33,7 @@ MSI_WINDOW = ((0xFEE0_0000, 0xFEEF_FFFF),)
 WIDE = IommuSpec(reserved=MSI_WINDOW)
 NARROW = IommuSpec(address_bits=39, reserved=MSI_WINDOW)
 GROUPS = (None, None, WIDE, NARROW, None, WIDE)
-DEVICES = (
+DEVICES: tuple[tuple[str, str, dict[str, object]], ...] = (
     ("d0", "oracle", {"variant": "migspc"}),
     ("d1", "oracle", {"variant": "basic"}),
     ("d2", "oracle", {"variant": "migspc"}),

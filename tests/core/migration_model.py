@@ -70,6 +70,7 @@ def path(flags, current, target):
         for one, other in sorted(arcs(flags)):
             if one == way[-1] and other not in way and _interior_is_fine([*way, other], target):
                 queue.append([*way, other])
+    assert best is not None
     return best[1:]
 
 

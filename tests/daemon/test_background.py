@@ -53,7 +53,9 @@ def vfioemu(environment, *words, status=0):
 def test_first_start_without_a_word_about_directories(environment):
     said = vfioemu(environment, "serve", "--instance", INSTANCE, "--device=mtty", "--background")
     assert "vfioemu run --instance" in said
-    pid = int(re.search(r"\(pid (\d+),", said)[1])
+    found = re.search(r"\(pid (\d+),", said)
+    assert found
+    pid = int(found[1])
     ended = os.pidfd_open(pid)
     try:
         out = vfioemu(environment, "run", "--instance", INSTANCE, "--", "ls", "/dev/vfio")
@@ -93,7 +95,9 @@ def test_nobody_waits_for_a_pipe_that_the_daemon_holds(folder):
 def test_private_one_is_named_and_goes(folder):
     environment = {"PATH": "/usr/bin:/bin", "XDG_RUNTIME_DIR": os.fspath(folder)}
     said = vfioemu(environment, "serve", "--device=mtty", "--private", "--background")
-    place = Path(re.search(r"--connect (\S+)", said)[1])
+    found = re.search(r"--connect (\S+)", said)
+    assert found
+    place = Path(found[1])
     assert place.parent.parent == folder
     vfioemu(environment, "stop", "--runtime-dir", place)
     assert not place.exists()

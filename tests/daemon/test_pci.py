@@ -16,7 +16,7 @@ from vfioemu.uapi import constants as c
 
 PAGE = 4096
 CONFIG = c.VFIO_PCI_CONFIG_REGION_INDEX << 40
-FUNCTIONS = {
+FUNCTIONS: dict[str, tuple[int, str, str, dict[str, object]]] = {
     "memory": (4, "0000:00:12.0", "vfio-pci", {"bars": [4 * PAGE]}),
     "edu": (5, "0000:00:13.0", "edu", {"dma-delay": 0}),
     "one": (10, "0000:02:01.0", "pci-testdev", {}),

@@ -25,6 +25,8 @@ def blocks(kind):
 
 def load(name, path, monkeypatch):
     spec = importlib.util.spec_from_file_location(name, path)
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, name, module)
     spec.loader.exec_module(module)
@@ -35,7 +37,9 @@ def load(name, path, monkeypatch):
 def modules(tmp_path, monkeypatch):
     loaded = []
     for text in blocks("python"):
-        name = re.match(r"# (\w+)\.py", text)[1]
+        title = re.match(r"# (\w+)\.py", text)
+        assert title
+        name = title[1]
         (tmp_path / f"{name}.py").write_text(text)
         loaded.append(load(name, tmp_path / f"{name}.py", monkeypatch))
     return loaded

@@ -98,6 +98,8 @@ def test_what_keeps_a_promise_is_there(file, name):
 
 def architecture():
     spec = importlib.util.spec_from_file_location("architecture", ROOT / "packaging/architecture.py")
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -135,7 +135,12 @@ async def test_devices_reach_memory_that_its_owner_has_to_be_asked_for(local, sy
 async def test_it_is_traced(local):
     seen = []
     tracer = Tracer(local.dispatcher, local.daemon.machine)
-    sink = Sink(lambda event: seen.append(event) or b"", Filter())
+
+    def encode(event):
+        seen.append(event)
+        return b""
+
+    sink = Sink(encode, Filter())
     tracer.add(sink)
 
     container = await local.open("/dev/vfio/vfio")

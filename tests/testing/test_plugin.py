@@ -66,8 +66,9 @@ def test_it(vfioemu):
     )
     events = [json.loads(line) for line in (tmp_path / "trace.jsonl").read_text().splitlines()]
     assert [event["errno"] for event in events if event.get("ioctl") == "VFIO_SET_IOMMU"] == ["EINVAL"]
-    folder = re.search(r"folder (\S+)", done.stdout)[1]
-    assert not (tmp_path / folder).exists()
+    found = re.search(r"folder (\S+)", done.stdout)
+    assert found
+    assert not (tmp_path / found[1]).exists()
 
 
 @needs_preload

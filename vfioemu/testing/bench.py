@@ -7,7 +7,7 @@ is mapped from IOVA 0; what was marked dirty and what is pinned can be looked at
 
 import errno
 from collections import Counter
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 from vfioemu.core.base.effects import Buffer, GiveFd, Steps, locked
 from vfioemu.core.base.errors import IoctlError
@@ -28,6 +28,7 @@ from vfioemu.uapi.constants import VFIO_DEVICE_FEATURE
 
 NAME: Final = "00000000-0000-4000-8000-000000000001"
 GUEST: Final = 16 << 20
+Model = TypeVar("Model", bound=DeviceModel)
 PAGE: Final = 4096
 
 
@@ -187,7 +188,7 @@ class _NoNodes:
         raise IoctlError(errno.ENOENT, path)
 
 
-class Bench:
+class Bench(Generic[Model]):
     """The bench: the device is open, `fd` is its fd, `arg` an address where payloads are put.
 
     Args:
@@ -199,7 +200,7 @@ class Bench:
 
     def __init__(
         self,
-        model: DeviceModel,
+        model: Model,
         scheduler: Scheduler | None = None,
         name: str = NAME,
         migration: MigrationProtocol | None = None,

@@ -134,7 +134,12 @@ def test_work_on_many_mappings_is_done_in_slices(rig, breaths):
 def test_a_mapping_that_is_dirty_as_a_whole_costs_no_copy_of_its_bits(rig, breaths, monkeypatch):
     """8 TiB behind an IOMMU: 256 MiB of bits go out in windows; the user here has no such memory, and takes none."""
     written = []
-    monkeypatch.setattr(windows, "write_user", lambda at, data: written.append(len(data)) or iter(()))
+
+    def write(at, data):
+        written.append(len(data))
+        yield from ()
+
+    monkeypatch.setattr(windows, "write_user", write)
     client = rig("pci")
     assert client.map(1 << 44, LARGEST) == 0
     assert client.start() == 0

@@ -113,7 +113,8 @@ def test_replay_meets_limit_and_holes_in_the_order_of_pages(rig, pinned, limit, 
     client.process.limit_memlock(limit * PAGE)
     if hole is not None:
         client.memory.protect(client.data + hole * PAGE, PAGE, "none")
-    expected, locked = 0, len(pinned)
+    expected: int | str = 0
+    locked = len(pinned)
     for page in range(16):
         if page == hole:
             expected = "EFAULT"

@@ -50,8 +50,8 @@ def test_any_sequence_counts_as_a_counter_does(steps):
             if what == "drop":
                 counts.drop(iova, last)
             else:
-                runs = list(counts.take_range(iova, last))
-                assert Counter(page for start, count in runs for page in pages(start, count)) == expected
+                taken = list(counts.take_range(iova, last))
+                assert Counter(page for start, count in taken for page in pages(start, count)) == expected
             model -= expected
         assert counts.references == model.total()
         assert len(counts) == len(model)

@@ -88,7 +88,7 @@ def test_get_bitmap_is_the_kernels_to_the_bit(rig, gaps, script):
             if readable:
                 client.memory.poke(data, struct.pack("<Q", pattern) * readable)
             user = [pattern] * count
-            expected = 0
+            expected: int | str = 0
             for n in range(one, other + 1):
                 if not bitmaps[n].update_user(user, spans[n][0] - first, readable):
                     expected = "EFAULT"

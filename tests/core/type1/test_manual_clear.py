@@ -188,9 +188,12 @@ def test_a_large_bitmap_is_never_read_in_one_go(rig, variant, monkeypatch):
     client = tracked(rig, variant)
     sizes = []
     monkeypatch.setattr(manual_clear, "WINDOW", 1 << 10)
-    monkeypatch.setattr(
-        manual_clear, "read_user", lambda addr, size: sizes.append(size) or read_user(addr, size)
-    )
+
+    def read(addr, size):
+        sizes.append(size)
+        return read_user(addr, size)
+
+    monkeypatch.setattr(manual_clear, "read_user", read)
     npages = (1 << 12) + 64
     at = client.memory.allocate(PAGE)
     payload = struct.pack("<IIQQQQQ", 48, CLEAR[variant], 0, npages * PAGE, PAGE, npages // 8, at)

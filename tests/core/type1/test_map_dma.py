@@ -42,7 +42,7 @@ def test_map_checks_come_in_the_kernels_order(rig, profile, flags, iova, vaddr, 
     wraps = size and (iova + size > TOP or vaddr + size > TOP)
     unaligned = not size or (iova | vaddr | size) % PAGE
     access, set_vaddr = flags & 3, bool(flags & 4)
-    expected = 0
+    expected: int | str | None = 0
     if argsz < 32 or flags & ~7:
         expected = "EINVAL"
     elif profile.map_range_first and wraps:

@@ -78,7 +78,7 @@ def test_unmap_of_the_whole_address_space_counts_in_64_bits(rig, profile):
 @every_release
 def test_unmap_checks_come_in_the_kernels_order(rig, profile, flags, iova, size, argsz, mdev):
     get_dirty = bool(flags & 1)
-    expected = 0
+    expected: int | str | None = 0
     if argsz < 24 or flags & ~7 or (get_dirty and flags != 1):
         expected = "EINVAL"
     elif get_dirty:

@@ -24,7 +24,7 @@ NAMES = (
     "tests",
     "trio",
 )
-COMMANDS = {
+COMMANDS: dict[str, list[str | Path]] = {
     "run": ["run", "--device=mtty", "--", "echo", "done"],
     "conformance": ["conformance", ROOT / "protocol/golden/linux-6.12/map.jsonl"],
     "conformance --socket": ["conformance", "--socket", "-j2", ROOT / "protocol/golden/linux-6.12/map.jsonl"],
