@@ -70,7 +70,7 @@ MSI_VECTORS: Final = 4
 MSIX_VECTORS: Final = 8
 MAX_BATCH: Final = 256
 MAX_WRITE: Final = 4096
-"""How many pages command 3 writes at once; more is -EINVAL."""
+"""Pages that command 3 writes at once; more is -EINVAL."""
 AREA_END: Final = 1 << 48
 
 
@@ -143,9 +143,9 @@ class Command(IntEnum):
 COMMAND_INTERRUPT: Final = 1 << 8
 """Beside a command: raise IRQ_VECTOR when it is done."""
 MAX_COPY: Final = 1 << 20
-"""How many bytes command 5 copies at once; more is -EINVAL."""
+"""Bytes that command 5 copies at once; more is -EINVAL."""
 MAX_PUT_OFF: Final = 64
-"""How many commands wait in the P2P states, RESULT being -EINPROGRESS; more are -EBUSY."""
+"""Commands that wait in the P2P states, RESULT being -EINPROGRESS; more are -EBUSY."""
 CONTROL_RUN: Final = 1
 
 STAMP_MAGIC: Final = b"VFE-DMA\0"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What VFIO means: containers, groups, devices, mappings, pins, dirty tracking, migration. No I/O, no clock.
+"""The meaning of VFIO: containers, groups, devices, mappings, pins, dirty tracking, migration. No I/O, no clock.
 
 Handlers are generators of effects (base/effects.py); whoever drives them, the daemon or a test, performs the effects.
 

@@ -16,7 +16,7 @@ from vfioemu.testing.process import Process
 from vfioemu.uapi.flags import DeviceState
 
 _MEMORY: Final = 1 << 20
-"""How much memory each side of a pair has mapped, from IOVA 0."""
+"""Bytes of memory that each side of a pair has mapped, from IOVA 0."""
 
 
 class TrioKernels:

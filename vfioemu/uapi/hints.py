@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a field means beyond its width: said where the struct is declared, read by whatever prints or builds it.
+"""The meaning of a field beyond its width: said where the struct is declared, read by whatever prints or builds it.
 
     class Mapping(Payload):
         flags: Annotated[U32, DmaMapFlag] = 0

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class FdKind(StrEnum):
-    """What an emulated fd is."""
+    """The kind of an emulated fd."""
 
     CONTAINER = "container"
     GROUP = "group"

@@ -113,7 +113,7 @@ P = TypeVar("P", bound=Payload)
 
 
 class _Layout(NamedTuple):
-    """What `_lay_out` makes of the annotations of a class; sizes in bytes."""
+    """The layout that `_lay_out` makes of the annotations of a class; sizes in bytes."""
 
     layout: construct.Struct
     codec: struct.Struct

@@ -27,10 +27,10 @@ from vfioemu.uapi.kinds import FdKind
 from vfioemu.uapi.payload import Payload
 
 Argument: TypeAlias = Literal["none", "value", "pointer"]
-"""What the third argument of ioctl(2) is: ignored, a number, or the address of a payload."""
+"""The third argument of ioctl(2): ignored, a number, or the address of a payload."""
 
 Pointee: TypeAlias = Literal["struct", "fd", "string"]
-"""What lies at the address: the payload, the number of an fd, or characters up to a NUL."""
+"""The data at the address: the payload, the number of an fd, or characters up to a NUL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +275,7 @@ IOCTLS: Final[tuple[Ioctl, ...]] = (
         classes="migration",
     ),
 )
-"""What is served."""
+"""The ioctls that are served."""
 
 _CDEV: Final = "iommufd's way to open devices; the fds here come from groups"
 
@@ -292,7 +292,7 @@ UNSERVED: Final[tuple[Unserved, ...]] = (
     Unserved("VFIO_DEVICE_ATTACH_IOMMUFD_PT", c.VFIO_DEVICE_ATTACH_IOMMUFD_PT, _DEVICE, _CDEV),
     Unserved("VFIO_DEVICE_DETACH_IOMMUFD_PT", c.VFIO_DEVICE_DETACH_IOMMUFD_PT, _DEVICE, _CDEV),
 )
-"""What is known and not served."""
+"""The ioctls that are known and not served."""
 
 UNKNOWN_ERRNOS: Final[Mapping[FdKind, frozenset[str]]] = MappingProxyType(
     {
@@ -303,7 +303,7 @@ UNKNOWN_ERRNOS: Final[Mapping[FdKind, frozenset[str]]] = MappingProxyType(
         FdKind.DMA_BUF: frozenset({"ENOTTY"}),
     }
 )
-"""What a number that is in no row gets, by fd kind."""
+"""The errnos for a number that is in no row, by fd kind."""
 
 _BY_NUMBER: Final = {kind: {row.number: row for row in IOCTLS if row.kind is kind} for kind in FdKind}
 

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
-"""What an effect carries; a bitmap is passed as a memoryview, never copied on the way."""
+"""The bytes that an effect carries; a bitmap is passed as a memoryview, never copied on the way."""
 
 
 class EventFd(ABC):
@@ -282,7 +282,7 @@ Steps: TypeAlias = Generator[Effect, Any, T]
 """A handler: yields effects, gets their results, returns T. Typed wrappers below keep `Any` out of handlers."""
 
 MaybeSteps: TypeAlias = T | Steps[T]
-"""What a callback returns: the answer itself, or a generator of effects that returns it."""
+"""The result of a callback: the answer itself, or a generator of effects that returns it."""
 
 
 def finish(value: MaybeSteps[T]) -> Steps[T]:

@@ -11,4 +11,4 @@ from vfioemu.uapi.profiles import DEFAULT as DEFAULT
 from vfioemu.uapi.profiles import PROFILES as PROFILES
 
 Quirks: TypeAlias = Literal["recorded", "clean"]
-"""Whether the kernel's own mistakes are answered as recorded, or as they should be."""
+"""The answers where the kernel errs: as recorded, or as they should be."""

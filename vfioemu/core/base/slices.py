@@ -11,7 +11,7 @@ from typing import Final
 from vfioemu.core.base.effects import Breathe, Steps
 
 SLICE: Final = 1 << 12
-"""How much work is done in one go. A unit is what takes some tenths of a microsecond: a page of a list, a word of a bitmap."""
+"""Units of work that are done in one go. A unit takes some tenths of a microsecond: a page of a list, a word of a bitmap."""
 MAPPING: Final = 32
 """Work: something that is done to a mapping."""
 _BREATHE: Final = Breathe()

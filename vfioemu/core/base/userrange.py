@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the system call layer checks of a buffer before any file operation runs (vfs_read, vfs_write)."""
+"""Checks of the system call layer on a buffer before any file operation runs (vfs_read, vfs_write)."""
 
 import errno
 from typing import Final

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from vfioemu.core.memory.iova_map import Dma
 
 Memlock: TypeAlias = Literal["off", "client"] | int
-"""What limits locked memory: nothing, the client's RLIMIT_MEMLOCK, or so many bytes for each address space."""
+"""The limit of locked memory: nothing, the client's RLIMIT_MEMLOCK, or so many bytes for each address space."""
 
 
 class Accounting:

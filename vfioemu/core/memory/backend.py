@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a device and a container need of an IO address space, whoever implements it. Read docs/backend.md first.
+"""The needs of a device and a container of an IO address space, whoever implements it. Read docs/backend.md first.
 
 Kernel: struct vfio_iommu_driver_ops in drivers/vfio/vfio.h; `Backend` is what vfio core calls on behalf of devices,
 `ContainerBackend` adds what it calls on behalf of a container. Hardware is part of it here: where Linux leaves DMA of a

@@ -21,9 +21,9 @@ from vfioemu.core.base.userrange import access_ok
 
 _U64: Final = (1 << 64) - 1
 _WINDOW_PAGES: Final = PAGE_SIZE // 8
-"""How many pages of the bitmap the kernel pins at a time: as many page pointers as one page holds."""
+"""Pages of the bitmap that the kernel pins at a time: as many page pointers as one page holds."""
 _HOLES_MAX: Final = 1024
-"""How many missing pages of the bitmap one call of `set_each` looks behind: 128 GiB of what is logged, or more."""
+"""Missing pages of the bitmap that one call of `set_each` looks behind: 128 GiB of what is logged, or more."""
 
 _LOAD: Final = 1 << 20
 _RECORD: Final = 128

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the author of a device sees: all that a model of a device is written with, from one import.
+"""The view of a device's author: all that a model of a device is written with, from one import.
 
 The modules of this room may import memory and base. They know no container, no group and no fd: a model is given a
 `Host`. docs/devices.md says how a device is written; these names are what it promises.

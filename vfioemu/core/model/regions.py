@@ -90,7 +90,7 @@ def region_of(model: "RegionSource", index: int) -> "Region":
 
 
 def clip_access(model: "RegionSource", index: int, offset: int, size: int, *, write: bool) -> int:
-    """How much of an access the region has: EINVAL for a region that has not that operation, or an offset beyond it."""
+    """Return the bytes of an access that the region has: EINVAL for a region without that operation, or an offset beyond it."""
     region = region_of(model, index)
     flag = c.VFIO_REGION_INFO_FLAG_WRITE if write else c.VFIO_REGION_INFO_FLAG_READ
     if offset >= region.size or not region.flags & flag:

@@ -48,7 +48,7 @@ STATE_FLAGS: Final[Mapping[int, int]] = {
     PRE_COPY: _S | _C,
     PRE_COPY_P2P: _S | _P | _C,
 }
-"""What a device must support to have a state (state_flags_table); ERROR is never a state to ask for."""
+"""Features that a device must support to have a state (state_flags_table); ERROR is never a state to ask for."""
 
 _TARGETS: Final = (STOP, RUNNING, STOP_COPY, RESUMING, RUNNING_P2P, PRE_COPY, PRE_COPY_P2P)
 _NEXT_HOPS: Final = {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a machine consists of, as plain data: what a machine description says and what tests build by hand."""
+"""The parts of a machine, as plain data: what a machine description says and what tests build by hand."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
