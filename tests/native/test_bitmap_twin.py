@@ -65,7 +65,7 @@ class Machine(RuleBasedStateMachine):
         first, count = self._range(data)
         src_bit = data.draw(st.integers(0, 130))
         rng, size = random.Random(seed), (src_bit + count + 63) // 64 * 8
-        bits = rng.randbytes(size) if density == 3 else bytearray(size)
+        bits = bytearray(rng.randbytes(size) if density == 3 else size)
         if density == 300 and size:
             bits[rng.randrange(size)] = 1 << rng.randrange(8)
         assert self.fast.clear_bits(bits, first, count, src_bit) == self.slow.clear_bits(

@@ -68,13 +68,17 @@ class DirtyBitmap:
         """One bit."""
         return bool(self.bits >> page & 1)
 
-    def merge(self, data: bytes, first: int = 0, count: int | None = None, src_bit: int = 0) -> None:
+    def merge(
+        self, data: bytes | bytearray, first: int = 0, count: int | None = None, src_bit: int = 0
+    ) -> None:
         """OR bits from elsewhere."""
         if count is None:
             count = self.size - first
         self.bits |= (int.from_bytes(data, "little") >> src_bit & ones(count)) << first
 
-    def clear_bits(self, data: bytes, first: int = 0, count: int | None = None, src_bit: int = 0) -> bool:
+    def clear_bits(
+        self, data: bytes | bytearray, first: int = 0, count: int | None = None, src_bit: int = 0
+    ) -> bool:
         """bitmap_clear() for each run of ones in bits from elsewhere."""
         if count is None:
             count = self.size - first
@@ -127,17 +131,17 @@ class DirtyBitmap:
         self.harvest(out, shift, lead)
         self.bits = 0
 
-    def restore_shifted(self, out: bytes) -> None:
+    def restore_shifted(self, out: bytes | bytearray) -> None:
         """The copy-out failed before bitmap_clear()."""
         self.bits |= int.from_bytes(out, "little")
 
-    def unshift(self, out: bytes, shift: int) -> None:
+    def unshift(self, out: bytes | bytearray, shift: int) -> None:
         """bitmap_shift_right(bitmap, bitmap, shift, nbits + shift) in place of bitmap_clear()."""
         self.restore_shifted(out)
         words = ones(len(out) * 8)
         self.bits = self.bits & ~words | (self.bits & ones(self.size + shift)) >> shift
 
-    def restore(self, out: bytes, shift: int = 0) -> None:
+    def restore(self, out: bytes | bytearray, shift: int = 0) -> None:
         """The pages of a harvest that did not arrive."""
         self.merge(out, 0, self.size, shift)
 
@@ -287,7 +291,7 @@ def _mix(lane: int, word: int) -> int:
     return _rotate((lane + word * _PRIMES[1]) & _U64, 31) * _PRIMES[0] & _U64
 
 
-def xxh64(data: bytes, seed: int = 0) -> int:
+def xxh64(data: bytes | bytearray, seed: int = 0) -> int:
     """XXH64 as its specification has it, for any length."""
     p1, p2, p3, p4, p5 = _PRIMES
     at, total = 0, seed + p5
@@ -315,12 +319,12 @@ def xxh64(data: bytes, seed: int = 0) -> int:
     return total ^ total >> 32
 
 
-def page_sums(memory: bytes, first: int, count: int, page_size: int) -> list[int]:
+def page_sums(memory: bytes | bytearray, first: int, count: int, page_size: int) -> list[int]:
     """XXH64 of each page."""
     return [xxh64(memory[page * page_size : (page + 1) * page_size]) for page in range(first, first + count)]
 
 
-def zero_bitmap(memory: bytes, first: int, count: int, page_size: int) -> bytes:
+def zero_bitmap(memory: bytes | bytearray, first: int, count: int, page_size: int) -> bytes:
     """A bit for each page of zeros."""
     bits = 0
     for page in range(count):
