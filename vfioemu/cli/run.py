@@ -79,7 +79,10 @@ class Wanted:
 )
 @click.option("-m", "--machine", metavar="FILE", help="A machine file.")
 @click.option(
-    "--profile", type=click.Choice(releases.names()), metavar="RELEASE", help="Answer as linux-7.2 does, say."
+    "--profile",
+    type=click.Choice(releases.names()),
+    metavar="RELEASE",
+    help=f"Answer as {' or '.join(releases.names())} does.",
 )
 @click.option("--connect", metavar="DIR|SOCKET", help="Use a daemon that runs already.")
 @click.option("--instance", metavar="NAME", help="The same, by its name.")
