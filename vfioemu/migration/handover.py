@@ -13,6 +13,15 @@ If the connection breaks before COMMIT arrives, the destination refuses the toke
 If it breaks after the source sent COMMIT, the source asks QUERY(token) on a new connection: the answer is STARTED, or
 the destination refuses for ever *by being asked*, and the source may resume. A token that this process never accepted
 is answered UNKNOWN, which settles nothing: another process may have run the guest and ended.
+
+Why like that. What must never happen is that both run the guest: its devices would write to two worlds. That neither runs it is bad,
+and can be mended by hand. No protocol over a connection that may break can rule out both for certain (the two generals), so
+the doubt is put where it does the least harm, and is as short as it can be: from the moment in which COMMIT was sent until the
+source has any answer. In it the source does not resume, whatever it has waited for; it asks, and says "in doubt" (exit status 6) if nobody
+answers. Silence is not an answer: a source that resumed on it is planted in the tests, and is found (tests/migration/test_handover.py).
+
+What was thought of, and is not done: a lease that expires (needs clocks that agree, and a destination that is stopped by SIGSTOP would
+wake up with the guest), and a third party that decides (one more who can die).
 """
 
 from enum import StrEnum

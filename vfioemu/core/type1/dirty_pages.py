@@ -1,5 +1,21 @@
 # SPDX-License-Identifier: MIT
-"""VFIO_IOMMU_DIRTY_PAGES, and the merge of one mapping's dirty bits into the user's bitmap.
+"""VFIO_IOMMU_DIRTY_PAGES: the dirty path, from what a device writes to the bit that a program reads.
+
+How a page becomes dirty, and why no mark is lost:
+
+1. A device writes through its host (external.py without an IOMMU, hardware.py behind one), or pins a page and may write to it
+   whenever it likes. The data is there *before* the mark: a harvest between the two would take the mark, the program would send
+   the old page, and nobody would mark it again. A write that fails half way is marked as well, but where the recorded kernel
+   does not.
+2. The mark is a bit of the mapping's own bitmap (`native.bitmap`), set by the C kernel in the same call that copied, or here.
+   One bitmap for each mapping, as in the kernel: a mapping that goes takes its bits along, and UNMAP_DMA can report them.
+3. GET_BITMAP harvests mapping by mapping, under the container's lock: take the bits, write them to the user, then mark again what is
+   still pinned (`populate`), because its device may write at any moment. Whoever marks meanwhile marks for the next harvest.
+4. Without a mark, all of a mapping counts as dirty while a group behind the IOMMU has not pinned yet (`num_non_pinned_groups`):
+   hardware writes, and nobody sees it. `all_dirty` says so without filling the bitmap.
+
+What was thought of, and is not done: one bitmap for the whole container (UNMAP_DMA and hot-added mappings would need holes in it), and
+marks in a queue that a harvest drains (a queue can overflow, a bitmap cannot).
 
 With quirks "recorded" the merge is update_user_bitmap() of the kernel to the bit, mistakes included: a mapping that does
 not start at a multiple of 64 pages has its bitmap shifted in place, only its own bits are cleared afterwards, so stale
