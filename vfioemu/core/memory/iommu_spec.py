@@ -30,8 +30,10 @@ class IommuSpec:
         if not self.pgsizes & PAGE_SIZE or self.pgsizes >> 64:
             raise ValueError(f"pgsizes {self.pgsizes:#x} lacks 4 KiB")
         for start, end in self.reserved:
-            if not 0 <= start <= end < 1 << 64:
-                raise ValueError(f"the reserved range [{start:#x}, {end:#x}] is none")
+            if start > end:
+                raise ValueError(f"reserved range [{start:#x}, {end:#x}]: start is after end")
+            if start < 0 or end >> 64:
+                raise ValueError(f"reserved range [{start:#x}, {end:#x}] is outside 0..{(1 << 64) - 1:#x}")
 
     @property
     def last(self) -> int:

@@ -12,7 +12,7 @@ from vfioemu.core.memory.iommu_spec import IommuSpec
 from vfioemu.core.memory.manual_clear import VARIANTS
 
 GROUP_MAX: Final = (1 << 31) - 1
-"""The number of a group is an int of the kernel; VFIO_DEVICE_GET_PCI_HOT_RESET_INFO has 32 bits for it."""
+"""The largest number of a group, an int of the kernel; VFIO_DEVICE_GET_PCI_HOT_RESET_INFO has 32 bits for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class GroupSpec:
 
     def __post_init__(self) -> None:
         if not 0 <= self.number <= GROUP_MAX:
-            raise ValueError(f"the number of a group is {self.number}")
+            raise ValueError(f"group number {self.number} is outside 0..{GROUP_MAX}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,13 +72,22 @@ class ContainerOptions:
         """Read ``profile=RELEASE,manual-clear=fixed``; empty text is no option.
 
         Raises:
-            ValueError: no such option, or no such value.
+            ValueError: no such option, no such value, or an option that is given twice.
         """
         given: dict[str, str] = {}
         for word in text.split(",") if text else ():
             key, equals, value = word.partition("=")
-            if not equals or key in given or value not in _CONTAINER_OPTIONS.get(key, ()):
-                raise ValueError(f"{word!r} is no option of a container")
+            values = _CONTAINER_OPTIONS.get(key)
+            if values is None:
+                raise ValueError(
+                    f"unknown container option {key!r}; there are {', '.join(_CONTAINER_OPTIONS)}"
+                )
+            if not equals:
+                raise ValueError(f"container option {key!r} lacks a value, one of {', '.join(values)}")
+            if key in given:
+                raise ValueError(f"container option {key!r} is given twice")
+            if value not in values:
+                raise ValueError(f"container option {key}: {value!r} is none of {', '.join(values)}")
             given[key] = value
         return cls(
             profile=given.get("profile"),
