@@ -84,7 +84,7 @@ def read_value(text: str) -> object:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What people are told of one option.
+    """The description of one option, for people.
 
     Attributes:
         name: as they write it.
@@ -128,7 +128,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_
 
     @classmethod
     def parse_own(cls, options: Mapping[str, object]) -> Self:
-        """`parse` those options that this struct has: for a base class, whose subclass has more."""
+        """Read those options that this struct has, as `parse`: for a base class, whose subclass has more."""
         names = {field.encode_name for field in msgspec.structs.fields(cls)}
         return cls.parse({name: value for name, value in options.items() if name in names})
 
@@ -172,7 +172,7 @@ def describe(table: Mapping[str, str], migrates: bool) -> list[Option]:
 
 
 def schema(table: Mapping[str, str], migrates: bool) -> dict[str, Any]:
-    """The JSON Schema of a model's options; arguments as of `describe`.
+    """Build the JSON Schema of a model's options; arguments as of `describe`.
 
     A model without a struct has no types of its own to tell: any value matches.
     """
@@ -194,7 +194,7 @@ def schema(table: Mapping[str, str], migrates: bool) -> dict[str, Any]:
 
 
 def guess(name: str, known: Sequence[str]) -> str:
-    """``; did you mean keep?``, if one of the words is near enough."""
+    """Suggest a word that is near enough, as in ``; did you mean keep?``; empty if none is."""
     words = {word.lower(): word for word in known}
     near = difflib.get_close_matches(name[:100].lower(), words, 1)
     return f"; did you mean {words[near[0]]}?" if near else ""
@@ -221,7 +221,7 @@ def _rows(type: type[Options]) -> Iterator[Option]:
 
 
 def _schema_of(info: inspect.Type) -> Mapping[str, object]:
-    """What the type's Meta adds to its schema: its description, and limits that msgspec does not have."""
+    """Return the parts of a schema that a type's Meta adds: its description, and limits that msgspec does not have."""
     if not isinstance(info, inspect.Metadata):
         return {}
     return {**_schema_of(info.type), **(info.extra_json_schema or {})}
@@ -232,7 +232,7 @@ def _bare(info: inspect.Type) -> inspect.Type:
 
 
 def _most(info: inspect.Type) -> float | None:
-    """The largest number that a type takes."""
+    """Return the largest number that a type takes; None without a limit."""
     limit = _schema_of(info).get("maximum", getattr(_bare(info), "le", None))
     return limit if isinstance(limit, int | float) else None
 

@@ -114,7 +114,7 @@ def _import(name: str) -> Factory:
 
 
 def summary(factory: Factory) -> str:
-    """What a model is: the first line of its documentation, or of the package or module that this refers to."""
+    """Return the first line of a model's documentation, or of that of the package or module to which this refers."""
     line = _first_line(factory)
     module = getattr(factory, "__module__", "")
     if referred := re.search(r"; see the (package|module)\.", line):
@@ -127,17 +127,17 @@ def _first_line(thing: object) -> str:
 
 
 def options(factory: Factory) -> Mapping[str, str]:
-    """What a model can be told, and what that means."""
+    """Return the options of a model, with their meanings."""
     return {row.name: str(row) for row in option_rows(factory)}
 
 
 def option_rows(factory: Factory) -> list[Option]:
-    """What a model can be told, in parts."""
+    """List the options of a model, in parts."""
     return describe(*_described(factory))
 
 
 def option_schema(factory: Factory) -> dict[str, Any]:
-    """The JSON Schema of what a model can be told."""
+    """Build the JSON Schema of a model's options."""
     return schema(*_described(factory))
 
 
@@ -147,5 +147,5 @@ def _described(factory: Factory) -> tuple[Mapping[str, str], bool]:
 
 
 def default_bus(factory: Factory) -> str:
-    """Where a model's devices are unless somebody says otherwise: a model that is mediated in the kernel says so."""
+    """Return the bus of a model's devices unless somebody says otherwise: a model that is mediated in the kernel says so."""
     return str(getattr(factory, "BUS", "pci"))

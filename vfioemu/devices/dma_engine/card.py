@@ -63,12 +63,12 @@ class EngineCard(PciHardware):
     # --- life ---
 
     def function_opened(self) -> None:
-        """The journal is that of the last session until now."""
+        """Empty the journal, which is kept from one open of the device to the next."""
         if self.journal is not None:
             self.journal.clear()
 
     def reset_function(self) -> Steps[None]:
-        """As after power on; the DMA log goes on."""
+        """Reset the card to what it is after power on; the DMA log goes on."""
         self.registers.reset()
         self.writer.reset()
         name = self.host.name.encode()
@@ -91,7 +91,7 @@ class EngineCard(PciHardware):
         return (yield from self.engine.work(now))
 
     def inspect(self, what: str, arguments: Mapping[str, object]) -> object:
-        """``registers``: their values by name. ``writes``: the journal, see `Journal.tell`."""
+        """Return ``registers`` (values by name) or ``writes`` (the journal, see `Journal.tell`); KeyError for anything else."""
         if what == "registers":
             return {register.name: self._read(register) for register in Register}
         if what == "writes" and self.journal is not None:
@@ -119,7 +119,7 @@ class EngineCard(PciHardware):
         return struct.pack(f"<{len(words)}Q", *words)[offset - word :][:size]
 
     def read_bar(self, bar: int, offset: int, size: int) -> bytes:
-        """Registers, in any pieces, and memory."""
+        """Read `size` bytes of a BAR: registers, in any pieces, or memory; zeros where neither is."""
         if bar == 0 and offset < u.REGISTERS_SIZE:
             return self.read_registers(offset, size)
         return self.bar_memory(bar).read(offset, size) if bar in (0, BIG_BAR) else bytes(size)
@@ -149,7 +149,7 @@ class EngineCard(PciHardware):
     }
 
     def write_bar(self, bar: int, offset: int, data: bytes) -> MaybeSteps[None]:
-        """Registers, and memory."""
+        """Write to a register or to the memory of a BAR; drop what goes to neither."""
         if bar == 0 and offset < u.REGISTERS_SIZE:
             return self._write_register(offset, data)
         if bar in (0, BIG_BAR):

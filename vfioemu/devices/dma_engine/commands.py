@@ -50,7 +50,7 @@ class Commands:
         return self._hardware.host
 
     def execute(self, command: int, arguments: tuple[int, int, int]) -> Steps[int]:
-        """What RESULT is afterwards: how much was done, or a negative errno.
+        """Execute a command and return RESULT: how much was done, or a negative errno.
 
         In the P2P states DMA is put off, since nobody knows which of it would go to another device: -EINPROGRESS.
         """
@@ -62,7 +62,7 @@ class Commands:
         return (yield from self._run(self._active, command, *arguments))
 
     def go_on(self) -> Steps[int | None]:
-        """Within the device's `work`, do the first of what was put off: as `execute`; None if there is nothing."""
+        """Do the first of what was put off, within the device's `work`: as `execute`; None if there is nothing."""
         if not self.put_off:
             return None
         return (yield from self._run(_at_once, *self.put_off.popleft()))
@@ -133,14 +133,14 @@ class Commands:
 
 
 class _Active(Protocol):
-    """How a command does what only one may do at a time."""
+    """The way to run a command that only one may run at a time."""
 
     def __call__(self, steps: Steps[int], *, dma: bool = True) -> Steps[int]:
-        """Do it."""
+        """Run `steps` and return their result; `dma` says that they do DMA."""
 
 
 def _at_once(steps: Steps[int], *, dma: bool = True) -> Steps[int]:
-    """Within `work`, which excludes all else; a command that a client gives meanwhile is not within it."""
+    """Run `steps` within `work`, which excludes all else; a command that a client gives meanwhile is not within it."""
     del dma
     return (yield from steps)
 

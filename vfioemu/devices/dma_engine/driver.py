@@ -46,7 +46,7 @@ class DmaEngine(VfioPci):
 
     @staticmethod
     def memory_size(options: Mapping[str, object]) -> int:
-        """Bytes of memory behind its BARs, for who looks whether there is room; what is no option of ours has none."""
+        """Return the bytes of memory behind its BARs, to see whether there is room; 0 for a `big-bar` that is no number."""
         size = options.get("big-bar", 0)
         return size if isinstance(size, int) else 0
 
@@ -93,18 +93,18 @@ class DmaEngine(VfioPci):
     # --- regions ---
 
     def read_region(self, index: int, offset: int, size: int) -> MaybeSteps[bytes]:
-        """What the layer below does, with less ado for registers, which clients read all the time."""
+        """Read as the layer below does, but shorter for registers, which clients read all the time."""
         if index == 0 and offset + size <= u.REGISTERS_SIZE and self._registers_answer and self.awake:
             return self.card.read_registers(offset, size)
         return super().read_region(index, offset, size)
 
     def command_written(self) -> Steps[None]:
-        """Whether the BARs answer has changed, maybe."""
+        """Note whether the BARs answer: COMMAND was written."""
         self._registers_answer = self.hardware.memory_enabled
         yield from super().command_written()
 
     def clip_access(self, index: int, offset: int, size: int, *, write: bool) -> int:
-        """Registers are written as a whole or by halves."""
+        """Refuse a write to registers unless it is of whole ones, or of one half (EINVAL); else clip as the layer below."""
         if write and index == 0 and offset < u.REGISTERS_SIZE:
             half = size == 4 and offset % 4 == 0
             if not half and (not size or offset % 8 or size % 8):
@@ -112,7 +112,7 @@ class DmaEngine(VfioPci):
         return super().clip_access(index, offset, size, write=write)
 
     def reads_show(self, index: int) -> bool:
-        """No register changes when it is read."""
+        """Tell that no register changes when it is read."""
         del index
         return False
 
@@ -221,7 +221,7 @@ class DmaEngine(VfioPci):
             )
 
     def stop_copy_size(self) -> int:
-        """What comes when the device has stopped, as it is now; what pre-copy has not told yet comes on top."""
+        """Return the bytes that follow when the device stops now, without those of pre-copy that have not been read."""
         config = self.pci_state_size if self.options.config else 0
         chunks = (len(data) for _, _, data in self.card.memory.chunks())
         return stop_size(len(shape(self.hardware.function)), config, chunks, len(self.card.commands.put_off))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a dma-engine does to guest memory: writes at a rate or when it is told to, and copies. It pins what it has to."""
+"""The DMA of a dma-engine: writes at a rate or when it is told to, and copies. It pins what it has to."""
 
 import errno
 from typing import Final
@@ -24,7 +24,7 @@ from vfioemu.native.log import DirtyLog
 
 _PAGE_MASK: Final = ~(PAGE - 1)
 _WORK: Final = 16
-"""Of a write, in slices."""
+"""Units of work (see `Slices`) of one write."""
 MAX_AT_ONCE: Final = 256
 """Writes in one call of `work`, which holds up everybody else: what is due beyond waits for the next."""
 
@@ -74,7 +74,7 @@ class Engine:
         return self._hardware.host
 
     def reset(self) -> None:
-        """As after power on."""
+        """Reset to the state after power on."""
         self.held.clear()
         self._used.clear()
         self.pinning = not self._options.pins_late
@@ -145,12 +145,12 @@ class Engine:
         return self._registers[Register.PIN_MODE] != PinMode.NONE and self.pinning
 
     def _note_use(self, batch: DmaBatch) -> None:
-        """A device that will count by its pins remembers what it wrote before it has any."""
+        """Note the pages that a batch wrote, as long as a device that will count by its pins has none."""
         if self._options.type == 3 and not self._pins:
             self._used.mark(dma.iova & _PAGE_MASK for dma in batch if dma.status == Status.DONE)
 
     def _prepare(self, pages: list[int]) -> Steps[list[int]]:
-        """Before its first pin, the device pins what it has used."""
+        """Pin the pages of a batch, and before the first pin those that the device has used; return those that may be written."""
         if self._used:  # after its first pin a group is dirty where it is pinned, and nowhere else
             yield from self.held.acquire_used(self._host, self._used)
         if self._options.hide_page is UNSET:
@@ -175,7 +175,7 @@ class Engine:
         return self._vectors.raise_vector(self._registers[Register.IRQ_VECTOR] if vector is None else vector)
 
     def begin_to_pin(self) -> Steps[int]:
-        """From now on pages are pinned before they are written, and those that have been are pinned at once."""
+        """Begin to pin pages before they are written, and pin those at once that have been written."""
         return self.held.during(self._begin_to_pin())
 
     def _begin_to_pin(self) -> Steps[int]:
@@ -185,7 +185,7 @@ class Engine:
         return len(self.held)
 
     def release(self) -> Steps[int]:
-        """The device is idle: it needs no pins of its own."""
+        """Give up all pins, as the device is idle; return how many there were."""
         count = len(self.held)
         yield from self.held.trim(self._host, 0)
         return count

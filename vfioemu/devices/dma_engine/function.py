@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a dma-engine is as a PCI function."""
+"""A dma-engine as a PCI function."""
 
 from typing import Final
 
@@ -11,7 +11,7 @@ _PAGE: Final = 4096
 
 
 def describe(big_bar: int) -> Function:
-    """The function; `big_bar` is the size of BAR 4, or 0."""
+    """Describe the function; `big_bar` is the size of BAR 4 in bytes, or 0."""
     bars = {
         0: Bar(u.BAR_SIZE, areas=((u.RING_OFFSET, u.BAR_SIZE - u.RING_OFFSET),)),
         2: Bar(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a dma-engine has written last to each page: for those who want to prove, from outside, that nothing got lost.
+"""The last write of a dma-engine to each page: for those who want to prove, from outside, that nothing got lost.
 
 A journal is kept from an open of the device to the next, so it can be read after the client has gone. Writes that left no
 dirty mark are in it as well: that is what proves a liar.
@@ -12,9 +12,9 @@ from typing import Final
 from vfioemu.native.dma import DmaBatch, Op, Status
 
 MAX_PAGES: Final = 1 << 18
-"""How many pages are remembered: those that were written first are forgotten beyond."""
+"""Pages that are remembered: beyond, those that were written first are forgotten."""
 MAX_ANSWER: Final = 1 << 16
-"""How many pages one answer tells of."""
+"""Pages of which one answer tells."""
 _PAGE_MASK: Final = ~4095
 _U64: Final = (1 << 64) - 1
 
@@ -30,12 +30,12 @@ class Journal:
         return len(self._writes)
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Forget all writes."""
         self._writes.clear()
         self._sorted = None
 
     def note(self, batch: DmaBatch, first_seq: int) -> None:
-        """A batch of writes is over: those that reached memory count. Write i has the number first_seq + i."""
+        """Note the writes of a batch that reached memory. Write i has the number first_seq + i."""
         writes = self._writes
         before = len(writes)
         for number in range(len(batch)):
@@ -49,13 +49,13 @@ class Journal:
             self._sorted = None
 
     def forget(self, pages: Iterable[int]) -> None:
-        """Something else has been written to these pages."""
+        """Forget these pages: something else has been written to them."""
         for page in pages:
             if self._writes.pop(page, None) is not None:
                 self._sorted = None
 
     def tell(self, first: int = 0, limit: int = MAX_ANSWER) -> tuple[list[tuple[int, int, int]], int | None]:
-        """(iova, sequence number, length) of the writes to pages from `first` on, ascending, at most `limit`.
+        """List (iova, sequence number, length) of the writes to pages from `first` on, ascending, at most `limit`.
 
         Returns:
             Those, and the page to go on with, or None at the end.

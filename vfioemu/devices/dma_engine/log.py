@@ -18,13 +18,13 @@ from vfioemu.native.log import DirtyLog
 MIN_PAGE_SIZE: Final = 4 << 10
 MAX_PAGE_SIZE: Final = 2 << 20
 MAX_PAGES: Final = 1 << 33
-"""What can be logged in all: 32 TiB in 4 KiB pages."""
+"""Pages that can be logged in all: 32 TiB in 4 KiB pages."""
 _PIECE: Final = 1 << 15
 """Pages that are reported at a time: a chunk of the C kernel's."""
 
 
 def start(page_size: int, ranges: Sequence[LogRange]) -> DirtyLog:
-    """A log of the page size nearest to what is asked for.
+    """Start a log of the page size, in bytes, that is nearest to the one asked for.
 
     Raises:
         IoctlError: EINVAL for a page size that is no power of two, ENOMEM for more pages than there is room for.
@@ -65,7 +65,7 @@ def report(log: DirtyLog, iova: int, length: int, sink: DirtySink) -> Steps[None
 def _report_range(
     log: DirtyLog, start_: int, bitmap: DirtyBitmap, pages: tuple[int, int], sink: DirtySink
 ) -> None:
-    """Pages (first, count) of one range: as bits where pages and bits are the same, else as addresses."""
+    """Report pages (first, count) of one range: as bits where pages and bits are the same, else as addresses."""
     first, count = pages
     page_size = 1 << log.pgshift
     address = start_ + first * page_size

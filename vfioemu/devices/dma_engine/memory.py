@@ -11,7 +11,7 @@ from vfioemu.devices.pci import PciHardware
 
 BIG_BAR: Final = 4
 CHUNK: Final = 16 << 10
-"""How much of it travels in one record."""
+"""Bytes of it that travel in one record."""
 _ZEROS: Final = bytes(CHUNK)
 
 
@@ -30,17 +30,17 @@ class BarMemory:
             self._areas.append((BIG_BAR, 0, big_bar))
 
     def ring(self, count: int) -> Sequence[int]:
-        """The first `count` entries of the ring table, or all that there are."""
+        """Return the first `count` entries of the ring table, or all if there are fewer."""
         size = 8 * min(count, RING_ENTRIES)
         return struct.unpack(f"<{size // 8}Q", self._shared(0).read(RING_OFFSET, size))
 
     def clear(self) -> None:
-        """As after power on."""
+        """Clear the memory: all of it is zero after power on."""
         for bar, _, _ in self._areas:  # of BAR 0 nothing else is ever stored to
             self._shared(bar).clear()
 
     def chunks(self) -> Iterator[tuple[int, int, bytes]]:
-        """(BAR, where in it, bytes) of all that is not zero."""
+        """Yield (BAR, offset in it, bytes) of all that is not zero."""
         for bar, start, size in self._areas:
             shared = self._shared(bar)
             seen = -1

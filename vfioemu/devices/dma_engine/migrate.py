@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How a dma-engine's state travels: records, each with its length and a checksum.
+"""The state of a dma-engine on its way: records, each with its length and a checksum.
 
 ======  ====  ====================================================================
 offset  size  field
@@ -44,9 +44,9 @@ from vfioemu.devices.pci import Function
 from vfioemu.devices.pci.hardware.registers import BAR_COUNT
 
 LIMIT: Final = 1 << 20
-"""How much a resuming device takes besides the memory of its BARs: more is ENOMEM."""
+"""Bytes that a resuming device takes besides the memory of its BARs: more is ENOMEM."""
 NUMBERS: Final = COUNTERS + 3
-"""What the last record has behind the registers: the writer's numbers, IRQ_STATUS, the level of INTx, pending bits."""
+"""Numbers behind the registers in the last record: the writer's, IRQ_STATUS, the level of INTx, pending bits."""
 _HEADER: Final = struct.Struct("<4sHHHHI")
 _MEMORY: Final = struct.Struct("<IIQ")
 _CRC: Final = struct.Struct("<I")
@@ -92,7 +92,7 @@ class State:
     put_off: list[tuple[int, int, int, int]] = field(default_factory=list)
 
     def build(self, device_type: int) -> bytes:
-        """What follows pre-copy."""
+        """Build the records that follow pre-copy."""
         numbers = self.registers + self.numbers
         parts = [_record(_SHAPE, device_type, self.shape)]
         if self.pci:
@@ -105,21 +105,21 @@ class State:
 
 
 def stop_size(shape: int, pci: int, memory: Iterable[int], put_off: int) -> int:
-    """How long what `State.build` gives is, for parts of those sizes, and so many commands."""
+    """Compute the bytes that `State.build` gives for parts of those sizes, and so many commands."""
     config = OVERHEAD + pci if pci else 0
     chunks = sum(OVERHEAD + _MEMORY.size + size for size in memory)
     return OVERHEAD + shape + config + chunks + put_off * (OVERHEAD + _COMMAND.size) + FINAL_SIZE
 
 
 def shape(function: Function) -> bytes:
-    """What a function is, as far as its state depends on it."""
+    """Pack ids and BARs of a function, as far as its state depends on them."""
     bars = (function.bars.get(index) for index in range(BAR_COUNT))
     parts = [_BAR_SHAPE.pack(bar.kind.encode(), bar.size) if bar else bytes(_BAR_SHAPE.size) for bar in bars]
     return _IDENTITY.pack(function.vendor, function.device) + b"".join(parts)
 
 
 def refuse_shape(saved: bytes, own: bytes) -> None:
-    """EINVAL for the state of another function."""
+    """Refuse the state of another function: EINVAL."""
     if saved == own:
         return
     if len(saved) != len(own) or saved[: _IDENTITY.size] != own[: _IDENTITY.size]:
@@ -219,12 +219,12 @@ class EngineSaving(SavingStream):
             self._append_final()
 
     def stop(self) -> None:
-        """The device has stopped: what follows is the rest."""
+        """Append the rest, since the device has stopped."""
         self._precopy = False
         self._append_final()
 
     def peek(self, size: int) -> bytes:
-        """The next bytes; ENOMSG while the registers are as they were told."""
+        """Return the next bytes, at most `size`; ENOMSG while the registers are as they were told."""
         if self._precopy and not self._left:
             if not self._changed:
                 raise IoctlError(errno.ENOMSG, "the registers have not changed")
@@ -238,7 +238,7 @@ class EngineSaving(SavingStream):
             self._initial = False
 
     def precopy_info(self) -> tuple[int, int]:
-        """The first record is initial, the others are dirty; EINVAL once the device has stopped."""
+        """Return the bytes that are left as (initial, dirty): the first record is initial; EINVAL once the device has stopped."""
         if not self._precopy:
             raise IoctlError(errno.EINVAL, "the device is not in pre-copy")
         left = self._left
@@ -246,7 +246,7 @@ class EngineSaving(SavingStream):
         return (left, later) if self._initial else (0, left + later)
 
     def ready(self) -> bool:
-        """Not when pre-copy has nothing for now."""
+        """Tell whether there is something to read: pre-copy may have nothing for now."""
         return not self._precopy or self._left > 0 or self._changed
 
     @property
@@ -280,7 +280,7 @@ class EngineResuming(ResumingStream):
         self._limit = limit
 
     def reserve(self, size: int) -> None:
-        """ENOMEM beyond the limit."""
+        """Refuse what goes beyond the limit: ENOMEM."""
         if len(self._data) + size > self._limit:
             raise IoctlError(errno.ENOMEM, f"the device takes {self._limit} bytes")
 
@@ -289,5 +289,5 @@ class EngineResuming(ResumingStream):
         self._data += data
 
     def state(self, device_type: int) -> State:
-        """What was written; EINVAL if it is not a whole stream for a device of this type."""
+        """Parse the bytes that were written; EINVAL if they are not a whole stream for a device of this type."""
         return parse(bytes(self._data), device_type)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What can be said of a dma-engine in a machine file and on command lines."""
+"""The options of a dma-engine in a machine file and on command lines."""
 
 import errno
 from collections.abc import Callable
@@ -129,7 +129,7 @@ class Options(PciOptions, frozen=True):
 
     @property
     def pin_modes(self) -> frozenset[PinMode]:
-        """What PIN_MODE may be: type 2 cannot pin, and type 3 cannot stop to, since its group counts by its pins."""
+        """The values that PIN_MODE may have: type 2 cannot pin, and type 3 cannot stop to, since its group counts by its pins."""
         if self.type == 1:
             return frozenset(PinMode)
         none = self.pin_mode == PinMode.NONE
@@ -142,7 +142,7 @@ class Options(PciOptions, frozen=True):
 
     @property
     def lie(self) -> Callable[[int, int], bool] | None:
-        """Which writes (sequence number, page) leave no mark; None for an honest device."""
+        """The test for writes (sequence number, page) that leave no mark; None for an honest device."""
         if not self.hide and self.hide_page is UNSET:
             return None
         hide, hide_page = self.hide, self.hide_page

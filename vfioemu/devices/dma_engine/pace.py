@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""How many writes are due at a time: a rate without a clock of its own."""
+"""The number of writes that are due at a time: a rate without a clock of its own."""
 
 from typing import Final
 
 TICK: Final = 0.002
 """Writes come in bunches: not more often than this, unless a batch is full before."""
 MAX_LAG: Final = 0.25
-"""What a device that was held up makes up for, in seconds; the rest is forgotten."""
+"""Seconds of delay that a device which was held up makes up for; the rest is forgotten."""
 FASTEST: Final = 10_000_000
 """Writes a second that still are a rate; beyond, and for 0, it is as many as possible."""
 _SLACK: Final = 1e-3
@@ -21,11 +21,11 @@ class Pace:
         self._done = 0
 
     def restart(self) -> None:
-        """Nothing is due; the count begins with the next call of `due`."""
+        """Forget what is due; the count begins with the next call of `due`."""
         self._start = None
 
     def due(self, now: float, rate: int, most: int) -> int:
-        """How many writes to do now, at most `most`."""
+        """Return the number of writes to do now, at most `most`; `now` is in seconds, `rate` in writes a second."""
         if not 0 < rate <= FASTEST:
             return most
         if self._start is None:
@@ -39,11 +39,11 @@ class Pace:
         return min(due, most)
 
     def done(self, count: int) -> None:
-        """These have been done."""
+        """Count writes that have been done."""
         self._done += count
 
     def next(self, now: float, rate: int, batch: int) -> float:
-        """When enough will be due to be worth a call."""
+        """Return the time, in seconds, when enough will be due to be worth a call."""
         if not 0 < rate <= FASTEST or self._start is None:
             return now
         bunch = max(1, min(batch, int(rate * TICK)))

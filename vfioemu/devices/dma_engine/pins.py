@@ -45,7 +45,7 @@ class UsedPages:
             self._chunks[key].populate(numbers)
 
     def take(self) -> Iterator[tuple[int, int]]:
-        """(iova, npages) of every run, ascending; forgets them."""
+        """List (iova, npages) of every run, ascending, and forget them."""
         chunks, self._chunks = self._chunks, {}
         for key in sorted(chunks):
             for first, count in chunks[key].runs():
@@ -88,7 +88,7 @@ class HeldPages:
             self._leaving.clear()
 
     def clear(self) -> None:
-        """All pins are gone."""
+        """Forget all pins, which are gone."""
         self._old.clear()
         self._recent.clear()
 
@@ -123,7 +123,7 @@ class HeldPages:
                 yield from host.unpin(first, count)
 
     def forget(self, iova: int, size: int) -> None:
-        """The pins in the range are gone: it is being unmapped."""
+        """Forget the pins in the range, `size` bytes from `iova`: it is being unmapped."""
         first, last = iova - iova % PAGE, iova + size - 1
         if self._busy:
             self._leaving.append((iova, last))

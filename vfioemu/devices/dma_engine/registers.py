@@ -45,7 +45,7 @@ DEFAULTS: Final[Mapping[Register, int]] = {
     Register.IRQ_VECTOR: 0,
 }
 STATE: Final = tuple(register for register in DEFAULTS if register != Register.COMMAND)
-"""What migrates, in this order."""
+"""The registers that migrate, in this order."""
 
 _CHECKS: Final[Mapping[Register, Callable[[int], bool]]] = {
     Register.CONTROL: lambda value: value in (0, CONTROL_RUN),
@@ -87,7 +87,7 @@ class Registers:
         return bool(self._values[Register.CONTROL] & CONTROL_RUN)
 
     def reset(self) -> None:
-        """As after power on."""
+        """Reset to the values after power on."""
         self._values = dict(self._defaults)
         self.generation += 1
 
@@ -114,11 +114,11 @@ class Registers:
         self.generation += 1
 
     def refuse_idle(self) -> None:
-        """EINVAL unless the device could write with these registers."""
+        """Refuse registers with which the device could not write: EINVAL."""
         refuse_idle(self._values)
 
     def dump(self) -> tuple[int, ...]:
-        """The values that migrate."""
+        """Return the values that migrate, in the order of `STATE`."""
         return tuple(self._values[register] for register in STATE)
 
     def load(self, values: tuple[int, ...]) -> None:
@@ -134,14 +134,14 @@ class Registers:
             raise
 
     def merged(self, register: Register, at: int, data: bytes) -> int:
-        """What a write of `data`, at byte `at` of a register, makes of it; what is not kept reads as 0."""
+        """Return the value after a write of `data` at byte `at` of a register; a register that is not kept reads as 0."""
         value = bytearray(self._values.get(register, 0).to_bytes(8, "little"))
         value[at : at + len(data)] = data
         return int.from_bytes(value, "little")
 
 
 def refuse_idle(values: Mapping[Register, int]) -> None:
-    """EINVAL for registers with which a device cannot write anything."""
+    """Refuse registers with which a device cannot write anything: EINVAL."""
     if values[Register.PATTERN] == Pattern.RING and values[Register.SIZE] > RING_ENTRIES * PAGE:
         raise IoctlError(
             errno.EINVAL, f"a ring of {values[Register.SIZE] // PAGE} pages, at most {RING_ENTRIES}"

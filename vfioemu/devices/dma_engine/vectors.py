@@ -27,7 +27,7 @@ class Vectors:
         self.status = 0
 
     def reset(self) -> None:
-        """As after power on; the layer below lowers the line."""
+        """Reset to the state after power on; the layer below lowers the line."""
         self.status = 0
 
     def raise_vector(self, vector: int) -> Steps[None]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a dma-engine writes: which page is next, and the stamp that goes there. All of this state migrates."""
+"""The writes of a dma-engine: which page is next, and the stamp that goes there. All of this state migrates."""
 
 from collections.abc import Callable
 from typing import Final
@@ -59,7 +59,7 @@ class Writer:
         self.reset()
 
     def reset(self) -> None:
-        """Counters and generator as after power on."""
+        """Reset counters and generator to what they are after power on."""
         self.seq = 0
         self.writes = 0
         self.bytes = 0
@@ -71,7 +71,7 @@ class Writer:
         self.random = self._registers[Register.SEED]
 
     def next_pages(self, count: int) -> list[int]:
-        """The IOVAs of the next `count` pages; entries of the ring that are none are left out."""
+        """Return the IOVAs of the next `count` pages; entries of the ring that name no page are left out."""
         base = self._registers[Register.BASE]
         npages = self._registers[Register.SIZE] // PAGE
         pattern = self._registers[Register.PATTERN]
@@ -99,7 +99,7 @@ class Writer:
         return pages
 
     def batch(self, pages: list[int]) -> DmaBatch:
-        """The writes to `pages`, stamped and numbered."""
+        """Build the writes to `pages`, stamped and numbered."""
         size = self._registers[Register.WRITE_SIZE]
         offset = self._registers[Register.OFFSET]
         fill = size - STAMP_SIZE
@@ -132,7 +132,7 @@ class Writer:
             self.hidden += sum(dma.op == Op.HIDDEN_WRITE and dma.status == Status.DONE for dma in batch)
 
     def dump(self) -> tuple[int, ...]:
-        """What migrates."""
+        """Return the state that migrates, `COUNTERS` numbers."""
         return (
             self.device_id,
             self.seq,
@@ -163,4 +163,4 @@ class Writer:
 
 
 COUNTERS: Final = 10
-"""How many numbers `Writer.dump` gives."""
+"""Numbers that `Writer.dump` gives."""

@@ -38,7 +38,7 @@ class ConfigSpace:
 
     @property
     def interrupt_line(self) -> int:
-        """What the guest's firmware has written down about its interrupt."""
+        """The interrupt line that the guest's firmware has written down."""
         return self._bytes[_INTERRUPT_LINE]
 
     @interrupt_line.setter
@@ -46,7 +46,7 @@ class ConfigSpace:
         self._bytes[_INTERRUPT_LINE] = line
 
     def read(self, offset: int, size: int) -> bytes:
-        """Bytes; zeros where the kernel would show what lies behind its buffer."""
+        """Read `size` bytes; zeros where the kernel would show what lies behind its buffer."""
         return bytes(self._bytes[offset : offset + size]).ljust(size, b"\0")
 
     def write(self, offset: int, data: bytes) -> None:

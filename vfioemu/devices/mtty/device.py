@@ -49,7 +49,7 @@ _U16: Final = 0xFFFF
 
 
 class MttyOptions(Options, frozen=True):
-    """What can be said of a mtty."""
+    """The options of a mtty."""
 
     ports: Annotated[Literal[1, 2], Meta(description="how many serial ports it has")] = 1
     info_known: Annotated[
@@ -94,7 +94,7 @@ class Mtty(DeviceModel):
     # --- interrupts ---
 
     def irqs(self) -> Sequence[Irq | None]:
-        """INTx and MSI, one each."""
+        """Return INTx and MSI, one each."""
         return _IRQS
 
     def info(self, argsz: int, num_regions: int) -> DeviceInfo:
@@ -107,7 +107,7 @@ class Mtty(DeviceModel):
         return super().irq_info(index) if self._info_known else None
 
     def irq_limit(self, index: int) -> int:
-        """The number of indices, where SET_IRQS means the number of vectors: mtty_ioctl() passes num_irqs."""
+        """Return the number of indices, where SET_IRQS means the number of vectors: mtty_ioctl() passes num_irqs."""
         del index
         return len(_IRQS) if self._info_known else 0
 
@@ -177,7 +177,7 @@ class Mtty(DeviceModel):
             yield from self.host.signal_irq(_INTX, 0)
 
     def _raise_if_pending(self) -> Steps[None]:
-        """INTx is a level; see the module. A stopped device keeps it for later."""
+        """Raise INTx if it is pending: it is a level, see the module. A stopped device keeps it for later."""
         if self.host.migration_state in RUNNING_STATES:
             yield from self._raise_level()
 
@@ -190,7 +190,7 @@ class Mtty(DeviceModel):
     # --- regions: mdev_access(), in pieces of up to four bytes ---
 
     def read_region(self, index: int, offset: int, size: int) -> MaybeSteps[bytes]:
-        """A piece of a region; EINVAL (which becomes EFAULT) for a region that is none."""
+        """Read a piece of a region: mdev_access(); EINVAL (which becomes EFAULT) for a region that does not exist."""
         if index == _CONFIG:
             return self._config.read(offset, size)
         uart, register = self._register(index, offset)
@@ -206,7 +206,7 @@ class Mtty(DeviceModel):
         return data
 
     def _after(self, uart: Uart, event: bool) -> Steps[None] | None:
-        """What an access makes the interrupt do; None, mostly."""
+        """Return the steps that an access makes the interrupt take; mostly None."""
         if event:
             return self._raise()
         if uart.pending and not self._masked and self._enabled(_INTX):
@@ -214,7 +214,7 @@ class Mtty(DeviceModel):
         return None
 
     def write_region(self, index: int, offset: int, data: bytes) -> MaybeSteps[None]:
-        """A piece of a region; the first byte counts."""
+        """Write a piece of a region, of which the first byte counts: mdev_access(). Errnos as `read_region`."""
         if index == _CONFIG:
             self._config.write(offset & _U16, data)
             return None
@@ -224,7 +224,7 @@ class Mtty(DeviceModel):
         return self._after(uart, uart.write(register, data[0]))
 
     def _register(self, index: int, offset: int) -> tuple[Uart | None, int]:
-        """Which register of which port; no port where the sample finds nothing, or memory that is not its own."""
+        """Find the port and its register; no port where the sample finds nothing, or memory that is not its own."""
         if index >= _BARS:
             raise IoctlError(errno.EINVAL, f"region {index} cannot be accessed")
         register = offset & _U16

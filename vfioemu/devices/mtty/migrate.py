@@ -41,7 +41,7 @@ def data_size(ports: int) -> int:
 
 
 def header(ports: int) -> bytes:
-    """What every stream begins with."""
+    """Build the header with which every stream begins: struct mtty_data without its ports."""
     return _HEADER.pack(_MAGIC, _MAJOR, _MINOR, ports, 0)
 
 
@@ -63,7 +63,7 @@ class MttySaving(SavingStream):
         self._data += ports
 
     def peek(self, size: int) -> bytes:
-        """The next bytes; at the end of pre-copy none, where others say ENOMSG."""
+        """Return the next bytes, at most `size`; at the end of pre-copy none, where others say ENOMSG: mtty_save_read()."""
         return self._data[self._position : self._position + size]
 
     def advance(self, size: int) -> None:
@@ -71,13 +71,13 @@ class MttySaving(SavingStream):
         self._position += size
 
     def before_info(self) -> None:
-        """EINVAL unless the device is in pre-copy, in this session or a later one."""
+        """Refuse with EINVAL unless the device is in pre-copy, in this session or a later one."""
         state = self._state()
         if state not in (PRE_COPY, PRE_COPY_P2P):
             raise IoctlError(errno.EINVAL, f"device_state {state_name(state)} is not pre-copy")
 
     def precopy_info(self) -> tuple[int, int]:
-        """What is left of the header is initial, and nothing is ever dirty."""
+        """Return the bytes left of the header as initial, and 0 as dirty: mtty_precopy_ioctl(). EINVAL as `before_info`."""
         self.before_info()
         return len(self._data) - self._position, 0
 
@@ -91,11 +91,11 @@ class MttyResuming(ResumingStream):
         self._data = b""
 
     def before_write(self, size: int) -> None:
-        """ENOMEM for more than a whole stream; an ended stream counts from its beginning again (mtty_disable_file)."""
+        """Refuse more than a whole stream with ENOMEM; an ended stream counts from its beginning again (mtty_disable_file)."""
         self.reserve(size)
 
     def reserve(self, size: int) -> None:
-        """ENOMEM for more than a whole stream."""
+        """Refuse more than a whole stream with ENOMEM."""
         if len(self._data) + size > self._size:
             raise IoctlError(errno.ENOMEM, f"{len(self._data)} + {size} bytes, a state has {self._size}")
 
@@ -109,7 +109,7 @@ class MttyResuming(ResumingStream):
             )
 
     def end(self) -> None:
-        """The session has ended."""
+        """Drop the bytes, as the session has ended: mtty_disable_file()."""
         self._data = b""
 
     def ports(self) -> list[bytes]:

@@ -61,16 +61,16 @@ class Uart:
 
     @property
     def pending(self) -> bool:
-        """Whether IIR has something to tell."""
+        """True if IIR has something to tell."""
         return self._cause() != _IIR_NONE
 
     @property
     def in_use(self) -> bool:
-        """Whether a driver wants any interrupt."""
+        """True if a driver wants any interrupt."""
         return bool(self._registers[IER] & _IER_MASK)
 
     def _cause(self) -> int:
-        """IIR without its FIFO bits: the most urgent cause. Modem status is never one, as in the sample."""
+        """Return IIR without its FIFO bits: the most urgent cause. Modem status is never one, as in the sample."""
         ier = self._registers[IER]
         if ier & _IER_RLSI and self._overrun:
             return _IIR_RLSI
@@ -163,7 +163,7 @@ class Uart:
     # --- state ---
 
     def save(self) -> bytes:
-        """The port as the sample keeps it in memory and writes it to its stream; as it came, if nothing has changed."""
+        """Pack the port as the sample keeps it in memory and writes it to its stream; as it came, if nothing has changed."""
         packed = self._pack()
         return self._came if packed == self._accepted else packed
 
@@ -185,7 +185,7 @@ class Uart:
 
     @classmethod
     def load(cls, data: bytes) -> Self:
-        """A port from such bytes. Any are accepted, as the sample does; what cannot be is made possible.
+        """Make a port from such bytes. Any are accepted, as the sample does; what cannot be is made possible.
 
         The sample keeps even that, and a port which nobody touches is moved on with it.
         """

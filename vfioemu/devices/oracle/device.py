@@ -72,7 +72,7 @@ Words: TypeAlias = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What a kind of oracle device has (struct md_variant)."""
+    """The abilities of a kind of oracle device (struct md_variant)."""
 
     dma_unmap: bool = True
     logging: bool = False
@@ -95,7 +95,7 @@ VARIANTS: Final[Mapping[str, Variant]] = {
 
 
 class OracleOptions(Options, frozen=True):
-    """What can be said of an oracle."""
+    """The options of an oracle."""
 
     variant: Annotated[
         Literal["basic", "nounmap", "log", "migs", "migsp", "migsc", "migspc"],
@@ -132,11 +132,11 @@ class Oracle(DeviceModel):
         return self._variant.dma_unmap
 
     def regions(self) -> Sequence[Region]:
-        """The command window and the config space; the others are there with size 0 (md_region)."""
+        """Return the command window and the config space; the others are there with size 0 (md_region)."""
         return _REGIONS
 
     def irqs(self) -> Sequence[Irq]:
-        """One INTx, four MSI, the others with none."""
+        """Return one INTx, four MSI, the others with none."""
         return _IRQS
 
     # --- life ---
@@ -167,7 +167,7 @@ class Oracle(DeviceModel):
     # --- regions (md_rw) ---
 
     def clip_access(self, index: int, offset: int, size: int, *, write: bool) -> int:
-        """An access of no bytes is one to a place all the same: EINVAL but for the window and the config space."""
+        """Refuse an access of no bytes (EINVAL) except in the window and the config space: it is one to a place all the same."""
         left = super().clip_access(index, offset, size, write=write)
         window = WINDOW_OFFSET <= offset < WINDOW_OFFSET + WINDOW_SIZE and not write
         if not left and index != c.VFIO_PCI_CONFIG_REGION_INDEX and not window:
@@ -175,7 +175,7 @@ class Oracle(DeviceModel):
         return left
 
     def read_region(self, index: int, offset: int, size: int) -> bytes:
-        """The last result, the window, or the config space."""
+        """Read the last result, the window, or the config space; EINVAL elsewhere."""
         if index == c.VFIO_PCI_CONFIG_REGION_INDEX:
             return self._config[offset : offset + size]
         if offset == 0 and size == COMMAND_SIZE:
@@ -185,7 +185,7 @@ class Oracle(DeviceModel):
         raise IoctlError(errno.EINVAL, f"nothing to read at {offset:#x}+{size:#x}")
 
     def accept_write(self, index: int, offset: int, size: int) -> int:
-        """Commands are copied; the config space takes anything without looking."""
+        """Take commands as a whole, and nothing for the config space, whose writes are not looked at; EINVAL for anything else."""
         if index == c.VFIO_PCI_CONFIG_REGION_INDEX:
             return 0
         if offset != 0 or size != COMMAND_SIZE:
@@ -193,7 +193,7 @@ class Oracle(DeviceModel):
         return size
 
     def write_region(self, index: int, offset: int, data: bytes) -> Steps[None]:
-        """A command (md_command)."""
+        """Execute a command (md_command); its result, or a negative errno, is read from the region afterwards."""
         del offset
         if index == c.VFIO_PCI_CONFIG_REGION_INDEX:
             return

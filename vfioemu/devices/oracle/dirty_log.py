@@ -48,7 +48,7 @@ class DirtyLog:
         self._pages = PageRuns()
 
     def mark(self, iova: int, size: int) -> int:
-        """The hardware writes to [iova, iova+size); returns how many marks it made (do_logdirty)."""
+        """Mark [iova, iova+size), to which the hardware writes; return how many marks it made (do_logdirty)."""
         marks = 0
         for range_ in self._ranges:
             start = max(iova, range_.start)

@@ -14,7 +14,7 @@ _PATTERN: Final = bytes((i * 7 + 3) & 0xFF for i in range(256))
 
 
 class Sizes(NamedTuple):
-    """How long the parts of a stream are, in bytes."""
+    """The lengths of the parts of a stream, in bytes."""
 
     stop: int = 256
     initial: int = 96
@@ -22,7 +22,7 @@ class Sizes(NamedTuple):
 
 
 def stream_bytes(first: int, size: int) -> bytes:
-    """Bytes [first, first+size) of every migration stream of an oracle device: byte i is 7 * i + 3."""
+    """Return bytes [first, first+size) of every migration stream of an oracle device: byte i is 7 * i + 3."""
     return (_PATTERN * (-(-size // 256) + 1))[first & 0xFF :][:size]
 
 
@@ -41,7 +41,7 @@ class OracleSaving(SavingStream):
         self._total = (self._pre_end + sizes.stop) & _U64 if precopy else sizes.stop
 
     def peek(self, size: int) -> bytes:
-        """The next bytes; ENOMSG when all of pre-copy has been read."""
+        """Return the next bytes, at most `size`; ENOMSG when all of pre-copy has been read."""
         end = self._pre_end if self.precopy else self._total
         if self.precopy and self._position >= end:
             raise IoctlError(errno.ENOMSG, f"size {size}: pre-copy has no more for now")
@@ -52,7 +52,7 @@ class OracleSaving(SavingStream):
         self._position += size
 
     def precopy_info(self) -> tuple[int, int]:
-        """What pre-copy still has; EINVAL outside of it."""
+        """Return the bytes that pre-copy still has as (initial, dirty); EINVAL outside of it."""
         if not self.precopy:
             raise IoctlError(errno.EINVAL, "device_state STOP_COPY: this is for PRE_COPY and PRE_COPY_P2P")
         initial = self._current().initial  # as it is now, not when the stream began
@@ -75,7 +75,7 @@ class OracleResuming(ResumingStream):
         return self._position == 0 or (self._position == self._total and not self._spoiled)
 
     def reserve(self, size: int) -> None:
-        """ENOMEM beyond 1 MiB."""
+        """Refuse a stream beyond 1 MiB: ENOMEM."""
         if self._position + size > STREAM_LIMIT:
             raise IoctlError(errno.ENOMEM, f"the device takes {STREAM_LIMIT} bytes")
 

@@ -73,7 +73,7 @@ _ERROR_MASK: Final = b"".join(
 
 
 def _rom() -> bytes:
-    """An expansion ROM with a header and nothing to run: 55 aa, its size, and the PCI data structure."""
+    """Build an expansion ROM with a header and nothing to run: 55 aa, its size, and the PCI data structure."""
     image = bytearray(512)
     image[0:3] = b"\x55\xaa\x01"
     image[0x18] = 0x1C
@@ -118,12 +118,12 @@ class E1000eCard(PciHardware):
         self._selected = 0
 
     def reset_function(self) -> None:
-        """All registers have their initial values."""
+        """Give all registers their initial values."""
         self._values = dict(_INITIAL)
         self._selected = 0
 
     def bar_image(self, bar: int) -> bytes:
-        """The registers' initial values."""
+        """Return the initial values of the registers, in BAR 0; empty for any other BAR."""
         if bar != 0:
             return b""
         image = bytearray(0x6000)
@@ -132,7 +132,7 @@ class E1000eCard(PciHardware):
         return bytes(image)
 
     def read_bar(self, bar: int, offset: int, size: int) -> MaybeSteps[bytes]:
-        """Registers have 32 bits; a narrower access gives a part of the whole."""
+        """Read a register of 32 bits; a narrower access gives a part of the whole."""
         if bar == 2 and offset & ~3 == _IOADDR:
             return _part(self._selected, offset, size)
         place = offset & ~3 if bar == 0 else self._selected
@@ -143,14 +143,14 @@ class E1000eCard(PciHardware):
         return _part(self._values.get(CTRL if place == CTRL_DUP else place, 0), offset, size)
 
     def _read_icr(self, offset: int, size: int) -> Steps[bytes]:
-        """Reading the causes clears them."""
+        """Read the causes of interrupts, which clears them and lowers INTx."""
         value = self._values.get(ICR, 0)
         self._values[ICR] = 0
         yield from self.set_intx(False)
         return _part(value, offset, size)
 
     def write_bar(self, bar: int, offset: int, data: bytes) -> Steps[None]:
-        """Only accesses of 32 bits are registers'."""
+        """Write a register; accesses of less than 32 bits are lost."""
         if len(data) < 4:
             return
         value = int.from_bytes(data, "little")
@@ -197,5 +197,5 @@ class E1000e(VfioPci):
 
 
 def _part(value: int, offset: int, size: int) -> bytes:
-    """Those bytes of a register that an access asks for."""
+    """Return those bytes of a register that an access asks for."""
     return (value >> 8 * (offset & 3)).to_bytes(4, "little")[:size]

@@ -73,7 +73,7 @@ DESCRIPTION: Final = Function(
 
 
 class EduOptions(PciOptions, frozen=True):
-    """What can be said of an edu."""
+    """The options of an edu."""
 
     dma_mask: Annotated[
         U64, Meta(description="the address bits that its DMA engine has, one at least; by default 28 of them")
@@ -100,7 +100,7 @@ class EduCard(PciHardware):
         self.reset_function()
 
     def reset_function(self) -> None:
-        """As after power on."""
+        """Reset the card to what it is after power on."""
         self._liveness = 0
         self._factorial = 0
         self._status = 0
@@ -110,17 +110,17 @@ class EduCard(PciHardware):
         self.buffer = bytearray(BUFFER_SIZE)
 
     def function_closed(self) -> None:
-        """A transfer that has not been made never is: the function is no bus master any more."""
+        """Drop a transfer that has not been made: the function is no bus master any more."""
         self._dma[DMA_COMMAND] = 0
         self._due = None
 
     def bar_image(self, bar: int) -> bytes:
-        """The registers as they are when the mapping is made."""
+        """Return the registers as they are when the mapping is made."""
         del bar
         return b"".join(self.read_bar(0, offset, 4) for offset in range(0, 0xA0, 4))
 
     def read_bar(self, bar: int, offset: int, size: int) -> bytes:
-        """A register; accesses of less than 32 bits are not decoded and read as zero, those of 64 are for DMA registers."""
+        """Read a register; accesses of less than 32 bits are not decoded and read as zero, those of 64 are for DMA registers."""
         del bar
         if size < 4:
             return bytes(size)
@@ -137,7 +137,7 @@ class EduCard(PciHardware):
         return _NOTHING[:size] if value is None else value.to_bytes(8, "little")[:size]
 
     def write_bar(self, bar: int, offset: int, data: bytes) -> Steps[None]:
-        """A register; accesses of less than 32 bits are lost, and those of 64 below the DMA registers."""
+        """Write a register; accesses of less than 32 bits are lost, and those of 64 below the DMA registers."""
         del bar
         if len(data) < 4 or (len(data) > 4 and offset < DMA_SOURCE):
             return
@@ -215,14 +215,14 @@ class Edu(VfioPci):
 
 
 def _place(address: int, length: int) -> int:
-    """Where a DMA address is in the buffer."""
+    """Translate a DMA address to an offset in the buffer; ERANGE for what does not lie in it as a whole."""
     if not BUFFER <= address or address + length > BUFFER + BUFFER_SIZE:
         raise IoctlError(errno.ERANGE, f"{address:#x}+{length:#x} is not in the buffer")
     return address - BUFFER
 
 
 def _factorial(n: int) -> int:
-    """The factorial of n mod 2^32, which is 0 from 34 on."""
+    """Compute the factorial of n mod 2^32, which is 0 from 34 on."""
     if n >= 34:
         return 0
     result = 1

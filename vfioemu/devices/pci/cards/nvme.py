@@ -66,7 +66,7 @@ class NvmeCard(PciHardware):
         self.reset_function()
 
     def reset_function(self) -> None:
-        """The controller is disabled."""
+        """Reset the registers; the controller is disabled."""
         self._values = {
             CAP: _CAPABILITIES & 0xFFFFFFFF,
             CAP + 4: _CAPABILITIES >> 32,
@@ -77,11 +77,11 @@ class NvmeCard(PciHardware):
         }
 
     def bar_image(self, bar: int) -> bytes:
-        """The registers."""
+        """Return the registers, the first 0x40 bytes."""
         return b"".join(self.read_bar(bar, offset, 4) for offset in range(0, 0x40, 4))
 
     def read_bar(self, bar: int, offset: int, size: int) -> bytes:
-        """A register, or a part of it, or two of them."""
+        """Read a register, or a part of it, or two of them."""
         if size > 4:
             return self.read_bar(bar, offset, 4) + self.read_bar(bar, offset + 4, 4)
         place = INTMS if offset & ~3 == INTMC else offset & ~3
@@ -89,7 +89,7 @@ class NvmeCard(PciHardware):
         return value.to_bytes(4, "little")[:size]
 
     def write_bar(self, bar: int, offset: int, data: bytes) -> None:
-        """A register; narrower accesses than 32 bits are not defined and lost, wider ones are for registers of 64 bits."""
+        """Write a register; accesses of less than 32 bits are not defined and lost, wider ones are for registers of 64 bits."""
         if len(data) < 4:
             return
         if offset in (ASQ, ACQ) and len(data) > 4:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """`vfio-pci`: a PCI function with nothing behind its BARs but memory.
 
-What it is good for: a group behind an IOMMU with a device that does no DMA of its own and never pins, so that all of its
-container's memory counts as dirty; and a function of any shape for programs that look at PCI functions.
+Use it for a group behind an IOMMU with a device that does no DMA of its own and never pins, so that all of its container's
+memory counts as dirty, and for a function of any shape, when programs that look at PCI functions are tried.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ _LAST_BAR: Final = BAR_COUNT - 1
 
 
 class PlainOptions(PciOptions, frozen=True):
-    """What the function shall look like."""
+    """The options of a plain function: what it shall look like."""
 
     vendor: Annotated[int, Meta(ge=0, le=0xFFFF, description="vendor id")] = 0x1234
     device: Annotated[int, Meta(ge=0, le=0xFFFF, description="device id")] = 0x11E8
@@ -64,11 +64,11 @@ class PlainCard(PciHardware):
     """The card."""
 
     def read_bar(self, bar: int, offset: int, size: int) -> bytes:
-        """Memory."""
+        """Read memory."""
         return self.bar_memory(bar).read(offset, size)
 
     def write_bar(self, bar: int, offset: int, data: bytes) -> None:
-        """Memory."""
+        """Write memory."""
         self.bar_memory(bar).write(offset, data)
 
     def reset_function(self) -> Steps[None]:

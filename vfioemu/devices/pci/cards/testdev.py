@@ -41,11 +41,11 @@ class PciTestdevCard(PciHardware):
         self._counts: dict[tuple[int, int], int] = {}
 
     def reset_function(self) -> None:
-        """No test is chosen; counts are kept until it is."""
+        """Choose no test; counts are kept until one is chosen."""
         self._current = None
 
     def read_bar(self, bar: int, offset: int, size: int) -> bytes:
-        """Byte by byte: the chosen test's header, whichever BAR it was chosen by."""
+        """Read, byte by byte, the chosen test's header, whichever BAR it was chosen by."""
         del bar
         if self._current is None:
             return bytes(size)
@@ -53,7 +53,7 @@ class PciTestdevCard(PciHardware):
         return bytes(header[i] if i + 1 < len(header) else 0 for i in range(offset, offset + size))
 
     def write_bar(self, bar: int, offset: int, data: bytes) -> None:
-        """Byte by byte: choose a test, or be counted."""
+        """Choose a test or count a write, byte by byte."""
         for i, byte in enumerate(data, offset):
             if i == 0:
                 self._current = (bar, byte) if byte < len(_TESTS) else None
@@ -83,5 +83,5 @@ class PciTestdev(VfioPci):
 
 
 def _offset(kind: int, test: int) -> int:
-    """Where a test counts writes."""
+    """Return the offset at which a test counts writes."""
     return (_MEMORY, _PORTS)[kind] // 2 + kind * len(_TESTS) + test

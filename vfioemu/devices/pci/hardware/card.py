@@ -21,11 +21,11 @@ from vfioemu.devices.pci.hardware.memory import SharedBar
 
 
 class Slot(Protocol):
-    """What a card is plugged into."""
+    """The slot that a card is plugged into."""
 
     @property
     def host(self) -> Host:
-        """What the core offers: guest memory, interrupts, work."""
+        """The services of the core: guest memory, interrupts, work."""
 
     @property
     def awake(self) -> bool:
@@ -102,7 +102,7 @@ class PciHardware:
 
     @property
     def host(self) -> Host:
-        """What the core offers."""
+        """The services of the core."""
         return self.slot.host
 
     def bar_memory(self, bar: int) -> SharedBar:

@@ -50,7 +50,7 @@ class ConfigSpace:
             self._extended_chain(function.extended)
 
     def read(self, position: int, count: int) -> int:
-        """`count` bytes, as a little-endian number."""
+        """Read `count` bytes, as a little-endian number."""
         return int.from_bytes(self.data[position : position + count], "little")
 
     def write(self, position: int, count: int, value: int) -> None:
@@ -155,7 +155,7 @@ class ConfigSpace:
 
 
 def bar_flags(bar: Bar) -> int:
-    """The low bits of a BAR, which say what it is."""
+    """Return the low bits of a BAR, which say what it is."""
     if bar.kind == "io":
         return r.BASE_ADDRESS_IO
     flags = r.BASE_ADDRESS_PREFETCH if bar.prefetchable else 0
@@ -163,7 +163,7 @@ def bar_flags(bar: Bar) -> int:
 
 
 def rom_size(function: Function) -> int:
-    """Of the expansion ROM's BAR; 0 without a ROM."""
+    """Return the size of the expansion ROM's BAR in bytes; 0 without a ROM."""
     if function.rom is None:
         return 0
     return 1 << (max(function.rom_size, len(function.rom), 2048) - 1).bit_length()

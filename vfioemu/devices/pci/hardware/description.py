@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a PCI function is made of, as data: identity, BARs, capabilities. A model states it once and never changes it.
+"""The parts of a PCI function, as data: identity, BARs, capabilities. A model states it once and never changes it.
 
 Capabilities are given in the order of their chain. Where they lie in config space is up to us unless `at` says so.
 """
@@ -63,12 +63,12 @@ class Bar:
         return -(-self.size // _PAGE) * _PAGE
 
     def has_registers(self, offset: int, size: int) -> bool:
-        """Whether that part, if it is mapped, hides registers of the model; `areas` are what it says is none."""
+        """Tell whether that part, if it is mapped, hides registers of the model; the model says that `areas` hold none."""
         registers = self.size if self.registers is None else self.registers
         return not self.memory and self.areas is None and size > 0 and offset < registers
 
     def maps(self, offset: int, size: int) -> bool:
-        """Whether that part may be mapped, if any of it may."""
+        """Tell whether that part may be mapped, if any of it may."""
         areas = ((0, self.mapped_size),) if self.areas is None else self.areas
         return any(start <= offset and offset + size <= start + length for start, length in areas)
 
@@ -90,7 +90,7 @@ class Capability:
     at: int | None = None
 
     def encode(self) -> "Capability":
-        """Itself."""
+        """Return itself."""
         return self
 
 
@@ -98,7 +98,7 @@ class Encodes(Protocol):
     """Anything that is a capability."""
 
     def encode(self) -> Capability:
-        """As bytes."""
+        """Encode it as bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ class PowerManagement:
     at: int | None = None
 
     def encode(self) -> Capability:
-        """PMC, PMCSR, and the bridge extensions and data, which are not there."""
+        """Encode PMC, PMCSR, and the bridge extensions and data, which are not there."""
         csr = r.PM_CTRL_NO_SOFT_RESET if self.no_soft_reset else 0
         body = (self.version | self.flags).to_bytes(2, "little") + csr.to_bytes(2, "little") + bytes(2)
         mask = bytes(2) + (r.PM_CTRL_STATE | r.PM_CTRL_PME_ENABLE).to_bytes(2, "little")
@@ -146,7 +146,7 @@ class Msi:
             raise ValueError(f"{self.vectors} MSI vectors")
 
     def encode(self) -> Capability:
-        """Flags, address, data and, if maskable, mask and pending bits."""
+        """Encode flags, address, data and, if maskable, mask and pending bits."""
         flags = (self.vectors.bit_length() - 1) << 1
         flags |= (r.MSI_FLAGS_64BIT if self.is_64bit else 0) | (r.MSI_FLAGS_MASKBIT if self.maskable else 0)
         address = 8 if self.is_64bit else 4
@@ -185,16 +185,16 @@ class MsiX:
 
     @property
     def table_size(self) -> int:
-        """Of the table, in bytes."""
+        """The size of the table, in bytes."""
         return self.vectors * r.MSIX_ENTRY_SIZE
 
     @property
     def pba_size(self) -> int:
-        """Of the pending bits, in bytes."""
+        """The size of the pending bits, in bytes."""
         return -(-self.vectors // 64) * 8
 
     def encode(self) -> Capability:
-        """Flags, table, pending bits."""
+        """Encode flags, table and pending bits."""
         body = (self.vectors - 1).to_bytes(2, "little")
         body += (self.table_offset | self.table_bar).to_bytes(4, "little")
         body += (self.pba_offset | self.pba_bar).to_bytes(4, "little")
@@ -226,7 +226,7 @@ class Express:
     at: int | None = None
 
     def encode(self) -> Capability:
-        """20 bytes, or 60 of version 2."""
+        """Encode 20 bytes, or 60 of version 2."""
         devcap = self.devcap | (r.EXP_DEVCAP_FLR if self.flr else 0)
         body = bytearray(18 if self.version == 1 else 58)
         mask = bytearray(len(body))
@@ -343,7 +343,7 @@ class Function:
 
     @property
     def can_reset(self) -> bool:
-        """Whether Linux can reset the function by itself: FLR, or the soft reset between D3hot and D0.
+        """True if Linux can reset the function by itself: FLR, or the soft reset between D3hot and D0.
 
         Kernel: pcie_reset_flr(), pci_af_flr(), pci_pm_reset().
         """

@@ -57,7 +57,7 @@ class SharedBar:
         return not self._shown
 
     def read(self, offset: int, size: int) -> bytes:
-        """What user space has put there."""
+        """Read the bytes that user space has put there."""
         return b"".join(
             os.pread(fd, count, at).ljust(count, b"\0") for fd, at, count in self._parts(offset, size)
         )
@@ -80,7 +80,7 @@ class SharedBar:
                 raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
     def written(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
-        """Which parts (offset, size) of a range something has been stored to; all others are zero."""
+        """Yield the parts (offset, size) of a range that something has been stored to; all others are zero."""
         for fd, at, count in self._parts(offset, size):
             yield from _data(fd, at, at + count)
 
@@ -91,7 +91,7 @@ class SharedBar:
         Without an fd to put the contents aside, mappings go on working.
 
         Returns:
-            Whether there is more to do.
+            True if there is more to do.
         """
         if self.fd < 0 or self._kept < self.size:
             return False  # it was closed in between, or is about to be
@@ -131,7 +131,7 @@ class SharedBar:
         return start > 0
 
     def _parts(self, offset: int, size: int) -> list[tuple[int, int, int]]:
-        """Where a range is: fd, offset, size."""
+        """List the parts of a range: fd, offset in it, size."""
         ends = min(max(self._shown, offset), offset + size)
         parts = ((self.fd, offset, ends - offset), (self._aside, ends, offset + size - ends))
         return [(fd if fd >= 0 else self.fd, at, count) for fd, at, count in parts if count]
@@ -142,7 +142,7 @@ class SharedBar:
         It takes as many calls as there is much in it. What a program writes behind us goes with the next one.
 
         Returns:
-            Whether there is more to do.
+            True if there is more to do.
         """
         empty = all(_is_empty(fd, self._kept) for fd in self.files)
         self._kept = 0 if empty else max(0, self._kept - FREED)
@@ -169,7 +169,7 @@ class SharedBar:
 
 
 def _is_empty(fd: int, end: int) -> bool:
-    """Whether a file has no pages before `end`."""
+    """Tell whether a file has no pages before `end`."""
     try:
         return os.lseek(fd, 0, os.SEEK_DATA) >= end
     except OSError as error:
@@ -179,7 +179,7 @@ def _is_empty(fd: int, end: int) -> bool:
 
 
 def _data(fd: int, at: int, end: int) -> Iterator[tuple[int, int]]:
-    """The parts (offset, size) of a range of a file that are no holes."""
+    """Yield (offset, size) of the parts of a range of a file that are no holes."""
     while at < end:
         try:
             start = os.lseek(fd, at, os.SEEK_DATA)

@@ -40,7 +40,7 @@ class Messages:
         self.pending = 0
 
     def enabled(self, index: int | None) -> bool:
-        """Whether the function uses MSI, or MSI-X, instead of INTx."""
+        """Tell whether the function uses MSI, or MSI-X, instead of INTx."""
         if index == MSI:
             return bool(self._msi_flags & r.MSI_FLAGS_ENABLE)
         return index == MSIX and bool(self._msix_flags & r.MSIX_FLAGS_ENABLE)
@@ -60,7 +60,7 @@ class Messages:
         return (yield from self._table().signal(index, vector))
 
     def deliver(self, index: int | None) -> Steps[None]:
-        """Masks may have been taken away: send what is pending."""
+        """Send what is pending, as masks may have been taken away."""
         if index is None or not self.enabled(index) or not self._may_send():
             return
         pending = self._pending(index)
@@ -70,7 +70,7 @@ class Messages:
                 yield from self._table().signal(index, vector)
 
     def clear(self) -> None:
-        """Nothing is pending: the function was reset, or the interrupts were given up."""
+        """Drop what is pending: the function was reset, or the interrupts were given up."""
         self.pending = 0
         if self._hardware.caps.get(r.CAP_ID_MSI) is not None:
             self._set_pending(MSI, 0)
@@ -95,7 +95,7 @@ class Messages:
 
     @property
     def _mask_register(self) -> int | None:
-        """Where the mask bits of MSI are, with the pending ones behind them; None if it has none."""
+        """The offset of MSI's mask bits in config space, with the pending ones behind them; None if it has none."""
         flags = self._msi_flags
         if not flags & r.MSI_FLAGS_MASKBIT:
             return None

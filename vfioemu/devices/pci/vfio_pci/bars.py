@@ -38,14 +38,14 @@ class BarAccess:
         self._pba = (msix.pba_bar, msix.pba_offset, msix.pba_size) if msix else (-1, 0, 0)
 
     def hidden(self, index: int, offset: int, size: int) -> int:
-        """How many of the bytes from `offset` are the MSI-X table's; 0 if the first is not."""
+        """Count the bytes from `offset` that are the MSI-X table's; 0 if the first is not."""
         bar, start, length = self._table
         if bar != index or not start <= offset < start + length:
             return 0
         return min(size, start + length - offset)
 
     def piece(self, index: int, offset: int, size: int) -> int:
-        """How much of an access can be made at once without anybody seeing the difference, as long as nothing fails."""
+        """Return the bytes of an access that can be made at once without a visible difference, as long as nothing fails."""
         described = self._bars[index]
         if described.memory or _beyond(described, offset):
             bar, start, _ = self._table
@@ -55,7 +55,7 @@ class BarAccess:
         return self.unit(index, offset, size)
 
     def unit(self, index: int, offset: int, size: int) -> int:
-        """How long the next piece of an access is: vfio_pci_core_do_io_rw()."""
+        """Return the bytes of the next piece of an access: vfio_pci_core_do_io_rw()."""
         if hidden := self.hidden(index, offset, size):
             return hidden
         bar, start, _ = self._table
@@ -67,16 +67,16 @@ class BarAccess:
         return 1
 
     def reads_show(self, index: int) -> bool:
-        """Whether the function may notice that it is read."""
+        """Tell whether the function may notice that it is read."""
         return not self._bars[index].memory
 
     def check(self, index: int) -> None:
-        """Whether the BAR answers at all: EIO."""
+        """Refuse a BAR that does not answer: EIO."""
         if self._bars[index].kind != "io" and not self._hardware.memory_enabled:
             raise IoctlError(errno.EIO, f"BAR {index}: the function does not decode memory")
 
     def read(self, index: int, offset: int, size: int) -> Steps[bytes]:
-        """Read: EIO."""
+        """Read `size` bytes; EIO if the BAR does not answer."""
         out = bytearray()
         bar = self._bars[index]
         first = offset
@@ -98,14 +98,14 @@ class BarAccess:
         return bytes(out)
 
     def _show_pending(self, out: bytearray, first: int) -> None:
-        """The pending bits of MSI-X are read where the function says that they are."""
+        """Put the pending bits of MSI-X into `out`, where the function says that they are."""
         _, start, length = self._pba
         bits = self._messages.pending.to_bytes(length, "little")
         for place in range(max(first, start), min(first + len(out), start + length)):
             out[place - first] = bits[place - start]
 
     def write(self, index: int, offset: int, data: bytes) -> Steps[None]:
-        """Write one piece: EIO."""
+        """Write one piece; EIO if the BAR does not answer."""
         if self.hidden(index, offset, len(data)):
             return
         self.check(index)
@@ -117,7 +117,7 @@ class BarAccess:
 
 
 def _instructions(bar: Bar, offset: int, size: int) -> tuple[tuple[int, int], ...]:
-    """(offset, size) of the accesses that one piece makes: ioread64_lo_hi() of a port is two of 32 bits."""
+    """List (offset, size) of the accesses that one piece makes: ioread64_lo_hi() of a port is two of 32 bits."""
     if size == _QWORD and bar.narrow:
         return (offset, 4), (offset + 4, 4)
     return ((offset, size),)

@@ -65,31 +65,31 @@ class DmaBuf(File):
         raise IoctlError(errno.ENOTTY, f"a DMA buffer has no ioctl {cmd:#x}")
 
     def read(self, caller: Caller, addr: int, size: int) -> Steps[int]:
-        """EBADF when it is not open for reading, or EINVAL."""
+        """Refuse with EBADF when it is not open for reading, else with EINVAL: it has no read operation."""
         if not self._readable:
             raise IoctlError(errno.EBADF, "the open_flags of this DMA buffer are not for reading")
         return (yield from super().read(caller, addr, size))
 
     def write(self, caller: Caller, addr: int, size: int) -> Steps[int]:
-        """EBADF when it is not open for writing, or EINVAL."""
+        """Refuse with EBADF when it is not open for writing, else with EINVAL: it has no write operation."""
         if not self._writable:
             raise IoctlError(errno.EBADF, "the open_flags of this DMA buffer are not for writing")
         return (yield from super().write(caller, addr, size))
 
     def pread(self, caller: Caller, addr: int, size: int, offset: int) -> Steps[int]:
-        """ESPIPE: alloc_file_pseudo() gives no FMODE_PREAD."""
+        """Refuse with ESPIPE: alloc_file_pseudo() gives no FMODE_PREAD."""
         del caller, addr, size, offset
         yield from ()
         raise IoctlError(errno.ESPIPE, "a DMA buffer cannot be read at an offset")
 
     def pwrite(self, caller: Caller, addr: int, size: int, offset: int) -> Steps[int]:
-        """ESPIPE: alloc_file_pseudo() gives no FMODE_PWRITE."""
+        """Refuse with ESPIPE: alloc_file_pseudo() gives no FMODE_PWRITE."""
         del caller, addr, size, offset
         yield from ()
         raise IoctlError(errno.ESPIPE, "a DMA buffer cannot be written at an offset")
 
     def mmap(self, caller: Caller, offset: int, size: int, prot: int, shared: bool) -> Steps[Mapped]:
-        """EACCES for what it is not open for (do_mmap()); else EINVAL, as the exporter has no mmap operation."""
+        """Refuse with EACCES what it is not open for (do_mmap()), else with EINVAL, as the exporter has no mmap operation."""
         del caller, offset, size
         yield from ()
         if not self._readable or (shared and prot & PROT_WRITE and not self._writable):

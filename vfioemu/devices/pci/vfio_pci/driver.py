@@ -105,11 +105,11 @@ class VfioPci(DeviceModel):
         return any(cap.id == r.EXT_CAP_ID_SRIOV for cap in self.hardware.function.extended)
 
     def regions(self) -> Sequence[Region | None]:
-        """Six BARs, the ROM, config space, no VGA."""
+        """Return six BARs, the ROM, config space, no VGA."""
         return self._regions
 
     def irqs(self) -> Sequence[Irq | None]:
-        """INTx, MSI, MSI-X, the error interrupt of PCI Express, the request interrupt."""
+        """Return INTx, MSI, MSI-X, the error interrupt of PCI Express, the request interrupt."""
         return self.interrupts.irqs()
 
     def _describe_regions(self) -> tuple[Region | None, ...]:
@@ -153,7 +153,7 @@ class VfioPci(DeviceModel):
             yield Breathe()
 
     def closed(self) -> Steps[None]:
-        """The rest of vfio_pci_core_disable()."""
+        """Reset the bus if that is due: the rest of vfio_pci_core_disable()."""
         return hotreset.after_close(self.host.name, self.host.all_devices())
 
     def reset(self) -> Steps[None]:
@@ -169,7 +169,7 @@ class VfioPci(DeviceModel):
         yield from self.interrupts.set_line(False)
 
     def work(self, now: float) -> MaybeSteps[float | None]:
-        """What the card does by itself."""
+        """Do the work of the card itself; return when to be called again, in the seconds of `now`, or None."""
         return self.hardware.work(now)
 
     # --- what the card is given: hardware.card.Slot ---
@@ -183,7 +183,7 @@ class VfioPci(DeviceModel):
         return self.interrupts.set_line(level)
 
     def raise_error(self) -> Steps[bool]:
-        """An uncorrectable error of the function: the ERR interrupt. False if nobody hears it."""
+        """Signal ERR, for an uncorrectable error of the function. False if nobody hears it."""
         return self.interrupts.signal(ERR)
 
     def request_removal(self) -> Steps[bool]:
@@ -193,12 +193,12 @@ class VfioPci(DeviceModel):
     # --- the state of config space, for drivers that migrate it ---
 
     def save_pci(self) -> bytes:
-        """The state of config space and of the INTx line, for migration."""
+        """Pack the state of config space and of the INTx line, for migration."""
         return state.save(self.hardware.config, self.config, line=self.interrupts.line)
 
     @property
     def pci_state_size(self) -> int:
-        """How many bytes `save_pci` gives."""
+        """The number of bytes that `save_pci` gives."""
         return state.size(self.hardware.config)
 
     def load_pci(self, data: bytes) -> Steps[None]:
@@ -228,7 +228,7 @@ class VfioPci(DeviceModel):
         yield from self.command_written()
 
     def wake_up(self) -> Steps[None]:
-        """An ioctl, a read or a write in low power mode."""
+        """Resume a function in low power mode for an ioctl, a read or a write: vfio_device_pm_runtime_get(), vfio_pci_rw()."""
         yield from self._low_power.use()
         self.awake = not self._low_power.engaged
 
@@ -245,7 +245,7 @@ class VfioPci(DeviceModel):
         return self.interrupts.msi_qmax
 
     def command_written(self) -> Steps[None]:
-        """Mappings work while memory is decoded: vfio_pci_zap_and_down_write_memory_lock(), vfio_pci_vmf_insert_pfn()."""
+        """Let mappings work while memory is decoded: vfio_pci_zap_and_down_write_memory_lock(), vfio_pci_vmf_insert_pfn()."""
         for memory in list(self._memory.values()):
             while self._adjust(memory):  # which may have to go the other way by now
                 yield Breathe()
@@ -265,7 +265,7 @@ class VfioPci(DeviceModel):
     # --- regions ---
 
     def bar_memory(self, bar: int) -> SharedBar:
-        """The memory that mappings of a BAR show: ENOMEM."""
+        """Return the memory that mappings of a BAR show, and make it at the first call: ENOMEM."""
         memory = self._memory.get(bar)
         if memory is None:
             try:
@@ -294,28 +294,28 @@ class VfioPci(DeviceModel):
         return min(size, region.size - offset)
 
     def next_piece(self, index: int, offset: int, left: int) -> int:
-        """How much of a write is one access, and no more than what is taken from the caller at once."""
+        """Return the bytes of a write that are one access, and no more than what is taken from the caller at once."""
         left = min(left, PIECE)
         return self.config.piece(offset, left) if index == _CONFIG else self.bars.piece(index, offset, left)
 
     def unit(self, index: int, offset: int, left: int) -> int:
-        """What the kernel copies at a time: config space has been cut so already."""
+        """Return the bytes that the kernel copies at a time: config space has been cut so already."""
         if index == _CONFIG:
             return self.config.piece(offset, left)
         return left if index == _ROM else self.bars.unit(index, offset, left)
 
     def reads_show(self, index: int) -> bool:
-        """Registers may change when they are read."""
+        """Tell whether registers may change when they are read."""
         return index in self.hardware.function.bars and self.bars.reads_show(index)
 
     def accept_write(self, index: int, offset: int, size: int) -> int:
-        """What is lost anyway is not even copied."""
+        """Return the bytes of a write to take from the caller: none of what is lost anyway."""
         if index == _CONFIG:
             return size if self.config.looks_at_writes(offset) else 0
         return 0 if self.bars.hidden(index, offset, size) else size
 
     def read_region(self, index: int, offset: int, size: int) -> MaybeSteps[bytes]:
-        """BARs, the ROM, config space."""
+        """Read BARs, the ROM, config space."""
         if index == _CONFIG:
             return self.config.read(offset, size)
         return self._read_rom(offset, size) if index == _ROM else self.bars.read(index, offset, size)
@@ -329,7 +329,7 @@ class VfioPci(DeviceModel):
         return (self.hardware.function.rom or b"")[offset : offset + size].ljust(size, b"\xff")
 
     def write_region(self, index: int, offset: int, data: bytes) -> MaybeSteps[None]:
-        """One piece."""
+        """Write one piece."""
         if not data:
             return None
         return self.config.write(offset, data) if index == _CONFIG else self.bars.write(index, offset, data)
@@ -341,7 +341,7 @@ class VfioPci(DeviceModel):
         return self.hardware.map_bar(index, offset, size, prot)
 
     def maps_registers(self, index: int, offset: int, size: int) -> bool:
-        """Registers behind a mapping are the model's no more."""
+        """Tell whether a mapping hides registers, which are the model's no more."""
         bar = self.hardware.function.bars.get(index)
         return bar is not None and bar.has_registers(offset, size)
 
@@ -367,7 +367,7 @@ class VfioPci(DeviceModel):
         return number in _LOW_POWER or number == c.VFIO_DEVICE_FEATURE_DMA_BUF
 
     def feature(self, number: int, arg: int, size: int) -> Steps[int]:
-        """Low power mode, DMA buffers, the token of virtual functions."""
+        """Answer a feature: low power mode, DMA buffers, the token of virtual functions."""
         if number == c.VFIO_DEVICE_FEATURE_DMA_BUF:
             return (yield from dmabuf.get(self.hardware.function.bars, self.hardware.config.addresses, arg))
         if number == c.VFIO_DEVICE_FEATURE_PCI_VF_TOKEN:

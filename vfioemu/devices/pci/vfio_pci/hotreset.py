@@ -20,7 +20,7 @@ _FD_SIZE: Final = 4
 
 
 def info(own: str, devices: Iterable[Neighbour], arg: int) -> Steps[int]:
-    """VFIO_DEVICE_GET_PCI_HOT_RESET_INFO: EFAULT, EINVAL, ENODEV on the root bus, ENOSPC with the count."""
+    """Answer VFIO_DEVICE_GET_PCI_HOT_RESET_INFO: EFAULT, EINVAL, ENODEV on the root bus, ENOSPC with the count."""
     asked = PciHotResetInfo.parse((yield from read_user(arg, PciHotResetInfo.SIZE)))
     if asked.argsz < PciHotResetInfo.SIZE:
         raise IoctlError(errno.EINVAL, f"argsz {asked.argsz} < {PciHotResetInfo.SIZE}")
@@ -42,7 +42,7 @@ def info(own: str, devices: Iterable[Neighbour], arg: int) -> Steps[int]:
 
 
 def reset(own: str, devices: Iterable[Neighbour], arg: int) -> Steps[int]:
-    """VFIO_DEVICE_PCI_HOT_RESET: EFAULT, EINVAL, ENODEV on the root bus, EBADF."""
+    """Answer VFIO_DEVICE_PCI_HOT_RESET: EFAULT, EINVAL, ENODEV on the root bus, EBADF."""
     asked = PciHotReset.parse((yield from read_user(arg, PciHotReset.SIZE)))
     if asked.argsz < PciHotReset.SIZE or asked.flags:
         raise IoctlError(errno.EINVAL, header_why(asked.argsz, PciHotReset.SIZE, asked.flags, 0))
@@ -86,7 +86,7 @@ def after_close(own: str, devices: Iterable[Neighbour]) -> Steps[None]:
 
 
 def _on_bus(own: str, devices: Iterable[Neighbour]) -> list[tuple[names.Address, Neighbour]]:
-    """The functions of our bus, by slot: ENOTTY for what has no PCI address, ENODEV on the root bus."""
+    """List the functions of our bus, by slot: ENOTTY for what has no PCI address, ENODEV on the root bus."""
     here = names.parse(own)
     if here is None:
         raise IoctlError(errno.ENOTTY, f"device {own} is no PCI function")

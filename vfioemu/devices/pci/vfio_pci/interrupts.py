@@ -73,7 +73,7 @@ class Interrupts:
         return self._irq_table()
 
     def irqs(self) -> tuple[Irq | None, ...]:
-        """What GET_IRQ_INFO tells: vfio_pci_get_irq_count(), vfio_pci_ioctl_get_irq_info()."""
+        """Return the answers to GET_IRQ_INFO: vfio_pci_get_irq_count(), vfio_pci_ioctl_get_irq_info()."""
         function = self._function
         msi, msix = function.msi, function.msix
         return (
@@ -305,7 +305,7 @@ class Interrupts:
     # --- INTx ---
 
     def set_line(self, asserted: bool) -> Steps[None]:
-        """The function asserts its INTx line, or does not any more."""
+        """Assert the INTx line of the function, or lower it."""
         self.line = asserted
         status = self._hardware.read(r.STATUS, 2) & ~r.STATUS_INTERRUPT
         self._hardware.force(r.STATUS, 2, status | (r.STATUS_INTERRUPT if asserted else 0))
@@ -336,7 +336,7 @@ class Interrupts:
         self.masked = False
 
     def set_virtual_disable(self, disabled: bool) -> Steps[None]:
-        """The guest's INTx disable bit."""
+        """Follow the guest's INTx disable bit, by masking or unmasking INTx: vfio_basic_config_write()."""
         if disabled == self.virtual_disabled:
             return
         self.virtual_disabled = disabled
@@ -367,7 +367,7 @@ class Interrupts:
         return self.active == INTX and self._table.has(INTX, 0)
 
     def deliver(self) -> Steps[None]:
-        """What kept pending messages back may have gone."""
+        """Send pending messages, as what kept them back may have gone."""
         return self.messages.deliver(self.active)
 
     def signal(self, index: int) -> Steps[bool]:
@@ -394,6 +394,6 @@ class Interrupts:
         self._hardware.command = command | (r.COMMAND_INTX_DISABLE if disabled else 0)
 
     def _hardware_state(self) -> int:
-        """The power state in the hardware's PMCSR."""
+        """Read the power state, 0 to 3, from the hardware's PMCSR."""
         cap = self._hardware.caps.get(r.CAP_ID_PM)
         return 0 if cap is None else self._hardware.read(cap + r.PM_CTRL, 1) & r.PM_CTRL_STATE

@@ -24,7 +24,7 @@ _OFFSET_MASK: Final = (1 << OFFSET_SHIFT) - 1
 
 
 class Rule(NamedTuple):
-    """What is written where."""
+    """One rule: the data that is written, and where."""
 
     bar: int
     offset: int
@@ -42,7 +42,7 @@ class IoEventFds:
         self._rules: dict[Rule, Watcher] = {}
 
     def ioctl(self, arg: int) -> Steps[int]:
-        """The call.
+        """Add a rule, or remove it if fd is -1: vfio_pci_ioeventfd().
 
         Raises:
             IoctlError: EFAULT; EINVAL for a place that is not in a BAR or in the MSI-X table, and for 8 bytes in some
@@ -105,7 +105,7 @@ class IoEventFds:
         return write
 
     def close(self) -> None:
-        """The function is closed."""
+        """Close all rules with the function: vfio_pci_core_disable()."""
         for watcher in self._rules.values():
             watcher.close()
         self._rules.clear()

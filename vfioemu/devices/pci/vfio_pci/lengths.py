@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How long the capabilities of a function are, those included that say it themselves: vfio_cap_len(), vfio_ext_cap_len()."""
+"""The lengths of capabilities of a function, those included that say it themselves: vfio_cap_len(), vfio_ext_cap_len()."""
 
 from typing import Final
 
@@ -15,7 +15,7 @@ _DPA_BASE: Final = 16
 
 
 def capability_length(hardware: ConfigSpace, cap: int, at: int) -> int:
-    """Of a capability, 0 for one that vfio-pci does not know and hides."""
+    """Return the bytes of a capability, 0 for one that vfio-pci does not know and hides: vfio_cap_len()."""
     length = permissions.LENGTHS.get(cap, 0)
     if length != permissions.VARIABLE:
         return length
@@ -37,7 +37,7 @@ def capability_length(hardware: ConfigSpace, cap: int, at: int) -> int:
 
 
 def extended_length(hardware: ConfigSpace, cap: int, at: int) -> int:
-    """Of an extended capability, 0 for one that vfio-pci does not know and hides."""
+    """Return the bytes of an extended capability, 0 for one that vfio-pci does not know and hides: vfio_ext_cap_len()."""
     length = permissions.EXTENDED_LENGTHS.get(cap, 0)
     if length != permissions.VARIABLE:
         return length

@@ -16,7 +16,7 @@ _PAGE: Final = 4096
 
 
 def mappable_bars(function: Function, addresses: Mapping[int, int]) -> frozenset[int]:
-    """The indices of those BARs, which lie on the bus at `addresses` (6: the ROM)."""
+    """Find the indices of BARs that can be mapped; they lie on the bus at `addresses` (6: the ROM): vfio_pci_probe_mmaps()."""
     places = {index: (addresses[index], bar.size) for index, bar in function.bars.items() if bar.kind != "io"}
     if function.rom is not None:
         places[ROM_BAR] = addresses[ROM_BAR], rom_size(function)

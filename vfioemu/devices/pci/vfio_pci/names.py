@@ -34,7 +34,7 @@ class Address(NamedTuple):
 
 
 def parse(name: str) -> Address | None:
-    """The PCI address that a name is, or None."""
+    """Parse a name as a PCI address; None if it is not one."""
     found = _ADDRESS.fullmatch(name)
     return None if found is None else Address(*(int(part, 16) for part in found.groups()))
 

@@ -11,7 +11,7 @@ MAX_VECTORS: Final = 2048
 
 
 class PciOptions(Options, frozen=True):
-    """What can be said of any function that is bound to vfio-pci."""
+    """The options of any function that is bound to vfio-pci."""
 
     mmap: Annotated[
         bool,

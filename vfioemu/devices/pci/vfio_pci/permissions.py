@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What user space may see and change of config space: the permission tables of drivers/vfio/pci/vfio_pci_config.c.
+"""The bits of config space that user space may see and change: the permission tables of drivers/vfio/pci/vfio_pci_config.c.
 
 For each capability there are two masks. A *virtual* bit is answered from vfio-pci's own copy of config space, any other
 from the hardware; a *write* bit can be changed, there or there. A capability without a table can be read and not
@@ -17,7 +17,7 @@ _ALL: Final = 0xFFFFFFFF
 
 
 class Reads(enum.Enum):
-    """How a chunk is read."""
+    """The way a chunk is read."""
 
     MIXED = enum.auto()
     """vfio_default_config_read(): virtual bits from the copy, the others from the hardware."""
@@ -28,7 +28,7 @@ class Reads(enum.Enum):
 
 
 class Writes(enum.Enum):
-    """What a write to a chunk does beyond its bits."""
+    """The effect of a write to a chunk beyond its bits."""
 
     NOTHING = enum.auto()
     """There is no write function: the caller's bytes are not even looked at."""
@@ -57,7 +57,7 @@ class Permissions:
     writes: Writes = Writes.MIXED
 
     def masks(self, offset: int, count: int) -> tuple[int, int]:
-        """(virtual, write) of `count` bytes, as little-endian numbers."""
+        """Return (virtual, write) of `count` bytes, as little-endian numbers."""
         stop = offset + count
         return (
             int.from_bytes(self.virtual[offset:stop], "little"),
@@ -66,7 +66,7 @@ class Permissions:
 
 
 def _table(size: int, *rows: tuple[int, int, int, int], writes: Writes = Writes.MIXED) -> Permissions:
-    """Rows are (offset, width, virtual bits, writable bits)."""
+    """Build a table of rows (offset, width, virtual bits, writable bits)."""
     virtual, write = bytearray(size), bytearray(size)
     for offset, width, virtual_bits, write_bits in rows:
         mask = (1 << 8 * width) - 1

@@ -15,7 +15,7 @@ from vfioemu.devices.pci.vfio_pci.interrupts import INTX, Interrupts
 
 
 class Owner(Protocol):
-    """Whose power it is."""
+    """The function whose power it is."""
 
     interrupts: Interrupts
 
@@ -23,7 +23,7 @@ class Owner(Protocol):
         """Put the function into D0 or D3hot."""
 
     def command_written(self) -> Steps[None]:
-        """Whether mappings work may have changed."""
+        """Adapt mappings: whether they work may have changed."""
 
 
 class LowPower:
@@ -40,7 +40,7 @@ class LowPower:
         self._masked_intx = False
 
     def enter(self, wakeup: EventFd | None) -> Steps[None]:
-        """LOW_POWER_ENTRY, and _WITH_WAKEUP with an eventfd, which is ours from now on.
+        """Enter low power mode: LOW_POWER_ENTRY, and _WITH_WAKEUP with an eventfd, which is ours from now on.
 
         Raises:
             IoctlError: EINVAL if the function is in low power mode already.
@@ -55,13 +55,13 @@ class LowPower:
         yield from self._owner.command_written()
 
     def leave(self) -> Steps[None]:
-        """LOW_POWER_EXIT; nothing if it was not entered."""
+        """Leave low power mode, if it was entered: LOW_POWER_EXIT."""
         self._end()
         yield from self._owner.command_written()
         yield from self._resume_intx()
 
     def use(self) -> Steps[None]:
-        """Somebody uses the function: it is resumed and, without a wakeup eventfd, suspended again afterwards."""
+        """Resume the function, as somebody uses it; without a wakeup eventfd, suspend it again afterwards."""
         if not self.engaged:
             return
         if self._wakeup is not None:
@@ -72,7 +72,7 @@ class LowPower:
         yield from self._suspend()
 
     def close(self) -> None:
-        """The function is closed."""
+        """Leave low power mode, as the function is closed: vfio_pci_core_disable()."""
         self._end()
         self._masked_intx = False
 
@@ -83,7 +83,7 @@ class LowPower:
             wakeup.close()
 
     def _suspend(self) -> Steps[None]:
-        """The bus keeps the state of a function that is in D0; INTx stays silent."""
+        """Put the function into D0, whose state the bus keeps, and mask INTx: vfio_pci_core_runtime_suspend()."""
         yield from self._owner.set_power_state(0)
         interrupts = self._owner.interrupts
         self._masked_intx = interrupts.active == INTX and interrupts.mask()

@@ -19,7 +19,7 @@ _MAGIC: Final = b"PCI\x01"
 
 
 def save(hardware: ConfigSpace, config: VirtualConfig, *, line: bool) -> bytes:
-    """Registers, vfio-pci's copy of them, and whether INTx is asserted."""
+    """Pack registers, vfio-pci's copy of them, and whether INTx is asserted."""
     head = _HEAD.pack(
         _MAGIC, len(hardware.data), hardware.read(r.VENDOR_ID, 2), hardware.read(r.DEVICE_ID, 2), line
     )
@@ -27,12 +27,12 @@ def save(hardware: ConfigSpace, config: VirtualConfig, *, line: bool) -> bytes:
 
 
 def size(hardware: ConfigSpace) -> int:
-    """How long that is."""
+    """Return the bytes that `save` gives."""
     return _HEAD.size + 2 * len(hardware.data)
 
 
 def load(data: bytes, hardware: ConfigSpace, config: VirtualConfig) -> bool:
-    """Take a state over: whether INTx is asserted.
+    """Take a state over; return whether INTx is asserted.
 
     Raises:
         StateLost: EINVAL for anything but the state of such a function; nothing has been changed.
@@ -56,7 +56,7 @@ def load(data: bytes, hardware: ConfigSpace, config: VirtualConfig) -> bool:
 
 
 def _driven_by_host(hardware: ConfigSpace) -> dict[int, int]:
-    """Bits that follow from which interrupts are enabled here: byte -> mask."""
+    """Return the bits that follow from which interrupts are enabled here: byte -> mask."""
     kept = {r.COMMAND + 1: r.COMMAND_INTX_DISABLE >> 8}
     if (msi := hardware.caps.get(r.CAP_ID_MSI)) is not None:
         kept[msi + r.MSI_FLAGS] = r.MSI_FLAGS_ENABLE

@@ -25,7 +25,7 @@ _NEXT_MASK: Final = 0xFFC00000
 
 
 class Driver(Protocol):
-    """What a write to config space makes vfio-pci do."""
+    """The reactions of vfio-pci to a write to config space."""
 
     @property
     def msi_active(self) -> bool:
@@ -36,19 +36,19 @@ class Driver(Protocol):
         """log2 of the MSI vectors that SET_IRQS has enabled, 0 before."""
 
     def command_written(self) -> Steps[None]:
-        """Decoding may have been turned on or off."""
+        """Adapt to COMMAND, which may have turned decoding on or off."""
 
     def set_virtual_intx_disable(self, disabled: bool) -> Steps[None]:
-        """The guest's INTx disable bit has changed: mask or unmask INTx."""
+        """Mask or unmask INTx, since the guest's INTx disable bit was written."""
 
     def messages_changed(self) -> Steps[None]:
-        """MSI was enabled, or some of it unmasked, maybe."""
+        """Deliver messages: MSI was enabled, or some of it unmasked, maybe."""
 
     def set_power_state(self, state: int) -> Steps[None]:
         """Put the function into D0 (0) to D3hot (3)."""
 
     def try_reset_function(self) -> Steps[None]:
-        """The guest asks for a function level reset."""
+        """Reset the function, as the guest asks for a function level reset."""
 
 
 class VirtualConfig:
@@ -151,7 +151,7 @@ class VirtualConfig:
     # --- access ---
 
     def piece(self, position: int, left: int) -> int:
-        """How long the next piece of an access is: vfio_config_do_rw().
+        """Return the bytes of the next piece of an access: vfio_config_do_rw().
 
         Raises:
             IoctlError: EFAULT for what does not lie in config space as a whole.
@@ -168,11 +168,11 @@ class VirtualConfig:
         return 2 if left >= 2 and position % 2 == 0 else 1
 
     def looks_at_writes(self, position: int) -> bool:
-        """Whether what is written there matters at all."""
+        """Tell whether what is written there matters at all."""
         return self._permissions(position)[0].writes is not Writes.NOTHING
 
     def read(self, position: int, size: int) -> bytes:
-        """Any number of bytes; EFAULT as `piece`."""
+        """Read any number of bytes; EFAULT as `piece`."""
         out = bytearray()
         while size:
             count = self.piece(position, size)
@@ -182,7 +182,7 @@ class VirtualConfig:
         return bytes(out)
 
     def write(self, position: int, data: bytes) -> Steps[None]:
-        """One piece."""
+        """Write one piece."""
         table, start = self._permissions(position)
         count = len(data)
         value = int.from_bytes(data, "little")
@@ -204,7 +204,7 @@ class VirtualConfig:
         self._bars_dirty = True
 
     def _permissions(self, position: int) -> tuple[Permissions, int]:
-        """(table, where its capability begins)."""
+        """Find (table, offset where its capability begins)."""
         cap = self._map[position]
         if cap == _INVALID:
             return permissions.UNASSIGNED, position
@@ -261,7 +261,7 @@ class VirtualConfig:
             self._bars_dirty = True
 
     def _after_write(self, kind: Writes, start: int, offset: int, count: int, value: int) -> Steps[None]:
-        """What the write functions of capabilities do after the bits have been written."""
+        """Do what the write functions of capabilities do after the bits have been written: vfio_pm_config_write() and others."""
         if kind is Writes.PM and offset == r.PM_CTRL:  # vfio_pm_config_write()
             yield from self._driver.set_power_state(value & r.PM_CTRL_STATE)
         elif kind is Writes.MSI and offset <= r.MSI_FLAGS <= offset + count:
