@@ -22,6 +22,9 @@ QUESTIONS = {
     "how to run QEMU": ("README.md", "qemu-system-x86_64"),
     "why an ioctl was refused": ("docs/trace.md", "= -1 E"),
     "how to write a device": ("docs/devices.md", "DeviceModel"),
+    "how to add an ioctl": ("docs/howto/ioctl.md", "registry.py"),
+    "how a change lands": ("CONTRIBUTING.md", "## How a change lands"),
+    "how to report a vulnerability": ("SECURITY.md", "Report a vulnerability"),
     "how a dirty bit travels": ("docs/design.md", "## How a dirty bit travels"),
     "how to add a kernel release": ("docs/howto/release.md", "1."),
 }
