@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 
 from tests import skips
 from tests.surroundings import Surroundings
-from tests.users import common, open_folder  # noqa: F401 - fixtures
+from tests.users import common, open_folder, two_users  # noqa: F401 - fixtures
 
 ANY_SPEED = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("quick", ANY_SPEED, max_examples=60)

@@ -24,6 +24,12 @@ def need_two_users():
         pytest.skip("only root can be two users")
 
 
+@pytest.fixture
+def two_users():
+    """Skip an asynchronous test where there is only one: pytest-trio loses the reason of a skip within it."""
+    need_two_users()
+
+
 def become(uid):
     """Be that user from now on, without capabilities or groups."""
     os.setgroups([])

@@ -121,14 +121,20 @@ async def test_daemon_that_ends_while_a_file_system_does_not_answer(slow):
         await trio.sleep(0.05)
 
 
-async def test_local_file_is_shared():
+@pytest.fixture
+def local_file():
+    """A file on a disk of this machine."""
     with tempfile.TemporaryFile(dir="/var/tmp") as file:
         if not sharing.is_local(file.fileno()):
             pytest.skip("no local file system there")
-        file.truncate(mmap.PAGESIZE)
-        async with serving() as served, Raw(served.path) as client:
-            reply, _ = await client.call(m.MEM_SHARE, 0, 1 << 40, mmap.PAGESIZE, 0, fd=file.fileno())
-            assert reply.arg0 == 0
+        yield file
+
+
+async def test_local_file_is_shared(local_file):
+    local_file.truncate(mmap.PAGESIZE)
+    async with serving() as served, Raw(served.path) as client:
+        reply, _ = await client.call(m.MEM_SHARE, 0, 1 << 40, mmap.PAGESIZE, 0, fd=local_file.fileno())
+        assert reply.arg0 == 0
 
 
 @pytest.fixture

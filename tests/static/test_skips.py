@@ -91,6 +91,27 @@ tools("virtfrob")
     assert not any(map(known, found))
 
 
+SKIPPERS = {"pytest.skip", "pytest.importorskip", "need_two_users"}
+
+
+def skips_without_a_reason(source):
+    """The asynchronous tests that skip within: pytest-trio loses the reason, which is to be printed."""
+    return [
+        test.name
+        for test in ast.walk(ast.parse(source))
+        if isinstance(test, ast.AsyncFunctionDef)
+        for node in ast.walk(test)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in SKIPPERS
+    ]
+
+
+def test_no_reason_is_lost_in_an_asynchronous_test():
+    found = {str(path): skips_without_a_reason(path.read_text(encoding="utf-8")) for path in TESTS}
+
+    assert {path: tests for path, tests in found.items() if tests} == {}
+    assert skips_without_a_reason("async def test_it():\n    pytest.skip('why')\n") == ["test_it"]
+
+
 def test_no_line_is_of_a_skip_that_is_no_more():
     found = [reason for _, reason in all_reasons()]
     filled = [reason.partition("{}")[0] for reason in found if reason.partition("{}")[1]]

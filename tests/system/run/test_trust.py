@@ -234,8 +234,8 @@ class TestPython:
                 pass
         assert squat.heard() == 0
 
+    @pytest.mark.usefixtures("two_users")
     async def test_nor_is_he_asked_what_devices_there_are(self, common):
-        need_two_users()
         with Listener(STRANGER, common / "control.sock", socket.SOCK_STREAM) as listener:
             with pytest.raises(trust.StrangerError):
                 control_client.ControlSocket(listener.path)
