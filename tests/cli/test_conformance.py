@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from tests.conformance.golden import HAND_WRITTEN, OTHERS, RANDOM, RECORDED, REQUIRED, USUAL, write_sample
+from tests.sample import sampled
 
 PATIENCE = 1700
 
@@ -22,7 +23,7 @@ def count(files) -> int:
     return sum(len(path.read_text().splitlines()) for path in files)
 
 
-@pytest.mark.parametrize("memory", ["ask", "process_vm"])
+@pytest.mark.parametrize("memory", sampled(["ask", "process_vm"]))
 @pytest.mark.parametrize(
     ("families", "of"), [(HAND_WRITTEN, 15), (RANDOM, 60)], ids=["hand-written", "random"]
 )

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from tests.cli.test_migrate import argv
+from tests.sample import sampled
 from vfioemu.cli.values import exact_rate
 from vfioemu.sizes import format_size, parse_size
 
@@ -33,7 +34,8 @@ def until(stream, word):
 
 
 @pytest.mark.parametrize(
-    ("number", "whom"), [(signal.SIGINT, "group"), (signal.SIGTERM, "process"), (signal.SIGHUP, "process")]
+    ("number", "whom"),
+    sampled([(signal.SIGINT, "group"), (signal.SIGTERM, "process"), (signal.SIGHUP, "process")]),
 )
 def test_signal_cancels_the_migration(number, whom):
     """`kill PID`, or what a terminal does, which has the whole group in mind."""
@@ -72,6 +74,7 @@ def test_signals_after_the_migration_do_not_change_how_it_ended():
         assert it.returncode == 0, it.stderr.read()
 
 
+@pytest.mark.slow
 def test_reader_that_leaves_changes_nothing():
     with demo("--bandwidth", "0") as it:
         it.stdout.readline()

@@ -174,7 +174,7 @@ def test_json_is_one_valid_event_a_line_and_nothing_else():
         assert {event.side for event in told} == {"destination"}
 
 
-@pytest.mark.parametrize("tracker", ["logging = true", "logging = false"])
+@pytest.mark.parametrize("tracker", sampled(["logging = true", "logging = false"]))
 def test_hidden_page_exits_with_5_and_names_the_lost_write(tracker):
     with place(options=f"hide-page = 0x100010000\n{tracker}") as it:
         incoming, uri = it.incoming("--run-for", "100ms")
@@ -224,6 +224,7 @@ def test_killed_destination_exits_with_3_and_the_source_runs():
         assert alive.dma_writes["dma0"] > 0
 
 
+@pytest.mark.slow
 def test_killed_source_leaves_a_destination_that_takes_the_next_guest():
     with place() as it:
         incoming, uri = it.incoming("--run-for", "100ms")
@@ -236,6 +237,7 @@ def test_killed_source_leaves_a_destination_that_takes_the_next_guest():
         assert finish(incoming)[0] == 0
 
 
+@pytest.mark.slow
 def test_daemon_that_dies_under_the_source_is_a_failure_and_says_so():
     with place() as it:
         _, uri = it.incoming()
@@ -260,6 +262,7 @@ def test_daemon_that_dies_under_the_source_is_a_failure_and_says_so():
         assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_daemon_that_dies_under_the_destination_leaves_the_source_running():
     with place() as it:
         daemon, _ = it.ready("-q", "serve", "-m", it.base / "b.toml", "--runtime-dir", it.base / "b2")
@@ -302,6 +305,7 @@ def test_signal_before_the_migration_begins_ends_the_program(number):
         )
 
 
+@pytest.mark.slow
 def test_options_describe_a_guest_without_a_file():
     with place() as it:
         options = ["--ram", "8MiB", "--cpus", "2", "--device", "12:00000000-0000-4000-8000-000000000001"]
@@ -316,6 +320,7 @@ def test_options_describe_a_guest_without_a_file():
         assert finish(incoming)[0] == 0
 
 
+@pytest.mark.slow
 def test_guest_that_does_not_converge_exits_with_3_and_says_what_it_would_take():
     with place(type=2, options="logging = false") as it:
         _, uri = it.incoming()
@@ -338,6 +343,7 @@ def test_device_that_cannot_migrate_exits_with_9():
         assert "no_migration_support" in out + err
 
 
+@pytest.mark.slow
 def test_one_attempt_that_fails_ends_incoming_with_3():
     with place() as it:
         incoming, uri = it.incoming("--attempts", "1")

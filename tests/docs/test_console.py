@@ -66,7 +66,9 @@ def on_a_terminal(line, cwd, environment):
     return printed.decode().replace("\r\n", "\n")
 
 
-@pytest.mark.parametrize("page", sampled(sorted({block.page for block in HERE}), 2))
+@pytest.mark.parametrize(
+    "page", sampled(sorted({block.page for block in HERE}, key=lambda page: (page != "README.md", page)))
+)
 def test_page_works_as_it_is_pasted(shell, page):
     """From its top to its end, in one shell, as people do who read it."""
     steps = [step for block in HERE if block.page == page for step in block.steps]

@@ -38,6 +38,7 @@ def test_no_signal_after_the_end_changes_the_exit_status(number):
         assert (code, err) == (0, "")
 
 
+@pytest.mark.slow
 def test_signal_that_ends_a_guest_that_stays_is_no_failure():
     with place() as it:
         incoming, uri = it.incoming("--stay", "--json")
@@ -112,7 +113,7 @@ def test_reader_that_leaves_changes_nothing(side):
 
 
 @pytest.mark.parametrize("json", sampled([["--json"], []]))
-@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+@pytest.mark.parametrize("stream", sampled(["stdout", "stderr"]))
 def test_full_disk_under_the_output_changes_nothing(stream, json):
     with place() as it:
         incoming, uri = it.incoming("--run-for", "100ms")
@@ -131,6 +132,7 @@ def test_full_disk_under_the_output_changes_nothing(stream, json):
         assert finish(incoming)[0] == 0
 
 
+@pytest.mark.slow
 def test_closed_output_changes_nothing():
     with place() as it:
         incoming, uri = it.incoming("--run-for", "100ms")
@@ -140,6 +142,7 @@ def test_closed_output_changes_nothing():
         assert finish(incoming)[0] == 0
 
 
+@pytest.mark.slow
 def test_reader_that_does_not_read_can_be_left_by_signals():
     """Writes block, so no signal is looked at; from the second that comes a while later on none is waited for."""
     with place() as it:

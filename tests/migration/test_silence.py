@@ -9,6 +9,7 @@ import trio
 
 from tests.migration.fake import fake_guest
 from tests.migration.test_drivers import QUICK, progresses
+from tests.sample import sampled
 from vfioemu.migration import events
 from vfioemu.migration.actions import Outcome
 from vfioemu.migration.address import Address
@@ -62,7 +63,7 @@ async def _stall(channel, at, trickle):
             await channel.receive_bulk([memoryview(bytearray(1))])
 
 
-@pytest.mark.parametrize("trickle", [False, True])
+@pytest.mark.parametrize("trickle", sampled([True, False]))
 @pytest.mark.parametrize(
     "at", [FrameType.CPUS, FrameType.SUMS, FrameType.LEDGER, FrameType.PREPARE], ids=lambda kind: kind.name
 )

@@ -71,6 +71,7 @@ def test_it(vfioemu):
     assert not (tmp_path / found[1]).exists()
 
 
+@pytest.mark.slow
 @needs_preload
 def test_the_trace_file_has_the_calls_of_all_instances_and_each_instance_its_own(tmp_path):
     project(
@@ -98,6 +99,7 @@ def test_it(vfioemu, vfioemu_session, turn):
     assert [event["errno"] for event in events if event.get("ioctl") == "VFIO_SET_IOMMU"] == ["EINVAL"] * 4
 
 
+@pytest.mark.slow
 @needs_preload
 def test_one_instance_serves_a_session(tmp_path):
     project(

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from tests.conformance.golden import RECORDED, USUAL, chosen, load
+from tests.sample import sampled
 from tests.trace.recorder import record_all
 from vfioemu.conformance import live
 from vfioemu.conformance.runner import Options, plan, run
@@ -108,7 +109,15 @@ def test_all_say_why(folder, family, monkeypatch):
 
 @pytest.mark.parametrize(
     ("family", "memory"),
-    [("dirty_unmap", "ask"), ("feature", "process_vm"), ("migration_pairs", "ask"), ("unmap", "process_vm")],
+    sampled(
+        [
+            ("feature", "process_vm"),
+            ("dirty_unmap", "ask"),
+            ("migration_pairs", "ask"),
+            ("unmap", "process_vm"),
+        ],
+        2,
+    ),
 )
 def test_a_daemon_answers_as_recorded_while_it_traces(family, memory, monkeypatch, tmp_path):
     path = tmp_path / "trace"

@@ -77,6 +77,7 @@ async def test_a_fork_leaves_behind_what_is_not_yet_a_connection(programs, tmp_p
     assert (result.returncode, result.stdout) == (0, b"ok\n"), result.stderr.decode()
 
 
+@pytest.mark.slow
 async def test_nothing_is_taken_from_what_has_come_to_the_number(programs, tmp_path):
     path = tmp_path / "rogue.sock"
     result = await attack(programs("drained", sanitize="address,undefined"), path, Slow(path, 0))

@@ -10,7 +10,7 @@ SANITIZERS = {"address,undefined": "__asan_init", "thread": "__tsan_init"}
 
 
 async def test_stress(run):
-    assert int((await run("stress", "5", SEED, symbol="mapped")).split()[0]) > 100
+    assert int((await run("stress", "2", SEED, symbol="mapped")).split()[0]) > 100
 
 
 @pytest.mark.full

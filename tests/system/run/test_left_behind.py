@@ -118,7 +118,7 @@ def check(name, number, moment):
                 os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("name", sampled(STARTERS, 2))
+@pytest.mark.parametrize("name", sampled(STARTERS))
 def test_nothing_is_left_of_one_that_is_killed(name):
     """As soon as its daemon may be there, and a moment that is another for each."""
     dice = random.Random(name)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.sample import sampled
 from tests.system.run.helpers import PATIENCE, Runner, compile_c
 from vfioemu import preload
 from vfioemu.cli import program
@@ -131,7 +132,7 @@ int main(int argc, char **argv)
 """
 
 
-@pytest.mark.parametrize("kind", ["address", "thread", "undefined"])
+@pytest.mark.parametrize("kind", sampled(["address", "thread", "undefined"]))
 def test_sanitized_program_runs(tmp_path: Path, kind: str) -> None:
     try:
         path = compiled(tmp_path, CHILDREN, f"-fsanitize={kind}")
