@@ -60,6 +60,7 @@ def circle(graph):
     return None
 
 
+@pytest.mark.slow
 def test_calls_go_downwards(tmp_path):
     options = [option for option in SHIM if option not in SOURCES.glob("*.c")]
 

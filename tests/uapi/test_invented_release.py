@@ -75,6 +75,7 @@ def test_it_is_drawn_by_the_strategies(folder):
     assert NAME in found
 
 
+@pytest.mark.slow
 def test_it_is_tested(folder):
     """Step by step against the release that it is based on, and by every test that is run for each release."""
     files = [

@@ -34,13 +34,20 @@ SLOW = {
 }
 
 
+def marks(plant):
+    """What is rare is looked for by `make test-full` only."""
+    if plant in SLOW:
+        return [pytest.mark.full, pytest.mark.timeout(1200)]
+    return [pytest.mark.slow] if plant is planted.hot_added_groups_replay_nothing else []
+
+
 @pytest.mark.parametrize(
     "plant",
     [
         pytest.param(
             plant,
             id=plant.__name__,
-            marks=[pytest.mark.full, pytest.mark.timeout(1200)] if plant in SLOW else [],
+            marks=marks(plant),
         )
         for plant in planted.SEEN_BY_CALLS
     ],

@@ -70,6 +70,7 @@ def test_seed_decides_everything():
     assert trace(7) != trace(8)
 
 
+@pytest.mark.slow
 def test_failing_seed_is_printed_and_fails_again(monkeypatch):
     planted.unpinned_pages_stay_pinned(monkeypatch)
 

@@ -84,6 +84,7 @@ def test_all_golden_traces_are_programs_that_pass():
         assert failure(b"\0" + encode(steps[:MAX_STEPS])) is None, name
 
 
+@pytest.mark.slow
 def test_mutations_of_nothing_pass():
     for data in inputs(seed=3, count=150):
         run_input(data)

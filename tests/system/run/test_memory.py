@@ -91,7 +91,7 @@ def test_without_a_dev_shm(ram, memory, shm):
 # --- locked memory ---
 
 
-@pytest.mark.parametrize("memory", ["ask", "process_vm"])
+@pytest.mark.parametrize("memory", sampled(["ask", "process_vm"]))
 @pytest.mark.parametrize("limit", sampled(["client", "64KiB", "65536"]))
 def test_locked_memory_is_accounted_on_demand_and_devices_memory_is_not(ram, memory, limit):
     runner = Runner(ENGINE, f"--memory={memory}", f"--memlock={limit}")

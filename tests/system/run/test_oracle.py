@@ -54,6 +54,7 @@ def test_a_sample_is_recorded_as_on_linux(run, probe, tmp_path, memory):
         assert record(run, probe, tmp_path, scenarios[::SAMPLE], f"--memory={memory}") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", [release for release in oracle.RECORDED if release != DEFAULT.name])
 def test_what_another_kernel_answers_differently_is_recorded_as_there(run, probe, tmp_path, kernel):
     for scenarios in everything(kernel).values():
