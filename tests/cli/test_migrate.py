@@ -178,12 +178,21 @@ def test_json_is_one_valid_event_a_line_and_nothing_else():
 def test_hidden_page_exits_with_5_and_names_the_lost_write(tracker):
     with place(options=f"hide-page = 0x100010000\n{tracker}") as it:
         incoming, uri = it.incoming("--run-for", "100ms")
-        code, out, err = finish(it.migrate(uri, "--bandwidth", "16MiB/s", "--downtime", "100ms"))
+        options = ("--bandwidth", "16MiB/s", "--downtime", "100ms")
+        code, out, err = finish(it.migrate(uri, *options))
         assert code == 5, out + err
         assert "LOST dma0 seq " in out
+        assert "the source runs the guest" in out
+        assert (
+            "the guest was not moved and runs here, since 1 of 4096 pages differ\n  hint: --on-mismatch=move"
+        ) in err
+        code, out, err = finish(it.migrate(uri, *options, "--on-mismatch", "move"))
+        assert code == 5, out + err
         assert "iova 0x100010000 (high page 16): the destination holds dma0 seq " in out
         assert "verified 4095/4096 pages" in out
-        assert "differ" in err
+        assert "the guest runs on unix:" in err
+        assert "and is not what it was, since 1 of 4096 pages differ" in err
+        assert "hint" not in err
         code, out, _ = finish(incoming)
         assert code == 5
         assert "verified 4095/4096 pages" in out

@@ -11,7 +11,7 @@ from vfioemu.migration import events
 from vfioemu.migration.actions import Outcome
 from vfioemu.migration.building import BuildError, Step
 from vfioemu.migration.guestspec import ProgramSpec
-from vfioemu.migration.plan import Limits, Reason, Tracker
+from vfioemu.migration.plan import Limits, OnMismatch, Reason, Tracker
 from vfioemu.migration.source import Source
 from vfioemu.migration.workload.none import NoDriver
 from vfioemu.uapi import constants as u
@@ -85,7 +85,7 @@ async def test_one_hidden_page_fails_the_verification_and_is_named(options):
     liar = Dma(options={**options, "hide-page": page}, program=STEADY)
     told = []
     async with lab(liar, cpu_rate=100.0) as it:
-        limits = Limits(bandwidth=16 << 20, downtime=0.1)
+        limits = Limits(bandwidth=16 << 20, downtime=0.1, on_mismatch=OnMismatch.MOVE)
         source = Source(it.guest, it.address, limits, tell=told.append)
         result = await source.migrate()
         assert (result.code, result.finish.outcome) == (5, Outcome.COMPLETED), result.finish

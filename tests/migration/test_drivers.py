@@ -13,10 +13,12 @@ from vfioemu.migration.actions import Outcome
 from vfioemu.migration.address import Address
 from vfioemu.migration.destination import Destination
 from vfioemu.migration.engine import Engine
-from vfioemu.migration.plan import PAGE, Limits, Reason
+from vfioemu.migration.peer import query
+from vfioemu.migration.plan import PAGE, Limits, OnMismatch, Reason
 from vfioemu.migration.policies.policy import GiveUp, GoOn
 from vfioemu.migration.result import Patience
 from vfioemu.migration.source import Source
+from vfioemu.migration.stream import FrameType
 from vfioemu.migration.virtual import replay
 from vfioemu.uapi import constants as u
 
@@ -135,15 +137,37 @@ async def test_write_that_left_no_mark_is_found_and_named():
         fake_guest(running=True, area=64, hide_page=5, cpu_rate=100.0) as guest,
         destination() as (address, _, arrivals),
     ):
-        limits = Limits(bandwidth=8 << 20, downtime=0.1)
+        limits = Limits(bandwidth=8 << 20, downtime=0.1, on_mismatch=OnMismatch.MOVE)
         result = await Source(guest, address, limits, tell=told.append).migrate()
-        assert result.code == 5, result.finish
+        assert (result.code, result.finish.outcome) == (5, Outcome.COMPLETED), result.finish
+        assert (result.finish.reason, result.finish.mismatches) == (Reason.MISMATCH, 1)
         assert arrivals[0].mismatches == 1, [str(lost) for lost in result.lost]
         [lost] = result.lost
         assert (lost.origin, lost.page) == ("dma0", 5)
     [event] = [event for event in told if isinstance(event, events.LostWrite)]
     assert event.write == lost.seq
     assert event.held.startswith("dma0 seq ")
+    assert (told[-1].runs, told[-1].reason) == ("destination", "mismatch")
+
+
+async def test_guest_that_is_not_the_same_there_stays_unless_it_was_told_to_move():
+    """The destination has refused it before the source says anything: a source with a bug could not start it either."""
+    told = []
+    async with (
+        fake_guest(running=True, area=64, hide_page=5, cpu_rate=100.0) as guest,
+        destination() as (address, _, arrivals),
+    ):
+        source = Source(guest, address, Limits(bandwidth=8 << 20, downtime=0.1), tell=told.append)
+        result = await source.migrate()
+        assert (result.code, result.finish.outcome) == (5, Outcome.MISMATCH), result.finish
+        assert (result.finish.reason, result.finish.source_runs) == (Reason.MISMATCH, True)
+        assert "1 of 2048 pages differ" in result.finish.detail
+        assert (told[-1].code, told[-1].runs, told[-1].source_runs) == (5, "source", True)
+        assert not arrivals
+        await progresses(guest)
+        assert (await query(address, source.token, 1.0))[0] is FrameType.REFUSED
+        guest.devices["dma0"].hide_page = None
+        assert (await Source(guest, address, Limits()).migrate()).code == 0
 
 
 async def test_page_that_becomes_zero_while_it_moves_is_zero_at_the_destination():

@@ -11,7 +11,7 @@ from vfioemu.migration import actions as do
 from vfioemu.migration.actions import Finish, Outcome, TargetKind
 from vfioemu.migration.engine import Engine, Phase
 from vfioemu.migration.handover import Handover, Standing
-from vfioemu.migration.plan import Block, ContainerPlan, DevicePlan, Limits, Plan, Reason, Tracker
+from vfioemu.migration.plan import Block, ContainerPlan, DevicePlan, Limits, OnMismatch, Plan, Reason, Tracker
 from vfioemu.migration.policies.auto_converge import AutoConverge
 from vfioemu.migration.policies.policy import GiveUp, GoOn, StopGuest
 from vfioemu.migration.policies.precopy_limits import PrecopyLimits
@@ -52,6 +52,9 @@ class World:
     source_may_run: bool = True
     destination: Handover = field(default_factory=Handover)
     log: list = field(default_factory=list)
+    differs: int = 0
+    """Pages and devices that a comparison finds different."""
+    on_mismatch: OnMismatch = OnMismatch.ABORT
 
     def __post_init__(self):
         self.states = {device.name: u.VFIO_DEVICE_STATE_RUNNING for device in self.plan.devices}
@@ -86,6 +89,7 @@ class World:
                 assert not self.writers
                 assert self.pages == 0
             case do.Prepare():
+                assert not self.differs or self.on_mismatch is OnMismatch.MOVE, "it is not the same guest"
                 assert not self.writers
                 assert self.pages == 0
                 assert not self.undetected, "written after the final sync"
@@ -141,7 +145,7 @@ class World:
             case do.SendDevice():
                 return do.DeviceSent(self.now, 100, 0)
             case do.SendSums():
-                return do.Checked(self.now)
+                return do.Checked(self.now, self.differs, Reason.MISMATCH, "differs")
             case do.Prepare():
                 return self.prepare()
             case do.Commit():
@@ -177,6 +181,7 @@ class World:
         assert not (destination_runs and source_runs)
         if finish.outcome is Outcome.COMPLETED:
             assert destination_runs
+            assert finish.mismatches == (self.differs if self.plan.verify else 0)
             assert not self.writers
         elif finish.outcome is Outcome.IN_DOUBT:
             assert self.committed
@@ -185,6 +190,7 @@ class World:
             assert source_runs
             assert not self.throttle, "it runs slowly for ever"
             assert not destination_runs
+            assert finish.outcome is not Outcome.MISMATCH or self.differs
             if finish.source_runs:
                 assert all(state == u.VFIO_DEVICE_STATE_RUNNING for state in self.states.values())
 
@@ -232,7 +238,9 @@ def plans(draw):
             tuple(draw(st.lists(p2p_flags, min_size=1, max_size=3))) for _ in range(draw(st.integers(1, 3)))
         )
     )
-    return plan(containers, logging=draw(st.booleans()), dirty_pages=draw(st.booleans()))
+    return plan(
+        containers, logging=draw(st.booleans()), dirty_pages=draw(st.booleans()), verify=draw(st.booleans())
+    )
 
 
 CAN_FAIL = (
@@ -273,8 +281,14 @@ class Fickle:
 @settings(max_examples=300, deadline=None)
 @given(plan=plans(), data=st.data())
 def test_any_failure_and_any_cancel_leaves_exactly_one_owner(plan, data):
-    world = World(plan)
-    limits = Limits(bandwidth=data.draw(st.sampled_from([0, 2_000_000])), max_rounds=5, slice_bytes=1 << 20)
+    differs = data.draw(st.sampled_from([0, 0, 1, 7]), label="differs") if plan.verify else 0
+    world = World(plan, differs=differs, on_mismatch=data.draw(st.sampled_from(OnMismatch)))
+    limits = Limits(
+        bandwidth=data.draw(st.sampled_from([0, 2_000_000])),
+        max_rounds=5,
+        slice_bytes=1 << 20,
+        on_mismatch=world.on_mismatch,
+    )
     policies = [PrecopyLimits, AutoConverge, lambda _: Fickle(data)]
     engine = Engine(plan, limits, data.draw(st.sampled_from(policies), label="policy"))
 
@@ -338,6 +352,18 @@ def test_start_failure_on_second_container_stops_first_and_never_starts_third():
     stopped = [action.target for action in world.log if isinstance(action, do.StopTracking)]
     assert stopped == [do.Target(TargetKind.CONTAINER, "c0"), do.Target(TargetKind.CPU, "cpus")]
     assert not any(isinstance(action, do.SendRam) for action in world.log)
+
+
+@pytest.mark.parametrize("on_mismatch", OnMismatch)
+def test_guest_that_is_not_the_same_is_committed_only_if_the_user_wants_that(on_mismatch):
+    world = World(plan(), differs=3, on_mismatch=on_mismatch)
+    finish = drive(Engine(world.plan, Limits(on_mismatch=on_mismatch)), world)
+    moved = on_mismatch is OnMismatch.MOVE
+    assert finish.outcome is (Outcome.COMPLETED if moved else Outcome.MISMATCH)
+    assert (finish.mismatches, finish.reason, finish.detail) == (3, Reason.MISMATCH, "differs")
+    assert finish.source_runs is not moved
+    assert any(isinstance(action, do.Commit) for action in world.log) is moved
+    assert do.Abort(Reason.MISMATCH, "differs") in world.log or moved
 
 
 def test_failing_final_sync_resumes_the_source():

@@ -54,6 +54,18 @@ def test_any_flipped_bit_of_header_or_body_is_an_error(data):
         read_frame(bytes(whole), 7)
 
 
+@given(st.binary(min_size=1, max_size=100), st.data())
+def test_any_flipped_bit_of_device_state_is_an_error(state, data):
+    chunk = stream.unpack_state(stream.pack_state(3, 9, stream.LAST, state))
+    assert (chunk.device, chunk.index, chunk.last) == (3, 9, True)
+    chunk.check(state, "dma0")
+    torn = bytearray(state)
+    bit = data.draw(st.integers(0, 8 * len(torn) - 1))
+    torn[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(StreamError, match="chunk 9 of the state of dma0 is wrong"):
+        chunk.check(torn, "dma0")
+
+
 @given(st.binary(min_size=stream.HEADER_SIZE, max_size=stream.HEADER_SIZE))
 def test_random_header_is_an_error_or_within_limits(data):
     try:

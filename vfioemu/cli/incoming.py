@@ -159,11 +159,12 @@ def _tell_end(destination: Destination, code: int) -> None:
         events.End(
             code=code,
             outcome=outcome,
-            reason=Reason.LOST_WRITE
+            reason=Reason.MISMATCH
             if code == MISMATCH
             else last.reason
             if code and last is not None
             else None,
             detail=last.detail if code and last is not None else "",
+            runs="destination" if code in (0, MISMATCH) else "unknown",
         )
     )

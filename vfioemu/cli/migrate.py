@@ -16,9 +16,10 @@ from vfioemu.cli.hints import daemon_failed
 from vfioemu.cli.signals import Signals, name_of
 from vfioemu.cli.values import DURATION, RATE
 from vfioemu.migration import policies
+from vfioemu.migration.actions import Outcome
 from vfioemu.migration.address import Address
 from vfioemu.migration.background import background
-from vfioemu.migration.plan import Limits, Reason
+from vfioemu.migration.plan import Limits, OnMismatch, Reason
 from vfioemu.migration.result import Patience, Result
 from vfioemu.migration.source import Source
 from vfioemu.migration.vfio import open_guest
@@ -57,6 +58,13 @@ _HINTS = {
     help="Who decides when it stops, whether its CPUs are slowed down, and when to give up.",
 )
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Compare all pages and devices.")
+@click.option(
+    "--on-mismatch",
+    type=click.Choice([choice.value for choice in OnMismatch]),
+    default=OnMismatch.ABORT.value,
+    show_default=True,
+    help="What becomes of a guest that is not the same there: it stays here, or moves all the same.",
+)
 @click.option("--stay", is_flag=True, help="After a failure, run the guest on until Ctrl-C.")
 @place_options
 @click.option(
@@ -92,6 +100,7 @@ def command(ctx: click.Context, /, uri: str, **options: Any) -> int:
         downtime=options["downtime"],
         max_rounds=options["max_rounds"],
         max_seconds=options["timeout"],
+        on_mismatch=OnMismatch(options["on_mismatch"]),
     )
     migration = _Migration(signals)
 
@@ -186,6 +195,12 @@ class _Migration:
         os._exit(code)  # a rollback is shielded from cancellation
 
 
+def _where(result: Result, target: Address) -> str:
+    if result.finish.outcome is Outcome.COMPLETED:
+        return f"the guest runs on {target} and is not what it was"
+    return "the guest was not moved and runs here"
+
+
 def _complain(result: Result, target: Address) -> None:
     finish = result.finish
     if result.code == FAILED:
@@ -193,10 +208,12 @@ def _complain(result: Result, target: Address) -> None:
     hint = _HINTS.get(finish.reason or "", "")
     if finish.reason is Reason.PEER_LOST and result.engine.connected:
         hint = "`vfioemu incoming` says why, if it still runs"
+    if finish.outcome is Outcome.MISMATCH:
+        hint = "--on-mismatch=move moves it all the same"
     what = {
         3: f"the migration to {target} failed: {finish.reason}: {finish.detail}",
         4: "the migration was cancelled",
-        5: f"the guest runs on {target}, but {finish.mismatches} pages or devices differ",
+        5: f"{_where(result, target)}, since {finish.detail}",
         6: f"nobody knows whether {target} runs the guest: {finish.detail}",
         9: f"the migration cannot begin: {finish.reason}: {finish.detail}",
     }[result.code]

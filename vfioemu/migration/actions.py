@@ -199,6 +199,8 @@ class Outcome(StrEnum):
     """How a migration ended."""
 
     COMPLETED = "completed"
+    MISMATCH = "mismatch"
+    """The destination has not got the same guest, and the source runs it on."""
     BLOCKED = "blocked"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -211,7 +213,7 @@ class Finish:
 
     Attributes:
         source_runs: the guest runs on the source.
-        mismatches: pages and devices that the verification found different; only with COMPLETED.
+        mismatches: pages and devices of which the verification could not say that they are the same.
         lost_devices: devices that could not be brought back to RUNNING.
         errno: of the call that failed, verbatim; None if no call failed.
     """
@@ -316,14 +318,18 @@ class DeviceSent:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """The destination has compared everything.
+    """What was to be compared was compared.
 
     Attributes:
-        mismatches: pages and devices that differ from the source's.
+        mismatches: pages and devices that differ from the source's, or could not be compared.
+        reason: MISMATCH, or NOT_COMPARED if nothing is known to differ.
+        detail: all of them in a sentence.
     """
 
     now: float
     mismatches: int = 0
+    reason: Reason = Reason.MISMATCH
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from vfioemu.migration.handover import Handover, Standing
 from vfioemu.migration.loader import Loader
 from vfioemu.migration.messages import Checked, Handshake, Hello, Problem, Setup, Welcome
 from vfioemu.migration.narrator import Narrator
-from vfioemu.migration.plan import PAGE, Reason
+from vfioemu.migration.plan import PAGE, OnMismatch, Reason
 from vfioemu.migration.stream import FrameType, Stage, StreamError
 from vfioemu.migration.transport import IDLE, Channel, lost
 
@@ -54,12 +54,8 @@ class Arrival:
 
     @property
     def mismatches(self) -> int:
-        """Pages and devices that are not as they were."""
-        return (
-            0
-            if self.checked is None
-            else self.checked.mismatched_pages + len(self.checked.mismatched_devices)
-        )
+        """Pages and devices of which nothing shows that they are as they were."""
+        return 0 if self.checked is None else self.checked.unproven
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +284,9 @@ class Destination:
                 case FrameType.LEDGER:
                     checked = await loader.compare(body)
                     self.narrator.verified(checked, [])
+                    if checked.unproven and hello.on_mismatch is OnMismatch.ABORT:
+                        # The source gives up as well. That it cannot be started here does not depend on what it says.
+                        self._handover.lost(hello.token)
                     await channel.send(FrameType.CHECKED, checked)
                 case FrameType.PREPARE:
                     self._same(hello, body)

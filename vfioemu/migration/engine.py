@@ -16,6 +16,7 @@ Rules that must never break, and that tests/migration/test_engine.py holds again
 * tracking is on, in every container, before the first page is read;
 * devices are stopped (P2P first) and the CPUs paused before the final sync, and the final sync is before the last page;
 * until COMMIT any failure ends with devices RUNNING, CPUs running at full speed and tracking off on the source;
+* a guest that is not the same there is not committed, unless the user wants it to move all the same;
 * after COMMIT the source runs again only if the destination has refused; if nobody can tell, nobody guesses.
 """
 
@@ -27,7 +28,17 @@ from typing import TypeAlias, TypeVar
 from vfioemu.migration import actions as do
 from vfioemu.migration.actions import Action, Event, Finish, Outcome, Target, TargetKind
 from vfioemu.migration.pace import Pace
-from vfioemu.migration.plan import PAGE, DevicePlan, Limits, Plan, Reason, Round, Timeline, Tracker
+from vfioemu.migration.plan import (
+    PAGE,
+    DevicePlan,
+    Limits,
+    OnMismatch,
+    Plan,
+    Reason,
+    Round,
+    Timeline,
+    Tracker,
+)
 from vfioemu.migration.policies.policy import GiveUp, GoOn, MakePolicy, Situation, StopGuest
 from vfioemu.migration.policies.precopy_limits import PrecopyLimits
 from vfioemu.uapi.constants import (
@@ -68,6 +79,10 @@ class _InDoubt(_Abandoned):
     """COMMIT is out and nobody answers."""
 
 
+class _Mismatch(_Abandoned):
+    """The destination has not got the same guest."""
+
+
 class Engine:
     """One migration of one guest.
 
@@ -105,6 +120,7 @@ class Engine:
         self._tracking: list[Target] = []
         self._touched: list[DevicePlan] = []
         self._paused = False
+        self._found: do.Checked | None = None
         self._device_pending: dict[str, int] = {}
         self._pace = Pace(limits, 0.0)
 
@@ -172,12 +188,15 @@ class Engine:
             yield from self._setup()
             yield from self._precopy()
             yield from self._stop()
-            mismatches = yield from self._copy()
+            yield from self._copy()
             yield from self._hand_over()
         except _Abandoned as why:
             return (yield from self._give_up(why))
         yield from self._try(do.Release())
-        return self._end(Finish(Outcome.COMPLETED, mismatches=mismatches))
+        found = self._found
+        if found is None:
+            return self._end(Finish(Outcome.COMPLETED))
+        return self._end(Finish(Outcome.COMPLETED, found.reason, found.detail, mismatches=found.mismatches))
 
     def _setup(self) -> Flow[None]:
         self.phase = Phase.SETUP
@@ -263,7 +282,7 @@ class Engine:
             yield from self._set_state(device, VFIO_DEVICE_STATE_STOP_COPY)
         self.timeline.stopped = self._now
 
-    def _copy(self) -> Flow[int]:
+    def _copy(self) -> Flow[None]:
         self.phase = Phase.COPY
         yield from self._sync(final=True)
         self.timeline.synced = self._now
@@ -274,14 +293,24 @@ class Engine:
             yield from self._send_device(device, 0, final=True)
         yield from self._must(do.SendCpus())
         self.timeline.state = self._now
-        mismatches = 0
         if self.plan.verify:
             checked = yield from self._must(do.SendSums())
             if not isinstance(checked, do.Checked):
                 raise TypeError(f"{checked} is no answer to SendSums")
-            mismatches = checked.mismatches
+            self._judge(checked)
         self.timeline.verified = self._now
-        return mismatches
+
+    def _judge(self, checked: do.Checked) -> None:
+        """Keep what a comparison has found, before COMMIT; end the migration here if the user wants the same guest or none."""
+        if not checked.mismatches:
+            return
+        before = self._found
+        if before is not None:
+            total = before.mismatches + checked.mismatches
+            checked = replace(before, mismatches=total, detail=f"{before.detail}; {checked.detail}")
+        self._found = checked
+        if self.limits.on_mismatch is OnMismatch.ABORT:
+            raise _Mismatch(checked.reason, checked.detail)
 
     def _hand_over(self) -> Flow[None]:
         """PREPARE, READY, COMMIT, STARTED. From COMMIT on a cancel changes nothing."""
@@ -313,12 +342,15 @@ class Engine:
         for target in reversed(self._tracking):
             yield from self._try(do.StopTracking(target))
         outcome = Outcome.CANCELLED if why.reason is Reason.CANCELLED else Outcome.FAILED
+        if isinstance(why, _Mismatch):
+            outcome = Outcome.MISMATCH
         return self._end(
             Finish(
                 outcome,
                 why.reason,
                 why.detail,
                 source_runs=not lost,
+                mismatches=0 if self._found is None else self._found.mismatches,
                 lost_devices=tuple(device.name for device in lost),
                 errno=why.errno,
             )

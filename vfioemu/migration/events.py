@@ -15,6 +15,7 @@ from vfioemu.schema import json_schema
 SCHEMA = 1
 
 Side: TypeAlias = Literal["source", "destination"]
+Runs: TypeAlias = Literal["source", "destination", "nobody", "unknown"]
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True, tag_field="event"):
@@ -170,7 +171,12 @@ class Alive(Told, frozen=True, kw_only=True, tag="alive"):
 
 
 class End(Told, frozen=True, kw_only=True, tag="end"):
-    """The end; `code` is the exit code."""
+    """The end.
+
+    Attributes:
+        code: the exit code.
+        runs: who runs the guest now, as far as this side knows: a destination knows no more than whether it does.
+    """
 
     code: int
     outcome: str
@@ -184,6 +190,7 @@ class End(Told, frozen=True, kw_only=True, tag="end"):
     seconds: float = 0.0
     downtime: dict[str, float] = {}
     source_runs: bool = False
+    runs: Runs = "unknown"
 
 
 Event: TypeAlias = (

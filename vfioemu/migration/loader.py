@@ -13,7 +13,8 @@ from vfioemu.migration.narrator import Narrator
 from vfioemu.migration.plan import PAGE, Reason
 from vfioemu.migration.stream import FrameType, Header, Run, StreamError, corrupt
 from vfioemu.migration.transport import Channel
-from vfioemu.migration.verify import PageVerifier, compare_ledgers, not_compared, read_ledger
+from vfioemu.migration.verify.devices import compare_ledgers, not_compared, read_ledger
+from vfioemu.migration.verify.pages import PageVerifier
 from vfioemu.uapi.constants import (
     VFIO_DEVICE_STATE_RESUMING,
     VFIO_DEVICE_STATE_RUNNING,
@@ -133,9 +134,10 @@ class Loader:
         )
 
     async def _device(self, header: Header, body: bytes) -> None:
-        index, chunk, last = stream.unpack_state(body)
-        if index >= len(self._devices) or self._complete[index] or chunk != self._chunks[index]:
-            raise corrupt(f"chunk {chunk} of the state of device {index} does not belong here")
+        chunk = stream.unpack_state(body)
+        index = chunk.device
+        if index >= len(self._devices) or self._complete[index] or chunk.index != self._chunks[index]:
+            raise corrupt(f"chunk {chunk.index} of the state of device {index} does not belong here")
         device = self._devices[index]
         self._chunks[index] += 1
         self._bytes[index] += header.bulk
@@ -144,11 +146,12 @@ class Loader:
         data = bytearray(header.bulk)
         if data:
             await self._channel.receive_bulk([memoryview(data)])
+            chunk.check(data, device.name)
             try:
                 await device.write_state(data)
             except OSError as error:
                 raise _failed(device, "state", error) from None
-        self._complete[index] = last
+        self._complete[index] = chunk.last
 
     def _cpus(self, body: bytes) -> None:
         states = stream.decode(body, Cpus).cpus

@@ -6,7 +6,7 @@ from typing import Annotated, Final, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from vfioemu.migration.plan import PAGE
+from vfioemu.migration.plan import PAGE, OnMismatch
 
 MAX_PAGES: Final = 1 << 36
 """Of one block: 256 TiB."""
@@ -29,11 +29,13 @@ class Hello(Message, frozen=True, kw_only=True):
 
     Attributes:
         token: random; names this attempt in the hand-over and in QUERY.
+        on_mismatch: what becomes of the guest if it is not the same here.
     """
 
     token: Token
     guest: Name
     verify: bool
+    on_mismatch: OnMismatch = OnMismatch.ABORT
     page_size: Count = PAGE
 
 
@@ -148,3 +150,8 @@ class Checked(Message, frozen=True, kw_only=True):
     devices_not_compared: Annotated[list[Name], Meta(max_length=MAX_DEVICES)] = []
     mismatched_devices: Annotated[dict[Name, Text], Meta(max_length=MAX_DEVICES)]
     seconds: float
+
+    @property
+    def unproven(self) -> int:
+        """Pages and devices of which nothing shows that they are the same."""
+        return self.mismatched_pages + len(self.mismatched_devices)

@@ -11,13 +11,13 @@ import trio
 
 from vfioemu.migration import actions as do
 from vfioemu.migration import events
-from vfioemu.migration.actions import Action, Finish
+from vfioemu.migration.actions import Action, Finish, Outcome
 from vfioemu.migration.engine import Engine, Phase
 from vfioemu.migration.guest import Guest
 from vfioemu.migration.messages import Checked
 from vfioemu.migration.plan import Limits, Plan, Timeline
 from vfioemu.migration.stream import MAX_DETAIL
-from vfioemu.migration.verify import Lost
+from vfioemu.migration.verify.pages import Lost
 from vfioemu.printable import printable
 from vfioemu.uapi import constants as u
 from vfioemu.uapi.flags import state_name
@@ -194,8 +194,17 @@ class Narrator:
                 seconds=engine.timeline.ended - engine.timeline.began,
                 downtime=downtime(engine.timeline),
                 source_runs=finish.source_runs,
+                runs=_who_runs(finish),
             )
         )
+
+
+def _who_runs(finish: Finish) -> events.Runs:
+    if finish.outcome is Outcome.COMPLETED:
+        return "destination"
+    if finish.outcome is Outcome.IN_DOUBT:
+        return "unknown"
+    return "source" if finish.source_runs else "nobody"
 
 
 T = TypeVar("T")

@@ -35,6 +35,17 @@ class Reason(StrEnum):
     VERSION = "version"
     CANCELLED = "cancelled"
     LOST_WRITE = "lost_write"
+    MISMATCH = "mismatch"
+    NOT_COMPARED = "not_compared"
+
+
+class OnMismatch(StrEnum):
+    """What becomes of a guest if nothing shows that it has arrived as it was."""
+
+    ABORT = "abort"
+    """The destination refuses it for ever, and the source runs it on."""
+    MOVE = "move"
+    """It moves all the same, as with a VMM that compares nothing."""
 
 
 class Tracker(StrEnum):
@@ -160,6 +171,7 @@ class Limits:
         max_seconds: the same for the whole pre-copy phase; 0 = no limit.
         slice_bytes: RAM sent by one action when the bandwidth is not limited.
         window: seconds over which the bandwidth is measured and limited (QEMU's BUFFER_DELAY).
+        on_mismatch: whether the guest moves even if it is not the same there.
     """
 
     bandwidth: int = 0
@@ -169,6 +181,7 @@ class Limits:
     slice_bytes: int = 64 << 20
     device_slice_bytes: int = 1 << 20
     window: float = 0.1
+    on_mismatch: OnMismatch = OnMismatch.ABORT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

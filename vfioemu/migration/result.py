@@ -8,10 +8,11 @@ from typing import Final
 from vfioemu.migration.actions import Event, Finish, Outcome
 from vfioemu.migration.engine import Engine
 from vfioemu.migration.messages import Checked
-from vfioemu.migration.verify import Lost
+from vfioemu.migration.verify.pages import Lost
 
 _EXIT_CODES: Final[Mapping[Outcome, int]] = {
     Outcome.COMPLETED: 0,
+    Outcome.MISMATCH: 5,
     Outcome.FAILED: 3,
     Outcome.CANCELLED: 4,
     Outcome.IN_DOUBT: 6,

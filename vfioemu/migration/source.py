@@ -29,7 +29,9 @@ from vfioemu.migration.policies.precopy_limits import PrecopyLimits
 from vfioemu.migration.ram import split_zero, sums
 from vfioemu.migration.result import Patience, Result, exit_code, stopped_limit
 from vfioemu.migration.stream import MAX_DETAIL, FrameType, StreamError
-from vfioemu.migration.verify import Lost, name_lost_writes, not_compared, read_ledger
+from vfioemu.migration.verify.devices import not_compared, read_ledger
+from vfioemu.migration.verify.explain import explain
+from vfioemu.migration.verify.pages import Lost, name_lost_writes
 from vfioemu.printable import printable
 from vfioemu.uapi.constants import VFIO_DEVICE_STATE_STOP
 
@@ -60,6 +62,7 @@ class Source:
         result: how it ended, as soon as it has.
         cancelling: somebody has asked for the end.
         narrator: tells what happens here.
+        token: names this attempt.
     """
 
     def __init__(
@@ -89,7 +92,7 @@ class Source:
         )
         self._stopped_until = float("inf")
         self._alive = alive
-        self._token = secrets.token_hex(16)
+        self.token = secrets.token_hex(16)
         self._engine: Engine | None = None
         self._peer = Peer(address, self._hurry_up)
         self._history: list[Event] = []
@@ -239,7 +242,7 @@ class Source:
             case do.SendSums():
                 return await self._send_sums()
             case do.Prepare():
-                await self._peer.send(FrameType.PREPARE, Handshake(token=self._token))
+                await self._peer.send(FrameType.PREPARE, Handshake(token=self.token))
                 await self._peer.expect(FrameType.READY, patience=float("inf"))
             case do.Commit():
                 return await self._commit()
@@ -256,7 +259,12 @@ class Source:
     async def _connect(self, nursery: trio.Nursery) -> None:
         peer, patience = self._peer, self._patience
         await peer.connect(nursery, patience.connect, patience.listen)
-        hello = Hello(token=self._token, guest=self.guest.name, verify=self._verify)
+        hello = Hello(
+            token=self.token,
+            guest=self.guest.name,
+            verify=self._verify,
+            on_mismatch=self._limits.on_mismatch,
+        )
         await peer.send(FrameType.HELLO, hello)
         await peer.expect(FrameType.WELCOME, patience=patience.answer)
         await peer.send(FrameType.SETUP, self.guest.setup())
@@ -316,7 +324,7 @@ class Source:
         name = list(self.guest.devices)[index]
         number = self._chunks.get(name, 0)
         self._chunks[name] = number + 1
-        await self._peer.send(FrameType.DEVICE, stream.pack_state(index, number, flags), data)
+        await self._peer.send(FrameType.DEVICE, stream.pack_state(index, number, flags, data), data)
 
     async def _send_sums(self) -> Event:
         for index, block in enumerate(self.guest.ram):
@@ -341,10 +349,11 @@ class Source:
         }
         self._lost = name_lost_writes(self.guest.ram, checked.mismatches, names)
         self.narrator.verified(checked, self._lost)
-        return do.Checked(trio.current_time(), checked.mismatched_pages + len(checked.mismatched_devices))
+        reason, detail = explain(checked)
+        return do.Checked(trio.current_time(), checked.unproven, reason, detail)
 
     async def _commit(self) -> Event:
-        await self._peer.send(FrameType.COMMIT, Handshake(token=self._token))
+        await self._peer.send(FrameType.COMMIT, Handshake(token=self.token))
         kind, body = await self._peer.expect(
             FrameType.STARTED, FrameType.REFUSED, patience=self._patience.commit
         )
@@ -359,7 +368,7 @@ class Source:
         while trio.current_time() < deadline:
             with trio.move_on_at(deadline):
                 try:
-                    kind, detail = await query(self._address, self._token, self._patience.resolve)
+                    kind, detail = await query(self._address, self.token, self._patience.resolve)
                 except StreamError as error:
                     why = error.detail
                     await trio.sleep(0.2)
@@ -370,7 +379,7 @@ class Source:
         return do.Failed(trio.current_time(), Reason.PEER_LOST, f"COMMIT was sent, and then: {why}")
 
     async def _release(self) -> None:
-        await self._peer.farewell(FrameType.RELEASED, Handshake(token=self._token))
+        await self._peer.farewell(FrameType.RELEASED, Handshake(token=self.token))
         for device in self.guest.devices.values():
             await device.set_state(VFIO_DEVICE_STATE_STOP)  # ends the saving session
 

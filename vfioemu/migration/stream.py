@@ -4,12 +4,13 @@
     both sides send    preamble    "VFEM", u16 major, u16 minor, u32 must
     then frames of     header      u16 type, u16 flags, u32 body bytes, u32 bulk bytes, u64 seq, u32 crc
                        body        JSON or a packed table, by type
-                       bulk        raw bytes (pages, device state); not covered by the crc
+                       bulk        raw bytes (pages, device state); not covered by this crc
 
 All integers are little-endian. `must` has a bit for each feature without which the stream cannot be understood; a
 peer that sees one it does not know refuses. A higher minor version only adds JSON keys, which a reader ignores. `seq`
-counts from 0 in each direction. `crc` is CRC-32 of the header without it and of the body; pages have their own
-checksums (SUMS), because they may be torn while the guest runs and are sent again then.
+counts from 0 in each direction. `crc` is CRC-32 of the header without it and of the body. The state of a device has a
+CRC-32 of its own in the body of its frame; pages have their own checksums (SUMS), because they may be torn while the guest
+runs and are sent again then.
 
 The peer is hostile until shown otherwise: a header is checked against the limits of its type before a byte is
 allocated, JSON is decoded into typed messages with bounded fields, every page number is checked against the blocks.
@@ -57,7 +58,7 @@ MAX_DETAIL: Final = 1000
 _RUN: Final = struct.Struct("<QQ")
 _TABLE: Final = struct.Struct("<II")
 _SUMS: Final = struct.Struct("<IIQ")
-_STATE: Final = struct.Struct("<III")
+_STATE: Final = struct.Struct("<IIII")
 
 
 class StreamError(Exception):
@@ -245,19 +246,43 @@ LAST: Final = 1
 """Flag of a DEVICE frame: the state of this device is complete."""
 
 
-def pack_state(device: int, index: int, flags: int) -> bytes:
-    """Pack the body of a DEVICE frame; the state itself is its bulk."""
-    return _STATE.pack(device, index, flags)
+@dataclass(frozen=True, slots=True)
+class StateChunk:
+    """The body of a DEVICE frame.
+
+    Attributes:
+        device: its place in SETUP.
+        index: of the chunk, from 0.
+        last: the state of the device is complete.
+        crc: CRC-32 of the bulk.
+    """
+
+    device: int
+    index: int
+    last: bool
+    crc: int
+
+    def check(self, data: bytes | bytearray, name: str) -> None:
+        """Hold the state that has come against its checksum; `name` is the device's, for the error."""
+        if zlib.crc32(data) != self.crc:
+            raise corrupt(
+                f"the checksum of chunk {self.index} of the state of {name} is wrong ({len(data)} bytes)"
+            )
 
 
-def unpack_state(body: bytes) -> tuple[int, int, bool]:
-    """Device, index of the chunk, and whether it is the last one."""
+def pack_state(device: int, index: int, flags: int, data: bytes = b"") -> bytes:
+    """Pack the body of a DEVICE frame, whose bulk is `data`."""
+    return _STATE.pack(device, index, flags, zlib.crc32(data))
+
+
+def unpack_state(body: bytes) -> StateChunk:
+    """Unpack the body of a DEVICE frame."""
     if len(body) != _STATE.size:
         raise corrupt("a DEVICE frame is cut off")
-    device, index, flags = _STATE.unpack(body)
+    device, index, flags, crc = _STATE.unpack(body)
     if flags & ~LAST:
         raise corrupt(f"unknown flags {flags:#x} of device state")
-    return device, index, bool(flags & LAST)
+    return StateChunk(device, index, bool(flags & LAST), crc)
 
 
 class Stage(IntEnum):
