@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.migration.certificates import Authority
 from tests.sample import sampled
 from vfioemu.migration import events
 
@@ -29,6 +30,7 @@ type = {type}
 {options}
 """
 IOMMU = "[group.iommu]\n"
+CERTIFICATES = ("--tls-cert", "cert", "--tls-key", "key", "--tls-ca", "ca")
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GUEST = """
 name = "small"
@@ -353,6 +355,21 @@ def test_device_that_cannot_migrate_exits_with_9():
 
 
 @pytest.mark.slow
+def test_guest_moves_over_tls_to_who_has_a_certificate_alone():
+    with place() as it:
+        both = Authority(it.base).files("localhost", "127.0.0.1")
+        certificates = ["--tls-cert", both.cert, "--tls-key", both.key, "--tls-ca", both.ca]
+        incoming, uri = it.incoming("--run-for", "200ms", *certificates, uri="tls:localhost:0")
+        code, out, err = finish(it.migrate(uri, *certificates, "--tls-name", "elsewhere"))
+        assert (code, "tls_refused" in err) == (3, True), err
+        assert "not valid for 'elsewhere'" in err
+        code, out, err = finish(it.migrate(uri, *certificates))
+        assert code == 0, out + err
+        assert "-> tls:localhost:" in err
+        assert finish(incoming)[0] == 0
+
+
+@pytest.mark.slow
 def test_one_attempt_that_fails_ends_incoming_with_3():
     with place() as it:
         incoming, uri = it.incoming("--attempts", "1")
@@ -367,7 +384,12 @@ def test_one_attempt_that_fails_ends_incoming_with_3():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["migrate", "ftp:x"], "expected unix:PATH or tcp:127.0.0.1:PORT"),
+        (["migrate", "ftp:x"], "expected unix:PATH, tls:HOST:PORT or tcp:127.0.0.1:PORT"),
+        (["migrate", "tls:localhost:1"], "TLS needs --tls-cert, --tls-key and --tls-ca"),
+        (["migrate", "tls:localhost:1", "--tls-ca", "x"], "--tls-cert, --tls-key and --tls-ca go together"),
+        (["incoming", "unix:x", *CERTIFICATES], "certificates are for tls:"),
+        (["incoming", "tls:localhost:0", *CERTIFICATES], "--tls-ca ca: No such file"),
+        (["incoming", "tls:localhost:0", *CERTIFICATES, "--peer-uid", "0"], "--peer-uid is not for TLS"),
         (["migrate", "tcp:10.0.0.1:1", "--insecure"], "loopback only"),
         (["migrate", "tcp:127.0.0.1:1"], "TCP needs --insecure, on both sides: the stream is neither"),
         (["incoming", "tcp:127.0.0.1:0"], "TCP needs --insecure, on both sides: the stream is neither"),

@@ -23,6 +23,7 @@ from vfioemu.migration.guestspec import (
 )
 from vfioemu.migration.peers import Peers
 from vfioemu.migration.plan import PAGE
+from vfioemu.migration.tls import TlsFiles
 from vfioemu.migration.workload.stamps import MAX_CPUS as MAX_STAMPED
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -75,6 +76,15 @@ def place_options(function: F) -> F:
                 "--insecure",
                 is_flag=True,
                 help="Use tcp:, which is neither authenticated nor encrypted.",
+            ),
+            click.option("--tls-cert", metavar="FILE", help="With tls:, our certificate (PEM)."),
+            click.option("--tls-key", metavar="FILE", help="With tls:, its private key."),
+            click.option("--tls-ca", metavar="FILE", help="With tls:, whose certificates are taken."),
+            click.option(
+                "--tls-name",
+                metavar="NAME",
+                help="With tls:, whom the other side's certificate is for. [default: the host that is connected to;"
+                " whoever connects]",
             ),
             click.option(
                 "--peer-uid",
@@ -132,11 +142,24 @@ def address(uri: str, options: Mapping[str, Any]) -> Address:
         CommandError: not a usable URI; exit code 2.
     """
     try:
-        return Address.parse(uri, insecure=options["insecure"], peers=options["peer_uids"])
+        return Address.parse(
+            uri, insecure=options["insecure"], peers=options["peer_uids"], tls=_tls_files(options)
+        )
     except AddressError as error:
         raise CommandError(
-            str(error), "use unix:PATH; docs/security.md says what tcp: means", USAGE
+            str(error),
+            'docs/migration.md, "Between two machines", says what unix:, tls: and tcp: are for',
+            USAGE,
         ) from None
+
+
+def _tls_files(options: Mapping[str, Any]) -> TlsFiles | None:
+    cert, key, ca, name = (options[f"tls_{what}"] for what in ("cert", "key", "ca", "name"))
+    if cert is None and key is None and ca is None and name is None:
+        return None
+    if cert is None or key is None or ca is None:
+        raise AddressError("--tls-cert, --tls-key and --tls-ca go together")
+    return TlsFiles(cert=cert, key=key, ca=ca, name=name)
 
 
 def _small_guest(ram: int, cpus: int, devices: tuple[str, ...]) -> GuestSpec:

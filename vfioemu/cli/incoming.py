@@ -49,7 +49,7 @@ FAILED, CANCELLED, MISMATCH = 3, 4, 5
 @place_options
 @click.pass_context
 def command(ctx: click.Context, /, uri: str, **options: Any) -> int:
-    """Receive a guest at URI (unix:PATH or tcp:127.0.0.1:PORT), compare it with the source's, and run it.
+    """Receive a guest at URI (unix:PATH or tls:HOST:PORT), compare it with the source's, and run it.
 
     The shell of the guest is built on the daemon of --runtime-dir. A migration that fails on its way leaves no trace;
     the next one is waited for.

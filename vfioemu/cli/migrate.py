@@ -31,6 +31,7 @@ _HINTS = {
     "peer_lost": "is `vfioemu incoming` running there?",
     "peer_silent": "the log of the destination's daemon may say why; --stop-timeout allows more",
     "peer_untrusted": "--peer-uid names who may be at the other side",
+    "tls_refused": "both sides need certificates of one authority (--tls-ca), for the names that they are called by",
     "peer_refused": "both sides need the same guest file, and daemons with the same devices",
 }
 
@@ -87,7 +88,7 @@ _HINTS = {
 )
 @click.pass_context
 def command(ctx: click.Context, /, uri: str, **options: Any) -> int:
-    """Move a guest to URI (unix:PATH or tcp:127.0.0.1:PORT), where `vfioemu incoming` waits.
+    """Move a guest to URI (unix:PATH or tls:HOST:PORT), where `vfioemu incoming` waits.
 
     The guest is built on the daemon of --runtime-dir and runs while it moves. Ctrl-C cancels: the guest runs on here.
     docs/migration.md shows how.

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Where a migration goes: `unix:PATH` and `tcp:127.0.0.1:PORT`.
+"""Where a migration goes: `unix:PATH`, `tls:HOST:PORT` and `tcp:127.0.0.1:PORT`.
 
 TCP is for loopback only, and only for who says that he means it: the stream is neither encrypted nor authenticated, and
 it is a guest's memory. A UNIX socket is created 0600 in a directory that is the user's business. Either way a peer of
-another uid is turned away, by both sides: who listens could be somebody else, too.
+another uid is turned away, by both sides: who listens could be somebody else, too. With TLS both sides show certificates
+(tls.py), and it goes anywhere.
 """
 
 import errno
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
-from typing import Final
+from typing import Any, Final
 
 import trio
 
@@ -22,6 +23,8 @@ from vfioemu.migration.messages import Problem
 from vfioemu.migration.peers import Peers, own, peer_uid
 from vfioemu.migration.plan import Reason
 from vfioemu.migration.stream import FrameType, StreamError
+from vfioemu.migration.tls import TlsContext, TlsError, TlsFiles
+from vfioemu.migration.wire import PlainWire, Wire
 from vfioemu.syscalls import unix_sockets
 
 MAX_PATH: Final = 107
@@ -40,83 +43,110 @@ class Address:
     """A parsed URI.
 
     Attributes:
-        path: of a UNIX socket; None for TCP.
+        path: of a UNIX socket; None for TCP and TLS.
         peers: who may be at the other end.
+        tls: with which certificates; None without TLS.
     """
 
     path: str | None = None
     host: str = ""
     port: int = 0
     peers: Peers = field(default_factory=own)
+    tls: TlsContext | None = None
 
     @classmethod
-    def parse(cls, uri: str, *, insecure: bool = False, peers: Peers | None = None) -> "Address":
+    def parse(
+        cls, uri: str, *, insecure: bool = False, peers: Peers | None = None, tls: TlsFiles | None = None
+    ) -> "Address":
         """Read a URI; AddressError says what is wrong with it.
 
         Args:
             uri: what somebody wrote.
             insecure: TCP is meant, as it is.
-            peers: who may be at the other end; by default our own user and root.
+            peers: who may be at the other end; by default our own user and root. Not for TLS.
+            tls: certificates, for TLS only.
         """
-        peers = peers if peers is not None else own()
-        scheme, colon, rest = uri.partition(":")
-        if scheme == "unix" and colon and rest:
+        scheme, _, rest = uri.partition(":")
+        if tls is not None and scheme != "tls":
+            raise AddressError(f"{uri}: certificates are for tls:HOST:PORT")
+        if scheme == "unix" and rest:
             if len(os.fsencode(rest)) > MAX_PATH:
                 raise AddressError(
                     f"{rest}: a socket path may have {MAX_PATH} bytes, this has {len(os.fsencode(rest))}"
                 )
-            return cls(path=rest, peers=peers)
-        if scheme == "tcp" and colon:
-            host, colon, port = rest.rpartition(":")
-            host = host.strip("[]")
-            if not (colon and port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= 65535):
-                raise AddressError(f"{uri}: expected tcp:127.0.0.1:PORT")
+            return cls(path=rest, peers=peers or own())
+        if scheme == "tcp":
+            host, port = _host_and_port(uri, rest, "tcp:127.0.0.1:PORT")
+            host = "127.0.0.1" if host == "localhost" else host
             try:
-                loopback = ip_address("127.0.0.1" if host == "localhost" else host).is_loopback
+                loopback = ip_address(host).is_loopback
             except ValueError:
                 raise AddressError(f"{uri}: {host!r} is no IP address") from None
             if not loopback:
-                raise AddressError(f"{uri}: TCP is for loopback only, the stream is not encrypted")
+                raise AddressError(f"{uri}: TCP is for loopback only, the stream is not encrypted; use tls:")
             if not insecure:
                 raise AddressError(f"{uri}: TCP needs --insecure, on both sides: {TCP_IS_OPEN}")
-            return cls(host="127.0.0.1" if host == "localhost" else host, port=int(port), peers=peers)
-        raise AddressError(f"{uri!r}: expected unix:PATH or tcp:127.0.0.1:PORT")
+            return cls(host=host, port=port, peers=peers or own())
+        if scheme == "tls":
+            host, port = _host_and_port(uri, rest, "tls:HOST:PORT")
+            if tls is None:
+                raise AddressError(f"{uri}: TLS needs --tls-cert, --tls-key and --tls-ca")
+            if peers is not None:
+                raise AddressError(f"{uri}: --peer-uid is not for TLS, whose certificates tell who is there")
+            try:
+                return cls(host=host, port=port, peers=Peers(None), tls=TlsContext(tls))
+            except TlsError as error:
+                raise AddressError(str(error)) from None
+        raise AddressError(f"{uri!r}: expected unix:PATH, tls:HOST:PORT or tcp:127.0.0.1:PORT")
 
     def __str__(self) -> str:
         if self.path is not None:
             return f"unix:{self.path}"
-        return f"tcp:[{self.host}]:{self.port}" if ":" in self.host else f"tcp:{self.host}:{self.port}"
+        scheme = "tcp" if self.tls is None else "tls"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{scheme}:{host}:{self.port}"
 
-    def check(self, sock: socket.socket) -> None:
+    def check(self, wire: Wire) -> None:
         """Refuse, with StreamError PEER_UNTRUSTED, a connection to somebody who may not be there.
 
-        Who has accepted a TCP connection is known when he has spoken, not before.
+        Who has accepted a TCP connection is known when he has spoken, not before. With TLS the handshake has told it.
         """
-        uid = peer_uid(sock)
+        if wire.proven:
+            return
+        uid = peer_uid(wire.sock)
         if not self.peers.allow(uid):
             who = "cannot be told" if uid is None else f"is uid {uid}"
             raise StreamError(
                 Reason.PEER_UNTRUSTED, f"who listens on {self} {who}; only {self.peers} is trusted"
             )
 
-    async def connect(self, patience: float = 10.0) -> socket.socket:
-        """Connect: return a nonblocking socket; `check` it before the first secret.
+    async def connect(self, patience: float = 10.0) -> Wire:
+        """Connect: return a wire; `check` it before the first secret.
 
         Raises:
             StreamError: PEER_LOST when there is nobody.
         """
-        family = socket.AF_UNIX if self.path is not None else _family(self.host)
-        sock = trio.socket.socket(family, socket.SOCK_STREAM)
         try:
             with trio.fail_after(patience):
-                await sock.connect(self.path if self.path is not None else (self.host, self.port))
-            return _tune(socket.socket(fileno=sock.detach()))
-        except OSError as error:
-            raise StreamError(Reason.PEER_LOST, f"cannot connect to {self}: {error.strerror}") from None
+                sock = await self._connect()
+            return PlainWire(sock) if self.tls is None else self.tls.connected(sock, self.host)
+        except (OSError, ValueError) as error:  # ValueError: a host that cannot be in a certificate
+            why = error.strerror if isinstance(error, OSError) else error
+            raise StreamError(Reason.PEER_LOST, f"cannot connect to {self}: {why}") from None
         except trio.TooSlowError:
             raise StreamError(
                 Reason.PEER_LOST, f"cannot connect to {self}: no answer in {patience:g} s"
             ) from None
+
+    async def _connect(self) -> socket.socket:
+        if self.tls is not None:
+            found = await trio.open_tcp_stream(self.host, self.port)  # all addresses of a host
+            return _tune(socket.socket(fileno=found.socket.detach()))
+        family = socket.AF_UNIX if self.path is not None else _family(self.host)
+        sock = trio.socket.socket(family, socket.SOCK_STREAM)
+        try:
+            await sock.connect(self.path if self.path is not None else (self.host, self.port))
+            return _tune(socket.socket(fileno=sock.detach()))
         finally:
             sock.close()
 
@@ -127,19 +157,30 @@ class Address:
         Raises:
             AddressError: somebody else listens there, or the place cannot be used.
         """
-        family = socket.AF_UNIX if self.path is not None else _family(self.host)
         with ExitStack() as stack:
-            sock = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
             try:
+                family, where = self._place()
+                sock = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
                 if self.path is not None:
                     stack.enter_context(unix_sockets.bound(sock, self.path))
                 else:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    sock.bind((self.host, self.port))
+                    sock.bind(where)
                 sock.listen(16)
             except OSError as error:
                 raise AddressError(f"cannot listen on {self}: {error.strerror}") from None
             yield Listener(sock, self)
+
+    def _place(self) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
+        """Family of the socket to listen with, and where it is bound if it is no UNIX socket."""
+        if self.path is not None:
+            return socket.AF_UNIX, ()
+        if self.tls is None:
+            return _family(self.host), (self.host, self.port)
+        [(family, _, _, _, where), *_] = socket.getaddrinfo(
+            self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        return family, where
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,13 +195,12 @@ class Listener:
         """Where it listens; port 0 has become a real one."""
         if self.address.path is not None:
             return self.address
-        name = self.sock.getsockname()
-        return replace(self.address, host=name[0], port=name[1])
+        return replace(self.address, port=self.sock.getsockname()[1])
 
-    async def accept(
-        self, refused: Callable[[int | None], None] = lambda uid: None
-    ) -> tuple[socket.socket, bool]:
+    async def accept(self, refused: Callable[[int | None], None] = lambda uid: None) -> tuple[Wire, bool]:
         """Accept the next connection of somebody who may connect; return it, and whether it is known who that is.
+
+        With TLS that is known when its handshake is over, and nothing can be said or heard before.
 
         Args:
             refused: is told the uid of who was turned away; None: it cannot be told.
@@ -180,12 +220,17 @@ class Listener:
                     raise
                 await trio.sleep(0.1)  # ECONNABORTED; EMFILE and its kin: who has fds is given time
                 continue
+            if self.address.tls is not None:
+                try:
+                    return self.address.tls.accepted(_tune(sock)), True
+                except OSError:
+                    continue  # it has gone already
             uid = peer_uid(sock)
             if not self.address.peers.allow(uid):
                 _turn_away(sock, f"only {self.address.peers} may connect")
                 refused(uid)
                 continue
-            return _tune(sock), uid in (os.getuid(), 0)
+            return PlainWire(_tune(sock)), uid in (os.getuid(), 0)
 
 
 def _tune(sock: socket.socket) -> socket.socket:
@@ -195,6 +240,14 @@ def _tune(sock: socket.socket) -> socket.socket:
     else:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
+
+
+def _host_and_port(uri: str, rest: str, expected: str) -> tuple[str, int]:
+    host, colon, port = rest.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not (colon and host and port.isascii() and port.isdecimal() and len(port) <= 5 and int(port) <= 65535):
+        raise AddressError(f"{uri}: expected {expected}")
+    return host, int(port)
 
 
 def _family(host: str) -> socket.AddressFamily:

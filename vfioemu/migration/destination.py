@@ -33,7 +33,7 @@ PATIENCE: Final = 2.0
 MAX_CONNECTIONS: Final = 16
 """Connections that have not said yet what they want, or wait for their turn."""
 MAX_TOLD: Final = 8
-"""How many uids that were turned away are told of."""
+"""How many kinds of strangers are told of."""
 LINGER: Final = 10.0
 """Seconds that a destination which has started waits for the source to know it, or to ask."""
 
@@ -111,7 +111,7 @@ class Destination:
         self._offers, self._claims = trio.open_memory_channel[_Visit](0)
         self._connections: set[Channel] = set()
         self._mute: dict[Channel, trio.CancelScope] = {}
-        self._turned_away: set[int | None] = set()
+        self._turned_away: set[str] = set()
         self._starting = trio.Event()
         self._released = trio.Event()
 
@@ -148,11 +148,13 @@ class Destination:
     async def _accept(self) -> None:
         async with trio.open_nursery() as nursery:
             while True:
-                sock, known = await self._listener.accept(self._tell_of)
-                channel = Channel(sock, self._idle)
+                wire, known = await self._listener.accept(self._tell_of)
+                channel = Channel(wire, self._idle)
                 if len(self._connections) >= MAX_CONNECTIONS and self._mute:
-                    # Who has been silent for longest makes room for one that may have something to say.
-                    oldest = next(iter(self._mute))
+                    # Who has been silent for longest makes room for one that may have something to say; who has shown
+                    # who he is only if all have, so that no number of strangers is in his way.
+                    strangers = (channel for channel in self._mute if not channel.proven)
+                    oldest = next(strangers, next(iter(self._mute)))
                     self._mute.pop(oldest).cancel()
                     self._connections.discard(oldest)
                 if len(self._connections) >= MAX_CONNECTIONS:
@@ -163,12 +165,14 @@ class Destination:
                 nursery.start_soon(self._receive, channel, known, patience)
 
     def _tell_of(self, uid: int | None) -> None:
-        if uid not in self._turned_away and len(self._turned_away) < MAX_TOLD:
-            self._turned_away.add(uid)
-            who = "somebody who cannot be told" if uid is None else f"uid {uid}"
-            self.narrator.warn(
-                f"{who} was turned away; only {self._listener.address.peers} may bring a guest"
-            )
+        who = "somebody who cannot be told" if uid is None else f"uid {uid}"
+        self._tell_once(f"{who} was turned away; only {self._listener.address.peers} may bring a guest")
+
+    def _tell_once(self, what: str) -> None:
+        """Tell of a stranger, unless that was told before, or much of the kind was."""
+        if what not in self._turned_away and len(self._turned_away) < MAX_TOLD:
+            self._turned_away.add(what)
+            self.narrator.warn(what)
 
     async def _receive(self, channel: Channel, known: bool, patience: trio.CancelScope) -> None:
         """Find out what a connection wants; nothing that it does hurts another one."""
@@ -181,6 +185,8 @@ class Destination:
             elif patience.cancelled_caught and channel in self._connections:
                 raise lost(f"nothing was asked for within {GREETING:g} s")
         except StreamError as error:
+            if error.reason is Reason.TLS_REFUSED:
+                self._tell_once(f"somebody was turned away: {error.detail}")
             await self._complain(channel, error)
         finally:
             self._mute.pop(channel, None)
@@ -247,6 +253,7 @@ class Destination:
         """Tell the peer why; it may not be listening any more."""
         with trio.move_on_after(1.0):
             try:
+                await channel.greet()  # nothing is understood before
                 await channel.send(FrameType.PROBLEM, Problem(reason=error.reason, detail=error.detail))
             except StreamError:
                 pass

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The destination, as the source sees it: a connection on which one talks, and is told at any time that it is over."""
 
-import socket
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
@@ -14,6 +13,7 @@ from vfioemu.migration.plan import Reason
 from vfioemu.migration.ram import RamBlock
 from vfioemu.migration.stream import FrameType, Run, StreamError
 from vfioemu.migration.transport import Channel
+from vfioemu.migration.wire import Wire
 from vfioemu.printable import printable
 
 _RETRY: Final = 0.05
@@ -49,18 +49,18 @@ class Peer:
         self, nursery: trio.Nursery, patience: float, until_somebody_listens: float = 0
     ) -> None:
         """Connect, greet, and listen in the background from then on."""
-        sock = await self._connected(patience, trio.current_time() + until_somebody_listens)
-        channel = self._channel = Channel(sock)
+        wire = await self._connected(patience, trio.current_time() + until_somebody_listens)
+        channel = self._channel = Channel(wire)
         with trio.move_on_after(patience) as waited:
             await channel.greet()
             await channel.greeted()
         if waited.cancelled_caught:
             raise StreamError(Reason.PEER_LOST, f"{self._address} does not answer")
-        self._address.check(sock)  # it has spoken, so somebody has it
+        self._address.check(wire)  # it has spoken, so somebody has it
         send, self._frames = trio.open_memory_channel[_Frame](16)
         nursery.start_soon(self._listen, channel, send)
 
-    async def _connected(self, patience: float, last: float) -> socket.socket:
+    async def _connected(self, patience: float, last: float) -> Wire:
         while True:
             try:
                 return await self._address.connect(patience)
@@ -150,12 +150,12 @@ async def query(address: Address, token: str, patience: float) -> tuple[FrameTyp
     Raises:
         StreamError: nobody answers, or who answers does not know.
     """
-    sock = await address.connect(patience)
-    channel = Channel(sock)
+    wire = await address.connect(patience)
+    channel = Channel(wire)
     try:
         await channel.greet()
         await channel.greeted()
-        address.check(sock)
+        address.check(wire)
         await channel.send(FrameType.QUERY, Handshake(token=token))
         header, body = await channel.receive(wait=patience)
         if header.type is FrameType.STARTED:

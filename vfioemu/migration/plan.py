@@ -31,6 +31,7 @@ class Reason(StrEnum):
     PEER_LOST = "peer_lost"
     PEER_SILENT = "peer_silent"
     PEER_UNTRUSTED = "peer_untrusted"
+    TLS_REFUSED = "tls_refused"
     STREAM_CORRUPT = "stream_corrupt"
     VERSION = "version"
     CANCELLED = "cancelled"

@@ -3,7 +3,7 @@
 
 Control frames are small and go through trio. The pages of a RAM frame go from the memfd into the socket by sendfile(),
 or gathered by sendmsg() where runs are short, and from the socket straight into the destination's memfd by
-recvmsg_into(). Bulk of more than `THREADED` bytes is moved in a worker thread that polls the socket itself: an epoll
+recvmsg_into(); with TLS (tls.py) they pass through this process. Bulk of more than `THREADED` bytes is moved in a worker thread that polls the socket itself: an epoll
 round through trio for each socket buffer would cost more than the copy. The thread looks up ten times a second, so
 that a cancel is never more than that away.
 
@@ -13,7 +13,6 @@ arrives torn or newer; in pre-copy it is dirty again, and in stop-copy nothing w
 What breaks raises StreamError with PEER_LOST.
 """
 
-import os
 import select
 import socket
 from collections import deque
@@ -26,11 +25,11 @@ from vfioemu.migration import stream
 from vfioemu.migration.messages import Message
 from vfioemu.migration.plan import PAGE, Reason
 from vfioemu.migration.stream import FrameType, Header, Run, StreamError
+from vfioemu.migration.wire import PlainWire, Wire
 
 THREADED: Final = 1 << 19
 SENDFILE: Final = 64 << 10
 """Runs from this size on are sent by sendfile()."""
-IOV_MAX: Final = 1024
 POLL_MS: Final = 100
 IDLE: Final = 30.0
 """Seconds of silence in the middle of something after which the peer counts as lost."""
@@ -58,25 +57,25 @@ FilePart: TypeAlias = tuple[int, int, int]
 
 
 class _Push:
-    """Bytes on their way into a nonblocking socket."""
+    """Bytes on their way into a wire."""
 
     def __init__(self, parts: Sequence[FilePart | list[memoryview]]) -> None:
         self._parts = deque(parts)
         self.moved = 0
         self.events = select.POLLOUT
 
-    def step(self, sock: socket.socket) -> bool:
-        """Push until the socket is full; True when all is in it."""
+    def step(self, wire: Wire) -> bool:
+        """Push until the wire is full; True when all is in it."""
         while self._parts:
             part = self._parts[0]
             try:
                 if isinstance(part, tuple):
                     fd, offset, length = part
-                    count = os.sendfile(sock.fileno(), fd, offset, length)
+                    count = wire.send_file(fd, offset, length)
                     self._parts[0] = (fd, offset + count, length - count)
                     finished = count == length
                 else:
-                    count = sock.sendmsg(part[:IOV_MAX])
+                    count = wire.send(part)
                     finished = _consume(part, count)
             except BlockingIOError:
                 return False
@@ -96,18 +95,18 @@ class _Push:
 
 
 class _Pull:
-    """Bytes on their way from a nonblocking socket into memory."""
+    """Bytes on their way from a wire into memory."""
 
     def __init__(self, views: list[memoryview]) -> None:
         self._views = views
         self.moved = 0
         self.events = select.POLLIN
 
-    def step(self, sock: socket.socket) -> bool:
+    def step(self, wire: Wire) -> bool:
         """Take what there is; True when all has come."""
         while self._views:
             try:
-                count = sock.recvmsg_into(self._views[:IOV_MAX])[0]
+                count = wire.receive(self._views)
             except BlockingIOError:
                 return False
             if count == 0:
@@ -141,16 +140,19 @@ class Channel:
     One task at a time sends, and one at a time receives.
 
     Args:
-        sock: connected; owned by the channel from now on.
+        wire: connected, or a socket that is; owned by the channel from now on.
         idle: seconds of silence in the middle of a frame that are one too many.
     """
 
-    def __init__(self, sock: socket.socket, idle: float = IDLE) -> None:
-        sock.setblocking(False)
-        self._sock = sock
+    def __init__(self, wire: socket.socket | Wire, idle: float = IDLE) -> None:
+        self._wire = PlainWire(wire) if isinstance(wire, socket.socket) else wire
+        self._sock = self._wire.sock
+        self._sock.setblocking(False)
         self._idle = idle
         self._out = 0
         self._in = 0
+        self._torn = False
+        self._greeted = False
         self.sent = 0
         self.received = 0
 
@@ -160,12 +162,28 @@ class Channel:
             trio.lowlevel.notify_closing(self._sock)
             self._sock.close()
 
+    @property
+    def proven(self) -> bool:
+        """Whether the other side has shown who it is, beyond whose process it is."""
+        return self._wire.proven
+
+    async def secure(self) -> None:
+        """Do what comes before the first byte: a TLS handshake, or nothing."""
+        while events := self._wire.begin():
+            await self._ready(
+                trio.lowlevel.wait_readable if events == select.POLLIN else trio.lowlevel.wait_writable
+            )
+
     async def greet(self) -> None:
-        """Send our preamble, which opens our direction."""
-        await self._send_all(stream.preamble())
+        """Send our preamble, which opens our direction, once."""
+        await self.secure()
+        if not self._greeted:
+            self._greeted = True
+            await self._send_all(stream.preamble())
 
     async def greeted(self) -> int:
         """Read the peer's preamble; its minor version."""
+        await self.secure()
         return stream.check_preamble(await self._read(stream.PREAMBLE.size))
 
     async def send(
@@ -188,7 +206,7 @@ class Channel:
         for first, length in runs:
             offset, size = first * PAGE, length * PAGE
             last = parts[-1]
-            if size >= SENDFILE:
+            if size >= SENDFILE and self._wire.takes_files:
                 parts.append((pages.fd, offset, size))
             elif isinstance(last, list):
                 last.append(pages.view[offset : offset + size])
@@ -222,7 +240,8 @@ class Channel:
         pull = _Pull([memoryview(data)])
         if wait != -1.0:
             with trio.move_on_after(wait if wait is not None else float("inf")) as waited:
-                await self._ready(trio.lowlevel.wait_readable)
+                if not self._wire.has_buffered():
+                    await self._ready(trio.lowlevel.wait_readable)
             if waited.cancelled_caught:
                 raise lost(f"the peer has been silent for {wait:g} s")
         await self._move(pull, 0)
@@ -231,6 +250,11 @@ class Channel:
     async def _move(self, work: _Push | _Pull, bulk: int) -> None:
         """Do the work to its end, in a worker thread if it is much."""
         await trio.lowlevel.checkpoint_if_cancelled()
+        if not self._wire.established:
+            raise lost("the connection was never secured")
+        if self._torn and isinstance(work, _Push):
+            raise lost("a frame was left half sent")
+        self._torn = self._torn or isinstance(work, _Push)  # until it is out
         threaded = bulk >= THREADED
         wait = trio.lowlevel.wait_writable if isinstance(work, _Push) else trio.lowlevel.wait_readable
         silent_since = trio.current_time()
@@ -238,12 +262,13 @@ class Channel:
             while True:
                 before = work.moved
                 finished = (
-                    await trio.to_thread.run_sync(_run, self._sock, work)
+                    await trio.to_thread.run_sync(_run, self._wire, work)
                     if threaded
-                    else work.step(self._sock)
+                    else work.step(self._wire)
                 )
                 self._count(work, work.moved - before)
                 if finished:
+                    self._torn = self._torn and not isinstance(work, _Push)
                     return
                 if work.moved != before:
                     silent_since = trio.current_time()
@@ -274,12 +299,12 @@ class Channel:
             self.received += count
 
 
-def _run(sock: socket.socket, work: _Push | _Pull) -> bool:
+def _run(wire: Wire, work: _Push | _Pull) -> bool:
     """In a worker thread: work until it is done, or until nothing moved for POLL_MS."""
     poll = select.poll()
-    poll.register(sock, work.events)
+    poll.register(wire.sock, work.events)
     while True:
-        if work.step(sock):
+        if work.step(wire):
             return True
         if not poll.poll(POLL_MS):
             return False
