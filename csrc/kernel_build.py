@@ -84,6 +84,31 @@ DECLARATIONS = """
     uint64_t vfe_zero_pages(const void *memory, size_t page_size, uint64_t first, uint64_t npages, void *out,
                             enum vfe_isa isa);
     void vfe_page_sums(const void *memory, size_t page_size, uint64_t first, uint64_t npages, uint64_t *sums);
+
+    uint64_t vfe_zero_sum(size_t page_size);
+    bool vfe_sums_sort(const void *memory, int fd, size_t page_size, const struct vfe_run *runs, size_t nruns,
+                       uint64_t *cursor, uint64_t *sums, struct vfe_run *full, struct vfe_run *zero, size_t max,
+                       uint64_t max_pages, uint64_t *counts, enum vfe_isa isa);
+    void vfe_sums_take(const void *memory, int fd, size_t page_size, const struct vfe_run *runs, size_t nruns,
+                       uint64_t *sums);
+    void vfe_sums_set(uint64_t *sums, const struct vfe_run *runs, size_t nruns, uint64_t sum);
+    uint64_t vfe_sums_unset(const uint64_t *sums, uint64_t npages);
+    void vfe_sums_digests(const uint64_t *sums, uint64_t npages, uint64_t chunk, uint64_t *digests);
+    size_t vfe_sums_differing(const void *memory, int fd, size_t page_size, uint64_t npages, const uint64_t *sums,
+                              uint64_t *cursor, struct vfe_run *runs, size_t max);
+
+    size_t vfe_words_differing(const void *ours, const void *theirs, uint64_t count, uint64_t *cursor,
+                               struct vfe_run *runs, size_t max);
+    uint64_t vfe_runs_pages(const struct vfe_run *runs, size_t nruns, uint64_t npages);
+    size_t vfe_runs_take(const struct vfe_run *runs, size_t nruns, uint64_t *cursor, uint64_t npages,
+                         struct vfe_run *out, size_t max);
+    void vfe_runs_mark(const struct vfe_run *runs, size_t nruns, const uint64_t *cursor, struct vfe_bitmap *bitmap);
+
+    int vfe_push(int fd, const void *head, size_t head_size, const void *memory, size_t page_size,
+                 const struct vfe_run *runs, size_t nruns, uint64_t *cursor, int timeout);
+    int vfe_pull(int fd, void *memory, size_t page_size, const struct vfe_run *runs, size_t nruns, uint64_t *cursor,
+                 uint64_t *sums, int timeout);
+    int vfe_punch(int fd, size_t page_size, const struct vfe_run *runs, size_t nruns);
 """
 
 
@@ -93,7 +118,7 @@ def builder() -> FFI:
     ffi.cdef(DECLARATIONS.replace(NULLABLE, ""))
     ffi.set_source(
         "vfioemu._kernel",
-        '#include "vfe_bitmap.h"\n#include "vfe_dma.h"\n#include "vfe_guard.h"\n#include "vfe_index.h"\n#include "vfe_log.h"\n#include "vfe_pages.h"\n#include "vfe_unmap.h"\n',
+        '#include "vfe_bitmap.h"\n#include "vfe_dma.h"\n#include "vfe_guard.h"\n#include "vfe_index.h"\n#include "vfe_log.h"\n#include "vfe_move.h"\n#include "vfe_pages.h"\n#include "vfe_runs.h"\n#include "vfe_sums.h"\n#include "vfe_unmap.h"\n',
         py_limited_api=True,
     )
     return ffi

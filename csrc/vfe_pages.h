@@ -22,6 +22,9 @@
 uint64_t vfe_zero_pages(const void *memory, size_t page_size, uint64_t first,
 			uint64_t npages, void *out, enum vfe_isa isa);
 
+/** @return XXH64 (seed 0) of `nbytes`, a multiple of 8. */
+uint64_t vfe_hash(const void *data, size_t nbytes);
+
 /**
  * XXH64 (seed 0) of pages first to first + npages - 1.
  * Precondition: page_size is a multiple of 32 and not 0.

@@ -221,6 +221,76 @@ class _Lib:
     def vfe_page_sums(
         self, memory: ConstVoidPtr, page_size: int, first: int, npages: int, sums: U64Ptr, /
     ) -> None: ...
+    def vfe_zero_sum(self, page_size: int, /) -> int: ...
+    def vfe_sums_sort(
+        self,
+        memory: ConstVoidPtr,
+        fd: int,
+        page_size: int,
+        runs: RunPtr,
+        nruns: int,
+        cursor: U64Ptr,
+        sums: U64Ptr,
+        full: RunPtr,
+        zero: RunPtr,
+        max: int,
+        max_pages: int,
+        counts: U64Ptr,
+        isa: int,
+        /,
+    ) -> bool: ...
+    def vfe_sums_take(
+        self, memory: ConstVoidPtr, fd: int, page_size: int, runs: RunPtr, nruns: int, sums: U64Ptr, /
+    ) -> None: ...
+    def vfe_sums_set(self, sums: U64Ptr, runs: RunPtr, nruns: int, sum: int, /) -> None: ...
+    def vfe_sums_unset(self, sums: U64Ptr, npages: int, /) -> int: ...
+    def vfe_sums_digests(self, sums: U64Ptr, npages: int, chunk: int, digests: U64Ptr, /) -> None: ...
+    def vfe_sums_differing(
+        self,
+        memory: ConstVoidPtr,
+        fd: int,
+        page_size: int,
+        npages: int,
+        sums: U64Ptr,
+        cursor: U64Ptr,
+        runs: RunPtr,
+        max: int,
+        /,
+    ) -> int: ...
+    def vfe_words_differing(
+        self, ours: ConstVoidPtr, theirs: ConstVoidPtr, count: int, cursor: U64Ptr, runs: RunPtr, max: int, /
+    ) -> int: ...
+    def vfe_runs_pages(self, runs: RunPtr, nruns: int, npages: int, /) -> int: ...
+    def vfe_runs_take(
+        self, runs: RunPtr, nruns: int, cursor: U64Ptr, npages: int, out: RunPtr, max: int, /
+    ) -> int: ...
+    def vfe_runs_mark(self, runs: RunPtr, nruns: int, cursor: U64Ptr, bitmap: BitmapPtr, /) -> None: ...
+    def vfe_push(
+        self,
+        fd: int,
+        head: ConstVoidPtr,
+        head_size: int,
+        memory: ConstVoidPtr,
+        page_size: int,
+        runs: RunPtr,
+        nruns: int,
+        cursor: U64Ptr,
+        timeout: int,
+        /,
+    ) -> int: ...
+    def vfe_pull(
+        self,
+        fd: int,
+        memory: VoidPtr,
+        page_size: int,
+        runs: RunPtr,
+        nruns: int,
+        cursor: U64Ptr,
+        sums: U64Ptr,
+        timeout: int,
+        /,
+    ) -> int: ...
+    def vfe_punch(self, fd: int, page_size: int, runs: RunPtr, nruns: int, /) -> int: ...
 
 ffi: Final[_Ffi]
 lib: Final[_Lib]

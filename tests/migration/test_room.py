@@ -112,7 +112,7 @@ def test_machine_that_tells_nothing_refuses_nothing(tmp_path, monkeypatch):
 
 async def test_many_blocks_are_summed_up_and_nothing_of_them_is_made():
     spec = GuestSpec(memory=[MemorySpec(name=f"m{i}", base=i << 41, size="2 TiB") for i in range(60)])
-    with pytest.raises(BuildError, match=r"the guest needs 120\.0 TiB") as error:
+    with pytest.raises(BuildError, match=r"the guest needs 120\.2 TiB") as error:
         async with open_guest("/nowhere", spec, running=True):
             pytest.fail("it was built")
     assert "give the guest less memory" in daemon_failed("/nowhere", error.value).hint

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 from vfioemu.migration.plan import PAGE
 from vfioemu.migration.stream import Run
+from vfioemu.migration.sums import PageSums
 from vfioemu.native.bitmap import DirtyBitmap
 from vfioemu.native.pages import page_sums, zero_runs
 
@@ -106,6 +107,7 @@ class RamBlock:
         memory: where it lives.
         log: pages written by CPUs while `logging`.
         pending: pages that have to be sent.
+        sums: what each page was when it was sent, or received.
     """
 
     def __init__(self, name: str, base: int, npages: int, memory: SharedMemory) -> None:
@@ -116,6 +118,7 @@ class RamBlock:
         self.log = DirtyBitmap(npages)
         self.logging = False
         self.pending = PageMap(npages)
+        self.sums = PageSums(npages)
 
     @property
     def size(self) -> int:
@@ -171,9 +174,10 @@ class RamBlock:
                     at += count
 
     def close(self) -> None:
-        """Give up the bitmaps."""
+        """Give up the bitmaps and the sums."""
         self.log.close()
         self.pending.close()
+        self.sums.close()
 
 
 def split_zero(view: memoryview, runs: Iterable[Run]) -> tuple[list[Run], list[Run]]:

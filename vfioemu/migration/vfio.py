@@ -25,8 +25,8 @@ from vfioemu.room import require_room
 from vfioemu.uapi import constants as u
 from vfioemu.uapi.structs import IommuType1InfoCapMigration
 
-BITS_PER_PAGE: Final = 4
-"""Of the bitmaps that this process has for each page."""
+BITS_PER_PAGE: Final = 68
+"""Of the bitmaps and sums that this process has for each page."""
 
 
 class VfioContainer:

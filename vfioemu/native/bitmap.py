@@ -163,11 +163,11 @@ class DirtyBitmap:
 
     def runs(self, limit: int | None = None) -> list[tuple[int, int]]:
         """Return the runs of marked pages as (first, count), ascending; at most `limit` of them."""
-        return _collect(partial(lib.vfe_runs, self._bitmap), self._nbits, limit)
+        return collect_runs(partial(lib.vfe_runs, self._bitmap), self._nbits, limit)
 
     def take_runs(self) -> list[tuple[int, int]]:
         """Clear all marks and return them as runs (first, count), ascending."""
-        return _collect(partial(lib.vfe_take_runs, self._bitmap), self._nbits, None)
+        return collect_runs(partial(lib.vfe_take_runs, self._bitmap), self._nbits, None)
 
     def harvest_size(self, shift: int = 0) -> int:
         """Return the size in bytes that harvest() writes with this shift: whole words."""
@@ -305,7 +305,7 @@ def buffer_runs(data: Buffer, nbits: int, limit: int | None = None) -> list[tupl
     if size % 8:
         data = bytes(data) + bytes(-size % 8)
     most = nbits // 2 + 1  # runs that nbits bits can have
-    return _collect(
+    return collect_runs(
         partial(lib.vfe_buffer_runs, ffi.from_buffer(data), nbits),
         nbits,
         most if limit is None else min(limit, most),
@@ -318,7 +318,7 @@ def _check_room(data: Buffer, bit: int, count: int) -> None:
         raise ValueError(f"bits {bit}+{count} are outside a bitmap of {size} bytes (whole words)")
 
 
-def _collect(
+def collect_runs(
     call: "Callable[[U64Ptr, RunPtr, int], int]", nbits: int, limit: int | None
 ) -> list[tuple[int, int]]:
     """Call a C function that fills an array of runs until its cursor is at the end."""
