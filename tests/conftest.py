@@ -15,7 +15,7 @@ from tests.users import common, open_folder, two_users  # noqa: F401 - fixtures
 
 ANY_SPEED = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("quick", ANY_SPEED, max_examples=60)
-settings.register_profile("full", ANY_SPEED, max_examples=500)
+settings.register_profile("full", ANY_SPEED, max_examples=300)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 pytest_addoption = skips.pytest_addoption
