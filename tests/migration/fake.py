@@ -3,6 +3,7 @@
 
 import errno
 import json
+import time
 from contextlib import asynccontextmanager
 
 import trio
@@ -12,6 +13,7 @@ from vfioemu.abi.dma_engine import STAMP_SIZE
 from vfioemu.client import Memory
 from vfioemu.migration.cpus import Cpus, Pattern, Workload
 from vfioemu.migration.guest import Guest
+from vfioemu.migration.ledger import DeviceCount, DeviceWrite, TakenPages
 from vfioemu.migration.plan import PAGE
 from vfioemu.migration.ram import RamBlock, fill
 from vfioemu.migration.vfio import close_memory
@@ -21,6 +23,7 @@ from vfioemu.uapi import constants as u
 HIGH = 1 << 32
 SAVING = (u.VFIO_DEVICE_STATE_PRE_COPY, u.VFIO_DEVICE_STATE_PRE_COPY_P2P, u.VFIO_DEVICE_STATE_STOP_COPY)
 ACTIVE = (u.VFIO_DEVICE_STATE_RUNNING, u.VFIO_DEVICE_STATE_PRE_COPY)
+RUNNING = (*ACTIVE, u.VFIO_DEVICE_STATE_RUNNING_P2P, u.VFIO_DEVICE_STATE_PRE_COPY_P2P)
 DEVICE_ID = 500
 
 
@@ -62,6 +65,7 @@ class FakeDevice:
         self.outbox = b""
         self.inbox = b""
         self.calls = []
+        self.ledger = None
 
     def _call(self, name, *args):
         self.calls.append((name, *args))
@@ -73,12 +77,20 @@ class FakeDevice:
             await trio.sleep(0.005)
             if self.running and self.state in ACTIVE:
                 for _ in range(max(1, int(self.rate * 0.005))):
-                    self.seq += 1
-                    page = self.seq * 7 % self.area
-                    stamp = Stamp(DEVICE_ID, self.seq, self.block.base + page * PAGE).build()
-                    self.block.view[page * PAGE : page * PAGE + STAMP_SIZE] = stamp
-                    if self.tracking and page != self.hide_page:
-                        self.log.mark(page)
+                    self.write()
+
+    def write(self, page=None):
+        """Write the next page, or one that no register tells of, in any state; its log and its ledger hear of it."""
+        seq = self.seq + 1
+        if page is None:
+            self.seq = seq
+            page = seq * 7 % self.area
+        stamp = Stamp(DEVICE_ID, seq, self.block.base + page * PAGE).build()
+        self.block.view[page * PAGE : page * PAGE + STAMP_SIZE] = stamp
+        if self.tracking and page != self.hide_page:
+            self.log.mark(page)
+        if self.ledger is not None:
+            self.ledger.note(page, stopped=self.state not in RUNNING)
 
     async def get_state(self):
         return self.state
@@ -166,6 +178,48 @@ class FakeContainer:
             await device.report(iova, size, bitmap)
 
 
+class FakeLedger:
+    """The ledger that a daemon would keep of one device."""
+
+    def __init__(self, device, index):
+        self.device = device
+        self.index = index
+        self.noted = []
+        self.bits = DirtyBitmap(device.block.npages)
+        self.fail = {}
+
+    def note(self, page, *, stopped):
+        iova = self.device.block.base + page * PAGE
+        write = DeviceWrite("dma0", len(self.noted) + 1, iova, STAMP_SIZE, time.monotonic())
+        self.noted.append((stopped, write))
+        self.bits.mark(page)
+
+    def _call(self, name):
+        if name in self.fail:
+            raise self.fail[name]
+
+    async def begin(self, ranges):
+        self._call("begin")
+        assert ranges[self.index] == (self.device.block.base, self.device.block.size)
+        self.noted.clear()
+        self.bits.clear()
+        self.device.ledger = self
+
+    async def take(self):
+        self._call("take")
+        bits = bytearray(self.device.block.bitmap_size)
+        self.bits.harvest_clean(bits)
+        count = DeviceCount(len(self.noted), sum(stopped for stopped, _ in self.noted))
+        return {"dma0": count}, [TakenPages("dma0", self.index, 0, bytes(bits))]
+
+    async def writes(self, device, since, *, stopped):
+        self._call("writes")
+        return [write for late, write in self.noted[since:] if late or not stopped]
+
+    async def end(self):
+        self.device.ledger = None
+
+
 @asynccontextmanager
 async def fake_guest(*, running, npages=1024, dirty_pages=False, cpu_rate=3000.0, cpus=2, **device):
     """A guest of two blocks with one device and two CPUs; they run if `running`."""
@@ -182,7 +236,11 @@ async def fake_guest(*, running, npages=1024, dirty_pages=False, cpu_rate=3000.0
     ]
     dev = FakeDevice("dma0", ram[1], running=running, **device)
     guest = Guest(
-        "fake", ram, Cpus(workloads, running=running), [FakeContainer("c0", [dev], dirty_pages=dirty_pages)]
+        "fake",
+        ram,
+        Cpus(workloads, running=running),
+        [FakeContainer("c0", [dev], dirty_pages=dirty_pages)],
+        FakeLedger(dev, 1),
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(guest.cpus.run)

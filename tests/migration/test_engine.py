@@ -55,6 +55,7 @@ class World:
     differs: int = 0
     """Pages and devices that a comparison finds different."""
     on_mismatch: OnMismatch = OnMismatch.ABORT
+    read: list = field(default_factory=list)
 
     def __post_init__(self):
         self.states = {device.name: u.VFIO_DEVICE_STATE_RUNNING for device in self.plan.devices}
@@ -71,6 +72,16 @@ class World:
             self.undetected = True
         destination_runs = self.destination.standing("t") is Standing.STARTED
         match action:
+            case do.BeginLedger():
+                assert not self.tracking
+            case do.ReadLedger(moment):
+                self.read.append(moment)
+                assert not self.writers
+                assert self.final_synced
+                assert self.committed == (moment is do.Moment.STARTED)
+            case do.Audit():
+                assert self.committed
+                assert destination_runs
             case do.StartTracking(target):
                 assert target not in self.tracking
             case do.StopTracking(target):
@@ -94,6 +105,8 @@ class World:
                 assert self.pages == 0
                 assert not self.undetected, "written after the final sync"
             case do.Commit():
+                wanted = [do.Moment.SYNCED, do.Moment.COMMIT] if self.plan.verify else []
+                assert self.read == wanted, "COMMIT without having looked for late writes"
                 assert not self.committed
                 self.committed = True
             case do.Query():
@@ -144,6 +157,8 @@ class World:
                 return do.RamSent(self.now, sent * 4096, self.pages)
             case do.SendDevice():
                 return do.DeviceSent(self.now, 100, 0)
+            case do.ReadLedger() | do.Audit():
+                return do.Checked(self.now)
             case do.SendSums():
                 return do.Checked(self.now, self.differs, Reason.MISMATCH, "differs")
             case do.Prepare():
@@ -319,7 +334,7 @@ def test_success_never_stops_tracking_and_never_resumes():
     kinds = [type(action) for action in world.log]
     assert do.StopTracking not in kinds
     assert do.ResumeCpus not in kinds
-    assert kinds[-2:] == [do.Release, Finish]
+    assert kinds[-4:] == [do.Release, do.ReadLedger, do.Audit, Finish]
 
 
 def test_stop_order_is_cpus_then_p2p_then_stop_copy_then_final_sync():

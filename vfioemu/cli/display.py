@@ -99,6 +99,10 @@ class TextDisplay:
         self._hello: events.Hello | None = None
         self._verified: events.Verified | None = None
         self._lost: list[events.LostWrite] = []
+        self._late: list[events.LateWrite] = []
+        self._ledger: events.LedgerRead | None = None
+        self._late_writes = 0
+        self._audit: events.Audited | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -134,6 +138,13 @@ class TextDisplay:
                 self._lost.append(event)
             case events.Verified():
                 self._verified = event
+            case events.LateWrite():
+                self._late.append(event)
+            case events.LedgerRead():
+                self._ledger = event
+                self._late_writes += event.late
+            case events.Audited():
+                self._audit = event
             case events.Alive():
                 self._alive(event)
             case events.End():
@@ -188,6 +199,7 @@ class TextDisplay:
             print(f" {event.outcome.replace('_', ' ')}{reason} after {duration(event.seconds)}\n {runs}")
         self._end_downtime(event)
         self._end_verified()
+        self._end_ledger()
         sys.stdout.flush()
 
     def _end_downtime(self, event: events.End) -> None:
@@ -221,6 +233,25 @@ class TextDisplay:
             else "0 lost DMA writes"
         )
         print(f" verified {pages}, {devices}, {lost_writes}", flush=True)
+
+    def _end_ledger(self) -> None:
+        for write in self._late:
+            which = "" if write.write is None else f" write {write.write}"
+            where = f"{write.block} page {write.page}" if write.block else "outside of RAM"
+            after = "" if write.after is None else f", {write.after * 1000:.1f} ms after the CPUs were paused"
+            print(f" LATE {write.origin}{which} iova {write.iova:#x} ({where}){after}; found {write.moment}")
+        audit = self._audit
+        if audit is not None:
+            for text in audit.first:
+                print(f" CHANGED {text}: nobody accounts for it")
+        if self._ledger is None:
+            return
+        said = [f"{self._late_writes} late writes"]
+        if self._ledger.not_compared:
+            said = [f"late writes of devices NOT COMPARED: {self._ledger.not_compared}"]
+        if audit is not None:
+            said.append(f"{audit.different} of {audit.pages} pages changed since they were summed")
+        print(f" ledger: {', '.join(said)}", flush=True)
 
 
 _PHASES = {"stopping": "the guest stands still", "rollback": "back to the source"}

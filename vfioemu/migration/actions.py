@@ -8,6 +8,7 @@ event carries `now`, the driver's clock, because the engine has none.
 action                  does                                        answered by
 ======================  ==========================================  =====================================
 Connect                 connection, HELLO, SETUP, the peer accepts  Done | Failed
+BeginLedger             note every write, outside of the uAPI       Done
 FillBitmaps             the bitmap of each block := all ones        Done
 StartTracking(target)   DIRTY_PAGES START, LOGGING_START, CPU log   Done | Failed
 StopTracking(target)    the opposite                                Done | Failed
@@ -20,12 +21,14 @@ PauseCpus / ResumeCpus  virtual CPUs                                Done
 Throttle(share)         slow the virtual CPUs down                  Done
 Wait(seconds)           nothing, for so long                        Done | Failed
 SendCpus                state of the virtual CPUs                   Done | Failed
+ReadLedger(moment)      which writes came too late?                 Checked | Failed
 SendSums                checksums, device ledgers; the comparison   Checked | Failed
 Prepare                 PREPARE; wait for READY                     Done | Failed
 Commit                  COMMIT; wait for the answer                 Started | Refused | Failed
 Query                   on a new connection: what became of it?     Started | Refused | Failed
 Abort                   tell the peer to forget all; best effort    Done | Failed
 Release                 the source gives up what it holds           Done
+Audit                   hold all memory against its checksums       Checked | Failed
 Finish                  the end; nothing is outstanding after it    (none)
 ======================  ==========================================  =====================================
 """
@@ -56,6 +59,14 @@ class Target:
 @dataclass(frozen=True, slots=True)
 class Connect:
     """Reach the destination and have the geometry of the guest accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class BeginLedger:
+    """Have every write of CPUs and devices noted outside of the uAPI; only for a verification.
+
+    It never fails: what keeps no ledger is not compared, and the driver says so.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +166,21 @@ class SendCpus:
     """Send the state of the (stopped) virtual CPUs."""
 
 
+class Moment(StrEnum):
+    """When the ledger is read, after the guest has been told to stand still."""
+
+    SYNCED = "after the final sync"
+    COMMIT = "just before COMMIT"
+    STARTED = "after STARTED"
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLedger:
+    """Read which writes came after the guest had been told to stand still, and sum their pages anew."""
+
+    moment: Moment
+
+
 @dataclass(frozen=True, slots=True)
 class SendSums:
     """Send a checksum of each page and the registers of each device, and wait for the result of the comparison."""
@@ -195,6 +221,11 @@ class Release:
     """The destination owns the guest: end the saving sessions."""
 
 
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """Sum all memory of the guest that was given up, and hold it against the checksums of what was sent."""
+
+
 class Outcome(StrEnum):
     """How a migration ended."""
 
@@ -213,7 +244,7 @@ class Finish:
 
     Attributes:
         source_runs: the guest runs on the source.
-        mismatches: pages and devices of which the verification could not say that they are the same.
+        mismatches: pages and devices of which the verification could not say that they are the same, and late writes.
         lost_devices: devices that could not be brought back to RUNNING.
         errno: of the call that failed, verbatim; None if no call failed.
     """
@@ -230,6 +261,7 @@ class Finish:
 
 Action: TypeAlias = (
     Connect
+    | BeginLedger
     | FillBitmaps
     | StartTracking
     | StopTracking
@@ -242,6 +274,7 @@ Action: TypeAlias = (
     | ResumeCpus
     | Throttle
     | SendCpus
+    | ReadLedger
     | SendSums
     | Wait
     | Prepare
@@ -249,6 +282,7 @@ Action: TypeAlias = (
     | Query
     | Abort
     | Release
+    | Audit
     | Finish
 )
 

@@ -57,6 +57,7 @@ class VirtualCpu:
 
     def __init__(self, index: int, workload: Workload) -> None:
         self.index = index
+        self.name = f"cpu {index}"
         self.workload = workload
         self.seq = 0
         self.pages = 0
@@ -83,7 +84,7 @@ class VirtualCpu:
         self.pages += 1
         offset = page * PAGE
         stamp = cpu_stamp(self.index, self.seq, work.block.base + offset)
-        work.block.write(offset + cpu_slot(self.index), stamp)
+        work.block.write(offset + cpu_slot(self.index), stamp, self.name, self.seq)
 
     def _next(self) -> int:
         npages = self.workload.npages

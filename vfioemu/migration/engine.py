@@ -17,6 +17,8 @@ Rules that must never break, and that tests/migration/test_engine.py holds again
 * devices are stopped (P2P first) and the CPUs paused before the final sync, and the final sync is before the last page;
 * until COMMIT any failure ends with devices RUNNING, CPUs running at full speed and tracking off on the source;
 * a guest that is not the same there is not committed, unless the user wants it to move all the same;
+* with a verification, the ledger of writes begins before tracking, and is read after the final sync, before COMMIT and
+  after STARTED;
 * after COMMIT the source runs again only if the destination has refused; if nobody can tell, nobody guesses.
 """
 
@@ -192,7 +194,13 @@ class Engine:
             yield from self._hand_over()
         except _Abandoned as why:
             return (yield from self._give_up(why))
+        # First tell the destination that we know; it waits for that, and nobody waits for the rest.
         yield from self._try(do.Release())
+        if self.plan.verify:
+            for action in do.ReadLedger(do.Moment.STARTED), do.Audit():
+                checked = yield action
+                if isinstance(checked, do.Checked):
+                    self._keep(checked)
         found = self._found
         if found is None:
             return self._end(Finish(Outcome.COMPLETED))
@@ -203,6 +211,8 @@ class Engine:
         yield from self._must(do.Connect())
         self.connected = True
         self._check()
+        if self.plan.verify:
+            yield from self._must(do.BeginLedger())
         yield from self._must(do.FillBitmaps())
         self.pages = self.plan.npages
         for target in self._targets():
@@ -294,14 +304,21 @@ class Engine:
         yield from self._must(do.SendCpus())
         self.timeline.state = self._now
         if self.plan.verify:
-            checked = yield from self._must(do.SendSums())
-            if not isinstance(checked, do.Checked):
-                raise TypeError(f"{checked} is no answer to SendSums")
-            self._judge(checked)
+            yield from self._compare(do.ReadLedger(do.Moment.SYNCED))
+            yield from self._compare(do.SendSums())
         self.timeline.verified = self._now
 
-    def _judge(self, checked: do.Checked) -> None:
-        """Keep what a comparison has found, before COMMIT; end the migration here if the user wants the same guest or none."""
+    def _compare(self, action: Action) -> Flow[None]:
+        """Compare something before COMMIT; end the migration here if it differs and the user wants the same guest or none."""
+        checked = yield from self._must(action)
+        if not isinstance(checked, do.Checked):
+            raise TypeError(f"{checked} is no answer to {action}")
+        self._keep(checked)
+        if checked.mismatches and self.limits.on_mismatch is OnMismatch.ABORT:
+            raise _Mismatch(checked.reason, checked.detail)
+
+    def _keep(self, checked: do.Checked) -> None:
+        """Keep what a comparison has found; after COMMIT it changes nothing but the exit code."""
         if not checked.mismatches:
             return
         before = self._found
@@ -309,13 +326,13 @@ class Engine:
             total = before.mismatches + checked.mismatches
             checked = replace(before, mismatches=total, detail=f"{before.detail}; {checked.detail}")
         self._found = checked
-        if self.limits.on_mismatch is OnMismatch.ABORT:
-            raise _Mismatch(checked.reason, checked.detail)
 
     def _hand_over(self) -> Flow[None]:
         """PREPARE, READY, COMMIT, STARTED. From COMMIT on a cancel changes nothing."""
         self.phase = Phase.HANDOVER
         yield from self._must(do.Prepare())
+        if self.plan.verify:
+            yield from self._compare(do.ReadLedger(do.Moment.COMMIT))
         self.timeline.ready = self._now
         self.phase = Phase.COMMITTED
         answer = yield do.Commit()

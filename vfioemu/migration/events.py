@@ -162,6 +162,61 @@ class Verified(Told, frozen=True, kw_only=True, tag="verify"):
     devices_not_compared: list[str] = []
 
 
+class LateWrite(Told, frozen=True, kw_only=True, tag="late_write"):
+    """A write that came after the guest had been told to stand still, or at the destination before it was started.
+
+    Attributes:
+        moment: at which reading of the ledger it was found.
+        origin: device or CPU; "a device" if only the page is known.
+        write: its sequence number; null if only the page is known.
+        block: of RAM; "" for an address outside of it.
+        npages: pages that it touched.
+        after: seconds from the pause of the CPUs; null if they were not paused, or only the page is known.
+    """
+
+    moment: str
+    origin: str
+    write: int | None
+    iova: int
+    block: str
+    page: int
+    npages: int
+    after: float | None
+
+
+class LedgerRead(Told, frozen=True, kw_only=True, tag="ledger"):
+    """The ledger of writes was read.
+
+    Attributes:
+        moment: when.
+        late: how many writes should not have been; those that are known by name were told before.
+        resummed: pages that were summed anew, because they were written and not sent since.
+        not_compared: why the writes of devices are not in it; "" if they are.
+    """
+
+    moment: str
+    late: int
+    resummed: int
+    not_compared: str = ""
+
+
+class Audited(Told, frozen=True, kw_only=True, tag="audit"):
+    """The source, which has given the guest up, has held its memory against the checksums of what it sent.
+
+    Attributes:
+        pages: how many were summed; holes are not.
+        different: how many are not what was sent.
+        unexplained: how many of these no late write explains.
+        first: some of them, as text.
+    """
+
+    pages: int
+    different: int
+    unexplained: int
+    seconds: float
+    first: list[str] = []
+
+
 class Alive(Told, frozen=True, kw_only=True, tag="alive"):
     """What the guest has done since its owner runs it."""
 
@@ -207,6 +262,9 @@ Event: TypeAlias = (
     | Owner
     | LostWrite
     | Verified
+    | LateWrite
+    | LedgerRead
+    | Audited
     | Alive
     | End
 )

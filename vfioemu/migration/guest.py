@@ -12,6 +12,7 @@ from typing import Protocol
 from vfioemu.migration.actions import Target, TargetKind
 from vfioemu.migration.cpus import Cpus
 from vfioemu.migration.guestspec import ProgramSpec
+from vfioemu.migration.ledger import DeviceWrites, Ledger
 from vfioemu.migration.messages import BlockGeometry, DeviceGeometry, Setup
 from vfioemu.migration.plan import Block, ContainerPlan, DevicePlan, Plan, Reason, Tracker
 from vfioemu.migration.ram import RamBlock
@@ -171,10 +172,16 @@ class Guest:
         cpus: its CPUs.
         containers: its containers.
         devices: every device by name, in the order of the containers.
+        device_writes: the ledger that the daemon keeps of what its devices write; None if nobody keeps one.
     """
 
     def __init__(
-        self, name: str, ram: Sequence[RamBlock], cpus: Cpus, containers: Sequence[GuestContainer]
+        self,
+        name: str,
+        ram: Sequence[RamBlock],
+        cpus: Cpus,
+        containers: Sequence[GuestContainer],
+        device_writes: DeviceWrites | None = None,
     ) -> None:
         self.name = name
         self.ram = ram
@@ -183,7 +190,12 @@ class Guest:
         self.devices: Mapping[str, GuestDevice] = {
             device.name: device for container in containers for device in container.devices
         }
+        self.device_writes = device_writes
         self._trackers: dict[str, Tracker] = {}
+
+    def ledger(self) -> Ledger:
+        """Make a ledger of all that is written; it is not begun."""
+        return Ledger(self.ram, self.device_writes, list(self.devices))
 
     @property
     def size(self) -> int:

@@ -14,6 +14,7 @@ from vfioemu.migration import events
 from vfioemu.migration.actions import Action, Finish, Outcome
 from vfioemu.migration.engine import Engine, Phase
 from vfioemu.migration.guest import Guest
+from vfioemu.migration.ledger import Reading
 from vfioemu.migration.messages import Checked
 from vfioemu.migration.plan import Limits, Plan, Timeline
 from vfioemu.migration.stream import MAX_DETAIL
@@ -174,6 +175,26 @@ class Narrator:
                 lost_writes=len(lost),
                 seconds=checked.seconds,
             )
+        )
+
+    def ledger(self, moment: str, reading: Reading, not_compared: str) -> None:
+        """Tell what a reading of the ledger has found."""
+        for write in reading.late:
+            self.say(
+                events.LateWrite(
+                    moment=moment,
+                    origin=write.origin,
+                    write=write.seq,
+                    iova=write.iova,
+                    block=write.block,
+                    page=write.page,
+                    npages=write.npages,
+                    after=write.after,
+                )
+            )
+        resummed = sum(length for runs in reading.pages for _, length in runs)
+        self.say(
+            events.LedgerRead(moment=moment, late=reading.count, resummed=resummed, not_compared=not_compared)
         )
 
     def end(self, finish: Finish, code: int, engine: Engine, zero_pages: int) -> None:

@@ -36,6 +36,7 @@ class Reason(StrEnum):
     VERSION = "version"
     CANCELLED = "cancelled"
     LOST_WRITE = "lost_write"
+    LATE_WRITE = "late_write"
     MISMATCH = "mismatch"
     NOT_COMPARED = "not_compared"
 

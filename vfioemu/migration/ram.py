@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Protocol
 
+from vfioemu.migration.cpu_ledger import CpuLedger
 from vfioemu.migration.plan import PAGE
 from vfioemu.migration.stream import Run
 from vfioemu.migration.sums import PageSums
@@ -86,6 +87,13 @@ class PageMap:
             self._queued -= length
         return taken
 
+    def marked(self) -> bytearray:
+        """Return a bitmap, in whole words, of the pages that have to be sent."""
+        self._unqueue()
+        out = bytearray((self.npages + 63) // 64 * 8)
+        self._bits.peek(out)
+        return out
+
     def close(self) -> None:
         """Give up its memory."""
         self._bits.close()
@@ -108,6 +116,7 @@ class RamBlock:
         log: pages written by CPUs while `logging`.
         pending: pages that have to be sent.
         sums: what each page was when it was sent, or received.
+        ledger: what CPUs write, noted apart from `log` while a verification wants it; else None.
     """
 
     def __init__(self, name: str, base: int, npages: int, memory: SharedMemory) -> None:
@@ -119,6 +128,7 @@ class RamBlock:
         self.logging = False
         self.pending = PageMap(npages)
         self.sums = PageSums(npages)
+        self.ledger: CpuLedger | None = None
 
     @property
     def size(self) -> int:
@@ -140,11 +150,20 @@ class RamBlock:
         """Bytes of a bitmap of it, in whole words."""
         return (self.npages + 63) // 64 * 8
 
-    def write(self, offset: int, data: bytes) -> None:
-        """Write as a CPU does: the data first, the mark after it; never over the end of a page."""
+    def write(self, offset: int, data: bytes, cpu: str = "", seq: int = 0) -> None:
+        """Write as a CPU does: the data first, the mark after it; never over the end of a page.
+
+        Args:
+            offset: in bytes.
+            data: what is written.
+            cpu: who writes.
+            seq: the CPU's number of this write.
+        """
         self.memory.view[offset : offset + len(data)] = data
         if self.logging:
             self.log.mark(offset // PAGE)
+        if self.ledger is not None:
+            self.ledger.note(offset // PAGE, cpu, seq)
 
     def page(self, page: int) -> bytes:
         """Return the contents of a page."""
@@ -178,6 +197,9 @@ class RamBlock:
         self.log.close()
         self.pending.close()
         self.sums.close()
+        if self.ledger is not None:
+            self.ledger.close()
+            self.ledger = None
 
 
 def split_zero(view: memoryview, runs: Iterable[Run]) -> tuple[list[Run], list[Run]]:

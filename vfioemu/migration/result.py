@@ -7,6 +7,7 @@ from typing import Final
 
 from vfioemu.migration.actions import Event, Finish, Outcome
 from vfioemu.migration.engine import Engine
+from vfioemu.migration.ledger import Written
 from vfioemu.migration.messages import Checked
 from vfioemu.migration.verify.pages import Lost
 
@@ -40,6 +41,8 @@ class Result:
         history: every event that the engine was fed with; `virtual.replay` makes the same migration of it.
         checked: what the comparison found, if there was one.
         lost: writes that the destination has not.
+        late: writes that came after the guest had been told to stand still.
+        not_compared: why the ledger of devices' writes was not compared; "" if it was.
     """
 
     finish: Finish
@@ -48,6 +51,8 @@ class Result:
     history: list[Event]
     checked: Checked | None = None
     lost: list[Lost] = field(default_factory=list)
+    late: list[Written] = field(default_factory=list)
+    not_compared: str = ""
 
 
 def stopped_limit(downtime: float, ram_bytes: int, *, verify: bool) -> float:

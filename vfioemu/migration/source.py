@@ -17,9 +17,11 @@ from vfioemu.migration import events, stream
 from vfioemu.migration.actions import Action, Event, Finish
 from vfioemu.migration.address import Address
 from vfioemu.migration.alive import watch
+from vfioemu.migration.audit import MAX_TOLD, Audit, describe
 from vfioemu.migration.background import background
 from vfioemu.migration.engine import Engine
 from vfioemu.migration.guest import Guest, GuestError
+from vfioemu.migration.ledger import Written
 from vfioemu.migration.messages import Checked, Cpus, Handshake, Hello, Ledger, Problem, RoundMark
 from vfioemu.migration.narrator import Narrator
 from vfioemu.migration.peer import Peer, query
@@ -99,6 +101,9 @@ class Source:
         self._hurry: trio.CancelScope | None = None
         self._checked: Checked | None = None
         self._lost: list[Lost] = []
+        self._ledger = guest.ledger()
+        self._late: list[Written] = []
+        self._audit = Audit(guest.ram)
         self._chunks: dict[str, int] = {}
         self._zero_pages = 0
         self._syncs = 0
@@ -143,7 +148,17 @@ class Source:
                 action = engine.step(event)
                 self.narrator.stepped(engine, self.guest.cpus.writes, self._peer.sent)
             self._peer.close()
-        self.result = Result(action, exit_code(action), engine, self._history, self._checked, self._lost)
+        await self._ledger.end()
+        self.result = Result(
+            action,
+            exit_code(action),
+            engine,
+            self._history,
+            self._checked,
+            self._lost,
+            self._late,
+            self._ledger.not_compared,
+        )
         if self._alive and action.source_runs:
             await watch(self.guest, self.narrator, self._alive)
         self.narrator.end(action, self.result.code, engine, self._zero_pages)
@@ -161,6 +176,7 @@ class Source:
                     | do.SendRam()
                     | do.SendDevice()
                     | do.SendCpus()
+                    | do.ReadLedger(do.Moment.SYNCED | do.Moment.COMMIT)
                     | do.SendSums()
                     | do.Wait()
                     | do.Prepare()
@@ -209,6 +225,10 @@ class Source:
         match action:
             case do.Connect():
                 await self._connect(nursery)
+            case do.BeginLedger():
+                await self._ledger.begin()
+                if self._ledger.not_compared:
+                    self.narrator.warn(f"writes of devices are not compared: {self._ledger.not_compared}")
             case do.FillBitmaps():
                 guest.fill_bitmaps()
             case do.StartTracking(target):
@@ -229,6 +249,7 @@ class Source:
                 return await self._send_device(device, limit, final=final)
             case do.PauseCpus():
                 guest.cpus.pause()
+                self._ledger.paused()
                 self._stopped_until = trio.current_time() + self._stopped_limit
             case do.ResumeCpus():
                 guest.cpus.resume()
@@ -239,8 +260,12 @@ class Source:
                 await trio.sleep(seconds)
             case do.SendCpus():
                 await self._peer.send(FrameType.CPUS, Cpus(cpus=[cpu.state for cpu in guest.cpus.cpus]))
+            case do.ReadLedger(moment):
+                return await self._read_ledger(moment)
             case do.SendSums():
                 return await self._send_sums()
+            case do.Audit():
+                return await self._audit_memory()
             case do.Prepare():
                 await self._peer.send(FrameType.PREPARE, Handshake(token=self.token))
                 await self._peer.expect(FrameType.READY, patience=float("inf"))
@@ -271,7 +296,9 @@ class Source:
         await peer.expect(FrameType.ACCEPTED, patience=patience.answer)
 
     async def _sync(self, *, final: bool) -> Event:
+        await self._ledger.before_sync()
         found = await self.guest.sync()
+        self._ledger.after_sync()
         mark = RoundMark(number=self._syncs, pages=found.pages, final=final)
         self._syncs += 1
         await self._peer.send(FrameType.ROUND, mark)
@@ -326,8 +353,49 @@ class Source:
         self._chunks[name] = number + 1
         await self._peer.send(FrameType.DEVICE, stream.pack_state(index, number, flags, data), data)
 
+    async def _read_ledger(self, moment: do.Moment) -> Event:
+        reading = await self._ledger.read()
+        self._late += reading.late
+        if moment is do.Moment.SYNCED:
+            for block, runs in zip(self.guest.ram, reading.pages, strict=True):
+                block.sums.take(block, runs)
+        else:
+            self._audit.explain(reading.pages)
+        self.narrator.ledger(moment, reading, self._ledger.not_compared)
+        more = f", and {reading.count - 1} more" if reading.count > 1 else ""
+        first = str(reading.late[0]) if reading.late else "a write"
+        detail = f"{first}{more} came after it had been told to stand still ({moment})"
+        return do.Checked(trio.current_time(), reading.count, Reason.LATE_WRITE, detail)
+
+    async def _audit_memory(self) -> Event:
+        began = trio.current_time()
+        found = await trio.to_thread.run_sync(self._audit.hold)
+        names = await self._writers() if found.unexplained else {}
+        self.narrator.say(
+            events.Audited(
+                pages=found.pages,
+                different=found.different,
+                unexplained=len(found.unexplained),
+                seconds=trio.current_time() - began,
+                first=[
+                    describe(self.guest.ram[index], page, names)
+                    for index, page in found.unexplained[:MAX_TOLD]
+                ],
+            )
+        )
+        detail = f"{len(found.unexplained)} pages of it changed after they had been summed"
+        return do.Checked(trio.current_time(), len(found.unexplained), Reason.LATE_WRITE, detail)
+
+    async def _writers(self) -> dict[int, str]:
+        """Name the devices by the numbers in their stamps."""
+        devices = self.guest.devices.values()
+        return {
+            writer: device.name for device in devices if (writer := await device.driver.writer()) is not None
+        }
+
     async def _send_sums(self) -> Event:
         for index, block in enumerate(self.guest.ram):
+            await trio.to_thread.run_sync(block.sums.take, block, [(0, block.npages)])
             for first in range(0, block.npages, SUMS_PER_FRAME):
                 count = min(SUMS_PER_FRAME, block.npages - first)
                 packed = await trio.to_thread.run_sync(sums, block.view, first, count)
@@ -344,10 +412,7 @@ class Source:
                 f"the destination compared {checked.pages} pages and {checked.devices} devices"
             )
         self._checked = checked
-        names = {
-            writer: device.name for device in devices if (writer := await device.driver.writer()) is not None
-        }
-        self._lost = name_lost_writes(self.guest.ram, checked.mismatches, names)
+        self._lost = name_lost_writes(self.guest.ram, checked.mismatches, await self._writers())
         self.narrator.verified(checked, self._lost)
         reason, detail = explain(checked)
         return do.Checked(trio.current_time(), checked.unproven, reason, detail)

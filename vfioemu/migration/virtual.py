@@ -115,12 +115,13 @@ def _perform(guest: VirtualGuest, engine: Engine, action: Action) -> Event:
             guest.pass_time(sent / guest.bandwidth)
             guest.sent += sent
             return do.DeviceSent(guest.now, sent, 0)
-        case do.SendSums():
+        case do.SendSums() | do.ReadLedger() | do.Audit():
             return do.Checked(guest.now)
         case do.Commit() | do.Query():
             return do.Started(guest.now)
         case (
             do.Connect()
+            | do.BeginLedger()
             | do.StartTracking()
             | do.StopTracking()
             | do.SetState()
