@@ -79,11 +79,13 @@ class Place:
     def incoming(self, *options, uri=None, daemon="b"):
         """The destination's process, and where it listens."""
         where = ["-g", self.base / "guest.toml", "--runtime-dir", self.base / daemon]
+        where += ["--state-dir", self.base / "state"]
         return self.ready("incoming", uri or f"unix:{self.base}/m", *where, *options)
 
     def migrate(self, uri, *options):
         """The source's process."""
         where = ["-g", self.base / "guest.toml", "--runtime-dir", self.base / "a"]
+        where += ["--state-dir", self.base / "state"]
         return self.start(argv("migrate", uri, *where, *options))
 
     def ready(self, *command):

@@ -13,12 +13,12 @@ from vfioemu.migration.actions import Outcome
 from vfioemu.migration.address import Address
 from vfioemu.migration.destination import Destination
 from vfioemu.migration.engine import Engine
+from vfioemu.migration.journal import Standing
 from vfioemu.migration.peer import query
 from vfioemu.migration.plan import PAGE, Limits, OnMismatch, Reason
 from vfioemu.migration.policies.policy import GiveUp, GoOn
 from vfioemu.migration.result import Patience
 from vfioemu.migration.source import Source
-from vfioemu.migration.stream import FrameType
 from vfioemu.migration.virtual import replay
 from vfioemu.uapi import constants as u
 
@@ -165,7 +165,7 @@ async def test_guest_that_is_not_the_same_there_stays_unless_it_was_told_to_move
         assert (told[-1].code, told[-1].runs, told[-1].source_runs) == (5, "source", True)
         assert not arrivals
         await progresses(guest)
-        assert (await query(address, source.token, 1.0))[0] is FrameType.REFUSED
+        assert (await query(address, source.token, 1.0))[0] is Standing.REFUSED
         guest.devices["dma0"].hide_page = None
         assert (await Source(guest, address, Limits()).migrate()).code == 0
 

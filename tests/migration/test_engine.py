@@ -15,6 +15,7 @@ from vfioemu.migration.plan import Block, ContainerPlan, DevicePlan, Limits, OnM
 from vfioemu.migration.policies.auto_converge import AutoConverge
 from vfioemu.migration.policies.policy import GiveUp, GoOn, StopGuest
 from vfioemu.migration.policies.precopy_limits import PrecopyLimits
+from vfioemu.migration.records import Record
 from vfioemu.uapi import constants as u
 
 FLAGS = u.VFIO_MIGRATION_STOP_COPY, u.VFIO_MIGRATION_P2P, u.VFIO_MIGRATION_PRE_COPY
@@ -51,6 +52,7 @@ class World:
     committed: bool = False
     source_may_run: bool = True
     destination: Handover = field(default_factory=Handover)
+    noted: list = field(default_factory=list)
     log: list = field(default_factory=list)
     differs: int = 0
     """Pages and devices that a comparison finds different."""
@@ -104,10 +106,14 @@ class World:
                 assert not self.writers
                 assert self.pages == 0
                 assert not self.undetected, "written after the final sync"
+            case do.Note(Record.COMMIT):
+                assert not self.noted
+                self.noted.append(Record.COMMIT)
             case do.Commit():
                 wanted = [do.Moment.SYNCED, do.Moment.COMMIT] if self.plan.verify else []
                 assert self.read == wanted, "COMMIT without having looked for late writes"
                 assert not self.committed
+                assert self.noted, "COMMIT is said before it is written down"
                 self.committed = True
             case do.Query():
                 assert self.committed
@@ -174,12 +180,12 @@ class World:
         return do.Done(self.now)
 
     def prepare(self):
-        if not self.destination.prepared("t"):
+        if self.destination.prepared("t") is not None:
             return do.Failed(self.now, Reason.PEER_LOST)
         return do.Done(self.now)
 
     def commit(self):
-        if self.destination.commit("t") and self.destination.started("t"):
+        if take_over(self.destination, "t") is None:
             return do.Started(self.now)
         return do.Refused(self.now)
 
@@ -208,6 +214,17 @@ class World:
             assert finish.outcome is not Outcome.MISMATCH or self.differs
             if finish.source_runs:
                 assert all(state == u.VFIO_DEVICE_STATE_RUNNING for state in self.states.values())
+
+
+def take_over(handover, token, failure=None):
+    """COMMIT has come: start the guest, or fail to; what the hand-over makes of it."""
+    steps = handover.take_over(token)
+    try:
+        next(steps)
+        steps.send(failure)
+    except StopIteration as end:
+        return end.value
+    raise AssertionError("it asks for more than one start")
 
 
 def legal_arc(current, target):

@@ -5,11 +5,11 @@ from itertools import product
 
 import pytest
 
-from tests.migration.test_engine import World, plan
+from tests.migration.test_engine import World, plan, take_over
 from vfioemu.migration import actions as do
 from vfioemu.migration.actions import Finish, Outcome
 from vfioemu.migration.engine import Engine
-from vfioemu.migration.handover import Handover, Standing
+from vfioemu.migration.handover import ASKED, Handover, Refusal, Standing, Start
 from vfioemu.migration.plan import Limits, Reason
 
 FATES = "works", "request lost", "answer lost", "request late"
@@ -92,31 +92,40 @@ def test_token_is_accepted_once():
     assert not handover.accept("a")
 
 
+def begun(journal=None, *, upto=Standing.READY):
+    """A destination that has got so far with "a"."""
+    handover = Handover(journal)
+    assert handover.accept("a")
+    if upto is not Standing.LOADING:
+        assert handover.prepared("a") is None
+    if upto is Standing.STARTED:
+        assert take_over(handover, "a") is None
+    if upto is Standing.REFUSED:
+        assert take_over(handover, "a", NO) == NO
+    return handover
+
+
+NO = Refusal(Reason.DEVICE_ERROR, "dma0: state 2: Input/output error")
+
+
 def test_query_before_commit_refuses_for_ever():
-    handover = Handover()
-    handover.accept("a")
-    handover.prepared("a")
+    handover = begun()
     assert handover.query("a") is Standing.REFUSED
-    assert not handover.commit("a")
+    assert take_over(handover, "a") == Refusal(Reason.PEER_REFUSED, ASKED)
 
 
 @pytest.mark.parametrize("standing", [Standing.STARTED, Standing.REFUSED, Standing.UNKNOWN])
 def test_query_of_what_is_settled_changes_nothing(standing):
-    handover = Handover()
-    if standing is not Standing.UNKNOWN:
-        handover.accept("a")
-        handover.prepared("a")
-        handover.commit("a")
-        assert handover.started("a") if standing is Standing.STARTED else handover.not_started("a")
+    handover = Handover() if standing is Standing.UNKNOWN else begun(upto=standing)
     assert handover.query("a") is standing
     assert handover.query("a") is standing
 
 
 def test_query_while_starting_is_answered_later():
-    handover = Handover()
-    handover.accept("a")
-    handover.prepared("a")
-    handover.commit("a")
+    handover = begun()
+    steps = handover.take_over("a")
+    assert next(steps) == Start()
     assert handover.query("a") is Standing.STARTING
-    handover.started("a")
+    with pytest.raises(StopIteration):
+        steps.send(None)
     assert handover.query("a") is Standing.STARTED

@@ -56,7 +56,15 @@ def command(bandwidth: int, downtime: float, tcp: bool, trace: Path | None) -> i
         signals.check()
         migrate = subprocess.Popen(
             starting.command(
-                "migrate", uri, "--guest", FILES / "guest.toml", "--runtime-dir", a.parent, *limits
+                "migrate",
+                uri,
+                "--guest",
+                FILES / "guest.toml",
+                "--runtime-dir",
+                a.parent,
+                "--state-dir",
+                a.parent / "state",
+                *limits,
             ),
             stdin=subprocess.DEVNULL,
             process_group=0,
@@ -151,6 +159,7 @@ def _incoming(
     """Run the destination; yields its process and URI. Its output is kept, as `migrate` uses the terminal."""
     read, write = os.pipe()
     where: list[str | Path] = ["--guest", FILES / "guest.toml", "--runtime-dir", directory]
+    where += ["--state-dir", directory / "state"]
     if uri.startswith("tcp:"):
         where.append("--insecure")
     process = subprocess.Popen(

@@ -147,6 +147,10 @@ class TextDisplay:
                 self._audit = event
             case events.Alive():
                 self._alive(event)
+            case events.Resolved():
+                what = f"{event.guest or 'a guest'} -> {event.uri}" if event.uri else "a migration"
+                why = f": {event.detail}" if event.detail else ""
+                print(f" {what} ({event.token}): {_FATES[event.fate]}{why}", flush=True)
             case events.End():
                 self._end(event)
             case _:
@@ -255,6 +259,13 @@ class TextDisplay:
 
 
 _PHASES = {"stopping": "the guest stands still", "rollback": "back to the source"}
+_FATES = {
+    "moved": "the destination runs it",
+    "ended": "the destination was told to start it, and has died since: nobody runs it",
+    "not_moved": "the destination has never run it and never will; at the source it ended with its client: nobody runs it",
+    "in_doubt": "NOBODY KNOWS whether the destination runs it",
+    "running": "not over",
+}
 _TRACKERS = {
     "device": "its own DMA log",
     "container": "the container's DIRTY_PAGES",

@@ -12,6 +12,7 @@ from vfioemu.cli.errors import USAGE, CommandError, report
 from vfioemu.cli.guest_options import address, guest_options, guest_spec, place_options, socket_path
 from vfioemu.cli.hints import daemon_failed
 from vfioemu.cli.signals import Signals, name_of
+from vfioemu.cli.state_dir import journal, state_dir_option
 from vfioemu.cli.values import DURATION
 from vfioemu.migration import events
 from vfioemu.migration.address import AddressError, Listener
@@ -19,6 +20,7 @@ from vfioemu.migration.alive import watch
 from vfioemu.migration.background import background
 from vfioemu.migration.destination import Arrival, Destination
 from vfioemu.migration.guestspec import GuestSpec
+from vfioemu.migration.journal import Journal
 from vfioemu.migration.narrator import Narrator
 from vfioemu.migration.plan import Reason
 from vfioemu.migration.vfio import open_guest
@@ -47,6 +49,7 @@ FAILED, CANCELLED, MISMATCH = 3, 4, 5
     "--ready-fd", type=click.IntRange(0), help="Write the URI to this fd when connections are accepted."
 )
 @place_options
+@state_dir_option
 @click.pass_context
 def command(ctx: click.Context, /, uri: str, **options: Any) -> int:
     """Receive a guest at URI (unix:PATH or tls:HOST:PORT), compare it with the source's, and run it.
@@ -60,8 +63,12 @@ def command(ctx: click.Context, /, uri: str, **options: Any) -> int:
         _check_fd(options["ready_fd"])
     spec, here, daemon = guest_spec(options), address(uri, options), socket_path(options)
     try:
-        with here.listen() as listener, make_display(json=options["json"], quiet=quiet) as display:
-            code = trio.run(_receive, listener, spec, daemon, display, signals, options)
+        with (
+            journal(options["state_dir"]) as logs,
+            here.listen() as listener,
+            make_display(json=options["json"], quiet=quiet) as display,
+        ):
+            code = trio.run(_receive, listener, spec, daemon, display, signals, logs, options)
     except AddressError as error:
         raise CommandError(str(error), exit_code=USAGE) from None
     except OSError as error:
@@ -75,6 +82,7 @@ async def _receive(
     daemon: str,
     display: Display,
     signals: Signals,
+    logs: Journal,
     options: dict[str, Any],
 ) -> int:
     """Wait for the guest, and run it; a signal ends both."""
@@ -85,6 +93,7 @@ async def _receive(
         listener,
         require_verify=options["verify"] == "required",
         tell=display.show,
+        journal=logs,
     )
 
     async def receive() -> None:

@@ -13,7 +13,9 @@ from vfioemu.cli.display import Building, make_display
 from vfioemu.cli.errors import FAILED, CommandError, report
 from vfioemu.cli.guest_options import address, guest_options, guest_spec, place_options, socket_path
 from vfioemu.cli.hints import daemon_failed
+from vfioemu.cli.resolve import resolve_all
 from vfioemu.cli.signals import Signals, name_of
+from vfioemu.cli.state_dir import journal, state_dir_option
 from vfioemu.cli.values import DURATION, RATE
 from vfioemu.migration import policies
 from vfioemu.migration.actions import Outcome
@@ -37,7 +39,7 @@ _HINTS = {
 
 
 @click.command(name="migrate")
-@click.argument("uri")
+@click.argument("uri", required=False)
 @guest_options
 @click.option(
     "--downtime", type=DURATION, default="300ms", show_default=True, help="How long it may stand still."
@@ -68,6 +70,12 @@ _HINTS = {
 )
 @click.option("--stay", is_flag=True, help="After a failure, run the guest on until Ctrl-C.")
 @place_options
+@state_dir_option
+@click.option(
+    "--resolve",
+    is_flag=True,
+    help="Move nothing: say what became of migrations that ended in doubt, or whose client was killed. URI: ask there.",
+)
 @click.option(
     "--timeout",
     type=DURATION,
@@ -87,12 +95,16 @@ _HINTS = {
     "--warm-up", type=DURATION, default="500ms", show_default=True, help="Let the guest run before."
 )
 @click.pass_context
-def command(ctx: click.Context, /, uri: str, **options: Any) -> int:
+def command(ctx: click.Context, /, uri: str | None, **options: Any) -> int:
     """Move a guest to URI (unix:PATH or tls:HOST:PORT), where `vfioemu incoming` waits.
 
     The guest is built on the daemon of --runtime-dir and runs while it moves. Ctrl-C cancels: the guest runs on here.
     docs/migration.md shows how.
     """
+    if options["resolve"]:
+        return resolve_all(uri, options, quiet=bool(ctx.find_root().params.get("quiet")))
+    if uri is None:
+        raise click.MissingParameter(ctx=ctx, param_hint="'URI'", param_type="argument")
     signals = Signals()
     quiet = bool(ctx.find_root().params.get("quiet"))
     spec, target, daemon = guest_spec(options), address(uri, options), socket_path(options)
@@ -124,6 +136,7 @@ def command(ctx: click.Context, /, uri: str, **options: Any) -> int:
                             tell=display.show,
                             patience=Patience(stopped=options["stop_timeout"], listen=options["wait"]),
                             alive=ALIVE,
+                            journal=logs,
                         )
                         migration.source = source
                         result = await source.migrate()
@@ -135,7 +148,8 @@ def command(ctx: click.Context, /, uri: str, **options: Any) -> int:
 
     failed: OSError | None = None
     try:
-        trio.run(run)
+        with journal(options["state_dir"]) as logs:
+            trio.run(run)
     except OSError as error:
         failed = error
     result = migration.source.result if migration.source is not None else None
@@ -204,6 +218,12 @@ def _where(result: Result, target: Address) -> str:
 
 def _complain(result: Result, target: Address) -> None:
     finish = result.finish
+    if finish.outcome is Outcome.LOST:
+        raise CommandError(
+            f"the guest runs nowhere: {finish.detail}",
+            "it is not resumed here: what it did there would be undone",
+            result.code,
+        )
     if result.code == FAILED:
         raise CommandError(f"devices that could not be resumed: {', '.join(finish.lost_devices)}")
     hint = _HINTS.get(finish.reason or "", "")
@@ -218,4 +238,6 @@ def _complain(result: Result, target: Address) -> None:
         6: f"nobody knows whether {target} runs the guest: {finish.detail}",
         9: f"the migration cannot begin: {finish.reason}: {finish.detail}",
     }[result.code]
+    if finish.outcome is Outcome.IN_DOUBT:
+        hint = "`vfioemu migrate --resolve` asks again; start `vfioemu incoming` again with the same --state-dir if it has died"
     raise CommandError(what, hint, result.code)

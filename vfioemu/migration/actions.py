@@ -24,6 +24,7 @@ SendCpus                state of the virtual CPUs                   Done | Faile
 ReadLedger(moment)      which writes came too late?                 Checked | Failed
 SendSums                checksums, device ledgers; the comparison   Checked | Failed
 Prepare                 PREPARE; wait for READY                     Done | Failed
+Note(record)            write it to the journal, durably            Done | Failed
 Commit                  COMMIT; wait for the answer                 Started | Refused | Failed
 Query                   on a new connection: what became of it?     Started | Refused | Failed
 Abort                   tell the peer to forget all; best effort    Done | Failed
@@ -38,6 +39,7 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from vfioemu.migration.plan import Blocker, Reason
+from vfioemu.migration.records import Record
 
 
 class TargetKind(StrEnum):
@@ -199,6 +201,13 @@ class Prepare:
 
 
 @dataclass(frozen=True, slots=True)
+class Note:
+    """Write a record to the source's journal; done when it survives a crash."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
 class Commit:
     """Second phase: from here on the source may run only if the destination has refused."""
 
@@ -232,6 +241,8 @@ class Outcome(StrEnum):
     COMPLETED = "completed"
     MISMATCH = "mismatch"
     """The destination has not got the same guest, and the source runs it on."""
+    LOST = "lost"
+    """The destination was told to start the guest, and has died since; it may not run anywhere from where it was before."""
     BLOCKED = "blocked"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -278,6 +289,7 @@ Action: TypeAlias = (
     | SendSums
     | Wait
     | Prepare
+    | Note
     | Commit
     | Query
     | Abort
@@ -368,9 +380,14 @@ class Checked:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The destination runs."""
+    """The destination runs, or has run.
+
+    Attributes:
+        ended: it has died since, and the guest with it.
+    """
 
     now: float
+    ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,10 @@ from vfioemu.migration import events, stream
 from vfioemu.migration.address import Listener
 from vfioemu.migration.background import background
 from vfioemu.migration.guest import Guest
-from vfioemu.migration.handover import Handover, Standing
+from vfioemu.migration.handover import Handover, Refusal, Standing
+from vfioemu.migration.journal import Journal
 from vfioemu.migration.loader import Loader
-from vfioemu.migration.messages import Checked, Handshake, Hello, Problem, Setup, Welcome
+from vfioemu.migration.messages import Checked, Fate, Handshake, Hello, Problem, Setup, Welcome
 from vfioemu.migration.narrator import Narrator
 from vfioemu.migration.plan import PAGE, OnMismatch, Reason
 from vfioemu.migration.stream import FrameType, Stage, StreamError
@@ -82,6 +83,7 @@ class Destination:
         tell: gets every event of events.py.
         idle: seconds of silence after which a source counts as lost.
         linger: see LINGER.
+        journal: what is known after the death of this process; None: nothing.
 
     Attributes:
         failures: how many attempts have ended without a guest.
@@ -98,10 +100,11 @@ class Destination:
         tell: Callable[[events.Told], None] = lambda told: None,
         idle: float = IDLE,
         linger: float = LINGER,
+        journal: Journal | None = None,
     ) -> None:
         self.failures = 0
         self.last_failure: StreamError | None = None
-        self._handover = Handover()
+        self._handover = Handover(journal)
         self._shell = shell
         self._listener = listener
         self.narrator = Narrator(tell, "destination")
@@ -133,7 +136,7 @@ class Destination:
                     try:
                         arrival = await self._load(guest, visit)
                         if arrival is not None:
-                            nursery.start_soon(self._await_release, visit.channel)
+                            nursery.start_soon(self._await_release, visit.channel, arrival.token)
                             yield arrival
                             with trio.move_on_after(self._linger):
                                 await self._released.wait()
@@ -239,9 +242,11 @@ class Destination:
         if standing is Standing.STARTING:
             await self._starting.wait()
             standing = self._handover.query(token)
-        if standing is Standing.STARTED:
-            await channel.send(FrameType.STARTED, Handshake(token=token))
-            self._released.set()
+        if standing in (Standing.STARTED, Standing.ENDED):
+            ended = standing is Standing.ENDED  # with a process that had this directory before us
+            await channel.send(FrameType.STARTED, Fate(token=token, ended=ended))
+            if not ended:
+                self._released.set()
         elif standing is Standing.REFUSED:
             await channel.send(
                 FrameType.REFUSED, Problem(reason=Reason.PEER_REFUSED, detail="refused for ever")
@@ -300,8 +305,8 @@ class Destination:
                     if hello.verify and checked is None:
                         raise stream.corrupt("PREPARE before the comparison")
                     await loader.finish()
-                    if not self._handover.prepared(hello.token):
-                        raise StreamError(Reason.PEER_REFUSED, "refused for ever, because somebody asked")
+                    if (refusal := self._handover.prepared(hello.token)) is not None:
+                        raise StreamError(refusal.reason, refusal.detail)
                     await channel.send(FrameType.READY, Handshake(token=hello.token))
                 case FrameType.COMMIT:
                     self._same(hello, body)
@@ -323,7 +328,11 @@ class Destination:
                 # Who is a stranger is not told what we have; he knows what he has sent.
                 why = f"are {_brief(b)}, not {_brief(a)}" if visit.known else "are others than those of yours"
                 raise StreamError(Reason.PEER_REFUSED, f"the {what} of this guest {why}")
-        if not self._handover.accept(visit.hello.token):
+        try:
+            fresh = self._handover.accept(visit.hello.token, visit.hello.guest)
+        except OSError as error:
+            raise StreamError(Reason.LOG_FAILED, f"the journal cannot be written: {error.strerror}") from None
+        if not fresh:
             raise StreamError(Reason.PEER_REFUSED, "this migration was here before")
 
     def _same(self, hello: Hello, body: bytes) -> None:
@@ -332,27 +341,32 @@ class Destination:
 
     async def _start(self, loader: Loader, channel: Channel, token: str) -> None:
         """From here on the source waits for one word, and may not run before it has it."""
-        if not self._handover.commit(token):
-            raise await self._refuse(
-                channel, StreamError(Reason.PEER_REFUSED, "refused for ever, because somebody asked")
-            )
+        steps = self._handover.take_over(token)
+        refusal: Refusal | None = None
         with trio.CancelScope(shield=True):
             try:
-                await loader.start()
-            except StreamError as error:
-                await loader.stop()
-                self._handover.not_started(token)
-                raise await self._refuse(channel, error) from None
-            else:
-                self._handover.started(token)
+                next(steps)
+                steps.send(await self._try_start(loader))
+            except StopIteration as end:
+                refusal = end.value
             finally:
                 self._starting.set()
                 self._starting = trio.Event()
+            if refusal is not None:
+                raise await self._refuse(channel, StreamError(refusal.reason, refusal.detail))
             self.narrator.owner("destination")
             try:
-                await channel.send(FrameType.STARTED, Handshake(token=token))
+                await channel.send(FrameType.STARTED, Fate(token=token))
             except StreamError as error:
                 self.narrator.warn(f"the source does not know yet that the guest runs here: {error.detail}")
+
+    async def _try_start(self, loader: Loader) -> Refusal | None:
+        try:
+            await loader.start()
+        except StreamError as error:
+            await loader.stop()
+            return Refusal(error.reason, error.detail)
+        return None
 
     async def _refuse(self, channel: Channel, error: StreamError) -> StreamError:
         try:
@@ -361,10 +375,11 @@ class Destination:
             pass
         return error
 
-    async def _await_release(self, channel: Channel) -> None:
+    async def _await_release(self, channel: Channel, token: str) -> None:
         try:
             header, _ = await channel.receive()
             stream.follow(Stage.OVER, header.type)
+            self._handover.released(token)
             self._released.set()
         except StreamError as error:
             self.narrator.warn(f"the source has not confirmed: {error.detail}")

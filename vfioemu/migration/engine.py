@@ -43,6 +43,7 @@ from vfioemu.migration.plan import (
 )
 from vfioemu.migration.policies.policy import GiveUp, GoOn, MakePolicy, Situation, StopGuest
 from vfioemu.migration.policies.precopy_limits import PrecopyLimits
+from vfioemu.migration.records import Record
 from vfioemu.uapi.constants import (
     VFIO_DEVICE_STATE_PRE_COPY,
     VFIO_DEVICE_STATE_PRE_COPY_P2P,
@@ -53,6 +54,9 @@ from vfioemu.uapi.constants import (
 
 T = TypeVar("T")
 Flow: TypeAlias = Generator[Action, Event, T]
+
+
+_ENDED = "the destination was told to start the guest, and has died since"
 
 
 class Phase(StrEnum):
@@ -123,6 +127,7 @@ class Engine:
         self._touched: list[DevicePlan] = []
         self._paused = False
         self._found: do.Checked | None = None
+        self._noted = False
         self._device_pending: dict[str, int] = {}
         self._pace = Pace(limits, 0.0)
 
@@ -191,11 +196,13 @@ class Engine:
             yield from self._precopy()
             yield from self._stop()
             yield from self._copy()
-            yield from self._hand_over()
+            ended = yield from self._hand_over()
         except _Abandoned as why:
             return (yield from self._give_up(why))
         # First tell the destination that we know; it waits for that, and nobody waits for the rest.
         yield from self._try(do.Release())
+        if ended:
+            return self._end(Finish(Outcome.LOST, Reason.GUEST_ENDED, _ENDED))
         if self.plan.verify:
             for action in do.ReadLedger(do.Moment.STARTED), do.Audit():
                 checked = yield action
@@ -327,20 +334,28 @@ class Engine:
             checked = replace(before, mismatches=total, detail=f"{before.detail}; {checked.detail}")
         self._found = checked
 
-    def _hand_over(self) -> Flow[None]:
-        """PREPARE, READY, COMMIT, STARTED. From COMMIT on a cancel changes nothing."""
+    def _hand_over(self) -> Flow[bool]:
+        """PREPARE, READY, COMMIT, STARTED. From COMMIT on a cancel changes nothing.
+
+        Returns:
+            The destination has died after it was told to start the guest.
+        """
         self.phase = Phase.HANDOVER
         yield from self._must(do.Prepare())
         if self.plan.verify:
             yield from self._compare(do.ReadLedger(do.Moment.COMMIT))
         self.timeline.ready = self._now
+        # Before it is said: who finds no COMMIT in the journal of a dead source knows that nobody was told to start.
+        self._noted = True  # a failed write may have got half way
+        yield from self._must(do.Note(Record.COMMIT))
         self.phase = Phase.COMMITTED
         answer = yield do.Commit()
         if isinstance(answer, do.Failed):
             answer = yield do.Query()
         if isinstance(answer, do.Started):
             self.timeline.started = self._now
-            return
+            yield from self._try(do.Note(Record.RELEASED))
+            return answer.ended
         if isinstance(answer, do.Refused):
             raise _Abandoned(Reason.PEER_REFUSED, answer.detail)
         raise _InDoubt(Reason.PEER_LOST, answer.detail if isinstance(answer, do.Failed) else "no answer")
@@ -358,6 +373,8 @@ class Engine:
             yield from self._try(do.Abort(why.reason, why.detail))
         for target in reversed(self._tracking):
             yield from self._try(do.StopTracking(target))
+        if self._noted:
+            yield from self._try(do.Note(Record.RESUMED))
         outcome = Outcome.CANCELLED if why.reason is Reason.CANCELLED else Outcome.FAILED
         if isinstance(why, _Mismatch):
             outcome = Outcome.MISMATCH

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from vfioemu.migration.journal import Fate
 from vfioemu.schema import json_schema
 
 SCHEMA = 1
@@ -225,6 +226,23 @@ class Alive(Told, frozen=True, kw_only=True, tag="alive"):
     dma_writes: dict[str, int]
 
 
+class Resolved(Told, frozen=True, kw_only=True, tag="resolved"):
+    """What became of an earlier migration: `--resolve`.
+
+    Attributes:
+        token: the migration's.
+        fate: `moved`, the destination runs it; `ended`, the destination was told to start it, and has died since; `not_moved`, the
+            destination has never run it and never will; `in_doubt`, nobody answers who knows; `running`, its client lives.
+        detail: why nobody knows.
+    """
+
+    token: str
+    guest: str
+    uri: str
+    fate: Fate
+    detail: str = ""
+
+
 class End(Told, frozen=True, kw_only=True, tag="end"):
     """The end.
 
@@ -266,6 +284,7 @@ Event: TypeAlias = (
     | LedgerRead
     | Audited
     | Alive
+    | Resolved
     | End
 )
 

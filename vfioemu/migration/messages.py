@@ -108,6 +108,12 @@ class Handshake(Message, frozen=True, kw_only=True):
     token: Token
 
 
+class Fate(Handshake, frozen=True, kw_only=True):
+    """STARTED: it runs; or it has run, and the process that ran it is dead."""
+
+    ended: bool = False
+
+
 class Problem(Message, frozen=True, kw_only=True):
     """ABORT, REFUSED, PROBLEM: why."""
 

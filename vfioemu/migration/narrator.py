@@ -105,7 +105,7 @@ class Narrator:
                 self._owner = None
             case do.ResumeCpus(), do.Done():
                 self.owner("source")
-            case ((do.Commit() | do.Query()), do.Started()):
+            case ((do.Commit() | do.Query()), do.Started(ended=False)):
                 self.owner("destination")
             case do.ResetDevice(device), do.Failed(detail=detail):
                 self.warn(f"{device} is lost: {detail}")

@@ -8,7 +8,8 @@ import trio
 
 from vfioemu.migration import stream
 from vfioemu.migration.address import Address
-from vfioemu.migration.messages import Handshake, Message, Problem
+from vfioemu.migration.journal import Standing
+from vfioemu.migration.messages import Fate, Handshake, Message, Problem
 from vfioemu.migration.plan import Reason
 from vfioemu.migration.ram import RamBlock
 from vfioemu.migration.stream import FrameType, Run, StreamError
@@ -144,8 +145,8 @@ class Peer:
         return self._channel
 
 
-async def query(address: Address, token: str, patience: float) -> tuple[FrameType, str]:
-    """Ask on a new connection what became of a migration: (STARTED or REFUSED, detail).
+async def query(address: Address, token: str, patience: float) -> tuple[Standing, str]:
+    """Ask on a new connection what became of a migration: (STARTED, ENDED or REFUSED, detail).
 
     Raises:
         StreamError: nobody answers, or who answers does not know.
@@ -159,9 +160,10 @@ async def query(address: Address, token: str, patience: float) -> tuple[FrameTyp
         await channel.send(FrameType.QUERY, Handshake(token=token))
         header, body = await channel.receive(wait=patience)
         if header.type is FrameType.STARTED:
-            return header.type, ""
+            ended = stream.decode(body, Fate).ended
+            return Standing.ENDED if ended else Standing.STARTED, ""
         if header.type is FrameType.REFUSED:
-            return header.type, printable(stream.decode(body, Problem).detail, stream.MAX_DETAIL)
+            return Standing.REFUSED, printable(stream.decode(body, Problem).detail, stream.MAX_DETAIL)
         raise StreamError(Reason.PEER_LOST, f"{address} does not know this migration")
     finally:
         channel.close()

@@ -39,6 +39,8 @@ class Reason(StrEnum):
     LATE_WRITE = "late_write"
     MISMATCH = "mismatch"
     NOT_COMPARED = "not_compared"
+    LOG_FAILED = "log_failed"
+    GUEST_ENDED = "guest_ended"
 
 
 class OnMismatch(StrEnum):

@@ -14,6 +14,7 @@ from vfioemu.migration.verify.pages import Lost
 _EXIT_CODES: Final[Mapping[Outcome, int]] = {
     Outcome.COMPLETED: 0,
     Outcome.MISMATCH: 5,
+    Outcome.LOST: 1,
     Outcome.FAILED: 3,
     Outcome.CANCELLED: 4,
     Outcome.IN_DOUBT: 6,

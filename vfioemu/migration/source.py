@@ -14,13 +14,15 @@ import trio
 
 from vfioemu.migration import actions as do
 from vfioemu.migration import events, stream
-from vfioemu.migration.actions import Action, Event, Finish
+from vfioemu.migration.actions import Action, Event, Finish, Outcome
 from vfioemu.migration.address import Address
 from vfioemu.migration.alive import watch
 from vfioemu.migration.audit import MAX_TOLD, Audit, describe
 from vfioemu.migration.background import background
 from vfioemu.migration.engine import Engine
+from vfioemu.migration.files import Volatile
 from vfioemu.migration.guest import Guest, GuestError
+from vfioemu.migration.journal import Journal, Log, Role, Standing
 from vfioemu.migration.ledger import Written
 from vfioemu.migration.messages import Checked, Cpus, Handshake, Hello, Ledger, Problem, RoundMark
 from vfioemu.migration.narrator import Narrator
@@ -29,6 +31,7 @@ from vfioemu.migration.plan import PAGE, Limits, Reason, Tracker
 from vfioemu.migration.policies.policy import MakePolicy
 from vfioemu.migration.policies.precopy_limits import PrecopyLimits
 from vfioemu.migration.ram import split_zero, sums
+from vfioemu.migration.records import Record
 from vfioemu.migration.result import Patience, Result, exit_code, stopped_limit
 from vfioemu.migration.stream import MAX_DETAIL, FrameType, StreamError
 from vfioemu.migration.verify.devices import not_compared, read_ledger
@@ -59,6 +62,7 @@ class Source:
         tell: gets every event of events.py.
         patience: how long to wait for the destination.
         alive: seconds for which a guest that stays is watched, to show that it lives.
+        journal: what is known of the migration after the death of this process; None: nothing.
 
     Attributes:
         result: how it ended, as soon as it has.
@@ -78,6 +82,7 @@ class Source:
         tell: Callable[[events.Told], None] = lambda told: None,
         patience: Patience | None = None,
         alive: float = 0.0,
+        journal: Journal | None = None,
     ) -> None:
         self.guest = guest
         self.result: Result | None = None
@@ -95,6 +100,8 @@ class Source:
         self._stopped_until = float("inf")
         self._alive = alive
         self.token = secrets.token_hex(16)
+        self._journal = journal or Journal(Volatile())
+        self._log: Log | None = None
         self._engine: Engine | None = None
         self._peer = Peer(address, self._hurry_up)
         self._history: list[Event] = []
@@ -148,6 +155,11 @@ class Source:
                 action = engine.step(event)
                 self.narrator.stepped(engine, self.guest.cpus.writes, self._peer.sent)
             self._peer.close()
+        if self._log is not None:
+            if action.outcome is Outcome.IN_DOUBT:
+                self._log.close()  # it stays for `resolve`
+            else:
+                self._log.remove()
         await self._ledger.end()
         self.result = Result(
             action,
@@ -269,6 +281,8 @@ class Source:
             case do.Prepare():
                 await self._peer.send(FrameType.PREPARE, Handshake(token=self.token))
                 await self._peer.expect(FrameType.READY, patience=float("inf"))
+            case do.Note(record):
+                return self._note(record)
             case do.Commit():
                 return await self._commit()
             case do.Query():
@@ -283,6 +297,13 @@ class Source:
 
     async def _connect(self, nursery: trio.Nursery) -> None:
         peer, patience = self._peer, self._patience
+        try:
+            uri, guest = str(self._address), self.guest.name
+            self._log = self._journal.begin(Role.SOURCE, self.token, uri=uri, guest=guest)
+        except OSError as error:
+            raise GuestError(
+                Reason.LOG_FAILED, f"the journal cannot be written: {error.strerror}", error.errno
+            ) from None
         await peer.connect(nursery, patience.connect, patience.listen)
         hello = Hello(
             token=self.token,
@@ -417,6 +438,18 @@ class Source:
         reason, detail = explain(checked)
         return do.Checked(trio.current_time(), checked.unproven, reason, detail)
 
+    def _note(self, record: Record) -> Event:
+        now = trio.current_time()
+        if self._log is None:
+            return do.Failed(now, Reason.LOG_FAILED, "there is no journal")
+        try:
+            self._log.write(record)
+        except OSError as error:
+            what = f"{record.name} cannot be written to the journal: {error.strerror}"
+            self.narrator.warn(what)
+            return do.Failed(now, Reason.LOG_FAILED, what, error.errno)
+        return do.Done(now)
+
     async def _commit(self) -> Event:
         await self._peer.send(FrameType.COMMIT, Handshake(token=self.token))
         kind, body = await self._peer.expect(
@@ -433,18 +466,19 @@ class Source:
         while trio.current_time() < deadline:
             with trio.move_on_at(deadline):
                 try:
-                    kind, detail = await query(self._address, self.token, self._patience.resolve)
+                    standing, detail = await query(self._address, self.token, self._patience.resolve)
                 except StreamError as error:
                     why = error.detail
                     await trio.sleep(0.2)
                 else:
-                    if kind is FrameType.STARTED:
-                        return do.Started(trio.current_time())
-                    return do.Refused(trio.current_time(), detail)
+                    if standing is Standing.REFUSED:
+                        return do.Refused(trio.current_time(), detail)
+                    return do.Started(trio.current_time(), ended=standing is Standing.ENDED)
         return do.Failed(trio.current_time(), Reason.PEER_LOST, f"COMMIT was sent, and then: {why}")
 
     async def _release(self) -> None:
-        await self._peer.farewell(FrameType.RELEASED, Handshake(token=self.token))
+        if self._log is not None and Record.RELEASED in self._log.records:  # else it is asked, one day
+            await self._peer.farewell(FrameType.RELEASED, Handshake(token=self.token))
         for device in self.guest.devices.values():
             await device.set_state(VFIO_DEVICE_STATE_STOP)  # ends the saving session
 

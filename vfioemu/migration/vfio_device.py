@@ -49,8 +49,21 @@ class VfioDevice:
         await shielded(self._config.open())
         if await self._file.probe(u.VFIO_DEVICE_FEATURE_MIGRATION):
             self.migration = await self._file.migration_flags()
+            await self._revive()
         self.logging = await self._file.probe(u.VFIO_DEVICE_FEATURE_DMA_LOGGING_START)
         self.driver = await find_driver(self.name, self._file)
+
+    async def _revive(self) -> None:
+        """Reset a device that is not in RUNNING, as a VMM's machine reset does.
+
+        A client that was killed leaves its device in whatever state it had. Most drivers forget that with the last close;
+        those that keep it (mtty, as in the kernel) would be of no use to the next guest.
+        """
+        if await self._file.get_state() != u.VFIO_DEVICE_STATE_RUNNING:
+            try:
+                await self._file.reset()
+            except OSError:
+                pass  # it cannot; a migration says so before it begins (DEVICE_NOT_RUNNING)
 
     async def get_state(self) -> int:
         """VFIO_DEVICE_STATE_*."""

@@ -128,6 +128,7 @@ def _perform(guest: VirtualGuest, engine: Engine, action: Action) -> Event:
             | do.ResetDevice()
             | do.SendCpus()
             | do.Prepare()
+            | do.Note()
             | do.Abort()
             | do.Release()
         ):
