@@ -14,6 +14,7 @@ from vfioemu.client import Memory
 from vfioemu.migration.cpus import Cpus, Pattern, Workload
 from vfioemu.migration.guest import Guest
 from vfioemu.migration.ledger import DeviceCount, DeviceWrite, TakenPages
+from vfioemu.migration.messages import DeviceView
 from vfioemu.migration.plan import PAGE
 from vfioemu.migration.ram import RamBlock, fill
 from vfioemu.migration.vfio import close_memory
@@ -117,6 +118,12 @@ class FakeDevice:
         if not data and self.state != u.VFIO_DEVICE_STATE_STOP_COPY:
             return None
         return data
+
+    async def read_own(self, size):
+        return await self.read_state(size)
+
+    async def views(self):
+        return [DeviceView(what="face", values={"name": self.name})]
 
     async def write_state(self, data):
         self._call("write_state")

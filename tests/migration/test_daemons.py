@@ -11,6 +11,7 @@ from vfioemu.migration import events
 from vfioemu.migration.actions import Outcome
 from vfioemu.migration.building import BuildError, Step
 from vfioemu.migration.guestspec import ProgramSpec
+from vfioemu.migration.messages import Likeness
 from vfioemu.migration.plan import Limits, OnMismatch, Reason, Tracker
 from vfioemu.migration.source import Source
 from vfioemu.migration.workload.none import NoDriver
@@ -58,18 +59,22 @@ async def test_every_page_and_device_arrives(devices, expected, scheme, tmp_path
         assert states == [u.VFIO_DEVICE_STATE_STOP] * len(devices)
 
 
-async def test_a_device_without_a_driver_moves_and_is_not_said_to_be_compared():
-    """What it has in its registers nobody reads, so nobody can say that it is the same on both sides."""
+async def test_a_device_without_a_driver_is_compared_by_its_state():
+    """What it has in its registers nobody reads; what it was sent it has to give again."""
     told, heard = [], []
     devices = Dma(options=LOGGED), Dma(model="mtty", container="c1", program=None)
     async with lab(*devices, told=heard.append) as it:
         result = await it.migrate(tell=told.append)
         assert (result.code, result.lost) == (0, []), result.finish
-        assert (result.checked.devices, result.checked.devices_not_compared) == (1, ["dma1"])
+        assert (result.checked.devices, result.checked.unproven) == (2, 0)
         assert await it.arrivals[0].guest.devices["dma1"].get_state() == u.VFIO_DEVICE_STATE_RUNNING
     for side in told, heard:
         [event] = [event for event in side if isinstance(event, events.Verified)]
-        assert (event.devices, event.devices_not_compared) == (1, ["dma1"])
+        assert [device.result for device in event.devices] == [Likeness.SAME, Likeness.SAME]
+        engine, tty = ({part.what: part.result for part in device.parts} for device in event.devices)
+        assert set(engine.values()) == {Likeness.SAME}
+        assert tty.pop("registers") is Likeness.NOT_COMPARED
+        assert tty == dict.fromkeys(("state", "device", "config space"), Likeness.SAME)
 
 
 async def test_a_device_without_a_driver_cannot_be_programmed():

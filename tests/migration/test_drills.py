@@ -246,7 +246,8 @@ async def test_destination_that_invents_mismatches_of_unknown_pages_is_corrupt()
                     break
             body = (
                 b'{"pages":32,"mismatched_pages":1,"mismatches":[{"block":7,"page":1,"content":""}],'
-                b'"devices":1,"mismatched_devices":{},"seconds":0}'
+                b'"verdicts":[{"name":"dma0","parts":[{"what":"state","result":"same"},'
+                b'{"what":"face","result":"same"},{"what":"registers","result":"same"}]}],"seconds":0}'
             )
             await channel.send(FrameType.CHECKED, body)
             await trio.sleep_forever()

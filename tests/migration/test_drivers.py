@@ -14,6 +14,7 @@ from vfioemu.migration.address import Address
 from vfioemu.migration.destination import Destination
 from vfioemu.migration.engine import Engine
 from vfioemu.migration.journal import Standing
+from vfioemu.migration.messages import DevicePart, DeviceVerdict, Likeness
 from vfioemu.migration.peer import query
 from vfioemu.migration.plan import PAGE, Limits, OnMismatch, Reason
 from vfioemu.migration.policies.policy import GiveUp, GoOn
@@ -120,14 +121,15 @@ async def test_cpus_write_in_their_share_of_the_time(throttle, autojump_clock):
         assert guest.cpus.writes == pytest.approx(10_000 * (1 - throttle), rel=0.01)
 
 
-@pytest.mark.parametrize("claims", [[], ["dma1"], ["dma0"]])
-async def test_destination_that_did_not_compare_a_device_is_caught(claims, monkeypatch):
-    """The source knows which devices can be compared."""
-    monkeypatch.setattr(loader, "not_compared", lambda _: claims)
+@pytest.mark.parametrize("parts", [["state"], ["state", "face"], ["face", "registers"]])
+async def test_destination_that_did_not_compare_a_part_of_a_device_is_caught(parts, monkeypatch):
+    """The source knows what was to be compared."""
+    same = [DevicePart(what=what, result=Likeness.SAME) for what in parts]
+    monkeypatch.setattr(loader, "compare", lambda theirs, ours: DeviceVerdict(name="dma0", parts=same))
     async with fake_guest(running=True) as guest, destination() as (address, _, _):
         result = await Source(guest, address, Limits(downtime=0.3)).migrate()
-        code = 3 if claims else 0
-        assert (result.code, result.finish.reason) == (code, Reason.STREAM_CORRUPT if claims else None)
+        assert (result.code, result.finish.reason) == (3, Reason.STREAM_CORRUPT), result.finish
+        await progresses(guest)
 
 
 async def test_write_that_left_no_mark_is_found_and_named():

@@ -98,6 +98,10 @@ class World:
             case do.SendDevice(name, _, final):
                 legal = (u.VFIO_DEVICE_STATE_STOP_COPY,) if final else PRECOPY
                 assert self.states[name] in legal
+            case do.ReadDevice(name):
+                assert not self.writers
+                assert do.SendDevice(name, 0, True) in self.log, "its state was not sent before"
+                assert self.states[name] == u.VFIO_DEVICE_STATE_STOP_COPY
             case do.SendCpus() | do.SendSums():
                 assert not self.writers
                 assert self.pages == 0
@@ -165,6 +169,8 @@ class World:
                 return do.DeviceSent(self.now, 100, 0)
             case do.ReadLedger() | do.Audit():
                 return do.Checked(self.now)
+            case do.ReadDevice(name):
+                self.states[name] = u.VFIO_DEVICE_STATE_STOP
             case do.SendSums():
                 return do.Checked(self.now, self.differs, Reason.MISMATCH, "differs")
             case do.Prepare():
@@ -286,6 +292,7 @@ CAN_FAIL = (
     do.SendDevice,
     do.Wait,
     do.SendCpus,
+    do.ReadDevice,
     do.SendSums,
     do.Prepare,
     do.Abort,

@@ -22,7 +22,8 @@ from vfioemu.migration.transport import Channel
 LIMIT = 0.7
 STALLED = replace(QUICK, stopped=LIMIT)
 CHECKED = (
-    b'{"pages":2048,"mismatched_pages":0,"mismatches":[],"devices":1,"mismatched_devices":{},"seconds":0}'
+    b'{"pages":2048,"mismatched_pages":0,"mismatches":[],"seconds":0,"verdicts":[{"name":"dma0","parts":['
+    b'{"what":"state","result":"same"},{"what":"face","result":"same"},{"what":"registers","result":"same"}]}]}'
 )
 TOKEN = b'{"token":"%s"}' % (b"0" * 32)
 

@@ -20,7 +20,7 @@ from vfioemu.migration.address import Address, AddressError
 from vfioemu.migration.destination import MAX_CONNECTIONS, Destination
 from vfioemu.migration.messages import Problem
 from vfioemu.migration.peers import Peers, find_owner, peer_uid
-from vfioemu.migration.plan import Limits, Reason
+from vfioemu.migration.plan import Limits, OnMismatch, Reason
 from vfioemu.migration.source import Source
 from vfioemu.migration.stream import FrameType, StreamError
 from vfioemu.migration.transport import Channel
@@ -412,8 +412,17 @@ async def test_what_a_destination_says_reaches_nobody_as_it_is(what, tmp_path, m
                     "pages": 32,
                     "mismatched_pages": 0,
                     "mismatches": [],
-                    "devices": 1,
-                    "mismatched_devices": {NASTY: NASTY},
+                    "verdicts": [
+                        {
+                            "name": "dma0",
+                            "parts": [
+                                {"what": "state", "result": "differs", "detail": NASTY},
+                                {"what": "face", "result": "same"},
+                                {"what": "registers", "result": "not_compared", "detail": NASTY},
+                                {"what": NASTY, "result": "same"},
+                            ],
+                        }
+                    ],
                     "seconds": 0,
                 }
                 await channel.send(FrameType.CHECKED, msgspec.json.encode(body))
@@ -423,7 +432,8 @@ async def test_what_a_destination_says_reaches_nobody_as_it_is(what, tmp_path, m
 
         async with fake_guest(running=True, npages=16, cpus=0) as guest, trio.open_nursery() as nursery:
             nursery.start_soon(lie)
-            result = await Source(guest, listener.bound, Limits(), tell=told.append).migrate()
+            limits = Limits(on_mismatch=OnMismatch.MOVE)
+            result = await Source(guest, listener.bound, limits, tell=told.append).migrate()
             channels[0].close()
             nursery.cancel_scope.cancel()
     assert (result.code, result.finish.reason) == (3, Reason.PEER_REFUSED), result.finish

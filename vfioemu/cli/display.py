@@ -15,6 +15,7 @@ import msgspec
 from vfioemu.cli.values import duration
 from vfioemu.migration import events
 from vfioemu.migration.events import Told
+from vfioemu.migration.messages import Likeness
 from vfioemu.printable import printable_json
 from vfioemu.sizes import format_size
 
@@ -226,11 +227,16 @@ class TextDisplay:
                 f" LOST {lost.origin or 'unknown'}{write} iova {lost.iova:#x} ({lost.block} page {lost.page}):"
                 f" the destination holds {lost.held}"
             )
-        for name, what in done.mismatched_devices.items():
-            print(f" DIFFERENT {name}: {what}")
+        for device in done.devices:
+            if device.result is Likeness.SAME:
+                blind = [part.what for part in device.parts if part.result is Likeness.NOT_COMPARED]
+                if blind:
+                    self._line(f" {device.device} is the same; not compared: {', '.join(blind)}")
+            else:
+                print(f" {_LIKENESS[device.result]} {device.device}: {device.detail}")
         pages = f"{done.pages - done.mismatched_pages}/{done.pages} pages"
-        right = done.devices - len(done.mismatched_devices)
-        devices = f"{right}/{done.devices + len(done.devices_not_compared)} devices"
+        same = sum(device.result is Likeness.SAME for device in done.devices)
+        devices = f"{same}/{len(done.devices)} devices"
         lost_writes = (
             f"{done.mismatched_pages} pages with lost writes"
             if done.mismatched_pages
@@ -266,6 +272,7 @@ _FATES = {
     "in_doubt": "NOBODY KNOWS whether the destination runs it",
     "running": "not over",
 }
+_LIKENESS = {Likeness.DIFFERS: "DIFFERENT", Likeness.NOT_COMPARED: "NOT COMPARED"}
 _TRACKERS = {
     "device": "its own DMA log",
     "container": "the container's DIRTY_PAGES",

@@ -22,6 +22,7 @@ Throttle(share)         slow the virtual CPUs down                  Done
 Wait(seconds)           nothing, for so long                        Done | Failed
 SendCpus                state of the virtual CPUs                   Done | Failed
 ReadLedger(moment)      which writes came too late?                 Checked | Failed
+ReadDevice(device)      what a stopped device is, for comparison    Done | Failed
 SendSums                checksums, device ledgers; the comparison   Checked | Failed
 Prepare                 PREPARE; wait for READY                     Done | Failed
 Note(record)            write it to the journal, durably            Done | Failed
@@ -184,8 +185,15 @@ class ReadLedger:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadDevice:
+    """Read the state of a device again, whose state was sent, and what it shows; it is in STOP then."""
+
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
 class SendSums:
-    """Send a checksum of each page and the registers of each device, and wait for the result of the comparison."""
+    """Send a checksum of each page and what each device is, and wait for the result of the comparison."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +294,7 @@ Action: TypeAlias = (
     | Throttle
     | SendCpus
     | ReadLedger
+    | ReadDevice
     | SendSums
     | Wait
     | Prepare

@@ -295,6 +295,8 @@ class Destination:
                     pass  # for those who read along
                 case FrameType.LEDGER:
                     checked = await loader.compare(body)
+                    if checked is None:
+                        continue
                     self.narrator.verified(checked, [])
                     if checked.unproven and hello.on_mismatch is OnMismatch.ABORT:
                         # The source gives up as well. That it cannot be started here does not depend on what it says.

@@ -311,6 +311,8 @@ class Engine:
         yield from self._must(do.SendCpus())
         self.timeline.state = self._now
         if self.plan.verify:
+            for device in self.plan.devices:
+                yield from self._must(do.ReadDevice(device.name))
             yield from self._compare(do.ReadLedger(do.Moment.SYNCED))
             yield from self._compare(do.SendSums())
         self.timeline.verified = self._now

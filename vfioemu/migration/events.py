@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from vfioemu.migration.journal import Fate
+from vfioemu.migration.messages import Likeness
 from vfioemu.schema import json_schema
 
 SCHEMA = 1
@@ -146,21 +147,39 @@ class LostWrite(Told, frozen=True, kw_only=True, tag="lost_write"):
     held: str
 
 
+class ComparedPart(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found of a part of a device: its state, or something that it shows.
+
+    Attributes:
+        detail: what differs, or why it was not compared.
+    """
+
+    what: str
+    result: Likeness
+    detail: str = ""
+
+
+class ComparedDevice(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found of a device: it was compared only if its state was."""
+
+    device: str
+    result: Likeness
+    detail: str
+    parts: list[ComparedPart]
+
+
 class Verified(Told, frozen=True, kw_only=True, tag="verify"):
     """The comparison of every page and device.
 
     Attributes:
-        devices: how many devices were compared.
-        devices_not_compared: names of the others, of which the guest knows no registers.
+        devices: what was found of each device.
     """
 
     pages: int
     mismatched_pages: int
-    devices: int
-    mismatched_devices: dict[str, str]
+    devices: list[ComparedDevice]
     lost_writes: int
     seconds: float
-    devices_not_compared: list[str] = []
 
 
 class LateWrite(Told, frozen=True, kw_only=True, tag="late_write"):

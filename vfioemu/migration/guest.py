@@ -7,13 +7,13 @@ of a daemon, and tests over nothing at all.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from vfioemu.migration.actions import Target, TargetKind
 from vfioemu.migration.cpus import Cpus
 from vfioemu.migration.guestspec import ProgramSpec
 from vfioemu.migration.ledger import DeviceWrites, Ledger
-from vfioemu.migration.messages import BlockGeometry, DeviceGeometry, Setup
+from vfioemu.migration.messages import BlockGeometry, DeviceGeometry, DeviceView, Setup
 from vfioemu.migration.plan import Block, ContainerPlan, DevicePlan, Plan, Reason, Tracker
 from vfioemu.migration.ram import RamBlock
 from vfioemu.migration.stream import MAX_DETAIL
@@ -21,6 +21,8 @@ from vfioemu.printable import printable
 from vfioemu.uapi.constants import VFIO_DEVICE_STATE_RUNNING
 
 FOUR_GIB = 1 << 32
+UNKNOWN_STATE: Final = 100 << 30
+"""QEMU's VFIO_MIG_STOP_COPY_SIZE: a device that cannot tell its size must not make the downtime look short."""
 
 
 class GuestError(Exception):
@@ -55,7 +57,7 @@ class GuestDriver(Protocol):
     async def registers(self) -> dict[str, str]:
         """Read the registers that have to be the same on both sides, by name, as hexadecimal text, while it stands still.
 
-        Without any, nothing tells whether the device has arrived as it was: it then counts as not compared.
+        Without any, they are said to be not compared.
         """
 
     async def writes(self) -> int:
@@ -92,6 +94,12 @@ class GuestDevice(Protocol):
     async def read_state(self, size: int) -> bytes | None:
         """Read the saving fd; empty at its end, None when there is nothing for now (ENOMSG)."""
 
+    async def read_own(self, size: int) -> bytes | None:
+        """Read the saving fd as `read_state` does, but nothing behind the device's own state."""
+
+    async def views(self) -> list[DeviceView]:
+        """Read what it shows through VFIO, while it stands still."""
+
     async def write_state(self, data: bytes | bytearray) -> None:
         """Write the resuming fd."""
 
@@ -99,7 +107,7 @@ class GuestDevice(Protocol):
         """Return the sum of the initial and dirty bytes of PRECOPY_INFO."""
 
     async def stop_copy_size(self) -> int:
-        """MIG_DATA_SIZE."""
+        """MIG_DATA_SIZE; UNKNOWN_STATE if it has none."""
 
     async def start_logging(self, ranges: Sequence[tuple[int, int]]) -> None:
         """DMA_LOGGING_START."""

@@ -8,13 +8,14 @@ import trio
 
 from vfioemu.migration import stream
 from vfioemu.migration.guest import Guest, GuestDevice
-from vfioemu.migration.messages import Checked, Cpus, Ledger
+from vfioemu.migration.messages import Checked, Cpus, DeviceVerdict, Ledger
 from vfioemu.migration.narrator import Narrator
 from vfioemu.migration.plan import PAGE, Reason
 from vfioemu.migration.stream import FrameType, Header, Run, StreamError, corrupt
 from vfioemu.migration.transport import Channel
-from vfioemu.migration.verify.devices import compare_ledgers, not_compared, read_ledger
+from vfioemu.migration.verify.devices import read_destination
 from vfioemu.migration.verify.pages import PageVerifier
+from vfioemu.migration.verify.result import compare
 from vfioemu.uapi.constants import (
     VFIO_DEVICE_STATE_RESUMING,
     VFIO_DEVICE_STATE_RUNNING,
@@ -49,7 +50,7 @@ class Loader:
         self._have_cpus = False
         self._verifier = PageVerifier(guest.ram)
         self._seconds = 0.0
-        self.mismatches = 0
+        self._verdicts: list[DeviceVerdict] = []
 
     async def begin(self) -> None:
         """Devices to RESUMING."""
@@ -73,29 +74,32 @@ class Loader:
             case _:
                 raise corrupt(f"{header.type.name} frame while loading")
 
-    async def compare(self, body: bytes) -> Checked:
-        """LEDGER: the end of the comparison, and what came of it."""
-        self._verifier.require_complete()
+    async def compare(self, body: bytes) -> Checked | None:
+        """LEDGER: compare devices. With the last of them comes the end of the comparison, and what came of it."""
         await self._load()
         began = trio.current_time()
-        ours = {}
-        for device in self._devices:
+        ledger = stream.decode(body, Ledger)
+        for theirs in ledger.devices:
+            index = len(self._verdicts)
+            if index >= len(self._devices) or theirs.name != self._devices[index].name:
+                raise corrupt(f"a ledger of device {theirs.name!r}, which is unknown or was there before")
+            device = self._devices[index]
             try:
-                ours[device.name] = await read_ledger(device)
+                ours = await read_destination(device, self._bytes[index])
             except OSError as error:
-                raise _failed(device, "registers", error) from None
-        theirs = stream.decode(body, Ledger).devices
-        different = compare_ledgers(theirs, ours)
-        skipped = not_compared(theirs)
+                raise _failed(device, "comparison", error) from None
+            self._verdicts.append(compare(theirs, ours))
         self._seconds += trio.current_time() - began
-        self.mismatches = self._verifier.mismatched + len(different)
+        if not ledger.last:
+            return None
+        if len(self._verdicts) < len(self._devices):
+            raise corrupt(f"no ledger of device {self._devices[len(self._verdicts)].name!r}")
+        self._verifier.require_complete()
         return Checked(
             pages=self._verifier.verified,
             mismatched_pages=self._verifier.mismatched,
             mismatches=self._verifier.mismatches,
-            devices=len(theirs) - len(skipped),
-            devices_not_compared=skipped,
-            mismatched_devices=different,
+            verdicts=self._verdicts,
             seconds=self._seconds,
         )
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The JSON bodies of the stream's frames, with bounds on every field: the peer is hostile until shown otherwise."""
 
+from enum import StrEnum
 from typing import Annotated, Final, TypeAlias
 
 import msgspec
@@ -85,21 +86,44 @@ class Cpus(Message, frozen=True, kw_only=True):
     cpus: Annotated[list[CpuState], Meta(max_length=MAX_CPUS)]
 
 
-class DeviceLedger(Message, frozen=True, kw_only=True):
-    """What a stopped device shows in its registers: name -> value, and a digest of all of them.
+class DeviceView(Message, frozen=True, kw_only=True):
+    """Something that a stopped device shows, as texts, to be held against what it shows on the other side.
 
-    Values are hexadecimal text, because JSON numbers do not hold 64 bits everywhere.
+    Attributes:
+        what: config space, the MSI-X table, the memory of a region, ...
+        values: text by the place or the name that it is of.
+        why: nothing could be read, and this is why.
+    """
+
+    what: Name
+    values: Annotated[dict[Name, Annotated[str, Meta(max_length=100)]], Meta(max_length=4096)] = {}
+    why: Annotated[str, Meta(max_length=400)] = ""
+
+
+class DeviceLedger(Message, frozen=True, kw_only=True):
+    """What a stopped device is: its state as it gives it when it is asked, and what it shows.
+
+    Attributes:
+        state: digest of its state, without pre-copy; empty if there is none to compare with.
+        size: bytes of its state.
+        said: bytes that MIG_DATA_SIZE has told of; None if it tells nothing.
+        why: why there is no digest.
+        views: what it shows.
     """
 
     name: Name
-    registers: Annotated[dict[Name, Annotated[str, Meta(max_length=40)]], Meta(max_length=1000)]
-    digest: Annotated[str, Meta(max_length=128)]
+    state: Annotated[str, Meta(max_length=64)] = ""
+    size: Count = 0
+    said: Count | None = None
+    why: Annotated[str, Meta(max_length=400)] = ""
+    views: Annotated[list[DeviceView], Meta(max_length=64)] = []
 
 
 class Ledger(Message, frozen=True, kw_only=True):
-    """All devices."""
+    """Devices, in the order of SETUP; the last frame of them is marked."""
 
     devices: Annotated[list[DeviceLedger], Meta(max_length=MAX_DEVICES)]
+    last: bool = True
 
 
 class Handshake(Message, frozen=True, kw_only=True):
@@ -136,6 +160,48 @@ class PageMismatch(Message, frozen=True, kw_only=True):
     content: Annotated[str, Meta(max_length=6000)] = ""
 
 
+class Likeness(StrEnum):
+    """What a comparison says of two things."""
+
+    SAME = "same"
+    DIFFERS = "differs"
+    NOT_COMPARED = "not_compared"
+
+
+class DevicePart(Message, frozen=True, kw_only=True):
+    """What was found of a part of a device: its state, or something that it shows.
+
+    Attributes:
+        detail: what differs, or why it was not compared.
+    """
+
+    what: Name
+    result: Likeness
+    detail: Text = ""
+
+
+class DeviceVerdict(Message, frozen=True, kw_only=True):
+    """What was found of a device: the first part is its state."""
+
+    name: Name
+    parts: Annotated[list[DevicePart], Meta(min_length=1, max_length=256)]
+
+    @property
+    def result(self) -> Likeness:
+        """It differs if any part does; it was compared only if its state was."""
+        if any(part.result is Likeness.DIFFERS for part in self.parts):
+            return Likeness.DIFFERS
+        return self.parts[0].result
+
+    @property
+    def detail(self) -> str:
+        """What differs, or why it was not compared; empty if it is the same."""
+        result = self.result
+        if result is Likeness.SAME:
+            return ""
+        return "; ".join(f"{part.what}: {part.detail}" for part in self.parts if part.result is result)
+
+
 class Checked(Message, frozen=True, kw_only=True):
     """What the comparison of all pages and devices found at the destination.
 
@@ -143,21 +209,35 @@ class Checked(Message, frozen=True, kw_only=True):
         pages: how many were compared.
         mismatches: the first of the pages that differ.
         mismatched_pages: how many differ in all.
-        devices: how many were compared.
-        devices_not_compared: names of those that were not, because the guest knows none of their registers.
-        mismatched_devices: names of devices whose registers differ, with what differs.
+        verdicts: every device, in the order of SETUP.
         seconds: how long it took.
     """
 
     pages: Count
     mismatched_pages: Count
     mismatches: Annotated[list[PageMismatch], Meta(max_length=64)]
-    devices: Count
-    devices_not_compared: Annotated[list[Name], Meta(max_length=MAX_DEVICES)] = []
-    mismatched_devices: Annotated[dict[Name, Text], Meta(max_length=MAX_DEVICES)]
+    verdicts: Annotated[list[DeviceVerdict], Meta(max_length=MAX_DEVICES)]
     seconds: float
+
+    @property
+    def devices(self) -> int:
+        """How many devices were compared."""
+        return len(self.verdicts) - len(self.devices_not_compared)
+
+    @property
+    def mismatched_devices(self) -> dict[str, str]:
+        """Devices that differ, and what of them does."""
+        return self._told(Likeness.DIFFERS)
+
+    @property
+    def devices_not_compared(self) -> dict[str, str]:
+        """Devices of which nobody can say whether they are the same, and why."""
+        return self._told(Likeness.NOT_COMPARED)
 
     @property
     def unproven(self) -> int:
         """Pages and devices of which nothing shows that they are the same."""
-        return self.mismatched_pages + len(self.mismatched_devices)
+        return self.mismatched_pages + sum(verdict.result is not Likeness.SAME for verdict in self.verdicts)
+
+    def _told(self, result: Likeness) -> dict[str, str]:
+        return {verdict.name: verdict.detail for verdict in self.verdicts if verdict.result is result}

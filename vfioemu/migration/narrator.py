@@ -169,9 +169,18 @@ class Narrator:
             events.Verified(
                 pages=checked.pages,
                 mismatched_pages=checked.mismatched_pages,
-                devices=checked.devices,
-                devices_not_compared=list(checked.devices_not_compared),
-                mismatched_devices=dict(checked.mismatched_devices),
+                devices=[
+                    events.ComparedDevice(
+                        device=verdict.name,
+                        result=verdict.result,
+                        detail=verdict.detail,
+                        parts=[
+                            events.ComparedPart(what=part.what, result=part.result, detail=part.detail)
+                            for part in verdict.parts
+                        ],
+                    )
+                    for verdict in checked.verdicts
+                ],
                 lost_writes=len(lost),
                 seconds=checked.seconds,
             )

@@ -24,7 +24,16 @@ from vfioemu.migration.files import Volatile
 from vfioemu.migration.guest import Guest, GuestError
 from vfioemu.migration.journal import Journal, Log, Role, Standing
 from vfioemu.migration.ledger import Written
-from vfioemu.migration.messages import Checked, Cpus, Handshake, Hello, Ledger, Problem, RoundMark
+from vfioemu.migration.messages import (
+    Checked,
+    Cpus,
+    DeviceLedger,
+    Handshake,
+    Hello,
+    Ledger,
+    Problem,
+    RoundMark,
+)
 from vfioemu.migration.narrator import Narrator
 from vfioemu.migration.peer import Peer, query
 from vfioemu.migration.plan import PAGE, Limits, Reason, Tracker
@@ -34,9 +43,9 @@ from vfioemu.migration.ram import split_zero, sums
 from vfioemu.migration.records import Record
 from vfioemu.migration.result import Patience, Result, exit_code, stopped_limit
 from vfioemu.migration.stream import MAX_DETAIL, FrameType, StreamError
-from vfioemu.migration.verify.devices import not_compared, read_ledger
-from vfioemu.migration.verify.explain import explain
+from vfioemu.migration.verify.devices import read_source
 from vfioemu.migration.verify.pages import Lost, name_lost_writes
+from vfioemu.migration.verify.result import check_answer, explain
 from vfioemu.printable import printable
 from vfioemu.uapi.constants import VFIO_DEVICE_STATE_STOP
 
@@ -112,6 +121,8 @@ class Source:
         self._late: list[Written] = []
         self._audit = Audit(guest.ram)
         self._chunks: dict[str, int] = {}
+        self._state_bytes: dict[str, int] = {}
+        self._ledgers: list[DeviceLedger] = []
         self._zero_pages = 0
         self._syncs = 0
 
@@ -189,6 +200,7 @@ class Source:
                     | do.SendDevice()
                     | do.SendCpus()
                     | do.ReadLedger(do.Moment.SYNCED | do.Moment.COMMIT)
+                    | do.ReadDevice()
                     | do.SendSums()
                     | do.Wait()
                     | do.Prepare()
@@ -274,6 +286,9 @@ class Source:
                 await self._peer.send(FrameType.CPUS, Cpus(cpus=[cpu.state for cpu in guest.cpus.cpus]))
             case do.ReadLedger(moment):
                 return await self._read_ledger(moment)
+            case do.ReadDevice(device):
+                ledger = await read_source(guest.devices[device], self._state_bytes.get(device, 0))
+                self._ledgers.append(ledger)
             case do.SendSums():
                 return await self._send_sums()
             case do.Audit():
@@ -372,6 +387,7 @@ class Source:
         name = list(self.guest.devices)[index]
         number = self._chunks.get(name, 0)
         self._chunks[name] = number + 1
+        self._state_bytes[name] = self._state_bytes.get(name, 0) + len(data)
         await self._peer.send(FrameType.DEVICE, stream.pack_state(index, number, flags, data), data)
 
     async def _read_ledger(self, moment: do.Moment) -> Event:
@@ -421,17 +437,13 @@ class Source:
                 count = min(SUMS_PER_FRAME, block.npages - first)
                 packed = await trio.to_thread.run_sync(sums, block.view, first, count)
                 await self._peer.send(FrameType.SUMS, stream.pack_sums(index, first, packed))
-        devices = self.guest.devices.values()
-        ledgers = [await read_ledger(device) for device in devices]
-        await self._peer.send(FrameType.LEDGER, Ledger(devices=ledgers))
+        ledgers = self._ledgers
+        for ledger in ledgers[:-1]:
+            await self._peer.send(FrameType.LEDGER, Ledger(devices=[ledger], last=False))
+        await self._peer.send(FrameType.LEDGER, Ledger(devices=ledgers[-1:]))
         _, body = await self._peer.expect(FrameType.CHECKED, patience=float("inf"))
         checked = stream.decode(body, Checked)
-        skipped = not_compared(ledgers)
-        compared = (checked.pages, checked.devices, checked.devices_not_compared)
-        if compared != (self.guest.size // PAGE, len(ledgers) - len(skipped), skipped):
-            raise stream.corrupt(
-                f"the destination compared {checked.pages} pages and {checked.devices} devices"
-            )
+        check_answer(checked, ledgers, self.guest.size // PAGE)
         self._checked = checked
         self._lost = name_lost_writes(self.guest.ram, checked.mismatches, await self._writers())
         self.narrator.verified(checked, self._lost)

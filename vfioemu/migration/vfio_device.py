@@ -10,16 +10,15 @@ from typing import Final
 
 from vfioemu import client
 from vfioemu.migration import configspace
-from vfioemu.migration.guest import GuestDriver
+from vfioemu.migration.guest import UNKNOWN_STATE, GuestDriver
 from vfioemu.migration.guestspec import DeviceSpec
+from vfioemu.migration.messages import DeviceView
 from vfioemu.migration.plan import PAGE
 from vfioemu.migration.shielded import shielded
+from vfioemu.migration.verify.views import Views
 from vfioemu.migration.workload.drivers import find_driver
 from vfioemu.migration.workload.none import NoDriver
 from vfioemu.uapi import constants as u
-
-UNKNOWN_STATE: Final = 100 << 30
-"""QEMU's VFIO_MIG_STOP_COPY_SIZE: a device that cannot tell its size must not make the downtime look short."""
 
 _PRE_COPY: Final = (u.VFIO_DEVICE_STATE_PRE_COPY, u.VFIO_DEVICE_STATE_PRE_COPY_P2P)
 
@@ -91,18 +90,26 @@ class VfioDevice:
 
     async def read_state(self, size: int) -> bytes | None:
         """Read the saving fd, and at its end config space, in one piece; None for ENOMSG."""
-        try:
-            data = b"" if self._sent_config else await shielded(self._need_data().read(size))
-        except OSError as error:
-            if error.errno == errno.ENOMSG:
-                return None
-            raise
-        if data or self._state != u.VFIO_DEVICE_STATE_STOP_COPY:
+        data = b"" if self._sent_config else await self.read_own(size)
+        if data is None or data or self._state != u.VFIO_DEVICE_STATE_STOP_COPY:
             return data
         if self._sent_config:
             return b""
         self._sent_config = True
         return await shielded(self._config.save())
+
+    async def read_own(self, size: int) -> bytes | None:
+        """Read the saving fd; None for ENOMSG."""
+        try:
+            return await shielded(self._need_data().read(size))
+        except OSError as error:
+            if error.errno == errno.ENOMSG:
+                return None
+            raise
+
+    async def views(self) -> list[DeviceView]:
+        """Read what it shows: verify/views.py."""
+        return await Views(self._file).read()
 
     async def write_state(self, data: bytes | bytearray) -> None:
         """Write it to the resuming fd, but for a piece that may be config space, until another one follows."""

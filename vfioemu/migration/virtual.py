@@ -127,6 +127,7 @@ def _perform(guest: VirtualGuest, engine: Engine, action: Action) -> Event:
             | do.SetState()
             | do.ResetDevice()
             | do.SendCpus()
+            | do.ReadDevice()
             | do.Prepare()
             | do.Note()
             | do.Abort()

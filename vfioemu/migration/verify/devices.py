@@ -1,46 +1,61 @@
 # SPDX-License-Identifier: MIT
-"""Comparing devices."""
+"""What a stopped device is, for the other side to be held against: its state, and what it shows."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from typing import Final
 
-from vfioemu.migration.guest import GuestDevice
-from vfioemu.migration.messages import DeviceLedger
-from vfioemu.migration.stream import corrupt
+from vfioemu.migration.guest import UNKNOWN_STATE, GuestDevice
+from vfioemu.migration.messages import DeviceLedger, DeviceView
+from vfioemu.migration.verify import echo
+from vfioemu.uapi.constants import VFIO_DEVICE_STATE_STOP
+
+REGISTERS: Final = "registers"
+_NOBODY_KNOWS: Final = "the guest has no driver that knows which of them may be read"
 
 
-async def read_ledger(device: GuestDevice) -> DeviceLedger:
-    """Read what a stopped device shows; OSError with the errno of the call that failed."""
+async def read_source(device: GuestDevice, sent: int) -> DeviceLedger:
+    """Read the source's device, whose state was sent; it is left in STOP.
+
+    Args:
+        device: in STOP_COPY.
+        sent: bytes that were sent of it.
+
+    Raises:
+        OSError: it does not stand still any more.
+    """
+    try:
+        said = await device.stop_copy_size()
+        found = await echo.read_twice(device, sent)
+    except echo.Unreadable as error:
+        return DeviceLedger(name=device.name, why=str(error), views=await _views(device))
+    return DeviceLedger(
+        name=device.name,
+        state=found.digest,
+        size=found.size,
+        said=None if said == UNKNOWN_STATE else said,
+        views=await _views(device),
+    )
+
+
+async def read_destination(device: GuestDevice, received: int) -> DeviceLedger:
+    """Read the destination's device, which has loaded its state; it is left in STOP.
+
+    Args:
+        device: in STOP.
+        received: bytes that have come for it.
+
+    Raises:
+        OSError: it cannot be brought back to STOP.
+    """
+    try:
+        found = await echo.read(device, received)
+    except echo.Unreadable as error:
+        await device.set_state(VFIO_DEVICE_STATE_STOP)
+        return DeviceLedger(name=device.name, why=str(error), views=await _views(device))
+    return DeviceLedger(name=device.name, state=found.digest, size=found.size, views=await _views(device))
+
+
+async def _views(device: GuestDevice) -> list[DeviceView]:
+    views = await device.views()
     registers = await device.driver.registers()
-    digest = hashlib.blake2b(repr(sorted(registers.items())).encode(), digest_size=16).hexdigest()
-    return DeviceLedger(name=device.name, registers=registers, digest=digest)
-
-
-def not_compared(ledgers: Sequence[DeviceLedger]) -> list[str]:
-    """Name the devices of which the source's guest knows no register: two of them are never seen to differ."""
-    return [ledger.name for ledger in ledgers if not ledger.registers]
-
-
-def compare_ledgers(theirs: Sequence[DeviceLedger], ours: Mapping[str, DeviceLedger]) -> dict[str, str]:
-    """Find, at the destination, devices whose registers are not what the source's were: name -> what differs."""
-    different: dict[str, str] = {}
-    seen = set()
-    for ledger in theirs:
-        mine = ours.get(ledger.name)
-        if mine is None or ledger.name in seen:
-            raise corrupt(f"a ledger of device {ledger.name!r}, which is unknown or was there before")
-        seen.add(ledger.name)
-        names = sorted(ledger.registers.keys() | mine.registers.keys())
-        wrong = [
-            f"{name} is {mine.registers.get(name, 'absent')}, was {ledger.registers.get(name, 'absent')}"
-            for name in names
-            if mine.registers.get(name) != ledger.registers.get(name)
-        ]
-        if wrong:
-            different[ledger.name] = "; ".join(wrong)[:4000]
-        elif mine.digest != ledger.digest:
-            different[ledger.name] = "the digest of its region differs"
-    missing = ours.keys() - seen
-    if missing:
-        raise corrupt(f"no ledger of device {min(missing)!r}")
-    return different
+    why = "" if registers else _NOBODY_KNOWS
+    return [*views, DeviceView(what=REGISTERS, values=registers, why=why)]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The guest's driver for the dma-engine: has it write stamped pages, and reads the registers that have to move with it."""
 
+import errno
 from typing import Final, Self
 
 from vfioemu import client
@@ -42,7 +43,9 @@ class DmaEngineDriver:
 
     @classmethod
     async def probe(cls, name: str, file: client.Device) -> Self | None:
-        """Look whether a device is a dma-engine; None if it is not."""
+        """Look whether a device is a dma-engine; None if it is not. No register of another device is read."""
+        if not await _has_ids(file):
+            return None
         region = await file.region_info(u.VFIO_PCI_BAR0_REGION_INDEX)
         if region.size < dma.BAR_SIZE or not region.flags & u.VFIO_REGION_INFO_FLAG_READ:
             return None
@@ -89,3 +92,17 @@ class DmaEngineDriver:
 
     async def _read(self, register: dma.Register) -> int:
         return int.from_bytes(await shielded(self._file.pread(8, self._bar + register)), "little")
+
+
+async def _has_ids(file: client.Device) -> bool:
+    """Look into config space, as a guest does, before a register is touched: what a read does to others nobody knows."""
+    try:
+        region = await file.region_info(u.VFIO_PCI_CONFIG_REGION_INDEX)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False
+    if region.size < 4 or not region.flags & u.VFIO_REGION_INFO_FLAG_READ:
+        return False
+    ids = await shielded(file.pread(4, region.offset))
+    return ids == dma.VENDOR_ID.to_bytes(2, "little") + dma.DEVICE_ID.to_bytes(2, "little")

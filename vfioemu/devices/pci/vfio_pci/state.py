@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The state of a function's config space as bytes, for migration.
 
-Which eventfds user space has set is not part of it: it sets them again at the destination. What is loaded may come from
+Which eventfds user space has set is not part of it, nor are the bits that follow from it: it sets them again at the destination, and
+a state that is saved again where it was loaded is the same as long as the guest has changed nothing. What is loaded may come from
 anybody, so only bits are taken that the guest could have written itself.
 """
 
@@ -23,7 +24,10 @@ def save(hardware: ConfigSpace, config: VirtualConfig, *, line: bool) -> bytes:
     head = _HEAD.pack(
         _MAGIC, len(hardware.data), hardware.read(r.VENDOR_ID, 2), hardware.read(r.DEVICE_ID, 2), line
     )
-    return head + bytes(hardware.data) + bytes(config.copy)
+    registers = bytearray(hardware.data)
+    for place, mask in _driven_by_host(hardware).items():
+        registers[place] &= ~mask & 0xFF
+    return head + bytes(registers) + bytes(config.copy)
 
 
 def size(hardware: ConfigSpace) -> int:
