@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from tests.migration.certificates import Authority
+from tests.migration.test_endings import validate
 from tests.sample import sampled
 from vfioemu.migration import events
 
@@ -134,7 +135,9 @@ def finish(process, seconds=60):
 
 
 def json_events(text):
+    """The events of --json, each of them as the schema says."""
     decoder = msgspec.json.Decoder(events.Event)
+    validate(map(json.loads, text.splitlines()))
     return [decoder.decode(line) for line in text.splitlines()]
 
 

@@ -148,7 +148,7 @@ async def test_destination_without_the_device_is_found_out_before_it_matters():
     """The shell cannot be built there, so nobody listens for long; here the types differ instead."""
     async with lab(Dma(options=TRACKED), there=[Dma(options={**TRACKED, "migration": ["stop-copy"]})]) as it:
         result = await it.migrate()
-        assert (result.code, result.finish.reason) == (3, Reason.PEER_REFUSED)
+        assert (result.code, result.finish.reason) == (3, Reason.GUEST_DIFFERS)
         assert "devices" in result.finish.detail
         await it.lives()
 

@@ -216,7 +216,7 @@ async def test_second_source_is_told_that_the_destination_is_busy():
             nursery.start_soon(first.migrate)
             await trio.sleep(0.3)
             result = await Source(two, address, Limits()).migrate()
-            assert (result.code, result.finish.reason) == (3, Reason.PEER_REFUSED)
+            assert (result.code, result.finish.reason) == (3, Reason.PEER_BUSY)
             assert "busy" in result.finish.detail
             await progresses(two)
             first.cancel()

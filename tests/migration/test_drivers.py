@@ -246,7 +246,7 @@ async def test_device_that_refuses_at_the_destination_leaves_the_source_running(
 async def test_guest_of_another_shape_is_refused():
     async with fake_guest(running=True) as guest, destination(npages=512) as (address, _, _):
         result = await Source(guest, address, Limits()).migrate()
-        assert (result.code, result.finish.reason) == (3, Reason.PEER_REFUSED)
+        assert (result.code, result.finish.reason) == (3, Reason.GUEST_DIFFERS)
         assert "512" in result.finish.detail
 
 
@@ -271,7 +271,7 @@ async def test_nobody_at_the_destination_is_a_failure_with_the_source_running(tm
     monkeypatch.chdir(tmp_path)
     async with fake_guest(running=True) as guest:
         result = await Source(guest, Address.parse("unix:nobody"), Limits(), patience=QUICK).migrate()
-        assert (result.code, result.finish.reason) == (3, Reason.PEER_LOST)
+        assert (result.code, result.finish.reason) == (3, Reason.PEER_ABSENT)
         await progresses(guest)
 
 

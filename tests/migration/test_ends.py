@@ -170,10 +170,10 @@ def test_failure_is_told_once_with_a_hint_that_is_true():
         code, out, err = finish(it.migrate(f"unix:{it.base}/nobody"))
         assert code == 3
         assert out.splitlines()[-2:] == [out.splitlines()[-2], " the source runs the guest"]
-        assert out.splitlines()[-2].startswith(" failed (peer_lost) after ")
+        assert out.splitlines()[-2].startswith(" failed (peer_absent) after ")
         assert err.endswith(
-            f"vfioemu: error: the migration to unix:{it.base}/nobody failed: peer_lost: cannot connect to"
+            f"vfioemu: error: the migration to unix:{it.base}/nobody failed: peer_absent: cannot connect to"
             f" unix:{it.base}/nobody: No such file or directory\n"
-            "  hint: is `vfioemu incoming` running there?\n"
+            "  hint: start `vfioemu incoming` there first, or let the source wait for it: --wait\n"
         )
         assert (out + err).count("No such file") == 1

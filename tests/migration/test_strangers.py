@@ -308,7 +308,7 @@ async def test_destination_that_requires_the_comparison_refuses_who_does_not_wan
         async with fake_guest(running=True, npages=64) as guest, trio.open_nursery() as nursery:
             nursery.start_soon(receive)
             result = await Source(guest, listener.bound, Limits(), verify=False).migrate()
-            assert (result.code, result.finish.reason) == (3, Reason.PEER_REFUSED), result.finish
+            assert (result.code, result.finish.reason) == (3, Reason.VERIFY_REQUIRED), result.finish
             assert "--verify=required" in result.finish.detail
             assert (await Source(guest, listener.bound, Limits()).migrate()).code == 0
             await arrived.wait()

@@ -177,11 +177,11 @@ def test_place_of_somebody_whose_queue_is_full_is_taken(tmp_path, monkeypatch):
         assert (tmp_path / "m.sock").exists()
 
 
-async def test_nobody_there_is_peer_lost(tmp_path, monkeypatch):
+async def test_nobody_there_is_peer_absent(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(StreamError) as error:
         await Address.parse("unix:none").connect()
-    assert error.value.reason is Reason.PEER_LOST
+    assert error.value.reason is Reason.PEER_ABSENT
 
 
 class Forbidden:

@@ -199,7 +199,11 @@ class TextDisplay:
             )
         else:
             # The command prints the detail in words at its end.
-            reason = f" ({event.reason})" if event.reason not in (None, event.outcome) else ""
+            reason = (
+                f" ({event.reason})"
+                if event.reason is not None and event.reason.value != event.outcome.value
+                else ""
+            )
             runs = "the source runs the guest" if event.source_runs else "THE SOURCE DOES NOT RUN THE GUEST"
             print(f" {event.outcome.replace('_', ' ')}{reason} after {duration(event.seconds)}\n {runs}")
         self._end_downtime(event)

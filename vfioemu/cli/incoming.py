@@ -15,6 +15,7 @@ from vfioemu.cli.signals import Signals, name_of
 from vfioemu.cli.state_dir import journal, state_dir_option
 from vfioemu.cli.values import DURATION
 from vfioemu.migration import events
+from vfioemu.migration.actions import Outcome
 from vfioemu.migration.address import AddressError, Listener
 from vfioemu.migration.alive import watch
 from vfioemu.migration.background import background
@@ -163,17 +164,14 @@ def _tell_ready(fd: int, uri: str) -> None:
 
 def _tell_end(destination: Destination, code: int) -> None:
     last = destination.last_failure
-    outcome = {0: "completed", MISMATCH: "completed", FAILED: "failed"}.get(code, "cancelled")
-    destination.narrator.say(
-        events.End(
-            code=code,
-            outcome=outcome,
-            reason=Reason.MISMATCH
-            if code == MISMATCH
-            else last.reason
-            if code and last is not None
-            else None,
-            detail=last.detail if code and last is not None else "",
-            runs="destination" if code in (0, MISMATCH) else "unknown",
-        )
-    )
+    told: dict[str, Any] = {"outcome": Outcome.CANCELLED, "reason": Reason.CANCELLED}
+    if code in (0, MISMATCH):
+        told = {
+            "outcome": Outcome.COMPLETED,
+            "reason": Reason.MISMATCH if code else None,
+            "runs": "destination",
+        }
+    elif code == FAILED and last is not None:
+        told = {"outcome": Outcome.FAILED, "reason": last.reason, "detail": last.detail}
+        told |= events.failure(last.errno, last.call)
+    destination.narrator.say(events.End(code=code, **told))

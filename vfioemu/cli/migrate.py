@@ -22,20 +22,12 @@ from vfioemu.migration.actions import Outcome
 from vfioemu.migration.address import Address
 from vfioemu.migration.background import background
 from vfioemu.migration.plan import Limits, OnMismatch, Reason
+from vfioemu.migration.reasons import MEANINGS
 from vfioemu.migration.result import Patience, Result
 from vfioemu.migration.source import Source
 from vfioemu.migration.vfio import open_guest
 
 ALIVE = 0.3
-_HINTS = {
-    "not_converging": "allow more --downtime or --bandwidth, or slow its CPUs down: --policy auto-converge",
-    "device_state_too_large": "allow more --downtime",
-    "peer_lost": "is `vfioemu incoming` running there?",
-    "peer_silent": "the log of the destination's daemon may say why; --stop-timeout allows more",
-    "peer_untrusted": "--peer-uid names who may be at the other side",
-    "tls_refused": "both sides need certificates of one authority (--tls-ca), for the names that they are called by",
-    "peer_refused": "both sides need the same guest file, and daemons with the same devices",
-}
 
 
 @click.command(name="migrate")
@@ -221,16 +213,14 @@ def _complain(result: Result, target: Address) -> None:
     if finish.outcome is Outcome.LOST:
         raise CommandError(
             f"the guest runs nowhere: {finish.detail}",
-            "it is not resumed here: what it did there would be undone",
+            MEANINGS[Reason.GUEST_ENDED].remedy,
             result.code,
         )
     if result.code == FAILED:
         raise CommandError(f"devices that could not be resumed: {', '.join(finish.lost_devices)}")
-    hint = _HINTS.get(finish.reason or "", "")
-    if finish.reason is Reason.PEER_LOST and result.engine.connected:
-        hint = "`vfioemu incoming` says why, if it still runs"
-    if finish.outcome is Outcome.MISMATCH:
-        hint = "--on-mismatch=move moves it all the same"
+    hint = MEANINGS[finish.reason].remedy if finish.reason is not None else ""
+    if finish.outcome in (Outcome.COMPLETED, Outcome.CANCELLED):
+        hint = ""  # it has moved already, or the user has wanted it
     what = {
         3: f"the migration to {target} failed: {finish.reason}: {finish.detail}",
         4: "the migration was cancelled",

@@ -7,6 +7,7 @@ import os
 import select
 from typing import TYPE_CHECKING, Self
 
+from vfioemu.client import callname
 from vfioemu.client.channel import Reply
 from vfioemu.client.mapping import Mapping
 from vfioemu.syscalls import procmem
@@ -93,18 +94,23 @@ class File:
         if arg >= _PAGE and self.session.greeting.memory_mode is m.MemoryMode.ASK:
             offer = _readable(arg)
         reply = await self._call(m.IOCTL, cmd & 0xFFFFFFFF, arg & m.U64, data=offer)
-        return self._result(reply.result)
+        if reply.result < 0:
+            raise self._failed(reply.result, callname.of_ioctl(self.kind, cmd & 0xFFFFFFFF))
+        return reply.result
 
     async def ioctl_buffer(self, cmd: int, buffer: bytearray | memoryview) -> int:
         """Call ioctl(2) with the address of `buffer`, which is updated in place."""
         address, keep = procmem.address_of(buffer)
         view = memoryview(buffer)
+        asked = bytes(view[:8])
         offer = view[: m.MAX_DATA]
         reply = await self._call(m.IOCTL, cmd & 0xFFFFFFFF, address, data=offer, flags=m.F_WRITABLE)
         if reply.data:
             view[reply.start : reply.start + len(reply.data)] = reply.data
         del keep
-        return self._result(reply.result)
+        if reply.result < 0:
+            raise self._failed(reply.result, callname.of_ioctl(self.kind, cmd & 0xFFFFFFFF, asked))
+        return reply.result
 
     # --- read and write ---
 
@@ -190,14 +196,22 @@ class File:
         if reply.data:
             memoryview(buffer)[reply.start : reply.start + len(reply.data)] = reply.data
         del keep
-        return bytes(buffer[: self._result(reply.result)])
+        if reply.result < 0:
+            raise self._failed(reply.result, "read")
+        return bytes(buffer[: reply.result])
 
     async def _write(self, type: int, data: bytes | bytearray | memoryview, offset: int) -> int:
         address, keep = procmem.address_of(data)
         view = memoryview(data)
         reply = await self._call(type, address, view.nbytes, offset & m.U64, data=view[: m.MAX_DATA])
         del keep
-        return self._result(reply.result)
+        if reply.result < 0:
+            raise self._failed(reply.result, "write")
+        return reply.result
+
+    @staticmethod
+    def _failed(result: int, name: str) -> OSError:
+        return callname.name_failed(OSError(-result, os.strerror(-result)), name)
 
     @staticmethod
     def _result(result: int) -> int:

@@ -39,6 +39,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
+from vfioemu.migration.failedcall import FailedCall
 from vfioemu.migration.plan import Blocker, Reason
 from vfioemu.migration.records import Record
 
@@ -266,6 +267,7 @@ class Finish:
         mismatches: pages and devices of which the verification could not say that they are the same, and late writes.
         lost_devices: devices that could not be brought back to RUNNING.
         errno: of the call that failed, verbatim; None if no call failed.
+        call: which call that was.
     """
 
     outcome: Outcome
@@ -276,6 +278,7 @@ class Finish:
     lost_devices: tuple[str, ...] = ()
     blockers: tuple[Blocker, ...] = ()
     errno: int | None = None
+    call: FailedCall | None = None
 
 
 Action: TypeAlias = (
@@ -317,12 +320,13 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """It did not work."""
+    """It did not work; `errno` and `call` tell of a call that failed."""
 
     now: float
     reason: Reason
     detail: str = ""
     errno: int | None = None
+    call: FailedCall | None = None
 
 
 @dataclass(frozen=True, slots=True)

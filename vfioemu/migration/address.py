@@ -124,7 +124,7 @@ class Address:
         """Connect: return a wire; `check` it before the first secret.
 
         Raises:
-            StreamError: PEER_LOST when there is nobody.
+            StreamError: PEER_ABSENT when there is nobody.
         """
         try:
             with trio.fail_after(patience):
@@ -132,10 +132,10 @@ class Address:
             return PlainWire(sock) if self.tls is None else self.tls.connected(sock, self.host)
         except (OSError, ValueError) as error:  # ValueError: a host that cannot be in a certificate
             why = error.strerror if isinstance(error, OSError) else error
-            raise StreamError(Reason.PEER_LOST, f"cannot connect to {self}: {why}") from None
+            raise StreamError(Reason.PEER_ABSENT, f"cannot connect to {self}: {why}") from None
         except trio.TooSlowError:
             raise StreamError(
-                Reason.PEER_LOST, f"cannot connect to {self}: no answer in {patience:g} s"
+                Reason.PEER_ABSENT, f"cannot connect to {self}: no answer in {patience:g} s"
             ) from None
 
     async def _connect(self) -> socket.socket:

@@ -17,6 +17,7 @@ import trio
 from vfioemu.migration import events, stream
 from vfioemu.migration.address import Listener
 from vfioemu.migration.background import background
+from vfioemu.migration.failedcall import FailedCall
 from vfioemu.migration.guest import Guest
 from vfioemu.migration.handover import Handover, Refusal, Standing
 from vfioemu.migration.journal import Journal
@@ -115,6 +116,7 @@ class Destination:
         self._connections: set[Channel] = set()
         self._mute: dict[Channel, trio.CancelScope] = {}
         self._turned_away: set[str] = set()
+        self._arrived = False
         self._starting = trio.Event()
         self._released = trio.Event()
 
@@ -136,6 +138,7 @@ class Destination:
                     try:
                         arrival = await self._load(guest, visit)
                         if arrival is not None:
+                            self._arrived = True
                             nursery.start_soon(self._await_release, visit.channel, arrival.token)
                             yield arrival
                             with trio.move_on_after(self._linger):
@@ -209,10 +212,10 @@ class Destination:
             return None
         hello = stream.decode(body, Hello)
         if hello.page_size != PAGE:
-            raise StreamError(Reason.PEER_REFUSED, f"pages of {hello.page_size} bytes; we have {PAGE}")
+            raise StreamError(Reason.GUEST_DIFFERS, f"pages of {hello.page_size} bytes; we have {PAGE}")
         if self._require_verify and not hello.verify:
             raise StreamError(
-                Reason.PEER_REFUSED, "the destination wants all pages compared (--verify=required)"
+                Reason.VERIFY_REQUIRED, "the destination wants all pages compared (--verify=required)"
             )
         await channel.send(FrameType.WELCOME, Welcome(version=version("vfioemu")))
         header, body = await channel.receive()
@@ -235,7 +238,9 @@ class Destination:
         with trio.move_on_after(PATIENCE):
             await self._offers.send(visit)
             return True
-        raise StreamError(Reason.PEER_REFUSED, "busy with another migration")
+        if self._arrived:
+            raise StreamError(Reason.PEER_BUSY, "it runs a guest already")
+        raise StreamError(Reason.PEER_BUSY, "busy with another migration")
 
     async def _answer_query(self, channel: Channel, token: str) -> None:
         standing = self._handover.query(token)
@@ -259,7 +264,7 @@ class Destination:
         with trio.move_on_after(1.0):
             try:
                 await channel.greet()  # nothing is understood before
-                await channel.send(FrameType.PROBLEM, Problem(reason=error.reason, detail=error.detail))
+                await channel.send(FrameType.PROBLEM, _problem(error))
             except StreamError:
                 pass
 
@@ -272,7 +277,7 @@ class Destination:
         except StreamError as error:
             # A fresh one: the traceback of this one holds views of memory that is about to be unmapped.
             self.failures += 1
-            self.last_failure = StreamError(error.reason, error.detail)
+            self.last_failure = StreamError(error.reason, error.detail, error.errno, error.call)
             self.narrator.warn(f"the migration of {visit.hello.guest} ended: {error}")
             await self._complain(visit.channel, error)
             return None
@@ -329,7 +334,7 @@ class Destination:
             if a != b:
                 # Who is a stranger is not told what we have; he knows what he has sent.
                 why = f"are {_brief(b)}, not {_brief(a)}" if visit.known else "are others than those of yours"
-                raise StreamError(Reason.PEER_REFUSED, f"the {what} of this guest {why}")
+                raise StreamError(Reason.GUEST_DIFFERS, f"the {what} of this guest {why}")
         try:
             fresh = self._handover.accept(visit.hello.token, visit.hello.guest)
         except OSError as error:
@@ -372,7 +377,7 @@ class Destination:
 
     async def _refuse(self, channel: Channel, error: StreamError) -> StreamError:
         try:
-            await channel.send(FrameType.REFUSED, Problem(reason=error.reason, detail=error.detail))
+            await channel.send(FrameType.REFUSED, _problem(error))
         except StreamError:
             pass
         return error
@@ -385,6 +390,13 @@ class Destination:
             self._released.set()
         except StreamError as error:
             self.narrator.warn(f"the source has not confirmed: {error.detail}")
+
+
+def _problem(error: StreamError) -> Problem:
+    call = error.call or FailedCall()
+    return Problem(
+        reason=error.reason, detail=error.detail, errno=error.errno, ioctl=call.ioctl, device=call.device
+    )
 
 
 def _gave_up(body: bytes) -> StreamError:

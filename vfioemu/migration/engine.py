@@ -29,6 +29,7 @@ from typing import TypeAlias, TypeVar
 
 from vfioemu.migration import actions as do
 from vfioemu.migration.actions import Action, Event, Finish, Outcome, Target, TargetKind
+from vfioemu.migration.failedcall import FailedCall
 from vfioemu.migration.pace import Pace
 from vfioemu.migration.plan import (
     PAGE,
@@ -74,11 +75,14 @@ class Phase(StrEnum):
 
 
 class _Abandoned(Exception):
-    def __init__(self, reason: Reason, detail: str = "", errno: int | None = None) -> None:
-        super().__init__(reason, detail, errno)
+    def __init__(
+        self, reason: Reason, detail: str = "", errno: int | None = None, call: FailedCall | None = None
+    ) -> None:
+        super().__init__(reason, detail, errno, call)
         self.reason = reason
         self.detail = detail
         self.errno = errno
+        self.call = call
 
 
 class _InDoubt(_Abandoned):
@@ -389,6 +393,7 @@ class Engine:
                 mismatches=0 if self._found is None else self._found.mismatches,
                 lost_devices=tuple(device.name for device in lost),
                 errno=why.errno,
+                call=why.call,
             )
         )
 
@@ -425,7 +430,7 @@ class Engine:
         """Perform an action that a failure or a cancel ends the migration at."""
         event = yield action
         if isinstance(event, do.Failed):
-            raise _Abandoned(event.reason, event.detail, event.errno)
+            raise _Abandoned(event.reason, event.detail, event.errno, event.call)
         if not isinstance(action, do.Connect | do.StartTracking | do.SetState):
             self._check()  # those first write down what has to be undone
         return event

@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: MIT
 """What a migration tells while it runs: `--json` prints these one per line, and the display is made of nothing else.
 
-Schema 1. Fields are only ever added; `protocol/migration-events.schema.json` is generated from these types
+`reason` is a closed list; docs/reasons.md says what each means. Schema 1. Fields are only ever added; `protocol/migration-events.schema.json` is generated from these types
 (`schema()`), and a test holds the file against them. `t` is seconds on the sender's monotonic clock since its
 start, `seq` counts from 0.
 """
 
+import errno
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from vfioemu.migration.actions import Outcome
+from vfioemu.migration.failedcall import FailedCall
 from vfioemu.migration.journal import Fate
 from vfioemu.migration.messages import Likeness
+from vfioemu.migration.plan import Reason
 from vfioemu.schema import json_schema
 
 SCHEMA = 1
@@ -61,7 +65,7 @@ class Listening(Told, frozen=True, kw_only=True, tag="listening"):
 class Blocked(Told, frozen=True, kw_only=True, tag="blocker"):
     """A reason why the migration does not begin."""
 
-    reason: str
+    reason: Reason
     detail: str
 
 
@@ -262,19 +266,35 @@ class Resolved(Told, frozen=True, kw_only=True, tag="resolved"):
     detail: str = ""
 
 
+class Range(msgspec.Struct, frozen=True, kw_only=True):
+    """IO virtual addresses."""
+
+    iova: int
+    size: int
+
+
 class End(Told, frozen=True, kw_only=True, tag="end"):
     """The end.
 
     Attributes:
         code: the exit code.
+        reason: why it did not go as it should; None if it did.
+        errno: of the call that failed, errno_name its name.
+        ioctl: that call; of VFIO_DEVICE_FEATURE the feature; `read` and `write` are of a data fd or a region.
+        device: that it was for, as the guest file calls it.
+        range: that it was about.
         runs: who runs the guest now, as far as this side knows: a destination knows no more than whether it does.
     """
 
     code: int
-    outcome: str
-    reason: str | None = None
+    outcome: Outcome
+    reason: Reason | None = None
     detail: str = ""
     errno: int | None = None
+    errno_name: str | None = None
+    ioctl: str | None = None
+    device: str | None = None
+    range: Range | None = None
     rounds: int = 0
     ram_bytes: int = 0
     zero_pages: int = 0
@@ -283,6 +303,21 @@ class End(Told, frozen=True, kw_only=True, tag="end"):
     downtime: dict[str, float] = {}
     source_runs: bool = False
     runs: Runs = "unknown"
+
+
+def failure(number: int | None, call: FailedCall | None) -> dict[str, Any]:
+    """Return the fields of `End` that tell of a call that failed; none, if none did."""
+    if number is None:
+        return {}
+    call = call or FailedCall()
+    where = None if call.iova is None or call.size is None else Range(iova=call.iova, size=call.size)
+    return {
+        "errno": number,
+        "errno_name": errno.errorcode.get(number),
+        "ioctl": call.ioctl,
+        "device": call.device,
+        "range": where,
+    }
 
 
 Event: TypeAlias = (

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 from vfioemu.migration.actions import Target, TargetKind
 from vfioemu.migration.cpus import Cpus
+from vfioemu.migration.failedcall import FailedCall
 from vfioemu.migration.guestspec import ProgramSpec
 from vfioemu.migration.ledger import DeviceWrites, Ledger
 from vfioemu.migration.messages import BlockGeometry, DeviceGeometry, DeviceView, Setup
@@ -32,14 +33,18 @@ class GuestError(Exception):
         reason: what the migration makes of it.
         detail: which call on what.
         errno: verbatim.
+        call: the call, for programs.
     """
 
-    def __init__(self, reason: Reason, detail: str, errno: int | None = None) -> None:
+    def __init__(
+        self, reason: Reason, detail: str, errno: int | None = None, call: FailedCall | None = None
+    ) -> None:
         detail = printable(detail, MAX_DETAIL)
-        super().__init__(reason, detail, errno)
+        super().__init__(reason, detail, errno, call)
         self.reason = reason
         self.detail = detail
         self.errno = errno
+        self.call = call
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}"
@@ -265,9 +270,8 @@ class Guest:
                 case TargetKind.DEVICE:
                     await self.devices[target.name].start_logging(logging_ranges(self.ram))
         except OSError as error:
-            raise _failed(
-                Reason.TRACKING_START_FAILED, f"start of dirty tracking on {target.name}", error
-            ) from error
+            what = f"start of dirty tracking on {target.name}"
+            raise _failed(Reason.TRACKING_START_FAILED, what, error, _device(target)) from error
 
     async def stop_tracking(self, target: Target) -> None:
         """Switch a tracker off."""
@@ -281,9 +285,8 @@ class Guest:
                 case TargetKind.DEVICE:
                     await self.devices[target.name].stop_logging()
         except OSError as error:
-            raise _failed(
-                Reason.TRACKING_STOP_FAILED, f"stop of dirty tracking on {target.name}", error
-            ) from error
+            what = f"stop of dirty tracking on {target.name}"
+            raise _failed(Reason.DEVICE_ERROR, what, error, _device(target)) from error
 
     async def sync(self) -> SyncResult:
         """Read and clear every log."""
@@ -297,7 +300,9 @@ class Guest:
             try:
                 device_bytes += await device.stop_copy_size() + await device.pending()
             except OSError as error:
-                raise _failed(Reason.DEVICE_ERROR, f"size of the state of {device.name}", error) from error
+                raise _failed(
+                    Reason.DEVICE_ERROR, f"size of the state of {device.name}", error, device.name
+                ) from error
         return SyncResult(self.pages, added, device_bytes)
 
     async def _sync_container(self, container: GuestContainer, block: RamBlock) -> int:
@@ -316,7 +321,9 @@ class Guest:
         except OSError as error:
             # After any error the log may be incomplete; going on would lose writes.
             what = f"dirty log of {where}, iova {block.base:#x}, size {block.size:#x}"
-            raise _failed(Reason.TRACKING_SYNC_FAILED, what, error) from error
+            whose = None if tracker is Tracker.CONTAINER else where
+            area = (block.base, block.size)
+            raise _failed(Reason.TRACKING_SYNC_FAILED, what, error, whose, area) from error
         return block.pending.merge(bitmap)
 
     def _container(self, name: str) -> GuestContainer:
@@ -328,5 +335,16 @@ class Guest:
             block.close()
 
 
-def _failed(reason: Reason, what: str, error: OSError) -> GuestError:
-    return GuestError(reason, f"{what}: {error.strerror or error}", error.errno)
+def _device(target: Target) -> str | None:
+    return target.name if target.kind is TargetKind.DEVICE else None
+
+
+def _failed(
+    reason: Reason,
+    what: str,
+    error: OSError,
+    device: str | None = None,
+    area: tuple[int, int] | None = None,
+) -> GuestError:
+    call = FailedCall.of(error, device, area)
+    return GuestError(reason, f"{what}: {error.strerror or error}", error.errno, call)

@@ -7,6 +7,7 @@ from typing import Final
 import trio
 
 from vfioemu.migration import stream
+from vfioemu.migration.failedcall import FailedCall
 from vfioemu.migration.guest import Guest, GuestDevice
 from vfioemu.migration.messages import Checked, Cpus, DeviceVerdict, Ledger
 from vfioemu.migration.narrator import Narrator
@@ -191,7 +192,8 @@ class Loader:
 
 
 def _failed(device: GuestDevice, what: str, error: OSError) -> StreamError:
-    return StreamError(Reason.DEVICE_ERROR, f"{device.name}: {what}: {error.strerror or error}")
+    detail = f"{device.name}: {what}: {error.strerror or error}"
+    return StreamError(Reason.DEVICE_ERROR, detail, error.errno, FailedCall.of(error, device.name))
 
 
 def _no_overlap(runs: Sequence[Run]) -> None:

@@ -139,11 +139,14 @@ class Fate(Handshake, frozen=True, kw_only=True):
 
 
 class Problem(Message, frozen=True, kw_only=True):
-    """ABORT, REFUSED, PROBLEM: why."""
+    """ABORT, REFUSED, PROBLEM: why; and, if a call to a daemon failed, which one, for whom and with which errno."""
 
     reason: Annotated[str, Meta(max_length=100)]
     detail: Text = ""
     token: Annotated[str, Meta(max_length=32)] = ""
+    errno: Annotated[int, Meta(ge=0, le=4095)] | None = None
+    ioctl: Annotated[str, Meta(max_length=100)] | None = None
+    device: Annotated[str, Meta(max_length=200)] | None = None
 
 
 class Welcome(Message, frozen=True, kw_only=True):

@@ -107,6 +107,8 @@ class Narrator:
                 self.owner("source")
             case ((do.Commit() | do.Query()), do.Started(ended=False)):
                 self.owner("destination")
+            case do.StopTracking(), do.Failed(detail=detail):
+                self.warn(detail)
             case do.ResetDevice(device), do.Failed(detail=detail):
                 self.warn(f"{device} is lost: {detail}")
             case _:
@@ -216,7 +218,7 @@ class Narrator:
                 outcome=finish.outcome,
                 reason=finish.reason,
                 detail=finish.detail,
-                errno=finish.errno,
+                **events.failure(finish.errno, finish.call),
                 rounds=len(engine.rounds),
                 ram_bytes=engine.ram_bytes,
                 zero_pages=zero_pages,

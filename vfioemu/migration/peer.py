@@ -8,6 +8,7 @@ import trio
 
 from vfioemu.migration import stream
 from vfioemu.migration.address import Address
+from vfioemu.migration.failedcall import FailedCall
 from vfioemu.migration.journal import Standing
 from vfioemu.migration.messages import Fate, Handshake, Message, Problem
 from vfioemu.migration.plan import Reason
@@ -132,7 +133,7 @@ class Peer:
                         raise stream.corrupt(f"{header.type.name} frame with raw bytes from the destination")
                     if header.type is FrameType.PROBLEM:
                         problem = stream.decode(body, Problem)
-                        raise StreamError(_reason(problem.reason), f"the destination: {problem.detail}")
+                        raise _said(problem)
                     await frames.send((header.type, body))
             except StreamError as error:
                 self.loss = error
@@ -167,6 +168,18 @@ async def query(address: Address, token: str, patience: float) -> tuple[Standing
         raise StreamError(Reason.PEER_LOST, f"{address} does not know this migration")
     finally:
         channel.close()
+
+
+def _said(problem: Problem) -> StreamError:
+    """Make the error of a PROBLEM; what it names is made printable."""
+    call = FailedCall(_printable(problem.ioctl), _printable(problem.device))
+    return StreamError(
+        _reason(problem.reason), f"the destination: {problem.detail}", problem.errno or None, call
+    )
+
+
+def _printable(text: str | None) -> str | None:
+    return None if text is None else printable(text)
 
 
 def _reason(text: str) -> Reason:

@@ -20,6 +20,7 @@ from vfioemu.migration.alive import watch
 from vfioemu.migration.audit import MAX_TOLD, Audit, describe
 from vfioemu.migration.background import background
 from vfioemu.migration.engine import Engine
+from vfioemu.migration.failedcall import FailedCall
 from vfioemu.migration.files import Volatile
 from vfioemu.migration.guest import Guest, GuestError
 from vfioemu.migration.journal import Journal, Log, Role, Standing
@@ -212,9 +213,9 @@ class Source:
             return do.Failed(trio.current_time(), Reason.CANCELLED)
         except StreamError as error:
             why = await self._peer.why(error)
-            return do.Failed(trio.current_time(), why.reason, why.detail)
+            return do.Failed(trio.current_time(), why.reason, why.detail, why.errno, why.call)
         except GuestError as error:
-            return do.Failed(trio.current_time(), error.reason, error.detail, error.errno)
+            return do.Failed(trio.current_time(), error.reason, error.detail, error.errno, error.call)
         except OSError as error:
             name = getattr(action, "device", "")
             return do.Failed(
@@ -222,6 +223,7 @@ class Source:
                 Reason.DEVICE_ERROR,
                 f"{type(action).__name__} {name}: {error.strerror or error}",
                 error.errno,
+                FailedCall.of(error, name),
             )
 
     async def _hurried(self, work: Awaitable[Event]) -> Event:

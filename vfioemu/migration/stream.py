@@ -28,6 +28,7 @@ from typing import Final, TypeAlias, TypeVar
 
 import msgspec
 
+from vfioemu.migration.failedcall import FailedCall
 from vfioemu.migration.messages import Message
 from vfioemu.migration.plan import Reason
 from vfioemu.printable import printable
@@ -67,13 +68,19 @@ class StreamError(Exception):
     Args:
         reason: PEER_LOST, STREAM_CORRUPT, VERSION, or what the peer gave as its reason.
         detail: one sentence; it may have words of the peer in it, and is made printable.
+        errno: of a call to a daemon that failed, at either side.
+        call: which one that was.
     """
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+    def __init__(
+        self, reason: Reason, detail: str, errno: int | None = None, call: FailedCall | None = None
+    ) -> None:
         detail = printable(detail, MAX_DETAIL)
-        super().__init__(reason, detail)
+        super().__init__(reason, detail, errno, call)
         self.reason = reason
         self.detail = detail
+        self.errno = errno
+        self.call = call
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.detail}"
