@@ -153,6 +153,9 @@ class FakeDevice:
         """It is its own driver."""
         return self
 
+    async def begin(self, seed):
+        pass
+
     async def registers(self):
         return {"SEQ": hex(self.seq), "DEVICE_ID": hex(DEVICE_ID)}
 

@@ -59,6 +59,9 @@ class GuestDriver(Protocol):
     async def program(self, program: ProgramSpec, base: int, size: int, seed: int) -> None:
         """Have it write [base, base+size) by DMA, by itself; BuildError if it cannot."""
 
+    async def begin(self, seed: int) -> None:
+        """Use it as a driver does that has found it, in a guest that runs; BuildError if that fails."""
+
     async def registers(self) -> dict[str, str]:
         """Read the registers that have to be the same on both sides, by name, as hexadecimal text, while it stands still.
 

@@ -194,6 +194,7 @@ async def _program(spec: GuestSpec, guest: Guest, containers: Sequence[VfioConta
         for device_spec, device in zip(container_spec.device, container.devices, strict=True):
             program = device_spec.program
             seed += 1
+            await device.driver.begin(seed)
             if program is not None:
                 first, npages = spec.area(program)
                 base = blocks[program.memory].base + first * PAGE

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The guest's driver for the dma-engine: has it write stamped pages, and reads the registers that have to move with it."""
 
-import errno
 from typing import Final, Self
 
 from vfioemu import client
@@ -9,8 +8,10 @@ from vfioemu.abi import dma_engine as dma
 from vfioemu.migration.building import Step, about
 from vfioemu.migration.guestspec import ProgramSpec
 from vfioemu.migration.shielded import shielded
+from vfioemu.migration.workload.ids import read_ids
 from vfioemu.uapi import constants as u
 
+_IDS: Final = dma.VENDOR_ID.to_bytes(2, "little") + dma.DEVICE_ID.to_bytes(2, "little")
 _STATE: Final = (
     *(dma.Register.ID, dma.Register.DEVICE_ID, dma.Register.CONTROL, dma.Register.BASE, dma.Register.SIZE),
     *(
@@ -44,7 +45,7 @@ class DmaEngineDriver:
     @classmethod
     async def probe(cls, name: str, file: client.Device) -> Self | None:
         """Look whether a device is a dma-engine; None if it is not. No register of another device is read."""
-        if not await _has_ids(file):
+        if await read_ids(file) != _IDS:
             return None
         region = await file.region_info(u.VFIO_PCI_BAR0_REGION_INDEX)
         if region.size < dma.BAR_SIZE or not region.flags & u.VFIO_REGION_INFO_FLAG_READ:
@@ -75,6 +76,9 @@ class DmaEngineDriver:
             with about(Step.PROGRAM, f"{self._name} {register.name} = {value:#x}"):
                 await self._file.pwrite(value.to_bytes(8, "little"), self._bar + register)
 
+    async def begin(self, seed: int) -> None:
+        """Leave it alone until it is programmed."""
+
     async def registers(self) -> dict[str, str]:
         """Read the registers that move with the device."""
         bar = await shielded(self._file.pread(dma.REGISTERS_SIZE, self._bar))
@@ -92,17 +96,3 @@ class DmaEngineDriver:
 
     async def _read(self, register: dma.Register) -> int:
         return int.from_bytes(await shielded(self._file.pread(8, self._bar + register)), "little")
-
-
-async def _has_ids(file: client.Device) -> bool:
-    """Look into config space, as a guest does, before a register is touched: what a read does to others nobody knows."""
-    try:
-        region = await file.region_info(u.VFIO_PCI_CONFIG_REGION_INDEX)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        return False
-    if region.size < 4 or not region.flags & u.VFIO_REGION_INFO_FLAG_READ:
-        return False
-    ids = await shielded(file.pread(4, region.offset))
-    return ids == dma.VENDOR_ID.to_bytes(2, "little") + dma.DEVICE_ID.to_bytes(2, "little")

@@ -4,6 +4,7 @@
 from vfioemu import client
 from vfioemu.migration.guest import GuestDriver
 from vfioemu.migration.workload.dma_engine import DmaEngineDriver
+from vfioemu.migration.workload.mtty import MttyDriver
 from vfioemu.migration.workload.none import NoDriver
 
 
@@ -17,4 +18,8 @@ async def find_driver(name: str, file: client.Device) -> GuestDriver:
     Raises:
         OSError: the daemon refuses a call.
     """
-    return await DmaEngineDriver.probe(name, file) or NoDriver(name)
+    for driver in (DmaEngineDriver, MttyDriver):
+        found = await driver.probe(name, file)
+        if found is not None:
+            return found
+    return NoDriver(name)

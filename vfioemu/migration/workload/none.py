@@ -27,6 +27,9 @@ class NoDriver:
             Step.PROGRAM, errno.ENODEV, "it is no dma-engine, and cannot be programmed", self._name
         )
 
+    async def begin(self, seed: int) -> None:
+        """Leave it alone."""
+
     async def registers(self) -> dict[str, str]:
         """Tell nothing: which registers of an unknown device are its state, and which may be read, nobody knows."""
         return {}
