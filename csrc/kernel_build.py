@@ -76,6 +76,17 @@ DECLARATIONS = """
     size_t vfe_dma_batch(const struct vfe_index *index, const struct vfe_log *_Nullable log,
                          struct vfe_dma *batch, size_t count, char *local, size_t local_size);
 
+    struct vfe_written { uint64_t seq; uint64_t iova; uint64_t size; uint64_t when; uint64_t stopped; };
+    struct vfe_ledger { uint64_t writes; uint64_t stopped; ...; };
+
+    struct vfe_ledger *_Nullable vfe_ledger_create(const struct vfe_log *log, size_t room);
+    void vfe_ledger_destroy(struct vfe_ledger *ledger);
+    void vfe_ledger_note(struct vfe_ledger *ledger, uint64_t iova, uint64_t size, bool stopped);
+    void vfe_ledger_note_batch(struct vfe_ledger *ledger, const struct vfe_dma *batch, size_t count, bool stopped);
+    void vfe_ledger_mark_batch(struct vfe_ledger *ledger, const struct vfe_dma *batch, size_t count);
+    size_t vfe_ledger_since(const struct vfe_ledger *ledger, uint64_t since, bool stopped_only,
+                            struct vfe_written *out, size_t most);
+
     int vfe_guard_install(void);
     size_t vfe_guarded_copy(void *to, const void *from, size_t size, const void *shared);
 
@@ -118,7 +129,7 @@ def builder() -> FFI:
     ffi.cdef(DECLARATIONS.replace(NULLABLE, ""))
     ffi.set_source(
         "vfioemu._kernel",
-        '#include "vfe_bitmap.h"\n#include "vfe_dma.h"\n#include "vfe_guard.h"\n#include "vfe_index.h"\n#include "vfe_log.h"\n#include "vfe_move.h"\n#include "vfe_pages.h"\n#include "vfe_runs.h"\n#include "vfe_sums.h"\n#include "vfe_unmap.h"\n',
+        '#include "vfe_bitmap.h"\n#include "vfe_dma.h"\n#include "vfe_guard.h"\n#include "vfe_index.h"\n#include "vfe_ledger.h"\n#include "vfe_log.h"\n#include "vfe_move.h"\n#include "vfe_pages.h"\n#include "vfe_runs.h"\n#include "vfe_sums.h"\n#include "vfe_unmap.h"\n',
         py_limited_api=True,
     )
     return ffi

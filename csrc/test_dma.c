@@ -5,6 +5,7 @@
  * and the dirty log; for the sanitizers, beside the same from Python.
  */
 #include "vfe_dma.h"
+#include "vfe_ledger.h"
 
 #include "test_util.h"
 
@@ -175,6 +176,53 @@ static void test_log(void)
 	vfe_bitmap_destroy(ranges[1].bitmap);
 }
 
+#define RING 4
+
+static void test_ledger(void)
+{
+	struct vfe_log_range range = { 0x1000, 0x4fff,
+				       vfe_bitmap_create(4, VFE_ISA_BEST) };
+	struct vfe_log *log = vfe_log_create(&range, 1, PGSHIFT);
+	struct vfe_ledger *ledger = vfe_ledger_create(log, RING);
+	struct vfe_written out[2 * RING];
+	struct vfe_dma batch[] = {
+		{ .iova = 0x1000, .size = 8, .op = VFE_DMA_READ },
+		{ .iova = 0x2000, .size = 8, .op = VFE_DMA_HIDDEN_WRITE },
+		{ .iova = 0x3000,
+		  .size = 8,
+		  .op = VFE_DMA_WRITE,
+		  .status = VFE_DMA_SLOW },
+		{ .iova = 0x4000,
+		  .size = 8,
+		  .op = VFE_DMA_WRITE,
+		  .status = VFE_DMA_BAD },
+		{ .iova = 0x4000, .size = 0, .op = VFE_DMA_WRITE },
+	};
+
+	CHECK(ledger);
+	vfe_ledger_note_batch(ledger, batch, 5, false);
+	CHECK(ledger->writes == 2 && !ledger->stopped);
+	CHECK(vfe_count(range.bitmap) == 2 && vfe_test(range.bitmap, 1) &&
+	      vfe_test(range.bitmap, 2));
+	vfe_ledger_note(ledger, UINT64_MAX, UINT64_MAX, true);
+	vfe_ledger_note(ledger, 0x2fff, UINT64_MAX, true);
+	CHECK(vfe_count(range.bitmap) == 3 && vfe_test(range.bitmap, 3));
+	CHECK(vfe_ledger_since(ledger, 0, false, out, 2 * RING) == 4);
+	CHECK(vfe_ledger_since(ledger, 0, true, out, 2 * RING) == 2);
+	for (int i = 0; i < 3; i++)
+		vfe_ledger_note(ledger, 0x1000, 1, i == 1);
+	CHECK(ledger->writes == 7 && ledger->stopped == 3);
+	CHECK(vfe_ledger_since(ledger, 0, false, out, 2 * RING) == RING);
+	CHECK(out[0].seq == 4 && out[RING - 1].seq == 7);
+	CHECK(out[RING - 1].when >= out[0].when);
+	CHECK(vfe_ledger_since(ledger, 5, false, out, 1) == 1);
+	CHECK(out[0].seq == 6);
+	CHECK(!vfe_ledger_since(ledger, UINT64_MAX, false, out, 1));
+	vfe_ledger_destroy(ledger);
+	vfe_log_destroy(log);
+	vfe_bitmap_destroy(range.bitmap);
+}
+
 int main(void)
 {
 	for (uint64_t seed = 1; seed < 6; seed++)
@@ -182,5 +230,6 @@ int main(void)
 	test_edges_of_numbers();
 	test_edges_of_dma();
 	test_log();
+	test_ledger();
 	return 0;
 }

@@ -81,6 +81,21 @@ class DmaPtr(Pointer):
     status: int
     def __getitem__(self, index: int) -> Self: ...
 
+# `struct vfe_written *`, or an array of them.
+class WrittenPtr(Pointer):
+    seq: int
+    iova: int
+    size: int
+    when: int
+    stopped: int
+    def __getitem__(self, index: int) -> Self: ...
+
+# `struct vfe_ledger *`, or an array of them.
+class LedgerPtr(Pointer):
+    writes: int
+    stopped: int
+    def __getitem__(self, index: int) -> Self: ...
+
 _Pointer = TypeVar("_Pointer", bound=Pointer)
 
 class _Ffi:
@@ -127,6 +142,14 @@ class _Ffi:
         self, cdecl: Literal["struct vfe_dma[]"], init: int | Sequence[tuple[int, int, int, int, int]]
     ) -> DmaPtr: ...
     @overload
+    def new(
+        self, cdecl: Literal["struct vfe_written *"], init: tuple[int, int, int, int, int] = ...
+    ) -> WrittenPtr: ...
+    @overload
+    def new(
+        self, cdecl: Literal["struct vfe_written[]"], init: int | Sequence[tuple[int, int, int, int, int]]
+    ) -> WrittenPtr: ...
+    @overload
     def from_buffer(
         self, cdecl: ReadableBuffer, require_writable: Literal[False] = False
     ) -> ConstBytesPtr: ...
@@ -146,6 +169,10 @@ class _Ffi:
     ) -> LogRangePtr: ...
     @overload
     def from_buffer(self, cdecl: Literal["struct vfe_dma[]"], python_buffer: ReadableBuffer) -> DmaPtr: ...
+    @overload
+    def from_buffer(
+        self, cdecl: Literal["struct vfe_written[]"], python_buffer: ReadableBuffer
+    ) -> WrittenPtr: ...
 
 class _Lib:
     VFE_DMA_READ: Final[int]
@@ -209,6 +236,16 @@ class _Lib:
         local: VoidPtr,
         local_size: int,
         /,
+    ) -> int: ...
+    def vfe_ledger_create(self, log: LogPtr, room: int, /) -> LedgerPtr | Null: ...
+    def vfe_ledger_destroy(self, ledger: LedgerPtr, /) -> None: ...
+    def vfe_ledger_note(self, ledger: LedgerPtr, iova: int, size: int, stopped: bool, /) -> None: ...
+    def vfe_ledger_note_batch(
+        self, ledger: LedgerPtr, batch: DmaPtr, count: int, stopped: bool, /
+    ) -> None: ...
+    def vfe_ledger_mark_batch(self, ledger: LedgerPtr, batch: DmaPtr, count: int, /) -> None: ...
+    def vfe_ledger_since(
+        self, ledger: LedgerPtr, since: int, stopped_only: bool, out: WrittenPtr, most: int, /
     ) -> int: ...
     def vfe_guard_install(self) -> int: ...
     def vfe_guarded_copy(

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from vfioemu import daemon
-from vfioemu.daemon import control, mediated
+from vfioemu.daemon import control, ledgers, mediated
 from vfioemu.daemon import messages as d
 from vfioemu.daemon.config import load_machine
 from vfioemu.daemon.tree import MAX_MDEVS
@@ -27,8 +27,8 @@ TYPES = {
     msgspec.inspect.StrType: "string",
     msgspec.inspect.LiteralType: "string",
     msgspec.inspect.IntType: "integer",
+    msgspec.inspect.BoolType: "boolean",
     msgspec.inspect.DictType: "object",
-    msgspec.inspect.ListType: "list of strings",
     msgspec.inspect.UnionType: "string or null",
 }
 ANYWHERE = {"BadRequest", "CommandNotFound", "BadArguments", "InternalError", "TooManyConnections"}
@@ -56,7 +56,15 @@ def arguments_of(struct):
         if not field.required:
             value = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
             default = f", {json.dumps(value)}"
-        yield field.encode_name, TYPES[type(field.type)] + default
+        yield field.encode_name, type_of(field.type) + default
+
+
+def type_of(type_):
+    """As the page writes it."""
+    if isinstance(type_, msgspec.inspect.ListType):
+        pairs = isinstance(type_.item_type, msgspec.inspect.TupleType)
+        return "list of pairs of integers" if pairs else f"list of {type_of(type_.item_type)}s"
+    return TYPES[type(type_)]
 
 
 def keys_of(hint):
@@ -72,7 +80,7 @@ def keys_of(hint):
 
 
 def classes_of_errors():
-    for module in control, mediated, protocol:
+    for module in control, ledgers, mediated, protocol:
         for node in ast.walk(ast.parse(inspect.getsource(module))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "ControlError":
                 kind = node.args[0]
@@ -82,6 +90,10 @@ def classes_of_errors():
 
 def limits():
     fields = {field.name: field.type for field in msgspec.inspect.type_info(d.Trace).fields}
+    begin, writes = (
+        {field.name: field.type for field in msgspec.inspect.type_info(struct).fields}
+        for struct in (d.LedgerBegin, d.LedgerWrites)
+    )
     return {
         "bytes of a request": protocol.MAX_REQUEST,
         "connections at a time": control.MAX_CONNECTIONS,
@@ -89,6 +101,14 @@ def limits():
         "filters of trace": fields["filters"].max_length,
         "characters of a filter": fields["filters"].item_type.max_length,
         "limit of trace": fields["limit"].le,
+        "devices of ledger-begin": begin["devices"].max_length,
+        "ranges of ledger-begin": begin["ranges"].max_length,
+        "pages of the ranges of ledger-begin": ledgers.MAX_PAGES,
+        "devices that have a ledger": ledgers.MAX_LEDGERS,
+        "bitmaps of all ledgers": ledgers.MAX_BITMAPS,
+        "bytes of all ledgers": ledgers.MAX_BYTES,
+        "parts in an answer of ledger-take": ledgers.MAX_PARTS,
+        "limit of ledger-writes": writes["limit"].le,
     }
 
 

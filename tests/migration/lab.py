@@ -74,12 +74,13 @@ def guest(*devices, mib=8, cpu_rate=1000.0):
 
 @dataclass
 class Lab:
-    """A source guest that runs, and a destination that waits."""
+    """A source guest that runs, and a destination that waits; the daemons of both."""
 
     guest: object
     address: Address
     destination: Destination
     arrivals: list
+    daemons: tuple
 
     async def migrate(self, limits=QUICK, **options):
         """Migrate, and return the result."""
@@ -122,5 +123,5 @@ async def lab(*devices, uri="tcp:127.0.0.1:0", there=None, told=None, quirks="re
                 nursery.start_soon(receive)
                 async with open_guest(str(a.socket_path), spec, running=True) as source:
                     await trio.sleep(0.1)
-                    yield Lab(source, listener.bound, destination, arrivals)
+                    yield Lab(source, listener.bound, destination, arrivals, (a, b))
                 nursery.cancel_scope.cancel()

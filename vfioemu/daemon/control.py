@@ -17,6 +17,7 @@ from vfioemu.core.machine import Machine
 from vfioemu.core.objects.device import Device
 from vfioemu.daemon import messages as d
 from vfioemu.daemon import statistics
+from vfioemu.daemon.ledgers import Ledgers, Room
 from vfioemu.daemon.mediated import MediatedDevices
 from vfioemu.daemon.sysfs import sysfsdev
 from vfioemu.daemon.tracing import encoder, send_events
@@ -81,10 +82,17 @@ class ControlServer:
         self._connections = 0
         self._silent: dict[trio.CancelScope, int] = {}
         self._mdevs = mdevs
+        self._room = Room()
+        self._ledgers = Ledgers(self._room)
+        """Those of the connection whose command is being executed."""
         self._commands: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {
             "device-raise": (d.DeviceRaise, self._device_raise),
             "clients": (d.NoArguments, self._clients),
             "inspect": (d.Inspect, self._inspect),
+            "ledger-begin": (d.LedgerBegin, self._ledger_begin),
+            "ledger-end": (d.NoArguments, self._ledger_end),
+            "ledger-take": (d.NoArguments, self._ledger_take),
+            "ledger-writes": (d.LedgerWrites, self._ledger_writes),
             "list": (d.NoArguments, self._list),
             "mdev-list": (d.NoArguments, self._mdev_list),
             "mdev-start": (d.MdevStart, self._mdev_start),
@@ -138,6 +146,7 @@ class ControlServer:
             version=package_version(), protocol=VERSION, commands=sorted(self._commands), pid=os.getpid()
         )
         sink = None
+        ledgers = Ledgers(self._room)
         try:
             async with stream:
                 await self._send(stream, protocol.greeting(about))
@@ -147,6 +156,7 @@ class ControlServer:
                     while (line := lines.line()) is not None:
                         if line.strip():
                             self._silent.pop(scope, None)
+                            self._ledgers = ledgers
                             answer = self._answer(line)
                             sink, self._sink = self._sink, None
                             if not await self._waited_for(stream, lines):
@@ -155,7 +165,10 @@ class ControlServer:
                             if sink is not None:
                                 await send_events(sink, stream)
                                 return
-                            self._silent[scope] = pid
+                            if not len(
+                                ledgers
+                            ):  # it is silent because it waits for what is going to be noted
+                                self._silent[scope] = pid
         except ProtocolError as error:
             log.warning("control: pid=%d sent %s", pid, error)
         except trio.BrokenResourceError:
@@ -166,6 +179,7 @@ class ControlServer:
             self._server.dispatcher.counters.bugs += 1
             log.error("internal error in a command of pid=%d", pid, exc_info=error)
         finally:
+            ledgers.end()
             self._silent.pop(scope, None)
             if not scope.cancel_called:  # else _make_room() has counted it out already
                 self._connections -= 1
@@ -317,6 +331,25 @@ class ControlServer:
             ) from None
         except ValueError as error:
             raise ControlError("BadArguments", f"{arguments.what}: {error}") from None
+
+    def _ledger_begin(self, arguments: d.LedgerBegin) -> d.LedgerBegun:
+        """Note what devices write, for this connection, until it ends or hangs up."""
+        devices = [self._device(name) for name in arguments.devices]
+        self._ledgers.begin(devices, arguments.ranges)
+        return d.LedgerBegun(
+            daemon=self._server.tokens.daemon_id.hex(), devices=[device.symbol for device in devices]
+        )
+
+    def _ledger_take(self, _: d.NoArguments) -> d.LedgerTaken:
+        return self._ledgers.take()
+
+    def _ledger_writes(self, arguments: d.LedgerWrites) -> list[d.LedgerWrite]:
+        return self._ledgers.writes(arguments)
+
+    def _ledger_end(self, _: d.NoArguments) -> dict[str, bool]:
+        kept = len(self._ledgers) > 0
+        self._ledgers.end()
+        return {"ended": kept}
 
     def _stats(self, _: d.NoArguments) -> d.Stats:
         return statistics.stats(self._machine, self._server)

@@ -70,6 +70,7 @@ class Stats(msgspec.Struct, frozen=True):
     longest_round: float = 0.0
     client_fds: int = 0
     max_client_fds: int = 0
+    ledgers: int = 0
 
 
 class Listing(msgspec.Struct, frozen=True):
@@ -116,6 +117,72 @@ class MdevStart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     type: str
     uuid: str | None = None
     options: dict[str, Any] = {}
+
+
+class LedgerBegin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`ledger-begin`: `ranges` are [iova, size] in bytes, whole pages of 4096."""
+
+    devices: Annotated[list[str], msgspec.Meta(min_length=1, max_length=256)]
+    ranges: Annotated[
+        list[tuple[Annotated[int, msgspec.Meta(ge=0)], Annotated[int, msgspec.Meta(ge=1)]]],
+        msgspec.Meta(min_length=1, max_length=64),
+    ]
+
+
+class LedgerBegun(msgspec.Struct, frozen=True):
+    """The answer to `ledger-begin`.
+
+    Attributes:
+        daemon: the daemon's id, as its greeting on the other socket has it, in hexadecimal digits.
+        devices: their symbols, in the order of the request.
+    """
+
+    daemon: str
+    devices: list[str]
+
+
+class LedgerCount(msgspec.Struct, frozen=True):
+    """How many writes a device has made since its ledger was begun, and how many of them while it may not write."""
+
+    device: str
+    writes: int
+    stopped: int
+
+
+class LedgerPages(msgspec.Struct, frozen=True):
+    """Pages that a device wrote: `bits` is base64 of whole 64-bit words, whose bit 0 is page `first` of a range."""
+
+    device: str
+    range: int
+    first: int
+    bits: str
+
+
+class LedgerTaken(msgspec.Struct, frozen=True):
+    """`ledger-take`; `more`: there are pages that did not fit."""
+
+    devices: list[LedgerCount]
+    pages: list[LedgerPages]
+    more: bool
+
+
+class LedgerWrites(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`ledger-writes`: the last writes of a device after number `since`."""
+
+    device: str
+    since: Annotated[int, msgspec.Meta(ge=0)] = 0
+    stopped: bool = False
+    limit: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 1024
+
+
+class LedgerWrite(msgspec.Struct, frozen=True):
+    """One write; `when` is on the monotonic clock, in seconds."""
+
+    seq: int
+    iova: int
+    size: int
+    when: float
+    stopped: bool
 
 
 class DeviceRaise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -62,6 +62,7 @@ def stats(machine: Machine, server: Server) -> d.Stats:
         longest_round=dispatcher.rounds.longest,
         client_fds=server.accounts.fds,
         max_client_fds=server.accounts.max_fds,
+        ledgers=sum(device.ledger is not None for device in machine.devices.values()),
     )
 
 
@@ -97,6 +98,9 @@ class _Collector(Collector):
         yield GaugeMetricFamily("vfioemu_connections", "Connections.", now.connections)
         yield GaugeMetricFamily(
             "vfioemu_client_fds", "The daemon's fds that exist for clients.", now.client_fds
+        )
+        yield GaugeMetricFamily(
+            "vfioemu_ledgers", "Devices whose writes are noted for a verification.", now.ledgers
         )
         yield GaugeMetricFamily(
             "vfioemu_longest_round_seconds",

@@ -15,6 +15,7 @@ from vfioemu import client
 from vfioemu.migration.background import background
 from vfioemu.migration.building import Step, about
 from vfioemu.migration.cpus import Cpus, Workload
+from vfioemu.migration.daemon_ledger import DaemonLedger
 from vfioemu.migration.guest import Guest
 from vfioemu.migration.guestspec import ContainerSpec, GuestSpec
 from vfioemu.migration.plan import PAGE
@@ -124,7 +125,18 @@ async def open_guest(
                         opened = VfioContainer(container.name, await session.open_container())
                         containers.append(opened)
                         await opened.open(session, container, ram)
-                    guest = Guest(spec.name, ram, Cpus(_workloads(spec, ram), running=running), containers)
+                    names = {
+                        device.name: device.device
+                        for container in spec.container
+                        for device in container.device
+                    }
+                    guest = Guest(
+                        spec.name,
+                        ram,
+                        Cpus(_workloads(spec, ram), running=running),
+                        containers,
+                        DaemonLedger(daemon, session.greeting.daemon_id, names) if names else None,
+                    )
                     if running:
                         await _program(spec, guest, containers)
                 async with background() as nursery:

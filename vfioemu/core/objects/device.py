@@ -32,6 +32,7 @@ from vfioemu.core.objects.spec import DeviceSpec, GroupSpec
 
 if TYPE_CHECKING:
     from vfioemu.native.dma import DmaBatch
+    from vfioemu.native.ledger import WriteLedger
     from vfioemu.native.log import DirtyLog
 
 T = TypeVar("T")
@@ -84,6 +85,7 @@ class Device:
     Attributes:
         regions: what regions it has; the model itself, or a layer that adds the migration region of v1.
         all_devices: the devices of its machine, itself among them.
+        ledger: where its writes into guest memory are noted for a verification; None: nobody wants to know.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class Device:
         self.on_closed: list[Callable[[], None]] = []
         self.all_devices: Callable[[], Iterable[Neighbour]] = lambda: (self,)
         self.observer: Observer | None = None
+        self.ledger: WriteLedger | None = None
         self._open_lock = Lock(f"opening of device {spec.symbol}")
         self._activity = Lock(f"activity of device {spec.symbol}")
         self.migration = Migration(model, spec.symbol, self._activity)
@@ -395,7 +398,12 @@ class Device:
         """vfio_dma_rw(); see `Host.rw_write`."""
         if not len(data) or not self.open_count:
             raise IoctlError(errno.EINVAL, f"{len(data)} bytes, or {self.symbol} is not open")
-        yield from self._backend().rw_write(iova, data)
+        iommu = self._backend()
+        self._about_to_write(iova, data)
+        try:
+            yield from iommu.rw_write(iova, data)
+        finally:
+            self._wrote(iova, data)
         if self.observer is not None:
             self.observer.dirtied(self.symbol, [(iova, len(data))], "dma_rw")
 
@@ -412,7 +420,12 @@ class Device:
         if not self.group.behind_iommu:
             yield from self.rw_write(iova, data)
             return
-        yield from self._hardware().dma_write(iova, data)
+        iommu = self._hardware()
+        self._about_to_write(iova, data)
+        try:
+            yield from iommu.dma_write(iova, data)
+        finally:
+            self._wrote(iova, data)
         if self.observer is not None:
             self.observer.dirtied(self.symbol, [(iova, len(data))], "by hardware")
 
@@ -420,13 +433,31 @@ class Device:
         """Many transfers in one C call; see `Host.dma_batch`."""
         if not self.open_count:
             raise IoctlError(errno.EINVAL, f"{self.symbol} is not open")
-        if self.group.behind_iommu:
-            done = yield from self._hardware().dma_batch(batch, log)
-        else:
-            done = yield from self._backend().rw_batch(batch, log)
+        behind = self.group.behind_iommu
+        iommu = self._hardware() if behind else self._backend()
+        if self.ledger is not None:
+            self.ledger.begin_batch(batch)
+        try:
+            done = yield from (iommu.dma_batch if behind else iommu.rw_batch)(batch, log)
+        finally:
+            if self.ledger is not None:
+                self.ledger.note_batch(batch, stopped=not self.migration.runs)
         if self.observer is not None:
             observe.batch(self.observer, self.symbol, batch)
         return done
+
+    # Every write of every model passes one of the three above, whatever it is made with, so here it is noted for a
+    # verification. Twice: after the write, so that whoever has read the ledger before it finds it the next time; and before
+    # the write, because it may wait for the client in its middle, and the last reading has to see that, too. The state is the one
+    # in which the write ends: a device that is stopped meanwhile has written late.
+
+    def _about_to_write(self, iova: int, data: Buffer) -> None:
+        if self.ledger is not None:
+            self.ledger.begin(iova, memoryview(data).nbytes)
+
+    def _wrote(self, iova: int, data: Buffer) -> None:
+        if self.ledger is not None:
+            self.ledger.note(iova, memoryview(data).nbytes, stopped=not self.migration.runs)
 
     def _hardware(self) -> Backend:
         """Return the backend that translates its DMA. An open device is always in a container, so there is one."""
