@@ -66,7 +66,8 @@ async def test_device_that_writes_late_is_named_at_each_moment(options, way, mom
         [write] = result.late
         assert (write.origin, write.block, write.page) == ("dma0", "high", UNUSED)
         assert write.iova == HIGH + UNUSED * PAGE + 100
-        assert write.seq > 0
+        assert write.seq
+        assert write.after is not None
         assert 0 <= write.after < 60
         [event] = of(told, events.LateWrite)
         assert (event.moment, event.write) == (found, write.seq)
@@ -138,4 +139,6 @@ async def test_ledger_that_somebody_else_keeps_is_not_compared():
             await control.call("ledger-begin", devices=["dma0"], ranges=[[0, PAGE]])
             result = await it.migrate(QUICK)
             assert "another connection keeps the ledger of dma0" in result.not_compared
-            assert (await control.call("ledger-take"))["devices"][0]["writes"] > 0
+            told = await control.call("ledger-writes", device="dma0")
+            assert isinstance(told, list)
+            assert told

@@ -260,7 +260,7 @@ class TextDisplay:
                 print(f" CHANGED {text}: nobody accounts for it")
         if self._ledger is None:
             return
-        said = [f"{self._late_writes} late writes"]
+        said = [f"{self._late_writes} late write{'s' if self._late_writes != 1 else ''}"]
         if self._ledger.not_compared:
             said = [f"late writes of devices NOT COMPARED: {self._ledger.not_compared}"]
         if audit is not None:

@@ -20,14 +20,17 @@ def batch_of(*transfers):
     return batch
 
 
+def in_a_batch(op):
+    return lambda device, iova, size: device.dma_batch(batch_of((op, iova, size)))
+
+
 WAYS = {
     "rw_write": lambda device, iova, size: device.rw_write(iova, b"x" * size),
     "dma_write": lambda device, iova, size: device.dma_write(iova, b"x" * size),
     "words": lambda device, iova, size: device.dma_write(iova, memoryview(bytes(size)).cast("H")),
-    **{
-        op.name: lambda device, iova, size, op=op: device.dma_batch(batch_of((op, iova, size)))
-        for op in (Op.WRITE, Op.HARDWARE_WRITE, Op.HIDDEN_WRITE)
-    },
+    "write": in_a_batch(Op.WRITE),
+    "hardware write": in_a_batch(Op.HARDWARE_WRITE),
+    "hidden write": in_a_batch(Op.HIDDEN_WRITE),
 }
 
 
