@@ -116,9 +116,10 @@ class FolderFile:
         os.fsync(self._fd)
 
     def truncate(self, size: int) -> None:
-        """Cut what is behind `size` bytes."""
+        """Cut what is behind `size` bytes, and return when that survives a crash."""
         if os.fstat(self._fd).st_size != size:
             os.ftruncate(self._fd, size)
+            os.fsync(self._fd)
 
     def close(self) -> None:
         """Close it, and give up the lock."""

@@ -160,8 +160,16 @@ class Handover:
         try:
             log.write(Record.REFUSED, why=why)
         except OSError:
-            pass  # this process refuses; after READY alone any other one does so too
+            self._take_back(log)
         log.close()
+
+    def _take_back(self, log: Log) -> None:
+        """Leave READY as the last record: that is a refusal as well, to whoever asks when this process is dead."""
+        try:
+            if Record.STARTED in log.records:
+                log.take_back(Record.STARTED)
+        except OSError:
+            pass  # with such a disk, it is this process alone that knows, as long as it lives
 
 
 def _not_written(record: Record, error: OSError) -> Refusal:

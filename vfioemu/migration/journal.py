@@ -69,7 +69,7 @@ class File(Protocol):
         """Write at its end, and return when that survives a crash."""
 
     def truncate(self, size: int) -> None:
-        """Cut what is behind `size` bytes."""
+        """Cut what is behind `size` bytes, and return when that survives a crash."""
 
     def close(self) -> None:
         """Close it, and give up the lock."""
@@ -130,6 +130,18 @@ class Log:
         self._file.append(line)
         self._size += len(line)
         self.entries.append(entry)
+
+    def take_back(self, record: Record) -> None:
+        """Cut the last such record and what is behind it, where nothing can be added: a full disk still gets shorter.
+
+        Raises:
+            OSError: it may still be there.
+        """
+        kept = self.entries[: len(self.entries) - 1 - self.records[::-1].index(record)]
+        self._size = sum(len(encode(entry)) for entry in kept)
+        self.entries = kept
+        if self._file is not None:
+            self._file.truncate(self._size)
 
     def close(self) -> None:
         """Give it up; it stays for whoever asks."""
