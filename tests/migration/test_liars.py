@@ -128,6 +128,28 @@ async def test_honest_device_is_the_same(model, verify, eventfd):
         assert blind == (set() if model in ("dma-engine", "mtty") else {"registers"})
 
 
+@pytest.mark.parametrize("model", ["dma-engine", SLATE])
+@pytest.mark.parametrize(
+    ("place", "data"),
+    [
+        (0x04, b"\0\0"),  # memory is not decoded, so nothing of it can be read
+        (0x44, b"\x03"),  # it sleeps, if it has power management
+        (0x4C, b"\xfe" * 12),  # address and data of MSI, if it has that
+    ],
+)
+async def test_whatever_an_honest_guest_has_written_to_config_space_is_there(model, place, data):
+    options, _ = HONEST[model]
+    async with lab(device(model, options), mib=4) as it:
+        await write(it.guest.devices["dma0"]._file, CONFIG, place, data)
+        result = await it.migrate(FAST)
+        assert result.code == 0, result.finish
+        [verdict] = result.checked.verdicts
+        told = {part.what: part.result for part in verdict.parts}
+        assert (told["state"], told["config space"]) == (Likeness.SAME, Likeness.SAME)
+        asleep = model == "dma-engine" and place != 0x4C
+        assert not asleep or told["registers"] is Likeness.NOT_COMPARED
+
+
 # --- liars that lose, change or invent something of their state ---
 
 

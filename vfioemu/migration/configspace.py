@@ -2,7 +2,8 @@
 """Config space of a device of the guest. Its own state has none: whoever migrates it restores it, as QEMU does.
 
 The source reads it when the device has stopped, and sends it behind the device's state; the destination writes what a guest
-can have written before the device runs (QEMU's vfio_pci_load_config()): BARs, ROM, interrupt line, and COMMAND at last.
+can have written before the device runs: capabilities (QEMU has those in its own copy), then as QEMU's vfio_pci_load_config() BARs, ROM,
+interrupt line, and COMMAND at last. Bits of the host are left as they are (verify/config_masks.py).
 
 ======  ==========================
 size    behind the device's state
@@ -18,11 +19,13 @@ import struct
 from typing import Final
 
 from vfioemu import client
+from vfioemu.migration.verify.config_masks import masked
 from vfioemu.uapi import constants as u
 
 _TAIL: Final = struct.Struct("<4sI")
 _MAGIC: Final = b"CFG1"
 _LARGEST: Final = 4096
+_HEADER: Final = 0x40
 _COMMAND: Final = (0x04, 2)
 _PLACES: Final = ((0x0C, 1), *((0x10 + 4 * bar, 4) for bar in range(6)), (0x30, 4), (0x3C, 1), _COMMAND)
 """(offset, size) of what is written, in this order."""
@@ -59,12 +62,23 @@ class ConfigSpace:
 
     async def restore(self, data: bytes) -> None:
         """Write what the source has read, as far as it differs."""
+        await self._restore_capabilities(data)
         for place, size in _PLACES:
             saved = data[place : place + size]
             if place + size > min(len(data), self._size):
                 continue
             if await self._file.pread(size, self._offset + place) != saved:
                 await self._file.pwrite(saved, self._offset + place)
+
+    async def _restore_capabilities(self, data: bytes) -> None:
+        """Write the words behind the header that are others than here; what cannot be written stays as it is."""
+        size = min(len(data), self._size) & ~3
+        if size <= _HEADER:
+            return
+        theirs, ours = masked(data), masked(await self._file.pread(self._size, self._offset))
+        for place in range(_HEADER, size, 4):
+            if theirs[place : place + 4] != ours[place : place + 4]:
+                await self._file.pwrite(data[place : place + 4], self._offset + place)
 
 
 def is_end(piece: bytes | bytearray) -> bool:

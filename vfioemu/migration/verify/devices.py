@@ -56,6 +56,9 @@ async def read_destination(device: GuestDevice, received: int) -> DeviceLedger:
 
 async def _views(device: GuestDevice) -> list[DeviceView]:
     views = await device.views()
-    registers = await device.driver.registers()
-    why = "" if registers else _NOBODY_KNOWS
+    try:
+        registers = await device.driver.registers()
+        why = "" if registers else _NOBODY_KNOWS
+    except OSError as error:  # a device that decodes nothing, or sleeps, has them all the same: in its state
+        registers, why = {}, f"they cannot be read: {error.strerror or error}"
     return [*views, DeviceView(what=REGISTERS, values=registers, why=why)]

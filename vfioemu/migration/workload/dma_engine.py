@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The guest's driver for the dma-engine: has it write stamped pages, and reads the registers that have to move with it."""
 
+import errno
 from typing import Final, Self
 
 from vfioemu import client
@@ -87,12 +88,21 @@ class DmaEngineDriver:
         }
 
     async def writes(self) -> int:
-        """Read WRITES."""
-        return await self._read(dma.Register.WRITES)
+        """Read WRITES; 0 while it decodes no memory."""
+        return await self._read_if_awake(dma.Register.WRITES) or 0
 
     async def writer(self) -> int | None:
-        """Read DEVICE_ID, which its stamps carry."""
-        return await self._read(dma.Register.DEVICE_ID)
+        """Read DEVICE_ID, which its stamps carry; None while it decodes no memory."""
+        return await self._read_if_awake(dma.Register.DEVICE_ID)
+
+    async def _read_if_awake(self, register: dma.Register) -> int | None:
+        """Read a register of a device that the guest may have put to sleep."""
+        try:
+            return await self._read(register)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return None
 
     async def _read(self, register: dma.Register) -> int:
         return int.from_bytes(await shielded(self._file.pread(8, self._bar + register)), "little")
