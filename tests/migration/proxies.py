@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import trio
 
-from vfioemu.migration import stream
+from vfioemu.migration import greeting, stream
 from vfioemu.migration.address import Address
 
 
@@ -45,6 +45,12 @@ async def read(here, size):
             raise EOFError
         data += got
     return bytes(data)
+
+
+async def copy_greeting(here, there):
+    """Preamble and nonce, then the proof: it is sent when the other side has sent the first two."""
+    await there.send_all(await read(here, greeting.SIZE - greeting.PROOF))
+    await there.send_all(await read(here, greeting.PROOF))
 
 
 async def read_frame(here):

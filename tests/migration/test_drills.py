@@ -9,11 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.migration.fake import EIO, fake_guest
-from tests.migration.proxies import Proxy, read, read_frame
+from tests.migration.proxies import Proxy, copy_greeting, read_frame
 from tests.migration.test_drivers import QUICK, destination, progresses
 from vfioemu.migration import stream
 from vfioemu.migration.actions import Outcome
 from vfioemu.migration.address import Address
+from vfioemu.migration.greeting import opening
 from vfioemu.migration.plan import PAGE, Limits, Reason
 from vfioemu.migration.source import Source
 from vfioemu.migration.stream import FrameType
@@ -52,7 +53,7 @@ class Wire(Proxy):
         scope.cancel()
 
     async def copy_frames(self, here, there):
-        await there.send_all(await read(here, stream.PREAMBLE.size))
+        await copy_greeting(here, there)
         while True:
             frame = await read_frame(here)
             kind, deliver = self.cut
@@ -160,7 +161,7 @@ frames = st.lists(st.tuples(kinds, bodies, st.integers(0, 3 * PAGE)), max_size=6
 
 def hostile_stream(token, greeting, frames, setup):
     """A preamble and HELLO as they should be, if `greeting`, SETUP if `setup`, and then anything."""
-    data = stream.preamble() if greeting else b""
+    data = opening() if greeting else b""
     seq = 0
     if greeting:
         data += stream.frame(FrameType.HELLO, seq, HELLO % token.encode())

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from tests.migration.fake import fake_guest
-from tests.migration.proxies import Proxy, read, read_frame
+from tests.migration.proxies import Proxy, copy_greeting, read_frame
 from tests.migration.test_drivers import QUICK, progresses
 from tests.sample import sampled
 from vfioemu.client import Memory
@@ -20,6 +20,7 @@ from vfioemu.migration import stream, transport
 from vfioemu.migration.address import Address
 from vfioemu.migration.destination import Destination
 from vfioemu.migration.loader import Loader
+from vfioemu.migration.peers import Peers
 from vfioemu.migration.plan import Limits
 from vfioemu.migration.source import Source
 from vfioemu.migration.stream import FrameType
@@ -92,7 +93,7 @@ class Scissors(Proxy):
             pass
 
     async def forth(self, here, there):
-        await there.send_all(await read(here, stream.PREAMBLE.size))
+        await copy_greeting(here, there)
         while True:
             frame = await read_frame(here)
             if frame.kind == self.kind:
@@ -106,7 +107,8 @@ class Scissors(Proxy):
 async def waiting(path):
     """A destination that waits, and is ended with the block if nothing else has ended it."""
     arrived = []
-    with Address.parse(f"unix:{path}").listen() as listener:
+    peers = Peers(None)  # the proxy knows no token
+    with Address.parse(f"unix:{path}", peers=peers).listen() as listener:
         receiver = Destination(lambda: fake_guest(running=False, npages=PAGES), listener, linger=0.2)
 
         async def receive():

@@ -14,11 +14,10 @@ import trio
 
 from tests.migration.gadget import LINE, MEMORY, MSIX, PBA, RAISE, REGISTERS, RUN, TARGET, VECTORS
 from tests.migration.lab import HIGH, Dma, lab
-from tests.migration.proxies import Proxy, read, read_frame
+from tests.migration.proxies import Proxy, copy_greeting, read_frame
 from tests.sample import sampled
 from vfioemu.abi import dma_engine as dma
 from vfioemu.abi.dma_engine import Register
-from vfioemu.migration import stream
 from vfioemu.migration.actions import Outcome
 from vfioemu.migration.guestspec import ProgramSpec
 from vfioemu.migration.messages import Likeness
@@ -322,7 +321,7 @@ class Flipping(Proxy):
 
     async def copy(self, here, there, scope, flips):
         try:
-            await there.send_all(await read(here, stream.PREAMBLE.size))
+            await copy_greeting(here, there)
             while True:
                 frame = await read_frame(here)
                 data = bytearray(frame.data)

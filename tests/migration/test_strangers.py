@@ -15,9 +15,10 @@ import trio
 from tests.migration.fake import fake_guest
 from tests.migration.test_drills import HELLO, exchange
 from tests.migration.test_drivers import QUICK, destination, progresses
-from vfioemu.migration import events, stream
+from vfioemu.migration import events, greeting, stream
 from vfioemu.migration.address import Address, AddressError
 from vfioemu.migration.destination import MAX_CONNECTIONS, Destination
+from vfioemu.migration.greeting import opening
 from vfioemu.migration.messages import Problem
 from vfioemu.migration.peers import Peers, find_owner, peer_uid
 from vfioemu.migration.plan import Limits, OnMismatch, Reason
@@ -102,14 +103,14 @@ def test_tcp_is_for_who_says_that_he_means_it():
 async def test_listener_of_another_user_gets_nothing(uri, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     got = []
-    with Address.parse(uri, insecure=True).listen() as listener:
+    with Address.parse(uri, insecure=True, peers=Peers(None)).listen() as listener:
 
         async def listen():
             while True:
                 channel = Channel((await listener.accept())[0])
-                await channel.greeted()
-                await channel.greet()
                 try:
+                    await channel.greeted()
+                    await channel.greet()
                     got.append(await channel.receive())
                 except stream.StreamError:
                     pass
@@ -173,7 +174,7 @@ except ConnectionError:
 async def test_another_user_of_the_machine_can_neither_bring_nor_learn_anything():
     async with fake_guest(running=True, npages=64) as guest, destination(npages=64) as (address, receiver, _):
         hello = HELLO % (b"%032x" % 1)
-        data = stream.preamble() + stream.frame(FrameType.HELLO, 0, hello)
+        data = opening() + stream.frame(FrameType.HELLO, 0, hello)
         command = [sys.executable, "-I", "-c", ATTACK, str(address.port), data.hex(), str(SOMEBODY)]
         done = await trio.run_process(command, capture_stdout=True)
         assert b"WELCOME" not in done.stdout
@@ -201,7 +202,7 @@ with socket.create_server(("127.0.0.1", 0)) as listener:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
 async def test_another_user_who_listened_first_gets_no_byte_of_the_guest():
-    command = [sys.executable, "-I", "-c", LISTEN, stream.preamble().hex(), str(SOMEBODY)]
+    command = [sys.executable, "-I", "-c", LISTEN, opening().hex(), str(SOMEBODY)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as thief:
         port = int(thief.stdout.readline())
         address = Address.parse(f"tcp:127.0.0.1:{port}", insecure=True)
@@ -210,7 +211,8 @@ async def test_another_user_who_listened_first_gets_no_byte_of_the_guest():
             assert (result.code, result.finish.reason) == (3, Reason.PEER_UNTRUSTED), result.finish
             assert f"is uid {SOMEBODY}" in result.finish.detail
             await progresses(guest)
-        assert thief.stdout.read().strip() == stream.preamble().hex()
+        got = bytes.fromhex(thief.stdout.read())
+        assert (got[: stream.PREAMBLE.size], len(got)) == (stream.preamble(), greeting.SIZE)
 
 
 async def test_silent_connections_make_room():
@@ -221,7 +223,7 @@ async def test_silent_connections_make_room():
             sock = await trio.open_tcp_stream(address.host, address.port)
             silent.append(sock)
             hello = stream.frame(FrameType.HELLO, 0, HELLO % (b"%032x" % number))
-            await sock.send_all((b"", stream.preamble(), stream.preamble() + hello)[number % 3])
+            await sock.send_all((b"", opening(), opening() + hello)[number % 3])
         with trio.fail_after(8):  # less than the time that each of them may be silent
             result = await Source(guest, address, Limits(), patience=QUICK).migrate()
         assert result.code == 0, result.finish
@@ -259,7 +261,7 @@ async def answer(address, *sent):
         got = b""
         while data := await sock.receive_some():
             got += data
-    at = stream.PREAMBLE.size
+    at = greeting.SIZE
     while at < len(got):
         kind, _, body, _, _ = stream.HEADER.unpack_from(got, at)
         at += stream.HEADER_SIZE + body
@@ -285,7 +287,7 @@ async def test_shape_of_the_guest_is_told_to_our_own_user_only(peers, monkeypatc
             setup = b'{"blocks":[{"name":"mine","base":0,"npages":5}],"devices":[],"cpus":0}'
             with trio.fail_after(20):
                 problem = await answer(
-                    listener.bound, stream.preamble(), hello, stream.frame(FrameType.SETUP, 1, setup)
+                    listener.bound, opening(), hello, stream.frame(FrameType.SETUP, 1, setup)
                 )
             nursery.cancel_scope.cancel()
     assert ("low 0 64" in problem.detail) == (peers is None)
@@ -319,8 +321,8 @@ async def test_garbage_uses_up_no_attempt():
         fake_guest(running=True, npages=64) as guest,
         destination(attempts=1, npages=64) as (address, _, here),
     ):
-        hello = stream.preamble() + stream.frame(FrameType.HELLO, 0, HELLO % (b"%032x" % 3))
-        for data in (b"GET / HTTP/1.1\r\n\r\n" * 3, stream.preamble(), hello, hello + bytes(100)):
+        hello = opening() + stream.frame(FrameType.HELLO, 0, HELLO % (b"%032x" % 3))
+        for data in (b"GET / HTTP/1.1\r\n\r\n" * 3, opening(), hello, hello + bytes(100)):
             with trio.fail_after(20):
                 await exchange(address, data)
         assert (await Source(guest, address, Limits()).migrate()).code == 0

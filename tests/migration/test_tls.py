@@ -77,6 +77,18 @@ async def test_guest_moves_over_tls_and_is_compared(host, ours):
         assert result.checked.pages == 2048
 
 
+async def greet(*channels):
+    """Both sides begin."""
+
+    async def begin(channel):
+        await channel.greet()
+        await channel.greeted()
+
+    async with trio.open_nursery() as nursery:
+        for channel in channels:
+            nursery.start_soon(begin, channel)
+
+
 @pytest.mark.parametrize("step", [1, 7, 40])
 async def test_pages_arrive_where_they_belong_in_worker_threads(step, ours):
     """Both directions at once: one thread encrypts what is sent while another looks for what has come."""
@@ -118,9 +130,7 @@ async def test_pages_that_change_while_they_are_sent_do_not_end_the_connection(o
         a = Channel(await seen_by(listener.bound, ours).connect())
         b = Channel((await listener.accept())[0])
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(b.greet)
-        await a.greet()
-        await b.greeted()
+        await greet(a, b)
         nursery.start_soon(a.send_pages, 0, block, [(0, 4096)])
         for value in range(5):
             await trio.sleep(0.01)  # it is stuck by now, or soon: nobody reads
@@ -135,9 +145,7 @@ async def test_cancelled_send_is_the_last_one(ours):
     with Address.parse("tls:127.0.0.1:0", tls=ours).listen() as listener:
         a = Channel(await seen_by(listener.bound, ours).connect())
         b = Channel((await listener.accept())[0])
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(b.greet)
-        await a.greet()
+    await greet(a, b)
     with trio.move_on_after(0.05) as scope:
         await a.send_pages(0, block, [(0, 4096)])
     assert scope.cancelled_caught

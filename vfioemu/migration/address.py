@@ -3,7 +3,8 @@
 
 TCP is for loopback only, and only for who says that he means it: the stream is neither encrypted nor authenticated, and
 it is a guest's memory. A UNIX socket is created 0600 in a directory that is the user's business. Either way a peer of
-another uid is turned away, by both sides: who listens could be somebody else, too. With TLS both sides show certificates
+another uid is turned away, by both sides: who listens could be somebody else, too; and both sides of a UNIX socket show
+that they know the token beside it (tokenfile.py). With TLS both sides show certificates
 (tls.py), and it goes anywhere.
 """
 
@@ -18,7 +19,8 @@ from typing import Any, Final
 
 import trio
 
-from vfioemu.migration import stream
+from vfioemu.migration import stream, tokenfile
+from vfioemu.migration.greeting import Greeting, opening
 from vfioemu.migration.messages import Problem
 from vfioemu.migration.peers import Peers, own, peer_uid
 from vfioemu.migration.plan import Reason
@@ -129,7 +131,13 @@ class Address:
         try:
             with trio.fail_after(patience):
                 sock = await self._connect()
-            return PlainWire(sock) if self.tls is None else self.tls.connected(sock, self.host)
+            if self.tls is not None:
+                return self.tls.connected(sock, self.host)
+            try:
+                return PlainWire(sock, self._greeting())
+            except StreamError:
+                sock.close()
+                raise
         except (OSError, ValueError) as error:  # ValueError: a host that cannot be in a certificate
             why = error.strerror if isinstance(error, OSError) else error
             raise StreamError(Reason.PEER_ABSENT, f"cannot connect to {self}: {why}") from None
@@ -137,6 +145,18 @@ class Address:
             raise StreamError(
                 Reason.PEER_ABSENT, f"cannot connect to {self}: no answer in {patience:g} s"
             ) from None
+
+    def _greeting(self) -> Greeting:
+        """How a source begins; the file of the secret is there as soon as somebody listens."""
+        if self.path is None or not self.wants_token:
+            return Greeting()
+        return Greeting(tokenfile.read(self.path, self.peers), "source", self.path + tokenfile.SUFFIX)
+
+    @property
+    def wants_token(self) -> bool:
+        """Whether both sides have to know the token beside the socket: all who may come can read a file of 0600."""
+        uids = self.peers.uids
+        return self.path is not None and uids is not None and uids <= {os.getuid(), 0}
 
     async def _connect(self) -> socket.socket:
         if self.tls is not None:
@@ -166,10 +186,13 @@ class Address:
                 else:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     sock.bind(where)
+                secret = (
+                    stack.enter_context(tokenfile.made(self.path)) if self.path and self.wants_token else None
+                )
                 sock.listen(16)
             except OSError as error:
                 raise AddressError(f"cannot listen on {self}: {error.strerror}") from None
-            yield Listener(sock, self)
+            yield Listener(sock, self, secret)
 
     def _place(self) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
         """Family of the socket to listen with, and where it is bound if it is no UNIX socket."""
@@ -185,10 +208,15 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A listening socket."""
+    """A listening socket.
+
+    Attributes:
+        secret: that who connects has to know; None if he need not.
+    """
 
     sock: socket.socket
     address: Address
+    secret: bytes | None = None
 
     @property
     def bound(self) -> Address:
@@ -230,7 +258,9 @@ class Listener:
                 _turn_away(sock, f"only {self.address.peers} may connect")
                 refused(uid)
                 continue
-            return PlainWire(_tune(sock)), uid in (os.getuid(), 0)
+            where = f"{self.address.path}{tokenfile.SUFFIX}"
+            greeting = Greeting(self.secret, "destination", where)
+            return PlainWire(_tune(sock), greeting), uid in (os.getuid(), 0)
 
 
 def _tune(sock: socket.socket) -> socket.socket:
@@ -259,7 +289,7 @@ def _turn_away(sock: socket.socket, why: str) -> None:
     problem = stream.encode(Problem(reason=Reason.PEER_UNTRUSTED, detail=why))
     sock.setblocking(False)
     try:
-        sock.send(stream.preamble() + stream.frame(FrameType.PROBLEM, 0, problem), socket.MSG_NOSIGNAL)
+        sock.send(opening() + stream.frame(FrameType.PROBLEM, 0, problem), socket.MSG_NOSIGNAL)
         sock.shutdown(socket.SHUT_WR)
     except OSError:
         pass  # it is gone already

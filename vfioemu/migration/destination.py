@@ -191,7 +191,7 @@ class Destination:
             elif patience.cancelled_caught and channel in self._connections:
                 raise lost(f"nothing was asked for within {GREETING:g} s")
         except StreamError as error:
-            if error.reason is Reason.TLS_REFUSED:
+            if error.reason in (Reason.TLS_REFUSED, Reason.PEER_UNTRUSTED):
                 self._tell_once(f"somebody was turned away: {error.detail}")
             await self._complain(channel, error)
         finally:
@@ -263,7 +263,7 @@ class Destination:
         """Tell the peer why; it may not be listening any more."""
         with trio.move_on_after(1.0):
             try:
-                await channel.greet()  # nothing is understood before
+                await channel.end_greeting()
                 await channel.send(FrameType.PROBLEM, _problem(error))
             except StreamError:
                 pass

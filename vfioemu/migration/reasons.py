@@ -96,8 +96,9 @@ MEANINGS: Final[Mapping[Reason, Meaning]] = {
         "the log of the destination's daemon may say why; --stop-timeout allows more",
     ),
     Reason.PEER_UNTRUSTED: Meaning(
-        "The other side belongs to another user, or it cannot be told to whom.",
-        "--peer-uid names who may be at the other side",
+        "The other side belongs to another user, or it cannot be told to whom; or it does not know the token beside the UNIX socket"
+        " (`PATH.token`), as somebody who was given the socket alone.",
+        "run both sides as the same user with a view of the same directory, or name the other one: --peer-uid, on both sides",
     ),
     Reason.TLS_REFUSED: Meaning(
         "No TLS connection came about: a certificate is not of the authority, has expired, or is for another name; or the other side does"

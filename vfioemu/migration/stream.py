@@ -2,6 +2,7 @@
 """The migration stream: bytes <-> frames. No sockets here; transport.py moves the bytes.
 
     both sides send    preamble    "VFEM", u16 major, u16 minor, u32 must
+                       nonce and proof (greeting.py)
     then frames of     header      u16 type, u16 flags, u32 body bytes, u32 bulk bytes, u64 seq, u32 crc
                        body        JSON or a packed table, by type
                        bulk        raw bytes (pages, device state); not covered by this crc

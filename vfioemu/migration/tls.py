@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Final
 
+from vfioemu.migration.greeting import Greeting
 from vfioemu.migration.plan import Reason
 from vfioemu.migration.stream import StreamError
 
@@ -133,6 +134,7 @@ class TlsWire:
     def __init__(self, sock: ssl.SSLSocket, name: str | None) -> None:
         self.proven = False
         self.established = False
+        self.greeting = Greeting()
         self._ssl = sock
         self._name = name
         self._lock = threading.Lock()

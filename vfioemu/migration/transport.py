@@ -17,11 +17,12 @@ import select
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final, Protocol, TypeAlias
 
 import trio
 
-from vfioemu.migration import stream
+from vfioemu.migration import greeting, stream
 from vfioemu.migration.messages import Message
 from vfioemu.migration.plan import PAGE, Reason
 from vfioemu.migration.stream import FrameType, Header, Run, StreamError
@@ -153,6 +154,8 @@ class Channel:
         self._in = 0
         self._torn = False
         self._greeted = False
+        self._proved = False
+        self._nonce = b""
         self.sent = 0
         self.received = 0
 
@@ -165,7 +168,7 @@ class Channel:
     @property
     def proven(self) -> bool:
         """Whether the other side has shown who it is, beyond whose process it is."""
-        return self._wire.proven
+        return self._wire.proven or self._wire.greeting.proven
 
     async def secure(self) -> None:
         """Do what comes before the first byte: a TLS handshake, or nothing."""
@@ -175,16 +178,37 @@ class Channel:
             )
 
     async def greet(self) -> None:
-        """Send our preamble, which opens our direction, once."""
+        """Send our preamble, which opens our direction, once; then, if `greeted` is over, the proofs go both ways."""
         await self.secure()
         if not self._greeted:
             self._greeted = True
-            await self._send_all(stream.preamble())
+            await self._send_all(stream.preamble() + self._wire.greeting.nonce)
+            await self._prove()
 
     async def greeted(self) -> int:
         """Read the peer's preamble; its minor version."""
         await self.secure()
-        return stream.check_preamble(await self._read(stream.PREAMBLE.size))
+        minor = stream.check_preamble(await self._read(stream.PREAMBLE.size))
+        self._nonce = await self._read(greeting.NONCE)
+        await self._prove()
+        return minor
+
+    async def _prove(self) -> None:
+        """Exchange proofs as soon as each side has the nonce of the other."""
+        if self._greeted and self._nonce:
+            self._proved = True
+            with suppress(StreamError):  # who has hung up may have said why: that is still to be read
+                await self._send_all(self._wire.greeting.proof(self._nonce))
+            self._wire.greeting.check(self._nonce, await self._read(greeting.PROOF))
+
+    async def end_greeting(self) -> None:
+        """Send what our greeting lacks, whoever listens: a PROBLEM can be understood then."""
+        await self.secure()
+        opening = b"" if self._greeted else stream.preamble() + self._wire.greeting.nonce
+        rest = b"" if self._proved else bytes(greeting.PROOF)
+        self._greeted = self._proved = True
+        if opening or rest:
+            await self._send_all(opening + rest)
 
     async def send(
         self, type: FrameType, body: bytes | Message = b"", bulk: Sequence[memoryview] = ()

@@ -9,6 +9,8 @@ import socket
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from vfioemu.migration.greeting import Greeting
+
 IOV_MAX: Final = 1024
 
 
@@ -18,6 +20,10 @@ class Wire(Protocol):
     @property
     def sock(self) -> socket.socket:
         """The socket below; nonblocking."""
+
+    @property
+    def greeting(self) -> Greeting:
+        """How this side begins."""
 
     @property
     def takes_files(self) -> bool:
@@ -48,14 +54,20 @@ class Wire(Protocol):
 
 
 class PlainWire:
-    """A socket as it is: pages go into it by reference, and come out of it into their place."""
+    """A socket as it is: pages go into it by reference, and come out of it into their place.
+
+    Args:
+        sock: connected, nonblocking.
+        greeting: how this side begins; None: without a secret.
+    """
 
     takes_files: Final = True
     established: Final = True
     proven: Final = False
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, greeting: Greeting | None = None) -> None:
         self.sock = sock
+        self.greeting = greeting or Greeting()
 
     def begin(self) -> int:
         """There is nothing before the first byte."""
