@@ -24,12 +24,13 @@ export PIP_CACHE_DIR ?= $(CURDIR)/build/pip
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help build demo test test-full test-c test-interop test-programs guest lint format bench fuzz clean
+.PHONY: help build coverage demo test test-full test-c test-interop test-programs guest lint format bench fuzz clean
 
 help:
 	@echo 'make build      .venv with everything in it, and .venv/bin/vfioemu'
 	@echo 'make demo       two daemons, and a guest that moves between them while a device writes into its memory'
 	@echo 'make test       the tests, in some minutes'
+	@echo 'make coverage   how much of the rooms below the daemon their tests reach, and whether that is enough'
 	@echo 'make test-full  all of the tests, and the C tests under the sanitizers'
 	@echo 'make test-interop  unmodified QEMUs (fetched, if need be) boot and migrate Linux; writes docs/interop.md'
 	@echo 'make test-programs  programs of Debian (fetched, some 2 GB) and clients in several languages; writes docs/programs.md'
@@ -81,6 +82,13 @@ demo: build
 test: build
 	meson test -C build/dev --print-errorlogs
 	$(PYTEST) -m 'not slow and not full and not interop and not programs' $(TESTS)
+
+# Branches of the rooms whose tests run in their own process (pyproject.toml lists both, with the floor). What is above them, daemon,
+# commands and migration, is tested as processes, which end in too many ways to be measured.
+coverage: build
+	@mkdir -p build/coverage
+	$(PYTEST) -m 'not slow and not full and not interop and not programs' --cov --cov-report=term --cov-report=html \
+		$(addprefix tests/,client core devices io native syscalls trace uapi wire) $(TESTS)
 
 test-full: build test-c
 	HYPOTHESIS_PROFILE=full $(PYTEST) -m 'not interop and not programs' $(TESTS)
