@@ -212,7 +212,7 @@ def test_serve_writes_a_trace(option, tmp_path):
         if path.parent.exists() and "=" not in option:
             while "MAP_DMA" not in daemon.log():
                 pass
-            text = daemon.log()
+        text = daemon.log()
     if "=" in option:
         text = path.read_text()
 

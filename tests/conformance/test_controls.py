@@ -42,9 +42,10 @@ def spoilt(value: object, rng: random.Random) -> object:
             at = rng.randrange(len(changed))
             changed[at] = spoilt(changed[at], rng)
             return changed
-        case {"hex": str(data)}:
-            return {**value, "hex": spoilt(data, rng)}
-    raise AssertionError(value)
+        case {"hex": str(data), **others}:
+            return {**others, "hex": spoilt(data, rng)}
+        case _:
+            raise AssertionError(value)
 
 
 @pytest.mark.parametrize("field", [*ANSWERS, "hex"])
@@ -84,14 +85,14 @@ def test_what_is_no_answer_is_not_compared(field):
     traces = load(USUAL, "dirty_quirks")
     runner = InProcessRunner(machine_for("dirty_quirks", traces.environment))
     scenario = traces.scenarios[0]
-    steps = copy.deepcopy(scenario.steps)
+    steps = [dict(step) for step in copy.deepcopy(scenario.steps)]
     for step in steps:
         if field == "kernel_warn":
             step[field] = 7
         for entry in step.get("mem", ()):
             entry["care"] = "00"
 
-    assert not runner.run(Scenario(scenario.family, scenario.name, steps), traces.environment)
+    assert not runner.run(Scenario(scenario.family, scenario.name, tuple(steps)), traces.environment)
 
 
 @pytest.mark.parametrize(

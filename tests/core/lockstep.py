@@ -16,6 +16,7 @@ from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.machine import Machine
 from vfioemu.core.memory.iommu_spec import IommuSpec
 from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
+from vfioemu.core.type1 import Type1
 from vfioemu.devices.pci import VfioPci
 from vfioemu.devices.pci.vfio_pci import names
 from vfioemu.devices.registry import load_models
@@ -112,12 +113,12 @@ class Side:
         return self.device(device).group.container
 
     def holdings(self) -> dict:
-        held = holdings(self.machine)
+        held: dict[str, object] = dict(holdings(self.machine))
         held["states"] = tuple(device.migration.state for device in self.machine.devices.values())
         held["bits"] = tuple(
             (dma.iova, dma.bitmap.runs())
             for container in self.machine.containers.values()
-            if container.iommu is not None
+            if isinstance(container.iommu, Type1)
             for dma in container.iommu.map
             if dma.bitmap is not None
         )
@@ -375,7 +376,10 @@ def _range_of_get(call: Call, side: Side) -> tuple[int, int] | None:
     if call.name != "VFIO_IOMMU_DIRTY_PAGES" or _iommu(side, call.on) is None or not _iommu(side, call.on).v2:
         return None
     argsz, flags = call.words("II")
-    return call.words("QQ", 8) if flags == 4 and argsz >= 48 else None
+    if flags != 4 or argsz < 48:
+        return None
+    iova, size = call.words("QQ", 8)
+    return iova, size
 
 
 def get_bitmap_wraps(call: Call, side: Side, pair: Pair) -> Allowed | None:
@@ -645,6 +649,12 @@ RULES = (
 def rules_of(pair: Pair) -> tuple[Rule, ...]:
     """The rules about what these two releases say of themselves."""
     return tuple(rule for rule in RULES if pair.differ(*rule.facts))
+
+
+def pair_of(release: Profile) -> Pair:
+    """A release, and the one that it is based on."""
+    assert release.base is not None, release.name
+    return Pair(release.base, release)
 
 
 class Disagreement(AssertionError):

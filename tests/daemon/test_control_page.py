@@ -8,6 +8,7 @@ import os
 import re
 import typing
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -22,8 +23,9 @@ from vfioemu.wire import control as protocol
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "protocol/control.md").read_text(encoding="utf-8")
-COMMANDS = control.ControlServer(*[None] * 6)._commands
-TYPES = {
+NOBODY: Any = None
+COMMANDS = control.ControlServer(*[NOBODY] * 6)._commands
+TYPES: dict[type, str] = {
     msgspec.inspect.StrType: "string",
     msgspec.inspect.LiteralType: "string",
     msgspec.inspect.IntType: "integer",
@@ -49,9 +51,15 @@ def rows(text, heading):
     return [[cell.strip().replace("`", "") for cell in line.strip("|").split("|")] for line in lines]
 
 
+def fields_of(struct):
+    info = msgspec.inspect.type_info(struct)
+    assert isinstance(info, msgspec.inspect.StructType)
+    return info.fields
+
+
 def arguments_of(struct):
     """As the page writes them: name and type, with the default."""
-    for field in msgspec.inspect.type_info(struct).fields:
+    for field in fields_of(struct):
         default = ""
         if not field.required:
             value = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
@@ -89,10 +97,9 @@ def classes_of_errors():
 
 
 def limits():
-    fields = {field.name: field.type for field in msgspec.inspect.type_info(d.Trace).fields}
-    begin, writes = (
-        {field.name: field.type for field in msgspec.inspect.type_info(struct).fields}
-        for struct in (d.LedgerBegin, d.LedgerWrites)
+    fields, begin, writes = (
+        {field.name: field.type for field in fields_of(struct)}
+        for struct in (d.Trace, d.LedgerBegin, d.LedgerWrites)
     )
     return {
         "bytes of a request": protocol.MAX_REQUEST,

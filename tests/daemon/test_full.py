@@ -3,6 +3,7 @@
 
 import errno
 import os
+from typing import Any
 
 import pytest
 
@@ -101,6 +102,7 @@ def test_a_function_is_bound_as_a_whole_or_not_at_all(disk, tree, machine, asked
     heard = []
     functions = Functions(machine, tree, heard.append, heard.append)
     function = functions.find(BDF)
+    assert function is not None
     if asked == "rescan":
         functions.remove(function)
         function.override = "vfio-pci"
@@ -148,9 +150,11 @@ async def test_a_mediated_device_is_refused(disk):
         assert refused.value.kind == "NoRoom"
         disk.room = None
         assert await control.call("list") == before
-        assert (await control.call("mdev-start", type="dma-engine", uuid=UUID))["name"] == UUID
+        started: Any = await control.call("mdev-start", type="dma-engine", uuid=UUID)
+        assert started["name"] == UUID
         await control.call("mdev-stop", uuid=UUID)
-        assert (await control.call("stats"))["internal_errors"] == 0
+        stats: Any = await control.call("stats")
+        assert stats["internal_errors"] == 0
 
 
 async def test_a_device_that_needs_more_memory_than_there_is_is_refused(monkeypatch):

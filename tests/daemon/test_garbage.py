@@ -31,7 +31,7 @@ def test_what_lasts_is_left_out_while_there_is_much_of_it():
         gc.collect()
         assert forgotten() is not None  # it was left out
         for knot in many:
-            knot.me = None
+            del knot.me
         del knot
         many.clear()  # by the count of their references
         gc.collect()

@@ -2,6 +2,7 @@
 """What the machine itself has: no emulated function or group takes its place unless somebody asks for that."""
 
 import os
+from typing import Any
 
 import pytest
 
@@ -79,7 +80,8 @@ class TestRealGroups:
 
     async def made(self, daemon):
         async with client.control(daemon.control_path) as control:
-            return (await control.call("mdev-start", type="mtty"))["group"]
+            started: Any = await control.call("mdev-start", type="mtty")
+            return started["group"]
 
     def test_groups_are_those_with_a_node_and_those_without(self):
         assert real.groups() == {0, 1, 2, 4}

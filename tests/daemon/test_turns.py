@@ -25,7 +25,7 @@ from vfioemu.uapi import constants as c
 
 PAGE = 4096
 MANY = 3000
-SLICE_OF_EFFECTS = driver.SLICE
+SLICE_OF_EFFECTS = turns.SLICE
 FEW = 3
 """Calls of a bystander that show that others were served: more than what is under way when a long call begins and ends."""
 
@@ -116,7 +116,7 @@ async def read_state_in_small_pieces(session, container, device):
                 await data.read_at(address_of(memory)[0], size)
 
 
-@pytest.mark.parametrize("slice", [driver.SLICE, 1 << 30])
+@pytest.mark.parametrize("slice", [turns.SLICE, 1 << 30])
 async def test_many_small_effects_are_a_long_call_too(tmp_path, monkeypatch, slice):
     monkeypatch.setattr(driver, "SLICE", slice)
     async with running(MACHINE, tmp_path / "run", memory="process_vm") as daemon:

@@ -26,12 +26,14 @@ class Driver:
         process: the client.
         device: the device, for its `work`.
         fd: its fd in the client.
+        iommu: the bench's, on a bench.
     """
 
-    def __init__(self, process, device, fd):
+    def __init__(self, process, device, fd, iommu=None):
         self.process = process
         self.device = device
         self.fd = fd
+        self.iommu = iommu
         self.arg = process.memory.allocate(64 << 10)
         self.now = 0.0
 
@@ -108,9 +110,7 @@ class Driver:
 
 def on_bench(model):
     bench = Bench(model)
-    driver = Driver(bench.process, bench.device, bench.fd)
-    driver.iommu = bench.iommu
-    return driver
+    return Driver(bench.process, bench.device, bench.fd, bench.iommu)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 
 import errno
 from types import SimpleNamespace
+from typing import Any
 
 from vfioemu.abi.dma_engine import COMMAND_INTERRUPT, Command
 from vfioemu.core.base.effects import Breathe
@@ -39,9 +40,10 @@ def test_command_that_comes_while_another_is_done_within_work_is_not_within_it()
         rung.append(1)
         yield from ()
 
-    idle = SimpleNamespace(refuse_idle=lambda: None)
-    engine = SimpleNamespace(write=write, raise_vector=done)
-    commands = Commands(SimpleNamespace(host=host, may_dma=True), idle, engine)
+    card: Any = SimpleNamespace(host=host, may_dma=True)
+    idle: Any = SimpleNamespace(refuse_idle=lambda: None)
+    engine: Any = SimpleNamespace(write=write, raise_vector=done)
+    commands = Commands(card, idle, engine)
     interrupting = Command.WRITE | COMMAND_INTERRUPT
     assert run(commands.execute(interrupting, (3, 0, 0))) == -errno.EINPROGRESS
     host.migration_state = RUNNING

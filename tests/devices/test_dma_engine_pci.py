@@ -4,6 +4,7 @@
 import errno
 import os
 import struct
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -350,7 +351,9 @@ def test_the_journal_tells_what_memory_holds(counts, npages, pattern, offset, hi
     for count in counts:
         rig.command(Command.WRITE, count)
 
-    writes, following = [], 0
+    writes: list[Any] = []
+    following: int | None = 0
+    answer: Any = None
     while following is not None:
         answer = rig.model.inspect("writes", {"first": following, "limit": limit})
         writes += answer["writes"]
@@ -423,8 +426,8 @@ def test_writes_to_nowhere_cost_no_memory(rig):
 
 
 def _refused(*_):
+    yield from ()
     raise IoctlError(errno.EBUSY, "a mapping waits for its vaddr")
-    yield
 
 
 # --- logging that fails ---

@@ -7,6 +7,7 @@ import struct
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,4 +91,5 @@ def test_its_machine_file_and_its_entry_point_are_right(modules, tmp_path):
     points = tomllib.loads(package)["project"]["entry-points"]["vfioemu.devices"]
     assert points == {device.model: "doorbell:Doorbell"}
     models = load_models({device.model: modules[0].Doorbell})
-    assert models[device.model](device.options).step == 3
+    doorbell: Any = models[device.model](device.options)
+    assert doorbell.step == 3

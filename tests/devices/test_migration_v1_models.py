@@ -13,8 +13,12 @@ from vfioemu.uapi import constants as c
 
 BASE = 9 << 40
 SET = c.VFIO_DEVICE_FEATURE_SET | c.VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE
-OPTIONS = {"mtty": {"ports": 2, "info-known": True}, "dma-engine": {"id": 7}, "oracle": {"variant": "migspc"}}
-HISTORY = {
+OPTIONS: dict[str, dict[str, object]] = {
+    "mtty": {"ports": 2, "info-known": True},
+    "dma-engine": {"id": 7},
+    "oracle": {"variant": "migspc"},
+}
+HISTORY: dict[str, list[tuple[int, bytes]]] = {
     "mtty": [(0x2, b"\x01"), (0x1, b"\x07"), (0x0, b"h"), (0x0, b"i"), (1 << 40 | 7, b"\x5a")],
     "dma-engine": [(Register.BASE, struct.pack("<Q", 0x4000)), (Register.SEED, struct.pack("<Q", 77))],
     "oracle": [],

@@ -4,7 +4,9 @@
 import json
 import re
 import tomllib
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 import trio
@@ -129,6 +131,8 @@ def test_every_model_of_ours_describes_its_options(name):
     factory = load_models()[name]
     rows = option_rows(factory)
 
+    assert isinstance(factory, type)
+    assert issubclass(factory, DeviceModel)
     assert isinstance(factory.OPTIONS, OptionTable)
     assert all(row.meaning and row.kind for row in rows)
     assert {row.name for row in rows} == set(options(factory)) == set(option_schema(factory)["properties"])
@@ -140,7 +144,7 @@ def test_every_model_of_ours_describes_its_options(name):
 
 def test_a_model_without_a_struct_is_told_of_as_it_tells_of_itself():
     class Bell(DeviceModel):
-        OPTIONS: ClassVar = {"step": "how much one ring adds, 1 to 255 (default 1)"}
+        OPTIONS: ClassVar[Mapping[str, str]] = {"step": "how much one ring adds, 1 to 255 (default 1)"}
         migration_flags = 1
 
     assert options(Bell)["step"] == "how much one ring adds, 1 to 255 (default 1)"
@@ -152,17 +156,22 @@ def test_a_model_without_a_struct_is_told_of_as_it_tells_of_itself():
 
 async def test_what_mdev_start_gives_arrives_as_it_is_in_a_file(tmp_path):
     async with daemon.running(MACHINE) as server:
-        words = ["mdev", "start", "--runtime-dir", server.socket_path.parent, "-t", "dma-engine"]
+        words: list[str | Path] = [
+            "mdev",
+            "start",
+            "--runtime-dir",
+            server.socket_path.parent,
+            "-t",
+            "dma-engine",
+        ]
         for option in ("hide=0x10", "migration=[stop-copy]", "pins=window", "big-bar=4096"):
             words += ["-o", option]
         done = await trio.run_process(command(*words), capture_stdout=True, check=False)
         assert done.returncode == 0
         name = done.stdout.split()[0].decode()
-        model = server.machine.devices[name].model
+        model: Any = server.machine.devices[name].model
 
-    assert (
-        model.options
-        == load_models()["dma-engine"](
-            {"hide": 16, "migration": ["stop-copy"], "pins": "window", "big-bar": 4096}
-        ).options
+    expected: Any = load_models()["dma-engine"](
+        {"hide": 16, "migration": ["stop-copy"], "pins": "window", "big-bar": 4096}
     )
+    assert model.options == expected.options

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfioemu.core.files import data
+from vfioemu.core.model.streams import DEFAULT_CHUNK
 from vfioemu.devices.oracle import Oracle
 from vfioemu.devices.oracle.dirty_log import PageRuns
 from vfioemu.devices.oracle.migrate import stream_bytes
@@ -25,8 +26,8 @@ def bench():
 
 
 def command(bench, *words):
-    words = [word % (1 << 64) for word in words]
-    assert bench.pwrite(struct.pack("<8Q", *words, *[0] * (8 - len(words))), 0).ret == 64
+    numbers = [word % (1 << 64) for word in words]
+    assert bench.pwrite(struct.pack("<8Q", *numbers, *[0] * (8 - len(words))), 0).ret == 64
     return struct.unpack("<8q", bench.pread(64, 0))[0]
 
 
@@ -221,7 +222,7 @@ def test_a_large_state_is_written_in_large_pieces(bench):
 @pytest.mark.parametrize("hole", [0, 1, 5])
 def test_where_memory_ends_a_read_stops_as_the_driver_does(monkeypatch, offset, hole):
     seen = []
-    for at_once in (64, data.DEFAULT_CHUNK):
+    for at_once in (64, DEFAULT_CHUNK):
         monkeypatch.setattr(data, "DEFAULT_CHUNK", at_once)
         bench = Bench(Oracle({"variant": "migspc"}))
         command(bench, SIZES, 40000, 96, 64)
@@ -244,7 +245,7 @@ def test_where_memory_ends_a_read_stops_as_the_driver_does(monkeypatch, offset, 
 )
 def test_a_write_that_is_refused_has_taken_what_the_driver_takes(monkeypatch, size, hole, error):
     seen = []
-    for at_once in (64, data.DEFAULT_CHUNK):
+    for at_once in (64, DEFAULT_CHUNK):
         monkeypatch.setattr(data, "DEFAULT_CHUNK", at_once)
         bench = Bench(Oracle({"variant": "migspc"}))
         fd = data_fd(bench, RESUMING)

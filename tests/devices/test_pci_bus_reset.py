@@ -3,6 +3,7 @@
 
 import pytest
 
+from vfioemu.devices.pci import VfioPci
 from vfioemu.testing import device, machine
 from vfioemu.uapi import constants as c
 
@@ -27,6 +28,11 @@ class Rig:
 
     def close(self, opened):
         opened[0].process.exit()
+
+    def hardware(self, symbol):
+        model = self.kernel.core.devices[symbol].model
+        assert isinstance(model, VfioPci)
+        return model.hardware
 
 
 def write(opened):
@@ -77,7 +83,7 @@ def test_other_buses_do_not_count():
 def test_a_function_that_can_reset_itself_needs_no_reset_of_the_bus():
     rig = Rig(("vfio-pci", "0000:02:01.0", {"reset": True}), ("edu", "0000:02:02.0", {}))
     resets = []
-    inner = rig.kernel.core.devices["dev1"].model.hardware
+    inner = rig.hardware("dev1")
     inner.reset_function = lambda: resets.append(1)
     opened = rig.open("dev0")
     rig.close(opened)
@@ -106,9 +112,9 @@ def test_no_open_of_another_fd_is_a_last_close():
     copy = client.process.dup(handle.fd)
     client.process.close(handle.fd)
     assert client.process.pread(copy, client.argument if hasattr(client, "argument") else 0, 0, 0).err is None
-    assert rig.kernel.core.devices["dev0"].model.hardware._current == (0, 0)
+    assert rig.hardware("dev0")._current == (0, 0)
     client.process.exit()
-    assert rig.kernel.core.devices["dev0"].model.hardware._current is None
+    assert rig.hardware("dev0")._current is None
 
 
 def test_config_space_is_the_kernels():

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Config space: what can be written and what cannot, BAR sizing, chains, power states, and saving and loading it."""
 
+import dataclasses
 import struct
 
 import pytest
@@ -37,17 +38,17 @@ class RichCard(PciHardware):
     """A function with one of everything, some of which vfio-pci does not know."""
 
     def __init__(self, **changes):
-        function = {
-            "vendor": 0x1234,
-            "device": 0x5678,
-            "class_code": 0xFF0000,
-            "interrupt_pin": 1,
-            "bars": {
+        function = Function(
+            vendor=0x1234,
+            device=0x5678,
+            class_code=0xFF0000,
+            interrupt_pin=1,
+            bars={
                 0: Bar(0x4000),
                 1: Bar(0x10, kind="io"),
                 2: Bar(0x2000, kind="mem64", prefetchable=True),
             },
-            "capabilities": (
+            capabilities=(
                 Capability(0x0C, bytes(6), at=0x40),  # hot plug controller: hidden
                 PowerManagement(at=PM),
                 Capability(0x14, bytes(6), at=0x90),  # enhanced allocation: hidden
@@ -57,14 +58,14 @@ class RichCard(PciHardware):
                 Express(flr=True, at=0x44),
                 MsiX(4, table_bar=0, table_offset=0x1000, pba_offset=0x2000, at=0xE0),
             ),
-            "extended": (
+            extended=(
                 ExtendedCapability(0x1B, 1, bytes(4)),  # PASID: hidden, and the first
                 ExtendedCapability(0x03, 1, bytes(range(8))),
                 ExtendedCapability(0x19, 1, bytes(12)),  # secondary PCI Express: hidden
                 ExtendedCapability(0x01, 2, bytes(0x44), b"\xff" * 0x44),
             ),
-        }
-        super().__init__(Function(**function | changes))
+        )
+        super().__init__(dataclasses.replace(function, **changes))
         self.resets = 0
 
     def reset_function(self):

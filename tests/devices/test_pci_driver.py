@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """BARs and their mappings, hot resets, low power mode, IOEVENTFD and DMA buffers of PCI functions."""
 
+import dataclasses
 import errno
 import mmap
 import os
@@ -47,24 +48,24 @@ class RecorderCard(PciHardware):
     """Remembers every access."""
 
     def __init__(self, **changes):
-        function = {
-            "vendor": 1,
-            "device": 2,
-            "class_code": 0,
-            "interrupt_pin": 1,
-            "bars": {
+        function = Function(
+            vendor=1,
+            device=2,
+            class_code=0,
+            interrupt_pin=1,
+            bars={
                 0: Bar(0x4000, areas=((0x1000, 0x2000),)),
                 1: Bar(0x20, kind="io"),
                 2: Bar(0x800),
                 3: Bar(0x2000, registers=0x10, beyond=0xEE),
                 4: Bar(0x2000),
             },
-            "capabilities": (
+            capabilities=(
                 MsiX(4, table_bar=4, table_offset=0x1000, pba_bar=4, pba_offset=0x1800),
                 PowerManagement(),
             ),
-        }
-        super().__init__(Function(**function | changes))
+        )
+        super().__init__(dataclasses.replace(function, **changes))
         self.seen = []
 
     def read_bar(self, bar, offset, size):
@@ -320,6 +321,7 @@ def test_pages_of_a_large_bar_go_step_by_step_and_nothing_is_lost_on_the_way(tur
     for number, place in enumerate(places):
         expected[place] = b"%04d" % number
         shared.write(place - 2 if place else 0, expected[place])
+    more = True
     for turn, steps in enumerate(turns):
         for step in range(steps):
             more = shared.move(shown=bool(turn % 2))
@@ -389,6 +391,10 @@ PLACES = {
 }
 
 
+def card_of(device):
+    return device.model.hardware
+
+
 class Lab:
     """Four functions, three of them on one bus, in a container."""
 
@@ -429,7 +435,7 @@ class Lab:
         return self.ask(self.fds[symbol], c.VFIO_DEVICE_PCI_HOT_RESET, payload).err
 
     def counts(self):
-        return [self.machine.devices[symbol].model.hardware.count for symbol in self.fds]
+        return [card_of(self.machine.devices[symbol]).count for symbol in self.fds]
 
 
 def test_a_hot_reset_lists_and_hits_the_whole_bus():
@@ -583,11 +589,12 @@ def test_low_power_mode_takes_mappings_away_and_keeps_registers_reachable(bench)
     size=st.integers(0, 64),
 )
 def test_low_power_mode_changes_no_answer_to_a_read(model, index, offset, size):
+    bench = Bench(model({}), name=ADDRESS)
+
     def read():
         result = bench.process.pread(bench.fd, bench.arg, size, at(index, offset))
         return result, bench.process.memory.read(bench.arg, size) if result.ret > 0 else b""
 
-    bench = Bench(model({}), name=ADDRESS)
     expected = read()
     assert feature(bench, ENTRY) is None
 

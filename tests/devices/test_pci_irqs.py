@@ -57,11 +57,8 @@ class Console:
     def __init__(self, *more):
         self.bench = Bench(Subject({}, *more), name=ADDRESS)
         process = self.bench.process
-        self.fds = {name: process.eventfd() for name in (*NAMES, "watched")} | {
-            BAD: process.null(),
-            CLOSED: 999,
-            None: -1,
-        }
+        self.fds: dict[str | None, int] = {name: process.eventfd() for name in (*NAMES, "watched")}
+        self.fds |= {BAD: process.null(), CLOSED: 999, None: -1}
 
     def command(self, value):
         assert self.bench.pwrite(struct.pack("<H", value), CONFIG + 4).ret == 2

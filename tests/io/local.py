@@ -147,19 +147,18 @@ class Local:
     def read_now(self, address, size):
         return None if self.waits else bytes(self.memory[self._at(address, size)])
 
-    async def read(self, address, size=None, **kind):
-        size = kind.pop("size", size)
+    async def read(self, vaddr, size, *, pinned=False, during=None):
         await trio.lowlevel.cancel_shielded_checkpoint()
-        return bytes(self.memory[self._at(address, size)])
+        return bytes(self.memory[self._at(vaddr, size)])
 
     def write_now(self, address, data):
         if not self.waits:
             self.memory[self._at(address, len(data))] = data
         return not self.waits
 
-    async def write(self, address, data, **kind):
+    async def write(self, vaddr, data, *, pinned=False, during=None):
         await trio.lowlevel.cancel_shielded_checkpoint()
-        self.memory[self._at(address, len(data))] = data
+        self.memory[self._at(vaddr, len(data))] = data
 
     def holds(self, space, vaddr, size):
         return False

@@ -83,15 +83,15 @@ def slow(monkeypatch):
     with tempfile.TemporaryFile(dir="/var/tmp") as file:
         file.truncate(mmap.PAGESIZE)
         inode = os.fstat(file.fileno()).st_ino
-        real = {sharing: sharing._fstatfs, os: os.fstat}
+        real_fstat, real_fstatfs = os.fstat, sharing._fstatfs
 
         def fstatfs(fd, found):
-            if real[os](fd).st_ino == inode:
+            if real_fstat(fd).st_ino == inode:
                 assert threading.current_thread() is not threading.main_thread(), (
                     "this is where the daemon would stop"
                 )
                 release.wait(PATIENCE)
-            return real[sharing](fd, found)
+            return real_fstatfs(fd, found)
 
         monkeypatch.setattr(sharing, "_fstatfs", fstatfs)
         yield file.fileno()

@@ -2,6 +2,7 @@
 """What the daemon hears at one look: hang-ups, signals and words nobody asked for, all pending together."""
 
 import os
+from typing import Any
 
 import pytest
 import trio
@@ -52,17 +53,22 @@ class Watching(FakeFile):
             self.watcher.close()
 
 
+class Hearing(FakeMachine):
+    """A machine of such devices, which knows those that have been opened."""
+
+    def __init__(self):
+        super().__init__()
+        self.opened = []
+        self.nodes["/f"] = self._node
+
+    def _node(self):
+        self.opened.append(Watching())
+        return self.opened[-1]
+
+
 @pytest.fixture
 async def served():
-    machine = FakeMachine()
-    machine.opened = []
-
-    def node():
-        machine.opened.append(Watching())
-        return machine.opened[-1]
-
-    machine.nodes["/f"] = node
-    async with serving(machine, ask_timeout=0.5, hello_timeout=0.3) as served:
+    async with serving(Hearing(), ask_timeout=0.5, hello_timeout=0.3) as served:
         yield served
         await until(lambda: not served.server.sessions and not len(served.server.tokens))
         assert served.dispatcher.counters.bugs == 0
@@ -138,11 +144,13 @@ async def test_service_that_answers_and_then_goes_on(served, caplog):
             reply, _ = await client.call(m.IOCTL, token, 1)
             fd = client.fds[0]
             await other.start(m.IOCTL, token, 2, 0x1000, fd=fd)
+            seq = 0
             for _ in range(3):
                 ask, _ = await service.receive()
                 assert ask.type == m.READ_USER
-                await service.answer(0, 100, data=bytes(100), seq=ask.seq)
-            await service.answer(0, seq=ask.seq, fd=service.sock.fileno())
+                seq = ask.seq
+                await service.answer(0, 100, data=bytes(100), seq=seq)
+            await service.answer(0, seq=seq, fd=service.sock.fileno())
             reply, _ = await other.receive()
             assert reply.arg0 == 0
     await until(lambda: open_fds() <= before)
@@ -154,15 +162,15 @@ class Reading(FakeFile):
 
     def __init__(self):
         super().__init__()
-        self.space = None
-        self.calls |= {1: self.remember, 2: self.read}
+        self.space: Any = None
+        self.calls |= {1: self.remember, 2: self.fetch}
 
     def remember(self, caller, arg):
         yield from ()
         self.space = caller.space
         return 0
 
-    def read(self, caller, arg):
+    def fetch(self, caller, arg):
         for _ in range(3):
             yield DmaRead(self.space, arg, 100)
         return 0

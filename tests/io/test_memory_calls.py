@@ -10,7 +10,6 @@ import trio
 
 from tests.io.fake import Raw, serving
 from vfioemu.core.base.locks import Lock
-from vfioemu.io.shim import memory_calls
 from vfioemu.wire import messages as m
 
 PAGE = 4096
@@ -96,7 +95,7 @@ async def test_a_file_that_might_make_us_wait_is_not_asked_what_it_is(served, cl
         looked.append(os.readlink(f"/proc/self/fd/{fd}"))
         return fstat(fd)
 
-    monkeypatch.setattr(memory_calls.os, "fstat", watched)
+    monkeypatch.setattr(os, "fstat", watched)
     try:
         assert await hole(client, ours) == 0
     finally:
@@ -113,8 +112,12 @@ async def test_a_hole_nowhere_leaves_no_fd_behind(served, client, ram, where):
     def here():
         return sum(os.path.lexists(fd) and os.readlink(fd) == link for fd in Path("/proc/self/fd").iterdir())
 
+    async def all_are_closed():
+        while served.server.accounts.of(os.getpid(), os.getuid()).closing:
+            await trio.lowlevel.checkpoint()
+
+    await all_are_closed()  # those that came with the memory
     before = here()
     assert await hole(client, ram, *where) == -errno.EINVAL
-    while served.server.accounts.of(os.getpid(), os.getuid()).closing:
-        await trio.lowlevel.checkpoint()
+    await all_are_closed()
     assert here() == before

@@ -15,7 +15,8 @@ from vfioemu import client
 from vfioemu.abi.dma_engine import Command, Register
 from vfioemu.core.base.effects import Abandoned, Current, ReadUser, Signal, TakeFd, Watch, WriteUser
 from vfioemu.core.base.errors import IoctlError
-from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, IommuSpec, MachineSpec
+from vfioemu.core.memory.iommu_spec import IommuSpec
+from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
 from vfioemu.daemon import running
 from vfioemu.io.observe.sink import Sink
 from vfioemu.io.observe.tracer import Tracer
@@ -46,12 +47,18 @@ MACHINE = MachineSpec(
 )
 
 
+@pytest.fixture
+async def daemon():
+    """A daemon in this process."""
+    async with running(MACHINE) as daemon:
+        yield daemon
+
+
 @pytest.fixture(params=[False, True], ids=["now", "later"])
-async def local(request):
-    """A second transport of a running daemon: its memory is at hand, or has to be waited for."""
-    async with running(MACHINE) as daemon, trio.open_nursery() as nursery:
+async def local(request, daemon):
+    """A second transport of it: its memory is at hand, or has to be waited for."""
+    async with trio.open_nursery() as nursery:
         transport = Local(daemon.dispatcher, waits=request.param)
-        transport.daemon = daemon
         daemon.dispatcher.joined(transport)
         nursery.start_soon(daemon.dispatcher.serve, transport)
         yield transport
@@ -74,7 +81,7 @@ async def device_of(local, symbol="mediated"):
     return container, group, device
 
 
-async def test_an_ioctl_is_answered_as_by_the_shim(local):
+async def test_an_ioctl_is_answered_as_by_the_shim(daemon, local):
     _, group, device = await device_of(local)
 
     assert await local.call(device, c.VFIO_DEVICE_GET_INFO, local.put(DeviceInfo().build())) == 0
@@ -84,7 +91,7 @@ async def test_an_ioctl_is_answered_as_by_the_shim(local):
         local.close(fd)
     await local.settled()
     number, name, _ = DEVICES["mediated"]
-    async with client.connect(local.daemon.socket_path) as session:
+    async with client.connect(daemon.socket_path) as session:
         container = await session.open_container()
         group = await session.open_group(number)
         await group.set_container(container)
@@ -132,9 +139,9 @@ async def test_devices_reach_memory_that_its_owner_has_to_be_asked_for(local, sy
     assert int.from_bytes(local.memory[:8], "little") == IOVA
 
 
-async def test_it_is_traced(local):
+async def test_it_is_traced(daemon, local):
     seen = []
-    tracer = Tracer(local.dispatcher, local.daemon.machine)
+    tracer = Tracer(local.dispatcher, daemon.machine)
 
     def encode(event):
         seen.append(event)
@@ -159,6 +166,9 @@ async def test_every_effect_of_a_caller_comes_to_its_transport(local):
     eventfd = LocalEventFd()
     found = []
 
+    def nothing():
+        yield from ()
+
     def everything(caller, arg):
         yield WriteUser(arg, b"abcd")
         found.append((yield ReadUser(arg, 4)))
@@ -169,7 +179,7 @@ async def test_every_effect_of_a_caller_comes_to_its_transport(local):
         except IoctlError as error:
             found.append(error.errno)
         yield Signal(eventfd)
-        found.append((yield Watch(eventfd, lambda: iter(()))))
+        found.append((yield Watch(eventfd, nothing)))
         found.append((yield Abandoned(eventfd)))
         return 7
 
@@ -207,6 +217,8 @@ async def test_a_caller_that_is_gone_is_efault_and_the_handler_ends(local):
 
 async def test_the_documented_transport_works_beside_the_shim(tmp_path):
     loader = importlib.util.spec_from_file_location("stream_transport", EXAMPLE)
+    assert loader is not None
+    assert loader.loader is not None
     example = importlib.util.module_from_spec(loader)
     loader.loader.exec_module(example)
     path = str(tmp_path / "stream.sock")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -50,9 +51,10 @@ def disk_file(npages=PAGES):
 
 def shared(fd, *, trusted=True):
     """An address space with the whole file in it."""
-    space = ClientSpace(None, None)
-    if trusted:
-        space.bound = object()  # of a private daemon; not reached, as all accesses are within the window
+    bound: Any = (
+        object() if trusted else None
+    )  # a private daemon's: not reached, all accesses are within the window
+    space = ClientSpace(None, bound)
     space.share(VADDR, os.fstat(fd).st_size, fd, 0, Limits(), Usage())
     return space
 

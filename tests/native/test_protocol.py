@@ -104,6 +104,8 @@ def successors(program, memory, thread):
         case "jump":
             if step.value(registers):
                 following = program.index(label(step.where))
+        case _:
+            assert step.what in ("fence", "label"), step
     yield memory, Thread(following, tuple(sorted(registers.items())), buffer)
 
 

@@ -29,10 +29,18 @@ def words(node):
         case ast.Constant(value=str(text)):
             return text
         case ast.JoinedStr(values=parts):
-            return "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in parts)
+            return "".join(text_of(part) if isinstance(part, ast.Constant) else "{}" for part in parts)
         case ast.Call(func=ast.Attribute(value=ast.Constant(value=str(text)))):
             return text
-    return ast.unparse(node)
+        case _:
+            return ast.unparse(node)
+
+
+def text_of(node):
+    """What a string says that is written out."""
+    assert isinstance(node, ast.Constant), ast.unparse(node)
+    assert isinstance(node.value, str), node.value
+    return node.value
 
 
 def reasons(source):
@@ -46,12 +54,12 @@ def reasons(source):
         elif name == "pytest.mark.skipif":
             yield from (words(keyword.value) for keyword in node.keywords if keyword.arg == "reason")
         elif name == "pytest.importorskip":
-            yield f"could not import {node.args[0].value!r}"
+            yield f"could not import {text_of(node.args[0])!r}"
         elif name == "pytest.mark.vfioemu_requires":
-            yield from (f"{argument.value} is not installed" for argument in node.args)
+            yield from (f"{text_of(argument)} is not installed" for argument in node.args)
         elif name == "tools":  # tests/system/run/test_tools.py
             yield from (
-                f"not installed: {argument.value}"
+                f"not installed: {text_of(argument)}"
                 for argument in node.args
                 if isinstance(argument, ast.Constant)
             )

@@ -56,7 +56,7 @@ def refusal(client, *call):
     try:
         client.ioctl(*call)
     except OSError as error:
-        return errno_name(error.errno)
+        return errno_name(error.errno or 0)
     return None
 
 

@@ -23,6 +23,7 @@ from vfioemu.uapi.hints import Follow, Hex64
 from vfioemu.uapi.kinds import FdKind
 from vfioemu.uapi.payload import SIZEOF_SELF, U32, U64, Payload, payload
 from vfioemu.uapi.registry import IOCTLS
+from vfioemu.uapi.structs import IommuType1DmaMap
 
 U64_MAX = (1 << 64) - 1
 ADDRESS = 0x7F0000001000
@@ -192,7 +193,7 @@ def test_an_ioctl_that_nobody_has_thought_of_is_traced_from_its_row_alone(monkey
 @pytest.mark.parametrize("size", [0, 3, 4, 12, 31])
 def test_of_an_argument_that_ends_early_what_is_there_is_shown(size):
     row = next(row for row in IOCTLS if row.name == "VFIO_IOMMU_MAP_DMA")
-    whole = row.payload(argsz=32, flags=3, vaddr=1 << 40).build()
+    whole = IommuType1DmaMap(argsz=32, flags=3, vaddr=1 << 40).build()
     tree = Decoder(captured([(ADDRESS, whole[:size])], [])).argument(row, ADDRESS)
 
     if size < 4:

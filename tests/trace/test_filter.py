@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What is selected, and what is counted."""
 
+import typing
+
 import pytest
 
 from vfioemu.trace import events as e
@@ -47,7 +49,11 @@ ARC = e.State(device="d0", old=2, new=6)
 IRQ = e.Interrupt(device="d0", index=1, vector=0, eventfd=True)
 GONE = e.Disconnected(pid=1)
 LOST = e.Lost(count=2)
-ALL = {name: value for name, value in globals().items() if isinstance(value, e.Event) and name != "LOST"}
+ALL: dict[str, e.AnyEvent] = {
+    name: value
+    for name, value in globals().items()
+    if isinstance(value, typing.get_args(e.AnyEvent)) and name != "LOST"
+}
 
 
 @pytest.mark.parametrize(

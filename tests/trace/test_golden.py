@@ -11,6 +11,7 @@ from tests.sample import sampled
 from tests.trace.recorder import record_all
 from vfioemu.conformance import live
 from vfioemu.conformance.runner import Options, plan, run
+from vfioemu.daemon import serve
 from vfioemu.trace import events as e
 from vfioemu.trace.options import TraceOptions
 from vfioemu.trace.text import Printer
@@ -122,7 +123,7 @@ def test_all_say_why(folder, family, monkeypatch):
 def test_a_daemon_answers_as_recorded_while_it_traces(family, memory, monkeypatch, tmp_path):
     path = tmp_path / "trace"
     options = TraceOptions(path=path, format="json")
-    monkeypatch.setattr(live, "Options", functools.partial(live.Options, trace=options))
+    monkeypatch.setattr(live, "Options", functools.partial(serve.Options, trace=options))
     jobs = plan([load(USUAL, family)], Options())[:40]
 
     outcomes = list(run(jobs, Options(memory=memory)))

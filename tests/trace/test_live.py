@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import socket
+from pathlib import Path
 
 import pytest
 import trio
@@ -254,7 +255,7 @@ async def test_a_file_that_cannot_be_written_is_said_before_anything_starts(tmp_
 
 @pytest.mark.usefixtures("check_session")
 async def test_a_full_disk_ends_the_trace_and_not_the_daemon(caplog):
-    async with daemon.running(MACHINE, trace=TraceOptions(path="/dev/full")) as running:
+    async with daemon.running(MACHINE, trace=TraceOptions(path=Path("/dev/full"))) as running:
         async with client.connect(running.socket_path) as session:
             for _ in range(3):
                 await work(session)

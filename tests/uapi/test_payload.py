@@ -72,10 +72,12 @@ def test_argsz_defaults_to_sizeof():
 def test_payloads_are_immutable_and_have_no_room_for_typos():
     request = IommuType1DmaMap()
 
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        request.flags = 1
+    typo = {"flag": 1}
+    for name in ("flags", *typo):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(request, name, 1)
     with pytest.raises(TypeError):
-        IommuType1DmaMap(flag=1)
+        IommuType1DmaMap(**typo)
     assert not hasattr(request, "__dict__")
 
 

@@ -8,6 +8,7 @@ enough, as these are functions of libc; cffi is for C code of ours.
 
 import ctypes
 import errno
+import mmap
 import os
 from collections.abc import Callable
 from typing import Any, Final
@@ -40,7 +41,7 @@ PAGE: Final = 4096
 _TOP: Final = 1 << 63
 
 
-def address_of(buffer: bytes | bytearray | memoryview) -> tuple[int, object]:
+def address_of(buffer: bytes | bytearray | memoryview | mmap.mmap) -> tuple[int, object]:
     """Return the address of a buffer's bytes, and an object to keep alive while the address is used.
 
     A read-only memoryview is copied, because ctypes cannot take its address.

@@ -260,7 +260,6 @@ class Printer:
     def _cap(self, chain: Chain, cap: Any) -> str:
         if not isinstance(cap, dict) or not isinstance(cap.get("id"), int):
             return self._plain(cap)
-        assert issubclass(chain.ids, IntEnum)
         rest = {name: value for name, value in cap.items() if name not in ("id", "version")}
         parts = [f"id={names.enum(chain.ids, cap['id'], self._look.style)}"]
         if "version" in cap:

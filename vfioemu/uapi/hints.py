@@ -12,7 +12,7 @@ struct is traced before anybody has thought about how it should look.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, IntEnum
 from typing import Annotated, Any, TypeAlias
 
 from vfioemu.uapi.payload import S32, U16, U32, U64
@@ -69,7 +69,7 @@ class Chain:
         caps: what each consists of; those that are not here are a header alone.
     """
 
-    ids: type
+    ids: type[IntEnum]
     caps: Mapping[int, type]
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.core.lockstep import PAGE, RULES, TOP, Call, Disagreement, Pair, rules_of, run
+from tests.core.lockstep import PAGE, RULES, TOP, Call, Disagreement, pair_of, rules_of, run
 from tests.releases import REVISED
 from vfioemu.uapi.profile import FACTS
 
@@ -203,7 +203,7 @@ SHOWN = {
 }  # fmt: skip
 
 
-DIFFERENCES = [(release, rule) for release in REVISED for rule in rules_of(Pair(release.base, release))]
+DIFFERENCES = [(release, rule) for release in REVISED for rule in rules_of(pair_of(release))]
 """Each release with each rule about it."""
 
 
@@ -212,7 +212,7 @@ DIFFERENCES = [(release, rule) for release in REVISED for rule in rules_of(Pair(
 )
 def test_each_rule_is_needed(release, rule):
     """The negative control: without a rule, what it allows is found to be a difference."""
-    others = tuple(other for other in rules_of(Pair(release.base, release)) if other is not rule)
+    others = tuple(other for other in rules_of(pair_of(release)) if other is not rule)
 
     assert rule.name in run(SHOWN[rule.name], release)
     with pytest.raises(Disagreement, match=r"no rule says so|they hold"):
@@ -223,7 +223,7 @@ SAID = [
     (release, fact)
     for release in REVISED
     for fact in sorted({fact for rule in RULES for fact in rule.facts})
-    if Pair(release.base, release).differ(fact)
+    if pair_of(release).differ(fact)
 ]
 """Each release with each fact of it that is not what it is of the release that it is based on."""
 
@@ -261,4 +261,4 @@ def test_a_rule_that_is_not_kept_is_found():
     wrong = rule._replace(applies=lambda call, side, pair: lambda old, new: new.result == "E2BIG")
 
     with pytest.raises(Disagreement, match="by the rule"):
-        run(SHOWN[rule.name], release, (wrong, *rules_of(Pair(release.base, release))))
+        run(SHOWN[rule.name], release, (wrong, *rules_of(pair_of(release))))

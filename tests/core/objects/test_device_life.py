@@ -3,6 +3,7 @@
 
 import errno
 import struct
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.files.device import open_device
 from vfioemu.core.model.device import DeviceModel
 from vfioemu.testing.bench import Bench
-from vfioemu.testing.scheduler import Scheduler
+from vfioemu.testing.scheduler import Scheduler, Task
 from vfioemu.uapi import constants as c
 
 PAGE = 4096
@@ -148,7 +149,7 @@ def test_a_stopped_device_writes_nothing_more(random, state, reset):
     """Whatever the order in which two turns of work and the arcs to a stopped state meet."""
     bench = Bench(Worker(), Scheduler(random.choice))
     bench.process.memory.write(bench.arg, struct.pack("<IIIi", 16, SET_STATE, state, 0))
-    tasks = [bench.process.start(bench.device.work(0.0), f"work {i}") for i in range(2)]
+    tasks: list[Task[Any]] = [bench.process.start(bench.device.work(0.0), f"work {i}") for i in range(2)]
     tasks.append(bench.process.start_ioctl(bench.fd, c.VFIO_DEVICE_FEATURE, bench.arg))
 
     scheduler = bench.process.scheduler
@@ -170,7 +171,7 @@ def test_a_stopped_device_writes_nothing_more(random, state, reset):
 def test_opens_and_closes_that_meet_leave_the_device_as_often_open_as_there_are_fds(random):
     bench = Bench(Worker(), Scheduler(random.choice))
     process = bench.process
-    tasks = [process.start(open_device(bench.device), f"open {i}") for i in range(3)]
+    tasks: list[Task[Any]] = [process.start(open_device(bench.device), f"open {i}") for i in range(3)]
     tasks.append(process.start(bench.device.close(), "close"))
     files = [process.scheduler.run(task) for task in tasks]
 

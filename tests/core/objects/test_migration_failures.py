@@ -207,11 +207,11 @@ def test_a_fault_at_any_effect_of_any_pair(rig):
         assert nth == 2 + 2 * (len(way) - 1) + 1 + new_fd + 1
 
 
-def test_the_model_can_be_wrong():
+def test_the_model_can_be_wrong(monkeypatch):
     """Negative control: a device that tells the state asked for instead of the one that it has is caught."""
     rig = Rig(7)
     honest = rig.get
-    rig.get = lambda: model.STOP if honest() == model.RUNNING_P2P else honest()
+    monkeypatch.setattr(rig, "get", lambda: model.STOP if honest() == model.RUNNING_P2P else honest())
     rig.bring(RUNNING)
 
     with pytest.raises(AssertionError):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vfioemu.core.base.effects import AllocatePages
+from vfioemu.core.base.effects import AllocatePages, finish
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.model.device import DeviceModel
 from vfioemu.core.model.regions import READ_WRITE, Region
@@ -484,6 +484,7 @@ def test_the_last_close_ends_everything():
 
     assert (client.state, client.pending) == (1, 0)
     assert client.bench.pread(4, BASE + DATA_OFFSET) == bytes(4)
+    assert client.map is not None
     assert client.map[:4] == b"Pabc"  # what is mapped stays mapped
 
 
@@ -501,8 +502,8 @@ class Reads:
     def piece(self):
         """One iteration of the protocol, with reads in between."""
         client = self.client
-        for _ in range(self.draw(st.integers(1, 3))):
-            pending = client.pending  # before the piece is known, polling has no effect
+        # Before the piece is known, polling has no effect.
+        *_, pending = [client.pending for _ in range(self.draw(st.integers(1, 3)))]
         if not pending:
             return None
         self.noise_before()
@@ -567,7 +568,7 @@ def test_the_option_is_the_cores():
     options = {"migration": "v1", "ports": 2}
     assert take_option(options) == "v1"
     assert options == {"ports": 2}
-    mine = {"migration": ["stop-copy"]}
+    mine: dict[str, object] = {"migration": ["stop-copy"]}
     assert take_option(mine) is None
     assert mine == {"migration": ["stop-copy"]}
     with pytest.raises(ValueError, match="v3"):
@@ -601,7 +602,7 @@ def test_accesses_that_meet_share_one_data_section():
     """An access holds no lock: while one waits for the pages, another may have made them."""
     regions = Bench(Box(), migration="v1").device.regions
     index = len(regions.regions()) - 1
-    accesses = [regions.write_region(index, DATA_OFFSET + at, bytes([at])) for at in (1, 2)]
+    accesses = [finish(regions.write_region(index, DATA_OFFSET + at, bytes([at]))) for at in (1, 2)]
     asked = [next(access) for access in accesses]
     assert asked == [AllocatePages("vfio-migration", DATA_SIZE)] * 2
     made = Memory(), Memory()
@@ -617,9 +618,10 @@ def test_accesses_that_meet_share_one_data_section():
 def test_a_data_section_that_cannot_be_had_is_asked_for_again():
     regions = Bench(Box(), migration="v1").device.regions
     index = len(regions.regions()) - 1
-    access = regions.write_region(index, DATA_OFFSET, b"a")
+    access = finish(regions.write_region(index, DATA_OFFSET, b"a"))
     next(access)
     with pytest.raises(IoctlError, match="ENOMEM"):
         access.throw(IoctlError(errno.ENOMEM, "no memory"))
 
-    assert next(regions.write_region(index, DATA_OFFSET, b"a")) == AllocatePages("vfio-migration", DATA_SIZE)
+    again = finish(regions.write_region(index, DATA_OFFSET, b"a"))
+    assert next(again) == AllocatePages("vfio-migration", DATA_SIZE)

@@ -9,10 +9,10 @@ import struct
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.core.objects.test_migration_v1 import BASE, DATA_OFFSET, Box, Client, final
+from tests.core.objects.test_migration_v1 import BASE, Box, Client, final
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.model.streams import StateLost
-from vfioemu.core.objects.migration_v1 import REGION_SIZE
+from vfioemu.core.objects.migration_v1 import DATA_OFFSET, REGION_SIZE
 from vfioemu.testing.scheduler import Scheduler
 from vfioemu.uapi import constants as c
 

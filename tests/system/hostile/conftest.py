@@ -23,13 +23,25 @@ def memory():
 
 
 @pytest.fixture(scope="module")
-def daemon(patience, memory):
-    """A daemon in its own process."""
+def started(patience, memory):
+    """A daemon in its own process, and what it holds when nobody is there."""
     with daemon_process(MACHINE, "--ask-timeout", patience, "--memory", memory) as running:
-        running.empty = running.held()
-        yield running
+        empty = running.held()
+        yield running, empty
         assert running.ask("stats")["internal_errors"] == 0, running.log()
-        trio.run(settles, running, running.empty)
+        trio.run(settles, running, empty)
+
+
+@pytest.fixture(scope="module")
+def daemon(started):
+    """A daemon in its own process."""
+    return started[0]
+
+
+@pytest.fixture(scope="module")
+def empty(started):
+    """What it holds when nobody is there."""
+    return started[1]
 
 
 @contextlib.asynccontextmanager
@@ -43,9 +55,9 @@ async def at_work(daemon):
 
 
 @pytest.fixture
-async def bystander(daemon):
+async def bystander(daemon, empty):
     """Another client at work during the test, which must not notice it."""
-    await settles(daemon, daemon.empty)
+    await settles(daemon, empty)
     async with at_work(daemon) as working:
         yield working
         await working.goes_on()

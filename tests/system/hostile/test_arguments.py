@@ -286,7 +286,7 @@ def differences(before, after, cmd=0, target="", arg=0, side=None):
 async def hold_equal(path, calls):
     with trio.fail_after(PATIENCE):
         async with client.connect(path) as session:
-            sides = [InMemory(), ThroughDaemon(session)]
+            sides: list[InMemory | ThroughDaemon] = [InMemory(), ThroughDaemon(session)]
             with contextlib.ExitStack() as stack:
                 for side in sides:
                     stack.callback(side.end)

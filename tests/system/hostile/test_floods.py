@@ -41,9 +41,9 @@ async def test_half_a_greeting_disturbs_nobody(daemon, bystander, clean):
     await settles(daemon, clean)
 
 
-async def test_connections_beyond_the_limit_are_closed(daemon):
+async def test_connections_beyond_the_limit_are_closed(daemon, empty):
     """This process has so many that no more are taken; another one is served."""
-    await settles(daemon, daemon.empty)  # whoever was at work in the test before
+    await settles(daemon, empty)  # whoever was at work in the test before
     with contextlib.ExitStack() as many:
         taken = 0
         while await greeted(raw := Raw(daemon.socket_path, greet=False)):
@@ -55,7 +55,7 @@ async def test_connections_beyond_the_limit_are_closed(daemon):
         victim = await start_victim(daemon, 0, stdout=subprocess.DEVNULL)
         assert await victim.wait() == 0
         await victim.stderr.aclose()
-    await settles(daemon, daemon.empty)
+    await settles(daemon, empty)
 
 
 async def greeted(raw):

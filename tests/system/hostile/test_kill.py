@@ -102,10 +102,9 @@ async def test_files_live_on_in_whoever_else_holds_them(daemon, bystander, clean
         async with guest(first, VICTIM_GROUP) as files:
             kept = [os.dup(file.fileno()) for file in files]
     async with client.connect(daemon.socket_path) as second:
-        container, group, device = (
-            kind(second, fd)
-            for kind, fd in zip((client.Container, client.Group, client.Device), kept, strict=True)
-        )
+        first_fd, second_fd, third_fd = kept
+        container, group = client.Container(second, first_fd), client.Group(second, second_fd)
+        device = client.Device(second, third_fd)
         with pytest.raises(OSError, match="busy"):
             await second.open_group(VICTIM_GROUP)
         assert await container.check_extension(3) == 1

@@ -92,9 +92,9 @@ async def storm(path, group, *, shared):
     async with client.connect(path) as session, guest(session, group) as (container, _, device):
         with contextlib.ExitStack() as stack:
             if shared:
-                memory = client.Memory(2 * SIZE)
-                await session.share_memory(memory)
-                address, view = memory.address, memory.view
+                handed = client.Memory(2 * SIZE)
+                await session.share_memory(handed)
+                address, view = handed.address, handed.view
             else:
                 memory = stack.enter_context(mmap.mmap(-1, 2 * SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
                 view = memoryview(memory)

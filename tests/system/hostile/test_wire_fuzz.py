@@ -167,19 +167,19 @@ async def work(path):
             await container.unmap_dma(PAGE, PAGE)
 
 
-async def survives(daemon, drawn, *, greet):
+async def survives(daemon, empty, drawn, *, greet):
     with trio.fail_after(PATIENCE):
         await converse(daemon.socket_path, drawn, greet=greet)
         await work(daemon.socket_path)
-        await settles(daemon, daemon.empty)
+        await settles(daemon, empty)
     assert daemon.ask("stats")["internal_errors"] == 0, daemon.log()
 
 
 @given(drawn=st.lists(packets, min_size=1, max_size=10))
-def test_anything_on_a_connection(daemon, drawn):
-    trio.run(lambda: survives(daemon, drawn, greet=True))
+def test_anything_on_a_connection(daemon, empty, drawn):
+    trio.run(lambda: survives(daemon, empty, drawn, greet=True))
 
 
 @given(drawn=st.lists(packets, min_size=1, max_size=3))
-def test_anything_instead_of_a_greeting(daemon, drawn):
-    trio.run(lambda: survives(daemon, drawn, greet=False))
+def test_anything_instead_of_a_greeting(daemon, empty, drawn):
+    trio.run(lambda: survives(daemon, empty, drawn, greet=False))

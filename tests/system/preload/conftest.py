@@ -19,7 +19,7 @@ PATIENCE = 120.0
 
 
 ROOT = Path(__file__).parents[3]
-SHIM = [
+SHIM: list[str | Path] = [
     "-D_GNU_SOURCE", "-U_FORTIFY_SOURCE", "-fno-delete-null-pointer-checks", "-D__nonnull(arguments)=",
     "-D__attribute_nonnull__(arguments)=", '-DVFP_EXPORT=__attribute__((visibility("hidden")))',
     "-I", ROOT / "protocol", "-I", ROOT / "csrc" / "preload", *sorted((ROOT / "csrc" / "preload").glob("*.c")),

@@ -220,7 +220,7 @@ class Generous(Rogue):
             case "unproved":
                 self._send(sock, (m.encode(m.GIVE_FD, message.seq, flags=flags), [self._token()]))
                 self._send(sock, (m.encode(m.REPLY, message.seq, flags=m.F_UNPROVED, args=refused), []))
-            case "fragments":
+            case _:  # fragments
                 ask = m.encode(m.WRITE_USER, message.seq, flags=flags, args=(1 << 63, m.MAX_DATA + 1, 0, 0))
                 self._send(sock, (ask + bytes(m.MAX_DATA), [self._token()]))
                 self._send(sock, (m.encode(m.DATA, message.seq) + b"x", []))

@@ -9,6 +9,7 @@ from dataclasses import replace
 from tests.native.mutants import MUTANTS
 from vfioemu.core.base.effects import PinUser, read_user
 from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.limits import PIN_PAGES_MAX
 from vfioemu.core.files import dma_logging
 from vfioemu.core.memory.accounting import Accounting
 from vfioemu.core.memory.held_pins import HeldPins
@@ -129,7 +130,7 @@ def errno_order_is_swapped(patch):
 
 
 def one_page_too_many_is_pinned(patch):
-    patch.setattr(device, "PIN_PAGES_MAX", device.PIN_PAGES_MAX + 1)
+    patch.setattr(device, "PIN_PAGES_MAX", PIN_PAGES_MAX + 1)
 
 
 def the_lock_is_dropped_while_pages_are_pinned(patch):

@@ -66,7 +66,7 @@ def test_documentation_lists_what_is_planted():
 
 
 def test_everything_that_is_planted_is_listed():
-    functions = {
+    functions: set[object] = {
         thing
         for name, thing in vars(planted).items()
         if inspect.isfunction(thing) and thing.__module__ == planted.__name__ and not name.startswith("_")

@@ -120,6 +120,7 @@ main(sys.argv[2:], lambda: planted.by_name(sys.argv[1])(planted.Patch()))
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is not installed")
 @pytest.mark.parametrize("plant", planted.SEEN_BY_PROGRAMS, ids=lambda plant: plant.__name__)
 def test_planted_mistake_is_found_from_an_empty_corpus(plant, tmp_path):
+    errors = ""
     for seed in SEEDS:
         corpus = tmp_path / f"corpus-{seed}"
         corpus.mkdir()
@@ -138,8 +139,10 @@ def test_planted_mistake_is_found_from_an_empty_corpus(plant, tmp_path):
             text=True,
             timeout=PATIENCE,
         )
+        errors = done.stderr[-2000:]
         if done.returncode != 0:
             break
+    else:
+        pytest.fail(f"not found: {errors}")
 
-    assert done.returncode != 0, done.stderr[-2000:]
-    assert list(tmp_path.glob("crash-*")), done.stderr[-2000:]
+    assert list(tmp_path.glob("crash-*")), errors

@@ -9,6 +9,7 @@ from tests.fuzzing import model
 from tests.fuzzing.client import BITMAP_SIZE, DATA_PAGES, LAYOUT, Client
 from tests.fuzzing.model import PAGE
 from tests.fuzzing.world import Handle, World
+from vfioemu.core.base.profile import Quirks
 from vfioemu.testing.holdings import holdings
 
 PAGES = st.integers(0, 40)
@@ -31,7 +32,7 @@ FILLS = st.sampled_from([0, 0, 0, 0xA5])
 class Calls(RuleBasedStateMachine):
     """The rules; which fd a rule uses is a number modulo how many there are."""
 
-    quirks = "recorded"
+    quirks: Quirks = "recorded"
 
     def __init__(self):
         super().__init__()
@@ -129,6 +130,7 @@ class Calls(RuleBasedStateMachine):
     @rule(group=WHICH, number=NUMBERS, own=st.booleans())
     def open_device(self, group, number, own):
         handle = self.pick(model.Group, group)
+        assert isinstance(handle.thing, model.Group)
         self.world.open_device(handle, self.world.groups.index(handle.thing) if own else number)
 
     @precondition(lambda self: 0 < len(self.world.handles) < 30)
@@ -356,7 +358,7 @@ class Calls(RuleBasedStateMachine):
 class CleanCalls(Calls):
     """The same with quirks = "clean": zeroed bitmaps, and no bit that means nothing."""
 
-    quirks = "clean"
+    quirks: Quirks = "clean"
 
     def allowed(self, fill):
         return 0

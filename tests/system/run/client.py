@@ -87,7 +87,7 @@ def main():
                 byte = (byte + 1) % 256
                 once(device, memory, byte)
         except OSError as error:
-            print(errno.errorcode[error.errno], flush=True)
+            print(errno.errorcode[error.errno or 0], flush=True)
             return
     print(json.dumps({"ok": True}))
 

@@ -137,7 +137,7 @@ for fd in os.open(NODE, os.O_RDWR), os.open(DEVICE + "/config", os.O_RDWR), os.o
         assert connected.output("sh", "-c", script).splitlines() == ["31:32", NODE, "31 32"]
 
 
-REFUSED = [
+REFUSED: list[tuple[str, list[str | int], str | int]] = [
     ("unlink", ["{file}"], "EPERM"),
     ("unlink", ["{node}"], "EPERM"),
     ("unlink", ["{missing}"], "ENOENT"),

@@ -65,6 +65,7 @@ def test_each_device_is_told_of_and_each_process():
 
 def test_parts_that_a_model_names_are_memory():
     ring = DmaEngine({}).hardware.function.bars[0]
+    assert ring.areas is not None
     [(offset, size)] = ring.areas
 
     assert ring.maps(offset, size)

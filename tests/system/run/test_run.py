@@ -115,7 +115,17 @@ class TestEnvironment:
             f"preload.library = lambda: pathlib.Path({str(folder)!r}) / preload.NAME\n"
             "main()\n"
         )
-        line = [sys.executable, "-c", code, "run", DEVICE, "--", sys.executable, CLIENT, "once"]
+        line: list[str | Path] = [
+            sys.executable,
+            "-c",
+            code,
+            "run",
+            DEVICE,
+            "--",
+            sys.executable,
+            CLIENT,
+            "once",
+        ]
         done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=120)
         assert done.stdout == '{"ok": true}\n', done.stderr
 

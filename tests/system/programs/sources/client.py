@@ -20,4 +20,4 @@ print("mapped:", len(fcntl.ioctl(container, 0x3B71, request)))  # VFIO_IOMMU_MAP
 try:
     fcntl.ioctl(container, 0x3B71, request)
 except OSError as error:
-    print(errno.errorcode[error.errno])
+    print(errno.errorcode[error.errno or 0])

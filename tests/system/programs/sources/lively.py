@@ -5,6 +5,7 @@ import asyncio
 import mmap
 import multiprocessing
 import os
+import pathlib
 
 
 def square(number):
@@ -39,8 +40,7 @@ def main():
     for method in ("spawn", "fork", "forkserver"):
         with multiprocessing.get_context(method).Pool(2) as pool:
             print(method, pool.map(square, range(4)))
-    with open("big", "wb") as big:
-        big.write(bytes(1 << 20))
+    pathlib.Path("big").write_bytes(bytes(1 << 20))
     with (
         open("big", "rb") as big,
         open("copy", "wb") as copy,
