@@ -49,11 +49,11 @@ class DeviceFile(File):
     def ioctl(self, caller: Caller, cmd: int, arg: int) -> Steps[int]:
         """Dispatch; ENOTTY for what neither vfio core nor the driver knows."""
         steps = dispatch.ioctl(TABLE, self, caller, cmd, arg)
-        return steps if self.device.model.awake else self._wake_first(steps)
+        return self._resume_first(steps) if self.device.model.power.engaged else steps
 
-    def _wake_first(self, steps: Steps[int]) -> Steps[int]:
+    def _resume_first(self, steps: Steps[int]) -> Steps[int]:
         """vfio_device_pm_runtime_get()."""
-        yield from finish(self.device.model.wake_up())
+        yield from finish(self.device.model.power.use())
         return (yield from steps)
 
     def read(self, caller: Caller, addr: int, size: int) -> Steps[int]:
@@ -74,20 +74,22 @@ class DeviceFile(File):
         """Read a region: EFAULT, EINVAL, the model's."""
         del caller
         steps = regions.read(self.device.regions, addr, size, offset)
-        return steps if self.device.model.awake else self._wake_if_used(steps, addr, size, offset)
+        engaged = self.device.model.power.engaged
+        return self._resume_if_used(steps, addr, size, offset) if engaged else steps
 
     def pwrite(self, caller: Caller, addr: int, size: int, offset: int) -> Steps[int]:
         """Write a region: EFAULT, EINVAL, the model's."""
         del caller
         steps = regions.write(self.device.regions, addr, size, offset)
-        return steps if self.device.model.awake else self._wake_if_used(steps, addr, size, offset)
+        engaged = self.device.model.power.engaged
+        return self._resume_if_used(steps, addr, size, offset) if engaged else steps
 
-    def _wake_if_used(self, steps: Steps[int], addr: int, size: int, offset: int) -> Steps[int]:
-        """vfio_pci_rw(): what has an index of the device's and is not empty wakes it, even if it is refused then."""
+    def _resume_if_used(self, steps: Steps[int], addr: int, size: int, offset: int) -> Steps[int]:
+        """vfio_pci_rw(): what has an index of the device's and is not empty resumes it, even if it is refused then."""
         refuse_bad_range(addr, size, offset)
         if not size or offset >> OFFSET_SHIFT >= len(self.device.regions.regions()):
             return (yield from steps)
-        return (yield from self._wake_first(steps))
+        return (yield from self._resume_first(steps))
 
     def mmap(self, caller: Caller, offset: int, size: int, prot: int, shared: bool) -> Steps[Mapped]:
         """Map a region: EINVAL."""

@@ -25,6 +25,7 @@ from vfioemu.core.memory.iova_bitmap import DirtySink, LogRange
 from vfioemu.core.model import regions
 from vfioemu.core.model.host import Host
 from vfioemu.core.model.irqs import Irq, IrqRequest, trigger_irqs
+from vfioemu.core.model.power import FULL_POWER, RuntimePower
 from vfioemu.core.model.quirks import PLAIN, DriverQuirks
 from vfioemu.core.model.regions import Region
 from vfioemu.core.model.streams import ResumingStream, SavingStream
@@ -49,7 +50,7 @@ class DeviceModel:
         tells_p2p: it tells DMA to other devices from all other DMA, and begins none in the P2P states by itself, or it
             never does DMA. Without that, the core lets it do no DMA at all in those states.
         needs_reset: it was used since it was last reset, and could not be reset when it was closed; a reset of its bus can.
-        awake: it has full power; while it has not, `wake_up` is called before every ioctl, read and write.
+        power: its runtime power management; without any of its own it always has full power.
         OPTIONS: option names and what they mean, for people.
     """
 
@@ -64,7 +65,7 @@ class DeviceModel:
     has_dma_logging: bool = False
     tells_p2p: bool = False
     needs_reset: bool = False
-    awake: bool = True
+    power: RuntimePower = FULL_POWER
 
     def __init__(self, options: Mapping[str, object]) -> None:
         if unknown := set(options) - set(self.OPTIONS):
@@ -236,10 +237,6 @@ class DeviceModel:
     def feature(self, number: int, arg: int, size: int) -> MaybeSteps[int | None]:
         """GET or SET such a feature: its payload is at `arg`, and so long; the ioctl's result, None for 0."""
         raise NotImplementedError
-
-    def wake_up(self) -> MaybeSteps[None]:
-        """Resume the device (runtime power management): an ioctl, a read or a write came while `awake` was False."""
-        return None
 
     # --- memory ---
 

@@ -83,7 +83,7 @@ class VfioPci(DeviceModel):
         self.interrupts = Interrupts(hardware, lambda: self.host.irqs, own.host_vectors)
         self.config = VirtualConfig(hardware.config, function, self)
         self.bars = BarAccess(hardware, self.interrupts.messages)
-        self._low_power = LowPower(self)
+        self.power = self._low_power = LowPower(self)
         self._ioeventfds = IoEventFds(hardware, self.bars)
         self._memory: dict[int, SharedBar] = {}
         self._token = bytes(16)
@@ -136,7 +136,6 @@ class VfioPci(DeviceModel):
         with contextlib.suppress(IoctlError):
             yield from finish(self.hardware.function_closed())
         self._low_power.close()
-        self.awake = True
         self.hardware.force_power_state(0)
         self._ioeventfds.close()
         self.interrupts.close()
@@ -227,10 +226,10 @@ class VfioPci(DeviceModel):
             yield from self.try_reset_function()
         yield from self.command_written()
 
-    def wake_up(self) -> Steps[None]:
-        """Resume a function in low power mode for an ioctl, a read or a write: vfio_device_pm_runtime_get(), vfio_pci_rw()."""
-        yield from self._low_power.use()
-        self.awake = not self._low_power.engaged
+    @property
+    def awake(self) -> bool:
+        """See hardware.card.Slot."""
+        return not self._low_power.engaged
 
     # --- what config space writes do: virtual.Driver ---
 
@@ -383,7 +382,6 @@ class VfioPci(DeviceModel):
             if number < 0:
                 raise IoctlError(errno.EINVAL, f"wakeup_eventfd {number} is no eventfd")
             yield from self._low_power.enter((yield from take_eventfd(number)))
-        self.awake = not self._low_power.engaged
         return 0
 
 

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from vfioemu.core.base.effects import EventFd, Signal, Steps
 from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.model.power import RuntimePower
 from vfioemu.devices.pci.vfio_pci.interrupts import INTX, Interrupts
 
 
@@ -26,7 +27,7 @@ class Owner(Protocol):
         """Adapt mappings: whether they work may have changed."""
 
 
-class LowPower:
+class LowPower(RuntimePower):
     """Low power mode of one function.
 
     Attributes:
@@ -61,7 +62,10 @@ class LowPower:
         yield from self._resume_intx()
 
     def use(self) -> Steps[None]:
-        """Resume the function, as somebody uses it; without a wakeup eventfd, suspend it again afterwards."""
+        """Resume the function, as somebody uses it; without a wakeup eventfd, suspend it again afterwards.
+
+        Kernel: vfio_device_pm_runtime_get() for an ioctl, vfio_pci_rw() for a read or a write.
+        """
         if not self.engaged:
             return
         if self._wakeup is not None:
