@@ -77,7 +77,6 @@ class LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names."""
-        del ctx
         return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -94,7 +93,6 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List them without importing one."""
-        del ctx
         with formatter.section("Commands"):
             formatter.write_dl(sorted(COMMANDS.items()))
 
@@ -124,7 +122,6 @@ def _show_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 )
 def cli(verbose: int, quiet: bool, part_of: str | None) -> None:
     """Emulate the Linux VFIO kernel interface in user space, and migrate guests through it."""
-    del part_of
     level = logging.WARNING if quiet else (logging.DEBUG if verbose > 1 else logging.INFO)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Lines("vfioemu: %(levelname)s: %(message)s"))

@@ -92,7 +92,6 @@ class Machine:
             IoctlError: ENOENT for any other path, and for a group that does not exist; EINVAL for an unknown
                 container option; EBUSY, ENODEV from the group.
         """
-        del caller
         node, comma, options = path.partition(",")
         if node == CONTAINER_NODE:
             yield from ()

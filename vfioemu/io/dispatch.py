@@ -283,6 +283,5 @@ class Dispatcher:
 
 def _negative(caller: Caller, addr: int, size: int, offset: int) -> Steps[int]:
     """Refuse an offset below zero, as ksys_pread64() and ksys_pwrite64() do."""
-    del caller, addr, size
     yield from ()
     raise IoctlError(errno.EINVAL, f"offset {offset - (1 << 64)}")

@@ -195,7 +195,6 @@ class Driver:
         return not self.access.write_now(effect.addr, effect.data), None
 
     def _fds_now(self, effect: TakeFd | GiveFd | RevokeFd | Abandoned) -> tuple[bool, Any]:
-        del effect
         return True, None
 
     def _watch_now(self, effect: Watch) -> tuple[bool, Any]:
@@ -208,7 +207,6 @@ class Driver:
             raise IoctlError(errno.ENOMEM, f"no memory for {effect.name}: {error}") from error
 
     def _current_now(self, effect: Current) -> tuple[bool, Any]:
-        del effect
         return False, self.access.space
 
     def _signal_now(self, effect: Signal) -> tuple[bool, Any]:
@@ -280,20 +278,17 @@ class Driver:
         self._ready = True
 
     def _breathe_now(self, effect: Breathe) -> tuple[bool, Any]:
-        del effect
         return True, None
 
     # --- what is waited for ---
 
     async def _breathe_later(self, effect: object) -> None:
-        del effect
         if self.share is None:
             await trio.lowlevel.cancel_shielded_checkpoint()
         else:
             await self.share.breathe()
 
     async def _locked_later(self, effect: Locked) -> None:
-        del effect
         if not self._ready:
             # Not cancellable: the lock may be given to us in the very moment of the cancellation, and nobody would release it.
             self._task = trio.lowlevel.current_task()

@@ -67,7 +67,6 @@ class BenchIommu(Backend):
 
     def pin_pages(self, device: PinningDevice, iova: int, npages: int, prot: int) -> Steps[int]:
         """EINVAL outside."""
-        del device, prot
         yield from locked(self.lock)
         try:
             self._check(iova, npages * PAGE)
@@ -78,7 +77,6 @@ class BenchIommu(Backend):
 
     def unpin_pages(self, device: PinningDevice, iova: int, npages: int) -> Steps[None]:
         """Never fails."""
-        del device
         yield from locked(self.lock)
         self.pins.subtract(range(iova, iova + npages * PAGE, PAGE))
         self.pins += Counter()
@@ -184,7 +182,6 @@ class BenchGroup:
 
 class _NoNodes:
     def open(self, caller: object, path: str) -> Steps[File]:
-        del caller
         raise IoctlError(errno.ENOENT, path)
 
 

@@ -129,7 +129,6 @@ class Process(AddressSpace):
 
     def pages(self, vaddr: int, size: int, holder: Holder) -> MemoryPages:
         """Hold the allocations that are there."""
-        del holder
         return MemoryPages(self.memory, vaddr, size)
 
     def perform(self, effect: Effect, task: Task[Any]) -> object:
@@ -428,7 +427,6 @@ class Process(AddressSpace):
         _pages(effect).write(effect.offset, effect.data)
 
     def _current(self, effect: Current) -> "Process | None":
-        del effect
         return None if self._kernel_thread else self
 
     _effects: ClassVar[Mapping[type, Callable[..., object]]] = {

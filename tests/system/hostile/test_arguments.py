@@ -136,11 +136,9 @@ class InMemory:
             self.process.memory.protect(ARENA + page * PAGE, PAGE, protection)
 
     async def ioctl(self, target, cmd, arg, offer="nothing"):
-        del offer
         return self.process.ioctl(self.numbers[target], cmd, arg)
 
     async def transfer(self, call, target, address, size, offset, offer):
-        del offer
         at = (offset,) if call.startswith("p") else ()
         return getattr(self.process, call)(self.numbers[target], address, size, *at)
 

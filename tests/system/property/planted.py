@@ -26,11 +26,10 @@ from vfioemu.wire import messages
 
 
 def _nothing(*args, **kwargs):
-    del args, kwargs
+    pass
 
 
 def _yields_nothing(*args):
-    del args
     yield from ()
 
 

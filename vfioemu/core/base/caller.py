@@ -33,7 +33,6 @@ class AddressSpace:
 
     def reserved(self, vaddr: int, size: int) -> int:
         """Count the bytes of a range that are mappings of devices' memory: there is no struct page, so nothing is charged."""
-        del vaddr, size
         return 0
 
     def beyond_memlock(self, npages: int, limit: int) -> None:
@@ -49,7 +48,6 @@ class AddressSpace:
         Only memory that the owner handed over (io/memory/windows.py) has a window. It lives until the owner takes it back and
         nobody holds it any more.
         """
-        del vaddr, size
         return None
 
     def pages(self, vaddr: int, size: int, holder: "Holder") -> "Pages":
@@ -58,7 +56,6 @@ class AddressSpace:
 
     def hold(self, vaddr: int, size: int) -> object:
         """Return an object that keeps the window of [vaddr, vaddr+size) alive for as long as it is referred to."""
-        del vaddr, size
         return None
 
 

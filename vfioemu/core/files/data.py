@@ -44,7 +44,6 @@ class DataFile(File):
 
     def read(self, caller: Caller, addr: int, size: int) -> Steps[int]:
         """Read saved state: EBADF (a resuming fd), EFAULT, ENODEV, ENOMSG, what the model says; 0 is the end."""
-        del caller
         stream = self.session.stream
         if not isinstance(stream, SavingStream):
             raise IoctlError(errno.EBADF, "a resuming data fd is open for writing only")
@@ -78,7 +77,6 @@ class DataFile(File):
 
     def write(self, caller: Caller, addr: int, size: int) -> Steps[int]:
         """Write state to load: EBADF (a saving fd), EFAULT, ENODEV, ENOMEM, what the model says."""
-        del caller
         stream = self.session.stream
         if not isinstance(stream, ResumingStream):
             raise IoctlError(errno.EBADF, "a saving data fd is open for reading only")
@@ -109,19 +107,16 @@ class DataFile(File):
 
     def pread(self, caller: Caller, addr: int, size: int, offset: int) -> Steps[int]:
         """ESPIPE: stream_open() takes FMODE_PREAD away."""
-        del caller, addr, size, offset
         yield from ()
         raise IoctlError(errno.ESPIPE, "a data fd is a stream")
 
     def pwrite(self, caller: Caller, addr: int, size: int, offset: int) -> Steps[int]:
         """ESPIPE: stream_open() takes FMODE_PWRITE away."""
-        del caller, addr, size, offset
         yield from ()
         raise IoctlError(errno.ESPIPE, "a data fd is a stream")
 
     def mmap(self, caller: Caller, offset: int, size: int, prot: int, shared: bool) -> Steps[Mapped]:
         """EACCES for what the fd is not open for (do_mmap() reads a file in every mapping of it), or ENODEV."""
-        del caller, offset, size
         yield from ()
         if isinstance(self.session.stream, ResumingStream) or (shared and prot & PROT_WRITE):
             raise IoctlError(errno.EACCES, f"prot {prot:#x}: a data fd is open for reading or writing alone")
@@ -144,7 +139,6 @@ class DataFile(File):
 
 def _get_precopy_info(file: DataFile, caller: Caller, arg: int) -> Steps[int]:
     """VFIO_MIG_GET_PRECOPY_INFO: ENOTTY (a resuming fd), EFAULT, EINVAL (argsz, or not in pre-copy), ENODEV."""
-    del caller
     stream = file.session.stream
     if not isinstance(stream, SavingStream):
         raise IoctlError(errno.ENOTTY, f"device {file.label} is RESUMING: that has no pre-copy")

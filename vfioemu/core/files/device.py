@@ -72,14 +72,12 @@ class DeviceFile(File):
 
     def pread(self, caller: Caller, addr: int, size: int, offset: int) -> Steps[int]:
         """Read a region: EFAULT, EINVAL, the model's."""
-        del caller
         steps = regions.read(self.device.regions, addr, size, offset)
         engaged = self.device.model.power.engaged
         return self._resume_if_used(steps, addr, size, offset) if engaged else steps
 
     def pwrite(self, caller: Caller, addr: int, size: int, offset: int) -> Steps[int]:
         """Write a region: EFAULT, EINVAL, the model's."""
-        del caller
         steps = regions.write(self.device.regions, addr, size, offset)
         engaged = self.device.model.power.engaged
         return self._resume_if_used(steps, addr, size, offset) if engaged else steps
@@ -93,7 +91,6 @@ class DeviceFile(File):
 
     def mmap(self, caller: Caller, offset: int, size: int, prot: int, shared: bool) -> Steps[Mapped]:
         """Map a region: EINVAL."""
-        del caller
         mapped = yield from regions.mmap(self.device.regions, offset, size, prot, shared)
         index, start = regions.place(offset)
         hides = self.device.model.maps_registers(index, start, size)
@@ -106,7 +103,6 @@ class DeviceFile(File):
 
 def _get_info(file: DeviceFile, caller: Caller, arg: int) -> Steps[int]:
     """VFIO_DEVICE_GET_INFO: EFAULT, EINVAL. The driver says how much of the struct it writes."""
-    del caller
     argsz = int.from_bytes((yield from read_user(arg, _INFO_MINSZ))[:4], "little")
     if argsz < _INFO_MINSZ:
         raise IoctlError(errno.EINVAL, f"argsz {argsz} < {_INFO_MINSZ}")
@@ -118,19 +114,16 @@ def _get_info(file: DeviceFile, caller: Caller, arg: int) -> Steps[int]:
 
 def _get_region_info(file: DeviceFile, caller: Caller, arg: int) -> Steps[int]:
     """VFIO_DEVICE_GET_REGION_INFO: EFAULT, EINVAL."""
-    del caller
     return regions.get_region_info(file.device.regions, file.device.profile, arg)
 
 
 def _get_irq_info(file: DeviceFile, caller: Caller, arg: int) -> Steps[int]:
     """VFIO_DEVICE_GET_IRQ_INFO: EFAULT, EINVAL."""
-    del caller
     return irqs.get_irq_info(file.device.model, arg)
 
 
 def _set_irqs(file: DeviceFile, caller: Caller, arg: int) -> Steps[int]:
     """VFIO_DEVICE_SET_IRQS: EFAULT, EINVAL, EBADF, ENOTTY, the model's."""
-    del caller
     request = yield from irqs.read_request(file.device.model, arg)
     yield from locked(file.device.lock)
     try:
@@ -142,25 +135,21 @@ def _set_irqs(file: DeviceFile, caller: Caller, arg: int) -> Steps[int]:
 
 def _reset(file: DeviceFile, caller: Caller, arg: int) -> Steps[int]:
     """VFIO_DEVICE_RESET, which takes no argument: EINVAL."""
-    del caller, arg
     return file.device.reset()
 
 
 def _get_pci_hot_reset_info(file: DeviceFile, caller: Caller, arg: int) -> Steps[int]:
     """VFIO_DEVICE_GET_PCI_HOT_RESET_INFO: ENOTTY, the model's."""
-    del caller
     return file.device.model.ioctl(c.VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, arg)
 
 
 def _pci_hot_reset(file: DeviceFile, caller: Caller, arg: int) -> Steps[int]:
     """VFIO_DEVICE_PCI_HOT_RESET: ENOTTY, the model's."""
-    del caller
     return file.device.model.ioctl(c.VFIO_DEVICE_PCI_HOT_RESET, arg)
 
 
 def _ioeventfd(file: DeviceFile, caller: Caller, arg: int) -> Steps[int]:
     """VFIO_DEVICE_IOEVENTFD: ENOTTY, the model's."""
-    del caller
     return file.device.model.ioctl(c.VFIO_DEVICE_IOEVENTFD, arg)
 
 

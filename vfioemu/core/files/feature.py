@@ -102,7 +102,6 @@ def _offers(device: Device, number: int) -> bool:
 
 def _migration(device: Device, caller: Caller, asked: int, arg: int) -> Steps[None]:
     """vfio_ioctl_device_feature_migration()."""
-    del caller, asked
     yield from write_user(arg, DeviceFeatureMigration(flags=device.migration_flags).build())
 
 
@@ -112,7 +111,6 @@ def _mig_device_state(device: Device, caller: Caller, asked: int, arg: int) -> S
     On failure the caller's structure gets data_fd -1 and the state that it asked for, not the one that it has; if that
     cannot be written, EFAULT wins over the device's own error.
     """
-    del caller
     mig = DeviceFeatureMigState.parse((yield from read_user(arg, DeviceFeatureMigState.SIZE)))
     refusal = None
     file = None
@@ -153,25 +151,21 @@ def _return_fd(file: DataFile, arg: int, state: int) -> Steps[None]:
 
 def _mig_data_size(device: Device, caller: Caller, asked: int, arg: int) -> Steps[None]:
     """vfio_ioctl_device_feature_migration_data_size()."""
-    del caller, asked
     size = device.model.stop_copy_size()
     yield from write_user(arg, DeviceFeatureMigDataSize(stop_copy_length=size).build())
 
 
 def _mig_precopy_info_v2(device: Device, caller: Caller, asked: int, arg: int) -> Steps[None]:
     """Make the flags of PRECOPY_INFO an output, and ignore their input value from now on."""
-    del caller, asked, arg
     yield from ()
     device.migration.set_info_v2(True)
 
 
 def _logging_start(device: Device, caller: Caller, asked: int, arg: int) -> Steps[None]:
-    del caller, asked
     yield from dma_logging.start(device, arg)
 
 
 def _logging_stop(device: Device, caller: Caller, asked: int, arg: int) -> Steps[None]:
-    del caller, asked, arg
     yield from locked(device.lock)
     try:
         yield from finish(device.model.log_stop())
@@ -180,7 +174,6 @@ def _logging_stop(device: Device, caller: Caller, asked: int, arg: int) -> Steps
 
 
 def _logging_report(device: Device, caller: Caller, asked: int, arg: int) -> Steps[None]:
-    del asked
     yield from dma_logging.report(device, caller, arg)
 
 

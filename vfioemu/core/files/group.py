@@ -62,7 +62,6 @@ class GroupFile(File):
 
 def _get_status(file: GroupFile, caller: Caller, arg: int) -> Steps[int]:
     """``VFIO_GROUP_GET_STATUS``: EFAULT, EINVAL, ENODEV when all its devices have been removed."""
-    del caller
     group = file.group
     status = GroupStatus.parse((yield from read_user(arg, GroupStatus.SIZE)))
     if status.argsz < GroupStatus.SIZE:
@@ -88,7 +87,6 @@ def _set_container(file: GroupFile, caller: Caller, arg: int) -> Steps[int]:
 
     Kernel: vfio_group_ioctl_set_container().
     """
-    del caller
     group = file.group
     number = int.from_bytes((yield from read_user(arg, _FD_SIZE)), "little", signed=True)
     taken: File | EventFd | ForeignFd = yield TakeFd(number)
@@ -110,7 +108,6 @@ def _set_container(file: GroupFile, caller: Caller, arg: int) -> Steps[int]:
 
 def _unset_container(file: GroupFile, caller: Caller, arg: int) -> Steps[int]:
     """``VFIO_GROUP_UNSET_CONTAINER``: EINVAL without one, EBUSY while a device is open."""
-    del caller, arg
     group = file.group
     yield from locked(group.lock)
     try:
@@ -134,7 +131,6 @@ def _get_device_fd(file: GroupFile, caller: Caller, arg: int) -> Steps[int]:
 
     Kernel: vfio_group_ioctl_get_device_fd(), vfio_device_open_file().
     """
-    del caller
     group = file.group
     device = _find(group, (yield from _read_name(arg)))
     # Held over the whole open: the group must not leave its container between the check for it and the first open.

@@ -149,7 +149,6 @@ class DeviceModel:
         Returns:
             When to be called again (`now` for at once), or None: not before `host.wake()`.
         """
-        del now
         return None
 
     def inspect(self, what: str, arguments: Mapping[str, object]) -> object:
@@ -159,7 +158,6 @@ class DeviceModel:
             KeyError: it has nothing of that name to tell.
             ValueError: the arguments make no sense.
         """
-        del arguments
         raise KeyError(what)
 
     # --- regions ---
@@ -170,17 +168,14 @@ class DeviceModel:
 
     def next_piece(self, index: int, offset: int, left: int) -> int:
         """Return the number of bytes of a write that are taken from the caller, and written, before the next are."""
-        del index, offset
         return min(left, regions.PIECE)
 
     def unit(self, index: int, offset: int, left: int) -> int:
         """Return how many bytes the driver copies from or to the caller at a time; this decides what a fault leaves."""
-        del index, offset
         return left
 
     def reads_show(self, index: int) -> bool:
         """Tell whether reading a region changes anything, so that nothing may be read that the caller cannot get."""
-        del index
         return False
 
     def accept_write(self, index: int, offset: int, size: int) -> int:
@@ -188,7 +183,6 @@ class DeviceModel:
 
         Less than `size` is for regions whose contents do not matter: the write counts as done in full.
         """
-        del index, offset
         return size
 
     def read_region(self, index: int, offset: int, size: int) -> MaybeSteps[bytes]:
@@ -204,12 +198,10 @@ class DeviceModel:
 
         A bare fd shows it from its beginning. None, the default, is EINVAL.
         """
-        del index, offset, size, prot
         return None
 
     def maps_registers(self, index: int, offset: int, size: int) -> bool:
         """Tell whether that part of a region, if it is mapped, would be registers in hardware, and is memory here."""
-        del index, offset, size
         return False
 
     # --- interrupts ---
@@ -225,13 +217,11 @@ class DeviceModel:
 
     def ioctl(self, cmd: int, arg: int) -> Steps[int]:
         """Answer an ioctl of <linux/vfio.h> that vfio core leaves to the driver: hot resets, IOEVENTFD. Default: ENOTTY."""
-        del arg
         yield from ()
         raise IoctlError(errno.ENOTTY, f"the driver has no ioctl {cmd:#x}")
 
     def has_feature(self, number: int) -> bool:
         """Tell whether the driver has a feature of its own (no migration, no DMA logging) that its kernel release has."""
-        del number
         return False
 
     def feature(self, number: int, arg: int, size: int) -> MaybeSteps[int | None]:
@@ -246,7 +236,6 @@ class DeviceModel:
         Every open device of the container is told, whether the pins are its own or not, with the container's lock
         dropped. Kernel: vfio_notify_dma_unmap().
         """
-        del iova, size
         return None
 
     # --- migration (migration_flags) ---
@@ -261,7 +250,6 @@ class DeviceModel:
             IoctlError: the arc failed, the state stays.
             StateLost: the arc failed and the device can hold no valid state: it is in ERROR until it is reset.
         """
-        del current, target
         return None
 
     def stop_copy_size(self) -> int:

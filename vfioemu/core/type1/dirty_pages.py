@@ -66,7 +66,6 @@ def dirty_pages(iommu: Iommu, caller: Caller, arg: int) -> Steps[int]:
 
     Kernel: vfio_iommu_type1_dirty_pages().
     """
-    del caller
     if not iommu.v2:
         raise IoctlError(errno.EACCES, "the container has VFIO_TYPE1_IOMMU, dirty tracking takes TYPE1v2")
     request = IommuType1DirtyBitmap.parse((yield from read_user(arg, IommuType1DirtyBitmap.SIZE)))

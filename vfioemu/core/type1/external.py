@@ -154,7 +154,6 @@ def _charged(iommu: Iommu, dma: Dma, iova: int, npages: int) -> int:
 
 def unpin_pages(iommu: Iommu, device: PinningDevice, iova: int, npages: int) -> Steps[None]:
     """Give pins back, up to the first page without a mapping. Kernel: vfio_iommu_type1_unpin_pages()."""
-    del device
     if not iommu.v2:
         return
     yield from iommu.hold()

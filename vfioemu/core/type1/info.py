@@ -65,7 +65,6 @@ def get_info(iommu: Iommu, caller: Caller, arg: int) -> Steps[int]:
 
     Kernel: vfio_iommu_type1_get_info().
     """
-    del caller
     argsz = int.from_bytes((yield from read_user(arg, MINSZ))[:4], "little")
     if argsz < MINSZ:
         raise IoctlError(errno.EINVAL, f"argsz {argsz} < {MINSZ}")

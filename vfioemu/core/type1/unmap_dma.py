@@ -31,7 +31,6 @@ def unmap_dma(iommu: Iommu, caller: Caller, arg: int) -> Steps[int]:
 
     Kernel: vfio_iommu_type1_unmap_dma(), vfio_dma_do_unmap().
     """
-    del caller
     request = IommuType1DmaUnmap.parse((yield from read_user(arg, IommuType1DmaUnmap.SIZE)))
     argsz, flags = request.argsz, request.flags
     if argsz < IommuType1DmaUnmap.SIZE or flags & ~_FLAGS:

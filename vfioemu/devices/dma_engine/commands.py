@@ -141,7 +141,6 @@ class _Active(Protocol):
 
 def _at_once(steps: Steps[int], *, dma: bool = True) -> Steps[int]:
     """Run `steps` within `work`, which excludes all else; a command that a client gives meanwhile is not within it."""
-    del dma
     return (yield from steps)
 
 

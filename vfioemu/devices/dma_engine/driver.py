@@ -113,7 +113,6 @@ class DmaEngine(VfioPci):
 
     def reads_show(self, index: int) -> bool:
         """Tell that no register changes when it is read."""
-        del index
         return False
 
     # --- DMA logging ---

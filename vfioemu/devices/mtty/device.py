@@ -108,7 +108,6 @@ class Mtty(DeviceModel):
 
     def irq_limit(self, index: int) -> int:
         """Return the number of indices, where SET_IRQS means the number of vectors: mtty_ioctl() passes num_irqs."""
-        del index
         return len(_IRQS) if self._info_known else 0
 
     def set_irqs(self, request: IrqRequest) -> Steps[None]:
@@ -303,7 +302,6 @@ class Mtty(DeviceModel):
 
     def log_start(self, page_size: int, ranges: Sequence[LogRange]) -> int:
         """mtty_log_start(): whatever is asked for."""
-        del ranges
         return page_size
 
     def log_report(self, iova: int, length: int, sink: DirtySink) -> None:

@@ -194,7 +194,6 @@ class Oracle(DeviceModel):
 
     def write_region(self, index: int, offset: int, data: bytes) -> Steps[None]:
         """Execute a command (md_command); its result, or a negative errno, is read from the region afterwards."""
-        del offset
         if index == c.VFIO_PCI_CONFIG_REGION_INDEX:
             return
         words = struct.unpack("<8Q", data)
@@ -225,7 +224,6 @@ class Oracle(DeviceModel):
         return 0
 
     def _notify(self, words: Words) -> Steps[int]:
-        del words
         yield from ()
         told, self._notifications = self._notifications, []
         for i, pair in enumerate(told):
@@ -239,7 +237,6 @@ class Oracle(DeviceModel):
         return self._log.mark(words[1], words[2])
 
     def _tell_arcs(self, words: Words) -> Steps[int]:
-        del words
         yield from ()
         told, self._arcs = self._arcs, []
         for i, pair in enumerate(told):
@@ -261,7 +258,6 @@ class Oracle(DeviceModel):
         return int((yield from self.host.signal_irq(words[1], words[2])))
 
     def _npinned(self, words: Words) -> Steps[int]:
-        del words
         yield from ()
         return self.host.npinned
 

@@ -122,7 +122,7 @@ class Closer:
 
 
 def _nothing(fd: int) -> None:
-    del fd
+    pass
 
 
 def _work(job: Callable[[int], None], fds: list[int]) -> None:

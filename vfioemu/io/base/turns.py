@@ -38,14 +38,12 @@ class Rounds(trio.abc.Instrument):
 
     def before_io_wait(self, timeout: float) -> None:
         """Measure the round that has ended."""
-        del timeout
         took = time.thread_time() - self._began
         if took > self.longest:
             self.longest = took
 
     def after_io_wait(self, timeout: float) -> None:
         """Begin the next one."""
-        del timeout
         self.number += 1
         self._began = time.thread_time()
 

@@ -35,7 +35,6 @@ class EventFdWatcher:
 
     def _look(self, fd: int, what: int) -> None:
         """Take the count, and act. Another watcher may have taken it by now; in the kernel, both are woken up."""
-        del fd, what
         self._poller.afterwards(self._arm)
         self._eventfd.take()
         self._then()

@@ -116,12 +116,10 @@ class EduCard(PciHardware):
 
     def bar_image(self, bar: int) -> bytes:
         """Return the registers as they are when the mapping is made."""
-        del bar
         return b"".join(self.read_bar(0, offset, 4) for offset in range(0, 0xA0, 4))
 
     def read_bar(self, bar: int, offset: int, size: int) -> bytes:
         """Read a register; accesses of less than 32 bits are not decoded and read as zero, those of 64 are for DMA registers."""
-        del bar
         if size < 4:
             return bytes(size)
         if size > 4 and offset < DMA_SOURCE:
@@ -138,7 +136,6 @@ class EduCard(PciHardware):
 
     def write_bar(self, bar: int, offset: int, data: bytes) -> Steps[None]:
         """Write a register; accesses of less than 32 bits are lost, and those of 64 below the DMA registers."""
-        del bar
         if len(data) < 4 or (len(data) > 4 and offset < DMA_SOURCE):
             return
         value = int.from_bytes(data, "little")

@@ -46,7 +46,6 @@ class PciTestdevCard(PciHardware):
 
     def read_bar(self, bar: int, offset: int, size: int) -> bytes:
         """Read, byte by byte, the chosen test's header, whichever BAR it was chosen by."""
-        del bar
         if self._current is None:
             return bytes(size)
         header = self._header(self._current)

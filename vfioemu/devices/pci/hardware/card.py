@@ -63,22 +63,18 @@ class PciHardware:
 
     def read_bar(self, bar: int, offset: int, size: int) -> MaybeSteps[bytes]:
         """Read a BAR: `size` is 1, 2, 4 or 8, and `offset` a multiple of it."""
-        del bar, offset
         return bytes(size)
 
     def write_bar(self, bar: int, offset: int, data: bytes) -> MaybeSteps[None]:
         """Write a BAR: `data` has 1, 2, 4 or 8 bytes, and `offset` is a multiple of that."""
-        del bar, offset, data
         return None
 
     def map_bar(self, bar: int, offset: int, size: int, prot: int) -> MaybeSteps[int | Mapped] | None:
         """Map a BAR: an fd of ours and where the part lies in it (a bare fd begins with it); None is EINVAL."""
-        del size, prot
         return Mapped(self.bar_memory(bar).fd, offset)
 
     def bar_image(self, bar: int) -> bytes:
         """Give what a mapping of the BAR shows in the beginning; zeros behind it."""
-        del bar
         return b""
 
     def reset_function(self) -> MaybeSteps[None]:
@@ -95,7 +91,6 @@ class PciHardware:
 
     def work(self, now: float) -> MaybeSteps[float | None]:
         """Do what is due at `now`, and say when to be called again: see `DeviceModel.work`."""
-        del now
         return None
 
     # --- what to use ---

@@ -51,7 +51,6 @@ class DmaBuf(File):
 
     def ioctl(self, caller: Caller, cmd: int, arg: int) -> Steps[int]:
         """dma_buf_ioctl(): SYNC and SET_NAME, which change nothing here: EFAULT, EINVAL; ENOTTY for any other."""
-        del caller
         if cmd == _SYNC:
             flags = int.from_bytes((yield from read_user(arg, 8)), "little")
             if flags & ~_SYNC_KNOWN or not flags & _SYNC_RW:
@@ -78,19 +77,16 @@ class DmaBuf(File):
 
     def pread(self, caller: Caller, addr: int, size: int, offset: int) -> Steps[int]:
         """Refuse with ESPIPE: alloc_file_pseudo() gives no FMODE_PREAD."""
-        del caller, addr, size, offset
         yield from ()
         raise IoctlError(errno.ESPIPE, "a DMA buffer cannot be read at an offset")
 
     def pwrite(self, caller: Caller, addr: int, size: int, offset: int) -> Steps[int]:
         """Refuse with ESPIPE: alloc_file_pseudo() gives no FMODE_PWRITE."""
-        del caller, addr, size, offset
         yield from ()
         raise IoctlError(errno.ESPIPE, "a DMA buffer cannot be written at an offset")
 
     def mmap(self, caller: Caller, offset: int, size: int, prot: int, shared: bool) -> Steps[Mapped]:
         """Refuse with EACCES what it is not open for (do_mmap()), else with EINVAL, as the exporter has no mmap operation."""
-        del caller, offset, size
         yield from ()
         if not self._readable or (shared and prot & PROT_WRITE and not self._writable):
             raise IoctlError(errno.EACCES, f"prot {prot:#x}: the open_flags of this DMA buffer forbid it")
