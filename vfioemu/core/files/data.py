@@ -50,6 +50,8 @@ class DataFile(File):
         refuse_bad_range(addr, size)
         left = clip(size)
         done = 0
+        # Two reads at a time would both get the piece that peek() shows. An arc waits for it as well: after it the session may have
+        # ended, which is therefore asked under the lock.
         yield from locked(self.session.lock)
         try:
             self.session.refuse_ended()
@@ -83,6 +85,8 @@ class DataFile(File):
         refuse_bad_range(addr, size)
         left = clip(size)
         done = 0
+        # Two writes at a time would mix their pieces, as each waits for the caller's memory. An arc waits for it as well: the device
+        # is given all that was written, or none of a write that comes after.
         yield from locked(self.session.lock)
         try:
             stream.before_write(left)
@@ -145,6 +149,7 @@ def _get_precopy_info(file: DataFile, caller: Caller, arg: int) -> Steps[int]:
     info = PrecopyInfo.parse((yield from read_user(arg, PrecopyInfo.SIZE)))
     if info.argsz < PrecopyInfo.SIZE:
         raise IoctlError(errno.EINVAL, f"argsz {info.argsz} < {PrecopyInfo.SIZE}")
+    # The arc out of pre-copy takes it: what is told was true while the device was still in it.
     yield from locked(file.session.lock)
     try:
         stream.before_info()

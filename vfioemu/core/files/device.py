@@ -125,6 +125,8 @@ def _get_irq_info(file: DeviceFile, caller: Caller, arg: int) -> Steps[int]:
 def _set_irqs(file: DeviceFile, caller: Caller, arg: int) -> Steps[int]:
     """VFIO_DEVICE_SET_IRQS: EFAULT, EINVAL, EBADF, ENOTTY, the model's."""
     request = yield from irqs.read_request(file.device.model, arg)
+    # One call at a time, as under igate of vfio-pci: vectors are set up one by one, with yields in between. A reset and a last
+    # close take the lock as well.
     yield from locked(file.device.lock)
     try:
         result = yield from finish(file.device.model.set_irqs(request))

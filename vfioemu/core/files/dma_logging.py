@@ -101,6 +101,7 @@ def report(device: Device, caller: Caller, arg: int) -> Steps[None]:
     if asked.iova + asked.length > _U64:
         raise IoctlError(errno.EOVERFLOW, f"iova {asked.iova:#x} + length {asked.length:#x} passes 2^64 - 1")
     sink = DirtySink(asked.iova, asked.length, asked.page_size, caller.space, asked.bitmap)
+    # The device forgets what it reports, so nobody may end the log, or begin another one, in the middle of it.
     yield from locked(device.lock)
     try:
         yield from finish(device.model.log_report(asked.iova, asked.length, sink))

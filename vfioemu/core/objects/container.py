@@ -136,6 +136,7 @@ class Container:
             IoctlError: EINVAL without a group or with a backend, ENODEV for a type that no driver has, what the groups'
                 attaching runs into.
         """
+        # Attaching yields: no group may come or go, and no other type be chosen, until all have joined.
         yield from locked(self.lock)
         try:
             if not self.groups or self.iommu is not None:

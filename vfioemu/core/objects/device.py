@@ -175,6 +175,7 @@ class Device:
         Raises:
             IoctlError: EINVAL without a container, or without its backend at the first open; the model's.
         """
+        # Held over the whole first open: who comes second must not get a device that is half open.
         yield from locked(self._open_lock)
         try:
             if not self.group.attached:
@@ -208,6 +209,7 @@ class Device:
 
     def close(self) -> Steps[None]:
         """vfio_df_close(): one file fewer; after the last one everything is as before the first."""
+        # Held over the whole last close: who opens meanwhile waits, and then gets the first open that comes after it.
         yield from locked(self._open_lock)
         try:
             last = self.open_count == 1

@@ -168,6 +168,8 @@ class Migration:
     def _arc(self, target: int) -> Steps[Session | None]:
         """Make one arc. No DMA is under way meanwhile, and nobody reads or writes the session's stream."""
         session = self.session
+        # The device's activity first, the stream's bytes second, as everywhere: whoever reads or writes a data fd holds the second
+        # lock while he waits for his memory, and never asks for the first one.
         yield from locked(self._activity)
         try:
             if session is not None:
@@ -180,6 +182,7 @@ class Migration:
                 self._end(session)
                 raise
             finally:
+                # Before the state is the new one. Nothing is yielded until it is, so whoever was waiting finds the session ended.
                 if session is not None:
                     session.lock.release()
             if session is not None and not {self.state, target} <= SAVING_STATES:

@@ -238,6 +238,7 @@ class RegionsWithMigration:
         """One field, whole."""
         value = 0
         if offset == _DEVICE_STATE:
+            # A transition holds it to its end: nobody reads a state in the middle of one.
             yield from locked(self._lock)
             try:
                 low = V1_ERROR if self._migration.state == ERROR else self._state
@@ -320,6 +321,7 @@ class RegionsWithMigration:
             raise IoctlError(errno.EINVAL, f"data_size written in device_state {self._state}: not resuming")
         if size > DATA_SIZE:
             raise IoctlError(errno.EINVAL, f"data_size {size} > {DATA_SIZE}")
+        # As for a write to a data fd of v2: a transition waits, or has ended the session before.
         yield from locked(session.lock)
         try:
             session.refuse_ended()

@@ -87,6 +87,7 @@ def dirty_pages(iommu: Iommu, caller: Caller, arg: int) -> Steps[int]:
 
 def _start(iommu: Iommu) -> Steps[None]:
     """vfio_dma_bitmap_alloc_all(): what is pinned now is dirty; nothing changes when tracking is on already."""
+    # Kept while others are served in between: a mapping or a pin that came then would have no bitmap, or no bit in one.
     yield from iommu.hold()
     try:
         if iommu.dirty_page_tracking:
@@ -107,6 +108,7 @@ def _start(iommu: Iommu) -> Steps[None]:
 
 
 def _stop(iommu: Iommu) -> Steps[None]:
+    # A harvest has bitmaps in hand while it writes to the user; it holds this lock meanwhile.
     yield from iommu.hold()
     try:
         iommu.dirty_page_tracking = False
@@ -165,6 +167,7 @@ def _use_bitmap(iommu: Iommu, operation: int, argsz: int, arg: int) -> Steps[Non
     if iova + size - profile.get_bitmap_to_top > U64_MAX:
         raise IoctlError(profile.get_bitmap_wrap_errno, f"iova {iova:#x} + size {size:#x} passes 2^64")
     verify_bitmap(size, bitmap)
+    # From the checks to the last mapping: tracking that ended in between, or a mapping that went, would take its bits along.
     yield from iommu.hold()
     try:
         pgsize = iommu.pgsize

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 def register_device(iommu: Iommu, device: PinningDevice) -> Steps[None]:
     """Tell the device from now on before pinned mappings go. Kernel: vfio_iommu_type1_register_device()."""
+    # UNMAP_DMA looks at the list under this lock, and must not miss a device that is about to pin.
     yield from iommu.hold()
     try:
         iommu.devices.insert(0, device)
@@ -183,6 +184,7 @@ def rw_read(iommu: Iommu, iova: int, size: int) -> Steps[bytes]:
 
     Kernel: vfio_iommu_type1_dma_rw().
     """
+    # Here and below: UNMAP_DMA takes this lock, and returns when no access to what it removes is under way any more.
     yield from iommu.hold()
     try:
         return (yield from _read(iommu, iova, size, (yield from current())))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 def dma_read(iommu: Iommu, iova: int, size: int) -> Steps[bytes]:
     """Read for the device: EFAULT for what is not mapped, or without READ."""
+    # Here and below: UNMAP_DMA takes this lock, and returns when no transfer to what it removes is under way any more.
     yield from iommu.hold()
     try:
         return (yield from _read(iommu, iova, size))

@@ -41,6 +41,7 @@ def map_dma(iommu: Iommu, caller: Caller, arg: int) -> Steps[int]:
     set_vaddr = bool(flags & VFIO_DMA_MAP_FLAG_VADDR)
     if set_vaddr is bool(prot):
         raise IoctlError(errno.EINVAL, f"flags {flags:#x}: READ or WRITE, or VADDR alone")
+    # Pinning yields for as long as memory takes: two overlapping MAP_DMA would both find the range free.
     yield from iommu.hold()
     try:
         if not request.size or (request.size | request.iova | request.vaddr) & (iommu.pgsize - 1):

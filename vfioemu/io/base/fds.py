@@ -122,7 +122,7 @@ class Closer:
 
 
 def _nothing(fd: int) -> None:
-    pass
+    """Do nothing."""
 
 
 def _work(job: Callable[[int], None], fds: list[int]) -> None:

@@ -58,7 +58,7 @@ class Unmapping:
 
 
 def _nothing(result: object) -> None:
-    pass
+    """Do nothing."""
 
 
 def _unmap(address: int, size: int, fd: int) -> None:

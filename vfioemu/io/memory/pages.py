@@ -159,7 +159,7 @@ class Pinned:
 
 
 def _say_nothing(space: Owner, about: str, text: str) -> None:
-    pass
+    """Do nothing."""
 
 
 def _discard(index: "dict[K, set[ClientPages]]", key: "K", pages: "ClientPages") -> None:
