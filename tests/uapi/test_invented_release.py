@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.core.lockstep import KINDS, MADE_OF
+from tests.core.calls import KINDS
+from tests.core.rules import MADE_OF
 from tests.releases import PROFILES
 from vfioemu.uapi.kinds import FdKind
 from vfioemu.uapi.profile import FACTS

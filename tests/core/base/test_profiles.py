@@ -8,7 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.core.lockstep import PAGE, RULES, TOP, Call, Disagreement, pair_of, rules_of, run
+from tests.core.calls import PAGE, TOP, Call
+from tests.core.lockstep import Disagreement, run
+from tests.core.rules import RULES, pair_of, rules_of
 from tests.releases import REVISED
 from vfioemu.uapi.profile import FACTS
 

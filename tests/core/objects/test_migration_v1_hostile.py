@@ -9,7 +9,7 @@ import struct
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.core.objects.test_migration_v1 import BASE, Box, Client, final
+from tests.core.objects.v1_client import BASE, Box, Client, final
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.model.streams import StateLost
 from vfioemu.core.objects.migration_v1 import DATA_OFFSET, REGION_SIZE
