@@ -13,7 +13,7 @@ import pytest
 
 from vfioemu.io.base import process
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PATIENCE = 120
 
 
@@ -81,7 +81,7 @@ class TestNumber:
         code = f"""
 import os, socket
 from pathlib import Path
-from tests.io import test_process as t
+from tests.io.base import test_process as t
 from vfioemu.io.base import process
 import pytest
 m = pytest.MonkeyPatch()

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.devices.test_pci_driver import Recorder, at
-from tests.devices.test_pci_irqs import ADDRESS
+from tests.devices.pci.rigs import ADDRESS, Recorder, at
 from tests.releases import every_release
 from vfioemu.devices.pci import Bar, Express, Function, MsiX, PciHardware, VfioPci
 from vfioemu.devices.pci.cards.e1000e import E1000e

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.devices.test_pci_config import QEMU, Rich
+from tests.devices.pci.vfio_pci.test_config import QEMU, Rich
 from tests.releases import PROFILES
 from vfioemu.testing.bench import Bench
 from vfioemu.uapi import constants as c

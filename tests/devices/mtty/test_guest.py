@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.devices.serial_driver import MCR, RDI, RLSI, SCR, Driver, Stalled, Vmm, run
+from tests.devices.mtty.serial_driver import MCR, RDI, RLSI, SCR, Driver, Stalled, Vmm, run
 from vfioemu.devices.mtty import Mtty
 from vfioemu.testing.bench import Bench
 from vfioemu.uapi import constants as c

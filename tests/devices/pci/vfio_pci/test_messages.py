@@ -5,8 +5,8 @@ import struct
 
 import pytest
 
-from tests.devices.pci_model import EVENTFD, NONE, OK, TRIGGER
-from tests.devices.test_pci_irqs import ADDRESS, CONFIG, MASTER, Console
+from tests.devices.pci.irq_model import EVENTFD, NONE, OK, TRIGGER
+from tests.devices.pci.rigs import ADDRESS, CONFIG, MASTER, Console
 from vfioemu.devices.pci import Bar, Function, Msi, MsiX, PciHardware, PowerManagement, VfioPci
 from vfioemu.testing.bench import Bench
 from vfioemu.uapi import constants as c

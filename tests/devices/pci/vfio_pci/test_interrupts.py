@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.devices.pci_model import (
+from tests.devices.pci.irq_model import (
     BAD,
     BOOL,
     CLOSED,
@@ -21,69 +21,11 @@ from tests.devices.pci_model import (
     UNMASK,
     Interrupts,
 )
+from tests.devices.pci.rigs import ADDRESS, CONFIG, MASTER, NAMES, Console, Subject
 from tests.sample import sampled
-from vfioemu.devices.pci import Bar, Express, Function, Msi, MsiX, PciHardware, PowerManagement, VfioPci
+from vfioemu.devices.pci import PowerManagement
 from vfioemu.testing.bench import Bench
 from vfioemu.uapi import constants as c
-
-ADDRESS = "0000:00:12.0"
-CONFIG = c.VFIO_PCI_CONFIG_REGION_INDEX << 40
-NAMES = ("a", "b", "c")
-MASTER = 6
-"""COMMAND: memory, bus master."""
-
-
-class SubjectCard(PciHardware):
-    def __init__(self, *more):
-        super().__init__(
-            Function(
-                vendor=1,
-                device=2,
-                class_code=0,
-                interrupt_pin=1,
-                bars={0: Bar(0x1000), 1: Bar(0x1000)},
-                capabilities=(Msi(4), MsiX(8, table_bar=1, pba_bar=1, pba_offset=0x800), Express(), *more),
-            ),
-        )
-
-
-def Subject(options=None, *more):
-    return VfioPci(options or {}, SubjectCard(*more))
-
-
-class Console:
-    """A bench with named eventfds."""
-
-    def __init__(self, *more):
-        self.bench = Bench(Subject({}, *more), name=ADDRESS)
-        process = self.bench.process
-        self.fds: dict[str | None, int] = {name: process.eventfd() for name in (*NAMES, "watched")}
-        self.fds |= {BAD: process.null(), CLOSED: 999, None: -1}
-
-    def command(self, value):
-        assert self.bench.pwrite(struct.pack("<H", value), CONFIG + 4).ret == 2
-
-    def set_irqs(self, index, flags, start, count, data=b"", argsz=None):
-        argsz = 20 + len(data) if argsz is None else argsz
-        result = self.bench.ioctl(
-            c.VFIO_DEVICE_SET_IRQS, struct.pack("<5I", argsz, flags, index, start, count) + data
-        )
-        return result.err or OK
-
-    def call(self, index, flags, start, count, data):
-        if flags & 7 == EVENTFD:
-            packed = struct.pack(f"<{len(data)}i", *(self.fds[name] for name in data))
-        else:
-            packed = bytes(data) if flags & 7 == BOOL else b""
-        return self.set_irqs(index, flags, start, count, packed)
-
-    def rung(self):
-        return {name: self.bench.process.fds[self.fds[name]].what.count for name in NAMES}
-
-    def write_eventfd(self, name):
-        process = self.bench.process
-        process.memory.write(self.bench.arg, (1).to_bytes(8, "little"))
-        assert process.write(self.fds[name], self.bench.arg, 8).ret == 8
 
 
 @pytest.mark.parametrize("on", sampled([None, 2, 0, 1], 2))
@@ -157,9 +99,6 @@ def test_nothing_is_left_behind_by_a_close():
 
     assert process.fds[console.fds["a"]].what.references == 0
     assert console.bench.model.interrupts.active is None
-
-
-# --- INTx ---
 
 
 def raise_line(console, level=True):
@@ -274,9 +213,6 @@ def test_an_eventfd_that_unmasks_and_is_signalled_by_it_is_a_storm_and_no_hang()
     console.bench.process.scheduler.run_all()
 
     assert console.bench.process.fds[console.fds["a"]].what.references == 0
-
-
-# --- MSI and MSI-X ---
 
 
 def test_enabling_shows_in_the_capabilities():
