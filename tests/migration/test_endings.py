@@ -323,7 +323,7 @@ async def log_failed(told, base):
 @ending(Reason.GUEST_ENDED)
 async def guest_ended(told, base):
     async def query(address, token, patience):
-        return Standing.ENDED, ""
+        return Standing.ENDED, "", 0
 
     async with shell() as address:
         wire = Wire(address, (stream.FrameType.STARTED, False), reconnect=False)

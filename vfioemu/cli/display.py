@@ -238,6 +238,8 @@ class TextDisplay:
                     self._line(f" {device.device} is the same; not compared: {', '.join(blind)}")
             else:
                 print(f" {_LIKENESS[device.result]} {device.device}: {device.detail}")
+        for text in done.early_writes:
+            print(f" EARLY {text}: written at the destination before its start")
         pages = f"{done.pages - done.mismatched_pages}/{done.pages} pages"
         same = sum(device.result is Likeness.SAME for device in done.devices)
         devices = f"{same}/{len(done.devices)} devices"
@@ -254,6 +256,9 @@ class TextDisplay:
             where = f"{write.block} page {write.page}" if write.block else "outside of RAM"
             after = "" if write.after is None else f", {write.after * 1000:.1f} ms after the CPUs were paused"
             print(f" LATE {write.origin}{which} iova {write.iova:#x} ({where}){after}; found {write.moment}")
+        there = self._verified.ledger if self._verified is not None else ""
+        if there:
+            print(f" writes at the destination before its start NOT COMPARED: {there}")
         audit = self._audit
         if audit is not None:
             for text in audit.first:

@@ -54,7 +54,7 @@ async def _resolve(
             report(error.message, error.hint)
             raise StreamError(Reason.PEER_LOST, error.message) from None
         with trio.move_on_after(PATIENCE):
-            return await query(target, token, PATIENCE)
+            return (await query(target, token, PATIENCE))[:2]
         raise StreamError(Reason.PEER_SILENT, f"{target} does not answer within {PATIENCE:g} s")
 
     fates = []

@@ -397,18 +397,25 @@ class Started:
 
     Attributes:
         ended: it has died since, and the guest with it.
+        early: writes there after the comparison and before the start; it moved all the same, as the user wanted.
     """
 
     now: float
     ended: bool = False
+    early: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The destination has refused for ever to run this guest."""
+    """The destination has refused for ever to run this guest.
+
+    Attributes:
+        reason: LATE_WRITE if somebody has written there before the start.
+    """
 
     now: float
     detail: str = ""
+    reason: Reason = Reason.PEER_REFUSED
 
 
 Event: TypeAlias = Done | Failed | Synced | RamSent | DeviceSent | Checked | Started | Refused

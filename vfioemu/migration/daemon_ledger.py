@@ -18,7 +18,7 @@ from vfioemu.migration.plan import PAGE
 T = TypeVar("T")
 
 CONTROL: Final = "control.sock"
-PATIENCE: Final = 10.0
+PATIENCE: Final = 5.0
 """Seconds for one answer of the daemon."""
 
 GOODBYE: Final = 1.0

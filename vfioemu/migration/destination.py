@@ -47,17 +47,19 @@ class Arrival:
     Attributes:
         checked: what the comparison found; None if the source did not want one.
         confirmed: the source knows that it has given the guest up.
+        late: writes here after the comparison and before the start.
     """
 
     guest: Guest
     token: str
     checked: Checked | None
     confirmed: bool = False
+    late: int = 0
 
     @property
     def mismatches(self) -> int:
         """Pages and devices of which nothing shows that they are as they were."""
-        return 0 if self.checked is None else self.checked.unproven
+        return 0 if self.checked is None else self.checked.unproven + self.late
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,8 @@ class Destination:
         self._linger = linger
         self._require_verify = require_verify
         self._offers, self._claims = trio.open_memory_channel[_Visit](0)
+        self._early: dict[str, int] = {}
+        """Writes before the start of a guest that moved all the same, for the one who asks; there is one at most."""
         self._connections: set[Channel] = set()
         self._mute: dict[Channel, trio.CancelScope] = {}
         self._turned_away: set[str] = set()
@@ -249,7 +253,9 @@ class Destination:
             standing = self._handover.query(token)
         if standing in (Standing.STARTED, Standing.ENDED):
             ended = standing is Standing.ENDED  # with a process that had this directory before us
-            await channel.send(FrameType.STARTED, Fate(token=token, ended=ended))
+            await channel.send(
+                FrameType.STARTED, Fate(token=token, ended=ended, early=self._early.get(token, 0))
+            )
             if not ended:
                 self._released.set()
         elif standing is Standing.REFUSED:
@@ -287,7 +293,14 @@ class Destination:
     async def _conduct(self, guest: Guest, visit: _Visit) -> Arrival:
         channel, hello = visit.channel, visit.hello
         self._agree(guest, visit)
-        loader = Loader(guest, channel, self.narrator)
+        loader = Loader(guest, channel, self.narrator, verify=hello.verify)
+        try:
+            return await self._receive_guest(guest, visit, loader)
+        finally:
+            await loader.end()
+
+    async def _receive_guest(self, guest: Guest, visit: _Visit, loader: Loader) -> Arrival:
+        channel, hello = visit.channel, visit.hello
         await loader.begin()
         await channel.send(FrameType.ACCEPTED, Handshake(token=hello.token))
         stage = Stage.LOADING
@@ -317,8 +330,9 @@ class Destination:
                     await channel.send(FrameType.READY, Handshake(token=hello.token))
                 case FrameType.COMMIT:
                     self._same(hello, body)
-                    await self._start(loader, channel, hello.token)
-                    return Arrival(guest, hello.token, checked)
+                    await self._start(loader, channel, hello)
+                    late = loader.early - (0 if checked is None else checked.early)
+                    return Arrival(guest, hello.token, checked, late=late)
                 case FrameType.ABORT:
                     raise _gave_up(body)
                 case _:
@@ -346,14 +360,15 @@ class Destination:
         if stream.decode(body, Handshake).token != hello.token:
             raise stream.corrupt("the token of another migration")
 
-    async def _start(self, loader: Loader, channel: Channel, token: str) -> None:
+    async def _start(self, loader: Loader, channel: Channel, hello: Hello) -> None:
         """From here on the source waits for one word, and may not run before it has it."""
+        token, known = hello.token, loader.early
         steps = self._handover.take_over(token)
         refusal: Refusal | None = None
         with trio.CancelScope(shield=True):
             try:
                 next(steps)
-                steps.send(await self._try_start(loader))
+                steps.send(await self._try_start(loader, hello.on_mismatch))
             except StopIteration as end:
                 refusal = end.value
             finally:
@@ -362,14 +377,15 @@ class Destination:
             if refusal is not None:
                 raise await self._refuse(channel, StreamError(refusal.reason, refusal.detail))
             self.narrator.owner("destination")
+            self._early[token] = loader.early - known
             try:
-                await channel.send(FrameType.STARTED, Fate(token=token))
+                await channel.send(FrameType.STARTED, Fate(token=token, early=self._early[token]))
             except StreamError as error:
                 self.narrator.warn(f"the source does not know yet that the guest runs here: {error.detail}")
 
-    async def _try_start(self, loader: Loader) -> Refusal | None:
+    async def _try_start(self, loader: Loader, on_mismatch: OnMismatch) -> Refusal | None:
         try:
-            await loader.start()
+            await loader.start(on_mismatch)
         except StreamError as error:
             await loader.stop()
             return Refusal(error.reason, error.detail)

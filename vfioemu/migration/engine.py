@@ -361,8 +361,13 @@ class Engine:
         if isinstance(answer, do.Started):
             self.timeline.started = self._now
             yield from self._try(do.Note(Record.RELEASED))
+            early = f"{answer.early} writes at the destination came after the comparison, before its start"
+            self._keep(do.Checked(answer.now, answer.early, Reason.LATE_WRITE, early))
             return answer.ended
         if isinstance(answer, do.Refused):
+            if answer.reason is Reason.LATE_WRITE:
+                self._keep(do.Checked(answer.now, 1, answer.reason, answer.detail))
+                raise _Mismatch(answer.reason, answer.detail)
             raise _Abandoned(Reason.PEER_REFUSED, answer.detail)
         raise _InDoubt(Reason.PEER_LOST, answer.detail if isinstance(answer, do.Failed) else "no answer")
 

@@ -177,6 +177,9 @@ class Verified(Told, frozen=True, kw_only=True, tag="verify"):
 
     Attributes:
         devices: what was found of each device.
+        early: writes at the destination, where nothing ran yet.
+        early_writes: the first of them, as text.
+        ledger: why those of devices are not counted there; "" if they are.
     """
 
     pages: int
@@ -184,6 +187,9 @@ class Verified(Told, frozen=True, kw_only=True, tag="verify"):
     devices: list[ComparedDevice]
     lost_writes: int
     seconds: float
+    early: int = 0
+    early_writes: list[str] = []
+    ledger: str = ""
 
 
 class LateWrite(Told, frozen=True, kw_only=True, tag="late_write"):

@@ -9,14 +9,16 @@ import trio
 from vfioemu.migration import stream
 from vfioemu.migration.failedcall import FailedCall
 from vfioemu.migration.guest import Guest, GuestDevice
+from vfioemu.migration.ledger import Written
 from vfioemu.migration.messages import Checked, Cpus, DeviceVerdict, Ledger
 from vfioemu.migration.narrator import Narrator
-from vfioemu.migration.plan import PAGE, Reason
-from vfioemu.migration.stream import FrameType, Header, Run, StreamError, corrupt
+from vfioemu.migration.plan import PAGE, OnMismatch, Reason
+from vfioemu.migration.stream import MAX_DETAIL, FrameType, Header, Run, StreamError, corrupt
 from vfioemu.migration.transport import Channel
 from vfioemu.migration.verify.devices import read_destination
 from vfioemu.migration.verify.pages import PageVerifier
 from vfioemu.migration.verify.result import compare
+from vfioemu.printable import printable
 from vfioemu.uapi.constants import (
     VFIO_DEVICE_STATE_RESUMING,
     VFIO_DEVICE_STATE_RUNNING,
@@ -28,6 +30,10 @@ from vfioemu.uapi.constants import (
 MAX_DEVICE_STATE: Final = 1 << 30
 """Bytes of state that one device may send."""
 
+MAX_EARLY: Final = 16
+"""Writes before the start that the source is told of one by one."""
+BEFORE_START: Final = "before the start"
+
 
 class Loader:
     """Fills one guest shell.
@@ -36,9 +42,13 @@ class Loader:
         guest: the shell; its CPUs are paused.
         channel: where the bulk of frames comes from.
         narrator: hears of device states.
+        verify: everything is compared.
+
+    Attributes:
+        early: writes of devices and CPUs before the start that have been found.
     """
 
-    def __init__(self, guest: Guest, channel: Channel, narrator: Narrator) -> None:
+    def __init__(self, guest: Guest, channel: Channel, narrator: Narrator, *, verify: bool) -> None:
         self._guest = guest
         self._channel = channel
         self._narrator = narrator
@@ -52,9 +62,15 @@ class Loader:
         self._verifier = PageVerifier(guest.ram)
         self._seconds = 0.0
         self._verdicts: list[DeviceVerdict] = []
+        self._ledger = guest.ledger() if verify else None
+        self.early = 0
 
     async def begin(self) -> None:
-        """Devices to RESUMING."""
+        """Devices to RESUMING; what they write from now on, until they are started, is noted."""
+        if self._ledger is not None:
+            await self._ledger.begin()
+            if self._ledger.not_compared:
+                self._narrator.warn(f"writes of devices are not compared: {self._ledger.not_compared}")
         for device in self._devices:
             await self._set_state(device, VFIO_DEVICE_STATE_RESUMING)
 
@@ -96,7 +112,11 @@ class Loader:
         if len(self._verdicts) < len(self._devices):
             raise corrupt(f"no ledger of device {self._devices[len(self._verdicts)].name!r}")
         self._verifier.require_complete()
+        early = await self._read_ledger()
         return Checked(
+            early=self.early,
+            early_writes=[printable(str(write), MAX_DETAIL) for write in early[:MAX_EARLY]],
+            ledger="" if self._ledger is None else printable(self._ledger.not_compared, MAX_DETAIL),
             pages=self._verifier.verified,
             mismatched_pages=self._verifier.mismatched,
             mismatches=self._verifier.mismatches,
@@ -110,14 +130,41 @@ class Loader:
             raise corrupt("PREPARE without the state of the CPUs")
         await self._load()
 
-    async def start(self) -> None:
-        """COMMIT: devices in two passes, then the CPUs."""
+    async def start(self, on_mismatch: OnMismatch) -> None:
+        """COMMIT: devices in two passes, then the CPUs.
+
+        Args:
+            on_mismatch: whether that is done if somebody has written since the comparison.
+
+        Raises:
+            StreamError: a device does not start, or LATE_WRITE.
+        """
+        known = self.early
+        early = await self._read_ledger()
+        if self.early > known and on_mismatch is OnMismatch.ABORT:
+            detail = f"{self.early - known} writes came before the start: {early[0] if early else ''}"
+            raise StreamError(Reason.LATE_WRITE, printable(detail, MAX_DETAIL))
+        await self.end()
         for device in self._devices:
             if device.migration & VFIO_MIGRATION_P2P:
                 await self._set_state(device, VFIO_DEVICE_STATE_RUNNING_P2P)
         for device in self._devices:
             await self._set_state(device, VFIO_DEVICE_STATE_RUNNING)
         self._guest.cpus.resume()
+
+    async def end(self) -> None:
+        """Note no writes any more."""
+        ledger, self._ledger = self._ledger, None
+        if ledger is not None:
+            await ledger.end()
+
+    async def _read_ledger(self) -> Sequence[Written]:
+        if self._ledger is None:
+            return ()
+        reading = await self._ledger.read(stopped=False)
+        self.early += reading.count
+        self._narrator.ledger(BEFORE_START, reading, self._ledger.not_compared)
+        return reading.late
 
     async def stop(self) -> None:
         """Undo a start that failed, as far as it goes."""

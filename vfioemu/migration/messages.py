@@ -133,9 +133,14 @@ class Handshake(Message, frozen=True, kw_only=True):
 
 
 class Fate(Handshake, frozen=True, kw_only=True):
-    """STARTED: it runs; or it has run, and the process that ran it is dead."""
+    """STARTED: it runs; or it has run, and the process that ran it is dead.
+
+    Attributes:
+        early: writes there after the comparison and before the start; only if the guest moves all the same.
+    """
 
     ended: bool = False
+    early: Count = 0
 
 
 class Problem(Message, frozen=True, kw_only=True):
@@ -214,6 +219,9 @@ class Checked(Message, frozen=True, kw_only=True):
         mismatched_pages: how many differ in all.
         verdicts: every device, in the order of SETUP.
         seconds: how long it took.
+        early: writes of CPUs and devices there, where nothing runs yet.
+        early_writes: the first of them.
+        ledger: why those of devices are not counted; "" if they are.
     """
 
     pages: Count
@@ -221,6 +229,9 @@ class Checked(Message, frozen=True, kw_only=True):
     mismatches: Annotated[list[PageMismatch], Meta(max_length=64)]
     verdicts: Annotated[list[DeviceVerdict], Meta(max_length=MAX_DEVICES)]
     seconds: float
+    early: Count = 0
+    early_writes: Annotated[list[Text], Meta(max_length=16)] = []
+    ledger: Text = ""
 
     @property
     def devices(self) -> int:
@@ -239,8 +250,9 @@ class Checked(Message, frozen=True, kw_only=True):
 
     @property
     def unproven(self) -> int:
-        """Pages and devices of which nothing shows that they are the same."""
-        return self.mismatched_pages + sum(verdict.result is not Likeness.SAME for verdict in self.verdicts)
+        """Pages and devices of which nothing shows that they are the same, and writes there before the start."""
+        unlike = sum(verdict.result is not Likeness.SAME for verdict in self.verdicts)
+        return self.mismatched_pages + unlike + self.early
 
     def _told(self, result: Likeness) -> dict[str, str]:
         return {verdict.name: verdict.detail for verdict in self.verdicts if verdict.result is result}

@@ -185,6 +185,9 @@ class Narrator:
                 ],
                 lost_writes=len(lost),
                 seconds=checked.seconds,
+                early=checked.early,
+                early_writes=list(checked.early_writes),
+                ledger=checked.ledger,
             )
         )
 

@@ -146,8 +146,8 @@ class Peer:
         return self._channel
 
 
-async def query(address: Address, token: str, patience: float) -> tuple[Standing, str]:
-    """Ask on a new connection what became of a migration: (STARTED, ENDED or REFUSED, detail).
+async def query(address: Address, token: str, patience: float) -> tuple[Standing, str, int]:
+    """Ask on a new connection what became of a migration: (STARTED, ENDED or REFUSED, detail, writes before the start).
 
     Raises:
         StreamError: nobody answers, or who answers does not know.
@@ -161,10 +161,10 @@ async def query(address: Address, token: str, patience: float) -> tuple[Standing
         await channel.send(FrameType.QUERY, Handshake(token=token))
         header, body = await channel.receive(wait=patience)
         if header.type is FrameType.STARTED:
-            ended = stream.decode(body, Fate).ended
-            return Standing.ENDED if ended else Standing.STARTED, ""
+            fate = stream.decode(body, Fate)
+            return Standing.ENDED if fate.ended else Standing.STARTED, "", fate.early
         if header.type is FrameType.REFUSED:
-            return Standing.REFUSED, printable(stream.decode(body, Problem).detail, stream.MAX_DETAIL)
+            return Standing.REFUSED, printable(stream.decode(body, Problem).detail, stream.MAX_DETAIL), 0
         raise StreamError(Reason.PEER_LOST, f"{address} does not know this migration")
     finally:
         channel.close()

@@ -29,6 +29,7 @@ from vfioemu.migration.messages import (
     Checked,
     Cpus,
     DeviceLedger,
+    Fate,
     Handshake,
     Hello,
     Ledger,
@@ -470,8 +471,14 @@ class Source:
             FrameType.STARTED, FrameType.REFUSED, patience=self._patience.commit
         )
         if kind is FrameType.STARTED:
-            return do.Started(trio.current_time())
-        return do.Refused(trio.current_time(), printable(stream.decode(body, Problem).detail, MAX_DETAIL))
+            return do.Started(trio.current_time(), early=stream.decode(body, Fate).early)
+        problem = stream.decode(body, Problem)
+        late = problem.reason == Reason.LATE_WRITE and self._verify
+        return do.Refused(
+            trio.current_time(),
+            printable(problem.detail, MAX_DETAIL),
+            Reason.LATE_WRITE if late else Reason.PEER_REFUSED,
+        )
 
     async def _query(self) -> Event:
         """Ask until somebody knows, or until the time is over."""
@@ -480,14 +487,14 @@ class Source:
         while trio.current_time() < deadline:
             with trio.move_on_at(deadline):
                 try:
-                    standing, detail = await query(self._address, self.token, self._patience.resolve)
+                    standing, detail, early = await query(self._address, self.token, self._patience.resolve)
                 except StreamError as error:
                     why = error.detail
                     await trio.sleep(0.2)
                 else:
                     if standing is Standing.REFUSED:
                         return do.Refused(trio.current_time(), detail)
-                    return do.Started(trio.current_time(), ended=standing is Standing.ENDED)
+                    return do.Started(trio.current_time(), ended=standing is Standing.ENDED, early=early)
         return do.Failed(trio.current_time(), Reason.PEER_LOST, f"COMMIT was sent, and then: {why}")
 
     async def _release(self) -> None:

@@ -92,5 +92,11 @@ def explain(checked: Checked) -> tuple[Reason, str]:
     differs = [f"{checked.mismatched_pages} of {checked.pages} pages differ"] * bool(checked.mismatched_pages)
     differs += [f"{name} differs ({what})" for name, what in checked.mismatched_devices.items()]
     blind = [f"{name} was not compared ({why})" for name, why in checked.devices_not_compared.items()]
-    reason = Reason.NOT_COMPARED if blind and not differs else Reason.MISMATCH
-    return reason, printable("; ".join(differs + blind), MAX_DETAIL)
+    early = []
+    if checked.early:
+        first = f" ({checked.early_writes[0]})" if checked.early_writes else ""
+        early = [f"{checked.early} writes at the destination came before its start{first}"]
+    reason = Reason.MISMATCH
+    if not differs and (early or blind):
+        reason = Reason.LATE_WRITE if early else Reason.NOT_COMPARED
+    return reason, printable("; ".join(differs + early + blind), MAX_DETAIL)
