@@ -398,6 +398,8 @@ def test_one_attempt_that_fails_ends_incoming_with_3():
         (["migrate", "tcp:10.0.0.1:1", "--insecure"], "loopback only"),
         (["migrate", "tcp:127.0.0.1:1"], "TCP needs --insecure, on both sides: the stream is neither"),
         (["incoming", "tcp:127.0.0.1:0"], "TCP needs --insecure, on both sides: the stream is neither"),
+        (["migrate", "sim:rtt=5:unix:x"], "sim:rtt=5: rtt=5: expected a time, as 2ms"),
+        (["incoming", "sim:rtt=5ms:unix:x"], "sim: is the source's, which models both ways"),
         (["incoming", "unix:x", "--peer-uid", "me"], "expected a number or `any`"),
         (["incoming", "unix:x", "--verify", "maybe"], "'maybe' is not one of 'offered', 'required'"),
         (["incoming", "unix:x", "-g", "/nowhere.toml"], "No such file"),

@@ -91,6 +91,7 @@ def command(ctx: click.Context, /, uri: str | None, **options: Any) -> int:
     """Move a guest to URI (unix:PATH or tls:HOST:PORT), where `vfioemu incoming` waits.
 
     The guest is built on the daemon of --runtime-dir and runs while it moves. Ctrl-C cancels: the guest runs on here.
+    With sim:bandwidth=128MiB/s,rtt=2ms:URI all of it takes the time that it would take over such a link.
     docs/migration.md shows how.
     """
     if options["resolve"]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where a migration goes: `unix:PATH`, `tls:HOST:PORT` and `tcp:127.0.0.1:PORT`.
+"""Where a migration goes: `unix:PATH`, `tls:HOST:PORT` and `tcp:127.0.0.1:PORT`; over a modelled link with `sim:..:` before it.
 
 TCP is for loopback only, and only for who says that he means it: the stream is neither encrypted nor authenticated, and
 it is a guest's memory. A UNIX socket is created 0600 in a directory that is the user's business. Either way a peer of
@@ -21,11 +21,14 @@ import trio
 
 from vfioemu.migration import stream, tokenfile
 from vfioemu.migration.greeting import Greeting, opening
+from vfioemu.migration.link import Link, LinkError, LinkSpec
 from vfioemu.migration.messages import Problem
 from vfioemu.migration.peers import Peers, own, peer_uid
 from vfioemu.migration.plan import Reason
+from vfioemu.migration.simulated import SimulatedChannel
 from vfioemu.migration.stream import FrameType, StreamError
 from vfioemu.migration.tls import TlsContext, TlsError, TlsFiles
+from vfioemu.migration.transport import Channel
 from vfioemu.migration.wire import PlainWire, Wire
 from vfioemu.syscalls import unix_sockets
 
@@ -48,6 +51,7 @@ class Address:
         path: of a UNIX socket; None for TCP and TLS.
         peers: who may be at the other end.
         tls: with which certificates; None without TLS.
+        link: that everything goes over, all connections together; None: as fast as it goes.
     """
 
     path: str | None = None
@@ -55,6 +59,7 @@ class Address:
     port: int = 0
     peers: Peers = field(default_factory=own)
     tls: TlsContext | None = None
+    link: Link | None = None
 
     @classmethod
     def parse(
@@ -69,6 +74,15 @@ class Address:
             tls: certificates, for TLS only.
         """
         scheme, _, rest = uri.partition(":")
+        if scheme == "sim":
+            text, _, below = rest.partition(":")
+            if below.startswith("sim:"):
+                raise AddressError(f"{uri}: one link over another")
+            address = cls.parse(below, insecure=insecure, peers=peers, tls=tls)
+            try:
+                return replace(address, link=Link(LinkSpec.parse(text)))
+            except LinkError as error:
+                raise AddressError(f"sim:{text}: {error}") from None
         if tls is not None and scheme != "tls":
             raise AddressError(f"{uri}: certificates are for tls:HOST:PORT")
         if scheme == "unix" and rest:
@@ -102,6 +116,8 @@ class Address:
         raise AddressError(f"{uri!r}: expected unix:PATH, tls:HOST:PORT or tcp:127.0.0.1:PORT")
 
     def __str__(self) -> str:
+        if self.link is not None:
+            return f"sim:{self.link.spec}:{replace(self, link=None)}"
         if self.path is not None:
             return f"unix:{self.path}"
         scheme = "tcp" if self.tls is None else "tls"
@@ -146,6 +162,10 @@ class Address:
                 Reason.PEER_ABSENT, f"cannot connect to {self}: no answer in {patience:g} s"
             ) from None
 
+    def channel(self, wire: Wire) -> Channel:
+        """Make the channel of a source: over the link, if there is one."""
+        return Channel(wire) if self.link is None else SimulatedChannel(wire, self.link)
+
     def _greeting(self) -> Greeting:
         """How a source begins; the file of the secret is there as soon as somebody listens."""
         if self.path is None or not self.wants_token:
@@ -177,6 +197,8 @@ class Address:
         Raises:
             AddressError: somebody else listens there, or the place cannot be used.
         """
+        if self.link is not None:
+            raise AddressError(f"{self}: sim: is the source's, which models both ways")
         with ExitStack() as stack:
             try:
                 family, where = self._place()

@@ -11,7 +11,7 @@ from vfioemu.migration.address import Address
 from vfioemu.migration.failedcall import FailedCall
 from vfioemu.migration.journal import Standing
 from vfioemu.migration.messages import Fate, Handshake, Message, Problem
-from vfioemu.migration.plan import Reason
+from vfioemu.migration.plan import PAGE, Reason
 from vfioemu.migration.ram import RamBlock
 from vfioemu.migration.stream import FrameType, Run, StreamError
 from vfioemu.migration.transport import Channel
@@ -47,12 +47,17 @@ class Peer:
         """Bytes sent so far."""
         return self._channel.sent if self._channel is not None else 0
 
+    @property
+    def most_pages(self) -> int:
+        """Pages that one frame should have at most."""
+        return max(1, self._need().most // PAGE)
+
     async def connect(
         self, nursery: trio.Nursery, patience: float, until_somebody_listens: float = 0
     ) -> None:
         """Connect, greet, and listen in the background from then on."""
         wire = await self._connected(patience, trio.current_time() + until_somebody_listens)
-        channel = self._channel = Channel(wire)
+        channel = self._channel = self._address.channel(wire)
         with trio.move_on_after(patience) as waited:
             await channel.greet()
             await channel.greeted()
@@ -153,7 +158,7 @@ async def query(address: Address, token: str, patience: float) -> tuple[Standing
         StreamError: nobody answers, or who answers does not know.
     """
     wire = await address.connect(patience)
-    channel = Channel(wire)
+    channel = address.channel(wire)
     try:
         await channel.greet()
         await channel.greeted()

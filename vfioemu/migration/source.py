@@ -350,7 +350,7 @@ class Source:
         busy = 0.0
         for index, block in enumerate(self.guest.ram):
             while left > 0 and trio.current_time() < deadline:
-                runs = block.pending.take(min(left, stream.MAX_RAM // PAGE), stream.MAX_RUNS)
+                runs = block.pending.take(min(left, self._peer.most_pages), stream.MAX_RUNS)
                 if not runs:
                     break
                 left -= sum(length for _, length in runs)

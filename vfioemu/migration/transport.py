@@ -166,6 +166,11 @@ class Channel:
             self._sock.close()
 
     @property
+    def most(self) -> int:
+        """Bytes of pages that one frame should have at most, so that it is over soon."""
+        return stream.MAX_RAM
+
+    @property
     def proven(self) -> bool:
         """Whether the other side has shown who it is, beyond whose process it is."""
         return self._wire.proven or self._wire.greeting.proven

@@ -7,12 +7,14 @@ RAM is only counted here. A guest writes uniformly over a working set, so the ex
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from vfioemu.migration import actions as do
 from vfioemu.migration.actions import Action, Event, Finish
 from vfioemu.migration.engine import Engine
+from vfioemu.migration.link import Link
 from vfioemu.migration.plan import PAGE
 
 
@@ -21,14 +23,16 @@ class VirtualGuest:
     """A guest as rates and counts, and its link.
 
     Attributes:
-        bandwidth: of the link, bytes per second.
+        bandwidth: bytes per second, if there is no `link`.
+        link: what everything goes over, in the running and in the stopped phase.
         write_rate: pages written per second while the CPUs run.
         working_set: pages over which the writes spread.
         always_dirty: pages that every sync reports, whatever was written (a type 2 device).
         device_bytes: device state that only the stopped phase carries.
     """
 
-    bandwidth: float
+    bandwidth: float = 0.0
+    link: Link | None = None
     write_rate: float = 0.0
     working_set: int = 0
     always_dirty: int = 0
@@ -53,6 +57,19 @@ class VirtualGuest:
             self.logged += clean * -math.expm1(-writes / self.working_set)
         else:
             self.logged += min(clean, writes)
+
+    def carry(self, size: float) -> None:
+        """Let so many bytes go to the destination."""
+        if self.link is None:
+            self.pass_time(size / self.bandwidth)
+        else:
+            self.pass_time(self.link.carry(self.now, math.ceil(size)) - self.now)
+
+    def ask(self, questions: int) -> None:
+        """Let the destination answer, one question after the other."""
+        if self.link is not None:
+            for _ in range(questions):
+                self.pass_time(self.link.answer(self.now) - self.now)
 
     def sync(self) -> int:
         """Merge the log into the dirty pages; how many that added."""
@@ -88,7 +105,17 @@ def replay(engine: Engine, began: float, history: Sequence[Event]) -> list[Actio
     return [engine.start(began), *(engine.step(event) for event in history)]
 
 
+_QUESTIONS: Final[Mapping[type, int]] = {
+    do.Connect: 3,  # the greeting, WELCOME, ACCEPTED
+    do.SendSums: 1,
+    do.Prepare: 1,
+    do.Commit: 1,
+    do.Query: 1,
+}
+
+
 def _perform(guest: VirtualGuest, engine: Engine, action: Action) -> Event:
+    guest.ask(_QUESTIONS.get(type(action), 0))
     match action:
         case do.FillBitmaps():
             guest.dirty = engine.plan.npages
@@ -106,13 +133,13 @@ def _perform(guest: VirtualGuest, engine: Engine, action: Action) -> Event:
         case do.SendRam(limit):
             pages = min(guest.dirty, limit / PAGE) if limit else guest.dirty
             guest.dirty -= pages
-            guest.pass_time(pages * PAGE / guest.bandwidth)
+            guest.carry(pages * PAGE)
             sent = math.ceil(pages * PAGE)
             guest.sent += sent
             return do.RamSent(guest.now, sent, math.ceil(guest.dirty - 1e-9))
         case do.SendDevice(final=final):
             sent = guest.device_bytes if final else 0
-            guest.pass_time(sent / guest.bandwidth)
+            guest.carry(sent)
             guest.sent += sent
             return do.DeviceSent(guest.now, sent, 0)
         case do.SendSums() | do.ReadLedger() | do.Audit():
