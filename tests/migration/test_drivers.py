@@ -23,7 +23,7 @@ from vfioemu.migration.source import Source
 from vfioemu.migration.virtual import replay
 from vfioemu.uapi import constants as u
 
-QUICK = Patience(connect=1.0, answer=2.0, stopped=5.0, commit=1.0, resolve=1.0)
+QUICK = Patience(connect=1.0, answer=4.0, commit=1.0, resolve=1.0)
 SLOW = Limits(bandwidth=8 << 20, downtime=0.1)
 """Some seconds for the 8 MiB of a fake guest: time to interfere."""
 

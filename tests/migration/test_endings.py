@@ -25,6 +25,7 @@ from vfioemu.migration import actions as do
 from vfioemu.migration import events, stream
 from vfioemu.migration import source as source_driver
 from vfioemu.migration.address import Address
+from vfioemu.migration.deadlines import Calls
 from vfioemu.migration.destination import Destination
 from vfioemu.migration.files import Folder
 from vfioemu.migration.guest import Guest
@@ -217,16 +218,41 @@ async def peer_lost(told, base):
         await migrate(told, address)
 
 
-@ending(Reason.PEER_SILENT)
-async def peer_silent(told, base):
+async def stalled(told, base, limits, patience):
+    """A destination that does nothing any more when the guest stands still."""
     from tests.migration.test_silence import stall
 
     with Address.parse(f"unix:{base}/m").listen() as listener:
         async with fake_guest(running=True) as guest, trio.open_nursery() as nursery:
             nursery.start_soon(stall, listener, stream.FrameType.CPUS, False)
-            patience = replace(QUICK, stopped=0.3)
-            await Source(guest, listener.bound, FAST, tell=told, patience=patience).migrate()
+            await Source(guest, listener.bound, limits, tell=told, patience=patience).migrate()
             nursery.cancel_scope.cancel()
+
+
+@ending(Reason.PEER_SILENT)
+async def peer_silent(told, base):
+    await stalled(told, base, FAST, replace(QUICK, idle=0.3))
+
+
+@ending(Reason.OUTAGE_TOO_LONG)
+async def outage_too_long(told, base):
+    await stalled(told, base, replace(FAST, max_outage=0.3), QUICK)
+
+
+@ending(Reason.DAEMON_SILENT)
+async def daemon_silent(told, base):
+    async with fake_guest(running=True, npages=NPAGES) as guest, shell() as address:
+        calls = Calls(0.2)
+        device = guest.devices["dma0"]
+
+        async def never():
+            await trio.sleep_forever()
+
+        async def report(iova, size, bitmap):
+            await calls.make(device, "DMA_LOGGING_REPORT", never())
+
+        device.report = report
+        await Source(guest, address, FAST, tell=told, patience=QUICK).migrate()
 
 
 @ending(Reason.PEER_UNTRUSTED)

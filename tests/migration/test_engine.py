@@ -16,6 +16,7 @@ from vfioemu.migration.policies.auto_converge import AutoConverge
 from vfioemu.migration.policies.policy import GiveUp, GoOn, StopGuest
 from vfioemu.migration.policies.precopy_limits import PrecopyLimits
 from vfioemu.migration.records import Record
+from vfioemu.migration.result import exit_code
 from vfioemu.uapi import constants as u
 
 FLAGS = u.VFIO_MIGRATION_STOP_COPY, u.VFIO_MIGRATION_P2P, u.VFIO_MIGRATION_PRE_COPY
@@ -44,6 +45,8 @@ class World:
     cpus: bool = True
     throttle: float = 0.0
     tracking: set = field(default_factory=set)
+    unknown: set = field(default_factory=set)
+    """Trackers that nobody knows of whether they were started."""
     states: dict = field(default_factory=dict)
     pages: int = 0
     undetected: bool = False
@@ -87,7 +90,7 @@ class World:
             case do.StartTracking(target):
                 assert target not in self.tracking
             case do.StopTracking(target):
-                assert target in self.tracking
+                assert target in self.tracking | self.unknown
                 assert self.cpus, "the source runs before tracking is taken down"
             case do.Sync(final):
                 assert self.tracking == set(expected_targets(self.plan))
@@ -133,6 +136,14 @@ class World:
             self.states[action.device] = u.VFIO_DEVICE_STATE_STOP
         return do.Failed(self.now, reason)
 
+    def leave(self, action, late):
+        """Nobody waits for the answer to the action, which has an effect all the same if it is `late`."""
+        if isinstance(action, do.StartTracking):
+            self.unknown.add(action.target)
+        if late:
+            self.perform(action)
+        return do.Failed(self.now, Reason.DAEMON_SILENT, unknown=True)
+
     def perform(self, action, dirtied=0):
         """The action works."""
         self.now += 0.05
@@ -142,7 +153,7 @@ class World:
             case do.StartTracking(target):
                 self.tracking.add(target)
             case do.StopTracking(target):
-                self.tracking.remove(target)
+                self.tracking.discard(target)
             case do.PauseCpus():
                 self.cpus = False
             case do.ResumeCpus():
@@ -154,6 +165,8 @@ class World:
                 self.states[name] = state
             case do.ResetDevice(name):
                 self.states[name] = u.VFIO_DEVICE_STATE_RUNNING
+            case do.AskState(name):
+                return do.StateIs(self.now, self.states[name])
             case do.Sync(final):
                 self.undetected = self.writers
                 self.final_synced = final
@@ -215,11 +228,15 @@ class World:
             assert not self.writers, "in doubt, and the source runs"
         else:
             assert source_runs
+            assert bool(finish.why_lost) != finish.source_runs
             assert not self.throttle, "it runs slowly for ever"
             assert not destination_runs
             assert finish.outcome is not Outcome.MISMATCH or self.differs
             if finish.source_runs:
                 assert all(state == u.VFIO_DEVICE_STATE_RUNNING for state in self.states.values())
+                assert {action.device for action in self.log if isinstance(action, do.AskState)} == set(
+                    self.states if finish.outcome is not Outcome.BLOCKED else ()
+                ), "nobody asked a device whether it runs"
 
 
 def take_over(handover, token, failure=None):
@@ -288,6 +305,8 @@ CAN_FAIL = (
     do.Sync,
     do.SendRam,
     do.SetState,
+    do.AskState,
+    do.WatchCpus,
     do.ResetDevice,
     do.SendDevice,
     do.Wait,
@@ -297,6 +316,10 @@ CAN_FAIL = (
     do.Prepare,
     do.Abort,
 )
+
+
+CALLS = (do.StartTracking, do.StopTracking, do.SetState, do.AskState, do.ResetDevice)
+"""What a daemon may not answer in time."""
 
 
 class Fickle:
@@ -333,7 +356,8 @@ def test_any_failure_and_any_cancel_leaves_exactly_one_owner(plan, data):
 
     def decide(action):
         fate = data.draw(
-            st.sampled_from(["works"] * 12 + ["fails", "cancelled", "lost"]), label=type(action).__name__
+            st.sampled_from(["works"] * 12 + ["fails", "cancelled", "lost", "late", "never"]),
+            label=type(action).__name__,
         )
         if fate == "cancelled":
             accepted = engine.cancel()
@@ -345,6 +369,8 @@ def test_any_failure_and_any_cancel_leaves_exactly_one_owner(plan, data):
             return do.Failed(world.now, Reason.PEER_LOST)
         if fate == "fails" and isinstance(action, CAN_FAIL):
             return world.fail(action, Reason.PEER_LOST)
+        if fate in ("late", "never") and isinstance(action, CALLS):
+            return world.leave(action, fate == "late")
         return None
 
     drive(engine, world, decide, lambda: data.draw(st.integers(0, 600), label="dirtied"))
@@ -433,6 +459,49 @@ def test_device_that_cannot_resume_is_reset():
     assert finish.source_runs
 
 
+@pytest.mark.parametrize("which", ["d0.0", "d1.0"])
+def test_source_runs_only_if_each_device_says_so_also_one_that_nothing_was_done_to(which):
+    """A daemon that dies before a device is touched takes the guest with it."""
+    world = World(plan(((7,), (7,))))
+
+    def decide(action):
+        if isinstance(action, do.StartTracking):
+            return do.Failed(world.now, Reason.TRACKING_START_FAILED, "START", 5)
+        if action == do.AskState(which):
+            return do.Failed(world.now, Reason.DEVICE_ERROR, "the daemon closed the connection", 5)
+        return None
+
+    finish = drive(Engine(world.plan, Limits()), world, decide)
+    assert (finish.reason, finish.source_runs) == (Reason.TRACKING_START_FAILED, False)
+    assert finish.lost_devices == (which,)
+    assert finish.why_lost == f"{which}: the daemon closed the connection"
+    assert exit_code(finish) == 1
+
+
+def test_device_that_answers_with_another_state_does_not_run():
+    world = World(plan())
+
+    def decide(action):
+        if isinstance(action, do.AskState):
+            return do.StateIs(world.now, u.VFIO_DEVICE_STATE_ERROR)
+        return do.Failed(world.now, Reason.PEER_LOST) if isinstance(action, do.Prepare) else None
+
+    finish = drive(Engine(world.plan, Limits()), world, decide)
+    assert (finish.source_runs, finish.why_lost) == (False, "d0.0: it is in ERROR")
+
+
+def test_cpus_that_do_not_move_do_not_run():
+    world = World(plan())
+
+    def decide(action):
+        if isinstance(action, do.WatchCpus):
+            return do.Failed(world.now, Reason.DEVICE_ERROR, "the CPUs do not move")
+        return do.Failed(world.now, Reason.PEER_LOST) if isinstance(action, do.Prepare) else None
+
+    finish = drive(Engine(world.plan, Limits()), world, decide)
+    assert (finish.source_runs, finish.why_lost, exit_code(finish)) == (False, "the CPUs do not move", 1)
+
+
 @pytest.mark.parametrize(
     ("containers", "reason"),
     [
@@ -457,6 +526,7 @@ def test_tracker_truth_table(a, b, cap):
     """QEMU: vfio_get_dirty_bitmap()."""
     devices = (DevicePlan(name="a", migration=7, logging=a), DevicePlan(name="b", migration=7, logging=b))
     tracker = ContainerPlan(name="c", devices=devices, dirty_pages=cap).tracker
+    assert ContainerPlan(name="c", devices=(), dirty_pages=cap).tracker is Tracker.NONE
     assert tracker is (Tracker.DEVICE if a and b else Tracker.CONTAINER if cap else Tracker.ALL_DIRTY)
 
 

@@ -93,6 +93,8 @@ def test_each_has_an_answer_to_any_situation(name, data):
             Situation(
                 rounds=data.draw(st.lists(rounds, min_size=2, max_size=3)),
                 seconds=data.draw(positive),
+                timeout=data.draw(positive),
+                over=data.draw(st.booleans()),
                 left=data.draw(st.integers(0, 1 << 60)),
                 bandwidth=data.draw(positive),
                 threshold=data.draw(positive),
@@ -131,7 +133,9 @@ def test_a_guest_that_writes_slowly_is_not_slowed_down():
 
 
 def test_cpus_stand_still_for_99_percent_of_the_time_at_most():
-    finish, _, guest = migrate("auto-converge", 1e6, Limits(bandwidth=LINK, downtime=0.001, max_rounds=50))
+    finish, _, guest = migrate(
+        "auto-converge", 1e6, Limits(bandwidth=LINK, downtime=0.001, max_rounds=50, max_seconds=0)
+    )
     assert finish.reason is Reason.NOT_CONVERGING
     assert throttles(guest)[-3:] == [0.9, 0.99, 0.0]
 

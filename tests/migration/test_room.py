@@ -134,7 +134,7 @@ async def test_building_tells_how_far_it_is_and_is_cancelled_between_two_steps()
             if len(seen) == 2:
                 scope.cancel()
 
-        await _make_ram(Session(), guest(mib=128), memories, progress, contents=True)
+        await _make_ram(Session(), guest(mib=128), memories, progress, 5.0, contents=True)
     assert scope.cancelled_caught
     assert seen == [(8 << 20, 128 << 20), (16 << 20, 128 << 20)]
     for memory in memories:

@@ -13,14 +13,14 @@ from tests.sample import sampled
 from vfioemu.migration import events
 from vfioemu.migration.actions import Outcome
 from vfioemu.migration.address import Address
+from vfioemu.migration.outage import default_max_outage
 from vfioemu.migration.plan import Limits, Reason
-from vfioemu.migration.result import stopped_limit
 from vfioemu.migration.source import Source
 from vfioemu.migration.stream import FrameType, StreamError
 from vfioemu.migration.transport import Channel
 
 LIMIT = 0.7
-STALLED = replace(QUICK, stopped=LIMIT)
+STALLED = Limits(downtime=0.3, max_outage=LIMIT)
 CHECKED = (
     b'{"pages":2048,"mismatched_pages":0,"mismatches":[],"seconds":0,"verdicts":[{"name":"dma0","parts":['
     b'{"what":"state","result":"same"},{"what":"face","result":"same"},{"what":"registers","result":"same"}]}]}'
@@ -76,12 +76,11 @@ async def test_silence_while_the_guest_stands_still_ends_the_migration_in_time(
     with Address.parse("unix:m").listen() as listener:
         async with fake_guest(running=True) as guest, trio.open_nursery() as nursery:
             nursery.start_soon(stall, listener, at, trickle)
-            result = await Source(
-                guest, listener.bound, Limits(downtime=0.3), tell=told.append, patience=STALLED
-            ).migrate()
+            source = Source(guest, listener.bound, STALLED, tell=told.append, patience=QUICK)
+            result = await source.migrate()
             assert (result.code, result.finish.outcome) == (3, Outcome.FAILED), result.finish
-            assert result.finish.reason is Reason.PEER_SILENT
-            assert "the guest has stood still for 0.7 s" in result.finish.detail
+            assert result.finish.reason is Reason.OUTAGE_TOO_LONG
+            assert "the guest has stood still for 0.7 s (--max-outage)" in result.finish.detail
             line = result.engine.timeline
             assert LIMIT <= line.resumed - line.paused < LIMIT + 2
             await progresses(guest)
@@ -99,12 +98,13 @@ async def test_destination_that_stops_reading_while_pages_are_sent_is_left_in_ti
     with Address.parse("unix:m").listen() as listener:
         async with fake_guest(running=True, npages=4096) as guest, trio.open_nursery() as nursery:
             nursery.start_soon(stall, listener, FrameType.RAM, trickle)
-            source = Source(guest, listener.bound, Limits(downtime=60.0), patience=STALLED)
+            limits = Limits(downtime=60.0, max_outage=LIMIT)
+            source = Source(guest, listener.bound, limits, patience=QUICK)
             task = trio.Event()
 
             async def migrate():
                 result = await source.migrate()
-                assert (result.code, result.finish.reason) == (3, Reason.PEER_SILENT), result.finish
+                assert (result.code, result.finish.reason) == (3, Reason.OUTAGE_TOO_LONG), result.finish
                 task.set()
 
             monkeypatch.setattr("vfioemu.migration.engine.Engine._precopy", no_precopy)
@@ -125,9 +125,8 @@ async def test_cancel_ends_a_blocked_stopped_phase(tmp_path, monkeypatch):
     with Address.parse("unix:m").listen() as listener:
         async with fake_guest(running=True) as guest, trio.open_nursery() as nursery:
             nursery.start_soon(stall, listener, FrameType.LEDGER, False)
-            source = Source(
-                guest, listener.bound, Limits(downtime=0.3), patience=replace(QUICK, stopped=100.0)
-            )
+            limits = Limits(downtime=0.3, max_outage=100.0)
+            source = Source(guest, listener.bound, limits, patience=QUICK)
 
             async def cancel_when_stopped():
                 while guest.cpus.running:  # noqa: ASYNC110
@@ -144,12 +143,12 @@ async def test_cancel_ends_a_blocked_stopped_phase(tmp_path, monkeypatch):
 
 
 def test_default_is_some_seconds_and_more_where_more_is_to_be_done():
-    small = stopped_limit(0.3, 8 << 20, verify=True)
+    small = default_max_outage(0.3, 8 << 20, verify=True)
     assert 5 < small < 10
-    assert stopped_limit(3.0, 8 << 20, verify=True) > small + 10 * 2.0
-    grows = [stopped_limit(0.3, size << 30, verify=True) for size in (1, 4, 16, 64)]
+    assert default_max_outage(3.0, 8 << 20, verify=True) > small + 10 * 2.0
+    grows = [default_max_outage(0.3, size << 30, verify=True) for size in (1, 4, 16, 64)]
     assert all(a < b for a, b in pairwise(grows))
-    assert stopped_limit(0.3, 64 << 30, verify=False) < 10
+    assert default_max_outage(0.3, 64 << 30, verify=False) < 10
 
 
 async def test_silence_after_commit_keeps_its_own_rule(tmp_path, monkeypatch):
@@ -158,9 +157,8 @@ async def test_silence_after_commit_keeps_its_own_rule(tmp_path, monkeypatch):
     with Address.parse("unix:m").listen() as listener:
         async with fake_guest(running=True) as guest, trio.open_nursery() as nursery:
             nursery.start_soon(stall, listener, FrameType.COMMIT, False)
-            result = await Source(
-                guest, listener.bound, Limits(downtime=0.3), patience=replace(STALLED, commit=1.5)
-            ).migrate()
+            patience = replace(QUICK, commit=1.5)
+            result = await Source(guest, listener.bound, STALLED, patience=patience).migrate()
             assert (result.code, result.finish.outcome) == (6, Outcome.IN_DOUBT), result.finish
             assert not guest.cpus.running
             nursery.cancel_scope.cancel()

@@ -434,7 +434,7 @@ async def test_what_a_destination_says_reaches_nobody_as_it_is(what, tmp_path, m
 
         async with fake_guest(running=True, npages=16, cpus=0) as guest, trio.open_nursery() as nursery:
             nursery.start_soon(lie)
-            limits = Limits(on_mismatch=OnMismatch.MOVE)
+            limits = Limits(on_mismatch=OnMismatch.MOVE)  # else it is over when a device differs
             result = await Source(guest, listener.bound, limits, tell=told.append).migrate()
             channels[0].close()
             nursery.cancel_scope.cancel()

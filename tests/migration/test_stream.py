@@ -29,6 +29,7 @@ def read_frame(data, seq=0):
 
 @given(st.sampled_from(FrameType), st.binary(max_size=12), st.integers(0, 2**64 - 1))
 def test_frame_round_trip(type, body, seq):
+    body = b"" if type is FrameType.ALIVE else body
     header, got = read_frame(stream.frame(type, seq, body), seq)
     assert (header.type, header.seq, got) == (type, seq, body)
 

@@ -192,6 +192,7 @@ class TextDisplay:
         if event.side == "destination":
             self._end_verified()
             return
+        self._end_outage(event)
         if event.outcome == "completed":
             print(
                 f" completed in {duration(event.seconds)}: {event.rounds} rounds, {format_size(event.ram_bytes)} of RAM sent"
@@ -206,20 +207,18 @@ class TextDisplay:
             )
             runs = "the source runs the guest" if event.source_runs else "THE SOURCE DOES NOT RUN THE GUEST"
             print(f" {event.outcome.replace('_', ' ')}{reason} after {duration(event.seconds)}\n {runs}")
-        self._end_downtime(event)
         self._end_verified()
         self._end_ledger()
         sys.stdout.flush()
 
-    def _end_downtime(self, event: events.End) -> None:
-        split = dict(event.downtime)
-        total, verify = split.pop("total", None), split.pop("verify", None)
-        if total is None:
-            return
-        parts = " + ".join(f"{name} {seconds * 1000:.1f}" for name, seconds in split.items())
-        limit = f" (limit {duration(self._hello.downtime)})" if self._hello is not None else ""
-        extra = f"; comparing took {duration(verify)} more" if verify else ""
-        print(f" downtime {total * 1000:.1f} ms{limit} = {parts}{extra}")
+    def _end_outage(self, event: events.End) -> None:
+        parts = " + ".join(f"{name} {seconds * 1000:.1f}" for name, seconds in event.outage_parts.items())
+        if event.outage is not None:
+            limit = duration(event.downtime)
+            held = f", ABOVE THE LIMIT of {limit}" if event.above_limit else f" (limit {limit})"
+            print(f" outage {event.outage * 1000:.1f} ms{held} = {parts}")
+        elif parts:
+            print(f" the guest stands still; until now {parts} ms")
 
     def _end_verified(self) -> None:
         done = self._verified

@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 import click
 
 from vfioemu.cli.errors import USAGE, CommandError
-from vfioemu.cli.values import SIZE
+from vfioemu.cli.values import DURATION, SIZE
 from vfioemu.cli.where import directory, runtime_dir_option
 from vfioemu.daemon.runtime_dir import SOCKET
 from vfioemu.migration.address import Address, AddressError
+from vfioemu.migration.deadlines import CALL_TIMEOUT
 from vfioemu.migration.guestfile import GuestFileError, check, load_guest
 from vfioemu.migration.guestspec import (
     ContainerSpec,
@@ -22,14 +23,17 @@ from vfioemu.migration.guestspec import (
     ProgramSpec,
 )
 from vfioemu.migration.peers import Peers
-from vfioemu.migration.plan import PAGE
+from vfioemu.migration.plan import MAX_DEVICE_STATE, PAGE
 from vfioemu.migration.tls import TlsFiles
+from vfioemu.migration.transport import BEAT, IDLE
 from vfioemu.migration.workload.stamps import MAX_CPUS as MAX_STAMPED
 
 F = TypeVar("F", bound=Callable[..., Any])
 FOUR_GIB = 1 << 32
 LOW_RAM = 3 << 30
 MAX_RAM = 1 << 47
+SHORTEST = 1.0
+"""Seconds: shorter waits would end what is only slow."""
 
 
 def guest_options(function: F) -> F:
@@ -98,6 +102,49 @@ def place_options(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def limit_options(function: F) -> F:
+    """Add the options for what is waited for, and how much is taken."""
+    for option in reversed(
+        (
+            click.option(
+                "--call-timeout",
+                type=DURATION,
+                default=f"{CALL_TIMEOUT:g}s",
+                show_default=True,
+                callback=_some_time,
+                help="How long a call to the daemon may take.",
+            ),
+            click.option(
+                "--peer-timeout",
+                type=DURATION,
+                default=f"{IDLE:g}s",
+                show_default=True,
+                callback=_some_time,
+                help="How long the other side may be silent, or need for an answer.",
+            ),
+            click.option(
+                "--max-device-state",
+                type=SIZE,
+                default=f"{MAX_DEVICE_STATE >> 30}GiB",
+                show_default=True,
+                help="How large the state of a device may be.",
+            ),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def _some_time(_: click.Context, parameter: click.Parameter, value: float) -> float:
+    if value < SHORTEST:
+        raise CommandError(
+            f"--{(parameter.name or '').replace('_', '-')} {value:g}s is shorter than {SHORTEST:g}s: an idle peer gives"
+            f" a sign of life every {BEAT:g}s",
+            exit_code=USAGE,
+        )
+    return value
 
 
 def _uids(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> Peers | None:

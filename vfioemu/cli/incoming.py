@@ -2,6 +2,7 @@
 """`vfioemu incoming`: build an empty guest on a daemon, and receive its contents."""
 
 import os
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import click
@@ -9,7 +10,14 @@ import trio
 
 from vfioemu.cli.display import Display, make_display
 from vfioemu.cli.errors import USAGE, CommandError, report
-from vfioemu.cli.guest_options import address, guest_options, guest_spec, place_options, socket_path
+from vfioemu.cli.guest_options import (
+    address,
+    guest_options,
+    guest_spec,
+    limit_options,
+    place_options,
+    socket_path,
+)
 from vfioemu.cli.hints import daemon_failed
 from vfioemu.cli.signals import Signals, name_of
 from vfioemu.cli.state_dir import journal, state_dir_option
@@ -20,6 +28,7 @@ from vfioemu.migration.address import AddressError, Listener
 from vfioemu.migration.alive import watch
 from vfioemu.migration.background import background
 from vfioemu.migration.destination import Arrival, Destination
+from vfioemu.migration.guest import Guest
 from vfioemu.migration.guestspec import GuestSpec
 from vfioemu.migration.journal import Journal
 from vfioemu.migration.narrator import Narrator
@@ -49,6 +58,7 @@ FAILED, CANCELLED, MISMATCH = 3, 4, 5
 @click.option(
     "--ready-fd", type=click.IntRange(0), help="Write the URI to this fd when connections are accepted."
 )
+@limit_options
 @place_options
 @state_dir_option
 @click.pass_context
@@ -89,9 +99,16 @@ async def _receive(
     """Wait for the guest, and run it; a signal ends both."""
     code = CANCELLED
     ended_by: list[int] = []
+
+    def shell() -> AbstractAsyncContextManager[Guest]:
+        return open_guest(daemon, spec, running=False, call_timeout=options["call_timeout"])
+
     destination = Destination(
-        lambda: open_guest(daemon, spec, running=False),
+        shell,
         listener,
+        idle=options["peer_timeout"],
+        linger=options["peer_timeout"],
+        max_device_state=options["max_device_state"],
         require_verify=options["verify"] == "required",
         tell=display.show,
         journal=logs,
@@ -99,7 +116,7 @@ async def _receive(
 
     async def receive() -> None:
         nonlocal code
-        async with open_guest(daemon, spec, running=False):
+        async with shell():
             pass  # try to build the guest before a source connects
         if options["ready_fd"] is not None:
             _tell_ready(options["ready_fd"], str(listener.bound))
@@ -118,6 +135,7 @@ async def _receive(
 
             def end(number: int) -> None:
                 ended_by.append(number)
+                destination.hurry()
                 nursery.cancel_scope.cancel()
                 if len(ended_by) > 2:
                     doing = "being started" if signals.outcome is None else "being let go"

@@ -10,8 +10,15 @@ import click
 import trio
 
 from vfioemu.cli.display import Building, make_display
-from vfioemu.cli.errors import FAILED, CommandError, report
-from vfioemu.cli.guest_options import address, guest_options, guest_spec, place_options, socket_path
+from vfioemu.cli.errors import FAILED, USAGE, CommandError, report
+from vfioemu.cli.guest_options import (
+    address,
+    guest_options,
+    guest_spec,
+    limit_options,
+    place_options,
+    socket_path,
+)
 from vfioemu.cli.hints import daemon_failed
 from vfioemu.cli.resolve import resolve_all
 from vfioemu.cli.signals import Signals, name_of
@@ -21,7 +28,9 @@ from vfioemu.migration import policies
 from vfioemu.migration.actions import Outcome
 from vfioemu.migration.address import Address
 from vfioemu.migration.background import background
-from vfioemu.migration.plan import Limits, OnMismatch, Reason
+from vfioemu.migration.doubt import IN_DOUBT
+from vfioemu.migration.pace import SLOWEST
+from vfioemu.migration.plan import PAGE, Limits, OnMismatch, Reason
 from vfioemu.migration.reasons import MEANINGS
 from vfioemu.migration.result import Patience, Result
 from vfioemu.migration.source import Source
@@ -34,10 +43,23 @@ ALIVE = 0.3
 @click.argument("uri", required=False)
 @guest_options
 @click.option(
-    "--downtime", type=DURATION, default="300ms", show_default=True, help="How long it may stand still."
+    "--downtime",
+    type=DURATION,
+    default="300ms",
+    show_default=True,
+    help="How long it should stand still at most: it is stopped when the rest fits into it.",
 )
 @click.option(
-    "--bandwidth", type=RATE, default="0", help="Limit while the guest runs, as 128MiB/s. [default: none]"
+    "--max-outage",
+    type=DURATION,
+    help="How long it may stand still; then it runs on here. 0: as long as it takes. [default: 5 s, 10 times --downtime,"
+    " and 2 s for each GiB to compare]",
+)
+@click.option(
+    "--bandwidth",
+    type=RATE,
+    default="0",
+    help="Limit while the guest runs, as 128MiB/s; 1KiB/s at least. [default: none]",
 )
 @click.option(
     "--wait",
@@ -71,18 +93,15 @@ ALIVE = 0.3
 @click.option(
     "--timeout",
     type=DURATION,
-    default="0",
-    help="How long the whole pre-copy phase may take. [default: none]",
+    help="How long it may take before the guest is stopped; then it does not converge. 0: for ever. [default: 60 s, and 20"
+    " times what its RAM takes at --bandwidth, or at 128MiB/s]",
 )
 @click.option(
-    "--max-rounds", type=click.IntRange(1), default=30, show_default=True, help="Then it does not converge."
+    "--max-rounds",
+    type=click.IntRange(1),
+    help="How many rounds it may take, the first one included. [default: any number]",
 )
-@click.option(
-    "--stop-timeout",
-    type=DURATION,
-    help="How long it may stand still before the destination has all of it; then it runs on here. [default: 5 s, 10"
-    " times --downtime, and 2 s for each GiB to compare]",
-)
+@limit_options
 @click.option(
     "--warm-up", type=DURATION, default="500ms", show_default=True, help="Let the guest run before."
 )
@@ -101,10 +120,18 @@ def command(ctx: click.Context, /, uri: str | None, **options: Any) -> int:
     signals = Signals()
     quiet = bool(ctx.find_root().params.get("quiet"))
     spec, target, daemon = guest_spec(options), address(uri, options), socket_path(options)
+    if 0 < options["bandwidth"] < SLOWEST:
+        raise CommandError(
+            f"--bandwidth {options['bandwidth']} bytes per second cannot be kept: a page would take"
+            f" {PAGE / options['bandwidth']:.3g} s; the least is {SLOWEST}",
+            exit_code=USAGE,
+        )
     limits = Limits(
         bandwidth=options["bandwidth"],
         downtime=options["downtime"],
-        max_rounds=options["max_rounds"],
+        max_outage=options["max_outage"],
+        max_rounds=options["max_rounds"] or 0,
+        max_device_state=options["max_device_state"],
         max_seconds=options["timeout"],
         on_mismatch=OnMismatch(options["on_mismatch"]),
     )
@@ -116,7 +143,11 @@ def command(ctx: click.Context, /, uri: str | None, **options: Any) -> int:
                 migration.end_all = nursery.cancel_scope
                 nursery.start_soon(signals.watch, migration.interrupt)
                 async with open_guest(
-                    daemon, spec, running=True, progress=None if quiet or options["json"] else Building()
+                    daemon,
+                    spec,
+                    running=True,
+                    progress=None if quiet or options["json"] else Building(),
+                    call_timeout=options["call_timeout"],
                 ) as guest:
                     await trio.sleep(options["warm_up"])
                     with make_display(json=options["json"], quiet=quiet) as display:
@@ -127,7 +158,7 @@ def command(ctx: click.Context, /, uri: str | None, **options: Any) -> int:
                             policy=policies.load(options["policy"]),
                             verify=options["verify"],
                             tell=display.show,
-                            patience=Patience(stopped=options["stop_timeout"], listen=options["wait"]),
+                            patience=Patience.for_all(options["peer_timeout"], options["wait"]),
                             alive=ALIVE,
                             journal=logs,
                         )
@@ -194,7 +225,10 @@ class _Migration:
                     "nobody knows whether the destination runs the guest: its answer was not waited for", 6
                 )
             self._too_late = True
-            report("too late to cancel: the destination has been told to start the guest")
+            report(
+                "too late to cancel: the destination has been told to start the guest; its answer is waited for no"
+                f" longer than {IN_DOUBT:g} s"
+            )
 
     def _end_at_once(self, why: str, code: int) -> None:
         self._signals.settle()
@@ -218,7 +252,11 @@ def _complain(result: Result, target: Address) -> None:
             result.code,
         )
     if result.code == FAILED:
-        raise CommandError(f"devices that could not be resumed: {', '.join(finish.lost_devices)}")
+        which = f"devices that do not run: {', '.join(finish.lost_devices)}; " if finish.lost_devices else ""
+        raise CommandError(
+            f"the migration to {target} failed ({finish.reason}), and the source does not run the guest: {which}"
+            f"{finish.why_lost}"
+        )
     hint = MEANINGS[finish.reason].remedy if finish.reason is not None else ""
     if finish.outcome in (Outcome.COMPLETED, Outcome.CANCELLED):
         hint = ""  # it has moved already, or the user has wanted it

@@ -10,7 +10,7 @@ import errno
 import os
 import resource
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -232,9 +232,24 @@ def _drain(fd: int) -> None:
         sock.detach()
 
 
+@contextlib.contextmanager
+def _within(seconds: float) -> Iterator[None]:
+    """Bound the wait for a greeting: a daemon that was stopped takes connections, and says nothing."""
+    try:
+        with trio.fail_after(seconds):
+            yield
+    except trio.TooSlowError:
+        why = f"the daemon has not greeted for {seconds:g} s"
+        raise OSError(errno.ETIMEDOUT, why) from None
+
+
 @contextlib.asynccontextmanager
 async def connect(
-    path: str | os.PathLike[str], *, serve_memory: bool = True, uid: int | None = None
+    path: str | os.PathLike[str],
+    *,
+    serve_memory: bool = True,
+    uid: int | None = None,
+    greeted_within: float = float("inf"),
 ) -> AsyncIterator[Session]:
     """Connect to a daemon.
 
@@ -242,21 +257,24 @@ async def connect(
         path: its socket.
         serve_memory: serve requests for DMA memory that is not shared, in a background task.
         uid: the user that the daemon must belong to; by default the one that $VFIOEMU_UID names, or our own.
+        greeted_within: seconds that the daemon may take to greet.
 
     Raises:
-        OSError: from connect(2); EPROTONOSUPPORT, EPERM, EMFILE; StrangerError (EPERM): it belongs to another user.
+        OSError: from connect(2); EPROTONOSUPPORT, EPERM, EMFILE; StrangerError (EPERM): it belongs to another user;
+            ETIMEDOUT.
     """
     path = os.fspath(path)
     limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
     memlock = m.INFINITE if limit == resource.RLIM_INFINITY else limit
     ipc_lock = _has_ipc_lock()
     flags = m.F_IPC_LOCK if ipc_lock else 0
-    channel = await Channel.connect(path, uid)
-    try:
-        secret, number, greeting = await channel.hello(0, memlock, flags)
-    except BaseException:
-        channel.close()
-        raise
+    with _within(greeted_within):
+        channel = await Channel.connect(path, uid)
+        try:
+            secret, number, greeting = await channel.hello(0, memlock, flags)
+        except BaseException:
+            channel.close()
+            raise
     session = Session(path, uid, channel, secret, number, greeting)
     session._limits = (memlock, ipc_lock)  # noqa: SLF001 - its constructor
     escaped: BaseException | None = None
@@ -264,8 +282,9 @@ async def connect(
         async with trio.open_nursery() as nursery:
             try:
                 if serve_memory:
-                    service = await Channel.connect(path, uid)
-                    await service.hello(secret, memlock, flags | m.F_SERVICE)
+                    with _within(greeted_within):
+                        service = await Channel.connect(path, uid)
+                        await service.hello(secret, memlock, flags | m.F_SERVICE)
                     nursery.start_soon(service.serve)
                     session.pool(channel)
                 yield session

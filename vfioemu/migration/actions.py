@@ -15,9 +15,11 @@ StopTracking(target)    the opposite                                Done | Faile
 Sync(final)             read and clear every log into the bitmaps   Synced | Failed
 SendRam(limit)          up to `limit` bytes of dirty pages          RamSent | Failed
 SetState(device)        MIG_DEVICE_STATE                            Done | Failed
+AskState(device)        read MIG_DEVICE_STATE                       StateIs | Failed
 ResetDevice(device)     DEVICE_RESET                                Done | Failed
 SendDevice(device)      bytes of its saving fd                      DeviceSent | Failed
 PauseCpus / ResumeCpus  virtual CPUs                                Done
+WatchCpus               wait until each of them has moved           Done | Failed
 Throttle(share)         slow the virtual CPUs down                  Done
 Wait(seconds)           nothing, for so long                        Done | Failed
 SendCpus                state of the virtual CPUs                   Done | Failed
@@ -125,6 +127,13 @@ class SetState:
 
 
 @dataclass(frozen=True, slots=True)
+class AskState:
+    """Ask a device for its state, whether or not anything was done to it."""
+
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
 class ResetDevice:
     """The last means to get a device running again."""
 
@@ -152,6 +161,11 @@ class PauseCpus:
 @dataclass(frozen=True, slots=True)
 class ResumeCpus:
     """Let the virtual CPUs run."""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchCpus:
+    """Wait, for a moment, until each virtual CPU has had its turn since it was let run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +279,8 @@ class Finish:
     Attributes:
         source_runs: the guest runs on the source.
         mismatches: pages and devices of which the verification could not say that they are the same, and late writes.
-        lost_devices: devices that could not be brought back to RUNNING.
+        lost_devices: devices that could not be brought back to RUNNING, or did not say that they are.
+        why_lost: what the first of them, or the CPUs, did instead.
         errno: of the call that failed, verbatim; None if no call failed.
         call: which call that was.
     """
@@ -276,6 +291,7 @@ class Finish:
     source_runs: bool = False
     mismatches: int = 0
     lost_devices: tuple[str, ...] = ()
+    why_lost: str = ""
     blockers: tuple[Blocker, ...] = ()
     errno: int | None = None
     call: FailedCall | None = None
@@ -290,10 +306,12 @@ Action: TypeAlias = (
     | Sync
     | SendRam
     | SetState
+    | AskState
     | ResetDevice
     | SendDevice
     | PauseCpus
     | ResumeCpus
+    | WatchCpus
     | Throttle
     | SendCpus
     | ReadLedger
@@ -320,13 +338,26 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """It did not work; `errno` and `call` tell of a call that failed."""
+    """It did not work; `errno` and `call` tell of a call that failed.
+
+    Attributes:
+        unknown: it may have worked, or may still: nobody has waited for the answer.
+    """
 
     now: float
     reason: Reason
     detail: str = ""
     errno: int | None = None
     call: FailedCall | None = None
+    unknown: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StateIs:
+    """What a device has answered: VFIO_DEVICE_STATE_*."""
+
+    now: float
+    state: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,12 +368,16 @@ class Synced:
         pages: pages that are dirty now, in all blocks.
         dirtied: how many of them this sync added.
         device_bytes: what the devices still have to send, stop-copy part included.
+        largest: the device that has most of it.
+        sent: bytes on the wire.
     """
 
     now: float
     pages: int
     dirtied: int
     device_bytes: int = 0
+    largest: str = ""
+    sent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,7 +402,8 @@ class DeviceSent:
     """Device state went out.
 
     Attributes:
-        pending: what PRE_COPY_INFO says is left (initial and dirty bytes); 0 at the end of the stream.
+        pending: what PRECOPY_INFO says is left (initial and dirty bytes); 0 at the end of the stream, and if a read
+            has given nothing (ENOMSG), whatever PRECOPY_INFO says.
     """
 
     now: float
@@ -418,4 +454,4 @@ class Refused:
     reason: Reason = Reason.PEER_REFUSED
 
 
-Event: TypeAlias = Done | Failed | Synced | RamSent | DeviceSent | Checked | Started | Refused
+Event: TypeAlias = Done | Failed | StateIs | Synced | RamSent | DeviceSent | Checked | Started | Refused

@@ -28,7 +28,7 @@ from vfioemu.migration.plan import Reason
 from vfioemu.migration.simulated import SimulatedChannel
 from vfioemu.migration.stream import FrameType, StreamError
 from vfioemu.migration.tls import TlsContext, TlsError, TlsFiles
-from vfioemu.migration.transport import Channel
+from vfioemu.migration.transport import IDLE, Channel
 from vfioemu.migration.wire import PlainWire, Wire
 from vfioemu.syscalls import unix_sockets
 
@@ -162,9 +162,9 @@ class Address:
                 Reason.PEER_ABSENT, f"cannot connect to {self}: no answer in {patience:g} s"
             ) from None
 
-    def channel(self, wire: Wire) -> Channel:
-        """Make the channel of a source: over the link, if there is one."""
-        return Channel(wire) if self.link is None else SimulatedChannel(wire, self.link)
+    def channel(self, wire: Wire, idle: float = IDLE) -> Channel:
+        """Make the channel of a source: over the link, if there is one; `idle` as that of Channel."""
+        return Channel(wire, idle) if self.link is None else SimulatedChannel(wire, self.link, idle)
 
     def _greeting(self) -> Greeting:
         """How a source begins; the file of the secret is there as soon as somebody listens."""

@@ -61,6 +61,8 @@ class VirtualCpu:
         self.workload = workload
         self.seq = 0
         self.pages = 0
+        self.turns = 0
+        """How often it was let write; a slow one may not have to each time."""
         self._rng = (workload.seed * 0x9E37_79B9 + index) & _MASK
         self._cursor = 0
 
@@ -115,6 +117,9 @@ class Cpus:
         throttle: the share of time, less than 1, in which they are kept from running.
     """
 
+    MOMENT: Final = 1.0
+    """Seconds in which each CPU has its turn if it runs at all; it has one every 5 ms."""
+
     def __init__(self, workloads: Sequence[Workload], *, running: bool) -> None:
         self.cpus = [VirtualCpu(index, workload) for index, workload in enumerate(workloads)]
         self.running = running
@@ -138,6 +143,15 @@ class Cpus:
         self.running = True
         self._resumed.set()
 
+    async def moved(self) -> bool:
+        """Wait until each CPU has had its turn; False if one of them has not within a moment."""
+        before = [cpu.turns for cpu in self.cpus]
+        with trio.move_on_after(self.MOMENT):
+            while not all(cpu.turns > turns for cpu, turns in zip(self.cpus, before, strict=True)):  # noqa: ASYNC110 - an event would have to be set at each turn, for nobody
+                await trio.sleep(TICK)
+            return True
+        return False
+
     async def run(self) -> None:
         """Run all CPUs, for ever."""
         async with trio.open_nursery() as nursery:
@@ -154,6 +168,7 @@ class Cpus:
                 last, due = trio.current_time(), 0.0
                 continue
             now = trio.current_time()
+            cpu.turns += 1
             # A CPU that was kept waiting catches up a little, not all of it: real ones do not either.
             rate = cpu.workload.rate * (1 - self.throttle)
             due = min(due + (now - last) * rate, rate * TICK * 10)

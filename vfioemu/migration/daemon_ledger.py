@@ -12,16 +12,14 @@ import msgspec
 import trio
 
 from vfioemu.client.control import Control, ControlError, control
+from vfioemu.migration.deadlines import CALL_TIMEOUT
 from vfioemu.migration.ledger import DeviceCount, DeviceWrite, LedgerError, TakenPages
 from vfioemu.migration.plan import PAGE
 
 T = TypeVar("T")
 
 CONTROL: Final = "control.sock"
-PATIENCE: Final = 5.0
-"""Seconds for one answer of the daemon."""
-
-GOODBYE: Final = 1.0
+GOODBYE: Final = 0.2
 """Seconds for the last one, which nobody needs."""
 
 
@@ -63,9 +61,13 @@ class DaemonLedger:
         daemon: path of the daemon's socket for programs; the control socket is beside it.
         daemon_id: that the session with the daemon has been told: the control socket has to be the same daemon's.
         names: the name of each device in the guest, and its name at the daemon.
+        limit: seconds for one answer of the daemon.
     """
 
-    def __init__(self, daemon: str, daemon_id: bytes, names: Mapping[str, str]) -> None:
+    def __init__(
+        self, daemon: str, daemon_id: bytes, names: Mapping[str, str], limit: float = CALL_TIMEOUT
+    ) -> None:
+        self._limit = limit
         self._path = Path(daemon).parent / CONTROL
         self._daemon_id = daemon_id.hex()
         self._names = names
@@ -77,10 +79,12 @@ class DaemonLedger:
     async def begin(self, ranges: Sequence[tuple[int, int]]) -> None:
         """See `DeviceWrites.begin`."""
         try:
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(self._limit):
                 self._control = await self._stack.enter_async_context(control(self._path))
         except trio.TooSlowError:
-            raise LedgerError(f"{self._path} does not answer within {PATIENCE:g} s") from None
+            raise LedgerError(
+                f"{self._path} does not answer within {self._limit:g} s (--call-timeout)"
+            ) from None
         except ControlError as error:
             raise LedgerError(f"the daemon refuses a control connection: {error}") from None
         except OSError as error:
@@ -136,11 +140,13 @@ class DaemonLedger:
         if self._control is None:
             raise LedgerError("it has ended")
         try:
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(self._limit):
                 answer = await self._control.call(command, **arguments)
             return msgspec.convert(answer, type_)
         except trio.TooSlowError:
-            raise LedgerError(f"{command}: no answer of the daemon within {PATIENCE:g} s") from None
+            raise LedgerError(
+                f"{command}: no answer of the daemon within {self._limit:g} s (--call-timeout)"
+            ) from None
         except ControlError as error:
             unknown = error.kind == "CommandNotFound"
             raise LedgerError(

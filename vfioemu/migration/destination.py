@@ -24,9 +24,9 @@ from vfioemu.migration.journal import Journal
 from vfioemu.migration.loader import Loader
 from vfioemu.migration.messages import Checked, Fate, Handshake, Hello, Problem, Setup, Welcome
 from vfioemu.migration.narrator import Narrator
-from vfioemu.migration.plan import PAGE, OnMismatch, Reason
+from vfioemu.migration.plan import MAX_DEVICE_STATE, PAGE, OnMismatch, Reason
 from vfioemu.migration.stream import FrameType, Stage, StreamError
-from vfioemu.migration.transport import IDLE, Channel, lost
+from vfioemu.migration.transport import BEAT, IDLE, Channel, lost, silent
 
 GREETING: Final = 10.0
 """Seconds within which a connection has to say what it wants."""
@@ -83,6 +83,7 @@ class Destination:
         shell: makes an empty guest, connected to a daemon, with its CPUs paused; called again after a failed attempt.
         listener: where the source connects.
         require_verify: refuse a source that does not want its pages compared.
+        max_device_state: bytes of state that one device may send.
         tell: gets every event of events.py.
         idle: seconds of silence after which a source counts as lost.
         linger: see LINGER.
@@ -100,6 +101,7 @@ class Destination:
         listener: Listener,
         *,
         require_verify: bool = False,
+        max_device_state: int = MAX_DEVICE_STATE,
         tell: Callable[[events.Told], None] = lambda told: None,
         idle: float = IDLE,
         linger: float = LINGER,
@@ -114,6 +116,8 @@ class Destination:
         self._idle = idle
         self._linger = linger
         self._require_verify = require_verify
+        self._max_device_state = max_device_state
+        self._guest: Guest | None = None
         self._offers, self._claims = trio.open_memory_channel[_Visit](0)
         self._early: dict[str, int] = {}
         """Writes before the start of a guest that moved all the same, for the one who asks; there is one at most."""
@@ -152,6 +156,11 @@ class Destination:
                     finally:
                         visit.channel.close()
             yield None
+
+    def hurry(self) -> None:
+        """Wait for a silent daemon no longer than a second: the user has asked for the end."""
+        if self._guest is not None:
+            self._guest.calls.hurry()
 
     # Connections.
 
@@ -193,7 +202,7 @@ class Destination:
             if visit is not None:
                 taken = await self._offer(visit)
             elif patience.cancelled_caught and channel in self._connections:
-                raise lost(f"nothing was asked for within {GREETING:g} s")
+                raise silent(f"nothing was asked for within {GREETING:g} s")
         except StreamError as error:
             if error.reason in (Reason.TLS_REFUSED, Reason.PEER_UNTRUSTED):
                 self._tell_once(f"somebody was turned away: {error.detail}")
@@ -249,7 +258,8 @@ class Destination:
     async def _answer_query(self, channel: Channel, token: str) -> None:
         standing = self._handover.query(token)
         if standing is Standing.STARTING:
-            await self._starting.wait()
+            with trio.move_on_after(self._idle):
+                await self._starting.wait()
             standing = self._handover.query(token)
         if standing in (Standing.STARTED, Standing.ENDED):
             ended = standing is Standing.ENDED  # with a process that had this directory before us
@@ -278,8 +288,11 @@ class Destination:
 
     async def _load(self, guest: Guest, visit: _Visit) -> Arrival | None:
         """Load one guest to its start, or not."""
+        self._guest = guest
         try:
-            return await self._conduct(guest, visit)
+            async with background() as nursery:
+                nursery.start_soon(visit.channel.beat, BEAT)
+                return await self._conduct(guest, visit)
         except StreamError as error:
             # A fresh one: the traceback of this one holds views of memory that is about to be unmapped.
             self.failures += 1
@@ -293,7 +306,7 @@ class Destination:
     async def _conduct(self, guest: Guest, visit: _Visit) -> Arrival:
         channel, hello = visit.channel, visit.hello
         self._agree(guest, visit)
-        loader = Loader(guest, channel, self.narrator, verify=hello.verify)
+        loader = Loader(guest, channel, self.narrator, self._max_device_state, verify=hello.verify)
         try:
             return await self._receive_guest(guest, visit, loader)
         finally:
@@ -387,7 +400,9 @@ class Destination:
         try:
             await loader.start(on_mismatch)
         except StreamError as error:
-            await loader.stop()
+            if not await loader.stop():
+                # A device may start when its daemon wakes up: nobody may be told that the guest will never run here.
+                raise error from None
             return Refusal(error.reason, error.detail)
         return None
 

@@ -19,17 +19,20 @@ Rules that must never break, and that tests/migration/test_engine.py holds again
 * a guest that is not the same there is not committed, unless the user wants it to move all the same;
 * with a verification, the ledger of writes begins before tracking, and is read after the final sync, before COMMIT and
   after STARTED;
+* "the source runs" is said only if each device has answered that it does, and each CPU has moved;
 * after COMMIT the source runs again only if the destination has refused; if nobody can tell, nobody guesses.
 """
 
 from collections.abc import Generator
 from dataclasses import replace
 from enum import StrEnum
-from typing import TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from vfioemu.migration import actions as do
 from vfioemu.migration.actions import Action, Event, Finish, Outcome, Target, TargetKind
 from vfioemu.migration.failedcall import FailedCall
+from vfioemu.migration.life import look
+from vfioemu.migration.outage import Timeline, default_max_outage
 from vfioemu.migration.pace import Pace
 from vfioemu.migration.plan import (
     PAGE,
@@ -39,12 +42,12 @@ from vfioemu.migration.plan import (
     Plan,
     Reason,
     Round,
-    Timeline,
     Tracker,
 )
 from vfioemu.migration.policies.policy import GiveUp, GoOn, MakePolicy, Situation, StopGuest
 from vfioemu.migration.policies.precopy_limits import PrecopyLimits
 from vfioemu.migration.records import Record
+from vfioemu.migration.timeout import default_timeout
 from vfioemu.uapi.constants import (
     VFIO_DEVICE_STATE_PRE_COPY,
     VFIO_DEVICE_STATE_PRE_COPY_P2P,
@@ -52,6 +55,9 @@ from vfioemu.uapi.constants import (
     VFIO_DEVICE_STATE_RUNNING_P2P,
     VFIO_DEVICE_STATE_STOP_COPY,
 )
+
+SHORTEST_ROUND: Final = 0.001
+"""Seconds: what is over sooner is no round yet. A guest that is nearly idle would have thousands of them."""
 
 T = TypeVar("T")
 Flow: TypeAlias = Generator[Action, Event, T]
@@ -109,6 +115,9 @@ class Engine:
         state_bytes: bytes of device state sent so far.
         connected: the destination has accepted the guest.
         throttle: the share of time in which the CPUs are kept from running.
+        max_outage: seconds that the guest may stand still before COMMIT; infinite without a limit.
+        timeout: seconds that the guest may run since the destination has accepted it; infinite without a limit.
+        over_at: when that is over.
     """
 
     def __init__(self, plan: Plan, limits: Limits, policy: MakePolicy = PrecopyLimits) -> None:
@@ -120,6 +129,11 @@ class Engine:
         self.ram_bytes = 0
         self.state_bytes = 0
         self.timeline = Timeline()
+        self.max_outage = _limit(
+            limits.max_outage, default_max_outage(limits.downtime, plan.npages * PAGE, verify=plan.verify)
+        )
+        self.timeout = _limit(limits.max_seconds, default_timeout(plan.npages * PAGE, limits.bandwidth))
+        self.over_at = float("inf")
         self.finish: Finish | None = None
         self._now = 0.0
         self._cancelled = False
@@ -134,6 +148,7 @@ class Engine:
         self._noted = False
         self._device_pending: dict[str, int] = {}
         self._pace = Pace(limits, 0.0)
+        self._accepted = 0.0
 
     # What a driver calls.
 
@@ -175,6 +190,14 @@ class Engine:
     def threshold(self) -> float:
         """Bytes that fit into the downtime limit at the measured bandwidth."""
         return self.bandwidth * self.limits.downtime
+
+    @property
+    def completed_rounds(self) -> int:
+        """Pre-copy rounds that are over, and the open one if anything of it was sent."""
+        if not self.rounds:
+            return 0
+        last = self.rounds[-1]
+        return len(self.rounds) - (not last.ram_bytes and not last.state_bytes)
 
     @property
     def remaining(self) -> int:
@@ -221,14 +244,19 @@ class Engine:
         self.phase = Phase.SETUP
         yield from self._must(do.Connect())
         self.connected = True
+        self._accepted = self._now
+        self.over_at = self._now + self.timeout
         self._check()
         if self.plan.verify:
             yield from self._must(do.BeginLedger())
         yield from self._must(do.FillBitmaps())
         self.pages = self.plan.npages
         for target in self._targets():
-            yield from self._must(do.StartTracking(target))
-            self._tracking.append(target)
+            event = yield do.StartTracking(target)
+            if not isinstance(event, do.Failed) or event.unknown:
+                self._tracking.append(target)  # what may have been started has to be stopped
+            if isinstance(event, do.Failed):
+                raise _Abandoned(event.reason, event.detail, event.errno, event.call)
             self._check()
         # The bitmaps are all ones already. This sync empties the logs, so that round 1 does not send again what
         # round 0 is about to send, as QEMU's ram_save_setup() does.
@@ -249,29 +277,62 @@ class Engine:
 
     def _precopy(self) -> Flow[None]:
         self.phase = Phase.PRECOPY
-        began = self._now
         while True:
-            if self.remaining == 0 or self.remaining < self.threshold:
-                left = yield from self._sync(final=False)
-                if (yield from self._decide(left, began)):
-                    return
+            if (yield from self._end_round()):
+                return
             sent = 0
             for device in self.plan.devices:
                 if device.precopy and self._device_pending.get(device.name, 0):
-                    sent += yield from self._send_device(device, self.limits.device_slice_bytes, final=False)
+                    sent += yield from self._send_device(device, self._device_slice, final=False)
             if self.pages:
                 sent += yield from self._send_ram(self._pace.budget, final=False)
-            wait = self._pace.wait(self._now, idle=not sent)
+            wait = min(self._pace.wait(self._now, idle=not sent), max(0.0, self.over_at - self._now))
             if wait:
                 yield from self._must(do.Wait(wait))
             self._pace.measure(self._now)
 
-    def _decide(self, left: int, began: float) -> Flow[bool]:
+    @property
+    def _much_is_left(self) -> bool:
+        return self.remaining > 0 and self.remaining >= self.threshold
+
+    @property
+    def _device_slice(self) -> int:
+        """Bytes that a device may send; if the bandwidth is limited, RAM gets half of them."""
+        limit = self.limits.device_slice_bytes
+        return min(limit, max(1, self._pace.budget // 2)) if self.limits.bandwidth else limit
+
+    def _end_round(self) -> Flow[bool]:
+        """If so little is left, or the time is over, find out what is left, and ask the policy; True: the guest stops now."""
+        over = self._now >= self.over_at
+        if self._much_is_left and not over:
+            return False
+        if not over:
+            for device in self.plan.devices:
+                # Who had nothing to send may have something now: PRECOPY_INFO alone does not tell (see `_send_device`).
+                if device.precopy and not self._device_pending.get(device.name, 0):
+                    yield from self._send_device(device, self._device_slice, final=False)
+            if self._much_is_left:
+                return False
+            early = SHORTEST_ROUND - (self._now - self.rounds[-1].began)
+            if early > 0:
+                yield from self._must(do.Wait(early))
+        left = yield from self._sync(final=False)
+        stop = yield from self._decide(left)
+        if over and not stop:
+            # Whatever the policy would like: this limit is the user's.
+            raise _Abandoned(
+                Reason.NOT_CONVERGING, f"{self.timeout:g} s are over (--timeout), and {left} bytes are left"
+            )
+        return stop
+
+    def _decide(self, left: int) -> Flow[bool]:
         """Ask the policy; True: the guest stops now."""
         decision = self._policy.decide(
             Situation(
                 rounds=self.rounds,
-                seconds=self._now - began,
+                seconds=self._now - self._accepted,
+                timeout=self.timeout,
+                over=self._now >= self.over_at,
                 left=left,
                 bandwidth=self.bandwidth,
                 threshold=self.threshold,
@@ -301,25 +362,25 @@ class Engine:
                 yield from self._set_state(device, state)
         for device in reversed(self.plan.devices):
             yield from self._set_state(device, VFIO_DEVICE_STATE_STOP_COPY)
-        self.timeline.stopped = self._now
+        self.timeline.mark("stop", self._now)
 
     def _copy(self) -> Flow[None]:
         self.phase = Phase.COPY
         yield from self._sync(final=True)
-        self.timeline.synced = self._now
+        self.timeline.mark("sync", self._now)
         while self.pages:
             yield from self._send_ram(0, final=True)
-        self.timeline.ram = self._now
+        self.timeline.mark("ram", self._now)
         for device in self.plan.devices:
             yield from self._send_device(device, 0, final=True)
         yield from self._must(do.SendCpus())
-        self.timeline.state = self._now
+        self.timeline.mark("state", self._now)
         if self.plan.verify:
             for device in self.plan.devices:
                 yield from self._must(do.ReadDevice(device.name))
             yield from self._compare(do.ReadLedger(do.Moment.SYNCED))
             yield from self._compare(do.SendSums())
-        self.timeline.verified = self._now
+            self.timeline.mark("verify", self._now)
 
     def _compare(self, action: Action) -> Flow[None]:
         """Compare something before COMMIT; end the migration here if it differs and the user wants the same guest or none."""
@@ -348,12 +409,14 @@ class Engine:
         """
         self.phase = Phase.HANDOVER
         yield from self._must(do.Prepare())
+        self.timeline.mark("prepare", self._now)
         if self.plan.verify:
             yield from self._compare(do.ReadLedger(do.Moment.COMMIT))
-        self.timeline.ready = self._now
+            self.timeline.mark("ledger", self._now)
         # Before it is said: who finds no COMMIT in the journal of a dead source knows that nobody was told to start.
         self._noted = True  # a failed write may have got half way
         yield from self._must(do.Note(Record.COMMIT))
+        self.timeline.mark("note", self._now)
         self.phase = Phase.COMMITTED
         answer = yield do.Commit()
         if isinstance(answer, do.Failed):
@@ -376,10 +439,7 @@ class Engine:
         if isinstance(why, _InDoubt):
             return self._end(Finish(Outcome.IN_DOUBT, why.reason, why.detail, errno=why.errno))
         self.phase = Phase.ROLLBACK
-        lost = yield from self._resume()
-        if self.throttle:
-            yield from self._try(do.Throttle(0.0))
-            self.throttle = 0.0
+        lost, why_lost = yield from self._resume()
         if self.connected:
             yield from self._try(do.Abort(why.reason, why.detail))
         for target in reversed(self._tracking):
@@ -394,21 +454,22 @@ class Engine:
                 outcome,
                 why.reason,
                 why.detail,
-                source_runs=not lost,
+                source_runs=not why_lost,
                 mismatches=0 if self._found is None else self._found.mismatches,
-                lost_devices=tuple(device.name for device in lost),
+                lost_devices=tuple(lost),
+                why_lost=why_lost,
                 errno=why.errno,
                 call=why.call,
             )
         )
 
-    def _resume(self) -> Flow[list[DevicePlan]]:
-        """Devices to RUNNING in two passes, parents first, then the CPUs (QEMU's vm_start()).
+    def _resume(self) -> Flow[tuple[list[str], str]]:
+        """Devices to RUNNING in two passes, parents first, then the CPUs (QEMU's vm_start()); then look whether they run.
 
         Returns:
-            The devices that neither the state machine nor a reset brought back.
+            The devices that neither the state machine nor a reset brought back, or that do not say that they run, and
+            why; the text is empty only if all of the guest runs.
         """
-        lost = []
         touched = [device for device in self.plan.devices if device in self._touched]
         failed = set()
         for device in touched:
@@ -421,13 +482,15 @@ class Engine:
         for device in touched:
             if device not in failed and (yield from self._try_state(device, VFIO_DEVICE_STATE_RUNNING)):
                 continue
-            if not (yield from self._try(do.ResetDevice(device.name))):  # a reset device is in RUNNING
-                lost.append(device)
+            yield from self._try(do.ResetDevice(device.name))  # a reset device is in RUNNING
         if self._paused:
             yield from self._try(do.ResumeCpus())
             self._paused = False
+        if self.throttle:
+            yield from self._try(do.Throttle(0.0))
+            self.throttle = 0.0
         self.timeline.resumed = self._now
-        return lost
+        return (yield from look(self.plan.devices))
 
     # Steps.
 
@@ -450,6 +513,12 @@ class Engine:
     def _check(self) -> None:
         if self._cancelled:
             raise _Abandoned(Reason.CANCELLED)
+        paused = self.timeline.paused
+        if paused is not None and self._now - paused > self.max_outage:
+            raise _Abandoned(
+                Reason.OUTAGE_TOO_LONG,
+                f"the guest has stood still for {self._now - paused:.3g} s, and may for {self.max_outage:g} s (--max-outage)",
+            )
 
     def _set_state(self, device: DevicePlan, state: int) -> Flow[None]:
         if device not in self._touched:  # a failed transition may have got half way
@@ -464,6 +533,7 @@ class Engine:
         if not isinstance(synced, do.Synced):
             raise TypeError(f"{synced} is no answer to Sync")
         self.pages = synced.pages
+        self._pace.count(synced.sent, 0.0)
         if not final:
             self.rounds.append(
                 Round(
@@ -471,6 +541,7 @@ class Engine:
                     pages=synced.pages,
                     dirtied=synced.dirtied,
                     device_bytes=synced.device_bytes,
+                    largest=synced.largest,
                     began=self._now,
                 )
             )
@@ -515,3 +586,8 @@ class Engine:
         self.timeline.ended = self._now
         self.finish = finish
         return finish
+
+
+def _limit(said: float | None, default: float) -> float:
+    """Return a limit in seconds: that of the user, for whom 0 is none, or the default."""
+    return default if said is None else said or float("inf")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What a migration tells while it runs: `--json` prints these one per line, and the display is made of nothing else.
 
-`reason` is a closed list; docs/reasons.md says what each means. Schema 1. Fields are only ever added; `protocol/migration-events.schema.json` is generated from these types
+Schema 1; `protocol/migration-events.schema.json` is generated from these types
 (`schema()`), and a test holds the file against them. `t` is seconds on the sender's monotonic clock since its
 start, `seq` counts from 0.
 """
@@ -289,7 +289,16 @@ class End(Told, frozen=True, kw_only=True, tag="end"):
         ioctl: that call; of VFIO_DEVICE_FEATURE the feature; `read` and `write` are of a data fd or a region.
         device: that it was for, as the guest file calls it.
         range: that it was about.
+        rounds: pre-copy rounds, the bulk round among them.
+        outage: seconds in which the guest stood still, from the pause of its CPUs to the destination's STARTED, or until
+            it ran here again; null if it never stood still, or if nobody knows whether it runs.
+        outage_parts: what they were spent on, in order; they add up to it. Without `outage`, what is known.
+        downtime: the limit that the user has set for it, in seconds.
+        above_limit: it was longer than that.
+        source_runs: each device of the source has answered that it runs, and each CPU has moved.
         runs: who runs the guest now, as far as this side knows: a destination knows no more than whether it does.
+        lost_devices: those that do not run, when they should.
+        why_lost: what the first of them did instead.
     """
 
     code: int
@@ -306,9 +315,14 @@ class End(Told, frozen=True, kw_only=True, tag="end"):
     zero_pages: int = 0
     device_bytes: int = 0
     seconds: float = 0.0
-    downtime: dict[str, float] = {}
+    outage: float | None = None
+    outage_parts: dict[str, float] = {}
+    downtime: float = 0.0
+    above_limit: bool | None = None
     source_runs: bool = False
     runs: Runs = "unknown"
+    lost_devices: list[str] = []
+    why_lost: str = ""
 
 
 def failure(number: int | None, call: FailedCall | None) -> dict[str, Any]:

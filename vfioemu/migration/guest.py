@@ -5,12 +5,13 @@ What a device and a container have to offer is declared here as protocols; vfio.
 of a daemon, and tests over nothing at all.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from vfioemu.migration.actions import Target, TargetKind
 from vfioemu.migration.cpus import Cpus
+from vfioemu.migration.deadlines import Calls, DaemonSilent
 from vfioemu.migration.failedcall import FailedCall
 from vfioemu.migration.guestspec import ProgramSpec
 from vfioemu.migration.ledger import DeviceWrites, Ledger
@@ -158,11 +159,42 @@ class GuestContainer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SyncResult:
-    """What a sync found: dirty pages now, how many it added, and bytes that the devices still have to send."""
+    """What a sync found.
+
+    Attributes:
+        pages: dirty pages now.
+        dirtied: how many the sync added.
+        sizes: what each device says that a stop-copy stream would have (MIG_DATA_SIZE), in bytes.
+        states: bytes that each device still has to send, what is left of pre-copy included.
+    """
 
     pages: int
     dirtied: int
-    device_bytes: int
+    sizes: dict[str, int]
+    states: dict[str, int]
+
+    @property
+    def device_bytes(self) -> int:
+        """Bytes that all devices still have to send."""
+        return sum(self.states.values())
+
+    @property
+    def largest(self) -> str:
+        """The device that has most of it; empty without devices."""
+        return max(self.states, key=self.states.__getitem__, default="")
+
+
+def check_size(device: str, size: int, limit: int) -> None:
+    """Refuse a device whose state is larger than the user allows.
+
+    Raises:
+        GuestError: DEVICE_STATE_TOO_LARGE.
+    """
+    if size > limit:
+        raise GuestError(
+            Reason.DEVICE_STATE_TOO_LARGE,
+            f"{device} has a state of {size} bytes, and {limit} are allowed (--max-device-state)",
+        )
 
 
 def logging_ranges(blocks: Sequence[RamBlock]) -> list[tuple[int, int]]:
@@ -189,6 +221,7 @@ class Guest:
         containers: its containers.
         devices: every device by name, in the order of the containers.
         device_writes: the ledger that the daemon keeps of what its devices write; None if nobody keeps one.
+        calls: those to its daemon.
     """
 
     def __init__(
@@ -198,11 +231,13 @@ class Guest:
         cpus: Cpus,
         containers: Sequence[GuestContainer],
         device_writes: DeviceWrites | None = None,
+        calls: Calls | None = None,
     ) -> None:
         self.name = name
         self.ram = ram
         self.cpus = cpus
         self.containers = containers
+        self.calls = calls or Calls()
         self.devices: Mapping[str, GuestDevice] = {
             device.name: device for container in containers for device in container.devices
         }
@@ -291,25 +326,30 @@ class Guest:
             what = f"stop of dirty tracking on {target.name}"
             raise _failed(Reason.DEVICE_ERROR, what, error, _device(target)) from error
 
-    async def sync(self) -> SyncResult:
-        """Read and clear every log."""
+    async def sync(self, dry: Collection[str] = ()) -> SyncResult:
+        """Read and clear every log, and ask how large the states of the devices are.
+
+        Args:
+            dry: devices that have nothing to send for now, whatever their PRECOPY_INFO says.
+        """
         added = 0
         for block in self.ram:
             added += block.harvest_log()
             for container in self.containers:
                 added += await self._sync_container(container, block)
-        device_bytes = 0
-        for device in self.devices.values():
+        sizes, states = {}, {}
+        for name, device in self.devices.items():
             try:
-                device_bytes += await device.stop_copy_size() + await device.pending()
+                sizes[name] = await device.stop_copy_size()
+                states[name] = sizes[name] + (await device.pending() if name not in dry else 0)
             except OSError as error:
-                raise _failed(
-                    Reason.DEVICE_ERROR, f"size of the state of {device.name}", error, device.name
-                ) from error
-        return SyncResult(self.pages, added, device_bytes)
+                raise _failed(Reason.DEVICE_ERROR, f"size of the state of {name}", error, name) from error
+        return SyncResult(self.pages, added, sizes, states)
 
     async def _sync_container(self, container: GuestContainer, block: RamBlock) -> int:
         tracker = self._trackers[container.name]
+        if tracker is Tracker.NONE:
+            return 0
         if tracker is Tracker.ALL_DIRTY:
             return block.pending.merge_all()
         bitmap = bytearray(block.bitmap_size)
@@ -350,4 +390,6 @@ def _failed(
     area: tuple[int, int] | None = None,
 ) -> GuestError:
     call = FailedCall.of(error, device, area)
+    if isinstance(error, DaemonSilent):
+        reason = Reason.DAEMON_SILENT
     return GuestError(reason, f"{what}: {error.strerror or error}", error.errno, call)

@@ -7,12 +7,13 @@ from typing import Final
 import trio
 
 from vfioemu.migration import stream
+from vfioemu.migration.deadlines import DaemonSilent
 from vfioemu.migration.failedcall import FailedCall
 from vfioemu.migration.guest import Guest, GuestDevice
 from vfioemu.migration.ledger import Written
 from vfioemu.migration.messages import Checked, Cpus, DeviceVerdict, Ledger
 from vfioemu.migration.narrator import Narrator
-from vfioemu.migration.plan import PAGE, OnMismatch, Reason
+from vfioemu.migration.plan import MAX_DEVICE_STATE, PAGE, OnMismatch, Reason
 from vfioemu.migration.stream import MAX_DETAIL, FrameType, Header, Run, StreamError, corrupt
 from vfioemu.migration.transport import Channel
 from vfioemu.migration.verify.devices import read_destination
@@ -27,9 +28,6 @@ from vfioemu.uapi.constants import (
     VFIO_MIGRATION_P2P,
 )
 
-MAX_DEVICE_STATE: Final = 1 << 30
-"""Bytes of state that one device may send."""
-
 MAX_EARLY: Final = 16
 """Writes before the start that the source is told of one by one."""
 BEFORE_START: Final = "before the start"
@@ -42,13 +40,23 @@ class Loader:
         guest: the shell; its CPUs are paused.
         channel: where the bulk of frames comes from.
         narrator: hears of device states.
+        max_device_state: bytes of state that one device may send.
         verify: everything is compared.
 
     Attributes:
         early: writes of devices and CPUs before the start that have been found.
     """
 
-    def __init__(self, guest: Guest, channel: Channel, narrator: Narrator, *, verify: bool) -> None:
+    def __init__(
+        self,
+        guest: Guest,
+        channel: Channel,
+        narrator: Narrator,
+        max_device_state: int = MAX_DEVICE_STATE,
+        *,
+        verify: bool,
+    ) -> None:
+        self._max_device_state = max_device_state
         self._guest = guest
         self._channel = channel
         self._narrator = narrator
@@ -166,14 +174,21 @@ class Loader:
         self._narrator.ledger(BEFORE_START, reading, self._ledger.not_compared)
         return reading.late
 
-    async def stop(self) -> None:
-        """Undo a start that failed, as far as it goes."""
+    async def stop(self) -> bool:
+        """Undo a start that failed, as far as it goes.
+
+        Returns:
+            False if a device may run, now or as soon as its daemon wakes up.
+        """
         self._guest.cpus.pause()
+        known = True
         for device in self._devices:
             try:
                 await device.set_state(VFIO_DEVICE_STATE_STOP)
             except OSError as error:
+                known = known and not isinstance(error, DaemonSilent)
                 self._narrator.warn(f"{device.name} does not stop: {error.strerror}")
+        return known
 
     async def _ram(self, header: Header, body: bytes) -> None:
         index, runs = stream.unpack_runs(body, self._npages)
@@ -193,8 +208,11 @@ class Loader:
         device = self._devices[index]
         self._chunks[index] += 1
         self._bytes[index] += header.bulk
-        if self._bytes[index] > MAX_DEVICE_STATE:
-            raise corrupt(f"the state of {device.name} is longer than {MAX_DEVICE_STATE} bytes")
+        if self._bytes[index] > self._max_device_state:
+            raise StreamError(
+                Reason.DEVICE_STATE_TOO_LARGE,
+                f"the state of {device.name} is longer than {self._max_device_state} bytes (--max-device-state)",
+            )
         data = bytearray(header.bulk)
         if data:
             await self._channel.receive_bulk([memoryview(data)])
@@ -239,8 +257,9 @@ class Loader:
 
 
 def _failed(device: GuestDevice, what: str, error: OSError) -> StreamError:
+    reason = Reason.DAEMON_SILENT if isinstance(error, DaemonSilent) else Reason.DEVICE_ERROR
     detail = f"{device.name}: {what}: {error.strerror or error}"
-    return StreamError(Reason.DEVICE_ERROR, detail, error.errno, FailedCall.of(error, device.name))
+    return StreamError(reason, detail, error.errno, FailedCall.of(error, device.name))
 
 
 def _no_overlap(runs: Sequence[Run]) -> None:

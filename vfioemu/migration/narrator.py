@@ -16,7 +16,7 @@ from vfioemu.migration.engine import Engine, Phase
 from vfioemu.migration.guest import Guest
 from vfioemu.migration.ledger import Reading
 from vfioemu.migration.messages import Checked
-from vfioemu.migration.plan import Limits, Plan, Timeline
+from vfioemu.migration.plan import Limits, Plan
 from vfioemu.migration.stream import MAX_DETAIL
 from vfioemu.migration.verify.pages import Lost
 from vfioemu.printable import printable
@@ -213,6 +213,7 @@ class Narrator:
 
     def end(self, finish: Finish, code: int, engine: Engine, zero_pages: int) -> None:
         """Tell how the migration has ended."""
+        outage = engine.timeline.outage
         for blocker in finish.blockers:
             self.say(events.Blocked(reason=blocker.reason, detail=blocker.detail))
         self.say(
@@ -222,14 +223,19 @@ class Narrator:
                 reason=finish.reason,
                 detail=finish.detail,
                 **events.failure(finish.errno, finish.call),
-                rounds=len(engine.rounds),
+                rounds=engine.completed_rounds,
                 ram_bytes=engine.ram_bytes,
                 zero_pages=zero_pages,
                 device_bytes=engine.state_bytes,
                 seconds=engine.timeline.ended - engine.timeline.began,
-                downtime=downtime(engine.timeline),
+                outage=outage,
+                outage_parts=engine.timeline.parts,
+                downtime=engine.limits.downtime,
+                above_limit=None if outage is None else outage > engine.limits.downtime,
                 source_runs=finish.source_runs,
                 runs=_who_runs(finish),
+                lost_devices=list(finish.lost_devices),
+                why_lost=finish.why_lost,
             )
         )
 
@@ -258,32 +264,3 @@ def _clean(value: T) -> T:
     elif isinstance(value, list):
         cleaned = [_clean(item) for item in value]
     return cast("T", cleaned)
-
-
-def downtime(timeline: Timeline) -> dict[str, float]:
-    """How long the guest stood still, in seconds, and where they went; empty when it never did.
-
-    `verify` is no part of what a VMM does, so it is not part of `total`.
-    """
-    if timeline.paused is None:
-        return {}
-    steps = {
-        "stop": timeline.stopped,
-        "sync": timeline.synced,
-        "ram": timeline.ram,
-        "state": timeline.state,
-        "verify": timeline.verified,
-        "prepare": timeline.ready,
-        "commit": timeline.started,
-    }
-    split: dict[str, float] = {}
-    before = timeline.paused
-    for name, at in steps.items():
-        if at is None:
-            break
-        split[name] = round(at - before, 6)
-        before = at
-    until = timeline.started if timeline.started is not None else timeline.resumed
-    if until is not None:
-        split["total"] = round(until - timeline.paused - split.get("verify", 0.0), 6)
-    return split

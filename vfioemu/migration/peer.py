@@ -14,7 +14,7 @@ from vfioemu.migration.messages import Fate, Handshake, Message, Problem
 from vfioemu.migration.plan import PAGE, Reason
 from vfioemu.migration.ram import RamBlock
 from vfioemu.migration.stream import FrameType, Run, StreamError
-from vfioemu.migration.transport import Channel
+from vfioemu.migration.transport import BEAT, IDLE, Channel, silent
 from vfioemu.migration.wire import Wire
 from vfioemu.printable import printable
 
@@ -28,19 +28,20 @@ class Peer:
     Args:
         address: where it listens.
         on_loss: called once, when it is known that nothing will come of this connection.
+        idle: seconds of silence after which the destination counts as lost.
 
     Attributes:
         loss: why it is over; None as long as it is not.
     """
 
-    def __init__(self, address: Address, on_loss: Callable[[], None]) -> None:
+    def __init__(self, address: Address, on_loss: Callable[[], None], idle: float = IDLE) -> None:
         self.loss: StreamError | None = None
         self._address = address
         self._on_loss = on_loss
         self._gone = trio.Event()
         self._channel: Channel | None = None
         self._frames: trio.MemoryReceiveChannel[_Frame] | None = None
-        self._torn = False
+        self._idle = idle
 
     @property
     def sent(self) -> int:
@@ -57,15 +58,16 @@ class Peer:
     ) -> None:
         """Connect, greet, and listen in the background from then on."""
         wire = await self._connected(patience, trio.current_time() + until_somebody_listens)
-        channel = self._channel = self._address.channel(wire)
+        channel = self._channel = self._address.channel(wire, self._idle)
         with trio.move_on_after(patience) as waited:
             await channel.greet()
             await channel.greeted()
         if waited.cancelled_caught:
-            raise StreamError(Reason.PEER_LOST, f"{self._address} does not answer")
+            raise silent(f"{self._address} has not answered for {patience:g} s (--peer-timeout)")
         self._address.check(wire)  # it has spoken, so somebody has it
         send, self._frames = trio.open_memory_channel[_Frame](16)
         nursery.start_soon(self._listen, channel, send)
+        nursery.start_soon(channel.beat, BEAT)
 
     async def _connected(self, patience: float, last: float) -> Wire:
         while True:
@@ -78,15 +80,11 @@ class Peer:
 
     async def send(self, kind: FrameType, body: bytes | Message, bulk: bytes = b"") -> None:
         """Send a small frame."""
-        self._torn = True  # until the whole frame is out
         await self._need().send(kind, body, [memoryview(bulk)] if bulk else ())
-        self._torn = False
 
     async def send_pages(self, index: int, block: RamBlock, runs: list[Run]) -> None:
         """Send pages, and which ones they are."""
-        self._torn = True
         await self._need().send_pages(index, block, runs)
-        self._torn = False
 
     async def expect(self, *kinds: FrameType, patience: float) -> _Frame:
         """Receive the next frame, which has to be one of `kinds`."""
@@ -102,7 +100,8 @@ class Peer:
                     f"{kind.name} frame, expected {' or '.join(kind.name for kind in kinds)}"
                 )
             return kind, body
-        raise StreamError(Reason.PEER_LOST, f"the destination has been silent for {patience:g} s")
+        expected = " or ".join(kind.name for kind in kinds)
+        raise silent(f"the destination has not said {expected} for {patience:g} s (--peer-timeout)")
 
     async def why(self, error: StreamError) -> StreamError:
         """Find the reason of an error: a broken pipe is what one sees, what the destination said before it went is why."""
@@ -115,8 +114,8 @@ class Peer:
         """Send a last frame, if that is still possible, and hang up."""
         if self._channel is None:
             return
-        if self.loss is None and not self._torn:
-            with trio.move_on_after(1.0):
+        if self.loss is None and not self._channel.torn:
+            with trio.move_on_after(0.5):
                 try:
                     await self._channel.send(kind, body)
                 except StreamError:
@@ -133,7 +132,7 @@ class Peer:
         async with frames:
             try:
                 while True:
-                    header, body = await channel.receive()
+                    header, body = await channel.receive(wait=self._idle)
                     if header.bulk:
                         raise stream.corrupt(f"{header.type.name} frame with raw bytes from the destination")
                     if header.type is FrameType.PROBLEM:
@@ -158,7 +157,7 @@ async def query(address: Address, token: str, patience: float) -> tuple[Standing
         StreamError: nobody answers, or who answers does not know.
     """
     wire = await address.connect(patience)
-    channel = address.channel(wire)
+    channel = address.channel(wire, patience)
     try:
         await channel.greet()
         await channel.greeted()

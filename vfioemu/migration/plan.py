@@ -28,6 +28,8 @@ class Reason(StrEnum):
     NOT_CONVERGING = "not_converging"
     PEER_ABSENT = "peer_absent"
     PEER_BUSY = "peer_busy"
+    OUTAGE_TOO_LONG = "outage_too_long"
+    DAEMON_SILENT = "daemon_silent"
     PEER_REFUSED = "peer_refused"
     PEER_LOST = "peer_lost"
     PEER_SILENT = "peer_silent"
@@ -63,6 +65,8 @@ class Tracker(StrEnum):
     """VFIO_IOMMU_DIRTY_PAGES of the container."""
     ALL_DIRTY = "all-dirty"
     """Nobody: every page counts as written, at every sync."""
+    NONE = "none"
+    """Nobody, and nobody is needed: there is no device in the container."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +119,9 @@ class ContainerPlan:
     @property
     def tracker(self) -> Tracker:
         """QEMU's order (vfio_get_dirty_bitmap): device logging if all have it, else the container, else nobody."""
-        if self.devices and all(device.logging for device in self.devices):
+        if not self.devices:
+            return Tracker.NONE
+        if all(device.logging for device in self.devices):
             return Tracker.DEVICE
         return Tracker.CONTAINER if self.dirty_pages else Tracker.ALL_DIRTY
 
@@ -166,15 +172,24 @@ class Plan:
                     )
 
 
+MAX_DEVICE_STATE: Final = 32 << 30
+"""Bytes of state that one device may have, if the user has not said it: the largest vGPUs have as much."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What the user allows.
 
     Attributes:
         bandwidth: bytes per second while the guest runs; 0 = as fast as it goes. The stopped phase is never slowed.
-        downtime: seconds that the guest may stand still; times the measured bandwidth it is the threshold.
-        max_rounds: pre-copy rounds before the engine says that it does not converge.
-        max_seconds: the same for the whole pre-copy phase; 0 = no limit.
+        downtime: seconds that the guest should stand still at most; times the measured bandwidth it is the threshold,
+            and the outage is held against it.
+        max_outage: seconds after which a stop is ended, and the guest goes on; 0 = never, None = `default_max_outage`.
+        max_rounds: pre-copy rounds, the bulk round among them, before the engine says that it does not converge;
+            0 = no limit.
+        max_seconds: the same for the time since the destination has accepted the guest; 0 = no limit,
+            None = `default_timeout`.
+        max_device_state: bytes of state that one device may have.
         slice_bytes: RAM sent by one action when the bandwidth is not limited.
         window: seconds over which the bandwidth is measured and limited (QEMU's BUFFER_DELAY).
         on_mismatch: whether the guest moves even if it is not the same there.
@@ -182,8 +197,10 @@ class Limits:
 
     bandwidth: int = 0
     downtime: float = 0.3
-    max_rounds: int = 30
-    max_seconds: float = 0.0
+    max_outage: float | None = None
+    max_rounds: int = 0
+    max_seconds: float | None = None
+    max_device_state: int = MAX_DEVICE_STATE
     slice_bytes: int = 64 << 20
     device_slice_bytes: int = 1 << 20
     window: float = 0.1
@@ -199,6 +216,7 @@ class Round:
         pages: pages to be sent when the round began.
         dirtied: pages that its sync found newly dirty (all, in the bulk round).
         device_bytes: device state still to come when the round began, stop-copy part included.
+        largest: the device that has most of it.
         ram_bytes: bytes of RAM sent, headers included.
         bandwidth: as measured when the round ended.
     """
@@ -208,24 +226,8 @@ class Round:
     dirtied: int
     began: float
     device_bytes: int = 0
+    largest: str = ""
     ram_bytes: int = 0
     state_bytes: int = 0
     seconds: float = 0.0
     bandwidth: float = 0.0
-
-
-@dataclass(slots=True)
-class Timeline:
-    """When each step of the switch-over ended, on the clock of the driver."""
-
-    began: float = 0.0
-    paused: float | None = None
-    stopped: float | None = None
-    synced: float | None = None
-    ram: float | None = None
-    state: float | None = None
-    verified: float | None = None
-    ready: float | None = None
-    started: float | None = None
-    ended: float = 0.0
-    resumed: float | None = None

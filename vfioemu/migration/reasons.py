@@ -57,14 +57,23 @@ MEANINGS: Final[Mapping[Reason, Meaning]] = {
         "`vfioemu trace` on the daemon of that side says why the call was refused",
     ),
     Reason.DEVICE_STATE_TOO_LARGE: Meaning(
-        "The state of the devices alone takes longer than `--downtime` at the measured bandwidth. A device that cannot tell its size"
-        " counts as 100 GiB, as with QEMU.",
-        "allow more --downtime",
+        "The state of a device is larger than `--max-device-state`, or that of all takes longer than `--downtime` at the measured"
+        " bandwidth. A device that cannot tell its size counts as 100 GiB for the latter, as with QEMU.",
+        "allow more --downtime, or a larger --max-device-state",
     ),
     Reason.NOT_CONVERGING: Meaning(
         "The guest writes faster than the link carries: what is left did not fit into `--downtime` within the limits of the policy"
         " (`--max-rounds`, `--timeout`). The detail says how long it would have to stand still.",
         "allow more --downtime or --bandwidth, or slow its CPUs down: --policy auto-converge",
+    ),
+    Reason.OUTAGE_TOO_LONG: Meaning(
+        "The guest stood still for `--max-outage`, and something was not over by then; the detail says what. It runs on at the source.",
+        "--max-outage allows more; if it was the destination, the log of its daemon may say what took so long",
+    ),
+    Reason.DAEMON_SILENT: Meaning(
+        "A daemon has not answered a call within `--call-timeout`: that of the source, or, if the detail begins with `the destination:`, that"
+        " one. It was stopped, or the machine is busy.",
+        "look whether the daemon is stopped; --call-timeout allows more",
     ),
     Reason.PEER_ABSENT: Meaning(
         "Nobody listens at the address, or it cannot be reached; no byte was sent. The detail is what connect(2) said.",
@@ -88,12 +97,13 @@ MEANINGS: Final[Mapping[Reason, Meaning]] = {
         "migrate again: a new migration is not refused by it",
     ),
     Reason.PEER_LOST: Meaning(
-        "The connection broke, or somebody fell silent on it: the other side has ended or was killed, or something between them cut it.",
+        "The connection broke: the other side has ended or was killed, or something between them cut it.",
         "`vfioemu incoming` says why, if it still runs",
     ),
     Reason.PEER_SILENT: Meaning(
-        "The guest stood still for `--stop-timeout`, and the destination had not got all of it by then.",
-        "the log of the destination's daemon may say why; --stop-timeout allows more",
+        "The other side has said nothing for `--peer-timeout`, though it would have said so if it had nothing to say; or it has not"
+        " answered in that time, or taken a byte. Its process was stopped, or the connection is dead.",
+        "look whether `vfioemu incoming` is stopped there; --peer-timeout allows more",
     ),
     Reason.PEER_UNTRUSTED: Meaning(
         "The other side belongs to another user, or it cannot be told to whom; or it does not know the token beside the UNIX socket"

@@ -3,12 +3,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Self
 
 from vfioemu.migration.actions import Event, Finish, Outcome
 from vfioemu.migration.engine import Engine
 from vfioemu.migration.ledger import Written
 from vfioemu.migration.messages import Checked
+from vfioemu.migration.transport import IDLE
 from vfioemu.migration.verify.pages import Lost
 
 _EXIT_CODES: Final[Mapping[Outcome, int]] = {
@@ -26,7 +27,7 @@ def exit_code(finish: Finish) -> int:
     """Return the exit code that `vfioemu migrate` has for an end."""
     if finish.outcome is Outcome.COMPLETED and finish.mismatches:
         return 5
-    if finish.lost_devices:
+    if finish.why_lost:
         return 1  # 3 and 4 promise that the source runs as it did
     return _EXIT_CODES[finish.outcome]
 
@@ -56,17 +57,6 @@ class Result:
     not_compared: str = ""
 
 
-def stopped_limit(downtime: float, ram_bytes: int, *, verify: bool) -> float:
-    """How long the guest may stand still before COMMIT if the user has not said it: what goes well takes far less.
-
-    Args:
-        downtime: that is aimed at, in seconds.
-        ram_bytes: of the guest.
-        verify: all of it is compared.
-    """
-    return 5.0 + 10 * downtime + (2.0 * ram_bytes / (1 << 30) if verify else 0.0)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
     """How long the source waits for the destination, in seconds.
@@ -75,15 +65,21 @@ class Patience:
         listen: until somebody listens.
         connect: for a connection.
         answer: for the answer to HELLO and SETUP.
-        stopped: from the stop of the guest until everything is loaded and compared, whatever the destination does
-            meanwhile; None: what `stopped_limit` says.
+        idle: for a sign of life; a destination that has nothing to say sends ALIVE frames.
         commit: for STARTED, before it asks on a new connection.
         resolve: for an answer to that question, before it is in doubt.
     """
 
     listen: float = 0.0
-    connect: float = 10.0
-    answer: float = 30.0
-    stopped: float | None = None
-    commit: float = 10.0
-    resolve: float = 10.0
+    connect: float = IDLE
+    answer: float = IDLE
+    idle: float = IDLE
+    commit: float = IDLE
+    resolve: float = IDLE
+
+    @classmethod
+    def for_all(cls, seconds: float, listen: float) -> Self:
+        """Wait as long for whatever the destination has to do, once it listens."""
+        return cls(
+            listen=listen, connect=seconds, answer=seconds, idle=seconds, commit=seconds, resolve=seconds
+        )

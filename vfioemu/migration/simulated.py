@@ -12,8 +12,8 @@ from typing import Any, Final
 import trio
 
 from vfioemu.migration.link import Link
-from vfioemu.migration.stream import Header, StreamError
-from vfioemu.migration.transport import IDLE, Channel, lost
+from vfioemu.migration.stream import FrameType, Header, StreamError
+from vfioemu.migration.transport import IDLE, Channel, silent
 from vfioemu.migration.wire import Wire
 
 MOMENT: Final = 0.05
@@ -76,19 +76,22 @@ class SimulatedChannel(Channel):
                     await trio.sleep_forever()  # nothing comes after that
                 await self._await_readable()
             if not waited.cancelled_caught:
-                self._coming.append(await self._take_in())
+                until = trio.current_time() + wait if wait is not None else until
+                await self._take_in()
             elif not self._coming:
-                raise lost(f"the peer has been silent for {wait:g} s")
+                raise silent(f"the peer has been silent for {wait:g} s (--peer-timeout)")
 
-    async def _take_in(self) -> tuple[float, tuple[Header, bytes] | StreamError]:
-        """Receive what has come, and tell when it is heard."""
+    async def _take_in(self) -> None:
+        """Receive what has come, and note when it is heard; ALIVE has done its service."""
         now, before = trio.current_time(), self.received
         frame: tuple[Header, bytes] | StreamError
         try:
-            frame = await super().receive()
+            frame = await self.receive_any()
+            if frame[0].type is FrameType.ALIVE:
+                return
         except StreamError as error:
             frame = error
-        return self._link.answer(now, self.received - before), frame
+        self._coming.append((self._link.answer(now, self.received - before), frame))
 
     async def _await_readable(self) -> None:
         if not self._wire.has_buffered():

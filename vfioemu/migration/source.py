@@ -6,6 +6,7 @@ outstanding, if that one only waits or sends, and the engine then brings the gue
 from outer cancellation; how long that can last is bounded by the time-outs below.
 """
 
+import errno
 import secrets
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -19,10 +20,12 @@ from vfioemu.migration.address import Address
 from vfioemu.migration.alive import watch
 from vfioemu.migration.audit import MAX_TOLD, Audit, describe
 from vfioemu.migration.background import background
-from vfioemu.migration.engine import Engine
+from vfioemu.migration.deadlines import DaemonSilent
+from vfioemu.migration.doubt import IN_DOUBT, Doubt
+from vfioemu.migration.engine import Engine, Phase
 from vfioemu.migration.failedcall import FailedCall
 from vfioemu.migration.files import Volatile
-from vfioemu.migration.guest import Guest, GuestError
+from vfioemu.migration.guest import UNKNOWN_STATE, Guest, GuestError, check_size
 from vfioemu.migration.journal import Journal, Log, Role, Standing
 from vfioemu.migration.ledger import Written
 from vfioemu.migration.messages import (
@@ -43,11 +46,12 @@ from vfioemu.migration.policies.policy import MakePolicy
 from vfioemu.migration.policies.precopy_limits import PrecopyLimits
 from vfioemu.migration.ram import split_zero, sums
 from vfioemu.migration.records import Record
-from vfioemu.migration.result import Patience, Result, exit_code, stopped_limit
+from vfioemu.migration.result import Patience, Result, exit_code
 from vfioemu.migration.stream import MAX_DETAIL, FrameType, StreamError
 from vfioemu.migration.verify.devices import read_source
 from vfioemu.migration.verify.pages import Lost, name_lost_writes
 from vfioemu.migration.verify.result import check_answer, explain
+from vfioemu.migration.words import in_words
 from vfioemu.printable import printable
 from vfioemu.uapi.constants import VFIO_DEVICE_STATE_STOP
 
@@ -55,6 +59,10 @@ SLICE: Final = 0.05
 """Seconds after which a slice of RAM ends even if its bytes are not used up (QEMU's MAX_WAIT)."""
 SUMS_PER_FRAME: Final = 4096
 STATE_CHUNK: Final = stream.MAX_STATE
+LATE: Final = 0.5
+"""Seconds after the end of --timeout in which what is being sent may be finished."""
+_HURRIED: Final = (Phase.SETUP, Phase.PRECOPY, Phase.STOPPING, Phase.COPY, Phase.HANDOVER)
+"""Where the user's wish, a limit or the loss of the peer ends what is being done; what undoes a migration is left alone."""
 
 
 class _Interrupted(Exception):
@@ -104,17 +112,14 @@ class Source:
         self._policy = policy
         self._verify = verify
         self._patience = patience or Patience()
-        limit = self._patience.stopped
-        self._stopped_limit = (
-            stopped_limit(limits.downtime, guest.size, verify=verify) if limit is None else limit
-        )
         self._stopped_until = float("inf")
+        self._doubt = Doubt()
         self._alive = alive
         self.token = secrets.token_hex(16)
         self._journal = journal or Journal(Volatile())
         self._log: Log | None = None
         self._engine: Engine | None = None
-        self._peer = Peer(address, self._hurry_up)
+        self._peer = Peer(address, self._hurry_up, self._patience.idle)
         self._history: list[Event] = []
         self._hurry: trio.CancelScope | None = None
         self._checked: Checked | None = None
@@ -127,12 +132,24 @@ class Source:
         self._ledgers: list[DeviceLedger] = []
         self._zero_pages = 0
         self._syncs = 0
+        self._counted = 0
+        self._dry: set[str] = set()
+        """Devices whose last read has given nothing (ENOMSG)."""
+        self._warned: set[str] = set()
+        self._doing = ""
 
     # What the user calls.
 
     def cancel(self) -> bool:
-        """End the migration, and let the guest run on here; False when COMMIT is out."""
+        """End the migration, and let the guest run on here; False when COMMIT is out.
+
+        Either way it is over in two seconds at most: who does not answer in that time is not waited for.
+        """
+        if self.result is not None:
+            return False
+        self.guest.calls.hurry()
         if self._engine is not None and not self._engine.cancel():
+            self._doubt.shorten()
             return False
         self.cancelling = True  # the engine is told when there is one
         self._hurry_up()
@@ -168,12 +185,13 @@ class Source:
                 action = engine.step(event)
                 self.narrator.stepped(engine, self.guest.cpus.writes, self._peer.sent)
             self._peer.close()
+            await self._ledger.end()
+            self.guest.calls.calm()
         if self._log is not None:
             if action.outcome is Outcome.IN_DOUBT:
                 self._log.close()  # it stays for `resolve`
             else:
                 self._log.remove()
-        await self._ledger.end()
         self.result = Result(
             action,
             exit_code(action),
@@ -193,43 +211,37 @@ class Source:
 
     async def _answer(self, action: Action, nursery: trio.Nursery) -> Event:
         """Perform an action; whatever goes wrong becomes its answer."""
+        engine = self._engine
         try:
-            match action:
-                case (
-                    do.Connect()
-                    | do.Sync()
-                    | do.SendRam()
-                    | do.SendDevice()
-                    | do.SendCpus()
-                    | do.ReadLedger(do.Moment.SYNCED | do.Moment.COMMIT)
-                    | do.ReadDevice()
-                    | do.SendSums()
-                    | do.Wait()
-                    | do.Prepare()
-                ):
-                    return await self._hurried(self._perform(action, nursery))
-                case _:
-                    return await self._perform(action, nursery)
+            if engine is not None and engine.phase in _HURRIED:
+                return await self._hurried(engine, action, self._perform(action, nursery))
+            return await self._perform(action, nursery)
         except _Interrupted:
-            return do.Failed(trio.current_time(), Reason.CANCELLED)
+            return do.Failed(trio.current_time(), Reason.CANCELLED, unknown=True)
         except StreamError as error:
             why = await self._peer.why(error)
             return do.Failed(trio.current_time(), why.reason, why.detail, why.errno, why.call)
         except GuestError as error:
-            return do.Failed(trio.current_time(), error.reason, error.detail, error.errno, error.call)
+            unknown = error.reason in (Reason.DAEMON_SILENT, Reason.OUTAGE_TOO_LONG)
+            return do.Failed(
+                trio.current_time(), error.reason, error.detail, error.errno, error.call, unknown
+            )
         except OSError as error:
-            name = getattr(action, "device", "")
+            silent = isinstance(error, DaemonSilent)
             return do.Failed(
                 trio.current_time(),
-                Reason.DEVICE_ERROR,
-                f"{type(action).__name__} {name}: {error.strerror or error}",
+                Reason.DAEMON_SILENT if silent else Reason.DEVICE_ERROR,
+                f"{in_words(action)}: {error.strerror or error}",
                 error.errno,
-                FailedCall.of(error, name),
+                FailedCall.of(error, getattr(action, "device", "")),
+                silent,
             )
 
-    async def _hurried(self, work: Awaitable[Event]) -> Event:
-        with trio.CancelScope(deadline=self._stopped_until) as scope:
-            self._hurry = scope
+    async def _hurried(self, engine: Engine, action: Action, work: Awaitable[Event]) -> Event:
+        """Do something that the user, a limit, or the loss of the peer may end."""
+        over_at = engine.over_at + LATE if engine.phase is Phase.PRECOPY else float("inf")
+        with trio.CancelScope(deadline=min(self._stopped_until, over_at)) as scope:
+            self._hurry, self._doing = scope, ""
             try:
                 return await work
             finally:
@@ -238,9 +250,15 @@ class Source:
             raise _Interrupted
         if self._peer.loss is not None:
             raise self._peer.loss
-        raise StreamError(
-            Reason.PEER_SILENT,
-            f"the guest has stood still for {self._stopped_limit:g} s, and the destination has not got all of it",
+        doing = self._doing or in_words(action)
+        if self._stopped_until < over_at:
+            raise GuestError(
+                Reason.OUTAGE_TOO_LONG,
+                f"the guest has stood still for {engine.max_outage:g} s (--max-outage), and this was not over: {doing}",
+            )
+        raise GuestError(
+            Reason.NOT_CONVERGING,
+            f"{engine.timeout:g} s are over (--timeout), and this was not: {doing}",
         )
 
     def _hurry_up(self) -> None:
@@ -269,6 +287,8 @@ class Source:
             case do.SetState(device, state):
                 await guest.devices[device].set_state(state)
                 self.narrator.device(device, state)
+            case do.AskState(device):
+                return do.StateIs(trio.current_time(), await guest.devices[device].get_state())
             case do.ResetDevice(device):
                 await guest.devices[device].reset()
                 self.narrator.warn(f"{device} had to be reset")
@@ -277,9 +297,13 @@ class Source:
             case do.PauseCpus():
                 guest.cpus.pause()
                 self._ledger.paused()
-                self._stopped_until = trio.current_time() + self._stopped_limit
+                if self._engine is not None:
+                    self._stopped_until = trio.current_time() + self._engine.max_outage
             case do.ResumeCpus():
                 guest.cpus.resume()
+            case do.WatchCpus():
+                if not await guest.cpus.moved():
+                    return do.Failed(trio.current_time(), Reason.DEVICE_ERROR, "the CPUs do not move")
             case do.Throttle(share):
                 guest.cpus.throttle = share
                 self.narrator.say(events.Throttled(share=share))
@@ -336,15 +360,29 @@ class Source:
 
     async def _sync(self, *, final: bool) -> Event:
         await self._ledger.before_sync()
-        found = await self.guest.sync()
+        found = await self.guest.sync(self._dry)
         self._ledger.after_sync()
+        for name, size in found.sizes.items():
+            if size != UNKNOWN_STATE and not final:
+                check_size(name, size, self._limits.max_device_state)
         mark = RoundMark(number=self._syncs, pages=found.pages, final=final)
         self._syncs += 1
         await self._peer.send(FrameType.ROUND, mark)
-        return do.Synced(trio.current_time(), found.pages, found.dirtied, found.device_bytes)
+        return do.Synced(
+            trio.current_time(),
+            found.pages,
+            found.dirtied,
+            found.device_bytes,
+            found.largest,
+            self._newly_sent(),
+        )
+
+    def _newly_sent(self) -> int:
+        """Bytes on the wire since it was asked for last: nothing that a limit has to hold for escapes it."""
+        before, self._counted = self._counted, self._peer.sent
+        return self._counted - before
 
     async def _send_ram(self, limit: int, *, final: bool) -> Event:
-        before = self._peer.sent
         deadline = float("inf") if final else trio.current_time() + SLICE
         left = max(1, limit // PAGE) if limit else self.guest.pages
         busy = 0.0
@@ -368,23 +406,45 @@ class Source:
                     part = full[first : first + stream.MAX_RUNS]
                     await self._peer.send_pages(index, block, part)
                 busy += trio.current_time() - began
-        return do.RamSent(trio.current_time(), self._peer.sent - before, self.guest.pages, busy)
+        return do.RamSent(trio.current_time(), self._newly_sent(), self.guest.pages, busy)
 
     async def _send_device(self, name: str, limit: int, *, final: bool) -> Event:
         device = self.guest.devices[name]
         index = list(self.guest.devices).index(name)
-        sent = 0
+        sent, dry = 0, False
         while not limit or sent < limit:
-            data = await device.read_state(STATE_CHUNK)
+            self._doing = f"the state of {name}, {sent} bytes of it so far"
+            data = await device.read_state(min(STATE_CHUNK, limit - sent) if limit else STATE_CHUNK)
+            if data is None and final:
+                raise GuestError(
+                    Reason.DEVICE_ERROR, f"{name}: ENOMSG from its data fd in STOP_COPY", errno.ENOMSG
+                )
             if data is None or (not data and not final):
+                dry = True
                 break  # nothing for now; only STOP_COPY has an end
             last = final and not data
-            await self._send_state(index, data, stream.LAST if last else 0)
             sent += len(data)
+            check_size(name, self._state_bytes.get(name, 0) + len(data), self._limits.max_device_state)
+            await self._send_state(index, data, stream.LAST if last else 0)
             if last:
                 break
-        pending = 0 if final else await device.pending()
-        return do.DeviceSent(trio.current_time(), sent, pending)
+        pending = 0 if final else await self._pending(name, dry=dry)
+        return do.DeviceSent(trio.current_time(), self._newly_sent(), pending)
+
+    async def _pending(self, name: str, *, dry: bool) -> int:
+        """Ask what is left of the pre-copy data; nothing if a read has given nothing, as in QEMU.
+
+        vfio_update_estimated_pending_data(): a device may count what it cannot give now, or give up counting.
+        """
+        pending = await self.guest.devices[name].pending()
+        if not dry:
+            self._dry.discard(name)
+            return pending
+        if pending and name not in self._warned:
+            self._warned.add(name)
+            self.narrator.warn(f"{name} says that {pending} bytes of pre-copy data are left, and gives none")
+        self._dry.add(name)
+        return 0
 
     async def _send_state(self, index: int, data: bytes, flags: int) -> None:
         name = list(self.guest.devices)[index]
@@ -466,10 +526,11 @@ class Source:
         return do.Done(now)
 
     async def _commit(self) -> Event:
-        await self._peer.send(FrameType.COMMIT, Handshake(token=self.token))
-        kind, body = await self._peer.expect(
-            FrameType.STARTED, FrameType.REFUSED, patience=self._patience.commit
-        )
+        # When the user has asked for the end, some of the time is spared to ask on another connection.
+        answer = await self._doubt.wait(self._say_commit(), spare=IN_DOUBT / 2)
+        if answer is None:
+            return do.Failed(trio.current_time(), Reason.PEER_SILENT, "its answer was not waited for")
+        kind, body = answer
         if kind is FrameType.STARTED:
             return do.Started(trio.current_time(), early=stream.decode(body, Fate).early)
         problem = stream.decode(body, Problem)
@@ -480,22 +541,34 @@ class Source:
             Reason.LATE_WRITE if late else Reason.PEER_REFUSED,
         )
 
+    async def _say_commit(self) -> tuple[FrameType, bytes]:
+        await self._peer.send(FrameType.COMMIT, Handshake(token=self.token))
+        return await self._peer.expect(FrameType.STARTED, FrameType.REFUSED, patience=self._patience.commit)
+
     async def _query(self) -> Event:
         """Ask until somebody knows, or until the time is over."""
         deadline = trio.current_time() + self._patience.resolve
         why = "nobody answered"
-        while trio.current_time() < deadline:
-            with trio.move_on_at(deadline):
-                try:
-                    standing, detail, early = await query(self._address, self.token, self._patience.resolve)
-                except StreamError as error:
-                    why = error.detail
-                    await trio.sleep(0.2)
-                else:
-                    if standing is Standing.REFUSED:
-                        return do.Refused(trio.current_time(), detail)
-                    return do.Started(trio.current_time(), ended=standing is Standing.ENDED, early=early)
-        return do.Failed(trio.current_time(), Reason.PEER_LOST, f"COMMIT was sent, and then: {why}")
+        while trio.current_time() < min(deadline, self._doubt.until):
+            try:
+                asking = query(self._address, self.token, self._patience.resolve)
+                answer = await self._doubt.wait(asking, deadline)
+            except StreamError as error:
+                why = error.detail
+                await trio.sleep(0.2)
+                continue
+            if answer is None:
+                break
+            standing, detail, early = answer
+            if standing is Standing.REFUSED:
+                return do.Refused(trio.current_time(), detail)
+            return do.Started(trio.current_time(), ended=standing is Standing.ENDED, early=early)
+        limit = f"{self._patience.resolve:g} s (--peer-timeout)"
+        asked = (
+            limit if self._doubt.until == float("inf") else f"{IN_DOUBT:g} s, since the user wants the end"
+        )
+        detail = f"COMMIT was sent, and then for {asked}: {why}"
+        return do.Failed(trio.current_time(), Reason.PEER_LOST, detail)
 
     async def _release(self) -> None:
         if self._log is not None and Record.RELEASED in self._log.records:  # else it is asked, one day

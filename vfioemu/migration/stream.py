@@ -93,7 +93,7 @@ def corrupt(detail: str) -> StreamError:
 
 
 class FrameType(IntEnum):
-    """Frames from the source are below 32, frames from the destination from 32 on."""
+    """Frames from the source are below 32, frames from the destination from 32 on, frames from both from 64 on."""
 
     HELLO = 1
     SETUP = 2
@@ -116,6 +116,8 @@ class FrameType(IntEnum):
     REFUSED = 36
     PROBLEM = 37
     CHECKED = 38
+    ALIVE = 64
+    """From either side, whenever it has nothing to say: who is idle is not silent. It has no body."""
 
 
 _BODY_LIMIT: Final = {
@@ -123,6 +125,7 @@ _BODY_LIMIT: Final = {
     FrameType.ZERO: _TABLE.size + MAX_RUNS * _RUN.size,
     FrameType.SUMS: _SUMS.size + MAX_SUMS * SUM_SIZE,
     FrameType.DEVICE: _STATE.size,
+    FrameType.ALIVE: 0,
 }
 _BULK_LIMIT: Final = {FrameType.RAM: MAX_RAM, FrameType.DEVICE: MAX_STATE}
 

@@ -10,7 +10,8 @@ that a cancel is never more than that away.
 sendfile() hands the socket references to pages, not copies. A page that the guest writes before the peer has read it
 arrives torn or newer; in pre-copy it is dirty again, and in stop-copy nothing writes.
 
-What breaks raises StreamError with PEER_LOST.
+What breaks raises StreamError with PEER_LOST, who falls silent PEER_SILENT. An idle side sends ALIVE frames, so that silence is
+not mistaken for patience, nor patience for silence.
 """
 
 import select
@@ -32,8 +33,10 @@ THREADED: Final = 1 << 19
 SENDFILE: Final = 64 << 10
 """Runs from this size on are sent by sendfile()."""
 POLL_MS: Final = 100
-IDLE: Final = 30.0
-"""Seconds of silence in the middle of something after which the peer counts as lost."""
+IDLE: Final = 10.0
+"""Seconds of silence after which the peer counts as lost, if the user has not said it (--peer-timeout)."""
+BEAT: Final = 0.5
+"""Seconds without a frame after which an ALIVE frame is sent."""
 
 
 class Pages(Protocol):
@@ -51,6 +54,11 @@ class Pages(Protocol):
 def lost(error: OSError | str) -> StreamError:
     """Make the error for a connection that is of no use any more."""
     return StreamError(Reason.PEER_LOST, error if isinstance(error, str) else f"connection: {error.strerror}")
+
+
+def silent(detail: str) -> StreamError:
+    """Make the error for a peer that is there, for all that is known, and does nothing."""
+    return StreamError(Reason.PEER_SILENT, detail)
 
 
 FilePart: TypeAlias = tuple[int, int, int]
@@ -138,11 +146,11 @@ def _consume(views: list[memoryview], count: int) -> bool:
 class Channel:
     """One connected stream socket that carries frames in both directions.
 
-    One task at a time sends, and one at a time receives.
+    Tasks that send take turns, whole frames; one task at a time receives.
 
     Args:
         wire: connected, or a socket that is; owned by the channel from now on.
-        idle: seconds of silence in the middle of a frame that are one too many.
+        idle: seconds of silence that are one too many.
     """
 
     def __init__(self, wire: socket.socket | Wire, idle: float = IDLE) -> None:
@@ -152,7 +160,9 @@ class Channel:
         self._idle = idle
         self._out = 0
         self._in = 0
-        self._torn = False
+        self._turn = trio.Lock()
+        self.torn = False
+        """A frame was begun, and is not out: after an error or a cancel nothing more can be sent."""
         self._greeted = False
         self._proved = False
         self._nonce = b""
@@ -222,34 +232,60 @@ class Channel:
         if isinstance(body, Message):
             body = stream.encode(body)
         size = sum(map(len, bulk))
-        head = stream.frame(type, self._out, body, size)
-        self._out += 1
-        await self._move(_Push([[memoryview(head), *bulk]]), size)
+        async with self._turn:
+            head = stream.frame(type, self._out, body, size)
+            await self._frame(_Push([[memoryview(head), *bulk]]), size)
 
     async def send_pages(self, block: int, pages: Pages, runs: Sequence[Run]) -> int:
         """Send one RAM frame; returns the bytes on the wire."""
         bulk = sum(length for _, length in runs) * PAGE
-        head = stream.frame(FrameType.RAM, self._out, stream.pack_runs(block, list(runs)), bulk)
-        self._out += 1
-        parts: list[FilePart | list[memoryview]] = [[memoryview(head)]]
-        for first, length in runs:
-            offset, size = first * PAGE, length * PAGE
-            last = parts[-1]
-            if size >= SENDFILE and self._wire.takes_files:
-                parts.append((pages.fd, offset, size))
-            elif isinstance(last, list):
-                last.append(pages.view[offset : offset + size])
-            else:
-                parts.append([pages.view[offset : offset + size]])
-        await self._move(_Push(parts), bulk)
+        async with self._turn:
+            head = stream.frame(FrameType.RAM, self._out, stream.pack_runs(block, list(runs)), bulk)
+            parts: list[FilePart | list[memoryview]] = [[memoryview(head)]]
+            for first, length in runs:
+                offset, size = first * PAGE, length * PAGE
+                last = parts[-1]
+                if size >= SENDFILE and self._wire.takes_files:
+                    parts.append((pages.fd, offset, size))
+                elif isinstance(last, list):
+                    last.append(pages.view[offset : offset + size])
+                else:
+                    parts.append([pages.view[offset : offset + size]])
+            await self._frame(_Push(parts), bulk)
         return len(head) + bulk
 
+    async def _frame(self, push: _Push, bulk: int) -> None:
+        """Send a frame, in our turn."""
+        self._out += 1
+        await self._move(push, bulk)
+
+    async def beat(self, every: float) -> None:
+        """Send an ALIVE frame whenever nothing was sent for `every` seconds, for as long as that is possible."""
+        try:
+            while True:
+                before = self._out
+                await trio.sleep(every)
+                if self.torn and not self._turn.locked():
+                    return
+                # Whoever is sending now is not idle; if the peer does not read, another frame would help nobody.
+                if before == self._out and not self._turn.locked():
+                    await self.send(FrameType.ALIVE)
+        except StreamError:
+            pass  # who sends next, or receives, finds out why
+
     async def receive(self, *, wait: float | None = None) -> tuple[Header, bytes]:
-        """Receive the next frame's header and body; its bulk is read by `receive_bulk`.
+        """Receive the next frame's header and body; its bulk is read by `receive_bulk`. ALIVE frames are passed over.
 
         Args:
-            wait: seconds to wait for the frame to begin; None = for ever.
+            wait: seconds of silence to wait for the frame to begin; None = for ever.
         """
+        while True:
+            header, body = await self.receive_any(wait=wait)
+            if header.type is not FrameType.ALIVE:
+                return header, body
+
+    async def receive_any(self, *, wait: float | None = None) -> tuple[Header, bytes]:
+        """Receive the next frame as `receive` does, an ALIVE frame as well."""
         first = await self._read(stream.HEADER_SIZE, wait)
         header = stream.parse_header(first, self._in)
         self._in += 1
@@ -272,7 +308,7 @@ class Channel:
                 if not self._wire.has_buffered():
                     await self._ready(trio.lowlevel.wait_readable)
             if waited.cancelled_caught:
-                raise lost(f"the peer has been silent for {wait:g} s")
+                raise silent(f"the peer has been silent for {wait:g} s (--peer-timeout)")
         await self._move(pull, 0)
         return bytes(data)
 
@@ -281,9 +317,9 @@ class Channel:
         await trio.lowlevel.checkpoint_if_cancelled()
         if not self._wire.established:
             raise lost("the connection was never secured")
-        if self._torn and isinstance(work, _Push):
+        if self.torn and isinstance(work, _Push):
             raise lost("a frame was left half sent")
-        self._torn = self._torn or isinstance(work, _Push)  # until it is out
+        self.torn = self.torn or isinstance(work, _Push)  # until it is out
         threaded = bulk >= THREADED
         wait = trio.lowlevel.wait_writable if isinstance(work, _Push) else trio.lowlevel.wait_readable
         silent_since = trio.current_time()
@@ -297,13 +333,13 @@ class Channel:
                 )
                 self._count(work, work.moved - before)
                 if finished:
-                    self._torn = self._torn and not isinstance(work, _Push)
+                    self.torn = self.torn and not isinstance(work, _Push)
                     return
                 if work.moved != before:
                     silent_since = trio.current_time()
                 left = self._idle - (trio.current_time() - silent_since)
                 if left <= 0:
-                    raise lost(f"nothing moved for {self._idle:g} s")
+                    raise silent(f"nothing moved for {self._idle:g} s (--peer-timeout)")
                 if not threaded:
                     with trio.move_on_after(left):
                         await self._ready(wait)

@@ -16,11 +16,11 @@ from vfioemu.migration.background import background
 from vfioemu.migration.building import Step, about
 from vfioemu.migration.cpus import Cpus, Workload
 from vfioemu.migration.daemon_ledger import DaemonLedger
+from vfioemu.migration.deadlines import CALL_TIMEOUT, Calls, asked, limit_calls, within
 from vfioemu.migration.guest import Guest
 from vfioemu.migration.guestspec import ContainerSpec, GuestSpec
 from vfioemu.migration.plan import PAGE
 from vfioemu.migration.ram import RamBlock, filling
-from vfioemu.migration.shielded import shielded
 from vfioemu.migration.vfio_device import VfioDevice
 from vfioemu.room import require_room
 from vfioemu.uapi import constants as u
@@ -40,39 +40,52 @@ class VfioContainer:
         self._file = file
         self._groups: dict[int, client.Group] = {}
 
-    async def open(self, session: client.Session, spec: ContainerSpec, ram: Sequence[RamBlock]) -> None:
-        """Open groups, IOMMU, mappings, devices; in QEMU's order."""
+    async def open(
+        self, session: client.Session, spec: ContainerSpec, ram: Sequence[RamBlock], limit: float
+    ) -> None:
+        """Open groups, IOMMU, mappings, devices; in QEMU's order.
+
+        Args:
+            session: of the daemon.
+            spec: what is in it.
+            ram: of the guest.
+            limit: seconds for each call that opens something.
+        """
         for device in spec.device:
             if device.group not in self._groups:
-                with about(Step.GROUP, f"group {device.group}"):
+                with about(Step.GROUP, f"group {device.group}"), within(limit, "the open of the group"):
                     group = self._groups[device.group] = await session.open_group(device.group)
                     await group.set_container(self._file)
         if not self._groups:
             return  # a container without a group has no IOMMU, and nothing to track
-        await self._file.set_iommu(u.VFIO_TYPE1v2_IOMMU)
-        capability = (await self._file.capabilities()).get(u.VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION)
+        await asked(self._file, "VFIO_SET_IOMMU", self._file.set_iommu(u.VFIO_TYPE1v2_IOMMU))
+        capabilities = await asked(self._file, "VFIO_IOMMU_GET_INFO", self._file.capabilities())
+        capability = capabilities.get(u.VFIO_IOMMU_TYPE1_INFO_CAP_MIGRATION)
         if capability is not None:
             self.dirty_pages = bool(IommuType1InfoCapMigration.parse(capability).pgsize_bitmap & PAGE)
         for block in ram:
             with about(Step.MEMORY, f"memory {block.name} in container {self.name}"):
-                await self._file.map_dma(block.memory.address, block.base, block.size)
+                mapped = self._file.map_dma(block.memory.address, block.base, block.size)
+                await asked(self._file, "VFIO_IOMMU_MAP_DMA", mapped)
         for device in spec.device:
             with about(Step.DEVICE, f"device {device.device} in group {device.group}"):
-                opened = VfioDevice(device, await self._groups[device.group].get_device(device.device))
+                group = self._groups[device.group]
+                file = await asked(group, "VFIO_GROUP_GET_DEVICE_FD", group.get_device(device.device))
+                opened = VfioDevice(device, file)
                 self.devices.append(opened)
                 await opened.open()
 
     async def start_dirty(self) -> None:
         """DIRTY_PAGES START."""
-        await shielded(self._file.dirty_start())
+        await asked(self._file, "DIRTY_PAGES START", self._file.dirty_start())
 
     async def stop_dirty(self) -> None:
         """DIRTY_PAGES STOP."""
-        await shielded(self._file.dirty_stop())
+        await asked(self._file, "DIRTY_PAGES STOP", self._file.dirty_stop())
 
     async def dirty_bitmap(self, iova: int, size: int, bitmap: bytearray) -> None:
         """DIRTY_PAGES GET_BITMAP."""
-        await shielded(self._file.dirty_bitmap(iova, size, PAGE, bitmap))
+        await asked(self._file, "DIRTY_PAGES GET_BITMAP", self._file.dirty_bitmap(iova, size, PAGE, bitmap))
 
     def close(self) -> None:
         """Close all fds, devices first."""
@@ -90,6 +103,7 @@ async def open_guest(
     *,
     running: bool,
     progress: Callable[[int, int], None] | None = None,
+    call_timeout: float = CALL_TIMEOUT,
 ) -> AsyncIterator[Guest]:
     """Build a guest on a daemon, and run its CPUs (if `running`) as long as the block lasts.
 
@@ -100,6 +114,7 @@ async def open_guest(
         spec: the guest file.
         running: a source: RAM has contents, devices are programmed, CPUs run. Else an empty shell.
         progress: is told how many bytes of RAM have their contents, and of how many.
+        call_timeout: seconds that a call to the daemon may take.
 
     Raises:
         BuildError: there is no room for it, or what the daemon answers to what.
@@ -110,21 +125,24 @@ async def open_guest(
         require_room("the guest", sum(sizes) + bitmaps, largest=max(sizes))
     memories: list[client.Memory] = []
     containers: list[VfioContainer] = []
-    connection = client.connect(daemon)
+    connection = client.connect(daemon, greeted_within=call_timeout)
+    calls = Calls(call_timeout)
     with about(Step.CONNECT, daemon):
         session = await connection.__aenter__()
+    limit_calls(session, calls)
     try:
         async with AsyncExitStack() as stack:
             stack.push_async_exit(connection)
             try:
                 with about(Step.OTHER, spec.name):
                     ram = await _make_ram(
-                        session, spec, memories, progress if running else None, contents=running
+                        session, spec, memories, progress if running else None, call_timeout, contents=running
                     )
                     for container in spec.container:
-                        opened = VfioContainer(container.name, await session.open_container())
+                        with within(call_timeout, "the open of a container"):
+                            opened = VfioContainer(container.name, await session.open_container())
                         containers.append(opened)
-                        await opened.open(session, container, ram)
+                        await opened.open(session, container, ram, call_timeout)
                     names = {
                         device.name: device.device
                         for container in spec.container
@@ -135,7 +153,10 @@ async def open_guest(
                         ram,
                         Cpus(_workloads(spec, ram), running=running),
                         containers,
-                        DaemonLedger(daemon, session.greeting.daemon_id, names) if names else None,
+                        DaemonLedger(daemon, session.greeting.daemon_id, names, call_timeout)
+                        if names
+                        else None,
+                        calls,
                     )
                     if running:
                         await _program(spec, guest, containers)
@@ -156,6 +177,7 @@ async def _make_ram(
     spec: GuestSpec,
     memories: list[client.Memory],
     progress: Callable[[int, int], None] | None,
+    call_timeout: float,
     *,
     contents: bool,
 ) -> list[RamBlock]:
@@ -175,7 +197,7 @@ async def _make_ram(
                 if progress is not None:
                     progress((done + filled) * PAGE, total * PAGE)
         done += block.npages
-        with about(Step.RAM, f"memory {block.name}"):
+        with about(Step.RAM, f"memory {block.name}"), within(call_timeout, "MEM_SHARE"):
             await session.share_memory(memory)
         ram.append(RamBlock(block.name, block.base, block.npages, memory))
     return ram

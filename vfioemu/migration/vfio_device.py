@@ -10,15 +10,16 @@ from typing import Final
 
 from vfioemu import client
 from vfioemu.migration import configspace
+from vfioemu.migration.deadlines import asked
 from vfioemu.migration.guest import UNKNOWN_STATE, GuestDriver
 from vfioemu.migration.guestspec import DeviceSpec
 from vfioemu.migration.messages import DeviceView
 from vfioemu.migration.plan import PAGE
-from vfioemu.migration.shielded import shielded
 from vfioemu.migration.verify.views import Views
 from vfioemu.migration.workload.drivers import find_driver
 from vfioemu.migration.workload.none import NoDriver
 from vfioemu.uapi import constants as u
+from vfioemu.uapi.flags import state_name
 
 _PRE_COPY: Final = (u.VFIO_DEVICE_STATE_PRE_COPY, u.VFIO_DEVICE_STATE_PRE_COPY_P2P)
 
@@ -45,12 +46,14 @@ class VfioDevice:
 
     async def open(self) -> None:
         """Find out what it can do."""
-        await shielded(self._config.open())
-        if await self._file.probe(u.VFIO_DEVICE_FEATURE_MIGRATION):
-            self.migration = await self._file.migration_flags()
+        file = self._file
+        await asked(file, "VFIO_DEVICE_GET_REGION_INFO", self._config.open())
+        if await asked(file, "VFIO_DEVICE_FEATURE", file.probe(u.VFIO_DEVICE_FEATURE_MIGRATION)):
+            self.migration = await asked(file, "VFIO_DEVICE_FEATURE_MIGRATION", file.migration_flags())
             await self._revive()
-        self.logging = await self._file.probe(u.VFIO_DEVICE_FEATURE_DMA_LOGGING_START)
-        self.driver = await find_driver(self.name, self._file)
+        logging = file.probe(u.VFIO_DEVICE_FEATURE_DMA_LOGGING_START)
+        self.logging = await asked(file, "VFIO_DEVICE_FEATURE", logging)
+        self.driver = await find_driver(self.name, file)
 
     async def _revive(self) -> None:
         """Reset a device that is not in RUNNING, as a VMM's machine reset does.
@@ -58,21 +61,22 @@ class VfioDevice:
         A client that was killed leaves its device in whatever state it had. Most drivers forget that with the last close;
         those that keep it (mtty, as in the kernel) would be of no use to the next guest.
         """
-        if await self._file.get_state() != u.VFIO_DEVICE_STATE_RUNNING:
+        if await self.get_state() != u.VFIO_DEVICE_STATE_RUNNING:
             try:
-                await self._file.reset()
+                await self.reset()
             except OSError:
                 pass  # it cannot; a migration says so before it begins (DEVICE_NOT_RUNNING)
 
     async def get_state(self) -> int:
         """VFIO_DEVICE_STATE_*."""
-        return await shielded(self._file.get_state())
+        return await asked(self._file, "MIG_DEVICE_STATE", self._file.get_state())
 
     async def set_state(self, state: int) -> None:
         """MIG_DEVICE_STATE; a device that has taken in its state gets its config space, before it uses any of it."""
         if self._end is not None and state != u.VFIO_DEVICE_STATE_RESUMING:
             await self._finish_state()
-        data = await shielded(self._file.set_state(state))
+        what = f"MIG_DEVICE_STATE {state_name(state)}"
+        data = await asked(self._file, what, self._file.set_state(state))
         self._state = state
         self._sent_config = False
         if data is not None:
@@ -83,7 +87,7 @@ class VfioDevice:
 
     async def reset(self) -> None:
         """DEVICE_RESET."""
-        await shielded(self._file.reset())
+        await asked(self._file, "VFIO_DEVICE_RESET", self._file.reset())
         self._state = u.VFIO_DEVICE_STATE_RUNNING
         self._end = None
         self._close_data()
@@ -96,12 +100,12 @@ class VfioDevice:
         if self._sent_config:
             return b""
         self._sent_config = True
-        return await shielded(self._config.save())
+        return await asked(self._file, "a read of config space", self._config.save())
 
     async def read_own(self, size: int) -> bytes | None:
         """Read the saving fd; None for ENOMSG."""
         try:
-            return await shielded(self._need_data().read(size))
+            return await self._read(size)
         except OSError as error:
             if error.errno == errno.ENOMSG:
                 return None
@@ -122,24 +126,31 @@ class VfioDevice:
         end, self._end = self._end or b"", None
         own, config = configspace.split(end)
         await self._write(own)
-        await shielded(self._config.restore(config))
+        await asked(self._file, "a write of config space", self._config.restore(config))
+
+    async def _read(self, size: int) -> bytes:
+        data = self._need_data()
+        return await asked(data, "a read of the device's state", data.read(size))
 
     async def _write(self, data: bytes | bytearray) -> None:
+        file = self._need_data()
         done = 0
         while done < len(data):
-            done += await shielded(self._need_data().write(memoryview(data)[done:]))
+            rest = memoryview(data)[done:]
+            done += await asked(file, "a write of the device's state", file.write(rest))
 
     async def pending(self) -> int:
         """PRECOPY_INFO, in PRE_COPY; 0 elsewhere."""
         if self._state not in _PRE_COPY:
             return 0
-        info = await shielded(self._need_data().precopy_info())
+        data = self._need_data()
+        info = await asked(data, "VFIO_MIG_GET_PRECOPY_INFO", data.precopy_info())
         return info.initial_bytes + info.dirty_bytes
 
     async def stop_copy_size(self) -> int:
         """MIG_DATA_SIZE."""
         try:
-            return await shielded(self._file.stop_copy_length())
+            return await asked(self._file, "MIG_DATA_SIZE", self._file.stop_copy_length())
         except OSError as error:
             if error.errno == errno.ENOTTY:
                 return UNKNOWN_STATE
@@ -147,15 +158,16 @@ class VfioDevice:
 
     async def start_logging(self, ranges: Sequence[tuple[int, int]]) -> None:
         """DMA_LOGGING_START with 4 KiB pages; the device may choose larger ones, REPORT speaks 4 KiB all the same."""
-        await shielded(self._file.logging_start(PAGE, ranges))
+        await asked(self._file, "DMA_LOGGING_START", self._file.logging_start(PAGE, ranges))
 
     async def stop_logging(self) -> None:
         """DMA_LOGGING_STOP."""
-        await shielded(self._file.logging_stop())
+        await asked(self._file, "DMA_LOGGING_STOP", self._file.logging_stop())
 
     async def report(self, iova: int, size: int, bitmap: bytearray) -> None:
         """DMA_LOGGING_REPORT."""
-        await shielded(self._file.logging_report(iova, size, PAGE, bitmap))
+        report = self._file.logging_report(iova, size, PAGE, bitmap)
+        await asked(self._file, "DMA_LOGGING_REPORT", report)
 
     def close(self) -> None:
         """Close its fds."""

@@ -16,6 +16,7 @@ from vfioemu.migration.actions import Action, Event, Finish
 from vfioemu.migration.engine import Engine
 from vfioemu.migration.link import Link
 from vfioemu.migration.plan import PAGE
+from vfioemu.uapi.constants import VFIO_DEVICE_STATE_RUNNING
 
 
 @dataclass(slots=True, kw_only=True)
@@ -142,6 +143,8 @@ def _perform(guest: VirtualGuest, engine: Engine, action: Action) -> Event:
             guest.carry(sent)
             guest.sent += sent
             return do.DeviceSent(guest.now, sent, 0)
+        case do.AskState():
+            return do.StateIs(guest.now, VFIO_DEVICE_STATE_RUNNING)
         case do.SendSums() | do.ReadLedger() | do.Audit():
             return do.Checked(guest.now)
         case do.Commit() | do.Query():
@@ -153,6 +156,7 @@ def _perform(guest: VirtualGuest, engine: Engine, action: Action) -> Event:
             | do.StopTracking()
             | do.SetState()
             | do.ResetDevice()
+            | do.WatchCpus()
             | do.SendCpus()
             | do.ReadDevice()
             | do.Prepare()

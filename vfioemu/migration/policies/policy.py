@@ -22,7 +22,9 @@ class Situation:
 
     Attributes:
         rounds: all rounds, at least two; the last one begins now, the one before it has just ended.
-        seconds: since pre-copy began.
+        seconds: since the destination has accepted the guest.
+        timeout: how long the user allows that to be; infinite without a limit.
+        over: that time is up. Whoever goes on then is ended by the engine.
         left: bytes that have to be sent before the destination can run: dirty pages, and device state.
         bandwidth: bytes per second that the link carries; 0 as long as nothing was measured.
         threshold: bytes that fit into the downtime limit at that bandwidth.
@@ -31,6 +33,8 @@ class Situation:
 
     rounds: Sequence[Round]
     seconds: float
+    timeout: float
+    over: bool
     left: int
     bandwidth: float
     threshold: float

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The default: stop as soon as the rest fits into the downtime limit; give up after so many rounds, or so long."""
+"""The default: stop as soon as the rest fits into the downtime limit; give up when the time is over, or after so many rounds."""
 
 from typing import Final
 
@@ -8,7 +8,7 @@ from vfioemu.migration.policies.policy import Decision, GiveUp, GoOn, Situation,
 
 
 class PrecopyLimits:
-    """Keeps `Limits.downtime`, `max_rounds` and `max_seconds`; never slows the guest down.
+    """Keeps `Limits.downtime`, `max_rounds` and the time that is allowed; never slows the guest down.
 
     Args:
         limits: what the user allows.
@@ -23,8 +23,12 @@ class PrecopyLimits:
             return StopGuest()
         last = situation.rounds[-1]
         limits = self._limits
-        if last.number <= limits.max_rounds and not 0 < limits.max_seconds < situation.seconds:
+        used_up = (
+            0 < limits.max_rounds <= last.number
+        )  # rounds are counted from 0, and the last one only begins
+        if not used_up and not situation.over:
             return GoOn(situation.throttle)
+        limit = "--max-rounds" if used_up else f"--timeout {situation.timeout:g}s"
         needed = (
             f"{situation.left / situation.bandwidth:.3g} s of downtime"
             if situation.bandwidth
@@ -33,13 +37,14 @@ class PrecopyLimits:
         if last.device_bytes > situation.threshold:
             return GiveUp(
                 Reason.DEVICE_STATE_TOO_LARGE,
-                f"{last.device_bytes} bytes of device state are above the threshold of"
-                f" {situation.threshold:.0f} bytes; it would take {needed}",
+                f"{last.device_bytes} bytes of device state, most of it that of {last.largest or 'one device'}, are above"
+                f" the threshold of {situation.threshold:.0f} bytes after {situation.seconds:.1f} s ({limit}); it would"
+                f" take {needed}",
             )
         return GiveUp(
             Reason.NOT_CONVERGING,
-            f"after {last.number} rounds in {situation.seconds:.1f} s {situation.left} bytes are left, above the"
-            f" threshold of {situation.threshold:.0f} bytes; it would take {needed}",
+            f"after {last.number} round{'s' * (last.number != 1)} in {situation.seconds:.1f} s ({limit}) {situation.left}"
+            f" bytes are left, above the threshold of {situation.threshold:.0f} bytes; it would take {needed}",
         )
 
 

@@ -21,8 +21,8 @@ from typing import Final, TypeVar
 import trio
 
 from vfioemu import client
+from vfioemu.migration.deadlines import asked
 from vfioemu.migration.messages import DeviceView
-from vfioemu.migration.shielded import shielded
 from vfioemu.migration.verify import config_masks as masks
 from vfioemu.migration.verify.mapped import digest_areas
 from vfioemu.uapi import constants as u
@@ -77,19 +77,21 @@ class Views:
             return _unread(what, error)
 
     async def _shape(self) -> dict[str, str]:
-        info = await shielded(self._file.info())
+        info = await asked(self._file, "VFIO_DEVICE_GET_INFO", self._file.info())
         values = {
             "flags": hex(info.flags),
             "regions": str(info.num_regions),
             "interrupts": str(info.num_irqs),
         }
         for index in range(min(info.num_regions, MAX_REGIONS)):
-            region = await _or_none(self._file.region_info(index))
+            asking = self._file.region_info(index)
+            region = await _or_none(asked(self._file, "VFIO_DEVICE_GET_REGION_INFO", asking))
             if region is not None:
                 self._regions[index] = region
                 values[f"region {index}"] = f"{region.size:#x} bytes, flags {region.flags:#x}"
         for index in range(min(info.num_irqs, MAX_REGIONS)):
-            irq = await _or_none(self._file.irq_info(index))
+            counting = self._file.irq_info(index)
+            irq = await _or_none(asked(self._file, "VFIO_DEVICE_GET_IRQ_INFO", counting))
             values[f"interrupt {index}"] = "none" if irq is None else f"{irq.count}, flags {irq.flags:#x}"
         return values
 
@@ -111,7 +113,8 @@ class Views:
         region = self._regions.get(index)
         if region is None or offset + size > region.size:
             raise OSError(errno.EINVAL, f"region {index} has no {size} bytes at {offset:#x}")
-        data = await shielded(self._file.pread(size, region.offset + offset))
+        reading = self._file.pread(size, region.offset + offset)
+        data = await asked(self._file, f"a read of region {index}", reading)
         if len(data) < size:
             raise OSError(
                 errno.EIO, f"{len(data)} of {size} bytes at {offset:#x} of region {index} can be read"
@@ -123,14 +126,14 @@ class Views:
         areas = await self._areas(index, region.size)
         values = {}
         for offset, size in areas:
-            fd, start = await shielded(
-                self._file.mmap_fd(size, 1, region.offset + offset)  # PROT_READ
-            )
+            mapping = self._file.mmap_fd(size, 1, region.offset + offset)  # PROT_READ
+            fd, start = await asked(self._file, f"mmap of region {index}", mapping)
             values.update(await trio.to_thread.run_sync(digest_areas, fd, start, size, offset, len(areas)))
         return values
 
     async def _areas(self, index: int, size: int) -> list[tuple[int, int]]:
-        caps = await shielded(self._file.region_capabilities(index))
+        reading = self._file.region_capabilities(index)
+        caps = await asked(self._file, "VFIO_DEVICE_GET_REGION_INFO", reading)
         sparse = caps.get(u.VFIO_REGION_INFO_CAP_SPARSE_MMAP)
         if sparse is None:
             return [(0, size)]
@@ -145,7 +148,7 @@ def _words(data: bytes) -> dict[str, str]:
 async def _or_none(call: Awaitable[T]) -> T | None:
     """Return what a call does, or None for an index that there is not."""
     try:
-        return await shielded(call)
+        return await call
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise

@@ -7,8 +7,8 @@ from typing import Final, Self
 from vfioemu import client
 from vfioemu.abi import dma_engine as dma
 from vfioemu.migration.building import Step, about
+from vfioemu.migration.deadlines import asked
 from vfioemu.migration.guestspec import ProgramSpec
-from vfioemu.migration.shielded import shielded
 from vfioemu.migration.workload.ids import read_ids
 from vfioemu.uapi import constants as u
 
@@ -48,7 +48,8 @@ class DmaEngineDriver:
         """Look whether a device is a dma-engine; None if it is not. No register of another device is read."""
         if await read_ids(file) != _IDS:
             return None
-        region = await file.region_info(u.VFIO_PCI_BAR0_REGION_INDEX)
+        info = file.region_info(u.VFIO_PCI_BAR0_REGION_INDEX)
+        region = await asked(file, "VFIO_DEVICE_GET_REGION_INFO", info)
         if region.size < dma.BAR_SIZE or not region.flags & u.VFIO_REGION_INFO_FLAG_READ:
             return None
         driver = cls(name, file, region.offset)
@@ -75,14 +76,16 @@ class DmaEngineDriver:
         }
         for register, value in registers.items():
             with about(Step.PROGRAM, f"{self._name} {register.name} = {value:#x}"):
-                await self._file.pwrite(value.to_bytes(8, "little"), self._bar + register)
+                write = self._file.pwrite(value.to_bytes(8, "little"), self._bar + register)
+                await asked(self._file, "a write of its registers", write)
 
     async def begin(self, seed: int) -> None:
         """Leave it alone until it is programmed."""
 
     async def registers(self) -> dict[str, str]:
         """Read the registers that move with the device."""
-        bar = await shielded(self._file.pread(dma.REGISTERS_SIZE, self._bar))
+        read = self._file.pread(dma.REGISTERS_SIZE, self._bar)
+        bar = await asked(self._file, "a read of its registers", read)
         return {
             register.name: hex(int.from_bytes(bar[register : register + 8], "little")) for register in _STATE
         }
@@ -105,4 +108,5 @@ class DmaEngineDriver:
             return None
 
     async def _read(self, register: dma.Register) -> int:
-        return int.from_bytes(await shielded(self._file.pread(8, self._bar + register)), "little")
+        read = self._file.pread(8, self._bar + register)
+        return int.from_bytes(await asked(self._file, "a read of its registers", read), "little")

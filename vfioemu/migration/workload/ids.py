@@ -4,7 +4,7 @@
 import errno
 
 from vfioemu import client
-from vfioemu.migration.shielded import shielded
+from vfioemu.migration.deadlines import asked
 from vfioemu.uapi import constants as u
 
 
@@ -15,11 +15,12 @@ async def read_ids(file: client.Device) -> bytes:
         Four bytes of config space; nothing for a device without.
     """
     try:
-        region = await file.region_info(u.VFIO_PCI_CONFIG_REGION_INDEX)
+        info = file.region_info(u.VFIO_PCI_CONFIG_REGION_INDEX)
+        region = await asked(file, "VFIO_DEVICE_GET_REGION_INFO", info)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
         return b""
     if region.size < 4 or not region.flags & u.VFIO_REGION_INFO_FLAG_READ:
         return b""
-    return await shielded(file.pread(4, region.offset))
+    return await asked(file, "a read of config space", file.pread(4, region.offset))

@@ -5,7 +5,7 @@ from typing import Final, Self
 
 from vfioemu import client
 from vfioemu.migration.building import Step, about
-from vfioemu.migration.shielded import shielded
+from vfioemu.migration.deadlines import asked
 from vfioemu.migration.workload.ids import read_ids
 from vfioemu.migration.workload.none import NoDriver
 
@@ -38,7 +38,9 @@ class MttyDriver(NoDriver):
         """Look whether a device is a mtty; None if it is not. No register is read."""
         if await read_ids(file) != _IDS:
             return None
-        regions = [await file.region_info(bar) for bar in range(_BARS)]
+        regions = [
+            await asked(file, "VFIO_DEVICE_GET_REGION_INFO", file.region_info(bar)) for bar in range(_BARS)
+        ]
         return cls(name, file, [region.offset for region in regions if region.size >= _PORT])
 
     async def begin(self, seed: int) -> None:
@@ -48,12 +50,15 @@ class MttyDriver(NoDriver):
         """
         for number, port in enumerate(self._ports):
             with about(Step.PROGRAM, f"{self._name} port {number}"):
-                await self._file.pwrite(bytes([1 + (seed + number) % 255]), port + _SCRATCH)
+                write = self._file.pwrite(bytes([1 + (seed + number) % 255]), port + _SCRATCH)
+                await asked(self._file, "a write of its registers", write)
 
     async def registers(self) -> dict[str, str]:
         """Read the registers that a read leaves alone."""
-        return {
-            f"port {number} {name}": (await shielded(self._file.pread(1, port + register))).hex()
-            for number, port in enumerate(self._ports)
-            for name, register in _SAFE.items()
-        }
+        values = {}
+        for number, port in enumerate(self._ports):
+            for name, register in _SAFE.items():
+                read = self._file.pread(1, port + register)
+                value = await asked(self._file, "a read of its registers", read)
+                values[f"port {number} {name}"] = value.hex()
+        return values
