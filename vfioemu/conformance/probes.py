@@ -12,6 +12,7 @@ from itertools import combinations
 from typing import Any, Final
 
 from vfioemu.conformance.machine import FOLDER
+from vfioemu.core.base.limits import PAGE_SIZE
 from vfioemu.core.machine import Machine
 from vfioemu.core.objects.spec import DeviceSpec, GroupSpec, MachineSpec
 from vfioemu.daemon.config import load_machine
@@ -31,7 +32,6 @@ from vfioemu.uapi.registry import IOCTLS, Ioctl
 from vfioemu.uapi.structs import DeviceFeature
 
 _SIZE: Final = 1024
-_PAGE: Final = 4096
 _NO_BIT: Final = 1 << 30
 _NO_NUMBER: Final = 4000
 _NO_FEATURE: Final = 0xFFF0
@@ -265,6 +265,6 @@ def _question(cls: type[Payload], name: str, value: int, nonsense: int, **rest: 
 
 
 def _build(cls: type[Payload], **values: Any) -> bytes:
-    fields: dict[str, Any] = {"size": _PAGE, "length": _PAGE, **values}
+    fields: dict[str, Any] = {"size": PAGE_SIZE, "length": PAGE_SIZE, **values}
     names = {member.name for member in cls.MEMBERS if member.nested is None}
     return cls(**{name: value for name, value in fields.items() if name in names}).build()

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Final
 
 from vfioemu.conformance.system import System
 from vfioemu.conformance.trace import Environment, Scenario, Step
+from vfioemu.core.base.limits import PAGE_SIZE
 from vfioemu.testing.process import Result, errno_name
 
 Answer = dict[str, Any]
@@ -35,7 +36,6 @@ ANSWERS: Final = (
 
 CANARY: Final = 0xCC
 ARGUMENT_SIZE: Final = 32 << 10
-PAGE: Final = 4096
 SCRATCH_SIZE: Final = 64 << 10
 
 WINDOW: Final = 0x1000
@@ -108,8 +108,8 @@ class Replay:
         self._environment = environment
         self._fds: dict[str, int] = {}
         self._buffers: dict[str, tuple[int, int]] = {}
-        self._argument = system.allocate(ARGUMENT_SIZE, "rw", CANARY, PAGE)
-        self._scratch = system.allocate(SCRATCH_SIZE, "rw", 0, PAGE)
+        self._argument = system.allocate(ARGUMENT_SIZE, "rw", CANARY, PAGE_SIZE)
+        self._scratch = system.allocate(SCRATCH_SIZE, "rw", 0, PAGE_SIZE)
 
     async def run(self, scenario: Scenario) -> list[Difference]:
         """Make all steps; return every difference."""
@@ -128,7 +128,7 @@ class Replay:
     async def _alloc(self, step: Step) -> Answer:
         size = step["size"]
         address = self._system.allocate(
-            size, step.get("prot", "rw"), step.get("fill", 0), step.get("align") or PAGE
+            size, step.get("prot", "rw"), step.get("fill", 0), step.get("align") or PAGE_SIZE
         )
         self._buffers[step["buf"]] = (address, size)
         return {}

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 from vfioemu.core.base.effects import Steps, finish
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.file import Mapped
+from vfioemu.core.base.limits import PAGE_SIZE
 from vfioemu.core.machine import Machine
 from vfioemu.daemon import sysfs
 from vfioemu.daemon.function_files import SETTABLE, is_binary
@@ -25,7 +26,6 @@ from vfioemu.devices.pci.hardware import registers as r
 from vfioemu.devices.pci.vfio_pci.driver import VfioPci
 from vfioemu.printable import printable
 
-_PAGE: Final = 4096
 _NUMBER: Final = re.compile(r"\+?(?:(0[xX][0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]*))")
 _ACTIONS: Final = ("add", "remove", "change", "move", "online", "offline", "bind", "unbind")
 """Actions that may be written to `uevent`; no event is sent, as only the kernel can send one."""
@@ -133,7 +133,7 @@ class Attributes:
         bar = model.hardware.function.bars.get(int(digits)) if isinstance(model, VfioPci) else None
         if not isinstance(model, VfioPci) or bar is None or bar.kind == "io":
             raise IoctlError(errno.ENODEV, f"/{path} cannot be mapped")
-        if offset % _PAGE or offset + size > max(bar.size, _PAGE):
+        if offset % PAGE_SIZE or offset + size > max(bar.size, PAGE_SIZE):
             raise IoctlError(errno.EINVAL, f"/{path}: {size:#x} bytes at {offset:#x} of {bar.size:#x}")
         mapped = yield from finish(model.hardware.map_bar(int(digits), offset, size, 3))
         if mapped is None:
@@ -169,7 +169,7 @@ class Attributes:
             index = self._ports(function, name, offset, len(data))
             yield from finish(function.device.model.write_region(index, offset, data))
             return len(data)
-        data = data[:_PAGE]
+        data = data[:PAGE_SIZE]
         # kernfs terminates the data with a NUL, so store() sees it up to the first NUL; some programs write one.
         text = data.partition(b"\0")[0].decode("utf-8", "surrogateescape")
         if name == "uevent":

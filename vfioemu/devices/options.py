@@ -28,11 +28,11 @@ from typing import Annotated, Any, Final, Self, TypeAlias
 import msgspec
 from msgspec import Meta, inspect
 
+from vfioemu.core.base.limits import U64_MAX
 from vfioemu.printable import printable
 from vfioemu.schema import json_schema
 
-_U64: Final = (1 << 64) - 1
-U64: TypeAlias = Annotated[int, Meta(ge=0, extra_json_schema={"maximum": _U64})]
+U64: TypeAlias = Annotated[int, Meta(ge=0, extra_json_schema={"maximum": U64_MAX})]
 """A number of 64 bits. msgspec has no such limit, so the schema names it, and `Options.parse` holds the value against that."""
 _COMMA: Final = re.compile(r",(?![^\[]*\])")
 _PATH: Final = re.compile(r"\$\.([^.\[`]+)")
@@ -257,7 +257,7 @@ def _kind(info: inspect.Type) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "2^64 - 1" if value == _U64 else f"{value:g}" if isinstance(value, float) else str(value)
+    return "2^64 - 1" if value == U64_MAX else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _either(words: Sequence[str]) -> str:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Bits of a buffer, numbered as the uAPI's bitmaps are: bit i is bit i % 8 of byte i / 8."""
+"""Bits of buffers and words.
+
+Those of a buffer are numbered as the uAPI's bitmaps are: bit i is bit i % 8 of byte i / 8.
+"""
 
 
 def set_bits(buffer: bytearray, first: int, last: int) -> None:
@@ -13,3 +16,8 @@ def set_bits(buffer: bytearray, first: int, last: int) -> None:
     buffer[head] |= (0xFF << (first & 7)) & 0xFF
     buffer[tail] |= 0xFF >> (7 - (last & 7))
     buffer[head + 1 : tail] = b"\xff" * (tail - head - 1)
+
+
+def int32(word: int) -> int:
+    """Return the low half of a word as a C int."""
+    return ((word & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000

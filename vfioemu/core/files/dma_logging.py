@@ -15,7 +15,7 @@ from typing import Final
 from vfioemu.core.base.caller import Caller
 from vfioemu.core.base.effects import Steps, finish, locked, read_user, write_user
 from vfioemu.core.base.errors import IoctlError
-from vfioemu.core.base.limits import PAGE_SIZE
+from vfioemu.core.base.limits import PAGE_SIZE, U64_MAX
 from vfioemu.core.memory.iova_bitmap import DirtySink, LogRange
 from vfioemu.core.objects.device import Device
 from vfioemu.uapi.structs import (
@@ -25,7 +25,6 @@ from vfioemu.uapi.structs import (
 )
 
 LOG_MAX_RANGES: Final = PAGE_SIZE // DeviceFeatureDmaLoggingRange.SIZE
-_U64: Final = (1 << 64) - 1
 
 
 def start(device: Device, arg: int) -> Steps[None]:
@@ -43,7 +42,7 @@ def start(device: Device, arg: int) -> Steps[None]:
         raise IoctlError(errno.E2BIG, f"num_ranges {control.num_ranges} > {LOG_MAX_RANGES}")
     ranges: list[LogRange] = []
     for i in range(control.num_ranges):
-        at = (control.ranges + i * DeviceFeatureDmaLoggingRange.SIZE) & _U64
+        at = (control.ranges + i * DeviceFeatureDmaLoggingRange.SIZE) & U64_MAX
         asked = DeviceFeatureDmaLoggingRange.parse(
             (yield from read_user(at, DeviceFeatureDmaLoggingRange.SIZE))
         )
@@ -71,13 +70,13 @@ def _begin(device: Device, page_size: int, ranges: list[LogRange]) -> Steps[int]
 
 def _check_range(asked: DeviceFeatureDmaLoggingRange, page_size: int, earlier: list[LogRange]) -> LogRange:
     """One range: aligned to the *requested* page size by mask, whatever that is; no wrap; no overlap."""
-    mask = (page_size - 1) & _U64
+    mask = (page_size - 1) & U64_MAX
     if asked.iova & mask or asked.length & mask:
         which = f"iova {asked.iova:#x}" if asked.iova & mask else f"length {asked.length:#x}"
         raise IoctlError(errno.EINVAL, f"{which} is not a multiple of page_size {page_size:#x}")
-    if asked.iova + asked.length > _U64:
+    if asked.iova + asked.length > U64_MAX:
         raise IoctlError(errno.EOVERFLOW, f"iova {asked.iova:#x} + length {asked.length:#x} passes 2^64 - 1")
-    range_ = LogRange(asked.iova, (asked.iova + asked.length - 1) & _U64)
+    range_ = LogRange(asked.iova, (asked.iova + asked.length - 1) & U64_MAX)
     for other in earlier:
         if range_.overlaps(other):
             raise IoctlError(
@@ -98,7 +97,7 @@ def report(device: Device, caller: Caller, arg: int) -> Steps[None]:
     if asked.page_size < PAGE_SIZE or asked.page_size & (asked.page_size - 1):
         what = f"is less than {PAGE_SIZE:#x}" if asked.page_size < PAGE_SIZE else "is not a power of two"
         raise IoctlError(errno.EINVAL, f"page_size {asked.page_size:#x} {what}")
-    if asked.iova + asked.length > _U64:
+    if asked.iova + asked.length > U64_MAX:
         raise IoctlError(errno.EOVERFLOW, f"iova {asked.iova:#x} + length {asked.length:#x} passes 2^64 - 1")
     sink = DirtySink(asked.iova, asked.length, asked.page_size, caller.space, asked.bitmap)
     # The device forgets what it reports, so nobody may end the log, or begin another one, in the middle of it.

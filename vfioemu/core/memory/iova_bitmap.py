@@ -15,11 +15,10 @@ from vfioemu.core.base.bits import set_bits
 from vfioemu.core.base.caller import AddressSpace
 from vfioemu.core.base.effects import PinUser, Steps, locked, read_user, write_user
 from vfioemu.core.base.errors import IoctlError
-from vfioemu.core.base.limits import PAGE_SIZE
+from vfioemu.core.base.limits import PAGE_SIZE, U64_MAX
 from vfioemu.core.base.locks import Lock
 from vfioemu.core.base.userrange import access_ok
 
-_U64: Final = (1 << 64) - 1
 _WINDOW_PAGES: Final = PAGE_SIZE // 8
 """Pages of the bitmap that the kernel pins at a time: as many page pointers as one page holds."""
 _HOLES_MAX: Final = 1024
@@ -117,7 +116,7 @@ class _Window:
         self._base = sink.iova
         self._length = sink.length
         self._shift = sink.page_size.bit_length() - 1
-        self._total = (((sink.length - 1) & _U64) >> (self._shift + 3)) + 1
+        self._total = (((sink.length - 1) & U64_MAX) >> (self._shift + 3)) + 1
         self._space = space
         self._address = address
         self._hole = -1
@@ -135,7 +134,7 @@ class _Window:
             missing = yield from self.set(iova, end - iova)
             if missing is None:
                 return
-            index = ((missing - self._base) & _U64) >> (self._shift + 3)
+            index = ((missing - self._base) & U64_MAX) >> (self._shift + 3)
             behind = index + PAGE_SIZE - (self._address + index) % PAGE_SIZE
             iova = self._base + (behind << (self._shift + 3))
             iova += -iova % unit
@@ -153,12 +152,12 @@ class _Window:
         pinned = self._covers(iova, length)
         while pinned or (yield from self._advance_to(iova)):
             bits = self._npages * PAGE_SIZE * 8
-            first = (((iova - self._iova) & _U64) >> self._shift) + self._pgoff * 8
-            last = (((end - self._iova) & _U64) >> self._shift) + self._pgoff * 8
+            first = (((iova - self._iova) & U64_MAX) >> self._shift) + self._pgoff * 8
+            last = (((end - self._iova) & U64_MAX) >> self._shift) + self._pgoff * 8
             set_bits(self._delta, first, min(last, bits - 1))
             if last < bits:
                 return None
-            iova = (self._iova + ((bits - self._pgoff * 8) << self._shift)) & _U64
+            iova = (self._iova + ((bits - self._pgoff * 8) << self._shift)) & U64_MAX
             pinned = False
         return iova
 
@@ -196,7 +195,7 @@ class _Window:
         """iova_bitmap_mapped_range()."""
         if not self._npages:
             return False
-        return iova >= self._iova and (iova + length - 1) & _U64 <= (self._iova + self._span - 1) & _U64
+        return iova >= self._iova and (iova + length - 1) & U64_MAX <= (self._iova + self._span - 1) & U64_MAX
 
     def _pinned(self, index: int) -> bool:
         """Tell whether byte `index` of the bitmap is in the window."""
@@ -204,7 +203,7 @@ class _Window:
 
     def _advance_to(self, iova: int) -> Steps[bool]:
         """iova_bitmap_advance_to(): False when `iova` is outside, or the page of its bit cannot be had."""
-        index = ((iova - self._base) & _U64) >> (self._shift + 3)
+        index = ((iova - self._base) & U64_MAX) >> (self._shift + 3)
         if index >= self._total:
             return False
         return (yield from self._pin(index))
@@ -212,7 +211,7 @@ class _Window:
     def _pin(self, index: int) -> Steps[bool]:
         """iova_bitmap_get(): pin what is there from byte `index` of the bitmap on, up to 512 pages."""
         yield from self.unpin()
-        address = (self._address + index) & _U64
+        address = (self._address + index) & U64_MAX
         page = address - address % PAGE_SIZE
         if page == self._hole:
             return False
@@ -227,10 +226,10 @@ class _Window:
         self._npages = present
         self._start = page
         self._pgoff = address % PAGE_SIZE
-        self._iova = (self._base + (index << (self._shift + 3))) & _U64
+        self._iova = (self._base + (index << (self._shift + 3))) & U64_MAX
         remaining = min(self._total - index, present * PAGE_SIZE - self._pgoff) << (self._shift + 3)
-        end = (self._base + self._length - 1) & _U64
-        last = (self._iova + remaining - 1) & _U64
+        end = (self._base + self._length - 1) & U64_MAX
+        last = (self._iova + remaining - 1) & U64_MAX
         self._span = remaining - (last - end) if last > end else remaining
         self._delta = bytearray(present * PAGE_SIZE)
         return True

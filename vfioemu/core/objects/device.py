@@ -13,11 +13,11 @@ comes after all of them, and whoever holds it takes none of these.
 import contextlib
 import errno
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from vfioemu.core.base.effects import Buffer, Steps, finish, locked
 from vfioemu.core.base.errors import IoctlError
-from vfioemu.core.base.limits import PIN_PAGES_MAX
+from vfioemu.core.base.limits import PIN_PAGES_MAX, U64_MAX
 from vfioemu.core.base.locks import Lock
 from vfioemu.core.base.profile import Profile
 from vfioemu.core.memory.backend import Backend, IommuGroup
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from vfioemu.native.log import DirtyLog
 
 T = TypeVar("T")
-
-_U64: Final = (1 << 64) - 1
 
 
 class DeviceGroup(IommuGroup, Protocol):
@@ -263,7 +261,7 @@ class Device:
             self.lock.release()
         # Both take the container's lock. First the pins, then the list of devices to tell: an UNMAP_DMA in between has to
         # find the device for as long as it holds pins.
-        yield from self.unpin_range(0, _U64 + 1)
+        yield from self.unpin_range(0, U64_MAX + 1)
         iommu = self.group.backend
         if iommu is not None and self.has_dma_unmap:
             yield from iommu.unregister_device(self)
@@ -378,7 +376,7 @@ class Device:
 
     def unpin_range(self, iova: int, size: int) -> Steps[None]:
         """Give back every pin in [iova, iova+size); see `Host.unpin_range`."""
-        last = min(iova + size - 1, _U64)
+        last = min(iova + size - 1, U64_MAX)
         while (yield from self._unpin(self.pins.take_range(iova, last))):
             pass  # until none has come meanwhile
 

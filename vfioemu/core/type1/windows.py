@@ -11,6 +11,7 @@ from typing import Final
 from vfioemu.core.base.bits import set_bits
 from vfioemu.core.base.effects import Steps, write_user
 from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.limits import U64_MAX
 from vfioemu.core.base.slices import SLICE, Slices
 from vfioemu.native.bitmap import DirtyBitmap
 
@@ -19,7 +20,6 @@ WINDOW: Final = 1 << 22
 _WORDS: Final = WINDOW // 64
 _WORK: Final = SLICE // 4
 """The bytes of a window that has bits everywhere."""
-_U64: Final = (1 << 64) - 1
 
 
 def is_large(npages: int) -> bool:
@@ -55,7 +55,7 @@ class Delivery:
         old, tail = self._residue, self._npages // 64
         kept = list(old)
         for i in range(min(2, self._total - tail)):
-            mine = (old[i] << self._shift | (old[0] >> (64 - self._shift) if i else 0)) & _U64
+            mine = (old[i] << self._shift | (old[0] >> (64 - self._shift) if i else 0)) & U64_MAX
             self._extra[tail + i] = self._extra.get(tail + i, 0) | mine
             word = int.from_bytes(self._window(tail + i, 1), "little")
             kept[i] = word if i else word >> self._npages % 64 << self._npages % 64

@@ -11,6 +11,7 @@ from msgspec import UNSET
 from vfioemu.abi import dma_engine as u
 from vfioemu.abi.dma_engine import Command, Register
 from vfioemu.core.base.effects import MaybeSteps, Steps
+from vfioemu.core.base.limits import U64_MAX
 from vfioemu.devices.dma_engine.commands import Commands
 from vfioemu.devices.dma_engine.engine import Engine
 from vfioemu.devices.dma_engine.function import describe
@@ -23,8 +24,6 @@ from vfioemu.devices.dma_engine.writer import Writer
 from vfioemu.devices.pci import PciHardware
 from vfioemu.devices.pci.vfio_pci import names
 from vfioemu.native.dma import Op
-
-_U64: Final = (1 << 64) - 1
 
 
 class EngineCard(PciHardware):
@@ -80,7 +79,7 @@ class EngineCard(PciHardware):
         self.commands.put_off.clear()
         self._result = 0
         self.running = True
-        yield from self.host.unpin_range(0, _U64 + 1)
+        yield from self.host.unpin_range(0, U64_MAX + 1)
 
     def work(self, now: float) -> Steps[float | None]:
         """Do what was put off, or the writes that are due; says when the next ones are."""
@@ -95,7 +94,7 @@ class EngineCard(PciHardware):
         if what == "registers":
             return {register.name: self._read(register) for register in Register}
         if what == "writes" and self.journal is not None:
-            first, limit = arguments.get("first", 0), arguments.get("limit", _U64)
+            first, limit = arguments.get("first", 0), arguments.get("limit", U64_MAX)
             if not isinstance(first, int) or not isinstance(limit, int):
                 raise ValueError("first and limit are numbers")
             writes, following = self.journal.tell(first, limit)
@@ -134,7 +133,7 @@ class EngineCard(PciHardware):
     _LIVE: ClassVar[Mapping[Register, Callable[["EngineCard"], int]]] = {
         Register.ID: lambda self: u.ENGINE_ID,
         Register.DEVICE_ID: lambda self: self.writer.device_id,
-        Register.RESULT: lambda self: self._result & _U64,
+        Register.RESULT: lambda self: self._result & U64_MAX,
         Register.IRQ_STATUS: lambda self: self.vectors.status,
         Register.DOORBELL: lambda self: 0,
         Register.SEQ: lambda self: self.writer.seq,

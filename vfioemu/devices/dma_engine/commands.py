@@ -15,15 +15,16 @@ from vfioemu.abi.dma_engine import (
     MSIX_VECTORS,
     Command,
 )
+from vfioemu.core.base.bits import int32
 from vfioemu.core.base.effects import Steps
 from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.limits import U64_MAX
 from vfioemu.core.model.host import Host
 from vfioemu.core.model.streams import P2P_STATES
 from vfioemu.devices.dma_engine.engine import Engine
 from vfioemu.devices.dma_engine.registers import Registers
 from vfioemu.devices.pci import PciHardware
 
-_U64: Final = (1 << 64) - 1
 _DMA: Final = frozenset({Command.WRITE, Command.COPY})
 
 
@@ -82,7 +83,7 @@ class Commands:
             return (yield from self._write(active, arg0))
         if command == Command.PIN:
             yield from active(self._engine.begin_to_pin(), dma=False)
-            return (yield from self._host.pin(arg0, _int32(arg1), arg2 & 0xFFFFFFFF))
+            return (yield from self._host.pin(arg0, int32(arg1), arg2 & 0xFFFFFFFF))
         if command == Command.UNPIN:
             return (yield from self._host.unpin(arg0, min(arg1, (1 << 63) - 1)))
         if command == Command.UNPIN_ALL:
@@ -117,7 +118,7 @@ class Commands:
     def _unpin_all(self) -> Steps[int]:
         before = self._host.npinned
         self._engine.held.clear()
-        yield from self._host.unpin_range(0, _U64 + 1)
+        yield from self._host.unpin_range(0, U64_MAX + 1)
         return before
 
     def _check_master(self) -> None:
@@ -142,7 +143,3 @@ class _Active(Protocol):
 def _at_once(steps: Steps[int], *, dma: bool = True) -> Steps[int]:
     """Run `steps` within `work`, which excludes all else; a command that a client gives meanwhile is not within it."""
     return (yield from steps)
-
-
-def _int32(word: int) -> int:
-    return ((word & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000

@@ -9,20 +9,20 @@ from msgspec import UNSET
 from vfioemu.abi.dma_engine import MAX_BATCH, PinMode, Register
 from vfioemu.core.base.effects import Steps
 from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.limits import PAGE_MASK, PAGE_SIZE
 from vfioemu.core.base.slices import Slices
 from vfioemu.core.model.host import Host
 from vfioemu.devices.dma_engine.journal import Journal
 from vfioemu.devices.dma_engine.options import Options
 from vfioemu.devices.dma_engine.pace import Pace
 from vfioemu.devices.dma_engine.pins import HeldPages, UsedPages
-from vfioemu.devices.dma_engine.registers import PAGE, Registers
+from vfioemu.devices.dma_engine.registers import Registers
 from vfioemu.devices.dma_engine.vectors import Vectors
 from vfioemu.devices.dma_engine.writer import Writer
 from vfioemu.devices.pci import PciHardware
 from vfioemu.native.dma import DmaBatch, Op, Status
 from vfioemu.native.log import DirtyLog
 
-_PAGE_MASK: Final = ~(PAGE - 1)
 _WORK: Final = 16
 """Units of work (see `Slices`) of one write."""
 MAX_AT_ONCE: Final = 256
@@ -147,7 +147,7 @@ class Engine:
     def _note_use(self, batch: DmaBatch) -> None:
         """Note the pages that a batch wrote, as long as a device that will count by its pins has none."""
         if self._options.type == 3 and not self._pins:
-            self._used.mark(dma.iova & _PAGE_MASK for dma in batch if dma.status == Status.DONE)
+            self._used.mark(dma.iova & PAGE_MASK for dma in batch if dma.status == Status.DONE)
 
     def _prepare(self, pages: list[int]) -> Steps[list[int]]:
         """Pin the pages of a batch, and before the first pin those that the device has used; return those that may be written."""
@@ -202,7 +202,7 @@ class Engine:
         if not size:
             return 0
         yield from self._transfer(Op.READ, source, size)
-        pages = list(range(target - target % PAGE, target + size, PAGE))
+        pages = list(range(target - target % PAGE_SIZE, target + size, PAGE_SIZE))
         ready = yield from self._reach(pages)
         if len(ready) < len(pages):
             raise IoctlError(errno.EFAULT, f"a page of {target:#x}+{size:#x} cannot be pinned")
@@ -218,7 +218,7 @@ class Engine:
         batch.clear()
         at = 0
         while at < size:
-            part = min(size - at, PAGE - (iova + at) % PAGE)
+            part = min(size - at, PAGE_SIZE - (iova + at) % PAGE_SIZE)
             batch.add(operation, iova + at, part, at)
             at += part
         done = yield from self._host.dma_batch(batch, self.log)

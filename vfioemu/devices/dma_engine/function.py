@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: MIT
 """A dma-engine as a PCI function."""
 
-from typing import Final
-
 from vfioemu.abi import dma_engine as u
+from vfioemu.core.base.limits import PAGE_SIZE
 from vfioemu.devices.dma_engine.memory import BIG_BAR
 from vfioemu.devices.pci import Bar, Function, Msi, MsiX, PowerManagement
-
-_PAGE: Final = 4096
 
 
 def describe(big_bar: int) -> Function:
@@ -15,7 +12,7 @@ def describe(big_bar: int) -> Function:
     bars = {
         0: Bar(u.BAR_SIZE, areas=((u.RING_OFFSET, u.BAR_SIZE - u.RING_OFFSET),)),
         2: Bar(
-            _PAGE, areas=()
+            PAGE_SIZE, areas=()
         ),  # QEMU without KVM asks for the dirty bitmap of mapped BARs in pieces around a table
     }
     if big_bar:

@@ -9,14 +9,13 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from typing import Final
 
+from vfioemu.core.base.limits import PAGE_MASK, U64_MAX
 from vfioemu.native.dma import DmaBatch, Op, Status
 
 MAX_PAGES: Final = 1 << 18
 """Pages that are remembered: beyond, those that were written first are forgotten."""
 MAX_ANSWER: Final = 1 << 16
 """Pages of which one answer tells."""
-_PAGE_MASK: Final = ~4095
-_U64: Final = (1 << 64) - 1
 
 
 class Journal:
@@ -41,7 +40,11 @@ class Journal:
         for number in range(len(batch)):
             transfer = batch[number]
             if transfer.status == Status.DONE and transfer.op != Op.READ:
-                writes[transfer.iova & _PAGE_MASK] = (transfer.iova, first_seq + number & _U64, transfer.size)
+                writes[transfer.iova & PAGE_MASK] = (
+                    transfer.iova,
+                    first_seq + number & U64_MAX,
+                    transfer.size,
+                )
         while len(writes) > MAX_PAGES:
             del writes[next(iter(writes))]
             before = -1
@@ -62,7 +65,7 @@ class Journal:
         """
         if self._sorted is None:
             self._sorted = sorted(self._writes)
-        begin = bisect_left(self._sorted, first & _PAGE_MASK)
+        begin = bisect_left(self._sorted, first & PAGE_MASK)
         end = begin + max(1, min(limit, MAX_ANSWER))
         following = self._sorted[end] if end < len(self._sorted) else None
         return [self._writes[page] for page in self._sorted[begin:end]], following

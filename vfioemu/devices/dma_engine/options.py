@@ -8,12 +8,12 @@ from typing import Annotated, Final, Literal, TypeAlias
 from msgspec import UNSET, Meta, UnsetType
 
 from vfioemu.abi.dma_engine import PinMode
+from vfioemu.core.base.limits import PAGE_SIZE
 from vfioemu.devices.options import U64, guess
 from vfioemu.devices.pci.vfio_pci.options import PciOptions
 from vfioemu.uapi import constants as c
 
 MAX_BIG_BAR: Final = 64 << 20
-_PAGE: Final = 4096
 _MIGRATION: Final = {
     "stop-copy": c.VFIO_MIGRATION_STOP_COPY,
     "p2p": c.VFIO_MIGRATION_P2P,
@@ -90,13 +90,13 @@ class Options(PciOptions, frozen=True):
             raise ValueError("pins: a device of type 2 does not pin")
         if self.pin_from is not UNSET and self.type != 3:
             raise ValueError(f"pin-from: only for type 3, not type {self.type}")
-        if self.hide_page is not UNSET and self.hide_page % _PAGE:
+        if self.hide_page is not UNSET and self.hide_page % PAGE_SIZE:
             raise ValueError(
-                f"hide-page: the address of a page (a multiple of {_PAGE}), not {self.hide_page:#x}"
+                f"hide-page: the address of a page (a multiple of {PAGE_SIZE}), not {self.hide_page:#x}"
             )
-        if self.big_bar and (self.big_bar < _PAGE or self.big_bar & (self.big_bar - 1)):
+        if self.big_bar and (self.big_bar < PAGE_SIZE or self.big_bar & (self.big_bar - 1)):
             raise ValueError(
-                f"big-bar: 0 or a power of two from {_PAGE} to {MAX_BIG_BAR}, not {self.big_bar}"
+                f"big-bar: 0 or a power of two from {PAGE_SIZE} to {MAX_BIG_BAR}, not {self.big_bar}"
             )
         name = self.fail_logging_start
         if name is not UNSET and name not in _ERRNOS:

@@ -10,9 +10,9 @@ from typing import Final, TypeVar
 
 from vfioemu.core.base.effects import Steps
 from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.limits import PAGE_SIZE
 from vfioemu.core.memory.pin_counts import PinCounts
 from vfioemu.core.model.host import Host
-from vfioemu.devices.dma_engine.registers import PAGE
 from vfioemu.native.bitmap import DirtyBitmap
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class UsedPages:
         """Note the pages at these IOVAs."""
         by_chunk: dict[int, list[int]] = {}
         for page in pages:
-            number = page // PAGE
+            number = page // PAGE_SIZE
             by_chunk.setdefault(number >> _CHUNK_SHIFT, []).append(number & (_CHUNK - 1))
         for key, numbers in by_chunk.items():
             if key not in self._chunks:
@@ -49,7 +49,7 @@ class UsedPages:
         chunks, self._chunks = self._chunks, {}
         for key in sorted(chunks):
             for first, count in chunks[key].runs():
-                yield ((key << _CHUNK_SHIFT) + first) * PAGE, count
+                yield ((key << _CHUNK_SHIFT) + first) * PAGE_SIZE, count
 
     def clear(self) -> None:
         """Forget all."""
@@ -104,9 +104,9 @@ class HeldPages:
         """Pin all of `used` that can be pinned; what is being unmapped now stays there."""
         for first, count in list(used.take()):
             for at in range(0, count, MAX_RUN):
-                start, length = first + at * PAGE, min(MAX_RUN, count - at)
+                start, length = first + at * PAGE_SIZE, min(MAX_RUN, count - at)
                 if self._is_leaving(start, length):
-                    used.mark(range(start, start + length * PAGE, PAGE))
+                    used.mark(range(start, start + length * PAGE_SIZE, PAGE_SIZE))
                 else:
                     yield from self._pin(host, start, length)
 
@@ -124,7 +124,7 @@ class HeldPages:
 
     def forget(self, iova: int, size: int) -> None:
         """Forget the pins in the range, `size` bytes from `iova`: it is being unmapped."""
-        first, last = iova - iova % PAGE, iova + size - 1
+        first, last = iova - iova % PAGE_SIZE, iova + size - 1
         if self._busy:
             self._leaving.append((iova, last))
         for page in [page for page in self._recent if first <= page <= last]:
@@ -132,7 +132,7 @@ class HeldPages:
         self._old.drop(first, last)
 
     def _is_leaving(self, first: int, count: int) -> bool:
-        return any(first <= last and iova < first + count * PAGE for iova, last in self._leaving)
+        return any(first <= last and iova < first + count * PAGE_SIZE for iova, last in self._leaving)
 
     def _pin(self, host: Host, first: int, count: int) -> Steps[None]:
         """Pin a run, or else those of its pages that can be pinned."""
@@ -141,10 +141,10 @@ class HeldPages:
         except IoctlError:
             if count > 1 and not self._is_leaving(first, count):
                 for i in range(count):
-                    yield from self._pin(host, first + i * PAGE, 1)
+                    yield from self._pin(host, first + i * PAGE_SIZE, 1)
             return
         for i in range(count):
-            self._recent[first + i * PAGE] = None
+            self._recent[first + i * PAGE_SIZE] = None
         while len(self._recent) > RECENT:
             page = next(iter(self._recent))
             del self._recent[page]
@@ -155,7 +155,7 @@ def _runs(pages: list[int]) -> Iterator[tuple[int, int]]:
     """Join ascending pages into runs of at most 512."""
     start, count = 0, 0
     for page in pages:
-        if count and page == start + count * PAGE and count < MAX_RUN:
+        if count and page == start + count * PAGE_SIZE and count < MAX_RUN:
             count += 1
             continue
         if count:

@@ -20,8 +20,7 @@ from vfioemu.abi.dma_engine import (
     Register,
 )
 from vfioemu.core.base.errors import IoctlError
-
-PAGE: Final = 4096
+from vfioemu.core.base.limits import PAGE_SIZE
 
 DEFAULTS: Final[Mapping[Register, int]] = {
     Register.CONTROL: 0,
@@ -49,11 +48,11 @@ STATE: Final = tuple(register for register in DEFAULTS if register != Register.C
 
 _CHECKS: Final[Mapping[Register, Callable[[int], bool]]] = {
     Register.CONTROL: lambda value: value in (0, CONTROL_RUN),
-    Register.BASE: lambda value: value % PAGE == 0 and value <= AREA_END,
-    Register.SIZE: lambda value: value % PAGE == 0 and value <= AREA_END,
+    Register.BASE: lambda value: value % PAGE_SIZE == 0 and value <= AREA_END,
+    Register.SIZE: lambda value: value % PAGE_SIZE == 0 and value <= AREA_END,
     Register.PATTERN: lambda value: value <= Pattern.RING,
-    Register.WRITE_SIZE: lambda value: STAMP_SIZE <= value <= PAGE,
-    Register.OFFSET: lambda value: value <= PAGE - STAMP_SIZE,
+    Register.WRITE_SIZE: lambda value: STAMP_SIZE <= value <= PAGE_SIZE,
+    Register.OFFSET: lambda value: value <= PAGE_SIZE - STAMP_SIZE,
     Register.HOT_PAGES: lambda value: value >= 1,
     Register.PIN_PAGES: lambda value: value >= 1,
     Register.BATCH: lambda value: 1 <= value <= MAX_BATCH,
@@ -142,13 +141,13 @@ class Registers:
 
 def refuse_idle(values: Mapping[Register, int]) -> None:
     """Refuse registers with which a device cannot write anything: EINVAL."""
-    if values[Register.PATTERN] == Pattern.RING and values[Register.SIZE] > RING_ENTRIES * PAGE:
+    if values[Register.PATTERN] == Pattern.RING and values[Register.SIZE] > RING_ENTRIES * PAGE_SIZE:
         raise IoctlError(
-            errno.EINVAL, f"a ring of {values[Register.SIZE] // PAGE} pages, at most {RING_ENTRIES}"
+            errno.EINVAL, f"a ring of {values[Register.SIZE] // PAGE_SIZE} pages, at most {RING_ENTRIES}"
         )
     if not values[Register.SIZE] or values[Register.BASE] + values[Register.SIZE] > AREA_END:
         raise IoctlError(errno.EINVAL, f"an area of {values[Register.SIZE]:#x} at {values[Register.BASE]:#x}")
-    if values[Register.OFFSET] + values[Register.WRITE_SIZE] > PAGE:
+    if values[Register.OFFSET] + values[Register.WRITE_SIZE] > PAGE_SIZE:
         raise IoctlError(
             errno.EINVAL, f"{values[Register.WRITE_SIZE]} bytes at {values[Register.OFFSET]} of a page"
         )

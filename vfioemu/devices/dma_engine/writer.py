@@ -13,11 +13,11 @@ from vfioemu.abi.dma_engine import (
     Pattern,
     Register,
 )
+from vfioemu.core.base.limits import PAGE_SIZE, U64_MAX
 from vfioemu.devices.dma_engine.memory import BarMemory
-from vfioemu.devices.dma_engine.registers import PAGE, Registers
+from vfioemu.devices.dma_engine.registers import Registers
 from vfioemu.native.dma import DmaBatch, Op, Status
 
-_U64: Final = (1 << 64) - 1
 _MULTIPLIER: Final = 6364136223846793005
 _INCREMENT: Final = 1442695040888963407
 _BYTES: Final = tuple(bytes([byte]) for byte in range(256))
@@ -53,7 +53,7 @@ class Writer:
         self.operation = operation
         self._lie = lie
         self._memory = memory
-        self.buffer = bytearray(MAX_BATCH * PAGE)
+        self.buffer = bytearray(MAX_BATCH * PAGE_SIZE)
         self._batch = DmaBatch(self.buffer, MAX_BATCH)
         self.device_id = 0
         self.reset()
@@ -73,28 +73,28 @@ class Writer:
     def next_pages(self, count: int) -> list[int]:
         """Return the IOVAs of the next `count` pages; entries of the ring that name no page are left out."""
         base = self._registers[Register.BASE]
-        npages = self._registers[Register.SIZE] // PAGE
+        npages = self._registers[Register.SIZE] // PAGE_SIZE
         pattern = self._registers[Register.PATTERN]
         if pattern == Pattern.SEQUENTIAL:
             first = self.cursor
             self.cursor = (first + count) % npages
-            return [base + (first + i) % npages * PAGE for i in range(count)]
+            return [base + (first + i) % npages * PAGE_SIZE for i in range(count)]
         if pattern == Pattern.RING:
             entries = self._memory.ring(npages)
             first = self.cursor
             self.cursor = (first + count) % npages
             wanted = (entries[(first + i) % npages] for i in range(count))
-            return [page for page in wanted if page % PAGE == 0 and page < AREA_END]
+            return [page for page in wanted if page % PAGE_SIZE == 0 and page < AREA_END]
         hot = min(self._registers[Register.HOT_PAGES], npages)
         state = self.random
         pages = []
         for _ in range(count):
-            state = (state * _MULTIPLIER + _INCREMENT) & _U64
+            state = (state * _MULTIPLIER + _INCREMENT) & U64_MAX
             number = state >> 20
             if pattern == Pattern.HOT and (state >> 8) % 10:
-                pages.append(base + number % hot * PAGE)
+                pages.append(base + number % hot * PAGE_SIZE)
             else:
-                pages.append(base + number % npages * PAGE)
+                pages.append(base + number % npages * PAGE_SIZE)
         self.random = state
         return pages
 

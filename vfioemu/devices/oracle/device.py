@@ -31,8 +31,10 @@ from typing import Annotated, ClassVar, Final, Literal, TypeAlias
 
 from msgspec import Meta
 
+from vfioemu.core.base.bits import int32
 from vfioemu.core.base.effects import Steps
 from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.limits import U64_MAX
 from vfioemu.core.memory.iova_bitmap import DirtySink, LogRange
 from vfioemu.core.model.device import DeviceModel
 from vfioemu.core.model.irqs import Irq
@@ -62,7 +64,6 @@ CONFIG_SIZE: Final = 256
 COMMAND_SIZE: Final = 64
 MAX_LOG: Final = 512
 
-_U64: Final = (1 << 64) - 1
 _PRECOPYING: Final = frozenset({PRE_COPY, PRE_COPY_P2P})
 _RUNNING: Final = frozenset({RUNNING, RUNNING_P2P})
 
@@ -203,12 +204,12 @@ class Oracle(DeviceModel):
             result = -errno.EINVAL if command is None else (yield from command(self, words))
         except IoctlError as error:
             result = -error.errno
-        self._result[0] = result & _U64
+        self._result[0] = result & U64_MAX
 
     # --- commands ---
 
     def _pin(self, words: Words) -> Steps[int]:
-        return (yield from self.host.pin(words[1], _int32(words[2]), words[3] & 0xFFFFFFFF))
+        return (yield from self.host.pin(words[1], int32(words[2]), words[3] & 0xFFFFFFFF))
 
     def _unpin(self, words: Words) -> Steps[int]:
         return (yield from self.host.unpin(words[1], _int64(words[2])))
@@ -246,7 +247,7 @@ class Oracle(DeviceModel):
     def _fail(self, words: Words) -> Steps[int]:
         yield from ()
         self._fail_at = words[1] & 0xFFFFFFFF
-        self._fail_errno = _int32(words[2])
+        self._fail_errno = int32(words[2])
         return 0
 
     def _mig_sizes(self, words: Words) -> Steps[int]:
@@ -343,10 +344,6 @@ _INTX: Final = Irq(1, c.VFIO_IRQ_INFO_EVENTFD)
 _MSI: Final = Irq(4, c.VFIO_IRQ_INFO_EVENTFD | c.VFIO_IRQ_INFO_NORESIZE)
 _NO_IRQ: Final = Irq(0, c.VFIO_IRQ_INFO_EVENTFD | c.VFIO_IRQ_INFO_NORESIZE)
 _IRQS: Final = (_INTX, _MSI, _NO_IRQ, _NO_IRQ, _NO_IRQ)
-
-
-def _int32(word: int) -> int:
-    return ((word & 0xFFFFFFFF) ^ 0x80000000) - 0x80000000
 
 
 def _int64(word: int) -> int:

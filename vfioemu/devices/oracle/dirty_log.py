@@ -3,11 +3,9 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from typing import Final
 
+from vfioemu.core.base.limits import U64_MAX
 from vfioemu.core.memory.iova_bitmap import DirtySink, LogRange
-
-_U64: Final = (1 << 64) - 1
 
 
 class PageRuns:
@@ -52,7 +50,7 @@ class DirtyLog:
         marks = 0
         for range_ in self._ranges:
             start = max(iova, range_.start)
-            end = min((iova + size - 1) & _U64, range_.last)
+            end = min((iova + size - 1) & U64_MAX, range_.last)
             if start <= end:
                 first, last = start // self._page_size, end // self._page_size
                 self._pages.add(first, last)
@@ -61,8 +59,8 @@ class DirtyLog:
 
     def report(self, iova: int, length: int, sink: DirtySink) -> None:
         """Report and forget the pages of [iova, iova+length) (md_log_read_and_clear)."""
-        end = (iova + length - 1) & _U64
+        end = (iova + length - 1) & U64_MAX
         for first, last in self._pages.take(iova // self._page_size, end // self._page_size):
             start = max(iova, first * self._page_size)
-            size = (min(end, (last + 1) * self._page_size - 1) - start + 1) & _U64
+            size = (min(end, (last + 1) * self._page_size - 1) - start + 1) & U64_MAX
             sink.set_each(start, size, self._page_size)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.base.limits import U64_MAX
 from vfioemu.core.model.streams import ResumingStream, SavingStream
 
 STREAM_LIMIT: Final = 1 << 20
-_U64: Final = (1 << 64) - 1
 _PATTERN: Final = bytes((i * 7 + 3) & 0xFF for i in range(256))
 
 
@@ -37,8 +37,8 @@ class OracleSaving(SavingStream):
         self.precopy = precopy
         self._current = current
         self._position = 0
-        self._pre_end = (sizes.initial + sizes.dirty) & _U64
-        self._total = (self._pre_end + sizes.stop) & _U64 if precopy else sizes.stop
+        self._pre_end = (sizes.initial + sizes.dirty) & U64_MAX
+        self._total = (self._pre_end + sizes.stop) & U64_MAX if precopy else sizes.stop
 
     def peek(self, size: int) -> bytes:
         """Return the next bytes, at most `size`; ENOMSG when all of pre-copy has been read."""
@@ -56,7 +56,7 @@ class OracleSaving(SavingStream):
         if not self.precopy:
             raise IoctlError(errno.EINVAL, "device_state STOP_COPY: this is for PRE_COPY and PRE_COPY_P2P")
         initial = self._current().initial  # as it is now, not when the stream began
-        return max(0, initial - self._position), (self._pre_end - max(self._position, initial)) & _U64
+        return max(0, initial - self._position), (self._pre_end - max(self._position, initial)) & U64_MAX
 
 
 class OracleResuming(ResumingStream):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol, TypeAlias
 
+from vfioemu.core.base.limits import PAGE_SIZE
 from vfioemu.devices.pci.hardware import registers as r
 
 BarKind: TypeAlias = Literal["mem32", "mem64", "io"]
@@ -15,7 +16,6 @@ BarKind: TypeAlias = Literal["mem32", "mem64", "io"]
 _SMALLEST_MEMORY: Final = 16
 _SMALLEST_IO: Final = 4
 _LARGEST_IO: Final = 256
-_PAGE: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +54,18 @@ class Bar:
         if self.kind == "io" and (self.size > _LARGEST_IO or self.areas):
             raise ValueError(f"an I/O BAR of {self.size:#x} bytes, or one to be mapped")
         for offset, size in self.areas or ():
-            if offset % _PAGE or size % _PAGE or size <= 0 or not 0 <= offset <= self.mapped_size - size:
+            if (
+                offset % PAGE_SIZE
+                or size % PAGE_SIZE
+                or size <= 0
+                or not 0 <= offset <= self.mapped_size - size
+            ):
                 raise ValueError(f"the area {offset:#x}+{size:#x} of a BAR of {self.size:#x} bytes")
 
     @property
     def mapped_size(self) -> int:
         """Its size in whole pages."""
-        return -(-self.size // _PAGE) * _PAGE
+        return -(-self.size // PAGE_SIZE) * PAGE_SIZE
 
     def has_registers(self, offset: int, size: int) -> bool:
         """Tell whether that part, if it is mapped, hides registers of the model; the model says that `areas` hold none."""

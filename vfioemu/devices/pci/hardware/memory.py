@@ -13,7 +13,8 @@ import os
 from collections.abc import Iterator
 from typing import Final
 
-_PAGE: Final = 4096
+from vfioemu.core.base.limits import PAGE_SIZE
+
 _STEP: Final = 4 << 20
 """Bytes that are put aside, or back, in one go: some milliseconds."""
 FREED: Final = 64 << 20
@@ -39,7 +40,7 @@ class SharedBar:
     """
 
     def __init__(self, size: int, contents: bytes = b"") -> None:
-        self.size = -(-size // _PAGE) * _PAGE
+        self.size = -(-size // PAGE_SIZE) * PAGE_SIZE
         self.fd = self._aside = -1
         self._shown = self._kept = self.size
         self.fd = os.memfd_create("vfioemu-bar", os.MFD_CLOEXEC)

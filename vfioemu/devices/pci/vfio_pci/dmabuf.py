@@ -15,13 +15,12 @@ from vfioemu.core.base.caller import Caller
 from vfioemu.core.base.effects import GiveFd, Steps, read_user
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.base.file import File, Mapped
+from vfioemu.core.base.limits import PAGE_SIZE, U64_MAX
 from vfioemu.devices.pci.hardware import registers as r
 from vfioemu.devices.pci.hardware.description import Bar
 from vfioemu.uapi.kinds import FdKind
 from vfioemu.uapi.structs import DeviceFeatureDmaBuf, RegionDmaRange
 
-_PAGE: Final = 4096
-_U64: Final = (1 << 64) - 1
 _LARGEST_COPY: Final = 4 << 20
 """KMALLOC_MAX_SIZE: memdup_array_user() does not copy more."""
 _SWIOTLB: Final = 1 << 63
@@ -124,12 +123,12 @@ def _validate(ranges: list[RegionDmaRange]) -> None:
     """validate_dmabuf_input()."""
     total = 0
     for part in ranges:
-        if not part.length or part.offset % _PAGE or part.length % _PAGE:
+        if not part.length or part.offset % PAGE_SIZE or part.length % PAGE_SIZE:
             raise IoctlError(
                 errno.EINVAL, f"offset {part.offset:#x}, length {part.length:#x}: empty, or not whole pages"
             )
         total += part.length
-        if total > _U64:
+        if total > U64_MAX:
             raise IoctlError(errno.EINVAL, f"length {part.length:#x} makes more than 2^64 - 1 of all")
     if total & _SWIOTLB:
         raise IoctlError(errno.EINVAL, f"length: {total:#x} bytes in all")
@@ -139,7 +138,7 @@ def _locate(ranges: list[RegionDmaRange], start: int, size: int) -> None:
     """vfio_pci_core_fill_phys_vec(): on bus addresses, so that an offset can overflow before it is beyond the BAR."""
     for part in ranges:
         end = start + part.offset + part.length
-        if end > _U64 or start + part.offset > _U64:
+        if end > U64_MAX or start + part.offset > U64_MAX:
             raise IoctlError(
                 errno.EOVERFLOW, f"offset {part.offset:#x} + length {part.length:#x} passes 2^64 - 1"
             )

@@ -6,13 +6,11 @@ lies in the rest of that page, which vfio-pci then reserves: what is mapped is t
 """
 
 from collections.abc import Mapping
-from typing import Final
 
+from vfioemu.core.base.limits import PAGE_SIZE
 from vfioemu.devices.pci.hardware.config import rom_size
 from vfioemu.devices.pci.hardware.description import Function
 from vfioemu.devices.pci.hardware.registers import ROM_BAR
-
-_PAGE: Final = 4096
 
 
 def mappable_bars(function: Function, addresses: Mapping[int, int]) -> frozenset[int]:
@@ -25,10 +23,10 @@ def mappable_bars(function: Function, addresses: Mapping[int, int]) -> frozenset
         if bar.kind == "io" or bar.areas == ():
             continue
         start, size = places[index]
-        rest, end = start + size, start + _PAGE
+        rest, end = start + size, start + PAGE_SIZE
         taken = any(
             at < end and rest < at + length for other, (at, length) in places.items() if other != index
         )
-        if size >= _PAGE or (not start % _PAGE and not taken):
+        if size >= PAGE_SIZE or (not start % PAGE_SIZE and not taken):
             found.add(index)
     return frozenset(found)
