@@ -359,6 +359,17 @@ def test_device_that_cannot_migrate_exits_with_9():
         assert "no_migration_support" in out + err
 
 
+def test_group_that_somebody_else_has_open_is_not_blamed_on_the_daemon():
+    with place() as it:
+        it.incoming()
+        where = ["-g", it.base / "guest.toml", "--runtime-dir", it.base / "b"]
+        code, _, err = finish(it.start(argv("migrate", f"unix:{it.base}/other", *where)))
+        assert code == 1
+        assert "group 12: Device or resource busy" in err
+        assert "hint: another process has the group open; only one can" in err
+        assert "daemon running" not in err
+
+
 @pytest.mark.slow
 def test_guest_moves_over_tls_to_who_has_a_certificate_alone():
     with place() as it:

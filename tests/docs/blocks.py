@@ -21,6 +21,7 @@ NOT_HERE = {
     "make demo": "the make targets themselves, in a folder of their own: .ci/as-user runs both",
     "sudo apt install qemu-system-x86": "needs root and QEMU: tests/system/interop/test_walkthrough.py types the rest of it",
     "guest# dmesg | grep ttyS1": "is typed in the guest: tests/system/interop/test_walkthrough.py",
+    "vfioemu incoming tls:": "needs two machines and certificates: tests/cli/test_migrate.py moves a guest over TLS within one",
     "make test-programs": "fetches 2 GB: people do, and docs/programs.md is what they saw",
     "python3 -m venv build/mine": "needs the packages of PyPI: tests/packaging installs a wheel without them",
 }

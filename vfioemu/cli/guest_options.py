@@ -182,16 +182,19 @@ def guest_spec(options: Mapping[str, Any]) -> GuestSpec:
     return spec
 
 
-def address(uri: str, options: Mapping[str, Any]) -> Address:
-    """Parse a URI.
+def address(uri: str, options: Mapping[str, Any], *, listens: bool = False) -> Address:
+    """Parse a URI; `listens`: it is where we listen.
 
     Raises:
         CommandError: not a usable URI; exit code 2.
     """
     try:
-        return Address.parse(
+        parsed = Address.parse(
             uri, insecure=options["insecure"], peers=options["peer_uids"], tls=_tls_files(options)
         )
+        if listens:
+            parsed.require_no_link()
+        return parsed
     except AddressError as error:
         raise CommandError(
             str(error),

@@ -72,7 +72,7 @@ def command(ctx: click.Context, /, uri: str, **options: Any) -> int:
     quiet = bool(ctx.find_root().params.get("quiet"))
     if options["ready_fd"] is not None:
         _check_fd(options["ready_fd"])
-    spec, here, daemon = guest_spec(options), address(uri, options), socket_path(options)
+    spec, here, daemon = guest_spec(options), address(uri, options, listens=True), socket_path(options)
     try:
         with (
             journal(options["state_dir"]) as logs,

@@ -162,6 +162,11 @@ class Address:
                 Reason.PEER_ABSENT, f"cannot connect to {self}: no answer in {patience:g} s"
             ) from None
 
+    def require_no_link(self) -> None:
+        """Refuse, with AddressError, an address that nobody can listen at."""
+        if self.link is not None:
+            raise AddressError(f"{self}: sim: is the source's, which models both ways")
+
     def channel(self, wire: Wire, idle: float = IDLE) -> Channel:
         """Make the channel of a source: over the link, if there is one; `idle` as that of Channel."""
         return Channel(wire, idle) if self.link is None else SimulatedChannel(wire, self.link, idle)
@@ -197,8 +202,7 @@ class Address:
         Raises:
             AddressError: somebody else listens there, or the place cannot be used.
         """
-        if self.link is not None:
-            raise AddressError(f"{self}: sim: is the source's, which models both ways")
+        self.require_no_link()
         with ExitStack() as stack:
             try:
                 family, where = self._place()
