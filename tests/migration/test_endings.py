@@ -9,6 +9,8 @@ import json
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jsonschema
 import msgspec
@@ -21,18 +23,22 @@ from tests.migration.lab import Dma, lab
 from tests.migration.late import MOMENTS, Haunted
 from tests.migration.test_drills import Wire
 from tests.migration.test_drivers import QUICK, destination
+from vfioemu.cli import incoming
 from vfioemu.migration import actions as do
 from vfioemu.migration import events, stream
 from vfioemu.migration import source as source_driver
+from vfioemu.migration.actions import Outcome
 from vfioemu.migration.address import Address
 from vfioemu.migration.deadlines import Calls
 from vfioemu.migration.destination import Destination
+from vfioemu.migration.failedcall import FailedCall
 from vfioemu.migration.files import Folder
 from vfioemu.migration.guest import Guest
 from vfioemu.migration.journal import Journal, Standing
 from vfioemu.migration.peers import Peers
 from vfioemu.migration.plan import PAGE, Limits, Reason
 from vfioemu.migration.source import Source
+from vfioemu.migration.stream import StreamError
 from vfioemu.migration.transport import Channel
 from vfioemu.uapi import constants as u
 
@@ -370,6 +376,30 @@ async def not_compared(told, base):
         await Source(guest, address, FAST, tell=told, patience=QUICK).migrate()
 
 
+async def completed(told, base):
+    async with shell() as address:
+        await migrate(told, address)
+
+
+async def in_doubt(told, base):
+    async with shell() as address:
+        wire = Wire(address, (stream.FrameType.STARTED, False), reconnect=False)
+        async with wire.up() as cut:
+            await migrate(told, cut)
+
+
+OUTCOMES = {
+    Outcome.COMPLETED: (completed, 0, "destination"),
+    Outcome.MISMATCH: (mismatch, 5, "source"),
+    Outcome.LOST: (guest_ended, 1, "nobody"),
+    Outcome.BLOCKED: (no_migration_support, 9, "source"),
+    Outcome.FAILED: (peer_absent, 3, "source"),
+    Outcome.CANCELLED: (cancelled, 4, "source"),
+    Outcome.IN_DOUBT: (in_doubt, 6, "unknown"),
+}
+"""Outcome -> how it is made, its exit code, and who runs the guest then."""
+
+
 def validate(lines):
     """Every line is as the schema in protocol/ says."""
     checker = jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text()))
@@ -398,6 +428,31 @@ async def test_every_reason_is_produced_and_told_as_the_schema_says(reason, tmp_
     assert (end.runs, end.source_runs) == ("nobody" if nowhere else "source", not nowhere)
     if end.errno is not None:
         assert end.errno_name == errno.errorcode[end.errno]
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+async def test_every_outcome_is_told_as_the_schema_says(outcome, tmp_path):
+    make_it, code, runs = OUTCOMES[outcome]
+    told = []
+    with trio.fail_after(60):
+        await make_it(told.append, tmp_path)
+    validate([msgspec.to_builtins(event) for event in told])
+    assert (told[-1].outcome, told[-1].code, told[-1].runs) == (outcome, code, runs)
+
+
+@pytest.mark.parametrize("code", [0, 3, 4, 5])
+def test_every_end_of_a_destination_is_as_the_schema_says(code):
+    told = []
+    call = FailedCall("VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE", "dma0")
+    failure = StreamError(Reason.DEVICE_ERROR, "dma0: state 1: injected", EIO, call)
+    destination: Any = SimpleNamespace(last_failure=failure, narrator=SimpleNamespace(say=told.append))
+    incoming._tell_end(destination, code)
+    [end] = told
+    validate([msgspec.to_builtins(end)])
+    assert (end.reason is None, end.runs == "destination") == (code == 0, code in (0, 5))
+    assert (end.errno_name, end.ioctl, end.device) == (
+        ("EIO", call.ioctl, call.device) if code == 3 else (None, None, None)
+    )
 
 
 def test_schema_refuses_what_is_none_of_ours():
