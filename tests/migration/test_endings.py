@@ -479,7 +479,9 @@ async def test_range_of_a_log_that_could_not_be_read_is_told(tmp_path):
     assert (end.device, end.range) == ("dma0", events.Range(iova=0, size=NPAGES * PAGE))
 
 
-async def test_device_that_failed_at_the_destination_is_told_at_the_source(tmp_path):
-    end = (await make(Reason.DEVICE_ERROR, tmp_path))[-1]
+@pytest.mark.parametrize("reason", [Reason.DEVICE_ERROR, Reason.PEER_REFUSED])
+async def test_device_that_failed_at_the_destination_is_told_at_the_source(reason, tmp_path):
+    """While it loads, and when it is started."""
+    end = (await make(reason, tmp_path))[-1]
     assert (end.device, end.errno_name) == ("dma0", "EIO")
     assert end.detail.startswith("the destination: dma0")

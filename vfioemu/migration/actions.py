@@ -447,11 +447,15 @@ class Refused:
 
     Attributes:
         reason: LATE_WRITE if somebody has written there before the start.
+        errno: of the call that failed there, if one did.
+        call: that call.
     """
 
     now: float
     detail: str = ""
     reason: Reason = Reason.PEER_REFUSED
+    errno: int | None = None
+    call: FailedCall | None = None
 
 
 Event: TypeAlias = Done | Failed | StateIs | Synced | RamSent | DeviceSent | Checked | Started | Refused

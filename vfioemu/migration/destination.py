@@ -388,7 +388,8 @@ class Destination:
                 self._starting.set()
                 self._starting = trio.Event()
             if refusal is not None:
-                raise await self._refuse(channel, StreamError(refusal.reason, refusal.detail))
+                why = StreamError(refusal.reason, refusal.detail, refusal.errno, refusal.call)
+                raise await self._refuse(channel, why)
             self.narrator.owner("destination")
             self._early[token] = loader.early - known
             try:
@@ -403,7 +404,7 @@ class Destination:
             if not await loader.stop():
                 # A device may start when its daemon wakes up: nobody may be told that the guest will never run here.
                 raise error from None
-            return Refusal(error.reason, error.detail)
+            return Refusal(error.reason, error.detail, error.errno, error.call)
         return None
 
     async def _refuse(self, channel: Channel, error: StreamError) -> StreamError:

@@ -431,7 +431,7 @@ class Engine:
             if answer.reason is Reason.LATE_WRITE:
                 self._keep(do.Checked(answer.now, 1, answer.reason, answer.detail))
                 raise _Mismatch(answer.reason, answer.detail)
-            raise _Abandoned(Reason.PEER_REFUSED, answer.detail)
+            raise _Abandoned(Reason.PEER_REFUSED, answer.detail, answer.errno, answer.call)
         raise _InDoubt(Reason.PEER_LOST, answer.detail if isinstance(answer, do.Failed) else "no answer")
 
     def _give_up(self, why: _Abandoned) -> Flow[Finish]:

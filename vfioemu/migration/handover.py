@@ -36,6 +36,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from vfioemu.migration.failedcall import FailedCall
 from vfioemu.migration.files import Volatile
 from vfioemu.migration.journal import Journal, Log, Role, Standing
 from vfioemu.migration.plan import Reason
@@ -53,10 +54,12 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why the guest does not run here."""
+    """Why the guest does not run here; `errno` and `call` are those of a call that failed."""
 
     reason: Reason
     detail: str
+    errno: int | None = None
+    call: FailedCall | None = None
 
 
 TakingOver: TypeAlias = Generator[Start, Refusal | None, Refusal | None]

@@ -137,7 +137,7 @@ class Peer:
                         raise stream.corrupt(f"{header.type.name} frame with raw bytes from the destination")
                     if header.type is FrameType.PROBLEM:
                         problem = stream.decode(body, Problem)
-                        raise _said(problem)
+                        raise said(problem)
                     await frames.send((header.type, body))
             except StreamError as error:
                 self.loss = error
@@ -174,8 +174,8 @@ async def query(address: Address, token: str, patience: float) -> tuple[Standing
         channel.close()
 
 
-def _said(problem: Problem) -> StreamError:
-    """Make the error of a PROBLEM; what it names is made printable."""
+def said(problem: Problem) -> StreamError:
+    """Make the error of a PROBLEM or REFUSED; what it names is made printable."""
     call = FailedCall(_printable(problem.ioctl), _printable(problem.device))
     return StreamError(
         _reason(problem.reason), f"the destination: {problem.detail}", problem.errno or None, call

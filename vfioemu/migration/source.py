@@ -40,7 +40,7 @@ from vfioemu.migration.messages import (
     RoundMark,
 )
 from vfioemu.migration.narrator import Narrator
-from vfioemu.migration.peer import Peer, query
+from vfioemu.migration.peer import Peer, query, said
 from vfioemu.migration.plan import PAGE, Limits, Reason, Tracker
 from vfioemu.migration.policies.policy import MakePolicy
 from vfioemu.migration.policies.precopy_limits import PrecopyLimits
@@ -52,7 +52,6 @@ from vfioemu.migration.verify.devices import read_source
 from vfioemu.migration.verify.pages import Lost, name_lost_writes
 from vfioemu.migration.verify.result import check_answer, explain
 from vfioemu.migration.words import in_words
-from vfioemu.printable import printable
 from vfioemu.uapi.constants import VFIO_DEVICE_STATE_STOP
 
 SLICE: Final = 0.05
@@ -533,13 +532,10 @@ class Source:
         kind, body = answer
         if kind is FrameType.STARTED:
             return do.Started(trio.current_time(), early=stream.decode(body, Fate).early)
-        problem = stream.decode(body, Problem)
-        late = problem.reason == Reason.LATE_WRITE and self._verify
-        return do.Refused(
-            trio.current_time(),
-            printable(problem.detail, MAX_DETAIL),
-            Reason.LATE_WRITE if late else Reason.PEER_REFUSED,
-        )
+        why = said(stream.decode(body, Problem))
+        late = why.reason is Reason.LATE_WRITE and self._verify
+        reason = Reason.LATE_WRITE if late else Reason.PEER_REFUSED
+        return do.Refused(trio.current_time(), why.detail, reason, why.errno, why.call)
 
     async def _say_commit(self) -> tuple[FrameType, bytes]:
         await self._peer.send(FrameType.COMMIT, Handshake(token=self.token))
