@@ -3,8 +3,10 @@
 
 import pytest
 
-from tests.migration.lab import HIGH, Dma, lab
+from tests.daemon.helpers import dma_write
+from tests.migration.lab import HIGH, Dma, lab, machine
 from tests.migration.late import FOUND, MOMENTS, Haunted
+from vfioemu.daemon.serve import running
 from vfioemu.migration import events
 from vfioemu.migration.actions import Outcome
 from vfioemu.migration.daemon_ledger import CONTROL
@@ -79,6 +81,22 @@ async def test_device_that_writes_late_is_named_at_each_moment(options, way, mom
             await it.lives()
 
 
+@pytest.mark.parametrize(("moment", "found"), list(zip(MOMENTS, FOUND, strict=True)))
+async def test_driver_that_makes_a_device_write_late_is_found_through_the_uapi_alone(moment, found):
+    """Nothing is planted in the daemon: this model does what its registers say, whatever state it is in."""
+
+    async def happen(guest):
+        await dma_write(guest.devices["dma0"]._file, HIGH + UNUSED * PAGE, 8, 0xAB)
+
+    told = []
+    async with lab(Dma(model="oracle", options={"variant": "migsp"}, program=None), cpu_rate=100.0) as it:
+        source = Haunted(it.guest, it.address, QUICK, moment=moment, happen=happen, tell=told.append)
+        result = await source.migrate()
+        assert (result.code, result.finish.reason) == (5, Reason.LATE_WRITE), result.finish
+        [event] = of(told, events.LateWrite)
+        assert (event.moment, event.origin, event.write, event.page) == (found, "dma0", 1, UNUSED)
+
+
 async def test_second_device_and_a_hidden_page_are_named_side_by_side():
     told = []
     liar = Dma(options={**KINDS[0], "hide-page": HIGH + 0x10000}, program=STEADY)
@@ -124,9 +142,10 @@ async def test_daemon_without_its_control_socket_is_not_compared():
 
 async def test_control_socket_of_another_daemon_is_not_believed():
     """Its ledger would be empty, and everything would pass."""
-    async with lab(Dma(options=KINDS[0], program=STEADY)) as it:
+    device = Dma(options=KINDS[0], program=STEADY)
+    async with lab(device) as it, running(machine(device)) as other:
         it.daemons[0].control_path.unlink()
-        it.daemons[0].control_path.symlink_to(it.daemons[1].control_path)
+        it.daemons[0].control_path.symlink_to(other.control_path)
         result = await it.migrate(QUICK)
         assert "belongs to another daemon" in result.not_compared
 

@@ -179,6 +179,22 @@ async def test_ledger_that_breaks_between_two_readings_is_said_to_be_not_compare
     assert [event.not_compared for event in of(told, events.LedgerRead)] == ["", "gone", "gone"]
 
 
+@pytest.mark.parametrize("method", ["begin", "take"])
+async def test_cancel_does_not_wait_for_a_daemon_that_says_nothing_of_its_ledger(method):
+    async with fake_guest(running=True, **QUIET) as guest, destination() as (address, _, _):
+        source = Source(guest, address, Limits(downtime=0.1))
+
+        async def hangs(*_):
+            source.cancel()
+            await trio.sleep_forever()
+
+        setattr(guest.device_writes, method, hangs)
+        with trio.fail_after(10):
+            result = await source.migrate()
+        assert (result.code, result.finish.source_runs) == (4, True), result.finish
+        assert result.not_compared == "it was interrupted"
+
+
 async def test_write_that_is_not_over_yet_is_late_without_a_number():
     async def begins(guest):
         guest.devices["dma0"].ledger.bits.mark(PAGE_OF_DEVICE)

@@ -266,7 +266,7 @@ class TextDisplay:
             return
         said = [f"{self._late_writes} late write{'s' if self._late_writes != 1 else ''}"]
         if self._ledger.not_compared:
-            said = [f"late writes of devices NOT COMPARED: {self._ledger.not_compared}"]
+            said[0] += f" of CPUs, those of devices NOT COMPARED: {self._ledger.not_compared}"
         if audit is not None:
             said.append(f"{audit.different} of {audit.pages} pages changed since they were summed")
         print(f" ledger: {', '.join(said)}", flush=True)
