@@ -175,6 +175,14 @@ CASES = [
         "size of its state: MIG_DATA_SIZE said 5",
     ),
     (ledger(said=5), ledger(), Likeness.SAME, ""),
+    (
+        ledger(promised=2 << 20, came=9),
+        ledger(),
+        Likeness.DIFFERS,
+        "pre-copy: PRECOPY_INFO said that 2097152 bytes",
+    ),
+    (ledger(promised=2 << 20, came=1 << 20), ledger(), Likeness.SAME, ""),
+    (ledger(promised=0, came=1 << 30), ledger(), Likeness.SAME, ""),
 ]
 
 

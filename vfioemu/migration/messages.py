@@ -107,6 +107,8 @@ class DeviceLedger(Message, frozen=True, kw_only=True):
         state: digest of its state, without pre-copy; empty if there is none to compare with.
         size: bytes of its state.
         said: bytes that MIG_DATA_SIZE has told of; None if it tells nothing.
+        promised: bytes of which it has spoken in pre-copy, the last time.
+        came: bytes that have come since.
         why: why there is no digest.
         views: what it shows.
     """
@@ -115,6 +117,8 @@ class DeviceLedger(Message, frozen=True, kw_only=True):
     state: Annotated[str, Meta(max_length=64)] = ""
     size: Count = 0
     said: Count | None = None
+    promised: Count = 0
+    came: Count = 0
     why: Annotated[str, Meta(max_length=400)] = ""
     views: Annotated[list[DeviceView], Meta(max_length=64)] = []
 

@@ -49,6 +49,7 @@ from vfioemu.migration.records import Record
 from vfioemu.migration.result import Patience, Result, exit_code
 from vfioemu.migration.stream import MAX_DETAIL, FrameType, StreamError
 from vfioemu.migration.verify.devices import read_source
+from vfioemu.migration.verify.estimates import Estimates
 from vfioemu.migration.verify.pages import Lost, name_lost_writes
 from vfioemu.migration.verify.result import check_answer, explain
 from vfioemu.migration.words import in_words
@@ -128,6 +129,7 @@ class Source:
         self._audit = Audit(guest.ram)
         self._chunks: dict[str, int] = {}
         self._state_bytes: dict[str, int] = {}
+        self._estimates = Estimates()
         self._ledgers: list[DeviceLedger] = []
         self._zero_pages = 0
         self._syncs = 0
@@ -313,7 +315,9 @@ class Source:
             case do.ReadLedger(moment):
                 return await self._read_ledger(moment)
             case do.ReadDevice(device):
-                ledger = await read_source(guest.devices[device], self._state_bytes.get(device, 0))
+                ledger = await read_source(
+                    guest.devices[device], self._state_bytes.get(device, 0), self._estimates[device]
+                )
                 self._ledgers.append(ledger)
             case do.SendSums():
                 return await self._send_sums()
@@ -436,6 +440,7 @@ class Source:
         vfio_update_estimated_pending_data(): a device may count what it cannot give now, or give up counting.
         """
         pending = await self.guest.devices[name].pending()
+        self._estimates.said(name, pending)
         if not dry:
             self._dry.discard(name)
             return pending
@@ -450,6 +455,7 @@ class Source:
         number = self._chunks.get(name, 0)
         self._chunks[name] = number + 1
         self._state_bytes[name] = self._state_bytes.get(name, 0) + len(data)
+        self._estimates.came(name, len(data))
         await self._peer.send(FrameType.DEVICE, stream.pack_state(index, number, flags, data), data)
 
     async def _read_ledger(self, moment: do.Moment) -> Event:

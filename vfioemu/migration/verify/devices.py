@@ -6,18 +6,20 @@ from typing import Final
 from vfioemu.migration.guest import UNKNOWN_STATE, GuestDevice
 from vfioemu.migration.messages import DeviceLedger, DeviceView
 from vfioemu.migration.verify import echo
+from vfioemu.migration.verify.estimates import Estimate
 from vfioemu.uapi.constants import VFIO_DEVICE_STATE_STOP
 
 REGISTERS: Final = "registers"
 _NOBODY_KNOWS: Final = "the guest has no driver that knows which of them may be read"
 
 
-async def read_source(device: GuestDevice, sent: int) -> DeviceLedger:
+async def read_source(device: GuestDevice, sent: int, estimate: Estimate) -> DeviceLedger:
     """Read the source's device, whose state was sent; it is left in STOP.
 
     Args:
         device: in STOP_COPY.
         sent: bytes that were sent of it.
+        estimate: what it has said of them.
 
     Raises:
         OSError: it does not stand still any more.
@@ -26,12 +28,20 @@ async def read_source(device: GuestDevice, sent: int) -> DeviceLedger:
         said = await device.stop_copy_size()
         found = await echo.read_twice(device, sent)
     except echo.Unreadable as error:
-        return DeviceLedger(name=device.name, why=str(error), views=await _views(device))
+        return DeviceLedger(
+            name=device.name,
+            why=str(error),
+            promised=estimate.said,
+            came=estimate.came,
+            views=await _views(device),
+        )
     return DeviceLedger(
         name=device.name,
         state=found.digest,
         size=found.size,
         said=None if said == UNKNOWN_STATE else said,
+        promised=estimate.said,
+        came=estimate.came,
         views=await _views(device),
     )
 

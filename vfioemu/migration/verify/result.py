@@ -14,6 +14,7 @@ from vfioemu.migration.messages import Checked, DeviceLedger, DevicePart, Device
 from vfioemu.migration.plan import Reason
 from vfioemu.migration.stream import MAX_DETAIL, corrupt
 from vfioemu.migration.verify.echo import SLACK
+from vfioemu.migration.verify.estimates import is_too_much
 from vfioemu.printable import printable
 
 STATE: Final = "state"
@@ -29,6 +30,9 @@ def compare(theirs: DeviceLedger, ours: DeviceLedger) -> DeviceVerdict:
     if theirs.said is not None and theirs.size > theirs.said + SLACK:
         detail = f"MIG_DATA_SIZE said {theirs.said} bytes, and its state has {theirs.size}"
         parts.append(_part("size of its state", Likeness.DIFFERS, detail))
+    if is_too_much(theirs.promised, theirs.came):
+        detail = f"PRECOPY_INFO said that {theirs.promised} bytes are left, and {theirs.came} came"
+        parts.append(_part("pre-copy", Likeness.DIFFERS, detail))
     mine = {view.what: view for view in ours.views}
     parts += [_compare_view(view, mine.pop(view.what, None)) for view in theirs.views]
     parts += [_part(what, Likeness.DIFFERS, "the source's device shows none") for what in mine]
