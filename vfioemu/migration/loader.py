@@ -11,7 +11,7 @@ from vfioemu.migration.deadlines import DaemonSilent
 from vfioemu.migration.failedcall import FailedCall
 from vfioemu.migration.guest import Guest, GuestDevice
 from vfioemu.migration.ledger import Written
-from vfioemu.migration.messages import Checked, Cpus, DeviceVerdict, Ledger
+from vfioemu.migration.messages import Checked, Cpus, DeviceLedger, DeviceVerdict, Ledger
 from vfioemu.migration.narrator import Narrator
 from vfioemu.migration.plan import MAX_DEVICE_STATE, PAGE, OnMismatch, Reason
 from vfioemu.migration.stream import MAX_DETAIL, FrameType, Header, Run, StreamError, corrupt
@@ -69,6 +69,8 @@ class Loader:
         self._have_cpus = False
         self._verifier = PageVerifier(guest.ram)
         self._seconds = 0.0
+        self._compares = verify
+        self._read: list[DeviceLedger] = []
         self._verdicts: list[DeviceVerdict] = []
         self._ledger = guest.ledger() if verify else None
         self.early = 0
@@ -94,6 +96,8 @@ class Loader:
                 await self._device(header, body)
             case FrameType.CPUS:
                 self._cpus(body)
+                if self._compares:
+                    await self._read_devices()
             case FrameType.SUMS:
                 await self._sums(body)
             case _:
@@ -101,20 +105,12 @@ class Loader:
 
     async def compare(self, body: bytes) -> Checked | None:
         """LEDGER: compare devices. With the last of them comes the end of the comparison, and what came of it."""
-        await self._load()
-        began = trio.current_time()
         ledger = stream.decode(body, Ledger)
         for theirs in ledger.devices:
             index = len(self._verdicts)
-            if index >= len(self._devices) or theirs.name != self._devices[index].name:
+            if index >= len(self._read) or theirs.name != self._devices[index].name:
                 raise corrupt(f"a ledger of device {theirs.name!r}, which is unknown or was there before")
-            device = self._devices[index]
-            try:
-                ours = await read_destination(device, self._bytes[index])
-            except OSError as error:
-                raise _failed(device, "comparison", error) from None
-            self._verdicts.append(compare(theirs, ours))
-        self._seconds += trio.current_time() - began
+            self._verdicts.append(compare(theirs, self._read[index]))
         if not ledger.last:
             return None
         if len(self._verdicts) < len(self._devices):
@@ -131,6 +127,17 @@ class Loader:
             verdicts=self._verdicts,
             seconds=self._seconds,
         )
+
+    async def _read_devices(self) -> None:
+        """Read what the devices are. The state of the CPUs is the last that is loaded, and the source reads its devices now, too."""
+        await self._load()
+        began = trio.current_time()
+        for device, size in zip(self._devices, self._bytes, strict=True):
+            try:
+                self._read.append(await read_destination(device, size))
+            except OSError as error:
+                raise _failed(device, "comparison", error) from None
+        self._seconds += trio.current_time() - began
 
     async def finish(self) -> None:
         """PREPARE: everything has to be here."""

@@ -40,6 +40,7 @@ class VfioDevice:
         self._state = u.VFIO_DEVICE_STATE_RUNNING
         self._data: client.DataFd | None = None
         self._config = configspace.ConfigSpace(file)
+        self._views = Views(file)
         self._sent_config = False
         self._end: bytes | None = None
         """Of a state that is taken in: what may be config space; None before there is any."""
@@ -54,6 +55,7 @@ class VfioDevice:
         logging = file.probe(u.VFIO_DEVICE_FEATURE_DMA_LOGGING_START)
         self.logging = await asked(file, "VFIO_DEVICE_FEATURE", logging)
         self.driver = await find_driver(self.name, file)
+        await self._views.prepare()
 
     async def _revive(self) -> None:
         """Reset a device that is not in RUNNING, as a VMM's machine reset does.
@@ -73,6 +75,8 @@ class VfioDevice:
 
     async def set_state(self, state: int) -> None:
         """MIG_DEVICE_STATE; a device that has taken in its state gets its config space, before it uses any of it."""
+        if state == u.VFIO_DEVICE_STATE_RESUMING:
+            self._views.forget()
         if self._end is not None and state != u.VFIO_DEVICE_STATE_RESUMING:
             await self._finish_state()
         what = f"MIG_DEVICE_STATE {state_name(state)}"
@@ -113,7 +117,7 @@ class VfioDevice:
 
     async def views(self) -> list[DeviceView]:
         """Read what it shows: verify/views.py."""
-        return await Views(self._file).read()
+        return await self._views.read()
 
     async def write_state(self, data: bytes | bytearray) -> None:
         """Write it to the resuming fd, but for a piece that may be config space, until another one follows."""

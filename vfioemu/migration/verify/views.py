@@ -49,10 +49,24 @@ class Views:
     def __init__(self, file: client.Device) -> None:
         self._file = file
         self._regions: dict[int, RegionInfo] = {}
+        self._shape: DeviceView | None = None
+        self._areas: dict[int, list[tuple[int, int]]] = {}
+
+    async def prepare(self) -> None:
+        """Read what does not change while the device runs, so that it costs nothing while the guest stands still."""
+        self._regions.clear()
+        self._areas.clear()
+        self._shape = await self._viewed("device", self._read_shape)
+
+    def forget(self) -> None:
+        """Forget what was read before: the device is about to become another one."""
+        self._shape = None
 
     async def read(self) -> list[DeviceView]:
         """Read all of them; what cannot be read says why."""
-        views = [await self._viewed("device", self._shape)]
+        if self._shape is None:
+            await self.prepare()
+        views = [self._shape] if self._shape is not None else []
         config = b""
         if _CONFIG in self._regions:
             try:
@@ -76,7 +90,7 @@ class Views:
         except OSError as error:
             return _unread(what, error)
 
-    async def _shape(self) -> dict[str, str]:
+    async def _read_shape(self) -> dict[str, str]:
         info = await asked(self._file, "VFIO_DEVICE_GET_INFO", self._file.info())
         values = {
             "flags": hex(info.flags),
@@ -123,7 +137,9 @@ class Views:
 
     async def _memory(self, index: int) -> dict[str, str]:
         region = self._regions[index]
-        areas = await self._areas(index, region.size)
+        areas = self._areas.get(index)
+        if areas is None:
+            areas = self._areas[index] = await self._read_areas(index, region.size)
         values = {}
         for offset, size in areas:
             mapping = self._file.mmap_fd(size, 1, region.offset + offset)  # PROT_READ
@@ -131,7 +147,7 @@ class Views:
             values.update(await trio.to_thread.run_sync(digest_areas, fd, start, size, offset, len(areas)))
         return values
 
-    async def _areas(self, index: int, size: int) -> list[tuple[int, int]]:
+    async def _read_areas(self, index: int, size: int) -> list[tuple[int, int]]:
         reading = self._file.region_capabilities(index)
         caps = await asked(self._file, "VFIO_DEVICE_GET_REGION_INFO", reading)
         sparse = caps.get(u.VFIO_REGION_INFO_CAP_SPARSE_MMAP)
