@@ -8,6 +8,7 @@ import errno
 
 from tests.migration.gadget import Gadget, Saving, Slate
 from vfioemu.core.base.errors import IoctlError
+from vfioemu.core.model.streams import STOP, STOP_COPY
 from vfioemu.devices.dma_engine import DmaEngine
 from vfioemu.devices.mtty import Mtty
 from vfioemu.devices.oracle import Oracle
@@ -287,3 +288,24 @@ class SlateForgetsInterrupt(Slate):
     def load_part(self, name, data):
         if name != "pending":
             super().load_part(name, data)
+
+
+class GadgetPromisesMore(Gadget):
+    """Speaks of a TiB that it still has, and has 5 bytes."""
+
+    def begin(self, *, precopy):
+        return Promising(self.save, precopy=precopy)
+
+
+class Promising(Saving):
+    def precopy_info(self):
+        return 0, 1 << 40
+
+
+class GadgetStaysInStopCopy(Gadget):
+    """Does not stop any more when it was asked again."""
+
+    def arc(self, current, target):
+        if (current, target) == (STOP_COPY, STOP) and self.resuming is not None:
+            raise IoctlError(errno.EIO, "it does not stop")
+        return super().arc(current, target)

@@ -210,6 +210,7 @@ LIARS = [
     blind(GADGET, "GadgetCannotBeReadBack", here=False),
     differs(GADGET, "GadgetSavesNothing", "region 2", here=True),
     differs(GADGET, "GadgetSaysLess", "size of its state", here=True),
+    differs(GADGET, "GadgetPromisesMore", "pre-copy", here=True),
     differs(SLATE, "SlateForgetsMemory", "state", "region 0"),
     differs(SLATE, "SlateForgetsConfig", "state", "config space"),
     differs(SLATE, "SlateForgetsInterrupt", "state", "MSI-X pending bits"),
@@ -251,6 +252,16 @@ async def test_liar_is_found_and_the_guest_stays(liar, eventfd):
         assert result.finish.source_runs
         assert not it.arrivals
         assert await it.guest.devices["dma0"].get_state() == c.VFIO_DEVICE_STATE_RUNNING
+
+
+async def test_device_that_does_not_stop_when_it_was_asked_again_never_starts(eventfd):
+    liar = differs(GADGET, "GadgetStaysInStopCopy")
+    here, there = pair(liar)
+    async with lab(here, there=there, mib=4) as it:
+        result = await lie(it, liar, eventfd, FAST)
+        assert (result.code, result.finish.reason) == (3, Reason.DEVICE_ERROR), result.finish
+        assert result.finish.source_runs
+        assert not it.arrivals
 
 
 @pytest.mark.parametrize("liar", MODELS, ids=str)
