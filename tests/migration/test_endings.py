@@ -474,6 +474,12 @@ async def test_call_of_a_daemon_that_failed_is_named():
     assert (end.errno, end.errno_name) == (errno.EBUSY, "EBUSY")
 
 
+async def test_call_that_a_daemon_did_not_answer_is_named(tmp_path):
+    end = (await make(Reason.DAEMON_SILENT, tmp_path))[-1]
+    assert (end.ioctl, end.device) == ("VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT", "dma0")
+    assert end.errno_name == "ETIMEDOUT"
+
+
 async def test_range_of_a_log_that_could_not_be_read_is_told(tmp_path):
     end = (await make(Reason.TRACKING_SYNC_FAILED, tmp_path))[-1]
     assert (end.device, end.range) == ("dma0", events.Range(iova=0, size=NPAGES * PAGE))

@@ -36,7 +36,18 @@ def of_ioctl(kind: FdKind, cmd: int, argument: bytes = b"") -> str:
     return f"ioctl {cmd:#x}" if row is None else row.name
 
 
-def name_failed(error: OSError, name: str) -> OSError:
+def in_words(what: str) -> str | None:
+    """Find the call that words begin with, as `DIRTY_PAGES START` or `a read of its state`; None if that is none."""
+    first, *rest = what.split() or [""]
+    feature = f"VFIO_DEVICE_FEATURE_{first}"
+    if first.startswith("VFIO_") or feature in _FEATURES.values():
+        return first if first.startswith("VFIO_") else feature
+    if first == "DIRTY_PAGES":
+        return "VFIO_IOMMU_DIRTY_PAGES"
+    return rest[0] if first == "a" and rest[:1] in (["read"], ["write"]) else None
+
+
+def name_failed(error: OSError, name: str | None) -> OSError:
     """Note in an error of which call it is."""
     error.vfio_call = name  # type: ignore[attr-defined]  # no class of its own: OSError chooses its class by errno
     return error

@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 
 import trio
 
+from vfioemu.client import callname
 from vfioemu.client.file import File
 from vfioemu.client.session import Session
 
@@ -35,6 +36,7 @@ class DaemonSilent(OSError):
 
     def __init__(self, what: str, seconds: float, why: str) -> None:
         super().__init__(errno.ETIMEDOUT, f"the daemon has not answered {what} for {seconds:.3g} s ({why})")
+        callname.name_failed(self, callname.in_words(what))
 
 
 class _Call(Generic[T]):
