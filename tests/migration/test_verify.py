@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vfioemu.migration.deadlines import DaemonSilent
 from vfioemu.migration.messages import Checked, DeviceLedger, DeviceView, Likeness
 from vfioemu.migration.plan import Reason
 from vfioemu.migration.stream import StreamError
@@ -64,6 +65,18 @@ async def test_state_is_read_twice_from_its_beginning_and_the_device_is_stopped_
 async def test_state_that_tells_nothing_is_no_state(device, why):
     with pytest.raises(Unreadable, match=why):
         await echo.read_twice(device, 10)
+
+
+class Silent(Device):
+    """Its daemon does not answer when it is read."""
+
+    async def read_own(self, size):
+        raise DaemonSilent("read", 5.0, "--call-timeout")
+
+
+async def test_daemon_that_is_silent_says_nothing_of_a_device():
+    with pytest.raises(DaemonSilent):
+        await echo.read_twice(Silent(b"x"), 10)
 
 
 @pytest.fixture

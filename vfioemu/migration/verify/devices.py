@@ -3,6 +3,7 @@
 
 from typing import Final
 
+from vfioemu.migration.deadlines import DaemonSilent
 from vfioemu.migration.guest import UNKNOWN_STATE, GuestDevice
 from vfioemu.migration.messages import DeviceLedger, DeviceView
 from vfioemu.migration.verify import echo
@@ -69,6 +70,8 @@ async def _views(device: GuestDevice) -> list[DeviceView]:
     try:
         registers = await device.driver.registers()
         why = "" if registers else _NOBODY_KNOWS
+    except DaemonSilent:
+        raise
     except OSError as error:  # a device that decodes nothing, or sleeps, has them all the same: in its state
         registers, why = {}, f"they cannot be read: {error.strerror or error}"
     return [*views, DeviceView(what=REGISTERS, values=registers, why=why)]

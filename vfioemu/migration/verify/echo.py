@@ -12,6 +12,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from vfioemu.migration.deadlines import DaemonSilent
 from vfioemu.uapi.constants import VFIO_DEVICE_STATE_STOP, VFIO_DEVICE_STATE_STOP_COPY
 
 CHUNK: Final = 1 << 20
@@ -52,6 +53,7 @@ async def read_twice(device: Readable, sent: int) -> Echo:
 
     Raises:
         Unreadable: it cannot be read again, or not twice the same.
+        DaemonSilent: there was no answer.
     """
     first = await read(device, sent)
     second = await read(device, sent)
@@ -65,12 +67,15 @@ async def read(device: Readable, expected: int) -> Echo:
 
     Raises:
         Unreadable: an errno, or it goes on much longer than expected.
+        DaemonSilent: there was no answer.
     """
     try:
         await device.set_state(VFIO_DEVICE_STATE_STOP)
         await device.set_state(VFIO_DEVICE_STATE_STOP_COPY)
         echo = await _read_all(device, 2 * expected + SLACK)
         await device.set_state(VFIO_DEVICE_STATE_STOP)
+    except DaemonSilent:
+        raise  # that says nothing of the device
     except OSError as error:
         raise Unreadable(f"its state cannot be read again: {error.strerror or error}") from error
     return echo

@@ -21,7 +21,7 @@ from typing import Final, TypeVar
 import trio
 
 from vfioemu import client
-from vfioemu.migration.deadlines import asked
+from vfioemu.migration.deadlines import DaemonSilent, asked
 from vfioemu.migration.messages import DeviceView
 from vfioemu.migration.verify import config_masks as masks
 from vfioemu.migration.verify.mapped import digest_areas
@@ -63,7 +63,7 @@ class Views:
         self._shape = None
 
     async def read(self) -> list[DeviceView]:
-        """Read all of them; what cannot be read says why."""
+        """Read all of them; what cannot be read says why. DaemonSilent if there is no answer."""
         if self._shape is None:
             await self.prepare()
         views = [self._shape] if self._shape is not None else []
@@ -71,6 +71,8 @@ class Views:
         if _CONFIG in self._regions:
             try:
                 config = await self._config_bytes()
+            except DaemonSilent:
+                raise
             except OSError as error:
                 views.append(_unread("config space", error))
             else:
@@ -87,6 +89,8 @@ class Views:
     async def _viewed(self, what: str, read: Callable[[], Awaitable[dict[str, str]]]) -> DeviceView:
         try:
             return DeviceView(what=what, values=await read())
+        except DaemonSilent:
+            raise  # that says nothing of the device
         except OSError as error:
             return _unread(what, error)
 
