@@ -20,6 +20,7 @@ from vfioemu.printable import Lines
 from vfioemu.world import refusal
 
 COMMANDS: Final = {
+    "chaos": "Let migrations go wrong in every way, and look what comes of it.",
     "conformance": "Hold our answers against a real kernel's.",
     "device": "Have a device report an error, or ask for itself.",
     "devices": "List the device models, or the options of one.",

@@ -41,6 +41,8 @@ class Disk:
     Attributes:
         writes: how many there were since `fault` was set.
         fault: (n, what): what happens at the n-th write from now on, from 0.
+        synced: a write survives a crash of the machine when it returns.
+        full: nothing can be written.
     """
 
     def __init__(self) -> None:
@@ -48,6 +50,7 @@ class Disk:
         self.writes = 0
         self.fault: tuple[int, Fault] | None = None
         self.synced = True
+        self.full = False
 
     def seen_by(self, process: str) -> "View":
         """Return the directory as a process has it open."""
@@ -74,6 +77,8 @@ class View:
 
     def create(self, name: str) -> "Open":
         """Make a file and lock it."""
+        if self._disk.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
         if name in self._disk.files:
             raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), name)
         self._disk.files[name] = _Content(owner=self._process)
@@ -112,6 +117,8 @@ class Open:
     def append(self, data: bytes) -> None:
         """Write at its end, or do what the fault says."""
         disk = self._disk
+        if disk.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         number, disk.writes = disk.writes, disk.writes + 1
         fault = disk.fault[1] if disk.fault is not None and disk.fault[0] == number else None
         if fault in (Fault.NOTHING_AND_DEATH, Fault.NOTHING_AND_ERROR):
