@@ -318,16 +318,16 @@ async def cancelled(told, base):
 @ending(Reason.MISMATCH)
 async def mismatch(told, base):
     async with fake_guest(running=True, npages=NPAGES) as guest, shell() as address:
-        before = guest.ram[0].pending.take
+        block = guest.ram[0]
+        unset = block.sums.unset
 
-        def take(*args):
-            """The first page is never sent."""
-            return [
-                (first + 1, length - 1) if not first else (first, length) for first, length in before(*args)
-            ]
+        def changed():
+            """Just before the comparison, a page is written without a mark and summed again."""
+            block.view[:5] = b"there"
+            block.sums.take(block, [(0, 1)])
+            return unset()
 
-        guest.ram[0].view[:5] = b"there"
-        guest.ram[0].pending.take = take
+        block.sums.unset = changed
         await Source(guest, address, FAST, tell=told, patience=QUICK).migrate()
 
 

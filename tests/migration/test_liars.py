@@ -305,8 +305,9 @@ async def test_write_without_a_mark_is_found(model, options, verify, eventfd):
             await write(file, REGISTERS, TARGET, HIDDEN.to_bytes(8, "little"))
             await write(file, REGISTERS, RUN, b"\x01")
         result = await it.migrate(SLOW, verify=verify)
-        expected = (5, Reason.MISMATCH) if verify else (0, None)
-        assert (result.code, result.finish.reason) == expected, result.finish
+        if not verify and result.code == 0:
+            return  # it may go unnoticed; a write between the checksum of a page and its way out does not
+        assert (result.code, result.finish.reason) == (5, Reason.MISMATCH), result.finish
         if verify:
             assert result.finish.detail.startswith(f"{result.checked.mismatched_pages} of 2048 pages differ")
             assert "hide" in options or result.checked.mismatched_pages == 1
@@ -349,7 +350,7 @@ FLIPS = [
     (FrameType.DEVICE, True, 3, Reason.STREAM_CORRUPT),
     (FrameType.DEVICE, False, 3, Reason.STREAM_CORRUPT),
     (FrameType.RAM, True, 5, Reason.MISMATCH),
-    (FrameType.RAM, False, 0, None),
+    (FrameType.RAM, False, 5, Reason.MISMATCH),
 ]
 
 

@@ -37,6 +37,16 @@ def test_block_and_view_have_the_same_sums_and_the_same_differences(block):
     other.close()
 
 
+def test_tuples_may_be_in_any_order_and_overlap(block):
+    one, other = PageSums(N), PageSums(N)
+    one.take(block, [(7, 3), (2, 1), (5, 3), (6, 1), (9, 4)])
+    other.take(block, [(2, 1), (5, 8)])
+    assert one.packed(0, 20) == other.packed(0, 20)
+    assert one.unset() == N - 9
+    one.close()
+    other.close()
+
+
 def kib(name):
     return int(Path("/proc/self/smaps_rollup").read_text().split(f"\n{name}:")[1].split()[0])
 

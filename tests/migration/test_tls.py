@@ -23,6 +23,7 @@ from vfioemu.migration.source import Source
 from vfioemu.migration.stream import StreamError
 from vfioemu.migration.tls import RECORD, TlsFiles
 from vfioemu.migration.transport import THREADED, Channel
+from vfioemu.native.runs import Runs
 from vfioemu.printable import printable
 
 HERE = ("localhost", "127.0.0.1", "::1")
@@ -105,7 +106,7 @@ async def test_pages_arrive_where_they_belong_in_worker_threads(step, ours):
         await b.greet()
         for _ in range(2):
             await receive_pages(b, destination)
-        await b.send_pages(0, destination, [(0, 2000)])
+        await b.send_pages(0, destination, Runs.of([(0, 2000)]))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(echo)
@@ -113,7 +114,7 @@ async def test_pages_arrive_where_they_belong_in_worker_threads(step, ours):
         await a.greeted()
         nursery.start_soon(receive_pages, a, back := Block(2000))
         for _ in range(2):
-            await a.send_pages(0, source, runs)
+            await a.send_pages(0, source, Runs.of(runs))
     sent = {page for first, length in runs for page in range(first, first + length)}
     for page in range(2000):
         here = slice(page * PAGE, (page + 1) * PAGE)
@@ -131,7 +132,7 @@ async def test_pages_that_change_while_they_are_sent_do_not_end_the_connection(o
         b = Channel((await listener.accept())[0])
     async with trio.open_nursery() as nursery:
         await greet(a, b)
-        nursery.start_soon(a.send_pages, 0, block, [(0, 4096)])
+        nursery.start_soon(a.send_pages, 0, block, Runs.of([(0, 4096)]))
         for value in range(5):
             await trio.sleep(0.01)  # it is stuck by now, or soon: nobody reads
             block.view[:] = bytes([value]) * len(block.view)
@@ -147,10 +148,10 @@ async def test_cancelled_send_is_the_last_one(ours):
         b = Channel((await listener.accept())[0])
     await greet(a, b)
     with trio.move_on_after(0.05) as scope:
-        await a.send_pages(0, block, [(0, 4096)])
+        await a.send_pages(0, block, Runs.of([(0, 4096)]))
     assert scope.cancelled_caught
     with pytest.raises(StreamError, match="half sent"):
-        await a.send_pages(0, block, [(0, 1)])
+        await a.send_pages(0, block, Runs.of([(0, 1)]))
     for channel in (a, b):
         channel.close()
 

@@ -15,7 +15,9 @@ from vfioemu.migration import stream
 from vfioemu.migration.address import Address, AddressError, Listener
 from vfioemu.migration.plan import PAGE, Reason
 from vfioemu.migration.stream import FrameType, StreamError
+from vfioemu.migration.sums import PageSums
 from vfioemu.migration.transport import THREADED, Channel
+from vfioemu.native.runs import Runs
 
 
 class Block:
@@ -44,9 +46,12 @@ async def pair():
 async def receive_pages(channel, block):
     header, body = await channel.receive()
     _, runs = stream.unpack_runs(body, [len(block.view) // PAGE])
-    views = [block.view[first * PAGE : (first + length) * PAGE] for first, length in runs]
-    assert sum(map(len, views)) == header.bulk
-    await channel.receive_bulk(views)
+    assert runs.pages() * PAGE == header.bulk
+    sums = PageSums(len(block.view) // PAGE)
+    await channel.receive_pages(block, runs, sums)
+    right = PageSums(sums.npages)
+    right.take(block.view, runs)
+    assert sums.digests() == right.digests(), "each page is summed when it is whole"
 
 
 @pytest.mark.parametrize("family", ["unix", "tcp"])
@@ -63,7 +68,7 @@ async def test_pages_arrive_where_they_belong(pair, family, step):
     assert sum(length for _, length in runs) * PAGE > THREADED
     async with trio.open_nursery() as nursery:
         nursery.start_soon(receive_pages, b, destination)
-        sent = await a.send_pages(0, source, runs)
+        sent = await a.send_pages(0, source, Runs.of(runs))
     assert sent == a.sent == b.received
     sent_pages = {page for first, length in runs for page in range(first, first + length)}
     for page in range(2000):
@@ -100,7 +105,7 @@ async def test_peer_that_closes_is_lost(pair, npages):
     a, b = pair()
     b.close()
     with pytest.raises(StreamError) as error:
-        await a.send_pages(0, block, [(0, npages)])
+        await a.send_pages(0, block, Runs.of([(0, npages)]))
     assert error.value.reason is Reason.PEER_LOST
 
 
@@ -108,14 +113,14 @@ async def test_peer_that_reads_nothing_is_lost_after_the_idle_time(pair):
     block = Block(5000)
     a, _b = pair(idle=0.3)
     with pytest.raises(StreamError, match="nothing moved"):
-        await a.send_pages(0, block, [(0, 5000)])
+        await a.send_pages(0, block, Runs.of([(0, 5000)]))
 
 
 async def test_cancel_ends_a_stuck_send(pair):
     block = Block(5000)
     a, _b = pair()
     with trio.move_on_after(0.05) as scope:
-        await a.send_pages(0, block, [(0, 5000)])
+        await a.send_pages(0, block, Runs.of([(0, 5000)]))
     assert scope.cancelled_caught
 
 

@@ -25,8 +25,8 @@ from vfioemu.migration.loader import Loader
 from vfioemu.migration.messages import Checked, Fate, Handshake, Hello, Problem, Setup, Welcome
 from vfioemu.migration.narrator import Narrator
 from vfioemu.migration.plan import MAX_DEVICE_STATE, PAGE, OnMismatch, Reason
-from vfioemu.migration.stream import FrameType, Stage, StreamError
-from vfioemu.migration.transport import BEAT, IDLE, Channel, lost, silent
+from vfioemu.migration.stream import FrameType, Stage, StreamError, lost
+from vfioemu.migration.transport import BEAT, IDLE, Channel, silent
 
 GREETING: Final = 10.0
 """Seconds within which a connection has to say what it wants."""
@@ -324,18 +324,23 @@ class Destination:
             match header.type:
                 case FrameType.ROUND:
                     pass  # for those who read along
-                case FrameType.LEDGER:
-                    checked = await loader.compare(body)
+                case FrameType.LEDGER | FrameType.PAGE_SUMS:
+                    checked = (
+                        await loader.compare(body, devices=hello.verify)
+                        if header.type is FrameType.LEDGER
+                        else await loader.page_sums(body)
+                    )
                     if checked is None:
                         continue
-                    self.narrator.verified(checked, [])
+                    if hello.verify or checked.unproven:
+                        self.narrator.verified(checked, [])
                     if checked.unproven and hello.on_mismatch is OnMismatch.ABORT:
                         # The source gives up as well. That it cannot be started here does not depend on what it says.
                         self._handover.lost(hello.token)
                     await channel.send(FrameType.CHECKED, checked)
                 case FrameType.PREPARE:
                     self._same(hello, body)
-                    if hello.verify and checked is None:
+                    if checked is None:
                         raise stream.corrupt("PREPARE before the comparison")
                     await loader.finish()
                     if (refusal := self._handover.prepared(hello.token)) is not None:
@@ -345,6 +350,8 @@ class Destination:
                     self._same(hello, body)
                     await self._start(loader, channel, hello)
                     late = loader.early - (0 if checked is None else checked.early)
+                    if checked is not None and not hello.verify and not checked.unproven:
+                        checked = None  # nobody asked for it, and there is nothing to tell
                     return Arrival(guest, hello.token, checked, late=late)
                 case FrameType.ABORT:
                     raise _gave_up(body)

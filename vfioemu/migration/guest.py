@@ -294,6 +294,7 @@ class Guest:
         """Every page has to be sent."""
         for block in self.ram:
             block.pending.fill()
+            block.sums.clear()  # of an earlier migration
 
     async def start_tracking(self, target: Target) -> None:
         """Switch a tracker on."""

@@ -14,11 +14,13 @@ from vfioemu.migration.ledger import Written
 from vfioemu.migration.messages import Checked, Cpus, DeviceLedger, DeviceVerdict, Ledger
 from vfioemu.migration.narrator import Narrator
 from vfioemu.migration.plan import MAX_DEVICE_STATE, PAGE, OnMismatch, Reason
-from vfioemu.migration.stream import MAX_DETAIL, FrameType, Header, Run, StreamError, corrupt
+from vfioemu.migration.stream import MAX_DETAIL, FrameType, Header, StreamError, corrupt
+from vfioemu.migration.sums import chunks_of
 from vfioemu.migration.transport import Channel
 from vfioemu.migration.verify.devices import read_destination
 from vfioemu.migration.verify.pages import PageVerifier
 from vfioemu.migration.verify.result import compare
+from vfioemu.native.runs import Runs
 from vfioemu.printable import printable
 from vfioemu.uapi.constants import (
     VFIO_DEVICE_STATE_RESUMING,
@@ -61,6 +63,7 @@ class Loader:
         self._channel = channel
         self._narrator = narrator
         self._npages = [block.npages for block in guest.ram]
+        self._nchunks = [chunks_of(block.npages) for block in guest.ram]
         self._devices: Sequence[GuestDevice] = list(guest.devices.values())
         self._chunks = [0] * len(self._devices)
         self._bytes = [0] * len(self._devices)
@@ -91,7 +94,7 @@ class Loader:
                 await self._ram(header, body)
             case FrameType.ZERO:
                 index, runs = stream.unpack_runs(body, self._npages)
-                self._guest.ram[index].zero(runs)
+                await trio.to_thread.run_sync(self._zero, index, runs)
             case FrameType.DEVICE:
                 await self._device(header, body)
             case FrameType.CPUS:
@@ -103,8 +106,13 @@ class Loader:
             case _:
                 raise corrupt(f"{header.type.name} frame while loading")
 
-    async def compare(self, body: bytes) -> Checked | None:
-        """LEDGER: compare devices. With the last of them comes the end of the comparison, and what came of it."""
+    async def compare(self, body: bytes, *, devices: bool) -> Checked | None:
+        """LEDGER: compare devices. With the last of them comes the end of the comparison, and what came of it.
+
+        Args:
+            body: of the frame.
+            devices: all of them have to be there; else only what has come through the stream is compared.
+        """
         ledger = stream.decode(body, Ledger)
         for theirs in ledger.devices:
             index = len(self._verdicts)
@@ -113,9 +121,21 @@ class Loader:
             self._verdicts.append(compare(theirs, self._read[index]))
         if not ledger.last:
             return None
-        if len(self._verdicts) < len(self._devices):
+        if devices and len(self._verdicts) < len(self._devices):
             raise corrupt(f"no ledger of device {self._devices[len(self._verdicts)].name!r}")
         self._verifier.require_complete()
+        differ = self._verifier.differ()
+        if differ.chunks:
+            await self._channel.send(FrameType.DIFFER, differ)
+            return None
+        return await self._checked()
+
+    async def page_sums(self, body: bytes) -> Checked | None:
+        """PAGE_SUMS: find the pages of a chunk that differ; what came of the comparison, with the last chunk that was asked for."""
+        self._verifier.page_sums(*stream.unpack_sums(body, self._npages))
+        return None if self._verifier.asked else await self._checked()
+
+    async def _checked(self) -> Checked:
         early = await self._read_ledger()
         return Checked(
             early=self.early,
@@ -200,12 +220,15 @@ class Loader:
     async def _ram(self, header: Header, body: bytes) -> None:
         index, runs = stream.unpack_runs(body, self._npages)
         block = self._guest.ram[index]
-        if sum(length for _, length in runs) * PAGE != header.bulk:
-            raise corrupt(f"{header.bulk} raw bytes for {sum(length for _, length in runs)} pages")
-        _no_overlap(runs)
-        await self._channel.receive_bulk(
-            [block.view[first * PAGE : (first + length) * PAGE] for first, length in runs]
-        )
+        if runs.pages() * PAGE != header.bulk:
+            raise corrupt(f"{header.bulk} raw bytes for {runs.pages()} pages")
+        await self._channel.receive_pages(block, runs, block.sums)
+
+    def _zero(self, index: int, runs: Runs) -> None:
+        try:
+            self._guest.ram[index].zero(runs)
+        except OSError as error:
+            raise StreamError(Reason.DEVICE_ERROR, f"zero pages: {error.strerror}") from None
 
     async def _device(self, header: Header, body: bytes) -> None:
         chunk = stream.unpack_state(body)
@@ -241,8 +264,7 @@ class Loader:
 
     async def _sums(self, body: bytes) -> None:
         began = trio.current_time()
-        index, first, theirs = stream.unpack_sums(body, self._npages)
-        await trio.to_thread.run_sync(self._verifier.check, index, first, theirs)
+        self._verifier.digests(*stream.unpack_sums(body, self._nchunks))
         self._seconds += trio.current_time() - began
 
     async def _load(self) -> None:
@@ -267,12 +289,3 @@ def _failed(device: GuestDevice, what: str, error: OSError) -> StreamError:
     reason = Reason.DAEMON_SILENT if isinstance(error, DaemonSilent) else Reason.DEVICE_ERROR
     detail = f"{device.name}: {what}: {error.strerror or error}"
     return StreamError(reason, detail, error.errno, FailedCall.of(error, device.name))
-
-
-def _no_overlap(runs: Sequence[Run]) -> None:
-    """Refuse a frame that names a page twice: it would be received in an order that nobody promised."""
-    end = 0
-    for first, length in runs:
-        if first < end:
-            raise corrupt(f"page {first} twice or out of order in one frame")
-        end = first + length

@@ -14,6 +14,8 @@ MAX_PAGES: Final = 1 << 36
 MAX_BLOCKS: Final = 64
 MAX_DEVICES: Final = 256
 MAX_CPUS: Final = 1024
+MAX_CHUNKS: Final = 4096
+"""In one DIFFER frame: those of 64 GiB."""
 
 Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=200)]
 Text: TypeAlias = Annotated[str, Meta(max_length=4000)]
@@ -162,6 +164,18 @@ class Welcome(Message, frozen=True, kw_only=True):
     """The destination understands HELLO."""
 
     version: Annotated[str, Meta(max_length=100)]
+
+
+class Differ(Message, frozen=True, kw_only=True):
+    """Which chunks of pages have another digest at the destination.
+
+    Attributes:
+        chunks: (block, number of the chunk), ascending; the source sends the sums of their pages.
+        more: how many other chunks differ. Their pages are not told apart, and all count as different.
+    """
+
+    chunks: Annotated[list[tuple[Count, Count]], Meta(max_length=MAX_CHUNKS)]
+    more: Count = 0
 
 
 class PageMismatch(Message, frozen=True, kw_only=True):

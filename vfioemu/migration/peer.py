@@ -13,9 +13,10 @@ from vfioemu.migration.journal import Standing
 from vfioemu.migration.messages import Fate, Handshake, Message, Problem
 from vfioemu.migration.plan import PAGE, Reason
 from vfioemu.migration.ram import RamBlock
-from vfioemu.migration.stream import FrameType, Run, StreamError
+from vfioemu.migration.stream import FrameType, StreamError
 from vfioemu.migration.transport import BEAT, IDLE, Channel, silent
 from vfioemu.migration.wire import Wire
+from vfioemu.native.runs import Runs
 from vfioemu.printable import printable
 
 _RETRY: Final = 0.05
@@ -82,7 +83,7 @@ class Peer:
         """Send a small frame."""
         await self._need().send(kind, body, [memoryview(bulk)] if bulk else ())
 
-    async def send_pages(self, index: int, block: RamBlock, runs: list[Run]) -> None:
+    async def send_pages(self, index: int, block: RamBlock, runs: Runs) -> None:
         """Send pages, and which ones they are."""
         await self._need().send_pages(index, block, runs)
 

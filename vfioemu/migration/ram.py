@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Guest RAM: what is in it, which pages of it still have to be sent, and what their checksums are."""
+"""Guest RAM: what is in it, and which pages of it still have to be sent."""
 
-import errno
-import os
 import random
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Protocol
 
@@ -13,12 +10,12 @@ from vfioemu.migration.plan import PAGE
 from vfioemu.migration.stream import Run
 from vfioemu.migration.sums import PageSums
 from vfioemu.native.bitmap import DirtyBitmap
-from vfioemu.native.pages import page_sums, zero_runs
+from vfioemu.native.move import punch
+from vfioemu.native.runs import RunQueue, Runs
+from vfioemu.native.sums import Sorting
 
-ZERO_PAGE: Final = bytes(PAGE)
-_SHORT: Final = 16
-"""Up to so many pages a comparison in Python costs less than a call of the C kernel."""
-_ZEROES: Final = bytes(1 << 20)
+_QUEUED: Final = 1 << 14
+"""Runs that a page map takes from its bitmap at once."""
 
 
 class SharedMemory(Protocol):
@@ -46,16 +43,14 @@ class PageMap:
     def __init__(self, npages: int) -> None:
         self.npages = npages
         self._bits = DirtyBitmap(npages)
-        self._queue: deque[Run] = deque()
-        self._queued = 0
+        self._queue = RunQueue(_QUEUED)
 
     def __len__(self) -> int:
-        return self._queued + self._bits.count()
+        return self._queue.pages + self._bits.count()
 
     def fill(self) -> None:
         """All pages: the bulk round."""
         self._queue.clear()
-        self._queued = 0
         self._bits.fill()
 
     def merge(self, data: bytes | bytearray | memoryview) -> int:
@@ -71,21 +66,18 @@ class PageMap:
         self.fill()
         return self.npages - before
 
-    def take(self, npages: int, max_runs: int) -> list[Run]:
+    def take(self, npages: int, max_runs: int) -> Runs:
         """Up to `npages` pages in up to `max_runs` runs, which are clean from now on: read them after this call."""
-        if not self._queue:
-            self._queue.extend(self._bits.take_runs())
-            self._queued = sum(length for _, length in self._queue)
-        taken: list[Run] = []
-        while self._queue and npages and len(taken) < max_runs:
-            first, length = self._queue.popleft()
-            if length > npages:
-                self._queue.appendleft((first + npages, length - npages))
-                length = npages
-            taken.append((first, length))
-            npages -= length
-            self._queued -= length
-        return taken
+        if not self._queue.pages:
+            self._queue.refill(self._bits)
+        return self._queue.take(npages, max_runs)
+
+    def put_back(self, sorting: Sorting) -> None:
+        """Make dirty again what was taken, and is not sorted."""
+        sorting.put_back(self._bits)
+
+    def _unqueue(self) -> None:
+        self._queue.put_back(self._bits)
 
     def marked(self) -> bytearray:
         """Return a bitmap, in whole words, of the pages that have to be sent."""
@@ -97,12 +89,6 @@ class PageMap:
     def close(self) -> None:
         """Give up its memory."""
         self._bits.close()
-
-    def _unqueue(self) -> None:
-        for first, length in self._queue:
-            self._bits.mark_range(first, length)
-        self._queue.clear()
-        self._queued = 0
 
 
 class RamBlock:
@@ -175,22 +161,15 @@ class RamBlock:
         self.log.harvest(out)
         return self.pending.merge(out)
 
-    def zero(self, runs: Iterable[Run]) -> None:
-        """Make pages zero. Holes of the memfd are it already, and stay holes: an idle guest's RAM costs nothing here."""
-        for first, length in runs:
-            at, end = first * PAGE, (first + length) * PAGE
-            while at < end:
-                try:
-                    at = os.lseek(self.fd, at, os.SEEK_DATA)
-                except OSError as error:
-                    if error.errno != errno.ENXIO:
-                        raise
-                    break  # nothing but a hole from here on
-                until = min(os.lseek(self.fd, at, os.SEEK_HOLE), end)
-                while at < until:
-                    count = min(until - at, len(_ZEROES))
-                    self.memory.view[at : at + count] = _ZEROES[:count]
-                    at += count
+    def zero(self, runs: Runs | Iterable[Run]) -> None:
+        """Make pages zero: holes of the memfd, so that a guest that does little costs little here.
+
+        Raises:
+            OSError: from fallocate(2).
+        """
+        runs = Runs.of(runs)
+        self.sums.zero(runs)
+        punch(self.fd, runs)
 
     def close(self) -> None:
         """Give up the bitmaps and the sums."""
@@ -200,34 +179,6 @@ class RamBlock:
         if self.ledger is not None:
             self.ledger.close()
             self.ledger = None
-
-
-def split_zero(view: memoryview, runs: Iterable[Run]) -> tuple[list[Run], list[Run]]:
-    """Sort runs of pages into those with contents and those that are all zero."""
-    full: list[Run] = []
-    zero: list[Run] = []
-    for first, length in runs:
-        done = first
-        for page, count in _zero_runs(view, first, length):
-            if page > done:
-                full.append((done, page - done))
-            zero.append((page, count))
-            done = page + count
-        if done < first + length:
-            full.append((done, first + length - done))
-    return full, zero
-
-
-def _zero_runs(view: memoryview, first: int, length: int) -> list[Run]:
-    if length >= _SHORT:
-        return zero_runs(view, first, length)
-    pages = range(first, first + length)
-    return [(page, 1) for page in pages if view[page * PAGE : (page + 1) * PAGE].tobytes() == ZERO_PAGE]
-
-
-def sums(view: memoryview, first: int, count: int) -> bytes:
-    """Compute a checksum of SUM_SIZE bytes for each page: it finds what was lost, it does not defend against malice."""
-    return page_sums(view, first, count).tobytes()
 
 
 _TEXT: Final = (

@@ -40,24 +40,23 @@ from vfioemu.migration.messages import (
     RoundMark,
 )
 from vfioemu.migration.narrator import Narrator
+from vfioemu.migration.pages import send_pages
 from vfioemu.migration.peer import Peer, query, said
 from vfioemu.migration.plan import PAGE, Limits, Reason, Tracker
 from vfioemu.migration.policies.policy import MakePolicy
 from vfioemu.migration.policies.precopy_limits import PrecopyLimits
-from vfioemu.migration.ram import split_zero, sums
 from vfioemu.migration.records import Record
 from vfioemu.migration.result import Patience, Result, exit_code
 from vfioemu.migration.stream import MAX_DETAIL, FrameType, StreamError
 from vfioemu.migration.verify.devices import read_source
 from vfioemu.migration.verify.estimates import Estimates
-from vfioemu.migration.verify.pages import Lost, name_lost_writes
+from vfioemu.migration.verify.pages import Lost, name_lost_writes, send_page_sums, send_sums
 from vfioemu.migration.verify.result import check_answer, explain
 from vfioemu.migration.words import in_words
 from vfioemu.uapi.constants import VFIO_DEVICE_STATE_STOP
 
 SLICE: Final = 0.05
 """Seconds after which a slice of RAM ends even if its bytes are not used up (QEMU's MAX_WAIT)."""
-SUMS_PER_FRAME: Final = 4096
 STATE_CHUNK: Final = stream.MAX_STATE
 LATE: Final = 0.5
 """Seconds after the end of --timeout in which what is being sent may be finished."""
@@ -387,29 +386,9 @@ class Source:
 
     async def _send_ram(self, limit: int, *, final: bool) -> Event:
         deadline = float("inf") if final else trio.current_time() + SLICE
-        left = max(1, limit // PAGE) if limit else self.guest.pages
-        busy = 0.0
-        for index, block in enumerate(self.guest.ram):
-            while left > 0 and trio.current_time() < deadline:
-                runs = block.pending.take(min(left, self._peer.most_pages), stream.MAX_RUNS)
-                if not runs:
-                    break
-                left -= sum(length for _, length in runs)
-                began = trio.current_time()
-                full, zero = split_zero(block.view, runs)
-                npages = sum(length for _, length in full)
-                # Of the time to look at pages, those that are sent have their share.
-                busy += (trio.current_time() - began) * npages / sum(length for _, length in runs)
-                for first in range(0, len(zero), stream.MAX_RUNS):
-                    part = zero[first : first + stream.MAX_RUNS]
-                    self._zero_pages += sum(length for _, length in part)
-                    await self._peer.send(FrameType.ZERO, stream.pack_runs(index, part))
-                began = trio.current_time()
-                for first in range(0, len(full), stream.MAX_RUNS):
-                    part = full[first : first + stream.MAX_RUNS]
-                    await self._peer.send_pages(index, block, part)
-                busy += trio.current_time() - began
-        return do.RamSent(trio.current_time(), self._newly_sent(), self.guest.pages, busy)
+        done = await send_pages(self.guest.ram, self._peer, max(1, limit // PAGE) if limit else 0, deadline)
+        self._zero_pages += done.zero_pages
+        return do.RamSent(trio.current_time(), self._newly_sent(), self.guest.pages, done.seconds)
 
     async def _send_device(self, name: str, limit: int, *, final: bool) -> Event:
         device = self.guest.devices[name]
@@ -499,22 +478,25 @@ class Source:
         }
 
     async def _send_sums(self) -> Event:
-        for index, block in enumerate(self.guest.ram):
-            await trio.to_thread.run_sync(block.sums.take, block, [(0, block.npages)])
-            for first in range(0, block.npages, SUMS_PER_FRAME):
-                count = min(SUMS_PER_FRAME, block.npages - first)
-                packed = await trio.to_thread.run_sync(sums, block.view, first, count)
-                await self._peer.send(FrameType.SUMS, stream.pack_sums(index, first, packed))
+        if self._verify and self._ledger.not_compared:
+            # Without a ledger nobody knows which pages were written: each is summed as it is now.
+            for block in self.guest.ram:
+                await trio.to_thread.run_sync(block.sums.take, block, [(0, block.npages)])
+        await send_sums(self.guest.ram, self._peer)
         ledgers = self._ledgers
         for ledger in ledgers[:-1]:
             await self._peer.send(FrameType.LEDGER, Ledger(devices=[ledger], last=False))
         await self._peer.send(FrameType.LEDGER, Ledger(devices=ledgers[-1:]))
-        _, body = await self._peer.expect(FrameType.CHECKED, patience=float("inf"))
+        kind, body = await self._peer.expect(FrameType.CHECKED, FrameType.DIFFER, patience=float("inf"))
+        if kind is FrameType.DIFFER:
+            await send_page_sums(self.guest.ram, self._peer, body)
+            _, body = await self._peer.expect(FrameType.CHECKED, patience=float("inf"))
         checked = stream.decode(body, Checked)
         check_answer(checked, ledgers, self.guest.size // PAGE)
-        self._checked = checked
         self._lost = name_lost_writes(self.guest.ram, checked.mismatches, await self._writers())
-        self.narrator.verified(checked, self._lost)
+        if self._verify or checked.unproven:
+            self._checked = checked
+            self.narrator.verified(checked, self._lost)
         reason, detail = explain(checked)
         return do.Checked(trio.current_time(), checked.unproven, reason, detail)
 

@@ -23,6 +23,7 @@ pages: u64 first page, u64 number of pages.
 
 import struct
 import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, TypeAlias, TypeVar
@@ -32,10 +33,12 @@ import msgspec
 from vfioemu.migration.failedcall import FailedCall
 from vfioemu.migration.messages import Message
 from vfioemu.migration.plan import Reason
+from vfioemu.native.runs import RUN_SIZE, Runs
+from vfioemu.native.sums import SUM_SIZE
 from vfioemu.printable import printable
 
 MAGIC: Final = b"VFEM"
-MAJOR: Final = 1
+MAJOR: Final = 2
 MINOR: Final = 0
 MUST: Final = 0
 """Features that a peer has to know; there is none yet."""
@@ -52,12 +55,10 @@ MAX_RAM: Final = 64 << 20
 MAX_STATE: Final = 1 << 20
 """Bytes of device state in one frame."""
 MAX_SUMS: Final = 1 << 16
-"""Pages in one SUMS frame."""
-SUM_SIZE: Final = 8
+"""Sums in one SUMS or PAGE_SUMS frame."""
 MAX_DETAIL: Final = 1000
 """Characters of a reason in words."""
 
-_RUN: Final = struct.Struct("<QQ")
 _TABLE: Final = struct.Struct("<II")
 _SUMS: Final = struct.Struct("<IIQ")
 _STATE: Final = struct.Struct("<IIII")
@@ -92,6 +93,11 @@ def corrupt(detail: str) -> StreamError:
     return StreamError(Reason.STREAM_CORRUPT, detail)
 
 
+def lost(error: OSError | str) -> StreamError:
+    """Make the error for a connection that is of no use any more."""
+    return StreamError(Reason.PEER_LOST, error if isinstance(error, str) else f"connection: {error.strerror}")
+
+
 class FrameType(IntEnum):
     """Frames from the source are below 32, frames from the destination from 32 on, frames from both from 64 on."""
 
@@ -109,6 +115,7 @@ class FrameType(IntEnum):
     ABORT = 12
     QUERY = 13
     RELEASED = 14
+    PAGE_SUMS = 15
     WELCOME = 32
     ACCEPTED = 33
     READY = 34
@@ -116,14 +123,16 @@ class FrameType(IntEnum):
     REFUSED = 36
     PROBLEM = 37
     CHECKED = 38
+    DIFFER = 39
     ALIVE = 64
     """From either side, whenever it has nothing to say: who is idle is not silent. It has no body."""
 
 
 _BODY_LIMIT: Final = {
-    FrameType.RAM: _TABLE.size + MAX_RUNS * _RUN.size,
-    FrameType.ZERO: _TABLE.size + MAX_RUNS * _RUN.size,
+    FrameType.RAM: _TABLE.size + MAX_RUNS * RUN_SIZE,
+    FrameType.ZERO: _TABLE.size + MAX_RUNS * RUN_SIZE,
     FrameType.SUMS: _SUMS.size + MAX_SUMS * SUM_SIZE,
+    FrameType.PAGE_SUMS: _SUMS.size + MAX_SUMS * SUM_SIZE,
     FrameType.DEVICE: _STATE.size,
     FrameType.ALIVE: 0,
 }
@@ -207,14 +216,14 @@ Run: TypeAlias = tuple[int, int]
 """First page and number of pages."""
 
 
-def pack_runs(block: int, runs: list[Run]) -> bytes:
+def pack_runs(block: int, runs: Runs | Iterable[Run]) -> bytes:
     """Pack the body of a RAM or ZERO frame."""
-    flat = [number for run in runs for number in run]
-    return _TABLE.pack(block, len(runs)) + struct.pack(f"<{len(flat)}Q", *flat)
+    runs = Runs.of(runs)
+    return _TABLE.pack(block, len(runs)) + runs.data
 
 
-def unpack_runs(body: bytes, npages: list[int]) -> tuple[int, list[Run]]:
-    """Block and runs of a RAM or ZERO frame, all of them inside the block.
+def unpack_runs(body: bytes, npages: Sequence[int]) -> tuple[int, Runs]:
+    """Block and runs of a RAM or ZERO frame, ascending, all of them inside the block.
 
     Args:
         body: the body.
@@ -225,29 +234,33 @@ def unpack_runs(body: bytes, npages: list[int]) -> tuple[int, list[Run]]:
     block, count = _TABLE.unpack_from(body)
     if block >= len(npages):
         raise corrupt(f"block {block} of {len(npages)}")
-    if len(body) != _TABLE.size + count * _RUN.size:
+    if len(body) != _TABLE.size + count * RUN_SIZE:
         raise corrupt(f"{count} runs do not take {len(body)} bytes")
-    numbers = struct.unpack_from(f"<{2 * count}Q", body, _TABLE.size)
-    runs = list(zip(numbers[::2], numbers[1::2], strict=True))
-    limit = npages[block]
-    for first, length in runs:
-        if not length or first >= limit or length > limit - first:
-            raise corrupt(f"pages {first}+{length} are outside block {block} of {limit} pages")
+    runs = Runs(memoryview(body)[_TABLE.size :])
+    try:
+        runs.pages(npages[block])
+    except ValueError as error:
+        raise corrupt(f"block {block}: {error}") from None
     return block, runs
 
 
 def pack_sums(block: int, first: int, sums: bytes) -> bytes:
-    """Pack the body of a SUMS frame: one checksum of SUM_SIZE bytes for each page from `first` on."""
+    """Pack the body of a SUMS or PAGE_SUMS frame: SUM_SIZE bytes for each chunk, or page, from `first` on."""
     return _SUMS.pack(block, len(sums) // SUM_SIZE, first) + sums
 
 
-def unpack_sums(body: bytes, npages: list[int]) -> tuple[int, int, memoryview]:
-    """Block, first page and checksums of a SUMS frame."""
+def unpack_sums(body: bytes, counts: Sequence[int]) -> tuple[int, int, memoryview]:
+    """Block, first chunk or page, and sums of a SUMS or PAGE_SUMS frame.
+
+    Args:
+        body: the body.
+        counts: how many chunks, or pages, each block has.
+    """
     if len(body) < _SUMS.size:
         raise corrupt("a table of checksums is cut off")
     block, count, first = _SUMS.unpack_from(body)
-    if block >= len(npages) or not count or first >= npages[block] or count > npages[block] - first:
-        raise corrupt(f"checksums of pages {first}+{count} of block {block}")
+    if block >= len(counts) or not count or first >= counts[block] or count > counts[block] - first:
+        raise corrupt(f"checksums {first}+{count} of block {block}")
     if len(body) != _SUMS.size + count * SUM_SIZE:
         raise corrupt(f"{count} checksums do not take {len(body)} bytes")
     return block, first, memoryview(body)[_SUMS.size :]
@@ -321,6 +334,7 @@ NEXT: Final[dict[Stage, dict[FrameType, Stage]]] = {
     Stage.LOADING: _LOAD,
     Stage.VERIFYING: {
         FrameType.SUMS: Stage.VERIFYING,
+        FrameType.PAGE_SUMS: Stage.VERIFYING,
         FrameType.LEDGER: Stage.VERIFYING,
         FrameType.PREPARE: Stage.READY,
         FrameType.ABORT: Stage.OVER,

@@ -19,6 +19,11 @@ CHUNK: Final = 4096
 """Pages of one digest: 8 GiB have 512."""
 
 
+def chunks_of(npages: int) -> int:
+    """Count the digests of so many pages."""
+    return (npages + CHUNK - 1) // CHUNK
+
+
 class Pages(Protocol):
     """A RAM block, as far as sums need it."""
 
@@ -39,14 +44,14 @@ class PageSums(SumTable):
 
         Args:
             memory: the block; or a view of all of it, holes of which are then read.
-            runs: ascending.
+            runs: an array of them ascends; tuples may be in any order, and overlap.
         """
         view, fd = _memory(memory)
-        self.sum(view, fd, Runs.of(runs))
+        self.sum(view, fd, _ascending(runs))
 
     def zero(self, runs: Runs | Iterable[Run]) -> None:
         """Note that these pages are zero, without a look at them."""
-        self.set_zero(Runs.of(runs))
+        self.set_zero(_ascending(runs))
 
     def differing(self, memory: Pages | memoryview) -> list[Run]:
         """Sum all of memory anew, but for its holes, and return the pages whose sum is not what is noted here."""
@@ -55,6 +60,19 @@ class PageSums(SumTable):
     def digests(self, chunk: int = CHUNK) -> bytes:
         """Return a digest of 8 bytes for each `chunk` pages; the last one may be of fewer."""
         return self.chunk_digests(chunk)
+
+
+def _ascending(runs: Runs | Iterable[Run]) -> Runs:
+    if isinstance(runs, Runs):
+        return runs
+    merged: list[Run] = []
+    for first, length in sorted(runs):
+        if merged and first <= sum(merged[-1]):
+            before, _ = merged[-1]
+            merged[-1] = (before, max(sum(merged[-1]), first + length) - before)
+        else:
+            merged.append((first, length))
+    return Runs.of(merged)
 
 
 def _memory(memory: Pages | memoryview) -> tuple[memoryview, int]:

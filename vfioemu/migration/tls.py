@@ -129,8 +129,6 @@ class TlsWire:
         name: that the peer's certificate has to be for; None if OpenSSL looks at that, or nobody.
     """
 
-    takes_files: Final = False
-
     def __init__(self, sock: ssl.SSLSocket, name: str | None) -> None:
         self.proven = False
         self.established = False
@@ -183,10 +181,6 @@ class TlsWire:
             raise
         self._owed = b""
         return count
-
-    def send_file(self, fd: int, offset: int, length: int) -> int:
-        """Never called: what is encrypted passes through this process."""
-        raise NotImplementedError(f"{length} bytes of fd {fd} at {offset}")
 
     def receive(self, views: Sequence[memoryview]) -> int:
         """Receive what there is, up to AT_ONCE."""

@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Moving frames over a connected socket, and pages without a copy in Python.
 
-Control frames are small and go through trio. The pages of a RAM frame go from the memfd into the socket by sendfile(),
-or gathered by sendmsg() where runs are short, and from the socket straight into the destination's memfd by
-recvmsg_into(); with TLS (tls.py) they pass through this process. Bulk of more than `THREADED` bytes is moved in a worker thread that polls the socket itself: an epoll
-round through trio for each socket buffer would cost more than the copy. The thread looks up ten times a second, so
-that a cancel is never more than that away.
+Control frames are small and go through trio. The pages of a RAM frame go between socket and memory in one call of C for all of
+their runs (push.py); with TLS (tls.py) they pass through this process. Bulk of more than `THREADED` bytes is moved in a worker
+thread that polls the socket itself: an epoll round through trio for each socket buffer would cost more than the copy. The thread
+looks up ten times a second, so that a cancel is never more than that away.
 
-sendfile() hands the socket references to pages, not copies. A page that the guest writes before the peer has read it
-arrives torn or newer; in pre-copy it is dirty again, and in stop-copy nothing writes.
+A page that the guest writes while it is sent arrives torn or newer; in pre-copy it is dirty again, and in stop-copy nothing writes.
 
 What breaks raises StreamError with PEER_LOST, who falls silent PEER_SILENT. An idle side sends ALIVE frames, so that silence is
 not mistaken for patience, nor patience for silence.
@@ -16,22 +14,22 @@ not mistaken for patience, nor patience for silence.
 
 import select
 import socket
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol
 
 import trio
 
 from vfioemu.migration import greeting, stream
 from vfioemu.migration.messages import Message
 from vfioemu.migration.plan import PAGE, Reason
-from vfioemu.migration.stream import FrameType, Header, Run, StreamError
+from vfioemu.migration.push import PagePull, PagePush, Pull, Push, pull_pages, push_pages
+from vfioemu.migration.stream import FrameType, Header, StreamError, lost
 from vfioemu.migration.wire import PlainWire, Wire
+from vfioemu.native.runs import Runs
+from vfioemu.native.sums import NO_FILE, SumTable
 
 THREADED: Final = 1 << 19
-SENDFILE: Final = 64 << 10
-"""Runs from this size on are sent by sendfile()."""
 POLL_MS: Final = 100
 IDLE: Final = 10.0
 """Seconds of silence after which the peer counts as lost, if the user has not said it (--peer-timeout)."""
@@ -51,96 +49,9 @@ class Pages(Protocol):
         """Its memfd."""
 
 
-def lost(error: OSError | str) -> StreamError:
-    """Make the error for a connection that is of no use any more."""
-    return StreamError(Reason.PEER_LOST, error if isinstance(error, str) else f"connection: {error.strerror}")
-
-
 def silent(detail: str) -> StreamError:
     """Make the error for a peer that is there, for all that is known, and does nothing."""
     return StreamError(Reason.PEER_SILENT, detail)
-
-
-FilePart: TypeAlias = tuple[int, int, int]
-"""A memfd, an offset, a length."""
-
-
-class _Push:
-    """Bytes on their way into a wire."""
-
-    def __init__(self, parts: Sequence[FilePart | list[memoryview]]) -> None:
-        self._parts = deque(parts)
-        self.moved = 0
-        self.events = select.POLLOUT
-
-    def step(self, wire: Wire) -> bool:
-        """Push until the wire is full; True when all is in it."""
-        while self._parts:
-            part = self._parts[0]
-            try:
-                if isinstance(part, tuple):
-                    fd, offset, length = part
-                    count = wire.send_file(fd, offset, length)
-                    self._parts[0] = (fd, offset + count, length - count)
-                    finished = count == length
-                else:
-                    count = wire.send(part)
-                    finished = _consume(part, count)
-            except BlockingIOError:
-                return False
-            if count == 0:
-                raise lost("nothing more can be sent")
-            self.moved += count
-            if finished:
-                self._parts.popleft()
-        return True
-
-    def drop(self) -> None:
-        """Forget what was not moved."""
-        for part in self._parts:
-            if isinstance(part, list):
-                part.clear()
-        self._parts.clear()
-
-
-class _Pull:
-    """Bytes on their way from a wire into memory."""
-
-    def __init__(self, views: list[memoryview]) -> None:
-        self._views = views
-        self.moved = 0
-        self.events = select.POLLIN
-
-    def step(self, wire: Wire) -> bool:
-        """Take what there is; True when all has come."""
-        while self._views:
-            try:
-                count = wire.receive(self._views)
-            except BlockingIOError:
-                return False
-            if count == 0:
-                raise lost("the peer closed the connection in the middle of a frame")
-            self.moved += count
-            _consume(self._views, count)
-        return True
-
-    def drop(self) -> None:
-        """Forget what has not come."""
-        self._views.clear()
-
-
-def _consume(views: list[memoryview], count: int) -> bool:
-    """Drop the first `count` bytes of a list of views; True when nothing is left."""
-    done = 0
-    for view in views:
-        if count < len(view):
-            break
-        count -= len(view)
-        done += 1
-    del views[:done]
-    if count:
-        views[0] = views[0][count:]
-    return not views
 
 
 class Channel:
@@ -234,27 +145,17 @@ class Channel:
         size = sum(map(len, bulk))
         async with self._turn:
             head = stream.frame(type, self._out, body, size)
-            await self._frame(_Push([[memoryview(head), *bulk]]), size)
+            await self._frame(Push([memoryview(head), *bulk]), size)
 
-    async def send_pages(self, block: int, pages: Pages, runs: Sequence[Run]) -> int:
+    async def send_pages(self, block: int, pages: Pages, runs: Runs) -> int:
         """Send one RAM frame; returns the bytes on the wire."""
-        bulk = sum(length for _, length in runs) * PAGE
+        bulk = runs.pages() * PAGE
         async with self._turn:
-            head = stream.frame(FrameType.RAM, self._out, stream.pack_runs(block, list(runs)), bulk)
-            parts: list[FilePart | list[memoryview]] = [[memoryview(head)]]
-            for first, length in runs:
-                offset, size = first * PAGE, length * PAGE
-                last = parts[-1]
-                if size >= SENDFILE and self._wire.takes_files:
-                    parts.append((pages.fd, offset, size))
-                elif isinstance(last, list):
-                    last.append(pages.view[offset : offset + size])
-                else:
-                    parts.append([pages.view[offset : offset + size]])
-            await self._frame(_Push(parts), bulk)
+            head = stream.frame(FrameType.RAM, self._out, stream.pack_runs(block, runs), bulk)
+            await self._frame(push_pages(self._wire, head, pages.view, runs), bulk)
         return len(head) + bulk
 
-    async def _frame(self, push: _Push, bulk: int) -> None:
+    async def _frame(self, push: Push, bulk: int) -> None:
         """Send a frame, in our turn."""
         self._out += 1
         await self._move(push, bulk)
@@ -293,16 +194,25 @@ class Channel:
         stream.check_body(first, body)
         return header, body
 
+    async def receive_pages(self, pages: Pages, runs: Runs, sums: SumTable) -> None:
+        """Read the bulk of a RAM frame into its pages, and enter their sums."""
+        pull = pull_pages(self._wire, pages.view, runs, sums)
+        await self._move(pull, runs.pages() * PAGE)
+        if isinstance(pull, PagePull):
+            return
+        # Through another wire they have come without a look at them.
+        await trio.to_thread.run_sync(sums.sum, pages.view, NO_FILE, runs)
+
     async def receive_bulk(self, views: list[memoryview]) -> None:
         """Read the bulk of the last frame into `views`, which are as long as it is."""
-        await self._move(_Pull(views), sum(map(len, views)))
+        await self._move(Pull(views), sum(map(len, views)))
 
     async def _send_all(self, data: bytes) -> None:
-        await self._move(_Push([[memoryview(data)]]), 0)
+        await self._move(Push([memoryview(data)]), 0)
 
     async def _read(self, size: int, wait: float | None = -1.0) -> bytes:
         data = bytearray(size)
-        pull = _Pull([memoryview(data)])
+        pull = Pull([memoryview(data)])
         if wait != -1.0:
             with trio.move_on_after(wait if wait is not None else float("inf")) as waited:
                 if not self._wire.has_buffered():
@@ -312,16 +222,16 @@ class Channel:
         await self._move(pull, 0)
         return bytes(data)
 
-    async def _move(self, work: _Push | _Pull, bulk: int) -> None:
+    async def _move(self, work: Push | Pull, bulk: int) -> None:
         """Do the work to its end, in a worker thread if it is much."""
         await trio.lowlevel.checkpoint_if_cancelled()
         if not self._wire.established:
             raise lost("the connection was never secured")
-        if self.torn and isinstance(work, _Push):
+        if self.torn and isinstance(work, Push):
             raise lost("a frame was left half sent")
-        self.torn = self.torn or isinstance(work, _Push)  # until it is out
+        self.torn = self.torn or isinstance(work, Push)  # until it is out
         threaded = bulk >= THREADED
-        wait = trio.lowlevel.wait_writable if isinstance(work, _Push) else trio.lowlevel.wait_readable
+        wait = trio.lowlevel.wait_writable if isinstance(work, Push) else trio.lowlevel.wait_readable
         silent_since = trio.current_time()
         try:
             while True:
@@ -333,7 +243,7 @@ class Channel:
                 )
                 self._count(work, work.moved - before)
                 if finished:
-                    self.torn = self.torn and not isinstance(work, _Push)
+                    self.torn = self.torn and not isinstance(work, Push)
                     return
                 if work.moved != before:
                     silent_since = trio.current_time()
@@ -357,15 +267,17 @@ class Channel:
         except (trio.ClosedResourceError, OSError):
             raise lost("the connection was closed") from None
 
-    def _count(self, work: _Push | _Pull, count: int) -> None:
-        if isinstance(work, _Push):
+    def _count(self, work: Push | Pull, count: int) -> None:
+        if isinstance(work, Push):
             self.sent += count
         else:
             self.received += count
 
 
-def _run(wire: Wire, work: _Push | _Pull) -> bool:
+def _run(wire: Wire, work: Push | Pull) -> bool:
     """In a worker thread: work until it is done, or until nothing moved for POLL_MS."""
+    if isinstance(work, PagePush | PagePull):
+        return work.step(wire, POLL_MS)
     poll = select.poll()
     poll.register(wire.sock, work.events)
     while True:

@@ -4,7 +4,6 @@
 A wire never waits. What would have to wait raises BlockingIOError; transport.py waits, and tries again with the same bytes.
 """
 
-import os
 import socket
 from collections.abc import Sequence
 from typing import Final, Protocol
@@ -26,10 +25,6 @@ class Wire(Protocol):
         """How this side begins."""
 
     @property
-    def takes_files(self) -> bool:
-        """Whether `send_file` works: pages need not pass through this process."""
-
-    @property
     def established(self) -> bool:
         """Whether bytes can be sent."""
 
@@ -43,9 +38,6 @@ class Wire(Protocol):
     def send(self, views: Sequence[memoryview]) -> int:
         """Send some bytes of `views`, in order; returns how many."""
 
-    def send_file(self, fd: int, offset: int, length: int) -> int:
-        """Send some bytes of a file; returns how many."""
-
     def receive(self, views: Sequence[memoryview]) -> int:
         """Receive some bytes into `views`, in order; returns how many, 0 at the end."""
 
@@ -54,14 +46,13 @@ class Wire(Protocol):
 
 
 class PlainWire:
-    """A socket as it is: pages go into it by reference, and come out of it into their place.
+    """A socket as it is; pages need not pass through Python (push.py).
 
     Args:
         sock: connected, nonblocking.
         greeting: how this side begins; None: without a secret.
     """
 
-    takes_files: Final = True
     established: Final = True
     proven: Final = False
 
@@ -76,10 +67,6 @@ class PlainWire:
     def send(self, views: Sequence[memoryview]) -> int:
         """Send what the socket takes."""
         return self.sock.sendmsg(views[:IOV_MAX])
-
-    def send_file(self, fd: int, offset: int, length: int) -> int:
-        """Send what the socket takes, without a copy."""
-        return os.sendfile(self.sock.fileno(), fd, offset, length)
 
     def receive(self, views: Sequence[memoryview]) -> int:
         """Receive what there is."""

@@ -11,7 +11,7 @@ import mmap
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vfioemu._kernel import ffi, lib
-from vfioemu.native.bitmap import Buffer, Isa, collect_runs, isa_number
+from vfioemu.native.bitmap import Buffer, DirtyBitmap, Isa, collect_runs, isa_number
 from vfioemu.native.pages import PAGE_SIZE
 from vfioemu.native.runs import RUN_SIZE, Runs
 
@@ -167,6 +167,13 @@ class Sorting:
         if self.done:
             self._memory = None  # it keeps the memory from being unmapped
         return Sorted(_first(full, counts[0]), counts[2], _first(zero, counts[1]))
+
+    def put_back(self, bitmap: DirtyBitmap) -> None:
+        """Mark in a bitmap what is left, and let go of the memory: nothing is left then."""
+        lib.vfe_runs_mark(self._runs.cdata, len(self._runs), self._cursor, bitmap.cdata)
+        self._cursor[0], self._cursor[1] = len(self._runs), 0
+        self._memory = None
+        self.done = True
 
 
 def _first(room: bytearray, count: int) -> Runs:

@@ -255,6 +255,8 @@ class World:
                 return do.Synced(0.0, 0, 0)
             case do.SendRam():
                 return do.RamSent(0.0, 0, 0)
+            case do.SendSums():
+                return do.Checked(0.0)
             case _:
                 pass
         return do.Done(0.0)
