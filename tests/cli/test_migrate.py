@@ -4,11 +4,12 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ import pytest
 
 from tests.migration.certificates import Authority
 from tests.migration.test_endings import validate
+from tests.migration.test_tls import garbage
 from tests.sample import sampled
 from vfioemu.migration import events
 
@@ -382,6 +384,52 @@ def test_guest_moves_over_tls_to_who_has_a_certificate_alone():
         code, out, err = finish(it.migrate(uri, *certificates))
         assert code == 0, out + err
         assert "-> tls:localhost:" in err
+        assert finish(incoming)[0] == 0
+
+
+def resident(pid):
+    """Bytes of memory that a process has, and how many sockets."""
+    [line] = [
+        line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("RssAnon")
+    ]
+    fds = Path(f"/proc/{pid}/fd")
+    sockets = 0
+    for fd in fds.iterdir():
+        with suppress(FileNotFoundError):
+            sockets += "socket:" in os.readlink(fd)
+    return int(line.split()[1]) << 10, sockets
+
+
+@pytest.mark.slow
+def test_strangers_cost_a_destination_no_memory_and_keep_no_guest_out():
+    """Six hundred, before and while a guest moves: silent, halfway through a handshake, garbage; all of them stay connected."""
+    with place() as it, ExitStack() as stack:
+        both = Authority(it.base).files("localhost", "127.0.0.1")
+        certificates = ["--tls-cert", both.cert, "--tls-key", both.key, "--tls-ca", both.ca]
+        incoming, uri = it.incoming("--run-for", "200ms", *certificates, uri="tls:127.0.0.1:0")
+        port = int(uri.rpartition(":")[2])
+
+        def come(number):
+            stranger = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            try:
+                stranger.send(garbage(number))
+            except OSError:
+                pass  # somebody else has its place already
+
+        for number in range(60):
+            come(number)
+        memory, _ = resident(incoming.pid)
+        for number in range(300):
+            come(number)
+        source = it.migrate(uri, "--json", "--bandwidth", "8MiB/s", "--downtime", "1s", *certificates)
+        wait_for(source, "progress")
+        for number in range(300):
+            come(number)
+        grown, sockets = resident(incoming.pid)
+        assert grown - memory < 8 << 20
+        assert sockets < 40
+        code, out, err = finish(source)
+        assert code == 0, out + err
         assert finish(incoming)[0] == 0
 
 

@@ -4,7 +4,7 @@
 import os
 import socket
 import ssl
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -331,6 +331,36 @@ async def test_hundreds_of_strangers_keep_nobody_out_and_nothing_in(ours):
             while receiver._connections:  # noqa: ASYNC110
                 await trio.sleep(0.01)
         assert sockets() - before <= 2, "that of the source, until it is released"
+
+
+@pytest.mark.parametrize("uri", ["tls:127.0.0.1:0", "tcp:127.0.0.1:0", "unix:m"])
+async def test_who_accepts_gives_way_to_others(uri, ours, tmp_path, monkeypatch):
+    """As many connections as wait at once: between two of them others have their turn."""
+    monkeypatch.chdir(tmp_path)
+    turns, accepted = 0, []
+
+    async def others():
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    tls = ours if uri.startswith("tls") else None
+    with Address.parse(uri, insecure=True, tls=tls).listen() as listener, ExitStack() as stack:
+        for _ in range(50):
+            one = stack.enter_context(socket.socket(listener.sock.family))
+            one.connect(listener.sock.getsockname())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(others)
+            await trio.lowlevel.checkpoint()
+            turns = 0
+            for _ in range(50):
+                wire, _ = await listener.accept()
+                accepted.append(wire)
+            assert turns >= 50
+            nursery.cancel_scope.cancel()
+        for wire in accepted:
+            wire.sock.close()
 
 
 async def test_who_has_shown_a_certificate_makes_no_room_for_strangers(ours):

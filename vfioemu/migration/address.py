@@ -34,6 +34,8 @@ from vfioemu.syscalls import unix_sockets
 
 MAX_PATH: Final = 107
 BUFFER: Final = 4 << 20
+BACKLOG: Final = 128
+"""Connections that wait to be accepted. When there are more, TCP asks again a second later: strangers would cost time."""
 TCP_IS_OPEN: Final = (
     "the stream is neither authenticated nor encrypted, and every user of this machine can connect to a port"
 )
@@ -215,7 +217,7 @@ class Address:
                 secret = (
                     stack.enter_context(tokenfile.made(self.path)) if self.path and self.wants_token else None
                 )
-                sock.listen(16)
+                sock.listen(BACKLOG)
             except OSError as error:
                 raise AddressError(f"cannot listen on {self}: {error.strerror}") from None
             yield Listener(sock, self, secret)
@@ -264,6 +266,8 @@ class Listener:
         """
         self.sock.setblocking(False)
         while True:
+            # Whoever connects as fast as he can would else keep this loop, and all others, from everything.
+            await trio.lowlevel.checkpoint()
             try:
                 sock, _ = self.sock.accept()
             except BlockingIOError:
