@@ -238,4 +238,4 @@ async def test_link_is_no_faster_in_real_time():
     """No upper limit: a busy machine may be as slow as it likes."""
     result = await measured(F14, F14_MIB, Limits(downtime=0.6), verify=False)
     assert result.code == 0, result.finish
-    assert outage(result.engine) >= PREDICTED * 0.98
+    assert outage(result.engine) >= PREDICTED - CONTINUOUS

@@ -23,8 +23,9 @@ from vfioemu.sizes import parse_size
 
 MSS: Final = 1448
 """Bytes of a segment in a packet of 1500, with time stamps."""
-CONTINUOUS: Final = 0.002
-"""Seconds by which a sender may be late and the link still counts as busy in between: it has a queue, as a socket buffer is."""
+CONTINUOUS: Final = 0.01
+"""Seconds by which a sender may be late with the next piece and the link still counts as busy in between, as if a socket buffer had been
+full: a source on a busy machine is not the link's fault. No outage is shorter by more than that."""
 
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s)")
 _SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
