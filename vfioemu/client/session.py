@@ -58,6 +58,7 @@ class Session:
         self.number = number
         self._idle: list[Channel] = []
         self._channels = {channel}
+        # The daemon refuses more connections than these: a call waits here until one is free.
         self._limiter = trio.CapacityLimiter(max(greeting.max_channels - _RESERVED, 1))
         self._proved: set[int] = set()
         self._limits = (m.INFINITE, True)

@@ -115,6 +115,7 @@ def _mig_device_state(device: Device, caller: Caller, asked: int, arg: int) -> S
     refusal = None
     file = None
     state = mig.device_state
+    # Several arcs may lie between two states: nobody sees the device in the middle, resets it, or sets another state.
     yield from locked(device.lock)
     try:
         if asked == c.VFIO_DEVICE_FEATURE_GET:
@@ -166,6 +167,7 @@ def _logging_start(device: Device, caller: Caller, asked: int, arg: int) -> Step
 
 
 def _logging_stop(device: Device, caller: Caller, asked: int, arg: int) -> Steps[None]:
+    # A report that is under way is of the log that ends here.
     yield from locked(device.lock)
     try:
         yield from finish(device.model.log_stop())

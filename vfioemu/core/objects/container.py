@@ -102,6 +102,7 @@ class Container:
 
     def detach(self, group: ContainedGroup) -> Steps[None]:
         """Let a group go, whose lock the caller holds. Kernel: vfio_group_detach_container()."""
+        # Detaching yields: an ioctl of the backend must not see a group that is half gone, nor a backend that is released.
         yield from locked(self.lock)
         try:
             if self.iommu is not None:

@@ -225,6 +225,7 @@ class Device:
 
     def reset_if_closed(self) -> Steps[None]:
         """Reset the device by its bus, unless somebody has opened it meanwhile."""
+        # Whoever opens it during the reset waits for the end, and has a device that was reset.
         yield from locked(self._open_lock)
         try:
             if not self.open_count:
@@ -242,6 +243,8 @@ class Device:
 
     def _last_close(self) -> Steps[None]:
         """vfio_df_device_last_close(), with what drivers do in close_device() to the things that are kept here."""
+        # First whoever changes interrupts, state or log has to be done, then the work that the device does by itself: it would
+        # go on with pins, interrupts and a stream that are taken back here.
         yield from locked(self.lock)
         try:
             yield from locked(self._activity)
@@ -283,6 +286,7 @@ class Device:
 
     def reset_by_bus(self) -> Steps[None]:
         """Reset the device without asking whether it can be reset by itself."""
+        # As at the last close: no change of state, and no work of the device, goes on from before the reset to after it.
         yield from locked(self.lock)
         try:
             yield from locked(self._activity)
@@ -309,6 +313,7 @@ class Device:
 
     def active(self, steps: Steps[T], *, dma: bool = True) -> Steps[T | None]:
         """Run `steps` unless the device is stopped or closed; see `Host.active`."""
+        # An arc takes it: when it ends, no DMA is under way that began before. So whether the device may is asked under it.
         yield from locked(self._activity)
         try:
             allowed = self.migration.may_dma if dma else self.migration.runs

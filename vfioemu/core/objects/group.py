@@ -79,6 +79,7 @@ class Group:
 
     def open(self) -> Steps[None]:
         """vfio_group_fops_open(): ENODEV without a device, EBUSY while it or one of its devices is open."""
+        # SET_CONTAINER, UNSET_CONTAINER and the last close of the file before hold it over their yields; an open waits for them.
         yield from locked(self.lock)
         try:
             if not self.devices:

@@ -221,6 +221,7 @@ class Migration:
 
     def lose(self) -> Steps[None]:
         """Enter ERROR: what the device has done cannot be taken back. The caller holds the device's lock."""
+        # A device in ERROR does no DMA: what is under way has to end first.
         yield from locked(self._activity)
         try:
             yield from self.end_session()

@@ -261,6 +261,7 @@ class RegionsWithMigration:
         session = self._migration.session
         if session is None or not isinstance(session.stream, SavingStream):
             return 0
+        # Two accesses would stage the same piece, as each may wait for pages. A transition waits, or has ended the session before.
         yield from locked(session.lock)
         try:
             if session.ended:

@@ -69,6 +69,7 @@ def get_info(iommu: Iommu, caller: Caller, arg: int) -> Steps[int]:
     if argsz < MINSZ:
         raise IoctlError(errno.EINVAL, f"argsz {argsz} < {MINSZ}")
     size = min(argsz, IommuType1Info.SIZE)
+    # Page sizes, ranges and mappings that are left, of one moment: a group that joins changes all of them, and yields between.
     yield from iommu.hold()
     try:
         pgsizes = iommu.pgsize_bitmap

@@ -79,6 +79,7 @@ class _Unmap:
         self.slices = Slices()
 
     def run(self) -> Steps[None]:
+        # Whoever reads, writes or pins holds it as well: what is removed here is in nobody's hands. _walk() drops it for a while.
         yield from self.iommu.hold()
         self.held = True
         try:

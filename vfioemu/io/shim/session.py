@@ -36,7 +36,9 @@ class Service:
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.lock = trio.Lock()
+        self.lock = (
+            trio.Lock()
+        )  # from a question to the end of its answer, which has no more than the question's number
         self.seq = 0
 
     def next_seq(self) -> int:

@@ -58,6 +58,7 @@ class IoEventFds:
             raise IoctlError(errno.EINVAL, f"flags {asked.flags:#x} name not one size, or fd is {asked.fd}")
         rule = Rule(asked.offset >> OFFSET_SHIFT, asked.offset & _OFFSET_MASK, asked.data, asked.flags)
         self._check(rule)
+        # ioeventfds_lock: the eventfd is looked up with a yield, and two calls would both find that the rule is new.
         yield from locked(self._lock)
         try:
             yield from self._change(rule, asked.fd)
