@@ -189,6 +189,18 @@ async def test_nobody_there_is_peer_absent(tmp_path, monkeypatch):
     assert error.value.reason is Reason.PEER_ABSENT
 
 
+async def test_socket_of_another_user_is_not_said_to_be_nobodys(monkeypatch):
+    """The hint of peer_absent, to start the destination first, would not be true."""
+
+    async def forbidden(address):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Address, "_connect", forbidden)
+    with pytest.raises(StreamError, match="cannot connect to unix:m: Permission denied") as error:
+        await Address.parse("unix:m").connect()
+    assert error.value.reason is Reason.PEER_UNTRUSTED
+
+
 class Forbidden:
     """A listening socket of a process that may not call accept()."""
 

@@ -144,7 +144,7 @@ class Address:
         """Connect: return a wire; `check` it before the first secret.
 
         Raises:
-            StreamError: PEER_ABSENT when there is nobody.
+            StreamError: PEER_ABSENT when there is nobody, PEER_UNTRUSTED when it is not allowed.
         """
         try:
             with trio.fail_after(patience):
@@ -158,7 +158,10 @@ class Address:
                 raise
         except (OSError, ValueError) as error:  # ValueError: a host that cannot be in a certificate
             why = error.strerror if isinstance(error, OSError) else error
-            raise StreamError(Reason.PEER_ABSENT, f"cannot connect to {self}: {why}") from None
+            # Somebody else's socket: to wait until somebody listens would be of no use.
+            forbidden = isinstance(error, PermissionError)
+            reason = Reason.PEER_UNTRUSTED if forbidden else Reason.PEER_ABSENT
+            raise StreamError(reason, f"cannot connect to {self}: {why}") from None
         except trio.TooSlowError:
             raise StreamError(
                 Reason.PEER_ABSENT, f"cannot connect to {self}: no answer in {patience:g} s"
