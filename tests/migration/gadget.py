@@ -127,10 +127,14 @@ class Gadget(Moving, DeviceModel):
     def __init__(self, options):
         super().__init__(options)
         self.memory = -1
+        self.clear()
 
     def open_device(self):
         self.memory = os.memfd_create("gadget", os.MFD_CLOEXEC)
         os.truncate(self.memory, MEMORY_SIZE)
+        self.clear()
+
+    def clear(self):
         self.registers = bytearray(64)
         self.config = bytearray(256)
         struct.pack_into("<HHHH", self.config, 0, 0xBEEF, 1, 2, 0x10)

@@ -7,6 +7,7 @@ A liar's name says what it does. Those that forget do so when they have loaded w
 import errno
 
 from tests.migration.gadget import Gadget, Saving, Slate
+from tests.migration.lab import HIGH
 from vfioemu.core.base.errors import IoctlError
 from vfioemu.core.model.streams import STOP, STOP_COPY
 from vfioemu.devices.dma_engine import DmaEngine
@@ -309,3 +310,14 @@ class GadgetStaysInStopCopy(Gadget):
         if (current, target) == (STOP_COPY, STOP) and self.resuming is not None:
             raise IoctlError(errno.EIO, "it does not stop")
         return super().arc(current, target)
+
+
+class GadgetWritesLate(Gadget):
+    """Writes into memory when it is stopped."""
+
+    def arc(self, current, target):
+        stream = super().arc(current, target)
+        return self.write_late() if (current, target) == (STOP_COPY, STOP) else stream
+
+    def write_late(self):
+        yield from self.host.rw_write(HIGH, b"late")

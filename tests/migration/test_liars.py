@@ -314,6 +314,25 @@ async def test_write_without_a_mark_is_found(model, options, verify, eventfd):
             assert "hide" in options or result.lost[0].iova & -4096 == HIDDEN
 
 
+# --- liars that write when they have been told to stand still; test_ledger.py has them at every moment ---
+
+
+@pytest.mark.parametrize("verify", [True, False])
+@pytest.mark.parametrize("side", ["source", "destination"])
+async def test_device_that_writes_when_it_is_stopped_is_found_and_named(side, verify):
+    honest, late = device(GADGET, {}), device("tests.migration.liars:GadgetWritesLate", {})
+    here, there = (late, honest) if side == "source" else (honest, late)
+    async with lab(here, there=[there], mib=4) as it:
+        result = await it.migrate(FAST, verify=verify)
+        # What is written there makes its page another one as well.
+        reason = Reason.LATE_WRITE if side == "source" else Reason.MISMATCH
+        expected = (5, reason) if verify else (0, None)
+        assert (result.code, result.finish.reason) == expected, result.finish
+        assert bool(it.arrivals) is not verify
+        if verify:
+            assert "dma0 write " in result.finish.detail
+
+
 # --- a wire that flips a bit ---
 
 
