@@ -14,6 +14,7 @@ from vfioemu.migration.messages import Checked, DeviceLedger, DeviceView, Likene
 from vfioemu.migration.plan import Reason
 from vfioemu.migration.stream import StreamError
 from vfioemu.migration.verify import config_masks, echo
+from vfioemu.migration.verify.devices import ask_again
 from vfioemu.migration.verify.echo import Unreadable
 from vfioemu.migration.verify.mapped import digest_areas
 from vfioemu.migration.verify.result import STATE, check_answer, compare, explain
@@ -43,10 +44,11 @@ class Device:
         return piece
 
 
-async def test_state_is_read_twice_from_its_beginning_and_the_device_is_stopped_afterwards():
+async def test_state_is_read_from_its_beginning_and_the_device_is_stopped_afterwards():
     device = Device(b"x" * 100, b"x" * 100)
-    found = await echo.read_twice(device, 100)
+    found = await echo.read(device, 100)
     assert found.size == 100
+    assert found == await echo.read(device, 100)
     assert found == await echo.read(Device(b"x" * 100), 100)
     assert found != await echo.read(Device(b"x" * 99 + b"y"), 100)
     assert device.calls == [STOP, STOP_COPY, STOP] * 2
@@ -55,8 +57,6 @@ async def test_state_is_read_twice_from_its_beginning_and_the_device_is_stopped_
 @pytest.mark.parametrize(
     ("device", "why"),
     [
-        (Device(b"x", b"y"), "not the same when it is read twice"),
-        (Device(b"x", b""), "not the same when it is read twice"),
         (Device(bytes(echo.SLACK + 30)), f"more than {echo.SLACK + 20} bytes"),
         (Device(fail=STOP_COPY), "cannot be read again: broken"),
         (Device(b"x", fail=STOP), "cannot be read again: broken"),
@@ -64,7 +64,43 @@ async def test_state_is_read_twice_from_its_beginning_and_the_device_is_stopped_
 )
 async def test_state_that_tells_nothing_is_no_state(device, why):
     with pytest.raises(Unreadable, match=why):
-        await echo.read_twice(device, 10)
+        await echo.read(device, 10)
+
+
+@pytest.mark.parametrize(
+    ("device", "result", "detail"),
+    [
+        (Device(b"x" * 10), Likeness.DIFFERS, "10 bytes, which are not those of the source"),
+        (
+            Device(b"x" * 9),
+            Likeness.NOT_COMPARED,
+            "at the source: its state is not the same when it is read twice",
+        ),
+        (
+            Device(fail=STOP_COPY),
+            Likeness.NOT_COMPARED,
+            "at the source: its state cannot be read again: broken",
+        ),
+    ],
+)
+async def test_device_whose_state_is_never_the_same_has_lost_nothing_that_anybody_knows_of(
+    device, result, detail
+):
+    found = await echo.read(Device(b"x" * 10), 10)
+    theirs, ours = ledger(found.digest, 10, [view(a="1")]), ledger("ab", 10, [view(a="1")])
+    told = await ask_again(device, theirs, compare(theirs, ours))
+    assert (told.parts[0].result, told.parts[0].detail) == (result, detail)
+    assert [part.what for part in told.parts] == ["state", "face"]
+    assert told.result is result
+
+
+async def test_device_that_is_the_same_is_not_asked_again():
+    device = Device()
+    same = compare(ledger(), ledger())
+    assert await ask_again(device, ledger(), same) is same
+    blind = compare(ledger("", 0, why="no"), ledger())
+    assert await ask_again(device, ledger("", 0, why="no"), blind) is blind
+    assert not device.calls
 
 
 class Silent(Device):
@@ -76,7 +112,7 @@ class Silent(Device):
 
 async def test_daemon_that_is_silent_says_nothing_of_a_device():
     with pytest.raises(DaemonSilent):
-        await echo.read_twice(Silent(b"x"), 10)
+        await echo.read(Silent(b"x"), 10)
 
 
 @pytest.fixture

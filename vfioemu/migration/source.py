@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from typing import Final
 
+import msgspec
 import trio
 
 from vfioemu.migration import actions as do
@@ -48,7 +49,7 @@ from vfioemu.migration.policies.precopy_limits import PrecopyLimits
 from vfioemu.migration.records import Record
 from vfioemu.migration.result import Patience, Result, exit_code
 from vfioemu.migration.stream import MAX_DETAIL, FrameType, StreamError
-from vfioemu.migration.verify.devices import read_source
+from vfioemu.migration.verify.devices import ask_again, read_source
 from vfioemu.migration.verify.estimates import Estimates
 from vfioemu.migration.verify.pages import Lost, name_lost_writes, send_page_sums, send_sums
 from vfioemu.migration.verify.result import check_answer, explain
@@ -477,6 +478,11 @@ class Source:
             writer: device.name for device in devices if (writer := await device.driver.writer()) is not None
         }
 
+    async def _ask_again(self, checked: Checked) -> Checked:
+        devices = [self.guest.devices[ledger.name] for ledger in self._ledgers]
+        told = zip(devices, self._ledgers, checked.verdicts, strict=True)
+        return msgspec.structs.replace(checked, verdicts=[await ask_again(*each) for each in told])
+
     async def _send_sums(self) -> Event:
         if self._verify and self._ledger.not_compared:
             # Without a ledger nobody knows which pages were written: each is summed as it is now.
@@ -493,6 +499,7 @@ class Source:
             _, body = await self._peer.expect(FrameType.CHECKED, patience=float("inf"))
         checked = stream.decode(body, Checked)
         check_answer(checked, ledgers, self.guest.size // PAGE)
+        checked = await self._ask_again(checked)
         self._lost = name_lost_writes(self.guest.ram, checked.mismatches, await self._writers())
         if self._verify or checked.unproven:
             self._checked = checked

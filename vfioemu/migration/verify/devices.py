@@ -5,7 +5,7 @@ from typing import Final
 
 from vfioemu.migration.deadlines import DaemonSilent
 from vfioemu.migration.guest import UNKNOWN_STATE, GuestDevice
-from vfioemu.migration.messages import DeviceLedger, DeviceView
+from vfioemu.migration.messages import DeviceLedger, DevicePart, DeviceVerdict, DeviceView, Likeness
 from vfioemu.migration.verify import echo
 from vfioemu.migration.verify.estimates import Estimate
 from vfioemu.uapi.constants import VFIO_DEVICE_STATE_STOP
@@ -27,7 +27,7 @@ async def read_source(device: GuestDevice, sent: int, estimate: Estimate) -> Dev
     """
     try:
         said = await device.stop_copy_size()
-        found = await echo.read_twice(device, sent)
+        found = await echo.read(device, sent)
     except echo.Unreadable as error:
         return DeviceLedger(
             name=device.name,
@@ -45,6 +45,31 @@ async def read_source(device: GuestDevice, sent: int, estimate: Estimate) -> Dev
         came=estimate.came,
         views=await _views(device),
     )
+
+
+async def ask_again(device: echo.Readable, ledger: DeviceLedger, verdict: DeviceVerdict) -> DeviceVerdict:
+    """Ask the source's device once more if its state is said to differ: it may never give the same state twice.
+
+    Args:
+        device: in STOP.
+        ledger: what it was when it was asked before.
+        verdict: of the destination.
+
+    Raises:
+        OSError: as `read_source`.
+    """
+    state = verdict.parts[0]
+    if ledger.why or state.result is not Likeness.DIFFERS:
+        return verdict
+    try:
+        again = await echo.read(device, ledger.size)
+        if (again.digest, again.size) == (ledger.state, ledger.size):
+            return verdict
+        why = "its state is not the same when it is read twice"
+    except echo.Unreadable as error:
+        why = str(error)
+    unknown = DevicePart(what=state.what, result=Likeness.NOT_COMPARED, detail=f"at the source: {why}")
+    return DeviceVerdict(name=verdict.name, parts=[unknown, *verdict.parts[1:]])
 
 
 async def read_destination(device: GuestDevice, received: int) -> DeviceLedger:

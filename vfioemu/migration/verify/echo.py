@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """The state of a device, read back: what a device gives in STOP_COPY says what it is, whatever its model.
 
-The source's device gives its state, without pre-copy, twice; the destination's, into which it was loaded, once. A device that
-loads less than it was sent, or something else, gives something else. One that gives two different states while it stands still
-cannot be compared like that, and whoever reads of it is told so.
+The source's device gives its state again, without pre-copy; the destination's, into which it was loaded, gives it as well. A device
+that loads less than it was sent, or something else, gives something else. If they differ, the source's is asked once more: one that
+gives two different states while it stands still cannot be compared like that, and whoever reads of it is told so. (Not before: each
+reading of a large state takes its time, and the guest stands still.)
 
 Only digests are kept: a state may have gigabytes.
 """
@@ -44,26 +45,12 @@ class Echo:
     size: int
 
 
-async def read_twice(device: Readable, sent: int) -> Echo:
-    """Read the state of the source's device, which stands still, twice, and leave it in STOP.
+async def read(device: Readable, expected: int) -> Echo:
+    """Read the state of a device that stands still, from its beginning to its end, and leave it in STOP.
 
     Args:
         device: in STOP_COPY or STOP.
-        sent: bytes that were sent of it; it is not read much further than that.
-
-    Raises:
-        Unreadable: it cannot be read again, or not twice the same.
-        DaemonSilent: there was no answer.
-    """
-    first = await read(device, sent)
-    second = await read(device, sent)
-    if first != second:
-        raise Unreadable("its state is not the same when it is read twice")
-    return first
-
-
-async def read(device: Readable, expected: int) -> Echo:
-    """Read the state of a device that stands still, from its beginning to its end, and leave it in STOP.
+        expected: bytes that were sent of it, pre-copy included; it is not read much further than that.
 
     Raises:
         Unreadable: an errno, or it goes on much longer than expected.
