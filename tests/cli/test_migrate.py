@@ -67,17 +67,18 @@ def argv(*arguments):
 
 
 class Place:
-    """A directory with a machine file, a guest file, two daemons and a destination."""
+    """A directory with a machine file, a guest file, two daemons (`daemons`, by name) and a destination."""
 
     def __init__(self, base, stack):
         self.base = base
         self.stack = stack
+        self.daemons = {}
         (base / "guest.toml").write_text(GUEST)
 
     def daemon(self, name, machine):
         file = self.base / f"{name}.toml"
         file.write_text(machine)
-        self.ready("-q", "serve", "-m", file, "--runtime-dir", self.base / name)
+        self.daemons[name], _ = self.ready("-q", "serve", "-m", file, "--runtime-dir", self.base / name)
 
     def incoming(self, *options, uri=None, daemon="b"):
         """The destination's process, and where it listens."""
@@ -475,6 +476,9 @@ def test_one_attempt_that_fails_ends_incoming_with_3():
         (["migrate", "unix:x", "--device", "x"], "expected GROUP:NAME"),
         (["migrate", "unix:x", "--bandwidth", "fast"], "not a rate"),
         (["migrate", "unix:x", "--downtime", "soon"], "not a duration"),
+        (["migrate", "unix:x", "--bandwidth", "1000"], "1000 bytes per second cannot be kept"),
+        (["migrate", "unix:x", "--call-timeout", "10ms"], "--call-timeout 0.01s is shorter than 1s"),
+        (["incoming", "unix:x", "--peer-timeout", "0.9s"], "--peer-timeout 0.9s is shorter than 1s"),
     ],
 )
 def test_unusable_arguments_exit_with_2(arguments, says):

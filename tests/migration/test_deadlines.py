@@ -56,7 +56,7 @@ async def test_silent_daemon_is_left_in_time_and_the_call_and_the_limit_are_name
     assert trio.current_time() - began == pytest.approx(LIMIT)
     assert error.value.errno == errno.ETIMEDOUT
     assert str(error.value.strerror) == (
-        "the daemon has not answered MIG_DEVICE_STATE STOP for 5 s (--call-timeout)"
+        "the daemon has not answered MIG_DEVICE_STATE STOP for 5.0 s (--call-timeout 5s)"
     )
 
 
@@ -167,7 +167,7 @@ async def test_call_that_was_not_begun_is_never_made(autojump_clock, recwarn):
 
 
 async def test_what_may_be_cut_is_cut(autojump_clock):
-    with pytest.raises(DaemonSilent, match=r"has not answered the open for 5 s \(--call-timeout\)"):
+    with pytest.raises(DaemonSilent, match=r"has not answered the open for 5.0 s \(--call-timeout 5s\)"):
         with within(5.0, "the open"):
             await trio.sleep_forever()
     with within(5.0, "the open"):

@@ -5,8 +5,10 @@ import pytest
 
 from tests.migration.fake import fake_guest
 from tests.migration.test_drivers import destination
+from vfioemu.migration import actions as do
+from vfioemu.migration.engine import Engine, Phase
 from vfioemu.migration.pace import Pace
-from vfioemu.migration.plan import Limits
+from vfioemu.migration.plan import PAGE, Block, ContainerPlan, DevicePlan, Limits, Plan
 from vfioemu.migration.source import Source
 
 MIB = 1 << 20
@@ -65,3 +67,88 @@ async def test_guest_with_a_device_that_is_too_large_is_told_what_it_would_reall
     assert bulk.ram_bytes > 16 * MIB
     # It was some hundred times less when idle windows counted: a slow machine is not that slow.
     assert result.engine.bandwidth > bulk.ram_bytes / bulk.seconds / 50
+
+
+# A limit of the user, in virtual time.
+
+
+KIB = 1 << 10
+
+
+class Metered:
+    """A guest whose device always has state to send; counts the bytes of each moment."""
+
+    def __init__(self, limits, *, state, slow=0.0, late=0.0):
+        device = DevicePlan(name="d", migration=7, logging=True)
+        container = ContainerPlan(name="c", devices=(device,), dirty_pages=True)
+        plan = Plan(blocks=(Block(name="ram", npages=1 << 30),), containers=(container,))
+        self.engine = Engine(plan, limits)
+        self.state = state
+        self.slow = slow
+        self.late = late
+        self.now = 0.0
+        self.sent = {"ram": 0, "state": 0}
+
+    def run(self, seconds):
+        """Run for so long; the bytes per second of it."""
+        action = self.engine.start(self.now)
+        began, before = None, 0
+        while began is None or self.now < began + seconds:
+            if self.engine.phase is Phase.PRECOPY and began is None:
+                began, before = self.now, sum(self.sent.values())
+            action = self.engine.step(self.perform(action))
+        return (sum(self.sent.values()) - before) / (self.now - began)
+
+    def perform(self, action):
+        match action:
+            case do.Wait(seconds):
+                assert seconds > 0
+                self.now += seconds + self.late
+            case do.Sync():
+                return do.Synced(self.now, 1 << 30, 0)
+            case do.SendRam(limit):
+                pages = max(1, limit // PAGE)
+                return self.send("ram", pages * (PAGE + 16) + 60, do.RamSent, 1 << 30)
+            case do.SendDevice(_, limit):
+                count = min(limit, self.state)
+                return self.send("state", count + 40 if count else 0, do.DeviceSent, self.state)
+            case _:
+                pass
+        return do.Done(self.now)
+
+    def send(self, what, count, event, left):
+        self.now += self.slow
+        self.sent[what] += count
+        return event(self.now, count, left)
+
+
+@pytest.mark.parametrize("state", [0, 100 * MIB], ids=["ram", "ram and state"])
+@pytest.mark.parametrize("late", [0.0, 0.003, 0.05], ids=lambda late: f"waits last {late} s too long")
+@pytest.mark.parametrize(
+    "limit", [KIB, 3 * KIB, 10 * KIB, 39 * KIB, 100 * KIB, MIB, 10 * MIB, 128 * MIB, 4096 * MIB]
+)
+def test_limit_is_kept_to_5_percent(limit, late, state):
+    metered = Metered(Limits(bandwidth=limit, max_seconds=0), state=state, slow=0.0001, late=late)
+    rate = metered.run(200 if limit < 100 * KIB else 20)
+    assert rate == pytest.approx(limit, rel=0.05)
+    assert bool(metered.sent["state"]) == bool(state)
+    assert metered.sent["ram"] >= 0.3 * sum(metered.sent.values()), "RAM starves"
+
+
+def test_time_that_was_not_used_is_no_licence_for_a_burst():
+    pace = Pace(Limits(bandwidth=MIB), 0.0)
+    pace.count(MIB // 10, 0.01)
+    assert pace.wait(100.0, idle=False) == 0
+    assert pace.budget == pytest.approx(MIB / 10, rel=0.01)
+    sent = 0
+    while not pace.wait(100.0, idle=False):
+        sent += pace.budget
+        pace.count(pace.budget, 0.0)
+    assert sent <= 0.2 * MIB + 2 * PAGE
+
+
+def test_control_a_page_at_least_in_each_window_would_not_keep_it():
+    """What was wrong: 1 KiB/s sent 40 KiB/s, since a page was sent in each window of 100 ms."""
+    pace = Pace(Limits(bandwidth=KIB), 0.0)
+    pace.count(PAGE, 0.001)
+    assert pace.wait(0.001, idle=False) == pytest.approx(PAGE / KIB, rel=0.05)

@@ -117,15 +117,15 @@ def command(ctx: click.Context, /, uri: str | None, **options: Any) -> int:
         return resolve_all(uri, options, quiet=bool(ctx.find_root().params.get("quiet")))
     if uri is None:
         raise click.MissingParameter(ctx=ctx, param_hint="'URI'", param_type="argument")
-    signals = Signals()
-    quiet = bool(ctx.find_root().params.get("quiet"))
-    spec, target, daemon = guest_spec(options), address(uri, options), socket_path(options)
     if 0 < options["bandwidth"] < SLOWEST:
         raise CommandError(
             f"--bandwidth {options['bandwidth']} bytes per second cannot be kept: a page would take"
             f" {PAGE / options['bandwidth']:.3g} s; the least is {SLOWEST}",
             exit_code=USAGE,
         )
+    signals = Signals()
+    quiet = bool(ctx.find_root().params.get("quiet"))
+    spec, target, daemon = guest_spec(options), address(uri, options), socket_path(options)
     limits = Limits(
         bandwidth=options["bandwidth"],
         downtime=options["downtime"],

@@ -19,7 +19,7 @@ from vfioemu.migration.plan import PAGE
 T = TypeVar("T")
 
 CONTROL: Final = "control.sock"
-GOODBYE: Final = 0.2
+GOODBYE: Final = 0.3
 """Seconds for the last one, which nobody needs."""
 
 

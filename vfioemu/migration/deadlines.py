@@ -35,7 +35,7 @@ class DaemonSilent(OSError):
     """The daemon has not answered in time (ETIMEDOUT); what it was asked for may still happen."""
 
     def __init__(self, what: str, seconds: float, why: str) -> None:
-        super().__init__(errno.ETIMEDOUT, f"the daemon has not answered {what} for {seconds:.3g} s ({why})")
+        super().__init__(errno.ETIMEDOUT, f"the daemon has not answered {what} for {seconds:.1f} s ({why})")
         callname.name_failed(self, callname.in_words(what))
 
 
@@ -129,8 +129,9 @@ class Calls:
                 work.close()
             elif call.answer or call.error or not call.done.is_set():
                 call.leave()
-        why = "--call-timeout" if self._hurried_until == float("inf") else "the migration was to be ended"
-        raise DaemonSilent(what, trio.current_time() - began, why)
+        hurried = self._hurried_until != float("inf")
+        why = "the migration was to be ended" if hurried else f"--call-timeout {self.limit:g}s"
+        raise DaemonSilent(what, trio.current_time() - min(began, self._silent_since), why)
 
     def hurry(self) -> None:
         """Leave a daemon that is silent soon: the user has asked for the end."""
@@ -144,12 +145,17 @@ class Calls:
 
     def _deadline(self, on: object, now: float) -> float:
         deadline = min(now + self.limit, self._hurried_until)
-        late = {key: call.began for key, call in self._open.items() if call.left}
-        if late:
-            deadline = min(deadline, max(min(late.values()), self._answered) + 2 * self.limit)
-        if on in late:
-            deadline = min(deadline, late[on] + 2 * self.limit)
+        deadline = min(deadline, self._silent_since + 2 * self.limit)
+        earlier = self._open.get(on)
+        if earlier is not None and earlier.left:
+            deadline = min(deadline, earlier.began + 2 * self.limit)
         return deadline
+
+    @property
+    def _silent_since(self) -> float:
+        """When the daemon was asked for what it has not answered yet, or answered last; never, if nothing is late."""
+        late = [call.began for call in self._open.values() if call.left]
+        return max(min(late), self._answered) if late else float("inf")
 
     async def _run(self, on: object, call: _Call[T], work: Coroutine[Any, Any, T]) -> None:
         try:
@@ -186,4 +192,4 @@ def within(seconds: float, what: str) -> Iterator[None]:
     with trio.move_on_after(seconds) as scope:
         yield
     if scope.cancelled_caught:
-        raise DaemonSilent(what, seconds, "--call-timeout")
+        raise DaemonSilent(what, seconds, f"--call-timeout {seconds:g}s")

@@ -184,19 +184,6 @@ class SyncResult:
         return max(self.states, key=self.states.__getitem__, default="")
 
 
-def check_size(device: str, size: int, limit: int) -> None:
-    """Refuse a device whose state is larger than the user allows.
-
-    Raises:
-        GuestError: DEVICE_STATE_TOO_LARGE.
-    """
-    if size > limit:
-        raise GuestError(
-            Reason.DEVICE_STATE_TOO_LARGE,
-            f"{device} has a state of {size} bytes, and {limit} are allowed (--max-device-state)",
-        )
-
-
 def logging_ranges(blocks: Sequence[RamBlock]) -> list[tuple[int, int]]:
     """Return what a device is asked to log: one range below 4 GiB and one above, from the first to the last byte of RAM.
 

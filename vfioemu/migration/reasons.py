@@ -64,7 +64,7 @@ MEANINGS: Final[Mapping[Reason, Meaning]] = {
     Reason.NOT_CONVERGING: Meaning(
         "The guest writes faster than the link carries: what is left did not fit into `--downtime` within the limits of the policy"
         " (`--max-rounds`, `--timeout`). The detail says how long it would have to stand still.",
-        "allow more --downtime or --bandwidth, or slow its CPUs down: --policy auto-converge",
+        "allow more --downtime, --bandwidth or --timeout, or slow its CPUs down: --policy auto-converge",
     ),
     Reason.OUTAGE_TOO_LONG: Meaning(
         "The guest stood still for `--max-outage`, and something was not over by then; the detail says what. It runs on at the source.",

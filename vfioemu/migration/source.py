@@ -22,11 +22,12 @@ from vfioemu.migration.alive import watch
 from vfioemu.migration.audit import MAX_TOLD, Audit, describe
 from vfioemu.migration.background import background
 from vfioemu.migration.deadlines import DaemonSilent
+from vfioemu.migration.devicedata import DeviceData
 from vfioemu.migration.doubt import IN_DOUBT, Doubt
 from vfioemu.migration.engine import Engine, Phase
 from vfioemu.migration.failedcall import FailedCall
 from vfioemu.migration.files import Volatile
-from vfioemu.migration.guest import UNKNOWN_STATE, Guest, GuestError, check_size
+from vfioemu.migration.guest import Guest, GuestError
 from vfioemu.migration.journal import Journal, Log, Role, Standing
 from vfioemu.migration.ledger import Written
 from vfioemu.migration.messages import (
@@ -134,9 +135,7 @@ class Source:
         self._zero_pages = 0
         self._syncs = 0
         self._counted = 0
-        self._dry: set[str] = set()
-        """Devices whose last read has given nothing (ENOMSG)."""
-        self._warned: set[str] = set()
+        self._data = DeviceData(limits.max_device_state, self.narrator.warn)
         self._doing = ""
 
     # What the user calls.
@@ -363,11 +362,9 @@ class Source:
 
     async def _sync(self, *, final: bool) -> Event:
         await self._ledger.before_sync()
-        found = await self.guest.sync(self._dry)
+        found = await self.guest.sync(self._data.dry)
         self._ledger.after_sync()
-        for name, size in found.sizes.items():
-            if size != UNKNOWN_STATE and not final:
-                check_size(name, size, self._limits.max_device_state)
+        self._data.says(found.sizes, final=final)
         mark = RoundMark(number=self._syncs, pages=found.pages, final=final)
         self._syncs += 1
         await self._peer.send(FrameType.ROUND, mark)
@@ -407,28 +404,16 @@ class Source:
                 break  # nothing for now; only STOP_COPY has an end
             last = final and not data
             sent += len(data)
-            check_size(name, self._state_bytes.get(name, 0) + len(data), self._limits.max_device_state)
+            self._data.sends(name, len(data), final=final)
             await self._send_state(index, data, stream.LAST if last else 0)
             if last:
                 break
-        pending = 0 if final else await self._pending(name, dry=dry)
-        return do.DeviceSent(trio.current_time(), self._newly_sent(), pending)
-
-    async def _pending(self, name: str, *, dry: bool) -> int:
-        """Ask what is left of the pre-copy data; nothing if a read has given nothing, as in QEMU.
-
-        vfio_update_estimated_pending_data(): a device may count what it cannot give now, or give up counting.
-        """
-        pending = await self.guest.devices[name].pending()
-        self._estimates.said(name, pending)
-        if not dry:
-            self._dry.discard(name)
-            return pending
-        if pending and name not in self._warned:
-            self._warned.add(name)
-            self.narrator.warn(f"{name} says that {pending} bytes of pre-copy data are left, and gives none")
-        self._dry.add(name)
-        return 0
+        left = 0
+        if not final:
+            pending = await device.pending()
+            self._estimates.said(name, pending)
+            left = self._data.left(name, pending, dry=dry, now=trio.current_time())
+        return do.DeviceSent(trio.current_time(), self._newly_sent(), left)
 
     async def _send_state(self, index: int, data: bytes, flags: int) -> None:
         name = list(self.guest.devices)[index]
