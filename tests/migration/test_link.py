@@ -225,6 +225,23 @@ async def test_round_trips_are_in_the_real_outage(autojump_clock, no_threads):
     assert outage(result.engine) == pytest.approx(PREDICTED + 3 * rtt, rel=WITHIN)
 
 
+async def test_stalls_are_in_the_real_outage(autojump_clock, no_threads):
+    """One in each half second: at least none and at most one of them comes into 297 ms."""
+    result = await measured(f"{F14},stall=100ms/500ms", F14_MIB, Limits(downtime=0.5), verify=False)
+    assert result.code == 0, result.finish
+    assert PREDICTED - CONTINUOUS <= outage(result.engine) <= (PREDICTED + 0.1) * (1 + WITHIN)
+
+
+async def test_loss_is_in_the_real_outage(autojump_clock, no_threads):
+    text = f"{F14},rtt=1ms,loss=0.01%"
+    rate = LinkSpec.parse(text).rate
+    carried = F14_MIB * MIB / 4 / rate
+    result = await measured(text, F14_MIB // 4 + 1, Limits(downtime=1.0), verify=False)
+    assert result.code == 0, result.finish
+    assert rate < 128 * MIB
+    assert carried * 0.9 <= outage(result.engine) <= carried * 1.2
+
+
 async def test_running_phase_pays_as_well(autojump_clock, no_threads):
     """At 1 MiB/s the bulk round of 2 MiB takes two seconds."""
     began = trio.current_time()

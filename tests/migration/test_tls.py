@@ -204,6 +204,13 @@ def re_search(pattern, text):
     return any(part in text for part in pattern.split("|"))
 
 
+async def test_a_link_can_be_modelled_over_tls(ours):
+    async with fake_guest(running=True, npages=64) as guest, secure_destination(ours) as (address, _):
+        over = Address.parse(f"sim:bandwidth=64MiB/s,rtt=5ms:{address}", tls=ours)
+        assert str(over).startswith("sim:bandwidth=64MiB/s,rtt=5ms:tls:127.0.0.1:")
+        assert (await migrate(guest, over)).code == 0
+
+
 async def test_source_of_the_right_name_may_come(authority, ours):
     there = replace(ours, name="Trusted-Source")
     async with (
