@@ -29,6 +29,7 @@ from vfioemu.migration.actions import Outcome
 from vfioemu.migration.address import Address
 from vfioemu.migration.background import background
 from vfioemu.migration.doubt import IN_DOUBT
+from vfioemu.migration.messages import MAX_STREAMS
 from vfioemu.migration.pace import SLOWEST
 from vfioemu.migration.plan import PAGE, Limits, OnMismatch, Reason
 from vfioemu.migration.reasons import MEANINGS
@@ -81,6 +82,13 @@ ALIVE = 0.3
     default=OnMismatch.ABORT.value,
     show_default=True,
     help="What becomes of a guest that is not the same there: it stays here, or moves all the same.",
+)
+@click.option(
+    "--streams",
+    type=click.IntRange(1, MAX_STREAMS),
+    default=1,
+    show_default=True,
+    help="Connections that pages go on.",
 )
 @click.option("--stay", is_flag=True, help="After a failure, run the guest on until Ctrl-C.")
 @place_options
@@ -161,6 +169,7 @@ def command(ctx: click.Context, /, uri: str | None, **options: Any) -> int:
                             patience=Patience.for_all(options["peer_timeout"], options["wait"]),
                             alive=ALIVE,
                             journal=logs,
+                            streams=options["streams"],
                         )
                         migration.source = source
                         result = await source.migrate()

@@ -21,8 +21,9 @@ from vfioemu.migration.failedcall import FailedCall
 from vfioemu.migration.guest import Guest
 from vfioemu.migration.handover import Handover, Refusal, Standing
 from vfioemu.migration.journal import Journal
+from vfioemu.migration.lanes import Lanes
 from vfioemu.migration.loader import Loader
-from vfioemu.migration.messages import Checked, Fate, Handshake, Hello, Problem, Setup, Welcome
+from vfioemu.migration.messages import Checked, Fate, Handshake, Hello, Join, Problem, Setup, Welcome
 from vfioemu.migration.narrator import Narrator
 from vfioemu.migration.plan import MAX_DEVICE_STATE, PAGE, OnMismatch, Reason
 from vfioemu.migration.stream import FrameType, Stage, StreamError, lost
@@ -122,6 +123,8 @@ class Destination:
         self._early: dict[str, int] = {}
         """Writes before the start of a guest that moved all the same, for the one who asks; there is one at most."""
         self._connections: set[Channel] = set()
+        self._lanes: dict[str, Lanes] = {}
+        self._joined: set[Channel] = set()
         self._mute: dict[Channel, trio.CancelScope] = {}
         self._turned_away: set[str] = set()
         self._arrived = False
@@ -210,7 +213,9 @@ class Destination:
         finally:
             self._mute.pop(channel, None)
             self._connections.discard(channel)
-            if not taken:
+            if channel in self._joined:
+                self._joined.discard(channel)  # a lane now
+            elif not taken:
                 channel.close()
 
     async def _sort(self, channel: Channel, known: bool) -> _Visit | None:
@@ -219,6 +224,10 @@ class Destination:
         await channel.greet()
         header, body = await channel.receive()
         stage = stream.follow(Stage.NEW, header.type)
+        if header.type is FrameType.JOIN:
+            self._has_spoken(channel)
+            await self._join(channel, stream.decode(body, Join))
+            return None
         if header.type is FrameType.QUERY:
             self._has_spoken(channel)
             await self._answer_query(channel, stream.decode(body, Handshake).token)
@@ -245,6 +254,15 @@ class Destination:
         if patience is None:
             raise lost("it was silent for too long, and there are others")
         patience.deadline = float("inf")
+
+    async def _join(self, channel: Channel, join: Join) -> None:
+        """Make a connection one of a migration that is being loaded, which closes it as well."""
+        lanes = self._lanes.get(join.token)
+        if lanes is None:
+            raise StreamError(Reason.PEER_REFUSED, "no migration of that token is being loaded")
+        lanes.join(join.index, channel)
+        self._joined.add(channel)
+        await channel.send(FrameType.ACCEPTED, Handshake(token=join.token))
 
     async def _offer(self, visit: _Visit) -> bool:
         """Wait for the shell to be free, for a moment."""
@@ -307,12 +325,29 @@ class Destination:
         channel, hello = visit.channel, visit.hello
         self._agree(guest, visit)
         loader = Loader(guest, channel, self.narrator, self._max_device_state, verify=hello.verify)
+        lanes = self._lanes[hello.token] = Lanes(hello.streams - 1, self._idle)
+        broken: list[StreamError] = []
+        arrival: Arrival | None = None
         try:
-            return await self._receive_guest(guest, visit, loader)
+            async with background() as nursery:
+
+                def failed(error: StreamError) -> None:
+                    if not broken and not lanes.over:
+                        broken.append(error)
+                        scope.cancel()
+
+                nursery.start_soon(lanes.run, loader.take_pages, failed)
+                with trio.CancelScope() as scope:
+                    arrival = await self._receive_guest(guest, visit, loader, lanes)
+            if arrival is None:
+                raise broken[0]
+            return arrival
         finally:
+            del self._lanes[hello.token]
+            lanes.close()
             await loader.end()
 
-    async def _receive_guest(self, guest: Guest, visit: _Visit, loader: Loader) -> Arrival:
+    async def _receive_guest(self, guest: Guest, visit: _Visit, loader: Loader, lanes: Lanes) -> Arrival:
         channel, hello = visit.channel, visit.hello
         await loader.begin()
         await channel.send(FrameType.ACCEPTED, Handshake(token=hello.token))
@@ -323,7 +358,11 @@ class Destination:
             stage = stream.follow(stage, header.type)
             match header.type:
                 case FrameType.ROUND:
-                    pass  # for those who read along
+                    await lanes.barrier()
+                case FrameType.CPUS:
+                    await lanes.barrier()
+                    lanes.over = True
+                    await loader.take(header, body)
                 case FrameType.LEDGER | FrameType.PAGE_SUMS:
                     checked = (
                         await loader.compare(body, devices=hello.verify)

@@ -90,11 +90,8 @@ class Loader:
     async def take(self, header: Header, body: bytes) -> None:
         """Do what a frame says."""
         match header.type:
-            case FrameType.RAM:
-                await self._ram(header, body)
-            case FrameType.ZERO:
-                index, runs = stream.unpack_runs(body, self._npages)
-                await trio.to_thread.run_sync(self._zero, index, runs)
+            case FrameType.RAM | FrameType.ZERO:
+                await self.take_pages(self._channel, header, body)
             case FrameType.DEVICE:
                 await self._device(header, body)
             case FrameType.CPUS:
@@ -217,12 +214,20 @@ class Loader:
                 self._narrator.warn(f"{device.name} does not stop: {error.strerror}")
         return known
 
-    async def _ram(self, header: Header, body: bytes) -> None:
+    async def take_pages(self, channel: Channel, header: Header, body: bytes) -> None:
+        """RAM and ZERO, from any of the connections of a migration."""
+        if header.type is FrameType.RAM:
+            await self._ram(channel, header, body)
+        else:
+            index, runs = stream.unpack_runs(body, self._npages)
+            await trio.to_thread.run_sync(self._zero, index, runs)
+
+    async def _ram(self, channel: Channel, header: Header, body: bytes) -> None:
         index, runs = stream.unpack_runs(body, self._npages)
         block = self._guest.ram[index]
         if runs.pages() * PAGE != header.bulk:
             raise corrupt(f"{header.bulk} raw bytes for {runs.pages()} pages")
-        await self._channel.receive_pages(block, runs, block.sums)
+        await channel.receive_pages(block, runs, block.sums)
 
     def _zero(self, index: int, runs: Runs) -> None:
         try:

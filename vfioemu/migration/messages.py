@@ -14,6 +14,7 @@ MAX_PAGES: Final = 1 << 36
 MAX_BLOCKS: Final = 64
 MAX_DEVICES: Final = 256
 MAX_CPUS: Final = 1024
+MAX_STREAMS: Final = 16
 MAX_CHUNKS: Final = 4096
 """In one DIFFER frame: those of 64 GiB."""
 
@@ -33,11 +34,13 @@ class Hello(Message, frozen=True, kw_only=True):
     Attributes:
         token: random; names this attempt in the hand-over and in QUERY.
         on_mismatch: what becomes of the guest if it is not the same here.
+        streams: connections that pages come on, this one included.
     """
 
     token: Token
     guest: Name
     verify: bool
+    streams: Annotated[int, Meta(ge=1, le=MAX_STREAMS)] = 1
     on_mismatch: OnMismatch = OnMismatch.ABORT
     page_size: Count = PAGE
 
@@ -63,6 +66,24 @@ class Setup(Message, frozen=True, kw_only=True):
     blocks: Annotated[list[BlockGeometry], Meta(min_length=1, max_length=MAX_BLOCKS)]
     devices: Annotated[list[DeviceGeometry], Meta(max_length=MAX_DEVICES)]
     cpus: Annotated[int, Meta(ge=0, le=MAX_CPUS)] = 0
+
+
+class Join(Message, frozen=True, kw_only=True):
+    """A connection is for more pages of a migration that was accepted.
+
+    Attributes:
+        token: of the migration.
+        index: which of its streams this is, from 1; the connection of HELLO is 0.
+    """
+
+    token: Token
+    index: Annotated[int, Meta(ge=1, lt=MAX_STREAMS)]
+
+
+class Mark(Message, frozen=True, kw_only=True):
+    """BARRIER: what follows on this stream is of a later round; `number` counts from 0."""
+
+    number: Count
 
 
 class RoundMark(Message, frozen=True, kw_only=True):

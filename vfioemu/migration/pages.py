@@ -16,7 +16,7 @@ from vfioemu.migration import stream
 from vfioemu.migration.background import background
 from vfioemu.migration.plan import PAGE
 from vfioemu.migration.ram import RamBlock
-from vfioemu.migration.stream import FrameType
+from vfioemu.migration.stream import FrameType, StreamError
 from vfioemu.native.runs import Runs
 from vfioemu.native.sums import Sorted, Sorting
 
@@ -57,28 +57,85 @@ class PagesSent:
 _Piece = tuple[int, Sorted]
 
 
-async def send_pages(ram: Sequence[RamBlock], way: Way, limit: int, deadline: float) -> PagesSent:
+async def send_pages(ram: Sequence[RamBlock], ways: Sequence[Way], limit: int, deadline: float) -> PagesSent:
     """Send dirty pages.
 
     Args:
         ram: the blocks; frames name them by their place here.
-        way: where to.
+        ways: where to; each takes the next piece when it has sent one.
         limit: pages with contents; 0 = all.
         deadline: no piece is begun afterwards.
     """
     sent = PagesSent()
-    ready, pieces = trio.open_memory_channel[_Piece](1)
+    busy = _Busy(sent)
+    most = min(PIECE, *(way.most_pages for way in ways))
+    ready, pieces = trio.open_memory_channel[_Piece](len(ways))
     async with background() as nursery:
-        nursery.start_soon(_sort, ram, ready, limit, min(PIECE, way.most_pages), deadline)
-        async for index, piece in pieces:
-            began = trio.current_time()
+        nursery.start_soon(_sort, ram, ready, limit, most, deadline)
+        if len(ways) == 1:
+            await _send(ram, ways[0], pieces, sent, busy)
+        else:
+            await _send_all(ram, ways, pieces, sent, busy)
+    return sent
+
+
+class _Busy:
+    """Counts the time in which at least one way sends."""
+
+    def __init__(self, sent: PagesSent) -> None:
+        self._sent = sent
+        self._count = 0
+        self._since = 0.0
+
+    def __enter__(self) -> None:
+        if not self._count:
+            self._since = trio.current_time()
+        self._count += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._count -= 1
+        if not self._count:
+            self._sent.seconds += trio.current_time() - self._since
+
+
+async def _send_all(
+    ram: Sequence[RamBlock],
+    ways: Sequence[Way],
+    pieces: "trio.MemoryReceiveChannel[_Piece]",
+    sent: PagesSent,
+    busy: _Busy,
+) -> None:
+    """Send pieces on all ways; the first that fails ends the others."""
+    failed: list[StreamError] = []
+
+    async def one(way: Way) -> None:
+        try:
+            await _send(ram, way, pieces, sent, busy)
+        except StreamError as error:
+            failed.append(error)
+            nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for way in ways:
+            nursery.start_soon(one, way)
+    if failed:
+        raise failed[0]
+
+
+async def _send(
+    ram: Sequence[RamBlock],
+    way: Way,
+    pieces: "trio.MemoryReceiveChannel[_Piece]",
+    sent: PagesSent,
+    busy: _Busy,
+) -> None:
+    async for index, piece in pieces:
+        with busy:
             if len(piece.zero):
                 sent.zero_pages += piece.zero.pages()
                 await way.send(FrameType.ZERO, stream.pack_runs(index, piece.zero))
             if len(piece.full):
                 await way.send_pages(index, ram[index], piece.full)
-            sent.seconds += trio.current_time() - began
-    return sent
 
 
 async def _sort(

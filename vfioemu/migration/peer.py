@@ -10,6 +10,7 @@ from vfioemu.migration import stream
 from vfioemu.migration.address import Address
 from vfioemu.migration.failedcall import FailedCall
 from vfioemu.migration.journal import Standing
+from vfioemu.migration.lanes import SourceLanes
 from vfioemu.migration.messages import Fate, Handshake, Message, Problem
 from vfioemu.migration.plan import PAGE, Reason
 from vfioemu.migration.ram import RamBlock
@@ -33,6 +34,7 @@ class Peer:
 
     Attributes:
         loss: why it is over; None as long as it is not.
+        lanes: more connections, for pages.
     """
 
     def __init__(self, address: Address, on_loss: Callable[[], None], idle: float = IDLE) -> None:
@@ -43,11 +45,12 @@ class Peer:
         self._channel: Channel | None = None
         self._frames: trio.MemoryReceiveChannel[_Frame] | None = None
         self._idle = idle
+        self.lanes = SourceLanes()
 
     @property
     def sent(self) -> int:
         """Bytes sent so far."""
-        return self._channel.sent if self._channel is not None else 0
+        return (self._channel.sent if self._channel is not None else 0) + self.lanes.sent
 
     @property
     def most_pages(self) -> int:
@@ -69,6 +72,10 @@ class Peer:
         send, self._frames = trio.open_memory_channel[_Frame](16)
         nursery.start_soon(self._listen, channel, send)
         nursery.start_soon(channel.beat, BEAT)
+
+    async def join(self, nursery: trio.Nursery, token: str, count: int, patience: float) -> None:
+        """Open `count` more connections for pages."""
+        await self.lanes.connect(nursery, self._address, token, count, patience)
 
     async def _connected(self, patience: float, last: float) -> Wire:
         while True:
@@ -121,10 +128,11 @@ class Peer:
                     await self._channel.send(kind, body)
                 except StreamError:
                     pass  # it is gone already
-        self._channel.close()
+        self.close()
 
     def close(self) -> None:
         """Hang up."""
+        self.lanes.close()
         if self._channel is not None:
             self._channel.close()
 

@@ -82,6 +82,7 @@ class Source:
         tell: gets every event of events.py.
         patience: how long to wait for the destination.
         alive: seconds for which a guest that stays is watched, to show that it lives.
+        streams: connections that pages go on.
         journal: what is known of the migration after the death of this process; None: nothing.
 
     Attributes:
@@ -103,6 +104,7 @@ class Source:
         patience: Patience | None = None,
         alive: float = 0.0,
         journal: Journal | None = None,
+        streams: int = 1,
     ) -> None:
         self.guest = guest
         self.result: Result | None = None
@@ -112,6 +114,7 @@ class Source:
         self._limits = limits
         self._policy = policy
         self._verify = verify
+        self._streams = streams
         self._patience = patience or Patience()
         self._stopped_until = float("inf")
         self._doubt = Doubt()
@@ -310,6 +313,7 @@ class Source:
             case do.Wait(seconds):
                 await trio.sleep(seconds)
             case do.SendCpus():
+                await self._peer.lanes.barrier()
                 await self._peer.send(FrameType.CPUS, Cpus(cpus=[cpu.state for cpu in guest.cpus.cpus]))
             case do.ReadLedger(moment):
                 return await self._read_ledger(moment)
@@ -354,11 +358,13 @@ class Source:
             guest=self.guest.name,
             verify=self._verify,
             on_mismatch=self._limits.on_mismatch,
+            streams=self._streams,
         )
         await peer.send(FrameType.HELLO, hello)
         await peer.expect(FrameType.WELCOME, patience=patience.answer)
         await peer.send(FrameType.SETUP, self.guest.setup())
         await peer.expect(FrameType.ACCEPTED, patience=patience.answer)
+        await peer.join(nursery, self.token, self._streams - 1, patience.answer)
 
     async def _sync(self, *, final: bool) -> Event:
         await self._ledger.before_sync()
@@ -367,6 +373,7 @@ class Source:
         self._data.says(found.sizes, final=final)
         mark = RoundMark(number=self._syncs, pages=found.pages, final=final)
         self._syncs += 1
+        await self._peer.lanes.barrier()
         await self._peer.send(FrameType.ROUND, mark)
         return do.Synced(
             trio.current_time(),
@@ -384,7 +391,12 @@ class Source:
 
     async def _send_ram(self, limit: int, *, final: bool) -> Event:
         deadline = float("inf") if final else trio.current_time() + SLICE
-        done = await send_pages(self.guest.ram, self._peer, max(1, limit // PAGE) if limit else 0, deadline)
+        done = await send_pages(
+            self.guest.ram,
+            [self._peer, *self._peer.lanes.lanes],
+            max(1, limit // PAGE) if limit else 0,
+            deadline,
+        )
         self._zero_pages += done.zero_pages
         return do.RamSent(trio.current_time(), self._newly_sent(), self.guest.pages, done.seconds)
 

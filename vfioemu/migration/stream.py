@@ -116,6 +116,8 @@ class FrameType(IntEnum):
     QUERY = 13
     RELEASED = 14
     PAGE_SUMS = 15
+    JOIN = 16
+    BARRIER = 17
     WELCOME = 32
     ACCEPTED = 33
     READY = 34
@@ -329,7 +331,7 @@ _LOAD: Final = {
     FrameType.ABORT: Stage.OVER,
 }
 NEXT: Final[dict[Stage, dict[FrameType, Stage]]] = {
-    Stage.NEW: {FrameType.HELLO: Stage.GREETED, FrameType.QUERY: Stage.OVER},
+    Stage.NEW: {FrameType.HELLO: Stage.GREETED, FrameType.QUERY: Stage.OVER, FrameType.JOIN: Stage.LOADING},
     Stage.GREETED: {FrameType.SETUP: Stage.LOADING, FrameType.ABORT: Stage.OVER},
     Stage.LOADING: _LOAD,
     Stage.VERIFYING: {
