@@ -12,8 +12,8 @@ from tests.stamps import Stamp
 from vfioemu.abi.dma_engine import STAMP_SIZE
 from vfioemu.client import Memory
 from vfioemu.migration.cpus import Cpus, Pattern, Workload
+from vfioemu.migration.device_writes import DeviceCount, DeviceWrite, TakenPages
 from vfioemu.migration.guest import Guest
-from vfioemu.migration.ledger import DeviceCount, DeviceWrite, TakenPages
 from vfioemu.migration.messages import DeviceView
 from vfioemu.migration.plan import PAGE
 from vfioemu.migration.ram import RamBlock, fill

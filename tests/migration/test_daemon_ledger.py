@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from vfioemu.migration.daemon_ledger import CONTROL, DaemonLedger
-from vfioemu.migration.ledger import DeviceCount, LedgerError, TakenPages
+from vfioemu.migration.device_writes import DeviceCount, LedgerError, TakenPages
 from vfioemu.migration.plan import PAGE
 
 ID = bytes(range(16))

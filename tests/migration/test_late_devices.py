@@ -54,6 +54,14 @@ def of(told, kind):
     return [event for event in told if isinstance(event, kind)]
 
 
+async def no_ledger_is_left(it):
+    """Both daemons end it, at the latest when they see that the connection has ended."""
+    devices = [device for daemon in it.daemons for device in daemon.machine.devices.values()]
+    with trio.fail_after(10):
+        while any(device.ledger is not None for device in devices):
+            await trio.lowlevel.checkpoint()
+
+
 @pytest.mark.parametrize(("moment", "found"), list(zip(MOMENTS, FOUND, strict=True)))
 @pytest.mark.parametrize(("options", "way"), [*zip(KINDS, WAYS[:3], strict=True), (KINDS[0], "hidden")])
 async def test_device_that_writes_late_is_named_at_each_moment(options, way, moment, found):
@@ -75,10 +83,7 @@ async def test_device_that_writes_late_is_named_at_each_moment(options, way, mom
         [event] = of(told, events.LateWrite)
         assert (event.moment, event.write) == (found, write.seq)
         assert result.not_compared == ""
-        devices = [device for daemon in it.daemons for device in daemon.machine.devices.values()]
-        with trio.fail_after(10):  # the destination gives up a moment after the source
-            while any(device.ledger is not None for device in devices):  # noqa: ASYNC110
-                await trio.sleep(0.01)
+        await no_ledger_is_left(it)
         if not moved:
             await it.lives()
 

@@ -10,7 +10,7 @@ from tests.migration.test_drivers import destination
 from vfioemu.migration import actions as do
 from vfioemu.migration import events
 from vfioemu.migration.actions import Outcome
-from vfioemu.migration.ledger import LedgerError
+from vfioemu.migration.device_writes import LedgerError
 from vfioemu.migration.plan import PAGE, Limits, OnMismatch, Reason
 from vfioemu.migration.source import Source
 

@@ -13,7 +13,8 @@ from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 
 from vfioemu.client import Memory
-from vfioemu.migration.ledger import DeviceCount, Ledger, TakenPages
+from vfioemu.migration.device_writes import DeviceCount, TakenPages
+from vfioemu.migration.ledger import Ledger
 from vfioemu.migration.plan import PAGE
 from vfioemu.migration.ram import RamBlock
 from vfioemu.migration.vfio import close_memory

@@ -13,7 +13,7 @@ import trio
 
 from vfioemu.client.control import Control, ControlError, control
 from vfioemu.migration.deadlines import CALL_TIMEOUT
-from vfioemu.migration.ledger import DeviceCount, DeviceWrite, LedgerError, TakenPages
+from vfioemu.migration.device_writes import DeviceCount, DeviceWrite, LedgerError, TakenPages
 from vfioemu.migration.plan import PAGE
 
 T = TypeVar("T")

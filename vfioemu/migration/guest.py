@@ -12,9 +12,10 @@ from typing import Final, Protocol
 from vfioemu.migration.actions import Target, TargetKind
 from vfioemu.migration.cpus import Cpus
 from vfioemu.migration.deadlines import Calls, DaemonSilent
+from vfioemu.migration.device_writes import DeviceWrites
 from vfioemu.migration.failedcall import FailedCall
 from vfioemu.migration.guestspec import ProgramSpec
-from vfioemu.migration.ledger import DeviceWrites, Ledger
+from vfioemu.migration.ledger import Ledger
 from vfioemu.migration.messages import BlockGeometry, DeviceGeometry, DeviceView, Setup
 from vfioemu.migration.plan import Block, ContainerPlan, DevicePlan, Plan, Reason, Tracker
 from vfioemu.migration.ram import RamBlock

@@ -11,9 +11,9 @@ import trio
 
 from vfioemu.client import Memory
 from vfioemu.migration.cpus import Cpus, Pattern, Workload
+from vfioemu.migration.device_writes import DeviceCount, DeviceWrite, TakenPages
 from vfioemu.migration.guest import Guest, GuestDevice, GuestDriver
 from vfioemu.migration.guestspec import ProgramSpec
-from vfioemu.migration.ledger import DeviceCount, DeviceWrite, TakenPages
 from vfioemu.migration.messages import DeviceView
 from vfioemu.migration.plan import PAGE
 from vfioemu.migration.ram import RamBlock, fill
