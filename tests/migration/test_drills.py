@@ -154,6 +154,13 @@ bodies = st.one_of(
     st.builds(stream.pack_state, st.integers(0, 2), st.integers(0, 2), st.integers(0, 3)),
     st.builds(lambda sums: stream.pack_sums(0, 0, sums), st.binary(min_size=8, max_size=64)),
     st.just(b'{"cpus":[]}'),
+    st.sampled_from(
+        [
+            b'{"devices":[],"last":true}',
+            b'{"devices":[{"name":"dma0"}],"last":false}',
+            b'{"devices":[{"name":"dma0","state":"aa","size":9,"views":[{"what":"x"}]}]}',
+        ]
+    ),
     st.just(b'{"token":"%s"}' % (b"0" * 32)),
 )
 frames = st.lists(st.tuples(kinds, bodies, st.integers(0, 3 * PAGE)), max_size=6)
