@@ -212,6 +212,14 @@ async def test_real_outage_is_the_predicted_one(verify, autojump_clock, no_threa
     assert took == pytest.approx(outage(virtual), rel=WITHIN)
 
 
+async def test_several_streams_share_one_link(autojump_clock, no_threads):
+    """They are connections over it, not links of their own."""
+    result = await measured(F14, F14_MIB, Limits(downtime=0.4), verify=False, streams=4)
+    assert result.code == 0, result.finish
+    assert outage(result.engine) >= PREDICTED * 0.9
+    assert result.engine.bandwidth <= 128 * MIB * (1 + WITHIN)
+
+
 async def test_more_than_fits_into_the_outage_is_not_stopped_for(autojump_clock, no_threads):
     """The other side of the edge: 39 MiB would take 305 ms."""
     result = await measured(F14, 40, Limits(downtime=0.3, max_rounds=3), verify=False)

@@ -90,6 +90,15 @@ async def greet(*channels):
             nursery.start_soon(begin, channel)
 
 
+async def test_guest_moves_on_several_streams_over_tls(ours):
+    async with (
+        fake_guest(running=True) as guest,
+        secure_destination(ours, npages=1024) as (address, _),
+    ):
+        result = await migrate(guest, seen_by(address, ours), streams=3)
+        assert result.code == 0, result.finish
+
+
 @pytest.mark.parametrize("step", [1, 7, 40])
 async def test_pages_arrive_where_they_belong_in_worker_threads(step, ours):
     """Both directions at once: one thread encrypts what is sent while another looks for what has come."""
