@@ -38,6 +38,13 @@ def test_several_faults_at_once_break_no_rule(seed):
     assert found.right, str(found)
 
 
+def test_control_of_the_harness_who_is_stopped_twice_goes_on():
+    """It did not: the second stop forgot who waited for the end of the first."""
+    found = run_blows([Blow(Phase.STOPPING, Fault.STOP_DAEMON_B), Blow(Phase.CPUS, Fault.STOP_DAEMON_B)])
+    assert found.right, str(found)
+    assert str(found.ending) == "D0"
+
+
 def test_a_seed_is_always_the_same():
     assert draw(7) == draw(7)
     assert len({draw(seed) for seed in range(50)}) > 40

@@ -21,6 +21,7 @@ from vfioemu.migration.address import Address
 from vfioemu.migration.chaos.disk import Disk
 from vfioemu.migration.chaos.fake import Host, small_guest
 from vfioemu.migration.chaos.faults import HARMS, Fault, Observer, Phase
+from vfioemu.migration.chaos.gate import Gate
 from vfioemu.migration.chaos.pump import Pump
 from vfioemu.migration.destination import Destination
 from vfioemu.migration.guest import Guest
@@ -145,7 +146,7 @@ class _Side:
         self.dead, self.owner = True, False
         self.disk.died(self.name)
         self.host.dead = True
-        self.host.go_on()
+        self.host.gate.open_for_good()
         self.scope.cancel()
 
 
@@ -166,6 +167,7 @@ class _Cell:
         self._a.owner = True
         self._a.host.called = self._called
         self._pump = Pump(f"{self._directory}/b1", self._passing)
+        self._a.host.before = self._pump.caught_up
         async with trio.open_nursery() as self._nursery:
             await self._nursery.start(self._pump.run, f"{self._directory}/p")
             await self._nursery.start(self._receive, self._b, f"{self._directory}/b1")
@@ -298,9 +300,7 @@ class _Cell:
             case Fault.KILL_DAEMON_A | Fault.KILL_DAEMON_B:
                 (a if fault is Fault.KILL_DAEMON_A else b).host.dead = True
             case Fault.STOP_DAEMON_A | Fault.STOP_DAEMON_B:
-                self._nursery.start_soon(
-                    self._stop_host, (a if fault is Fault.STOP_DAEMON_A else b).host, 1.0
-                )
+                self._close((a if fault is Fault.STOP_DAEMON_A else b).host.gate, 1.0)
             case Fault.EIO_A | Fault.EIO_B:
                 (a if fault is Fault.EIO_A else b).host.failing = EIO
             case Fault.ENOMEM_A | Fault.ENOMEM_B:
@@ -311,19 +311,16 @@ class _Cell:
                 pump.harm, pump.harmed = HARMS[fault], False
 
     def _stop(self, side: _Side, seconds: float) -> None:
-        self._pump.stop()
-        self._nursery.start_soon(self._go_on_later, side, seconds)
+        self._close(self._pump.gate, seconds)
+        self._close(side.host.gate, seconds)
 
-    async def _go_on_later(self, side: _Side, seconds: float) -> None:
-        side.host.stop()
-        await trio.sleep(seconds)
-        side.host.go_on()
-        self._pump.go_on()
+    def _close(self, gate: Gate, seconds: float) -> None:
+        gate.close()
+        self._nursery.start_soon(self._open_later, gate, seconds)
 
-    async def _stop_host(self, host: Host, seconds: float) -> None:
-        host.stop()
+    async def _open_later(self, gate: Gate, seconds: float) -> None:
         await trio.sleep(seconds)
-        host.go_on()
+        gate.open()
 
     async def _revive(self) -> None:
         await trio.sleep(1.0)

@@ -3,13 +3,14 @@
 
 import errno
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
 import trio
 
 from vfioemu.client import Memory
+from vfioemu.migration.chaos.gate import Gate
 from vfioemu.migration.cpus import Cpus, Pattern, Workload
 from vfioemu.migration.device_writes import DeviceCount, DeviceWrite, TakenPages
 from vfioemu.migration.guest import Guest, GuestDevice, GuestDriver
@@ -34,30 +35,25 @@ class Host:
     """The daemon of one side.
 
     Attributes:
+        before: is waited for before each call.
         called: told of each call before it is served.
         dead: it was killed: each call fails, as on a connection that has broken.
         failing: the errno of the next call; 0: it works.
+        gate: closed while it is stopped: nothing is answered.
     """
 
     def __init__(self) -> None:
+        self.before: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         self.called: Callable[[str], None] = lambda what: None
         self.dead = False
         self.failing = 0
-        self._stopped = trio.Event()
-        self._stopped.set()
-
-    def stop(self) -> None:
-        """SIGSTOP: nothing is answered."""
-        self._stopped = trio.Event()
-
-    def go_on(self) -> None:
-        """SIGCONT."""
-        self._stopped.set()
+        self.gate = Gate()
 
     async def call(self, what: str) -> None:
         """Serve a call, or not."""
+        await self.before()
         self.called(what)
-        await self._stopped.wait()
+        await self.gate.passed()
         number, self.failing = self.failing, 0
         if self.dead:
             number = errno.EPIPE

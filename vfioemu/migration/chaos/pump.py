@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: MIT
 """What stands between the two sides: it passes frames on, tells who wants to know, and does to one of them what a bad link does."""
 
+import fcntl
+import sys
+import termios
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Final
@@ -8,10 +11,13 @@ from typing import Final
 import trio
 
 from vfioemu.migration import stream
+from vfioemu.migration.chaos.gate import Gate
 from vfioemu.migration.greeting import NONCE, PROOF
 from vfioemu.migration.plan import PAGE
 from vfioemu.migration.stream import FrameType
 
+_TURNS: Final = 200
+"""Rounds of the scheduler after which what has not been passed on is held up somewhere."""
 PREAMBLE: Final = 0
 """Stands for the preamble where a type of a frame is told."""
 
@@ -44,6 +50,7 @@ class Pump:
         harm: done to the frame that is seen now, or else the next one; once.
         refusing: connections are closed at once: nobody is there.
         harmed: it was done.
+        gate: closed while nothing passes.
     """
 
     DELAY: Final = {Harm.STALL: 2.0, Harm.LATE: 15.0}
@@ -55,17 +62,21 @@ class Pump:
         self.harmed = False
         self.refusing = False
         self._seen = seen
-        self._open = trio.Event()
-        self._open.set()
+        self.gate = Gate()
         self._scopes: set[trio.CancelScope] = set()
+        self._sources: set[trio.SocketStream] = set()
+        self._in_hand = 0
 
-    def stop(self) -> None:
-        """Pass nothing on."""
-        self._open = trio.Event()
+    async def caught_up(self) -> None:
+        """Wait until all that the source has sent was passed on, or is held up.
 
-    def go_on(self) -> None:
-        """Pass things on again."""
-        self._open.set()
+        Without that it would depend on who is scheduled first whether a fault that comes with a frame comes before the
+        source's next call or after it.
+        """
+        for _ in range(_TURNS):
+            if self.gate.closed or not (self._in_hand or any(map(_waiting, self._sources))):
+                return
+            await trio.lowlevel.checkpoint()
 
     def cut(self) -> None:
         """End all connections."""
@@ -113,6 +124,8 @@ class Pump:
         try:
             for size in stream.PREAMBLE.size + NONCE, PROOF:  # each proof needs the nonce of the other side
                 await self._pass_on(there, await _read(here, size))
+            if forth:
+                self._sources.add(here)
             while await self._frame(here, there, forth):
                 pass
             await there.send_eof()
@@ -125,20 +138,29 @@ class Pump:
                 pass
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
+        finally:
+            self._sources.discard(here)
         scope.cancel()
 
     async def _frame(self, here: trio.SocketStream, there: trio.SocketStream, forth: bool) -> bool:
         """Pass a frame on; False when no other may follow."""
-        data, kind, bulk = await _read_frame(here)
-        self._seen(kind, forth, data)
-        if self.harm is None or self.harmed:
-            await self._pass_on(there, data)
-            return True
-        if self.harm is Harm.CORRUPT_BULK and not bulk:
-            await self._pass_on(there, data)  # the next one that has any
-            return True
+        head = await _read(here, stream.HEADER_SIZE)
+        self._in_hand += 1
+        try:
+            data, kind, bulk = await _read_rest(here, head)
+            self._seen(kind, forth, data)
+            # Of pages the next ones are harmed, if this frame has none.
+            if self.harm is None or self.harmed or (self.harm is Harm.CORRUPT_BULK and not bulk):
+                await self._pass_on(there, data)
+                return True
+        finally:
+            self._in_hand -= 1
         self.harmed = True
-        return await self._do_harm(here, there, data, bulk)
+        self._sources.discard(here)  # it is held up
+        more = await self._do_harm(here, there, data, bulk)
+        if forth:
+            self._sources.add(here)
+        return more
 
     async def _do_harm(
         self, here: trio.SocketStream, there: trio.SocketStream, data: bytes, bulk: int
@@ -154,8 +176,8 @@ class Pump:
                     await trio.sleep(self.DELAY[self.harm])
                     await there.send_all(data)
             case Harm.BLACK_HOLE:
-                self.stop()
-                await self._open.wait()
+                self.gate.close()
+                await self.gate.passed()
             case Harm.CORRUPT_BODY | Harm.CORRUPT_BULK:
                 end = len(data) - (0 if self.harm is Harm.CORRUPT_BULK else bulk)
                 # Of pages, one bit in each: those that are written again are sent again, and do no harm.
@@ -172,7 +194,7 @@ class Pump:
             case Harm.DUPLICATE:
                 await there.send_all(data + data)
             case Harm.REORDER:
-                after, _, _ = await _read_frame(here)
+                after, _, _ = await _read_rest(here, await _read(here, stream.HEADER_SIZE))
                 await there.send_all(after + data)
             case Harm.PIECES:
                 size = max(1, len(data) // 100)
@@ -183,8 +205,16 @@ class Pump:
         return True
 
     async def _pass_on(self, there: trio.SocketStream, data: bytes) -> None:
-        await self._open.wait()
+        await self.gate.passed()
         await there.send_all(data)
+
+
+def _waiting(here: trio.SocketStream) -> int:
+    """Count the bytes that can be read; ioctl(FIONREAD)."""
+    count = bytearray(4)
+    if here.socket.fileno() >= 0:
+        fcntl.ioctl(here.socket.fileno(), termios.FIONREAD, count)
+    return int.from_bytes(count, sys.byteorder)
 
 
 async def _read(here: trio.SocketStream, size: int) -> bytes:
@@ -197,8 +227,7 @@ async def _read(here: trio.SocketStream, size: int) -> bytes:
     return bytes(data)
 
 
-async def _read_frame(here: trio.SocketStream) -> tuple[bytes, int, int]:
-    """Read a frame: all its bytes, its type, and how many of them are bulk."""
-    head = await _read(here, stream.HEADER_SIZE)
+async def _read_rest(here: trio.SocketStream, head: bytes) -> tuple[bytes, int, int]:
+    """Read a frame behind its header: all its bytes, its type, and how many of them are bulk."""
     kind, _, body, bulk, _ = stream.HEADER.unpack_from(head)
     return head + await _read(here, body + bulk), FrameType(kind), bulk
