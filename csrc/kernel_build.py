@@ -92,10 +92,6 @@ DECLARATIONS = """
 
     int vfe_unmap(void *start, size_t size);
 
-    uint64_t vfe_zero_pages(const void *memory, size_t page_size, uint64_t first, uint64_t npages, void *out,
-                            enum vfe_isa isa);
-    void vfe_page_sums(const void *memory, size_t page_size, uint64_t first, uint64_t npages, uint64_t *sums);
-
     uint64_t vfe_zero_sum(size_t page_size);
     bool vfe_sums_sort(const void *memory, int fd, size_t page_size, const struct vfe_run *runs, size_t nruns,
                        uint64_t *cursor, uint64_t *sums, struct vfe_run *full, struct vfe_run *zero, size_t max,

@@ -1,34 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /**
  * @file
- * Zero pages and checksums, at the edges of memory.
+ * Checksums, against those of another implementation.
  */
-#include "vfe_atomic.h"
 #include "vfe_pages.h"
 
 #include "test_util.h"
-
-#define PAGE   128
-#define NPAGES 130
-
-static void test_zero_pages(enum vfe_isa isa)
-{
-	unsigned char *memory = get_memory((size_t)PAGE * NPAGES);
-	char *out = get_memory(3 * 8 + 1);
-
-	CHECK(vfe_zero_pages(memory, PAGE, 0, NPAGES, out + 1, isa) == NPAGES);
-	CHECK(vfe_load(out + 1, 0) == UINT64_MAX);
-	CHECK(vfe_load(out + 1, 2) == 3);
-	for (size_t byte = 0; byte < PAGE; byte++) {
-		memory[(size_t)PAGE * 129 + byte] = 1;
-		CHECK(vfe_zero_pages(memory, PAGE, 1, 129, out, isa) == 128);
-		CHECK(vfe_load(out, 2) == 0);
-		memory[(size_t)PAGE * 129 + byte] = 0;
-	}
-	CHECK(vfe_zero_pages(memory, PAGE, NPAGES, 0, out, isa) == 0);
-	free(memory);
-	free(out);
-}
 
 /* XXH64 of 32 zeros and of the bytes 0 to 63, by another implementation. */
 static void test_sums(void)
@@ -45,10 +22,22 @@ static void test_sums(void)
 	free(memory);
 }
 
+/* XXH64 of nothing, and of the bytes 0 to 39: lengths that are no stripes. */
+static void test_any_length(void)
+{
+	unsigned char *memory = get_memory(40);
+
+	for (unsigned char i = 0; i < 40; i++)
+		memory[i] = i;
+	CHECK(vfe_hash(memory, 0) == 0xef46db3751d8e999);
+	CHECK(vfe_hash(memory, 8) == 0x884a173614b81b8d);
+	CHECK(vfe_hash(memory, 40) == 0xf5da40f1b11741e9);
+	free(memory);
+}
+
 int main(void)
 {
-	test_zero_pages(VFE_ISA_PORTABLE);
-	test_zero_pages(VFE_ISA_BEST);
 	test_sums();
+	test_any_length();
 	return 0;
 }

@@ -4,7 +4,6 @@
 #include <assert.h>
 
 #include "vfe_atomic.h"
-#include "vfe_ops.h"
 
 #define STRIPE_BYTES 32
 
@@ -14,27 +13,6 @@
 #define PRIME3 0x165667b19e3779f9
 #define PRIME4 0x85ebca77c2b2ae63
 #define PRIME5 0x27d4eb2f165667c5
-
-uint64_t vfe_zero_pages(const void *memory, size_t page_size, uint64_t first,
-			uint64_t npages, void *out, enum vfe_isa isa)
-{
-	const struct vfe_ops *ops = vfe_ops_choose(isa);
-	const char *page = (const char *)memory + first * page_size;
-	uint64_t zeros = 0;
-
-	assert(ops && page_size % 64 == 0);
-	for (uint64_t base = 0; base < npages; base += 64) {
-		uint64_t bits = 0;
-
-		for (uint64_t i = 0; i < 64 && base + i < npages; i++) {
-			bits |= (uint64_t)ops->is_zero(page, page_size) << i;
-			page += page_size;
-		}
-		vfe_store(out, (size_t)(base / 64), bits);
-		zeros += (uint64_t)__builtin_popcountll(bits);
-	}
-	return zeros;
-}
 
 static uint64_t rotate(uint64_t value, unsigned int left)
 {

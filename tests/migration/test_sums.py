@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: MIT
 """Sums of a RAM block: what was noted, and what differs from it."""
 
+import os
 from pathlib import Path
 
 import pytest
 
+from tests.migration.fake import fake_guest
+from tests.migration.test_drivers import QUICK, destination
 from vfioemu.client import Memory
-from vfioemu.migration.plan import PAGE
+from vfioemu.migration.plan import PAGE, Limits
+from vfioemu.migration.ram import fill
+from vfioemu.migration.source import Source
 from vfioemu.migration.sums import CHUNK, PageSums
 from vfioemu.native.sums import ZERO_SUM
 
@@ -59,3 +64,47 @@ def test_table_is_private_and_costs_nothing_before_it_is_used():
     sums.zero([(0, 1 << 22)])
     assert kib("Pss_Shmem") - before[1] < 4096
     sums.close()
+
+
+SPARSE = 8192
+
+
+def allocated(guest):
+    """Pages of the first block that are there; the device writes into the other one when it runs."""
+    return os.fstat(guest.ram[0].fd).st_blocks * 512 // PAGE
+
+
+@pytest.mark.parametrize("verify", [True, False])
+async def test_guest_that_is_mostly_zero_costs_little_on_both_sides(verify):
+    """Neither the test for zero pages, nor sums, nor the audit make a hole real; 20 pages were written and are zero."""
+    async with (
+        fake_guest(running=False, npages=SPARSE, cpus=0, rate=1) as guest,
+        destination(npages=SPARSE, cpus=0) as (address, _, arrivals),
+    ):
+        view = guest.ram[0].view
+        fill(view[20 * PAGE :], "sparse", (95, 2, 2))
+        view[: 20 * PAGE] = bytes(20 * PAGE)
+        there = allocated(guest)
+        assert 0 < there < SPARSE // 10
+        result = await Source(guest, address, Limits(), patience=QUICK, verify=verify).migrate()
+        assert result.code == 0, result.finish
+        assert allocated(guest) == there
+        assert allocated(arrivals[0].guest) == there - 20
+        assert guest.ram[0].view == arrivals[0].guest.ram[0].view
+
+
+async def test_pages_that_became_zero_are_given_back():
+    """A shell that had contents there: whatever it had, the pages are holes."""
+
+    def prepare(shell):
+        for block in shell.ram:
+            block.view[:] = b"\x01" * len(block.view)
+
+    async with (
+        fake_guest(running=False, npages=64, cpus=0, rate=1) as guest,
+        destination(npages=64, cpus=0, prepare=prepare) as (address, _, arrivals),
+    ):
+        guest.ram[0].view[5 * PAGE] = 1
+        assert (await Source(guest, address, Limits(), patience=QUICK).migrate()).code == 0
+        assert allocated(arrivals[0].guest) == 1
+        assert guest.ram[0].view == arrivals[0].guest.ram[0].view

@@ -64,7 +64,7 @@ MUTANTS = [
     Mutant(
         "zero",
         "the last line of a page is not looked at",
-        "pages",
+        "sums",
         "vfe_ops.c",
         "static bool is_zero(const void *data, size_t nbytes)\n{\n",
         "static bool is_zero(const void *data, size_t nbytes)\n{\n\tif (nbytes > 64)\n\t\tnbytes -= 64;\n",
@@ -92,6 +92,14 @@ MUTANTS = [
         "vfe_sums.c",
         "\t\tcursor[1] += done;\n",
         "\t\tcursor[1] += done + (done > 4 && done < count);\n",
+    ),
+    Mutant(
+        "stripe",
+        "the last stripe of a page is not summed",
+        "pages",
+        "vfe_pages.c",
+        "for (size_t at = 0; at < nbytes; at += STRIPE_BYTES) {",
+        "for (size_t at = 0; at + STRIPE_BYTES < nbytes || !at; at += STRIPE_BYTES) {",
     ),
     Mutant(
         "guard",

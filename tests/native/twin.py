@@ -317,17 +317,3 @@ def xxh64(data: bytes | bytearray, seed: int = 0) -> int:
     total = (total ^ total >> 33) * p2 & _U64
     total = (total ^ total >> 29) * p3 & _U64
     return total ^ total >> 32
-
-
-def page_sums(memory: bytes | bytearray, first: int, count: int, page_size: int) -> list[int]:
-    """XXH64 of each page."""
-    return [xxh64(memory[page * page_size : (page + 1) * page_size]) for page in range(first, first + count)]
-
-
-def zero_bitmap(memory: bytes | bytearray, first: int, count: int, page_size: int) -> bytes:
-    """A bit for each page of zeros."""
-    bits = 0
-    for page in range(count):
-        start = (first + page) * page_size
-        bits |= (not any(memory[start : start + page_size])) << page
-    return bits.to_bytes((count + 63) // 64 * 8, "little")

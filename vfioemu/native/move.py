@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from vfioemu._kernel import ffi, lib
 from vfioemu.native.bitmap import Buffer
-from vfioemu.native.pages import PAGE_SIZE
 from vfioemu.native.runs import Runs
-from vfioemu.native.sums import SumTable
+from vfioemu.native.sums import PAGE_SIZE, SumTable
 
 if TYPE_CHECKING:
     from vfioemu._kernel import BytesPtr, ConstBytesPtr

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vfioemu._kernel import ffi, lib
 from vfioemu.native.bitmap import Buffer, DirtyBitmap, Isa, collect_runs, isa_number
-from vfioemu.native.pages import PAGE_SIZE
 from vfioemu.native.runs import RUN_SIZE, Runs
 
 if TYPE_CHECKING:
     from vfioemu._kernel import ConstBytesPtr, U64Ptr
 
+PAGE_SIZE: Final = 4096
 SUM_SIZE: Final = 8
 UNSET: Final = 0
 """Entry of a page that was never summed."""
