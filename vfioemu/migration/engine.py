@@ -321,7 +321,8 @@ class Engine:
         if over and not stop:
             # Whatever the policy would like: this limit is the user's.
             raise _Abandoned(
-                Reason.NOT_CONVERGING, f"{self.timeout:g} s are over (--timeout), and {left} bytes are left"
+                Reason.NOT_CONVERGING,
+                f"{round(self.timeout, 2):g} s are over (--timeout), and {left} bytes are left",
             )
         return stop
 
@@ -518,7 +519,7 @@ class Engine:
         if paused is not None and self._now - paused > self.max_outage:
             raise _Abandoned(
                 Reason.OUTAGE_TOO_LONG,
-                f"the guest has stood still for {self._now - paused:.3g} s, and may for {self.max_outage:g} s (--max-outage)",
+                f"the guest has stood still for {self._now - paused:.3g} s, and may for {round(self.max_outage, 2):g} s (--max-outage)",
             )
 
     def _set_state(self, device: DevicePlan, state: int) -> Flow[None]:

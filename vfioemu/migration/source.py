@@ -257,11 +257,11 @@ class Source:
         if self._stopped_until < over_at:
             raise GuestError(
                 Reason.OUTAGE_TOO_LONG,
-                f"the guest has stood still for {engine.max_outage:g} s (--max-outage), and this was not over: {doing}",
+                f"the guest has stood still for {round(engine.max_outage, 2):g} s (--max-outage), and this was not over: {doing}",
             )
         raise GuestError(
             Reason.NOT_CONVERGING,
-            f"{engine.timeout:g} s are over (--timeout), and this was not: {doing}",
+            f"{round(engine.timeout, 2):g} s are over (--timeout), and this was not: {doing}",
         )
 
     def _hurry_up(self) -> None:

@@ -33,7 +33,7 @@ class PrecopyLimits:
         hopeless = self._is_hopeless(situation.seconds, too_large=too_large)
         if not (used_up or situation.over or hopeless):
             return GoOn(situation.throttle)
-        limit = "--max-rounds" if used_up else f"--timeout {situation.timeout:g}s"
+        limit = "--max-rounds" if used_up else f"--timeout {round(situation.timeout, 2):g}s"
         needed = (
             f"{situation.left / situation.bandwidth:.3g} s of downtime"
             if situation.bandwidth
