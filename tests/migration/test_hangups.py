@@ -177,9 +177,9 @@ async def test_control_a_destination_that_keeps_views_of_its_memory_is_noticed(t
     kept = []
     ram = Loader._ram
 
-    async def keeping(self, header, body):
+    async def keeping(self, channel, header, body):
         kept.append(self._guest.ram[0].view[:10])
-        await ram(self, header, body)
+        await ram(self, channel, header, body)
 
     monkeypatch.setattr(Loader, "_ram", keeping)
     monkeypatch.setattr("tests.migration.fake.close_memory", Memory.close)
