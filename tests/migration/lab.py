@@ -24,9 +24,10 @@ QUICK = Limits(bandwidth=32 << 20, downtime=0.3)
 
 @dataclass(kw_only=True)
 class Dma:
-    """A dma-engine, or another device: the options of its model, and its program."""
+    """A dma-engine, or another device: the options of its model, its program, its name (by default a UUID)."""
 
     model: str = "dma-engine"
+    name: str | None = None
     options: dict = field(default_factory=dict)
     container: str = "c0"
     group: int | None = None
@@ -46,7 +47,7 @@ def machine(*devices, **options):
         for i, dma in enumerate(devices)
     )
     specs = tuple(
-        MachineDevice(symbol=f"dma{i}", name=uuid(i), group=10 + i, model=dma.model, options=dma.options)
+        MachineDevice(symbol=f"dma{i}", name=dma.name or uuid(i), group=10 + i, model=dma.model, options=dma.options)
         for i, dma in enumerate(devices)
     )
     return MachineSpec(groups=groups, devices=specs, **options)
@@ -56,7 +57,7 @@ def guest(*devices, mib=8, cpu_rate=1000.0):
     """A guest of two blocks with those devices and two CPUs."""
     containers = {}
     for i, dma in enumerate(devices):
-        spec = DeviceSpec(name=f"dma{i}", group=10 + i, device=uuid(i), program=dma.program)
+        spec = DeviceSpec(name=f"dma{i}", group=10 + i, device=dma.name or uuid(i), program=dma.program)
         containers.setdefault(dma.container, []).append(spec)
     return GuestSpec(
         name="lab",

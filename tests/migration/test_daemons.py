@@ -130,6 +130,17 @@ async def test_type_2_device_is_all_dirty_and_converges_only_if_all_of_it_fits()
         assert (result.code, result.lost) == (0, []), result.finish
 
 
+@pytest.mark.parametrize("kind", [1, 2, 3])
+async def test_program_makes_a_pci_function_a_bus_master(kind):
+    """Else it would do no DMA on either side, and nothing lost would mean nothing."""
+    device = Dma(name="1000:00:16.0", options={"type": kind, "logging": True})
+    async with lab(device) as it:
+        await it.lives()
+        result = await it.migrate(Limits(downtime=1.0))
+        assert (result.code, result.lost) == (0, []), result.finish
+        await it.lives(it.arrivals[0].guest)
+
+
 async def test_cancel_and_migrate_again():
     async with lab(Dma(options=LOGGED), Dma(options=TRACKED, container="c1")) as it:
         source = Source(it.guest, it.address, Limits(bandwidth=4 << 20, downtime=0.01))

@@ -13,6 +13,10 @@ from vfioemu.migration.workload.ids import read_ids
 from vfioemu.uapi import constants as u
 
 _IDS: Final = dma.VENDOR_ID.to_bytes(2, "little") + dma.DEVICE_ID.to_bytes(2, "little")
+_COMMAND: Final = 0x04
+"""Its place in config space, and two of its bits."""
+_COMMAND_MEMORY: Final = 0x2
+_COMMAND_MASTER: Final = 0x4
 _STATE: Final = (
     *(dma.Register.ID, dma.Register.DEVICE_ID, dma.Register.CONTROL, dma.Register.BASE, dma.Register.SIZE),
     *(
@@ -56,7 +60,7 @@ class DmaEngineDriver:
         return driver if await driver._read(dma.Register.ID) == dma.ENGINE_ID else None
 
     async def program(self, program: ProgramSpec, base: int, size: int, seed: int) -> None:
-        """Have it write [base, base+size) by DMA, by itself.
+        """Make it a bus master, and have it write [base, base+size) by DMA, by itself.
 
         Raises:
             BuildError: a register does not take its value.
@@ -74,10 +78,21 @@ class DmaEngineDriver:
             dma.Register.PIN_PAGES: program.pin_pages,
             dma.Register.CONTROL: dma.CONTROL_RUN,
         }
+        await self._enable()
         for register, value in registers.items():
             with about(Step.PROGRAM, f"{self._name} {register.name} = {value:#x}"):
                 write = self._file.pwrite(value.to_bytes(8, "little"), self._bar + register)
                 await asked(self._file, "a write of its registers", write)
+
+    async def _enable(self) -> None:
+        """Set memory decoding and bus mastering in COMMAND, as pci_enable_device() and pci_set_master() do."""
+        with about(Step.PROGRAM, f"{self._name} COMMAND"):
+            info = self._file.region_info(u.VFIO_PCI_CONFIG_REGION_INDEX)
+            place = (await asked(self._file, "VFIO_DEVICE_GET_REGION_INFO", info)).offset + _COMMAND
+            read = await asked(self._file, "a read of config space", self._file.pread(2, place))
+            value = int.from_bytes(read, "little") | _COMMAND_MEMORY | _COMMAND_MASTER
+            write = self._file.pwrite(value.to_bytes(2, "little"), place)
+            await asked(self._file, "a write of config space", write)
 
     async def begin(self, seed: int) -> None:
         """Leave it alone until it is programmed."""
