@@ -20,7 +20,7 @@ from vfioemu.migration.address import Address, AddressError
 from vfioemu.migration.destination import MAX_CONNECTIONS, Destination
 from vfioemu.migration.plan import PAGE, Limits, Reason
 from vfioemu.migration.source import Source
-from vfioemu.migration.stream import StreamError
+from vfioemu.migration.stream import PREAMBLE, StreamError, preamble
 from vfioemu.migration.tls import RECORD, TlsFiles
 from vfioemu.migration.transport import THREADED, Channel
 from vfioemu.native.runs import Runs
@@ -218,6 +218,51 @@ async def test_a_link_can_be_modelled_over_tls(ours):
         over = Address.parse(f"sim:bandwidth=64MiB/s,rtt=5ms:{address}", tls=ours)
         assert str(over).startswith("sim:bandwidth=64MiB/s,rtt=5ms:tls:127.0.0.1:")
         assert (await migrate(guest, over)).code == 0
+
+
+def hail(wire):
+    """Send to a side that has hung up: what is sent first is answered with a reset, and after that nothing can be sent."""
+    for _ in range(3):
+        wire.send([memoryview(b"hello")])
+
+
+async def test_source_that_was_turned_away_before_it_spoke_is_told_why(ours, tmp_path):
+    """In TLS 1.3 its handshake is over by then, and what it finds first is that it cannot send."""
+    stranger = replace(Authority(tmp_path).files(*HERE), ca=ours.ca)
+    with Address.parse("tls:127.0.0.1:0", tls=ours).listen() as listener:
+        wire = await seen_by(listener.bound, stranger).connect()
+        b = Channel((await listener.accept())[0])
+
+    async def turn_away():
+        with pytest.raises(StreamError, match="not taken"):
+            await b.secure()
+        b.close()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(turn_away)
+        await Channel(wire).secure()
+    with pytest.raises(StreamError) as error:
+        hail(wire)
+    assert (error.value.reason, "unknown ca" in error.value.detail) == (Reason.TLS_REFUSED, True), error.value
+    wire.sock.close()
+
+
+async def test_what_came_before_a_side_could_not_send_is_read_whole(ours):
+    """The look at why the other one hung up must not eat the first byte of what it has said."""
+    with Address.parse("tls:127.0.0.1:0", tls=ours).listen() as listener:
+        wire = await seen_by(listener.bound, ours).connect()
+        b = Channel((await listener.accept())[0])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(b.greet)
+        await Channel(wire).secure()
+    b.close()
+    with pytest.raises((StreamError, ConnectionError)):
+        hail(wire)
+    assert wire.has_buffered()
+    said = bytearray(PREAMBLE.size)
+    assert wire.receive([memoryview(said)]) == len(said)
+    assert said == preamble()
+    wire.sock.close()
 
 
 async def test_source_of_the_right_name_may_come(authority, ours):

@@ -137,6 +137,8 @@ class TlsWire:
         self._name = name
         self._lock = threading.Lock()
         self._owed = b""
+        self._ahead = b""
+        """What `_look_ahead` has read: a byte, or nothing."""
 
     @property
     def sock(self) -> socket.socket:
@@ -174,11 +176,11 @@ class TlsWire:
                 count = self._ssl.send(self._owed)
         except ssl.SSLWantWriteError:
             raise BlockingIOError from None
+        except (ssl.SSLEOFError, ConnectionError) as error:  # which of them, depends on the release of Python
+            self._look_ahead()  # why it hung up may have come
+            raise (_refused(error) if isinstance(error, ssl.SSLError) else error) from None
         except ssl.SSLError as error:
             raise _refused(error) from None
-        except ConnectionError:
-            self._receive(memoryview(bytearray(1)))  # why it hung up may have come
-            raise
         self._owed = b""
         return count
 
@@ -203,16 +205,26 @@ class TlsWire:
         """Receive what a record has; None if there is none."""
         try:
             with self._lock:
+                if self._ahead:
+                    view[:1], self._ahead = self._ahead, b""
+                    return 1
                 return self._ssl.recv_into(view)
         except ssl.SSLWantReadError:
             return None
         except ssl.SSLError as error:
             raise _refused(error) from None
 
+    def _look_ahead(self) -> None:
+        """Raise what the other side has ended the connection with; a byte that was data is kept for `receive`."""
+        byte = memoryview(bytearray(1))
+        if self._receive(byte):
+            with self._lock:
+                self._ahead = bytes(byte)
+
     def has_buffered(self) -> bool:
         """Whether a record was read of which not all was taken."""
         with self._lock:
-            return self._ssl.pending() > 0
+            return bool(self._ahead) or self._ssl.pending() > 0
 
 
 def _record(views: Sequence[memoryview]) -> bytes:
