@@ -62,7 +62,7 @@ def guest_options(function: F) -> F:
                 "devices",
                 multiple=True,
                 metavar="GROUP:NAME",
-                help="A device, without --guest; each in a container of its own.",
+                help="A dma-engine, without --guest; each in a container of its own.",
             ),
         )
     ):

@@ -42,8 +42,8 @@ _PRINTERS: Final = frozenset({"decode", "devices", "mdev", "stats", "trace"})
 _ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _EXIT_CODES: Final = """\b
 Exit status: 0 done; 1 it did not work; 2 usage or configuration; 3 the
-migration failed, the source runs; 4 cancelled, the source runs; 5 moved, and
-not the same; 6 in doubt; 9 blocked before any byte was sent; 70 a bug of
+migration failed, the source runs; 4 cancelled, the source runs; 5 not the
+same there, moved or not; 6 in doubt; 9 blocked before any byte was sent; 70 a bug of
 ours; 77 a prerequisite is missing; 128+n ended by signal n."""
 
 
