@@ -47,7 +47,9 @@ def machine(*devices, **options):
         for i, dma in enumerate(devices)
     )
     specs = tuple(
-        MachineDevice(symbol=f"dma{i}", name=dma.name or uuid(i), group=10 + i, model=dma.model, options=dma.options)
+        MachineDevice(
+            symbol=f"dma{i}", name=dma.name or uuid(i), group=10 + i, model=dma.model, options=dma.options
+        )
         for i, dma in enumerate(devices)
     )
     return MachineSpec(groups=groups, devices=specs, **options)
