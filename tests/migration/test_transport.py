@@ -124,6 +124,27 @@ async def test_cancel_ends_a_stuck_send(pair):
     assert scope.cancelled_caught
 
 
+async def test_frame_that_was_cancelled_before_it_began_takes_no_number(pair):
+    """Else the ABORT of a source that is cancelled would be stream_corrupt at the destination."""
+    a, b = pair()
+    sent = 0
+    async with trio.open_nursery() as nursery:
+        for _ in range(100):  # trio lets one of two go first as it likes: the cancel, or the frame that has its turn
+            with trio.CancelScope() as scope:
+                nursery.start_soon(cancel, scope)
+                await a.send(FrameType.HELLO)
+            sent += not scope.cancelled_caught
+    assert 0 < sent < 100
+    assert not a.torn
+    await a.send(FrameType.ABORT)
+    received = [(await b.receive())[0].type for _ in range(sent + 1)]
+    assert received == [FrameType.HELLO] * sent + [FrameType.ABORT]
+
+
+async def cancel(scope):
+    scope.cancel()
+
+
 async def test_silent_peer_is_lost_after_wait(pair):
     a, _b = pair()
     with pytest.raises(StreamError, match="silent"):

@@ -157,6 +157,7 @@ class Channel:
 
     async def _frame(self, push: Push, bulk: int) -> None:
         """Send a frame, in our turn."""
+        await trio.lowlevel.checkpoint_if_cancelled()  # what does not begin takes no number: an ABORT may follow
         self._out += 1
         await self._move(push, bulk)
 
