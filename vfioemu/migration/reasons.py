@@ -97,7 +97,8 @@ MEANINGS: Final[Mapping[Reason, Meaning]] = {
         "migrate again: a new migration is not refused by it",
     ),
     Reason.PEER_LOST: Meaning(
-        "The connection broke: the other side has ended or was killed, or something between them cut it.",
+        "The connection broke: the other side has ended or was killed, or something between them cut it. At the destination also: the source"
+        " gave up, and the detail has its reason.",
         "`vfioemu incoming` says why, if it still runs",
     ),
     Reason.PEER_SILENT: Meaning(
