@@ -129,7 +129,8 @@ async def test_frame_that_was_cancelled_before_it_began_takes_no_number(pair):
     a, b = pair()
     sent = 0
     async with trio.open_nursery() as nursery:
-        for _ in range(100):  # trio lets one of two go first as it likes: the cancel, or the frame that has its turn
+        # Of the cancel and the frame that has its turn trio lets one go first, as it likes.
+        for _ in range(100):
             with trio.CancelScope() as scope:
                 nursery.start_soon(cancel, scope)
                 await a.send(FrameType.HELLO)

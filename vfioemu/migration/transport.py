@@ -157,7 +157,8 @@ class Channel:
 
     async def _frame(self, push: Push, bulk: int) -> None:
         """Send a frame, in our turn."""
-        await trio.lowlevel.checkpoint_if_cancelled()  # what does not begin takes no number: an ABORT may follow
+        # What does not begin takes no number: an ABORT may follow.
+        await trio.lowlevel.checkpoint_if_cancelled()
         self._out += 1
         await self._move(push, bulk)
 
