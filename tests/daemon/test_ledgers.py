@@ -37,6 +37,7 @@ async def ctl(server):
 async def devices(server, *symbols):
     """Devices with 16 pages at 0 and NPAGES at HIGH."""
     async with client.connect(server.socket_path) as session:
+        await session.set_limits(ipc_lock=True, memlock=None)  # an ordinary user may lock less than that
         with client.Memory(NPAGES * PAGE) as memory:
             await session.share_memory(memory)
             files = []

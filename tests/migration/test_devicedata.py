@@ -115,6 +115,7 @@ async def test_state_of_unknown_size_is_not_refused_for_that():
     assert result.code == 0, result.finish
 
 
+@pytest.mark.slow
 async def test_state_that_cannot_fit_is_told_in_seconds():
     def prepare(device):
         device.stop_copy_size = answers(UNKNOWN_STATE)

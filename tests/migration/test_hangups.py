@@ -160,7 +160,7 @@ async def resume(guest):
     guest.cpus.resume()
 
 
-@pytest.mark.parametrize("kind", sampled(reversed(SENT), 6), ids=lambda kind: kind.name.lower())
+@pytest.mark.parametrize("kind", sampled(reversed(SENT), 3), ids=lambda kind: kind.name.lower())
 async def test_source_that_hangs_up_leaves_a_destination_that_takes_the_next_guest(
     kind, tmp_path, monkeypatch
 ):

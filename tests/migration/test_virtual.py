@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The engine in virtual time, held against closed forms and against what a QEMU-shaped loop does."""
 
+from itertools import pairwise
+
 import pytest
 
 from vfioemu.migration import actions as do
@@ -99,3 +101,31 @@ def test_unlimited_guest_on_a_fast_link_needs_no_first_window():
     )
     assert finish.outcome is Outcome.COMPLETED
     assert len(engine.rounds) < 5
+
+
+def test_a_device_that_dirties_a_ring_again_and_again_converges():
+    """A window is sent before somebody looks again, as in QEMU, also by a source that sends in small pieces.
+
+    To sync in the middle of a window, as soon as the rest is below the threshold, leaves half of the old each time, and finds all
+    of the ring dirty again.
+    """
+    guest = VirtualGuest(bandwidth=GIB, always_dirty=268)
+
+    def small_pieces(action):
+        if not isinstance(action, do.SendRam) or action.final:
+            return None
+        pages = min(guest.dirty, action.limit / 4096, 64)
+        guest.dirty -= pages
+        guest.carry(pages * 4096)
+        return do.RamSent(guest.now, int(pages * 4096), int(guest.dirty))
+
+    plan = Plan(blocks=(Block(name="ram", npages=2048),), containers=())
+    engine = Engine(plan, Limits(bandwidth=16 * MIB, downtime=0.1, max_rounds=20))
+    guest.working_set, guest.write_rate = 2048, 1000.0
+
+    finish = run(engine, guest, small_pieces)
+
+    assert finish.outcome is Outcome.COMPLETED, finish
+    lasted = [after.began - before.began for before, after in pairwise(engine.rounds)]
+    assert len(lasted) >= 2
+    assert min(lasted) > 0.9 * engine.limits.window

@@ -48,13 +48,7 @@ ALIVE = 0.3
     type=DURATION,
     default="300ms",
     show_default=True,
-    help="How long it should stand still at most: it is stopped when the rest fits into it.",
-)
-@click.option(
-    "--max-outage",
-    type=DURATION,
-    help="How long it may stand still; then it runs on here. 0: as long as it takes. [default: 5 s, 10 times --downtime,"
-    " and 2 s for each GiB to compare]",
+    help="How long it should stand still at most.",
 )
 @click.option(
     "--bandwidth",
@@ -74,6 +68,12 @@ ALIVE = 0.3
     default="precopy-limits",
     show_default=True,
     help="Who decides when it stops, whether its CPUs are slowed down, and when to give up.",
+)
+@click.option(
+    "--max-outage",
+    type=DURATION,
+    help="How long it may stand still; then it runs on here. 0: as long as it takes. [default: 5 s, 10 times --downtime,"
+    " and 2 s for each GiB to compare]",
 )
 @click.option("--verify/--no-verify", default=True, show_default=True, help="Compare all pages and devices.")
 @click.option(
@@ -115,11 +115,10 @@ ALIVE = 0.3
 )
 @click.pass_context
 def command(ctx: click.Context, /, uri: str | None, **options: Any) -> int:
-    """Move a guest to URI (unix:PATH or tls:HOST:PORT), where `vfioemu incoming` waits.
+    """Move a guest to URI (unix:PATH, tls:HOST:PORT, or sim:LINK:URI), where `vfioemu incoming` waits.
 
     The guest is built on the daemon of --runtime-dir and runs while it moves. Ctrl-C cancels: the guest runs on here.
-    With sim:bandwidth=128MiB/s,rtt=2ms:URI all of it takes the time that it would take over such a link.
-    docs/migration.md shows how.
+    docs/migration.md shows how, and what a LINK is.
     """
     if options["resolve"]:
         return resolve_all(uri, options, quiet=bool(ctx.find_root().params.get("quiet")))

@@ -304,7 +304,9 @@ class Engine:
     def _end_round(self) -> Flow[bool]:
         """If so little is left, or the time is over, find out what is left, and ask the policy; True: the guest stops now."""
         over = self._now >= self.over_at
-        if self._much_is_left and not over:
+        # A window is sent before anybody looks again, as in QEMU: in the middle of it half of the old would be left, and all be new.
+        young = self.remaining > 0 and self._now < self.rounds[-1].began + self.limits.window
+        if not over and (self._much_is_left or young):
             return False
         if not over:
             for device in self.plan.devices:

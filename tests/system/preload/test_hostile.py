@@ -46,9 +46,7 @@ def hostile(programs):
     return programs("hostile", sanitize="address,undefined")
 
 
-@pytest.mark.parametrize(
-    "seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("seed", [pytest.param(seed, marks=pytest.mark.slow) for seed in range(3)])
 async def test_a_hostile_daemon_corrupts_nothing(hostile, tmp_path, many_fds, seed):
     path = tmp_path / "rogue.sock"
     rogue = Rogue(path, seed)
