@@ -39,3 +39,20 @@ def test_each_device_is_told_of_that_is_not_proven(side, capsys):
     assert " verified 10/10 pages, 2/4 devices, 0 lost DMA writes" in lines
     assert err == " tty is the same; not compared: registers\n"
     assert ("the source runs the guest" in out) == (side == "source")
+
+
+def test_nothing_is_said_of_what_nobody_has_looked_at(capsys):
+    display = TextDisplay()
+    moved = events.End(side="source", code=0, outcome=Outcome.COMPLETED, reason=None, source_runs=False)
+    display.show(moved)
+    assert "nothing was verified but the sums of what was sent (--no-verify)" in capsys.readouterr().out
+
+    display = TextDisplay()
+    display.show(
+        events.Verified(side="source", pages=10, mismatched_pages=0, devices=[], lost_writes=0, seconds=0.1)
+    )
+    display.show(moved)
+    out = capsys.readouterr().out
+    assert " verified 10/10 pages, 0/0 devices\n" in out
+    assert "DMA" not in out
+    assert "--no-verify" not in out

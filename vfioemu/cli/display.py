@@ -207,6 +207,8 @@ class TextDisplay:
             )
             runs = "the source runs the guest" if event.source_runs else "THE SOURCE DOES NOT RUN THE GUEST"
             print(f" {event.outcome.replace('_', ' ')}{reason} after {duration(event.seconds)}\n {runs}")
+        if event.outcome == "completed" and self._verified is None:
+            print(" nothing was verified but the sums of what was sent (--no-verify)")
         self._end_verified()
         self._end_ledger()
         sys.stdout.flush()
@@ -242,12 +244,11 @@ class TextDisplay:
         pages = f"{done.pages - done.mismatched_pages}/{done.pages} pages"
         same = sum(device.result is Likeness.SAME for device in done.devices)
         devices = f"{same}/{len(done.devices)} devices"
-        lost_writes = (
-            f"{done.mismatched_pages} pages with lost writes"
-            if done.mismatched_pages
-            else "0 lost DMA writes"
-        )
-        print(f" verified {pages}, {devices}, {lost_writes}", flush=True)
+        if done.mismatched_pages:
+            lost_writes = f", {done.mismatched_pages} pages with lost writes"
+        else:
+            lost_writes = ", 0 lost DMA writes" if done.devices else ""  # without a device there is no DMA
+        print(f" verified {pages}, {devices}{lost_writes}", flush=True)
 
     def _end_ledger(self) -> None:
         for write in self._late:

@@ -29,6 +29,7 @@ from vfioemu.uapi.constants import (
     VFIO_DEVICE_STATE_STOP,
     VFIO_MIGRATION_P2P,
 )
+from vfioemu.uapi.flags import state_name
 
 MAX_EARLY: Final = 16
 """Writes before the start that the source is told of one by one."""
@@ -286,7 +287,7 @@ class Loader:
         try:
             await device.set_state(state)
         except OSError as error:
-            raise _failed(device, f"state {state}", error) from None
+            raise _failed(device, state_name(state), error) from None
         self._narrator.device(device.name, state)
 
 
