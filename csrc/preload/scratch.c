@@ -11,9 +11,12 @@
 
 #include "sys.h"
 
+#ifndef PIECES /* a test has one */
 #define PIECES 16
+#endif
 
-/* ThreadSanitizer sees what libc does with a piece, but no atomic of ours: a
+/* ThreadSanitizer sees what libc does with a piece, but no atomic of ours, and
+ * not that a page has gone that another thread gets at the same place: a
  * program that it is in has these. */
 extern void __tsan_acquire(void *) __attribute__((weak));
 extern void __tsan_release(void *) __attribute__((weak));
@@ -37,16 +40,20 @@ void *vfp_scratch_take(void)
 		vfp_sys6(SYS_mmap, 0, VFP_SCRATCH_SIZE, PROT_READ | PROT_WRITE,
 			 MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	return address < 0 && address > -4096 ? NULL : (void *)address;
+	if (address < 0 && address > -4096)
+		return NULL;
+	if (VFP_RARE(__tsan_acquire != NULL))
+		__tsan_acquire((void *)address);
+	return (void *)address;
 }
 
 void vfp_scratch_drop(void *piece)
 {
 	uintptr_t offset = (uintptr_t)piece - (uintptr_t)pieces;
 
+	if (piece && VFP_RARE(__tsan_release != NULL))
+		__tsan_release(piece);
 	if (offset < sizeof(pieces)) {
-		if (VFP_RARE(__tsan_release != NULL))
-			__tsan_release(piece);
 		atomic_store_explicit(&in_use[offset / sizeof(pieces[0])],
 				      false, memory_order_release);
 	} else if (piece)

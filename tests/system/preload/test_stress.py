@@ -42,3 +42,10 @@ async def test_programs_sanitized(run, tmp_path, name, sanitize):
     arguments = {"dma": [str(tmp_path)], "stress": ["10", SEED]}.get(name, [])
     symbol = {"migrate": "migspc", "stress": "mapped"}.get(name, "basic")
     await run(name, *arguments, symbol=symbol, sanitize=sanitize)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", ["ask"])
+async def test_a_thread_sanitizer_knows_that_a_page_of_names_has_gone(run):
+    """With more threads than pieces: the system gives the page that one thread has unmapped to another one."""
+    await run("threads", flags=["-DPIECES=1"], sanitize="thread")
